@@ -1,0 +1,84 @@
+"""Configurations: frozen dataclasses that are JSON presets and command-line flags alike.
+
+Each idea defines its own dataclass beside its code and checks itself in ``__post_init__``; this module only carries
+them to JSON and back, strictly: a key nobody knows is refused by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import dacite
+
+from pretraining.errors import InputError
+
+Config = TypeVar("Config")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Nested dict of JSON types; tuples become lists, so that it equals what :func:`read_json` finds on disk."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(kind: type[Config], data: dict[str, Any]) -> Config:
+    """Build ``kind`` from a nested dict; keys left out keep their defaults.
+
+    Raises
+    ------
+    InputError
+        For an unknown key, a value of the wrong type or one that the dataclass refuses.
+    """
+    try:
+        return dacite.from_dict(kind, data, dacite.Config(strict=True, cast=[tuple, float]))
+    except dacite.UnexpectedDataError as error:
+        known = sorted(field.name for field in dataclasses.fields(kind))
+        raise InputError(f"{kind.__name__}: unknown keys {sorted(error.keys)}; known at the top level are {known}") from None
+    except (dacite.DaciteError, ValueError, TypeError) as error:
+        raise InputError(f"{kind.__name__}: {error}") from None
+
+
+def read_json(kind: type[Config], path: str | Path) -> Config:
+    """Read a configuration file.
+
+    Raises
+    ------
+    InputError
+        If the file is no JSON object or :func:`from_dict` refuses it.
+    """
+    try:
+        data = json.loads(Path(path).read_text())
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is not JSON ({error}); expected a {kind.__name__} as written by an earlier run") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{path} holds a {type(data).__name__}; expected a JSON object with the fields of {kind.__name__}")
+    return from_dict(kind, data)
+
+
+def preset_names() -> list[str]:
+    """Names that :func:`load_preset` accepts."""
+    return sorted(entry.name.removesuffix(".json") for entry in resources.files("pretraining.presets").iterdir() if entry.name.endswith(".json"))
+
+
+def load_preset(kind: type[Config], name: str) -> Config:
+    """Read the bundled preset ``name`` (see :func:`preset_names`) or, if it ends in ``.json``, a file of the user's."""
+    if name.endswith(".json"):
+        return read_json(kind, name)
+    if name not in preset_names():
+        raise InputError(f"no preset '{name}'; there are {preset_names()}, or name a .json file")
+    with resources.as_file(resources.files("pretraining.presets") / f"{name}.json") as path:
+        return read_json(kind, path)
+
+
+def differences(old: Any, new: Any) -> list[str]:
+    """Dotted names of the fields in which two configurations of one class differ."""
+
+    def walk(a: Any, b: Any, prefix: str) -> list[str]:
+        if isinstance(a, dict) and isinstance(b, dict):
+            return [name for key in sorted(a.keys() | b.keys()) for name in walk(a.get(key), b.get(key), f"{prefix}.{key}" if prefix else key)]
+        return [] if a == b else [f"{prefix}: {a} -> {b}"]
+
+    return walk(to_dict(old), to_dict(new), "")

@@ -1,0 +1,1 @@
+"""Contrastive training of the paper's Figure 3."""

@@ -1,0 +1,1 @@
+"""Synthetic samples on their way from the engine to the training loop."""
