@@ -60,7 +60,8 @@ def read_json(kind: type[Config], path: str | Path) -> Config:
 
 def preset_names() -> list[str]:
     """Names that :func:`load_preset` accepts."""
-    return sorted(entry.name.removesuffix(".json") for entry in resources.files("pretraining.presets").iterdir() if entry.name.endswith(".json"))
+    files = [entry.name for entry in resources.files("pretraining.presets").iterdir()]
+    return sorted(name.removesuffix(".json") for name in files if name.endswith(".json"))
 
 
 def load_preset(kind: type[Config], name: str) -> Config:
@@ -78,7 +79,8 @@ def differences(old: Any, new: Any) -> list[str]:
 
     def walk(a: Any, b: Any, prefix: str) -> list[str]:
         if isinstance(a, dict) and isinstance(b, dict):
-            return [name for key in sorted(a.keys() | b.keys()) for name in walk(a.get(key), b.get(key), f"{prefix}.{key}" if prefix else key)]
+            keys = sorted(a.keys() | b.keys())
+            return [line for key in keys for line in walk(a.get(key), b.get(key), f"{prefix}.{key}" if prefix else key)]
         return [] if a == b else [f"{prefix}: {a} -> {b}"]
 
     return walk(to_dict(old), to_dict(new), "")

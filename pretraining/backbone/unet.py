@@ -1,0 +1,207 @@
+"""The 3D UNet of the paper's Table 7 and its published variants, as named blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetConfig:
+    """Architecture of a backbone; the defaults are the paper's Table 7 (5,899,344 parameters)."""
+
+    in_channels: int = 1
+    """Input channels; the published networks have one."""
+    out_channels: int = 16
+    """Feature channels of the output."""
+    width: int = 16
+    """Channels of the finest level; each pooling doubles them."""
+    poolings: int = 4
+    """Halvings of the resolution between input and bottleneck."""
+    norm: Literal["batch", "instance"] = "batch"
+    """``instance`` has no affine parameters; convolutions carry a bias then."""
+    norm_eps: float = 1e-5
+    """Added to the variance inside the normalization."""
+    pooling: Literal["max", "average"] = "max"
+    """2×2×2 pooling between encoder levels."""
+    upsampling: Literal["nearest", "trilinear"] = "nearest"
+    """Doubling of the resolution between decoder levels (trilinear without aligned corners)."""
+    padding: Literal["reflect", "zeros"] = "reflect"
+    """Padding of every 3×3×3 convolution."""
+
+    def __post_init__(self) -> None:
+        counts = {name: getattr(self, name) for name in ("in_channels", "out_channels", "width", "poolings")}
+        if min(counts.values()) < 1:
+            raise ValueError(f"need at least 1 of each of {counts}")
+        if self.norm_eps <= 0:
+            raise ValueError(f"need norm_eps > 0, got {self.norm_eps}")
+        choices = {
+            "norm": ("batch", "instance"),
+            "pooling": ("max", "average"),
+            "upsampling": ("nearest", "trilinear"),
+            "padding": ("reflect", "zeros"),
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is one of {known}, got {getattr(self, name)!r}")
+
+    @property
+    def multiple(self) -> int:
+        """Every input axis is a multiple of this many voxels."""
+        return 2**self.poolings
+
+    @property
+    def min_side(self) -> int:
+        """Smallest input axis, voxels: reflection needs two voxels at the bottleneck."""
+        return 2 * self.multiple if self.padding == "reflect" else self.multiple
+
+    def channels(self, level: int) -> int:
+        """Channels at ``level``: 0 is the input's resolution, ``poolings`` the bottleneck."""
+        return self.width * 2**level
+
+
+class ConvBlock(nn.Module):
+    """3×3×3 convolution, normalization, ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, config: UNetConfig) -> None:
+        super().__init__()
+        self.conv = _convolution(in_channels, out_channels, config)
+        if config.norm == "batch":
+            self.norm: nn.Module = nn.BatchNorm3d(out_channels, eps=config.norm_eps)
+        else:
+            self.norm = nn.InstanceNorm3d(out_channels, eps=config.norm_eps)
+
+    def activate(self, features: Tensor) -> Tensor:
+        """What follows the convolution."""
+        return functional.relu(self.norm(features), inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activate(self.conv(x))
+
+
+class UNet(nn.Module):
+    """Volume-to-features network of Table 7.
+
+    Blocks, in the order of computation: ``stem``; ``encoder.L`` for L = 0 (finest) to ``poolings - 1``, two convolutions
+    each; ``bottleneck``; ``decoder.L`` for L = ``poolings - 1`` down to 0, whose input is (skip of level L, upsampled);
+    ``output``, a plain convolution. A *tap* names one convolution, e.g. ``bottleneck.0`` or ``decoder.3.0``.
+
+    Parameters
+    ----------
+    config : the architecture.
+    """
+
+    def __init__(self, config: UNetConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or UNetConfig()
+        levels = range(config.poolings)
+        self.stem = ConvBlock(config.in_channels, config.width, config)
+        self.encoder = nn.ModuleList(
+            _pair(config.channels(level - 1) if level else config.width, config.channels(level), config) for level in levels
+        )
+        self.bottleneck = _pair(config.channels(config.poolings - 1), config.channels(config.poolings), config)
+        self.decoder = nn.ModuleList(
+            _pair(config.channels(level) + config.channels(level + 1), config.channels(level), config) for level in levels
+        )
+        self.output = _convolution(config.width, config.out_channels, config)
+
+    def convolutions(self) -> Iterator[tuple[str, nn.Conv3d]]:
+        """Tap names and convolutions in the order of computation."""
+        yield "stem", self.stem.conv
+        for name, blocks in self._stages():
+            for position, block in enumerate(blocks):
+                yield f"{name}.{position}", block.conv
+        yield "output", self.output
+
+    def _stages(self) -> Iterator[tuple[str, nn.Sequential]]:
+        yield from ((f"encoder.{level}", blocks) for level, blocks in enumerate(self.encoder))
+        yield "bottleneck", self.bottleneck
+        yield from ((f"decoder.{level}", self.decoder[level]) for level in reversed(range(self.config.poolings)))
+
+    def tap_shapes(self) -> dict[str, tuple[int, int]]:
+        """Tap name → (channels, level); a level's grid is the input's halved that many times."""
+        shapes = {"stem": (self.config.width, 0), "output": (self.config.out_channels, 0)}
+        for name, blocks in self._stages():
+            level = self.config.poolings if name == "bottleneck" else int(name.split(".")[1])
+            shapes |= {f"{name}.{position}": (block.conv.out_channels, level) for position, block in enumerate(blocks)}
+        return shapes
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features of the output level.
+
+        Parameters
+        ----------
+        x : (B, C, X, Y, Z), in [0, 1]; every axis a multiple of ``config.multiple`` and at least ``config.min_side``.
+
+        Returns
+        -------
+        (B, out_channels, X, Y, Z), unbounded.
+        """
+        return self.features(x, ("output",))["output"]
+
+    def features(self, x: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
+        """Outputs of the named convolutions, before normalization and activation (App. B.3).
+
+        Parameters
+        ----------
+        x : as for :meth:`forward`.
+        taps : names as in :meth:`tap_shapes`.
+
+        Returns
+        -------
+        Tap name → (B, channels, X / 2^level, Y / 2^level, Z / 2^level).
+
+        Raises
+        ------
+        ValueError
+            For an unknown tap or an axis that the poolings or the reflection cannot take.
+        """
+        if unknown := set(taps) - self.tap_shapes().keys():
+            raise ValueError(f"no tap {sorted(unknown)}; there are {list(self.tap_shapes())}")
+        self._check(x.shape[2:])
+        found: dict[str, Tensor] = {}
+
+        def tapped(tap: str, features: Tensor) -> Tensor:
+            if tap in taps:
+                found[tap] = features
+            return features
+
+        def through(stage: str, blocks: nn.Sequential, x: Tensor) -> Tensor:
+            for position, block in enumerate(blocks):
+                x = block.activate(tapped(f"{stage}.{position}", block.conv(x)))
+            return x
+
+        x = self.stem.activate(tapped("stem", self.stem.conv(x)))
+        skips: list[Tensor] = []
+        for level, blocks in enumerate(self.encoder):
+            x = through(f"encoder.{level}", blocks, self._pool(x) if level else x)
+            skips.append(x)
+        x = through("bottleneck", self.bottleneck, self._pool(x))
+        for level in reversed(range(self.config.poolings)):
+            x = through(f"decoder.{level}", self.decoder[level], torch.cat((skips[level], self._upsample(x)), dim=1))
+        tapped("output", self.output(x))
+        return found
+
+    def _check(self, shape: Sequence[int]) -> None:
+        multiple, least = self.config.multiple, self.config.min_side
+        if len(shape) != 3 or any(side % multiple or side < least for side in shape):
+            raise ValueError(f"every axis must be a multiple of {multiple} and at least {least} voxels, got {tuple(shape)}")
+
+    def _pool(self, x: Tensor) -> Tensor:
+        return functional.max_pool3d(x, 2) if self.config.pooling == "max" else functional.avg_pool3d(x, 2)
+
+    def _upsample(self, x: Tensor) -> Tensor:
+        return functional.interpolate(x, scale_factor=2, mode=self.config.upsampling)
+
+
+def _convolution(in_channels: int, out_channels: int, config: UNetConfig) -> nn.Conv3d:
+    return nn.Conv3d(in_channels, out_channels, 3, padding=1, bias=config.norm == "instance", padding_mode=config.padding)
+
+
+def _pair(in_channels: int, out_channels: int, config: UNetConfig) -> nn.Sequential:
+    return nn.Sequential(ConvBlock(in_channels, out_channels, config), ConvBlock(out_channels, out_channels, config))

@@ -1,0 +1,203 @@
+"""Weights on disk: one ``.safetensors`` file with tensors, architecture and card; found, checked and loaded here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import re
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from pretraining.atomic import written_whole
+from pretraining.backbone.published import from_published, to_published
+from pretraining.backbone.unet import UNet, UNetConfig
+from pretraining.config import from_dict, to_dict
+from pretraining.errors import InputError
+
+FORMAT = "anatomix-weights/1"
+BUNDLED_NAME = "anatomix_unet16.safetensors"
+_HUB = re.compile(r"hf://(?P<repo>[^/@]+/[^/@]+)/(?P<file>[^@]+)(?:@(?P<revision>.+))?")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A trained backbone.
+
+    Attributes
+    ----------
+    architecture : the network that the tensors fit.
+    state : tensors under our module names, as stored (floating point may be half precision).
+    card : where the weights come from; JSON types only.
+    sha256 : of the tensors (see :func:`tensors_sha256`), independent of card and file layout.
+    """
+
+    architecture: UNetConfig
+    state: dict[str, Tensor]
+    card: dict[str, Any] = field(default_factory=dict)
+    sha256: str = ""
+
+    def network(self) -> UNet:
+        """A new float32 network with these weights, in evaluation mode, on the CPU."""
+        net = UNet(self.architecture)
+        net.load_state_dict(self.state)
+        return net.eval()
+
+
+def tensors_sha256(state: dict[str, Tensor]) -> str:
+    """Hex digest over names, dtypes, shapes and bytes of all tensors, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_weights(path: str | Path, state: dict[str, Tensor], architecture: UNetConfig, card: dict[str, Any]) -> str:
+    """Write a weights file, whole or not at all.
+
+    Parameters
+    ----------
+    path : the ``.safetensors`` file to write.
+    state : tensors under our module names; stored in the dtype they have.
+    architecture : the network they fit.
+    card : JSON types only; ``sha256`` of the tensors is added to it.
+
+    Returns
+    -------
+    The tensors' sha256.
+    """
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    sha256 = tensors_sha256(state)
+    metadata = {
+        "format": FORMAT,
+        "architecture": json.dumps(to_dict(architecture)),
+        "card": json.dumps({**card, "sha256": sha256}),
+    }
+    with written_whole(path) as partial:
+        safetensors.torch.save_file(state, partial, metadata)
+    return sha256
+
+
+def load_weights(path: str | Path) -> Weights:
+    """Read a ``.safetensors`` file of ours or a published ``.pth`` state dict, on the CPU and without unpickling objects.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, damaged, of another kind or of another architecture.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"no weights file at {path}; name an existing .safetensors or published .pth file")
+    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_published(path)
+
+
+def export_published(path: str | Path, weights: Weights) -> None:
+    """Write ``weights`` as a published ``.pth`` state dict, whole or not at all."""
+    with written_whole(path) as partial:
+        torch.save(to_published(weights.state, weights.architecture), partial)
+
+
+def find_weights(explicit: str | None = None, plan: str | None = None) -> Path:
+    """Where the weights are: ``explicit``, else ``ANATOMIX_WEIGHTS``, else the ``plan``'s, else the bundled ones.
+
+    Parameters
+    ----------
+    explicit, plan : a path, ``hf://owner/repo/file[@revision]`` (fetched once, then from the hub's cache), ``bundled``,
+        or None for "not said".
+
+    Raises
+    ------
+    InputError
+        If the named file does not exist: a wish that cannot be met is never replaced by the next place.
+    """
+    wishes = (("--weights", explicit), ("ANATOMIX_WEIGHTS", os.environ.get("ANATOMIX_WEIGHTS")), ("the plan's anatomix.weights", plan))
+    for origin, wish in wishes:
+        if wish and wish != "bundled":
+            path = _fetch(wish) if wish.startswith("hf://") else Path(wish).expanduser()
+            if not path.is_file():
+                raise InputError(f"{origin} names {wish}, but there is no such file; correct it or leave it out for the bundled weights")
+            return path
+        if wish:
+            break
+    bundled = Path(str(resources.files("pretraining.backbone.bundled") / BUNDLED_NAME))
+    if not bundled.is_file():
+        raise InputError(f"no bundled weights at {bundled}; name weights by --weights or ANATOMIX_WEIGHTS")
+    return bundled
+
+
+def _fetch(address: str) -> Path:
+    match = _HUB.fullmatch(address)
+    if not match:
+        raise InputError(f"expected hf://owner/repo/file or hf://owner/repo/file@revision, found {address}")
+    from huggingface_hub import hf_hub_download  # slow to import, and rarely needed
+
+    try:
+        return Path(hf_hub_download(match["repo"], match["file"], revision=match["revision"]))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"could not fetch {address} ({reason}); download the file elsewhere and name its path") from None
+
+
+def _read_safetensors(path: Path) -> Weights:
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a safetensors handle is no dict)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise InputError(f"{path} is damaged or no safetensors file ({error}); fetch or export it again") from None
+    if metadata.get("format") != FORMAT:
+        raise InputError(f"{path} is not an anatomix weights file: expected format '{FORMAT}', found {metadata.get('format')!r}")
+    try:
+        architecture = from_dict(UNetConfig, json.loads(metadata["architecture"]))
+        card = json.loads(metadata["card"])
+    except (KeyError, json.JSONDecodeError, InputError) as error:
+        raise InputError(f"{path} has no readable architecture and card ({error!r}); fetch or export it again") from None
+    _check_fit(path, state, architecture)
+    sha256 = tensors_sha256(state)
+    if card.get("sha256") != sha256:
+        raise InputError(f"{path} is damaged: its tensors have sha256 {sha256}, its card says {card.get('sha256')}; fetch it again")
+    return Weights(architecture, state, card, sha256)
+
+
+def _read_published(path: Path) -> Weights:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"{path} is damaged or holds more than tensors ({reason[:160]}); expected a published state dict (.pth) or our .safetensors"
+        ) from None
+    if not isinstance(content, dict) or not content or not all(isinstance(value, Tensor) for value in content.values()):
+        kind = f"a dict with keys {list(content)[:3]}" if isinstance(content, dict) else f"a {type(content).__name__}"
+        raise InputError(f"{path} holds {kind}; expected a state dict, tensor names to tensors")
+    try:
+        state, architecture = from_published(content)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return Weights(architecture, state, {"name": path.stem, "imported_from": path.name}, tensors_sha256(state))
+
+
+def _check_fit(path: Path, state: dict[str, Tensor], architecture: UNetConfig) -> None:
+    with torch.device("meta"):
+        expected = {name: tensor.shape for name, tensor in UNet(architecture).state_dict().items()}
+    found = {name: tensor.shape for name, tensor in state.items()}
+    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if wrong:
+        name = wrong[0]
+        shapes = f"expected {_shape(expected.get(name))}, found {_shape(found.get(name))}"
+        raise InputError(f"{path} does not fit its own architecture: {len(wrong)} tensors differ, the first is '{name}' ({shapes})")
+
+
+def _shape(shape: torch.Size | None) -> str:
+    return "none" if shape is None else str(tuple(shape))
