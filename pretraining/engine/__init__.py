@@ -1,1 +1,1 @@
-"""The data engine of the paper's Figure 2: organ templates in, pairs of synthetic volumes out."""
+"""The data engine (Fig. 2, App. B.1): organ templates -> label ensemble -> two views of one anatomy."""

@@ -1,0 +1,75 @@
+"""Random affine maps of templates (Algorithm 1, line 5)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Generator
+
+from pretraining.engine.draws import integers, uniforms
+
+
+@dataclass(frozen=True, kw_only=True)
+class AffineConfig:
+    """Ranges of a template's random affine map."""
+
+    scale: tuple[float, float] = (0.5, 1.5)
+    """Range of each axis' scale, input voxels per output voxel: above 1 the shape shrinks."""
+    max_rotation_deg: float = 180.0
+    """Each Euler angle is drawn from U[-max, max], degrees."""
+    max_shear: float = 0.5
+    """Each of the three upper-triangular shears is drawn from U[-max, max]."""
+    max_translation_vox: float = 5.0
+    """Each axis' translation is drawn from U[-max, max], input voxels."""
+    reflect: bool = True
+    """Whether each axis is mirrored with probability 1/2."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale must be a range of positive numbers, got {self.scale}")
+        if min(self.max_rotation_deg, self.max_shear, self.max_translation_vox) < 0:
+            raise ValueError(f"maxima of an affine map must not be negative, got {self}")
+
+
+def sample_affine(config: AffineConfig, generator: Generator) -> np.ndarray:
+    """Draw the (3, 4) float64 matrix that maps output to input voxel index: diag(±scale)·R·Shear, then the translation.
+
+    Notes
+    -----
+    FACTS section 3, the published behaviour. The paper's Algorithm 1 prints scales from U[-0.5, 0.5], meant as offsets from 1.
+    """
+    scales = np.array(uniforms(3, *config.scale, generator))
+    signs = 1 - 2 * np.array(integers(3, 0, 1, generator))
+    angles = uniforms(3, -config.max_rotation_deg, config.max_rotation_deg, generator)
+    shears = uniforms(3, -config.max_shear, config.max_shear, generator)
+    translation = uniforms(3, -config.max_translation_vox, config.max_translation_vox, generator)
+    if config.reflect:
+        scales = scales * signs
+    linear = np.diag(scales) @ rotation_matrix(angles) @ shear_matrix(shears)
+    return np.column_stack([linear, translation])
+
+
+def rotation_matrix(angles_deg: list[float] | tuple[float, ...]) -> np.ndarray:
+    """(3, 3) product Rx·Ry·Rz of the rotations about each axis, degrees."""
+    product = np.eye(3)
+    for axis, degrees in enumerate(angles_deg):
+        cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+        one, two = (axis + 1) % 3, (axis + 2) % 3
+        rotation = np.eye(3)
+        rotation[one, one], rotation[one, two], rotation[two, one], rotation[two, two] = cos, -sin, sin, cos
+        product = product @ rotation
+    return product
+
+
+def shear_matrix(shears: list[float] | tuple[float, ...]) -> np.ndarray:
+    """(3, 3) unit upper-triangular matrix with the shears (xy, xz, yz)."""
+    xy, xz, yz = shears
+    return np.array([[1.0, xy, xz], [0.0, 1.0, yz], [0.0, 0.0, 1.0]])
+
+
+def about(linear: np.ndarray, centre_out: np.ndarray, centre_in: np.ndarray) -> np.ndarray:
+    """Move a (3, 4) map given about the origin so that it takes ``centre_out`` to ``centre_in`` plus its translation."""
+    matrix, translation = linear[:, :3], linear[:, 3]
+    return np.column_stack([matrix, translation + centre_in - matrix @ centre_out])

@@ -1,0 +1,125 @@
+"""Label ensembles: many random templates in one volume (Algorithm 1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from pretraining.engine.affine import AffineConfig, about, sample_affine
+from pretraining.engine.draws import integer, integers
+from pretraining.engine.foreground import Foreground, ForegroundConfig, apply_foreground, sample_foreground
+from pretraining.engine.median import median_3x3x3
+from pretraining.engine.placement import Placement, place, stamp
+from pretraining.engine.templates import TemplateBank
+from pretraining.engine.upload import upload
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleConfig:
+    """How label ensembles are made (App. B.1.1)."""
+
+    template_count: tuple[int, int] = (20, 40)
+    """Range of the number of templates, both ends included; each is one label."""
+    affine: AffineConfig = field(default_factory=AffineConfig)
+    """Random map of each template."""
+    placement: Literal["published", "paper"] = "published"
+    """``published``: the map acts about voxel (0, 0, 0) and the padded template repeats periodically. ``paper``: the template
+    is centre-cropped or padded to the volume, the map acts about the centre, and outside is nothing (Algorithm 1 read literally)."""
+    median: bool = True
+    """Whether the labels are median filtered, 3x3x3."""
+    foreground: ForegroundConfig = field(default_factory=ForegroundConfig)
+    """Foreground mask and envelope."""
+
+    def __post_init__(self) -> None:
+        low, high = self.template_count
+        if not 1 <= low <= high <= 250:
+            raise ValueError(f"template_count must be a range within 1 to 250, as labels are 8-bit, got {self.template_count}")
+        if self.placement not in ("published", "paper"):
+            raise ValueError(f"placement must be 'published' or 'paper', got {self.placement!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ensemble:
+    """One draw of a label ensemble."""
+
+    shape: Shape
+    """Of the volume, voxels."""
+    templates: tuple[int, ...]
+    """Indices into the bank, in the order of drawing; a template may come twice."""
+    affines: tuple[np.ndarray, ...]
+    """One (3, 4) map per template, see :func:`pretraining.engine.affine.sample_affine`."""
+    placement: Literal["published", "paper"]
+    median: bool
+    foreground: Foreground | None
+
+    @property
+    def label_count(self) -> int:
+        """Labels lie in 0..label_count - 1; known without looking at a voxel."""
+        return 1 + len(self.templates) + (self.foreground is not None) + (self.foreground is not None and self.foreground.envelope_radius_vox is not None)
+
+
+def sample_ensemble(config: EnsembleConfig, shape: Shape, bank_size: int, generator: Generator) -> Ensemble:
+    """Draw which templates come where, and the foreground mask."""
+    count = integer(*config.template_count, generator)
+    return Ensemble(
+        shape=shape,
+        templates=tuple(integers(count, 0, bank_size - 1, generator)),
+        affines=tuple(sample_affine(config.affine, generator) for _ in range(count)),
+        placement=config.placement,
+        median=config.median,
+        foreground=sample_foreground(config.foreground, shape, generator),
+    )
+
+
+def render_ensemble(params: Ensemble, bank: TemplateBank, device: torch.device | str = "cpu") -> Tensor:
+    """Make the label volume.
+
+    Parameters
+    ----------
+    params : from :func:`sample_ensemble`.
+    bank : where its templates are.
+
+    Returns
+    -------
+    (X, Y, Z) uint8: 0 is background. With a foreground mask, 1 is its inside where there is no template, and the i-th template,
+    counted from 1, has label i + 1, else i; the envelope comes last. Labels that were covered or cut away leave gaps.
+
+    Notes
+    -----
+    FACTS section 3: the published code counts templates from 0, by which its first one vanishes; ours counts from 1.
+    """
+    labels = torch.zeros(params.shape, dtype=torch.uint8, device=device)
+    for label, (template, affine) in enumerate(zip(params.templates, params.affines, strict=True), start=1):
+        placed = PLACEMENTS[params.placement](affine, bank.shape(template), params.shape)
+        stamp(labels, label, upload(bank.packed(template), device), placed)
+    if params.median:
+        labels = median_3x3x3(labels)
+    if params.foreground is not None:
+        labels = apply_foreground(labels, params.foreground, envelope_label=params.label_count - 1)
+    return labels
+
+
+def place_published(affine: np.ndarray, crop: Shape, shape: Shape) -> Placement:
+    """Pad the template symmetrically to at least the volume's shape, repeat it periodically, map about voxel (0, 0, 0)."""
+    period = tuple(max(n, size) for n, size in zip(crop, shape, strict=True))
+    offset = tuple((p - n) // 2 for p, n in zip(period, crop, strict=True))
+    return place(affine, crop=crop, offset=offset, period=period, shape=shape)
+
+
+def place_paper(affine: np.ndarray, crop: Shape, shape: Shape) -> Placement:
+    """Centre-crop or pad the template to the volume's shape and map about the centre; nothing re-enters."""
+    middle = (np.array(shape) - 1) / 2
+    offset = tuple((size - n) // 2 for size, n in zip(shape, crop, strict=True))
+    # A template that is larger than the volume is not cut but shows at most 1.5 volumes of itself: the map may reach past the cut.
+    reach = np.abs(affine[:, :3]) @ np.array(shape) + np.abs(affine[:, 3]) + np.array(shape)
+    period = tuple(int(2 * r) + n for r, n in zip(reach, crop, strict=True))
+    return place(about(affine, middle, middle), crop=crop, offset=offset, period=period, shape=shape)
+
+
+PLACEMENTS = {"published": place_published, "paper": place_paper}

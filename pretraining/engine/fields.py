@@ -1,0 +1,77 @@
+"""Smooth random fields, for the warp of the foreground and for texture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Generator, Tensor
+
+from pretraining.engine.draws import noise_seed, uniforms
+from pretraining.engine.seeds import noise_generator
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmoothNoise:
+    """One draw of smooth noise."""
+
+    scales_vox: tuple[float, ...]
+    """Spacing of each coarse grid, voxels."""
+    stds: tuple[float, ...]
+    """Standard deviation at the nodes of each coarse grid, in the field's own unit."""
+    noise_seed: int
+    """Expands into the values at the nodes."""
+
+
+def sample_smooth_noise(scales_vox: Sequence[float], min_std: float, max_std: float, generator: Generator) -> SmoothNoise:
+    """Draw each scale's std from U[min_std, max_std] and the seed of the node values."""
+    stds = uniforms(len(scales_vox), min_std, max_std, generator)
+    return SmoothNoise(scales_vox=tuple(scales_vox), stds=tuple(stds), noise_seed=noise_seed(generator))
+
+
+def smooth_noise(shape: Shape, params: SmoothNoise, *, channels: int = 1, device: torch.device | str = "cpu") -> Tensor:
+    """Sum Gaussian noise drawn on coarse grids, each upsampled linearly to ``shape``.
+
+    Parameters
+    ----------
+    shape : (X, Y, Z), voxels.
+    params : from :func:`sample_smooth_noise`.
+    channels : number C of independent fields that share their stds, as the components of a displacement do.
+    device : where the field is made.
+
+    Returns
+    -------
+    (C, X, Y, Z) float32, zero mean, unbounded.
+
+    References
+    ----------
+    Hoffmann et al., SynthMorph, TMI 2022, arXiv:2004.10282 (there called Perlin noise).
+
+    Notes
+    -----
+    Linear upsampling is a product with one small matrix per axis. The last axis is done for all scales at once: one
+    matrix product sums them, and no field but the result is ever full size.
+    """
+    generator = noise_generator(params.noise_seed, device)
+    partial, last = [], []
+    for scale, std in zip(params.scales_vox, params.stds, strict=True):
+        nodes = tuple(math.ceil(size / scale) for size in shape)
+        coarse = torch.randn((channels, *nodes), generator=generator, device=device) * std
+        along_x, along_y, along_z = (_linear_upsampling(n, size, str(device)) for n, size in zip(nodes, shape, strict=True))
+        coarse = (along_x @ coarse.flatten(2)).unflatten(2, nodes[1:])
+        partial.append(along_y @ coarse)
+        last.append(along_z)
+    return torch.cat(partial, dim=-1) @ torch.cat(last, dim=1).T
+
+
+@lru_cache(maxsize=256)
+def _linear_upsampling(nodes: int, size: int, device: str) -> Tensor:
+    """(size, nodes) weights that interpolate linearly from ``nodes`` values to ``size``, first and last nodes at the ends."""
+    position = torch.linspace(0, nodes - 1, size, dtype=torch.float64)
+    weights = 1 - (position[:, None] - torch.arange(nodes, dtype=torch.float64)).abs()
+    return weights.clamp_min(0).float().to(device)

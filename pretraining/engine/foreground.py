@@ -1,0 +1,114 @@
+"""The foreground mask of a label ensemble: a warped sphere, and an envelope around it (Algorithm 1, lines 9 to 18)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from pretraining.engine.draws import happens, integer, integers
+from pretraining.engine.fields import SmoothNoise, sample_smooth_noise, smooth_noise
+from pretraining.engine.median import majority_3x3x3
+from pretraining.engine.morphology import shell
+
+REFERENCE_SIDE = 128
+"""Side of the paper's volumes, voxels; the sphere and its warp are given for it and scale with the side."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForegroundConfig:
+    """How often there is a foreground mask or an envelope, and their sizes; lengths are for a side of 128 voxels."""
+
+    probability: float = 2 / 3
+    """Share of ensembles with a foreground mask."""
+    radius_vox: tuple[int, int] = (48, 72)
+    """Range of the sphere's radius, at side 128."""
+    max_offset_vox: int = 32
+    """Each axis of the sphere's centre is off the middle by U{-max..max}, at side 128."""
+    warp_scales_vox: tuple[float, ...] = (8.0, 16.0, 32.0)
+    """Coarse-grid spacings of the warp, at side 128."""
+    warp_std_vox: tuple[float, float] = (1.0, 5.0)
+    """Range of each scale's std of displacement, at side 128."""
+    envelope_probability: float = 1 / 2
+    """Share of masked ensembles with an envelope."""
+    envelope_radius_vox: tuple[int, int] = (2, 4)
+    """Range of the radius of the ball that dilates and erodes; voxels at any side."""
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.probability <= 1 and 0 <= self.envelope_probability <= 1):
+            raise ValueError(f"probabilities must be in [0, 1], got {self.probability} and {self.envelope_probability}")
+        if not (0 < self.radius_vox[0] <= self.radius_vox[1] and self.max_offset_vox >= 0):
+            raise ValueError(f"need a range of positive radii and max_offset_vox >= 0, got {self.radius_vox} and {self.max_offset_vox}")
+        if min(self.warp_scales_vox, default=1) <= 0 or not 0 <= self.warp_std_vox[0] <= self.warp_std_vox[1]:
+            raise ValueError(f"need warp scales > 0 and a range of stds >= 0, got {self.warp_scales_vox} and {self.warp_std_vox}")
+        if not 1 <= self.envelope_radius_vox[0] <= self.envelope_radius_vox[1]:
+            raise ValueError(f"envelope_radius_vox must be a range of integers >= 1, got {self.envelope_radius_vox}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Foreground:
+    """One draw of a foreground mask."""
+
+    radius_vox: float
+    centre_vox: tuple[float, float, float]
+    """Voxel index, not necessarily whole."""
+    warp: SmoothNoise
+    """Displacement, voxels."""
+    envelope_radius_vox: int | None
+    """None: no envelope."""
+
+
+def sample_foreground(config: ForegroundConfig, shape: tuple[int, int, int], generator: Generator) -> Foreground | None:
+    """Draw a foreground mask for volumes of ``shape``, or None where there is none."""
+    if not happens(config.probability, generator):
+        return None
+    scale = min(shape) / REFERENCE_SIDE
+    radius = integer(*config.radius_vox, generator) * scale
+    offsets = integers(3, -config.max_offset_vox, config.max_offset_vox, generator)
+    warp_scales = [spacing * scale for spacing in config.warp_scales_vox]
+    return Foreground(
+        radius_vox=radius,
+        centre_vox=tuple(size / 2 + offset * size / REFERENCE_SIDE for size, offset in zip(shape, offsets, strict=True)),
+        warp=sample_smooth_noise(warp_scales, *(std * scale for std in config.warp_std_vox), generator),
+        envelope_radius_vox=integer(*config.envelope_radius_vox, generator) if happens(config.envelope_probability, generator) else None,
+    )
+
+
+def foreground_mask(shape: tuple[int, int, int], params: Foreground, device: torch.device | str = "cpu") -> Tensor:
+    """Make the warped sphere, (X, Y, Z) bool.
+
+    Notes
+    -----
+    Warping a sphere by nearest lookup asks of each voxel whether the rounded, displaced position, mirrored at the
+    borders, is within the radius; so no sphere is ever made. A median filter smooths the result.
+    """
+    displacement_vox = smooth_noise(shape, params.warp, channels=3, device=device)
+    squared_distance = None
+    for axis, (size, centre) in enumerate(zip(shape, params.centre_vox, strict=True)):
+        index = torch.arange(size, device=device).view([-1 if a == axis else 1 for a in range(3)])
+        position = _mirrored((displacement_vox[axis] + index).round_(), size)
+        squared = (position - centre).square_()
+        squared_distance = squared if squared_distance is None else squared_distance.add_(squared)
+    return majority_3x3x3(squared_distance <= params.radius_vox**2)
+
+
+def apply_foreground(labels: Tensor, params: Foreground, envelope_label: int) -> Tensor:
+    """Mask a label volume: 0 outside, one more inside, ``envelope_label`` in the envelope.
+
+    Parameters
+    ----------
+    labels : (X, Y, Z) uint8.
+    envelope_label : above every label inside.
+    """
+    mask = foreground_mask(tuple(labels.shape), params, labels.device)
+    masked = (labels + 1) * mask
+    if params.envelope_radius_vox is not None:
+        masked.masked_fill_(shell(mask, params.envelope_radius_vox), envelope_label)
+    return masked
+
+
+def _mirrored(position: Tensor, size: int) -> Tensor:
+    """Reflect positions at the first and the last voxel's centres, as often as needed."""
+    turn = max(size - 1, 1)
+    return turn - (position.remainder(2 * turn) - turn).abs()

@@ -1,0 +1,178 @@
+"""The template bank: organ shapes, cropped and bit-packed, in one memory-mapped file."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pretraining.atomic import written_whole
+from pretraining.errors import InputError
+
+MAGIC = b"anatomix-bank-1\n"
+FOOTER = struct.Struct("<QQ16s")
+"""Where the JSON index begins, its length, and the magic bytes again: a file cut short has no footer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemplateEntry:
+    """What is known of one template."""
+
+    source: str
+    """Name of the folder or file that it came from."""
+    subject: str
+    organ: str
+    shape: tuple[int, int, int]
+    """Of its bounding box, voxels."""
+    voxel_count: int
+    """Voxels that are set."""
+    licence: str = ""
+    """As stated by its source; empty where nothing is stated."""
+
+
+class TemplateBank:
+    """Binary organ shapes; opening one reads the index only, and a mask is decoded when it is asked for.
+
+    Parameters
+    ----------
+    index : columns of equal length: source, subject, organ, shape, voxel_count, licence.
+    blob : (bytes,) uint8, the packed masks one after another, each beginning on a whole byte.
+    spacing_mm : voxel size of all masks.
+    path : file behind ``blob``, if any; a bank sent to another process is opened again there instead of copied.
+    """
+
+    def __init__(self, index: dict[str, list], blob: np.ndarray, *, spacing_mm: float, path: Path | None = None) -> None:
+        self._index = index
+        self._blob = blob
+        self.spacing_mm = spacing_mm
+        self.path = path
+        self._shapes = np.asarray(index["shape"], dtype=np.int64).reshape(-1, 3)
+        self._ends = np.cumsum(_packed_length(self._shapes))
+        if len(self._ends) == 0:
+            raise InputError(f"the template bank {path or 'in memory'} is empty; expected at least one template")
+
+    @classmethod
+    def open(cls, path: str | Path) -> TemplateBank:
+        """Open a bank file.
+
+        Raises
+        ------
+        InputError
+            If there is no such file, or it is no bank, or it was cut short.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise InputError(f"no template bank at {path}; make one with `anatomix-pretrain templates --source DIR --out {path}`")
+        with path.open("rb") as file:
+            if file.read(len(MAGIC)) != MAGIC:
+                raise InputError(f"{path} is not a template bank; expected a file made by `anatomix-pretrain templates`")
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(size - FOOTER.size, 0))
+            footer = file.read()
+            start, length, magic = FOOTER.unpack(footer) if len(footer) == FOOTER.size else (0, 0, b"")
+            if magic != MAGIC or start + length + FOOTER.size != size:
+                raise InputError(f"{path} was cut short or changed ({size} bytes, its end is missing); make it again or copy it again")
+            file.seek(start)
+            index = json.loads(file.read(length))
+        blob = np.memmap(path, dtype=np.uint8, mode="r", offset=len(MAGIC), shape=(start - len(MAGIC),))
+        bank = cls(index["templates"], blob, spacing_mm=index["spacing_mm"], path=path)
+        if bank._ends[-1] != len(blob):
+            raise InputError(f"{path} is damaged: its index speaks of {bank._ends[-1]} bytes of masks, found {len(blob)}; make it again")
+        return bank
+
+    @classmethod
+    def from_masks(cls, masks: Sequence[Tensor | np.ndarray], organs: Sequence[str], *, source: str, spacing_mm: float) -> TemplateBank:
+        """Make a bank in memory of (X, Y, Z) masks, each cropped here; an empty one is refused with ValueError."""
+        packed = [pack(np.asarray(mask)) for mask in masks]
+        entries = [
+            TemplateEntry(source=source, subject="", organ=organ, shape=shape, voxel_count=count)
+            for organ, (_, shape, count) in zip(organs, packed, strict=True)
+        ]
+        return cls(columns(entries), np.concatenate([bits for bits, _, _ in packed]), spacing_mm=spacing_mm)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __reduce__(self):
+        if self.path is not None:
+            return TemplateBank.open, (self.path,)
+        return _in_memory, (self._index, np.asarray(self._blob), self.spacing_mm)
+
+    def entry(self, i: int) -> TemplateEntry:
+        """What is known of template ``i``."""
+        return TemplateEntry(**{name: tuple(values[i]) if name == "shape" else values[i] for name, values in self._index.items()})
+
+    def shape(self, i: int) -> tuple[int, int, int]:
+        """(X, Y, Z) of template ``i``, voxels."""
+        return tuple(self._shapes[i].tolist())
+
+    def packed(self, i: int) -> Tensor:
+        """(bytes,) uint8: the bits of template ``i`` in C order, lowest bit first."""
+        length = _packed_length(self._shapes[i])
+        return torch.from_numpy(np.array(self._blob[self._ends[i] - length : self._ends[i]]))
+
+    def mask(self, i: int) -> Tensor:
+        """(X, Y, Z) bool: template ``i``, cropped to its bounding box."""
+        count = int(self._shapes[i].prod())
+        bits = np.unpackbits(self.packed(i).numpy(), count=count, bitorder="little")
+        return torch.from_numpy(bits.reshape(self.shape(i)).view(np.bool_))
+
+
+def pack(mask: np.ndarray) -> tuple[np.ndarray, tuple[int, int, int], int]:
+    """Crop a (X, Y, Z) mask to its bounding box; return its packed bits, the box's shape and the number of set voxels.
+
+    Raises
+    ------
+    ValueError
+        If nothing is set.
+    """
+    mask = mask != 0
+    if not mask.any():
+        raise ValueError("the mask is empty")
+    for axis in range(3):
+        used = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+        mask = np.take(mask, np.arange(used[0], used[-1] + 1), axis=axis)
+    return np.packbits(mask, axis=None, bitorder="little"), mask.shape, int(mask.sum())
+
+
+def columns(entries: Iterable[TemplateEntry]) -> dict[str, list]:
+    """Turn entries into the columns of an index."""
+    rows = [asdict(entry) for entry in entries]
+    return {name: [row[name] for row in rows] for name in TemplateEntry.__dataclass_fields__}
+
+
+def write_bank(path: Path, templates: Iterable[tuple[TemplateEntry, np.ndarray]], *, spacing_mm: float) -> int:
+    """Write a bank file, whole or not at all, from entries and their packed bits; return how many there were."""
+    with written_whole(path) as partial:
+        with partial.open("wb") as file:
+            file.write(MAGIC)
+            entries = list(_blob_written(file, templates))
+            if not entries:
+                raise InputError(f"nothing usable for the template bank {path}")
+            index = json.dumps({"spacing_mm": spacing_mm, "templates": columns(entries)}).encode()
+            start = file.tell()
+            file.write(index + FOOTER.pack(start, len(index), MAGIC))
+        return len(entries)
+
+
+def _blob_written(file: BinaryIO, templates: Iterable[tuple[TemplateEntry, np.ndarray]]) -> Iterator[TemplateEntry]:
+    for entry, bits in templates:
+        file.write(bits.tobytes())
+        yield entry
+
+
+def _packed_length(shapes: np.ndarray) -> np.ndarray:
+    """Whole bytes that hold the bits of masks of these (..., 3) shapes."""
+    return (shapes.prod(axis=-1) + 7) // 8
+
+
+def _in_memory(index: dict[str, list], blob: np.ndarray, spacing_mm: float) -> TemplateBank:
+    return TemplateBank(index, blob, spacing_mm=spacing_mm)

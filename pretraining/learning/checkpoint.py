@@ -1,0 +1,61 @@
+"""The state of a training on disk: everything a resumed run needs to go on as if it had never stopped."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pretraining.atomic import written_whole
+from pretraining.errors import InputError
+
+
+@dataclass
+class Checkpoint:
+    """State after ``step`` steps.
+
+    Attributes
+    ----------
+    step : steps done.
+    config : the training's configuration, as JSON types.
+    templates : what the samples were made of, as JSON types.
+    model, optimizer : state dicts.
+    validation_loss : at the last validation, None before the first.
+    best_validation_loss : the lowest so far, None before the first.
+    seconds : wall time spent training, over all sittings.
+    """
+
+    step: int
+    config: dict[str, Any]
+    templates: dict[str, Any]
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    validation_loss: float | None = None
+    best_validation_loss: float | None = None
+    seconds: float = 0.0
+
+
+def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
+    """Write ``checkpoint``, whole or not at all; an older one stays until then."""
+    with written_whole(path) as partial:
+        torch.save(vars(checkpoint), partial)
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint onto the CPU.
+
+    Raises
+    ------
+    InputError
+        If there is none, or the file is damaged or of another kind.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"no checkpoint at {path}; expected the folder of a training that has saved one")
+    try:
+        return Checkpoint(**torch.load(path, map_location="cpu", weights_only=True))
+    except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError, KeyError) as error:
+        reason = str(error).strip().splitlines()[:1]
+        raise InputError(f"{path} is damaged or no checkpoint of this version ({reason}); start a new run elsewhere") from None

@@ -1,0 +1,72 @@
+"""From a run folder to a weights file with its card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+import pretraining
+from pretraining.backbone.weights import Weights, export_published, save_weights, tensors_sha256
+from pretraining.config import from_dict
+from pretraining.errors import InputError
+from pretraining.learning.checkpoint import load_checkpoint
+from pretraining.learning.train import TrainConfig
+
+_BACKBONE = "backbone."
+
+
+def export_run(
+    run: Path,
+    out: Path,
+    *,
+    file_format: Literal["safetensors", "published"] = "safetensors",
+    which: Literal["best", "last"] = "best",
+    half: bool = False,
+    notes: str = "",
+) -> Weights:
+    """Write a run's backbone as a weights file; the projection heads stay behind.
+
+    Parameters
+    ----------
+    run : folder of a training.
+    out : the file to write, ``.safetensors`` or, for the published format, ``.pth``.
+    file_format : ``published`` is a flat state dict without a card.
+    which : the state with the lowest validation loss, or the last one.
+    half : store floating-point tensors as fp16, which halves the file.
+    notes : free text for the card, e.g. hardware and licences.
+
+    Raises
+    ------
+    InputError
+        If ``run`` holds no such checkpoint or ``out`` has the wrong suffix.
+    """
+    suffix = {"safetensors": ".safetensors", "published": ".pth"}[file_format]
+    if out.suffix != suffix:
+        raise InputError(f"expected a {suffix} file for the {file_format} format, found {out}")
+    checkpoint = load_checkpoint(run / ("best.pt" if which == "best" else "checkpoint.pt"))
+    config = from_dict(TrainConfig, checkpoint.config)
+    state = {name.removeprefix(_BACKBONE): tensor for name, tensor in checkpoint.model.items() if name.startswith(_BACKBONE)}
+    if half:
+        state = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    card = {
+        "name": out.stem,
+        "iterations": checkpoint.step,
+        "label_maps": checkpoint.step * config.label_maps,
+        "temperature": config.temperature,
+        "seed": config.seed,
+        "validation_loss": checkpoint.validation_loss,
+        "minutes": round(checkpoint.seconds / 60, 1),
+        "templates": checkpoint.templates,
+        "config": checkpoint.config,
+        "software": f"nnunet-anatomix {pretraining.__version__}, torch {torch.__version__}",
+        "licence": "Apache-2.0",
+        "notes": notes,
+    }
+    weights = Weights(config.backbone, state, card, tensors_sha256(state))
+    if file_format == "published":
+        export_published(out, weights)
+    else:
+        save_weights(out, state, config.backbone, card)
+    return weights

@@ -1,0 +1,32 @@
+"""Networks that start from a seed, without reading the global random state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Generator, nn
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def build(construct: Callable[[], Module], generator: Generator) -> Module:
+    """Construct a module on the CPU with Kaiming-normal weights (App. B.3), zero biases and fresh normalizations.
+
+    Parameters
+    ----------
+    construct : makes the module; its own initialization is not run.
+    generator : sole source of randomness, on the CPU.
+    """
+    with torch.device("meta"):
+        module = construct()
+    module = module.to_empty(device="cpu")
+    for part in module.modules():
+        if isinstance(part, nn.Conv3d | nn.Linear):
+            nn.init.kaiming_normal_(part.weight, nonlinearity="relu", generator=generator)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.reset_parameters()
+    return module

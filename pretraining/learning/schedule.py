@@ -1,0 +1,47 @@
+"""The learning rate over the steps of a training."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """Adam and its rate; the defaults are the paper's (App. B.3)."""
+
+    rate: float = 2e-4
+    """Highest learning rate."""
+    beta1: float = 0.5
+    """Decay of Adam's first moment; published comments name 0.5 for the paper, the published code has 0.9 since."""
+    beta2: float = 0.999
+    """Decay of Adam's second moment."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay (AdamW) a step, times the rate."""
+    schedule: Literal["stairs", "cosine"] = "stairs"
+    """``stairs`` drops the rate every ``stair_steps``; ``cosine`` ends at zero after the last step."""
+    warmup_steps: int = 0
+    """Steps over which the rate rises linearly from zero."""
+    stair_steps: int = 120_000
+    """Length of one stair, steps."""
+    stair_factors: tuple[float, ...] = (1.0, 0.8, 0.6, 0.4, 0.2)
+    """Rate on each stair, in units of ``rate``; the last one lasts."""
+
+    def __post_init__(self) -> None:
+        if self.rate <= 0 or self.weight_decay < 0 or self.warmup_steps < 0 or self.stair_steps < 1 or not self.stair_factors:
+            raise ValueError(f"need rate > 0, weight_decay >= 0, warmup_steps >= 0, stair_steps >= 1 and stair factors, got {self}")
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
+            raise ValueError(f"need 0 <= beta < 1, got {self.beta1} and {self.beta2}")
+        if self.schedule not in ("stairs", "cosine"):
+            raise ValueError(f"schedule is 'stairs' or 'cosine', got {self.schedule!r}")
+
+
+def rate_at(step: int, steps: int, config: OptimizerConfig) -> float:
+    """Learning rate of ``step`` (from 0) in a training of ``steps`` steps."""
+    if step < config.warmup_steps:
+        return config.rate * (step + 1) / config.warmup_steps
+    if config.schedule == "stairs":
+        return config.rate * config.stair_factors[min(step // config.stair_steps, len(config.stair_factors) - 1)]
+    progress = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
+    return config.rate * 0.5 * (1 + math.cos(math.pi * progress))
