@@ -1,0 +1,53 @@
+"""Imports go one way, and importing the packages is light."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SOURCES = sorted(path for package in ("pretraining", "nnunet_anatomix") for path in (REPOSITORY / package).rglob("*.py"))
+
+
+def imported_modules(path: Path) -> set[str]:
+    modules = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            modules.add(node.module or "")
+    return {module.split(".")[0] for module in modules}
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if "pretraining" in path.parts], ids=lambda path: path.stem)
+def test_pretraining_never_imports_nnunet(path):
+    assert not imported_modules(path) & {"nnunetv2", "nnunet_anatomix"}
+
+
+def test_pretraining_runs_where_nnunet_is_not_importable(tmp_path):
+    code = (
+        "import sys; sys.modules['nnunetv2'] = None; sys.modules['nnunet_anatomix'] = None\n"
+        "import pkgutil, importlib, pretraining\n"
+        "for module in pkgutil.walk_packages(pretraining.__path__, 'pretraining.'):\n"
+        "    if not module.name.endswith('__main__'): importlib.import_module(module.name)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+@pytest.mark.parametrize("heavy", ["torch", "numpy", "nnunetv2", "SimpleITK"])
+def test_importing_the_packages_is_light(heavy, tmp_path):
+    code = f"import nnunet_anatomix, pretraining, sys; sys.exit({heavy!r} in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+def test_every_package_is_installed():
+    setup = configparser.ConfigParser()
+    setup.read(REPOSITORY / "setup.cfg")
+    listed = set(setup["options"]["packages"].split())
+    folders = {path.parent.relative_to(REPOSITORY) for path in SOURCES} | {Path("nnunet_anatomix/plans")}
+    assert listed == {".".join(folder.parts) for folder in folders}
