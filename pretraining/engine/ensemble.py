@@ -61,7 +61,12 @@ class Ensemble:
     @property
     def label_count(self) -> int:
         """Labels lie in 0..label_count - 1; known without looking at a voxel."""
-        return 1 + len(self.templates) + (self.foreground is not None) + (self.foreground is not None and self.foreground.envelope_radius_vox is not None)
+        return (
+            1
+            + len(self.templates)
+            + (self.foreground is not None)
+            + (self.foreground is not None and self.foreground.envelope_radius_vox is not None)
+        )
 
 
 def sample_ensemble(config: EnsembleConfig, shape: Shape, bank_size: int, generator: Generator) -> Ensemble:

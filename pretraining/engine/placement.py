@@ -37,7 +37,9 @@ class Placement:
         return [-(-n * TURN // p) - TURN // 2 - 1 for n, p in zip(self.crop, self.period, strict=True)]
 
 
-def place(matrix: np.ndarray, *, crop: tuple[int, ...], offset: tuple[int, ...], period: tuple[int, ...], shape: tuple[int, ...]) -> Placement:
+def place(
+    matrix: np.ndarray, *, crop: tuple[int, ...], offset: tuple[int, ...], period: tuple[int, ...], shape: tuple[int, ...]
+) -> Placement:
     """Prepare a lookup.
 
     Parameters

@@ -1,0 +1,88 @@
+"""From labels to one view: mixture, texture, artefacts (App. B.1.2, Fig. 12, the offline set)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Generator, Tensor
+
+from pretraining.engine.artefacts.bias_field import BiasFieldConfig, apply_bias_field, sample_bias_field
+from pretraining.engine.artefacts.gamma import GammaConfig, apply_gamma, sample_gamma
+from pretraining.engine.artefacts.smoothing import SmoothingConfig, apply_smoothing, sample_smoothing
+from pretraining.engine.fields import SmoothNoise, sample_smooth_noise, smooth_noise
+from pretraining.engine.mixture import Mixture, MixtureConfig, apply_mixture, sample_mixture
+
+ARTEFACTS = {
+    "bias_field": (sample_bias_field, apply_bias_field),
+    "gamma": (sample_gamma, apply_gamma),
+    "smoothing": (sample_smoothing, apply_smoothing),
+}
+"""The chain, in the order of application; each is a field of :class:`AppearanceConfig`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextureConfig:
+    """Multiplicative texture of one view: times 1 + strength · smooth noise."""
+
+    strength: float = 0.02
+    """Factor of the noise."""
+    scales_vox: tuple[float, ...] = (4.0, 8.0, 16.0, 32.0)
+    """Coarse-grid spacings, voxels at any side."""
+    max_std: float = 5.0
+    """Upper bound of each scale's std, dimensionless."""
+
+    def __post_init__(self) -> None:
+        if not self.scales_vox or min(self.scales_vox) <= 0 or self.max_std < 0 or self.strength < 0:
+            raise ValueError(f"need scales > 0, max_std >= 0 and strength >= 0, got {self}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AppearanceConfig:
+    """How a view is made of labels."""
+
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
+    texture: TextureConfig = field(default_factory=TextureConfig)
+    bias_field: BiasFieldConfig = field(default_factory=BiasFieldConfig)
+    gamma: GammaConfig = field(default_factory=GammaConfig)
+    smoothing: SmoothingConfig = field(default_factory=SmoothingConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Appearance:
+    """One draw of a view."""
+
+    mixture: Mixture
+    texture: SmoothNoise
+    texture_strength: float
+    artefacts: tuple[tuple[str, Any], ...]
+    """Name in ``ARTEFACTS`` and drawn parameters of each artefact that happens, in order."""
+
+
+def sample_appearance(config: AppearanceConfig, label_count: int, generator: Generator) -> Appearance:
+    """Draw everything about one view of an ensemble with labels 0 to ``label_count - 1``."""
+    mixture = sample_mixture(config.mixture, label_count, generator)
+    texture = sample_smooth_noise(config.texture.scales_vox, 0.0, config.texture.max_std, generator)
+    drawn = [(name, sample(getattr(config, name), generator)) for name, (sample, _) in ARTEFACTS.items()]
+    return Appearance(
+        mixture=mixture,
+        texture=texture,
+        texture_strength=config.texture.strength,
+        artefacts=tuple((name, params) for name, params in drawn if params is not None),
+    )
+
+
+def apply_appearance(labels: Tensor, params: Appearance) -> Tensor:
+    """Make a view of labels (X, Y, Z) uint8: (X, Y, Z) float32 in [0, 1]."""
+    view = min_max(apply_mixture(labels, params.mixture).clamp_min_(0))
+    texture = smooth_noise(tuple(labels.shape), params.texture, device=labels.device)[0]
+    view = min_max(view.mul_(texture.mul_(params.texture_strength).add_(1)))
+    for name, drawn in params.artefacts:
+        view = ARTEFACTS[name][1](view, drawn)
+    return min_max(view.clamp_min_(0))
+
+
+def min_max(volume: Tensor) -> Tensor:
+    """Scale to [0, 1] by the least and the greatest value; a constant volume becomes 0."""
+    low, high = volume.aminmax()
+    return (volume - low).div_((high - low).clamp_min(1e-12))

@@ -1,0 +1,61 @@
+"""Bias field: a smooth multiplicative shading, the exponential of a polynomial."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from torch import Generator, Tensor
+
+from pretraining.engine.draws import happens, uniforms
+from pretraining.engine.upload import upload
+
+
+@dataclass(frozen=True, kw_only=True)
+class BiasFieldConfig:
+    """How often and how strong (MONAI's meaning)."""
+
+    probability: float = 0.98
+    coefficients: tuple[float, float] = (0.0, 0.075)
+    """Range of each Legendre coefficient."""
+    degree: int = 3
+    """Terms of total degree up to this one, the constant included."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.probability <= 1 or self.degree < 1 or self.coefficients[0] > self.coefficients[1]:
+            raise ValueError(f"need probability in [0, 1], degree >= 1 and a range of coefficients, got {self}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BiasField:
+    """One draw."""
+
+    degree: int
+    coefficients: tuple[float, ...]
+    """One per term x^i y^j z^k with i + j + k <= degree, k fastest."""
+
+
+def term_degrees(degree: int) -> list[tuple[int, int, int]]:
+    """(i, j, k) of each term, in the order of the coefficients."""
+    return [(i, j, k) for i, j, k in product(range(degree + 1), repeat=3) if i + j + k <= degree]
+
+
+def sample_bias_field(config: BiasFieldConfig, generator: Generator) -> BiasField | None:
+    """Draw the coefficients."""
+    if not happens(config.probability, generator):
+        return None
+    coefficients = uniforms(len(term_degrees(config.degree)), *config.coefficients, generator)
+    return BiasField(degree=config.degree, coefficients=tuple(coefficients))
+
+
+def apply_bias_field(volume: Tensor, params: BiasField) -> Tensor:
+    """Multiply (X, Y, Z) by exp(sum of c_ijk L_i(x) L_j(y) L_k(z)), L Legendre polynomials on [-1, 1] along each axis."""
+    n = params.degree + 1
+    cube = np.zeros((n, n, n))
+    for degrees, coefficient in zip(term_degrees(params.degree), params.coefficients, strict=True):
+        cube[degrees] = coefficient
+    along_x, along_y, along_z = (np.polynomial.legendre.legvander(np.linspace(-1, 1, size), params.degree) for size in volume.shape)
+    planes = upload(np.einsum("ijk,xi,yj->xyk", cube, along_x, along_y).astype(np.float32), volume.device)
+    field = planes @ upload(along_z.T.astype(np.float32), volume.device)
+    return field.exp_().mul_(volume)

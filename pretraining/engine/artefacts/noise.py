@@ -1,0 +1,45 @@
+"""Gaussian noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from pretraining.engine.draws import happens, noise_seed, uniform
+from pretraining.engine.seeds import noise_generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseConfig:
+    """How often and how strong (TorchIO's meaning)."""
+
+    probability: float = 0.33
+    std: tuple[float, float] = (0.0, 0.25)
+    """Range of the standard deviation, in units of a [0, 1] image."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.probability <= 1 or not 0 <= self.std[0] <= self.std[1]:
+            raise ValueError(f"need probability in [0, 1] and a range of stds >= 0, got {self}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """One draw."""
+
+    std: float
+    noise_seed: int
+
+
+def sample_noise(config: NoiseConfig, generator: Generator) -> Noise | None:
+    """Draw the std and the seed."""
+    if not happens(config.probability, generator):
+        return None
+    return Noise(std=uniform(*config.std, generator), noise_seed=noise_seed(generator))
+
+
+def apply_noise(volume: Tensor, params: Noise) -> Tensor:
+    """Add independent normal noise to (X, Y, Z)."""
+    noise = torch.randn(volume.shape, generator=noise_generator(params.noise_seed, volume.device), device=volume.device)
+    return noise.mul_(params.std).add_(volume)

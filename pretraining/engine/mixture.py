@@ -1,0 +1,54 @@
+"""Intensities from labels: one Gaussian per label (App. B.1.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from pretraining.engine.draws import happens, noise_seed, uniforms
+from pretraining.engine.seeds import noise_generator
+from pretraining.engine.upload import upload
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureConfig:
+    """Ranges of each label's mean and std, on a scale of 0 to 255."""
+
+    mean: tuple[float, float] = (25.0, 255.0)
+    std: tuple[float, float] = (5.0, 20.0)
+    zero_background_probability: float = 0.25
+    """Share of views whose label 0 is exactly 0."""
+
+    def __post_init__(self) -> None:
+        if self.mean[0] > self.mean[1] or not 0 <= self.std[0] <= self.std[1] or not 0 <= self.zero_background_probability <= 1:
+            raise ValueError(f"need ranges of means and of stds >= 0 and a probability in [0, 1], got {self}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixture:
+    """One draw."""
+
+    means: tuple[float, ...]
+    """One per label."""
+    stds: tuple[float, ...]
+    """One per label."""
+    noise_seed: int
+
+
+def sample_mixture(config: MixtureConfig, label_count: int, generator: Generator) -> Mixture:
+    """Draw mean and std for labels 0 to ``label_count - 1``."""
+    means = uniforms(label_count, *config.mean, generator)
+    stds = uniforms(label_count, *config.std, generator)
+    if happens(config.zero_background_probability, generator):
+        means[0] = stds[0] = 0.0
+    return Mixture(means=tuple(means), stds=tuple(stds), noise_seed=noise_seed(generator))
+
+
+def apply_mixture(labels: Tensor, params: Mixture) -> Tensor:
+    """Turn labels (X, Y, Z) uint8 into intensities (X, Y, Z) float32, not yet clipped."""
+    index = labels.flatten().int()
+    means, stds = upload(torch.tensor([params.means, params.stds]), labels.device)
+    noise = torch.randn(labels.shape, generator=noise_generator(params.noise_seed, labels.device), device=labels.device)
+    return noise.mul_(stds.index_select(0, index).view(labels.shape)).add_(means.index_select(0, index).view(labels.shape))

@@ -1,0 +1,56 @@
+"""Samples on the fly, in order, from this process or from worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from pretraining.engine.synthesis import EngineConfig, Pair, synthesize_pair
+from pretraining.engine.templates import TemplateBank
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairStream(IterableDataset):
+    """Samples ``start``, ``start + stride``, ... of one data set, as (index, :class:`Pair`).
+
+    Inside a ``DataLoader(batch_size=None)`` with W workers, each makes every W-th sample, and the loader, which asks its workers
+    in turn, restores the order: samples and order are those of no workers at all.
+    """
+
+    bank: TemplateBank
+    config: EngineConfig
+    seed: int
+    start: int = 0
+    """First index."""
+    stride: int = 1
+    """Between indices; with several ranks, their number."""
+    length: int | None = None
+    """How many samples; None: without end."""
+    device: str = "cpu"
+    """Where samples are made; worker processes are for the CPU."""
+
+    def __post_init__(self) -> None:
+        if self.start < 0 or self.stride < 1 or (self.length is not None and self.length < 0):
+            raise ValueError(f"need start >= 0, stride >= 1 and length >= 0, got {self.start}, {self.stride} and {self.length}")
+
+    def __iter__(self) -> Iterator[tuple[int, Pair]]:
+        worker = get_worker_info()
+        position, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        while self.length is None or position < self.length:
+            index = self.start + position * self.stride
+            yield index, synthesize_pair(self.bank, self.config, seed=self.seed, index=index, device=self.device)
+            position += step
+
+
+def load(stream: PairStream, *, workers: int = 0, prefetch: int = 2) -> Iterator[tuple[int, Pair]]:
+    """Iterate over a stream with ``workers`` processes, each one thread wide and at most ``prefetch`` samples ahead."""
+    if workers and torch.device(stream.device).type != "cpu":
+        raise ValueError(f"worker processes make samples on the CPU, got device {stream.device!r}; use workers=0 on other devices")
+    # The loader draws a seed for its workers, which they have no use for: from a generator of its own, not from the global one.
+    loader = DataLoader(
+        stream, batch_size=None, num_workers=workers, prefetch_factor=prefetch if workers else None, generator=torch.Generator()
+    )
+    return iter(loader)
