@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import struct
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,7 +21,10 @@ import torch
 from torch import Tensor
 
 from pretraining.atomic import written_whole
+from pretraining.engine.sources import Group, find_groups, read_group
 from pretraining.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 MAGIC = b"anatomix-bank-1\n"
 FOOTER = struct.Struct("<QQ16s")
@@ -151,8 +160,8 @@ def columns(entries: Iterable[TemplateEntry]) -> dict[str, list]:
 
 def write_bank(path: Path, templates: Iterable[tuple[TemplateEntry, np.ndarray]], *, spacing_mm: float) -> int:
     """Write a bank file, whole or not at all, from entries and their packed bits; return how many there were."""
-    with written_whole(path) as partial:
-        with partial.open("wb") as file:
+    with written_whole(path) as unfinished:
+        with unfinished.open("wb") as file:
             file.write(MAGIC)
             entries = list(_blob_written(file, templates))
             if not entries:
@@ -161,6 +170,78 @@ def write_bank(path: Path, templates: Iterable[tuple[TemplateEntry, np.ndarray]]
             start = file.tell()
             file.write(index + FOOTER.pack(start, len(index), MAGIC))
         return len(entries)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildReport:
+    """What became of the files that a bank was built from."""
+
+    template_count: int
+    templates_of_source: dict[str, int]
+    rejected: tuple[tuple[str, str], ...]
+    """(file, or subject and organ; reason)."""
+
+    def __str__(self) -> str:
+        lines = [f"{self.template_count} templates"]
+        lines += [f"  {count:6d} from {source}" for source, count in self.templates_of_source.items()]
+        lines += [f"{len(self.rejected)} not used", *(f"  {what}: {why}" for what, why in self.rejected)] if self.rejected else []
+        return "\n".join(lines)
+
+
+def build_bank(sources: Sequence[Path], out: Path, spacing_mm: float = 1.5, *, min_voxels: int = 8, processes: int = 1) -> BuildReport:
+    """Read label files and write a bank, whole or not at all.
+
+    Parameters
+    ----------
+    sources : folders and files, see :func:`pretraining.engine.sources.find_groups`.
+    out : the bank file; an older one is replaced.
+    spacing_mm : voxel size that masks are resampled to, nearest neighbour.
+    min_voxels : smaller masks are rejected: nothing of them would survive the median filter.
+    processes : how many read at a time.
+
+    Raises
+    ------
+    InputError
+        If a source does not exist or holds no label file, or if not one template in all of them is usable. An unreadable file among others
+        only stands in the report.
+    """
+    if spacing_mm <= 0 or min_voxels < 1 or processes < 1:
+        raise ValueError(f"need spacing_mm > 0, min_voxels >= 1 and processes >= 1, got {spacing_mm}, {min_voxels} and {processes}")
+    out = Path(out)
+    if out.is_dir():
+        raise InputError(f"{out} is a folder; a template bank is one file, so name a file, for example {out / 'templates.bank'}")
+    groups = [group for source in sources for group in find_groups(Path(source))]
+    rejected: list[tuple[str, str]] = []
+    of_source: Counter[str] = Counter()
+
+    def packed() -> Iterator[tuple[TemplateEntry, np.ndarray]]:
+        with ExitStack() as stack:
+            run = map
+            if processes > 1:
+                run = stack.enter_context(ProcessPoolExecutor(processes, mp_context=get_context("spawn"))).map
+            for group, (found, reasons) in zip(groups, run(partial(_packed_group, spacing_mm, min_voxels), groups), strict=True):
+                logger.info("%s %s: %d templates, %d not used", group.source, group.subject, len(found), len(reasons))
+                rejected.extend(reasons)
+                of_source[group.source] += len(found)
+                yield from found
+        if not sum(of_source.values()):
+            first = "; ".join(f"{what}: {why}" for what, why in rejected[:3])
+            raise InputError(f"nothing usable among the {len(groups)} template sources: {first}")
+
+    count = write_bank(out, packed(), spacing_mm=spacing_mm)
+    return BuildReport(template_count=count, templates_of_source=dict(of_source), rejected=tuple(rejected))
+
+
+def _packed_group(spacing_mm: float, min_voxels: int, group: Group) -> tuple[list[tuple[TemplateEntry, np.ndarray]], list[tuple[str, str]]]:
+    content = read_group(group, spacing_mm, min_voxels)
+    found = []
+    for organ, mask in content.masks.items():
+        bits, shape, count = pack(mask)
+        entry = TemplateEntry(
+            source=group.source, subject=group.subject, organ=organ, shape=shape, voxel_count=count, licence=group.licence
+        )
+        found.append((entry, bits))
+    return found, content.rejected
 
 
 def _blob_written(file: BinaryIO, templates: Iterable[tuple[TemplateEntry, np.ndarray]]) -> Iterator[TemplateEntry]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import Generator, Tensor
 
@@ -53,7 +54,7 @@ def gaussian_kernel(sigma_vox: float) -> list[float]:
     if sigma_vox == 0:
         return [float(x == 0) for x in range(-half, half + 1)]
     edges = [math.erf((x - 0.5) / (sigma_vox * math.sqrt(2))) for x in range(-half, half + 2)]
-    return [(right - left) / 2 for left, right in zip(edges, edges[1:], strict=False)]
+    return [(right - left) / 2 for left, right in pairwise(edges)]
 
 
 def _convolved(volume: Tensor, axis: int, kernel: list[float]) -> Tensor:
