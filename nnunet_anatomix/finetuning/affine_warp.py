@@ -1,0 +1,109 @@
+"""Random affine warp of a patch and its segmentation (Table 9, last row), in one resampling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from torch import Tensor
+from torch.nn import functional
+
+
+def sample_affine(rotation_deg: float, scale: tuple[float, float], shear: float, *, rng: np.random.Generator) -> np.ndarray:
+    """Draw rotation · shear · scale about the origin.
+
+    Parameters
+    ----------
+    rotation_deg : each axis' angle is drawn from U(-rotation_deg, rotation_deg).
+    scale : each axis' factor is drawn from U(scale).
+    shear : each of the six off-diagonal terms is drawn from U(-shear, shear).
+    rng : sole source of randomness.
+
+    Returns
+    -------
+    (3, 3), maps a point of the warped image to where its value comes from.
+    """
+    matrix = np.eye(3)
+    for axis, angle in enumerate(np.deg2rad(rng.uniform(-rotation_deg, rotation_deg, 3))):
+        turn = np.eye(3)
+        first, second = (other for other in range(3) if other != axis)
+        turn[first, first] = turn[second, second] = np.cos(angle)
+        turn[second, first] = np.sin(angle)
+        turn[first, second] = -np.sin(angle)
+        matrix = matrix @ turn
+    slant = rng.uniform(-shear, shear, (3, 3))
+    np.fill_diagonal(slant, 1)
+    return matrix @ slant @ np.diag(rng.uniform(*scale, 3))
+
+
+def warp_affine(
+    volume: Tensor, matrix: np.ndarray, translation_mm: Sequence[float], size: Sequence[int], spacing_mm: Sequence[float], mode: str
+) -> Tensor:
+    """Resample ``volume`` once; its middle lands, translated, in the middle of the result.
+
+    Parameters
+    ----------
+    volume : (C, X, Y, Z) floating point.
+    matrix : (3, 3) as from :func:`sample_affine`, acting in millimetres.
+    translation_mm : (X, Y, Z), added after ``matrix``.
+    size : (X, Y, Z) of the result, voxels.
+    spacing_mm : (X, Y, Z).
+    mode : ``bilinear`` or ``nearest``.
+
+    Returns
+    -------
+    (C, *size); 0 beyond the volume.
+    """
+    spacing = np.asarray(spacing_mm, dtype=float)
+    matrix_vox = matrix * spacing / spacing[:, None]
+    # grid_sample measures in half sides and counts axes from the last.
+    source, target = np.array(volume.shape[1:]) / 2, np.array(size) / 2
+    theta = np.column_stack([matrix_vox * target / source[:, None], np.asarray(translation_mm) / spacing / source])
+    theta = np.column_stack([theta[::-1, 2::-1], theta[::-1, 3]])
+    grid = functional.affine_grid(torch.from_numpy(theta).float()[None], [1, 1, *size], align_corners=False)
+    return functional.grid_sample(volume[None], grid, mode=mode, align_corners=False)[0]
+
+
+class AffineWarp(BasicTransform):
+    """A new :func:`sample_affine` for every patch, the same for image and segmentation.
+
+    Parameters
+    ----------
+    patch_size : (X, Y, Z) of the result, voxels.
+    spacing_mm : (X, Y, Z).
+    rotation_deg, scale, shear : as for :func:`sample_affine`.
+    translation : each axis' is drawn from U(-translation, translation), shares of the patch's side.
+    """
+
+    def __init__(
+        self,
+        patch_size: Sequence[int],
+        spacing_mm: Sequence[float],
+        rotation_deg: float,
+        scale: tuple[float, float],
+        shear: float,
+        translation: float,
+    ) -> None:
+        super().__init__()
+        self.patch_size, self.spacing_mm = tuple(patch_size), tuple(spacing_mm)
+        self.rotation_deg, self.scale, self.shear, self.translation = rotation_deg, scale, shear, translation
+
+    def get_parameters(self, **_: Any) -> dict[str, Any]:
+        # nnU-Net seeds NumPy's global state in each of its workers; torch's is the same in all of them.
+        rng = np.random.default_rng(np.random.randint(2**31))  # noqa: NPY002
+        sides_mm = np.array(self.patch_size) * np.array(self.spacing_mm)
+        return {
+            "matrix": sample_affine(self.rotation_deg, self.scale, self.shear, rng=rng),
+            "translation_mm": rng.uniform(-self.translation, self.translation, 3) * sides_mm,
+        }
+
+    def _apply_to_image(self, img: Tensor, **params: Any) -> Tensor:
+        return warp_affine(img, size=self.patch_size, spacing_mm=self.spacing_mm, mode="bilinear", **params)
+
+    def _apply_to_segmentation(self, segmentation: Tensor, **params: Any) -> Tensor:
+        # Shifted by 1, so that what lies beyond becomes -1, nnU-Net's mark for "outside".
+        shifted = warp_affine(segmentation.float() + 1, size=self.patch_size, spacing_mm=self.spacing_mm, mode="nearest", **params)
+        return (shifted - 1).to(segmentation.dtype)

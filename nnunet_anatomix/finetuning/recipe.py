@@ -1,0 +1,88 @@
+"""How a network is fine-tuned: the ``anatomix`` block of a plan, with the paper's values as defaults (App. B.5)."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nnunet_anatomix.finetuning.augmentation import AugmentationConfig
+from pretraining.config import from_dict
+from pretraining.errors import InputError
+
+BLOCK = "anatomix"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """Adam, its rate falling to 0 along a half cosine."""
+
+    learning_rate: float = 2e-4
+    """At the first iteration."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the running moments."""
+    weight_decay: float = 0.0
+    """L2 penalty, as Adam adds it to the gradient."""
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0 or self.weight_decay < 0 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"need learning_rate > 0, weight_decay >= 0 and betas in [0, 1), got {self}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The ``anatomix`` block of a plan; a stock plan without it gets the defaults."""
+
+    weights: str | None = None
+    """File or ``hf://owner/repo/file@revision``; None is the bundled default. ``ANATOMIX_WEIGHTS`` goes first."""
+    sha256: str | None = None
+    """Checksum of ``weights``' tensors when the plan was made; None is not checked."""
+    iterations: int = 37_500
+    """Optimizer steps in all. ``ANATOMIX_ITERATIONS`` goes first."""
+    iterations_per_epoch: int = 250
+    """Steps between two checkpoints; the last epoch takes what remains."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+
+    def __post_init__(self) -> None:
+        if self.iterations < 1 or self.iterations_per_epoch < 1:
+            raise ValueError(f"need iterations and iterations_per_epoch >= 1, got {self.iterations} and {self.iterations_per_epoch}")
+
+    @property
+    def epochs(self) -> int:
+        """nnU-Net's epochs: checkpoints and validation come between them."""
+        return -(-self.iterations // self.iterations_per_epoch)
+
+    def iterations_in(self, epoch: int) -> int:
+        """Steps of ``epoch``, counted from 0; together exactly :attr:`iterations`."""
+        return min(self.iterations_per_epoch, self.iterations - epoch * self.iterations_per_epoch)
+
+
+def recipe_of(plan: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> Recipe:
+    """The recipe that ``plan`` names, as changed by the environment.
+
+    Parameters
+    ----------
+    plan : nnU-Net's plan; its ``anatomix`` block may be missing.
+    environment : ``ANATOMIX_ITERATIONS`` replaces ``iterations``, so that plans of stock nnU-Net can be shortened too.
+
+    Raises
+    ------
+    InputError
+        For an unknown key, a value out of range or no whole number of iterations.
+    """
+    recipe = from_dict(Recipe, dict(plan.get(BLOCK, {})))
+    iterations = whole_number("ANATOMIX_ITERATIONS", environment, least=1)
+    return recipe if iterations is None else dataclasses.replace(recipe, iterations=iterations)
+
+
+def whole_number(name: str, environment: Mapping[str, str], least: int) -> int | None:
+    """The environment variable ``name`` as a whole number of at least ``least``; None if unset or empty."""
+    text = environment.get(name, "").strip()
+    if not text:
+        return None
+    if not text.isdigit() or int(text) < least:
+        raise InputError(f"{name} must be a whole number of at least {least}, found {text!r}")
+    return int(text)

@@ -1,0 +1,180 @@
+"""``nnUNetv2_train … -tr AnatomixTrainer``: stock training with the paper's network and recipe (Sec. 4.2, App. B.5)."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.file_path_utilities import get_output_folder
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import nn
+from torch.optim import Adam, Optimizer
+
+from nnunet_anatomix.finetuning.augmentation import initial_patch_size, modalities_of, table9
+from nnunet_anatomix.finetuning.network import AnatomixNetwork
+from nnunet_anatomix.finetuning.recipe import recipe_of, whole_number
+from nnunet_anatomix.finetuning.schedule import CosinePerIteration
+from nnunet_anatomix.finetuning.splits import STOCK_FOLDS, few_shot_splits
+from nnunet_anatomix.finetuning.stopping import stops_on_bad_input
+from nnunet_anatomix.finetuning.transfer import start_from, weights_of
+from pretraining.atomic import write_text, written_whole
+from pretraining.errors import InputError
+
+NETWORK = f"{AnatomixNetwork.__module__}.{AnatomixNetwork.__qualname__}"
+"""``network_class_name`` of our plans."""
+
+
+def backbone_of(configuration: ConfigurationManager) -> dict[str, Any]:
+    """The plan's backbone, as keyword arguments of :class:`AnatomixNetwork`; none for a plan made for another network.
+
+    Raises
+    ------
+    InputError
+        If the configuration is not 3D.
+    """
+    if len(configuration.patch_size) != 3 or min(configuration.patch_size) < 1:
+        raise InputError(f"AnatomixTrainer is 3D: expected a patch of three axes, found {configuration.patch_size}; train 3d_fullres")
+    return configuration.network_arch_init_kwargs if configuration.network_arch_class_name == NETWORK else {}
+
+
+class AnatomixTrainer(nnUNetTrainer):
+    """Fine-tunes the pretrained backbone on any 3D plan, stock ``nnUNetPlans`` included.
+
+    Settings come from the plan's ``anatomix`` block (:class:`~nnunet_anatomix.finetuning.recipe.Recipe`), and from
+    ``ANATOMIX_WEIGHTS``, ``ANATOMIX_ITERATIONS`` and ``ANATOMIX_SEED``, which go first. The seed fixes the random part of
+    the network; with ``nnUNet_n_proc_DA=0`` it fixes the batches too.
+
+    Notes
+    -----
+    Deep supervision and mirroring, in training and prediction, are off, as in the paper. The loss is nnU-Net's own: soft
+    Dice and cross-entropy, equally weighted.
+    """
+
+    starts_pretrained = True
+
+    @stops_on_bad_input
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008
+    ) -> None:
+        # nnU-Net's constructor makes the output folder: what can be checked is checked before.
+        self.recipe = recipe_of(plans)
+        self.seed = whole_number("ANATOMIX_SEED", os.environ, least=0)
+        if not any(value not in (0, [0]) for name, value in dataset_json["labels"].items() if name != "ignore"):
+            raise InputError(f"{plans['dataset_name']} has no foreground label in dataset.json; few-shot training needs one")
+        if configuration not in plans["configurations"]:
+            raise InputError(f"{plans['plans_name']} has no configuration '{configuration}'; it has {sorted(plans['configurations'])}")
+        backbone_of(PlansManager(plans).get_configuration(configuration))
+        output = Path(get_output_folder(plans["dataset_name"], type(self).__name__, plans["plans_name"], configuration, fold))
+        if self.starts_pretrained and not plans.get("continue_training") and not (output / "checkpoint_final.pth").is_file():
+            weights_of(self.recipe)
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.initial_lr = self.recipe.optimizer.learning_rate
+        self.weight_decay = self.recipe.optimizer.weight_decay
+        self.modalities = modalities_of(self.configuration_manager.normalization_schemes)
+        self.oversample_foreground_percent = self.recipe.augmentation.foreground_share(self.modalities)
+        self.num_epochs = self.recipe.epochs
+        self.num_iterations_per_epoch = self.recipe.iterations_in(0)
+        self.num_val_iterations_per_epoch = max(1, self.num_iterations_per_epoch // 5)
+        self.enable_deep_supervision = False
+        self.save_every = 1
+        self._restores = False
+
+    @staticmethod
+    @stops_on_bad_input
+    def build_network_architecture(
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        """The plan's :class:`AnatomixNetwork`, or the paper's on a plan for another network; no weights are read."""
+        backbone = backbone_of(configuration_manager)
+        return AnatomixNetwork(num_input_channels, num_output_channels, enable_deep_supervision, **backbone)
+
+    @stops_on_bad_input
+    def initialize(self) -> None:
+        """Stock initialization, then the pretrained weights, unless a checkpoint is about to replace them."""
+        if self.seed is not None:
+            # nnU-Net draws from the global states.
+            torch.manual_seed(self.seed)
+            np.random.seed(self.seed)  # noqa: NPY002
+        super().initialize()
+        if self.starts_pretrained and not self._restores:
+            where, weights = weights_of(self.recipe)
+            network = getattr(self.network, "module", self.network)
+            report = start_from(weights, getattr(network, "_orig_mod", network))
+            self.print_to_log_file(f"pretrained weights: {where}, sha256 {weights.sha256}: {report}")
+
+    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
+        self._restores = True
+        super().load_checkpoint(filename_or_checkpoint)
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Stock checkpoint, whole or not at all: a run killed while writing continues from the one before."""
+        if self.local_rank != 0 or self.disable_checkpointing:
+            super().save_checkpoint(filename)
+            return
+        with written_whole(filename) as partial:
+            super().save_checkpoint(str(partial))
+
+    def configure_optimizers(self) -> tuple[Optimizer, CosinePerIteration]:
+        optimizer = Adam(
+            self.network.parameters(), self.initial_lr, betas=self.recipe.optimizer.betas, weight_decay=self.recipe.optimizer.weight_decay
+        )
+        return optimizer, CosinePerIteration(optimizer, self.recipe.iterations, self.recipe.iterations_per_epoch)
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self.num_iterations_per_epoch = self.recipe.iterations_in(self.current_epoch)
+
+    @stops_on_bad_input
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """Stock folds; below nnU-Net's five cases leave-one-out, written where stock trainers find it."""
+        self.dataset_class = self.dataset_class or infer_dataset_class(self.preprocessed_dataset_folder)
+        cases = sorted(self.dataset_class.get_identifiers(self.preprocessed_dataset_folder))
+        if not cases:
+            raise InputError(f"no preprocessed case in {self.preprocessed_dataset_folder}; run nnUNetv2_preprocess for this plan")
+        splits_file = Path(self.preprocessed_dataset_folder_base) / "splits_final.json"
+        if self.fold != "all" and len(cases) < STOCK_FOLDS and not splits_file.is_file():
+            splits = few_shot_splits(cases)
+            if self.fold >= len(splits):
+                raise InputError(f"fold {self.fold} does not exist: {len(cases)} cases have folds 0 to {len(splits) - 1}, or 'all'")
+            write_text(splits_file, json.dumps(splits, indent=4))
+            self.print_to_log_file(f"{len(cases)} cases are too few for five folds: wrote leave-one-out folds to {splits_file}")
+        train, validation = super().do_split()
+        if self.fold != "all" and set(train) == set(validation):
+            self.print_to_log_file("WARNING: the training cases are their own validation; its Dice says nothing about new scans")
+        return train, validation
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[tuple[float, float], bool, list[int], None]:
+        """No mirroring; the patch is cut larger than the network's, for the warp to turn in."""
+        self.inference_allowed_mirroring_axes = None
+        limit = float(np.deg2rad(self.recipe.augmentation.rotation_deg))
+        return (-limit, limit), False, initial_patch_size(self.configuration_manager.patch_size), None
+
+    def get_training_transforms(  # an instance's, where nnU-Net's is static: Table 9 depends on the plan
+        self, patch_size: Any, rotation_for_DA: Any, deep_supervision_scales: Any, *_: Any, **label_options: Any
+    ) -> BasicTransform:
+        """Table 9, then what nnU-Net does to labels in validation."""
+        label_options.pop("use_mask_for_norm", None)
+        last = self.get_validation_transforms(deep_supervision_scales, **label_options)
+        return table9(self.recipe.augmentation, patch_size, self.configuration_manager.spacing, self.modalities, last)
+
+
+class AnatomixTrainerScratch(AnatomixTrainer):
+    """The same without pretrained weights: the control of every comparison."""
+
+    starts_pretrained = False

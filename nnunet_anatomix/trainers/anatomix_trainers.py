@@ -1,0 +1,5 @@
+"""What ``nnUNetv2_train -tr`` and ``nnUNetv2_predict`` find here."""
+
+from nnunet_anatomix.finetuning.trainer import AnatomixTrainer, AnatomixTrainerScratch
+
+__all__ = ["AnatomixTrainer", "AnatomixTrainerScratch"]
