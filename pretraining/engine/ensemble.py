@@ -15,7 +15,6 @@ from pretraining.engine.foreground import Foreground, ForegroundConfig, apply_fo
 from pretraining.engine.median import median_3x3x3
 from pretraining.engine.placement import Placement, place, stamp
 from pretraining.engine.templates import TemplateBank
-from pretraining.engine.upload import upload
 
 Shape = tuple[int, int, int]
 
@@ -100,9 +99,9 @@ def render_ensemble(params: Ensemble, bank: TemplateBank, device: torch.device |
     FACTS section 3: the published code counts templates from 0, by which its first one vanishes; ours counts from 1.
     """
     labels = torch.zeros(params.shape, dtype=torch.uint8, device=device)
-    for label, (template, affine) in enumerate(zip(params.templates, params.affines, strict=True), start=1):
-        placed = PLACEMENTS[params.placement](affine, bank.shape(template), params.shape)
-        stamp(labels, label, upload(bank.packed(template), device), placed)
+    place_template = PLACEMENTS[params.placement]
+    placements = [place_template(affine, bank.shape(i), params.shape) for i, affine in zip(params.templates, params.affines, strict=True)]
+    stamp(labels, [bank.packed(i) for i in params.templates], placements)
     if params.median:
         labels = median_3x3x3(labels)
     if params.foreground is not None:

@@ -7,6 +7,7 @@ stays cropped and bit-packed; its zero padding is never made.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +34,7 @@ class Placement:
 
     @property
     def limits(self) -> list[int]:
-        """Per input axis, the greatest fixed-point coordinate inside the crop."""
+        """Per input axis, the greatest fixed-point coordinate inside the crop, in int32."""
         return [-(-n * TURN // p) - TURN // 2 - 1 for n, p in zip(self.crop, self.period, strict=True)]
 
 
@@ -62,44 +63,63 @@ def place(
     return Placement(crop=tuple(crop), period=tuple(period), contributions=tuple(contributions))
 
 
-def stamp(labels: Tensor, label: int, packed: Tensor, placement: Placement) -> None:
-    """Write ``label`` into ``labels`` wherever the placed template is set.
+def stamp(labels: Tensor, packed: Sequence[Tensor], placements: Sequence[Placement]) -> None:
+    """Write templates one over the other: where the i-th is set, ``labels`` become i, counted from 1.
 
     Parameters
     ----------
     labels : (X, Y, Z) uint8, contiguous; changed in place.
-    label : 1..255.
-    packed : uint8, the crop's bits in C order, lowest bit first; on the device of ``labels``.
-    placement : from :func:`place`.
+    packed : per template its crop's bits in C order, lowest bit first, uint8 on the CPU; at most 255 templates.
+    placements : per template, from :func:`place`.
     """
-    tables = [upload(table, labels.device) for table in placement.contributions]
     if labels.device.type == "cpu":
-        _stamp_sparsely(labels, label, packed, placement, tables)
+        for label, (bits, placement) in enumerate(zip(packed, placements, strict=True), start=1):
+            _stamp_on_host(labels.numpy(), label, bits.numpy(), placement)
     else:
-        _stamp_densely(labels, label, packed, placement, tables)
+        _stamp_on_device(labels, packed, placements)
 
 
-def _stamp_densely(labels: Tensor, label: int, packed: Tensor, placement: Placement, tables: list[Tensor]) -> None:
-    """Every voxel takes the same way, so that a device never has to report back how many there are."""
-    along_x, along_y, along_z = tables
-    set_here, bit = None, None
-    for axis, (size, period, limit) in enumerate(zip(placement.crop, placement.period, placement.limits, strict=True)):
-        turns = (along_x[axis, :, None] + along_y[axis])[..., None] + along_z[axis]
-        inside = turns <= limit
-        index = _voxel(turns, period, size)
-        set_here = inside if set_here is None else set_here & inside
-        bit = index if bit is None else bit * size + index
-    bit = torch.where(set_here, bit, 0)
-    set_here = set_here & ((packed[bit >> 3] >> (bit & 7).to(torch.uint8)) & 1).bool()
-    labels.masked_fill_(set_here, label)
+def _stamp_on_device(labels: Tensor, packed: Sequence[Tensor], placements: Sequence[Placement]) -> None:
+    """Every voxel takes the same way, so that the device never has to report back how many are inside.
+
+    All templates travel in two copies, and the three axes share each kernel: a GPU's time goes into launches.
+    """
+    bits_of = upload(torch.cat(list(packed)), labels.device).split([len(bits) for bits in packed])
+    # The numbers of float32 are kept as bit patterns, so that one copy brings all tables.
+    constants = np.stack([_constants(placement) for placement in placements])
+    tables = np.stack([np.concatenate(placement.contributions, axis=1) for placement in placements])
+    constants, tables = upload(np.concatenate([constants, tables], axis=2), labels.device).split(
+        [constants.shape[2], tables.shape[2]], dim=2
+    )
+    along_x, along_y, along_z = tables.split(list(labels.shape), dim=2)
+    rows = along_x[..., None] + along_y[:, :, None]
+    for label, bits in enumerate(bits_of, start=1):
+        limit, last, stride, scale, half = constants[label - 1, :, :, None, None, None].unbind(1)
+        turns = rows[label - 1, ..., None] + along_z[label - 1, :, None, None, :]
+        inside = (turns <= limit).all(0)
+        # Outside the crop, too, this is an index that exists.
+        index = torch.minimum((turns * scale.view(torch.float32)).add_(half.view(torch.float32)).int(), last)
+        bit = index.mul_(stride).sum(0, dtype=torch.int32)
+        byte = bits.index_select(0, (bit >> 3).flatten()).view(bit.shape)
+        labels.masked_fill_(((byte >> (bit & 7).to(torch.uint8)) & 1).bool().logical_and_(inside), label)
 
 
-def _stamp_sparsely(labels: Tensor, label: int, packed: Tensor, placement: Placement, tables: list[Tensor]) -> None:
-    """Only voxels inside the crop are looked up; slabs of x keep the work inside a processor's cache."""
-    along_x, along_y, along_z = tables
+def _constants(placement: Placement) -> np.ndarray:
+    """(3, 5) int32 per input axis: last coordinate inside, last index, index stride, and as float32 bits voxels per unit, half a period."""
+    _, y, z = placement.crop
+    whole = np.array([placement.limits, np.subtract(placement.crop, 1), (y * z, z, 1)], dtype=np.int32)
+    period = np.array(placement.period, dtype=np.float64)
+    return np.concatenate([whole, np.array([period / TURN, period / 2], dtype=np.float32).view(np.int32)]).T
+
+
+def _stamp_on_host(labels: np.ndarray, label: int, packed: np.ndarray, placement: Placement) -> None:
+    """Only voxels inside the crop are looked up; slabs of x keep the work inside a processor's cache.
+
+    NumPy, since it compares and picks integers several times faster than PyTorch does on a CPU.
+    """
+    along_x, along_y, along_z = placement.contributions
     nx, ny, nz = labels.shape
     rows = along_x[:, :, None] + along_y[:, None, :]
-    flat = labels.view(-1)
     thickness = max(1, 2**17 // (ny * nz))
     for start in range(0, nx, thickness):
         slab = rows[:, start : start + thickness]
@@ -107,20 +127,14 @@ def _stamp_sparsely(labels: Tensor, label: int, packed: Tensor, placement: Place
         inside = turns[0] <= placement.limits[0]
         inside &= turns[1] <= placement.limits[1]
         inside &= turns[2] <= placement.limits[2]
-        # NumPy finds the few set voxels several times faster than torch.nonzero.
-        where = torch.from_numpy(np.flatnonzero(inside.numpy()))
+        where = np.flatnonzero(inside)
         if not len(where):
             continue
         bit = None
         for axis, (size, period) in enumerate(zip(placement.crop, placement.period, strict=True)):
-            index = _voxel(turns[axis].view(-1)[where], period, size)
-            bit = index if bit is None else bit * size + index
-        is_set = (packed[bit >> 3] >> (bit & 7).to(torch.uint8)) & 1
-        where += start * ny * nz
-        flat[where] = torch.where(is_set.bool(), label, flat[where])
-
-
-def _voxel(turns: Tensor, period: int, size: int) -> Tensor:
-    """Index in the crop, int32, of coordinates inside it (elsewhere: anything in range)."""
-    # float32 keeps 24 bits, about 1e-4 voxel at worst; the upper clamp catches what it rounds up.
-    return (turns * (period / TURN) + period / 2).int().clamp_(max=size - 1)
+            # float32 keeps 24 bits, 1e-4 voxel at worst; the minimum catches what it rounds up at the crop's far side.
+            position = turns[axis].ravel().take(where).astype(np.float32) * np.float32(period / TURN) + np.float32(period / 2)
+            index = np.minimum(position.astype(np.int32), size - 1)
+            bit = index if bit is None else bit * np.int32(size) + index
+        is_set = (packed.take(bit >> 3) >> (bit & 7).astype(np.uint8)) & 1
+        labels[start : start + thickness].reshape(-1)[where[is_set.view(np.bool_)]] = label
