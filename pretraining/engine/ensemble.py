@@ -119,11 +119,13 @@ def place_published(affine: np.ndarray, crop: Shape, shape: Shape) -> Placement:
 def place_paper(affine: np.ndarray, crop: Shape, shape: Shape) -> Placement:
     """Centre-crop or pad the template to the volume's shape and map about the centre; nothing re-enters."""
     middle = (np.array(shape) - 1) / 2
-    offset = tuple((size - n) // 2 for size, n in zip(shape, crop, strict=True))
-    # A template that is larger than the volume is not cut but shows at most 1.5 volumes of itself: the map may reach past the cut.
-    reach = np.abs(affine[:, :3]) @ np.array(shape) + np.abs(affine[:, 3]) + np.array(shape)
-    period = tuple(int(2 * r) + n for r, n in zip(reach, crop, strict=True))
-    return place(about(affine, middle, middle), crop=crop, offset=offset, period=period, shape=shape)
+    count = tuple(min(n, size) for n, size in zip(crop, shape, strict=True))
+    first = tuple((n - used) // 2 for n, used in zip(crop, count, strict=True))
+    offset = tuple((size - used) // 2 for size, used in zip(shape, count, strict=True))
+    # A period longer than any distance within the mapped volume: the repetition is never seen.
+    reach = np.abs(affine[:, :3]) @ np.array(shape) + 2 * np.abs(affine[:, 3]) + np.array(shape)
+    period = tuple(2 * int(r) for r in reach)
+    return place(about(affine, middle, middle), crop=crop, offset=offset, period=period, shape=shape, first=first, count=count)
 
 
 PLACEMENTS = {"published": place_published, "paper": place_paper}

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from pretraining.engine.upload import upload
 
+Triple = tuple[int, int, int]
+
 TURN = 2**32
 """One period in fixed point."""
 
@@ -26,20 +28,31 @@ class Placement:
 
     crop: tuple[int, int, int]
     """Shape of the template's bounding box, voxels."""
+    first: tuple[int, int, int]
+    """Index in the crop of the first voxel that is used."""
+    count: tuple[int, int, int]
+    """How many voxels of the crop are used from there on."""
     period: tuple[int, int, int]
     """Distance after which the padded template repeats, voxels."""
     contributions: tuple[np.ndarray, np.ndarray, np.ndarray]
     """Per output axis, (3, X), (3, Y), (3, Z) int32: what each index adds to the three input coordinates, in 1/2**32 of a
-    period, -2**31 standing for the first voxel of the crop."""
+    period, -2**31 standing for the first voxel that is used."""
 
     @property
     def limits(self) -> list[int]:
-        """Per input axis, the greatest fixed-point coordinate inside the crop, in int32."""
-        return [-(-n * TURN // p) - TURN // 2 - 1 for n, p in zip(self.crop, self.period, strict=True)]
+        """Per input axis, the greatest fixed-point coordinate of a voxel that is used, in int32."""
+        return [-(-n * TURN // p) - TURN // 2 - 1 for n, p in zip(self.count, self.period, strict=True)]
 
 
 def place(
-    matrix: np.ndarray, *, crop: tuple[int, ...], offset: tuple[int, ...], period: tuple[int, ...], shape: tuple[int, ...]
+    matrix: np.ndarray,
+    *,
+    crop: Triple,
+    offset: Triple,
+    period: Triple,
+    shape: Triple,
+    first: Triple = (0, 0, 0),
+    count: Triple | None = None,
 ) -> Placement:
     """Prepare a lookup.
 
@@ -47,9 +60,10 @@ def place(
     ----------
     matrix : (3, 4), from output index to index in the padded template.
     crop : shape of the template's bounding box, voxels.
-    offset : zero voxels before the crop along each axis (negative: voxels of the crop cut away), voxels.
+    offset : index of the crop's first used voxel in the padded template.
     period : after how many voxels the padded template repeats.
     shape : of the output, voxels.
+    first, count : the part of the crop that is used, by default all of it.
     """
     turns_per_voxel = TURN / np.asarray(period, dtype=np.float64)
     # Half a voxel turns "the nearest" into "the voxel that we are in".
@@ -60,7 +74,7 @@ def place(
         if axis == 0:
             steps = steps + origin[:, None]
         contributions.append((np.rint(steps).astype(np.int64) % TURN).astype(np.uint32).view(np.int32))
-    return Placement(crop=tuple(crop), period=tuple(period), contributions=tuple(contributions))
+    return Placement(crop=crop, first=first, count=count or crop, period=period, contributions=tuple(contributions))
 
 
 def stamp(labels: Tensor, packed: Sequence[Tensor], placements: Sequence[Placement]) -> None:
@@ -94,22 +108,23 @@ def _stamp_on_device(labels: Tensor, packed: Sequence[Tensor], placements: Seque
     along_x, along_y, along_z = tables.split(list(labels.shape), dim=2)
     rows = along_x[..., None] + along_y[:, :, None]
     for label, bits in enumerate(bits_of, start=1):
-        limit, last, stride, scale, half = constants[label - 1, :, :, None, None, None].unbind(1)
+        limit, last, stride, scale, offset = constants[label - 1, :, :, None, None, None].unbind(1)
         turns = rows[label - 1, ..., None] + along_z[label - 1, :, None, None, :]
         inside = (turns <= limit).all(0)
         # Outside the crop, too, this is an index that exists.
-        index = torch.minimum((turns * scale.view(torch.float32)).add_(half.view(torch.float32)).int(), last)
+        index = torch.minimum((turns * scale.view(torch.float32)).add_(offset.view(torch.float32)).int(), last)
         bit = index.mul_(stride).sum(0, dtype=torch.int32)
         byte = bits.index_select(0, (bit >> 3).flatten()).view(bit.shape)
         labels.masked_fill_(((byte >> (bit & 7).to(torch.uint8)) & 1).bool().logical_and_(inside), label)
 
 
 def _constants(placement: Placement) -> np.ndarray:
-    """(3, 5) int32 per input axis: last coordinate inside, last index, index stride, and as float32 bits voxels per unit, half a period."""
+    """(3, 5) int32, per input axis: last coordinate inside, last index, index stride; as float32 bits, scale and offset to an index."""
+    last = np.add(placement.first, placement.count) - 1
     _, y, z = placement.crop
-    whole = np.array([placement.limits, np.subtract(placement.crop, 1), (y * z, z, 1)], dtype=np.int32)
+    whole = np.array([placement.limits, last, (y * z, z, 1)], dtype=np.int32)
     period = np.array(placement.period, dtype=np.float64)
-    return np.concatenate([whole, np.array([period / TURN, period / 2], dtype=np.float32).view(np.int32)]).T
+    return np.concatenate([whole, np.array([period / TURN, period / 2 + placement.first], dtype=np.float32).view(np.int32)]).T
 
 
 def _stamp_on_host(labels: np.ndarray, label: int, packed: np.ndarray, placement: Placement) -> None:
@@ -120,6 +135,7 @@ def _stamp_on_host(labels: np.ndarray, label: int, packed: np.ndarray, placement
     along_x, along_y, along_z = placement.contributions
     nx, ny, nz = labels.shape
     rows = along_x[:, :, None] + along_y[:, None, :]
+    used = list(zip(placement.crop, placement.first, placement.count, placement.period, strict=True))
     thickness = max(1, 2**17 // (ny * nz))
     for start in range(0, nx, thickness):
         slab = rows[:, start : start + thickness]
@@ -131,10 +147,10 @@ def _stamp_on_host(labels: np.ndarray, label: int, packed: np.ndarray, placement
         if not len(where):
             continue
         bit = None
-        for axis, (size, period) in enumerate(zip(placement.crop, placement.period, strict=True)):
+        for axis, (size, first, count, period) in enumerate(used):
             # float32 keeps 24 bits, 1e-4 voxel at worst; the minimum catches what it rounds up at the crop's far side.
-            position = turns[axis].ravel().take(where).astype(np.float32) * np.float32(period / TURN) + np.float32(period / 2)
-            index = np.minimum(position.astype(np.int32), size - 1)
+            position = turns[axis].ravel().take(where).astype(np.float32) * np.float32(period / TURN) + np.float32(period / 2 + first)
+            index = np.minimum(position.astype(np.int32), first + count - 1)
             bit = index if bit is None else bit * np.int32(size) + index
         is_set = (packed.take(bit >> 3) >> (bit & 7).astype(np.uint8)) & 1
         labels[start : start + thickness].reshape(-1)[where[is_set.view(np.bool_)]] = label

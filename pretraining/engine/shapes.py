@@ -33,8 +33,8 @@ def procedural_bank(count: int = 160, seed: int = 0) -> TemplateBank:
 
 
 def procedural_shape(kind: str, generator: Generator) -> Tensor:
-    """Draw one shape of a kind in ``KINDS``: (X, Y, Z) bool with at least one voxel set, 24 to 88 voxels a side."""
-    side = integer(12, 44, generator) * 2
+    """Draw one shape of a kind in ``KINDS``: (X, Y, Z) bool with at least one voxel set, within 28 to 104 voxels a side."""
+    side = integer(14, 52, generator) * 2
     shape = (side, side, side)
     line = torch.linspace(-1.0, 1.0, side)
     points = torch.stack(torch.meshgrid(line, line, line, indexing="ij"))
