@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import re
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -153,7 +155,7 @@ def read_labels(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
         raise Rejected(f"expected a volume with three dimensions and one value per voxel, found shape and values per voxel {shape}")
     array = SimpleITK.GetArrayFromImage(image).T
     if array.dtype.kind == "f":
-        if not np.isfinite(array).all():
+        if not np.isfinite(array).all() or _nifti_hides_nan(path):
             raise Rejected("expected labels, found NaN or infinity")
         if (array != np.rint(array)).any():
             raise Rejected("expected labels, found numbers that are not whole: an intensity image")
@@ -163,6 +165,25 @@ def read_labels(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
     if array.max() > LABEL_LIMIT and len(np.unique(array)) > LABEL_LIMIT:
         raise Rejected(f"expected labels, found more than {LABEL_LIMIT} distinct values: an intensity image")
     return array, image.GetSpacing()
+
+
+def _nifti_hides_nan(path: Path) -> bool:
+    """Whether a NIfTI file of floating-point numbers holds NaN or infinity, which ITK's reader silently turns into 0."""
+    if not path.name.endswith((".nii", ".nii.gz")):
+        return False
+    with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
+        content = file.read()
+    order = "<" if content[:4] in (struct.pack("<i", 348), struct.pack("<i", 540)) else ">"
+    if struct.unpack_from(order + "i", content)[0] == 540:
+        (kind,), (start,) = struct.unpack_from(order + "h", content, 12), struct.unpack_from(order + "q", content, 168)
+    else:
+        (kind,), (start,) = struct.unpack_from(order + "h", content, 70), struct.unpack_from(order + "f", content, 108)
+    float_type = {16: "f4", 64: "f8"}.get(kind)
+    if float_type is None:
+        return False
+    values = content[int(start) :]
+    whole = len(values) // int(float_type[1]) * int(float_type[1])
+    return not bool(np.isfinite(np.frombuffer(values[:whole], dtype=order + float_type)).all())
 
 
 def _merge(masks: dict[str, np.ndarray], organ: str, mask: np.ndarray) -> None:
