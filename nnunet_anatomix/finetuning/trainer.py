@@ -18,6 +18,7 @@ from torch import nn
 from torch.optim import Adam, Optimizer
 
 from nnunet_anatomix.finetuning.augmentation import initial_patch_size, modalities_of, table9
+from nnunet_anatomix.finetuning.labels import require_foreground
 from nnunet_anatomix.finetuning.network import AnatomixNetwork
 from nnunet_anatomix.finetuning.recipe import recipe_of, whole_number
 from nnunet_anatomix.finetuning.schedule import CosinePerIteration
@@ -71,8 +72,7 @@ class AnatomixTrainer(nnUNetTrainer):
         # nnU-Net's constructor makes the output folder: what can be checked is checked before.
         self.recipe = recipe_of(plans)
         self.seed = whole_number("ANATOMIX_SEED", os.environ, least=0)
-        if not any(value not in (0, [0]) for name, value in dataset_json["labels"].items() if name != "ignore"):
-            raise InputError(f"{plans['dataset_name']} has no foreground label in dataset.json; few-shot training needs one")
+        require_foreground(plans["dataset_name"], dataset_json["labels"])
         if configuration not in plans["configurations"]:
             raise InputError(f"{plans['plans_name']} has no configuration '{configuration}'; it has {sorted(plans['configurations'])}")
         backbone_of(PlansManager(plans).get_configuration(configuration))
