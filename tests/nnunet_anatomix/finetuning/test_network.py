@@ -1,0 +1,85 @@
+"""The network takes any patch and any intensity scale."""
+
+from __future__ import annotations
+
+import pydoc
+from contextlib import nullcontext
+
+import pytest
+import torch
+
+from nnunet_anatomix.finetuning import network as module
+from nnunet_anatomix.finetuning.network import AnatomixNetwork, margins, rescaled
+from pretraining.errors import InputError
+
+SMALL = {"width": 4, "out_channels": 4}
+
+
+@pytest.fixture
+def float32(monkeypatch):
+    """Without bfloat16, so that small differences can be seen."""
+    monkeypatch.setattr(module, "reduced_precision", lambda device: nullcontext())
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 40, 17), (40, 56, 40), (64, 32, 48), (33, 2, 95)])
+def test_any_patch_size_gives_logits_of_its_size(shape):
+    logits = AnatomixNetwork(2, 3, **SMALL)(torch.randn(2, 2, *shape))
+    assert logits.shape == (2, 3, *shape)
+    assert logits.dtype == torch.float32 and logits.isfinite().all()
+
+
+@pytest.mark.parametrize("side, total", [(1, 31), (31, 1), (32, 0), (33, 15), (40, 8), (48, 0)])
+def test_margins_reach_the_next_multiple_and_the_least_side(side, total):
+    ((before, after),) = margins((side,), 16, 32)
+    assert before + after == total and 0 <= after - before <= 1
+
+
+@pytest.mark.parametrize("shape", [(40, 33, 17), (1, 5, 64)])
+def test_logits_lie_where_their_voxels_are(shape):
+    net = AnatomixNetwork(1, 1, out_channels=1)
+    net.backbone.forward = lambda x: x
+    torch.nn.init.ones_(net.head.weight)
+    torch.nn.init.zeros_(net.head.bias)
+    x = torch.randn(2, 1, *shape)
+    assert torch.equal(net(x), rescaled(x))
+
+
+def test_scale_and_offset_of_a_channel_do_not_matter(float32):
+    net = AnatomixNetwork(2, 3, **SMALL).eval()
+    x = torch.rand(2, 2, 32, 32, 48)
+    gain, offset = torch.tensor([3.0, 200.0]).view(1, 2, 1, 1, 1), torch.tensor([-7.0, 1000.0]).view(1, 2, 1, 1, 1)
+    torch.testing.assert_close(net(x * gain + offset), net(x), atol=1e-3, rtol=1e-3)
+
+
+def test_rescaling_is_per_sample_and_channel_and_survives_constants():
+    x = torch.rand(2, 3, 4, 5, 6) * torch.arange(1, 7).view(2, 3, 1, 1, 1) - 9
+    x[1, 2] = 4.0
+    scaled = rescaled(x)
+    assert scaled.amin() == 0 and scaled.isfinite().all()
+    assert torch.equal(scaled.amax((2, 3, 4)), torch.tensor([[1.0, 1, 1], [1, 1, 0]]))
+
+
+def test_plans_find_the_network_by_its_dotted_path():
+    assert pydoc.locate("nnunet_anatomix.finetuning.network.AnatomixNetwork") is AnatomixNetwork
+
+
+def test_stock_code_may_switch_deep_supervision():
+    net = AnatomixNetwork(1, 2, **SMALL)
+    net.decoder.deep_supervision = True
+    assert net(torch.rand(1, 1, 32, 32, 32)).shape == (1, 2, 32, 32, 32)
+    assert not any(name.startswith("decoder") for name in net.state_dict())
+
+
+@pytest.mark.parametrize(
+    "build, message",
+    [
+        (lambda: AnatomixNetwork(1, 2, deep_supervision=True), "nnUNetTrainerNoDeepSupervision"),
+        (lambda: AnatomixNetwork(1, 2, depth=4), "unknown keys"),
+        (lambda: AnatomixNetwork(1, 2, pooling="median"), "pooling"),
+        (lambda: AnatomixNetwork(1, 2, **SMALL)(torch.rand(1, 1, 32, 32)), "3D"),
+    ],
+)
+def test_what_cannot_work_is_said_in_one_line(build, message):
+    with pytest.raises(InputError, match=message) as caught:
+        build()
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,104 @@
+"""The plan's block, its defaults and its schedule."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch.optim import Adam
+
+from nnunet_anatomix.finetuning.planning import load_template
+from nnunet_anatomix.finetuning.recipe import Recipe, recipe_of
+from nnunet_anatomix.finetuning.schedule import CosinePerIteration, half_cosine
+from nnunet_anatomix.finetuning.splits import few_shot_splits
+from pretraining.backbone.unet import UNetConfig
+from pretraining.config import to_dict
+from pretraining.errors import InputError
+
+
+def test_shipped_plan_says_what_the_defaults_say():
+    template = load_template()
+    assert template.anatomix == Recipe() and template.backbone == UNetConfig()
+
+
+def test_defaults_are_the_papers():
+    recipe = Recipe()
+    assert (recipe.iterations, recipe.epochs, recipe.optimizer.learning_rate) == (37_500, 150, 2e-4)
+
+
+@pytest.mark.parametrize("iterations, epochs", [(1, 1), (20, 1), (250, 1), (251, 2), (600, 3), (37_500, 150)])
+def test_exactly_the_wished_iterations_run(iterations, epochs):
+    recipe = recipe_of({}, {"ANATOMIX_ITERATIONS": str(iterations)})
+    steps = [recipe.iterations_in(epoch) for epoch in range(recipe.epochs)]
+    assert len(steps) == epochs and sum(steps) == iterations and min(steps) >= 1
+
+
+def test_environment_goes_before_the_plan():
+    plan = {"anatomix": {"iterations": 100, "optimizer": {"learning_rate": 1e-3}}}
+    assert recipe_of(plan, {}).iterations == 100
+    changed = recipe_of(plan, {"ANATOMIX_ITERATIONS": "7"})
+    assert changed.iterations == 7 and changed.optimizer.learning_rate == 1e-3
+
+
+def test_recipe_survives_json():
+    assert recipe_of({"anatomix": to_dict(Recipe())}, {}) == Recipe()
+
+
+@pytest.mark.parametrize(
+    "block, environment, message",
+    [
+        ({"iteration": 5}, {}, "unknown keys"),
+        ({"iterations": 0}, {}, "iterations"),
+        ({"iterations": "many"}, {}, "iterations"),
+        ({"optimizer": {"learning_rate": -1.0}}, {}, "learning_rate"),
+        ({"augmentation": {"gamma": [0.0, 1.0]}}, {}, "gamma"),
+        ({}, {"ANATOMIX_ITERATIONS": "1.5"}, "ANATOMIX_ITERATIONS"),
+        ({}, {"ANATOMIX_ITERATIONS": "0"}, "ANATOMIX_ITERATIONS"),
+    ],
+)
+def test_nonsense_is_refused_by_name(block, environment, message):
+    with pytest.raises(InputError, match=message):
+        recipe_of({"anatomix": block}, environment)
+
+
+def rates(steps_per_epoch: list[int], iterations: int, resume_at: int = 0) -> list[float]:
+    """Learning rates as nnU-Net would use them, from epoch ``resume_at``."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = Adam([parameter], 0.5)
+    schedule, seen = CosinePerIteration(optimizer, iterations, steps_per_epoch[0]), []
+    if resume_at:
+        optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for epoch in range(resume_at, len(steps_per_epoch)):
+        schedule.step(epoch)
+        for _ in range(steps_per_epoch[epoch]):
+            seen.append(optimizer.param_groups[0]["lr"])
+            parameter.grad = torch.ones(1)
+            optimizer.step()
+    return seen
+
+
+def test_rate_falls_along_a_half_cosine_within_an_epoch_too():
+    seen = rates([4, 4, 2], 10)
+    assert seen == pytest.approx([0.5 * half_cosine(step / 10) for step in range(10)])
+    assert seen[0] == 0.5 and half_cosine(1.0) == pytest.approx(0) and half_cosine(0.5) == pytest.approx(0.5)
+
+
+def test_a_continued_run_joins_the_curve():
+    assert rates([4, 4, 2], 10, resume_at=1) == rates([4, 4, 2], 10)[4:]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_few_cases_are_left_out_one_by_one(count):
+    cases = [f"case_{number}" for number in reversed(range(count))]
+    splits = few_shot_splits(cases)
+    assert len(splits) == count and [fold["val"] for fold in splits] == [[case] for case in sorted(cases)]
+    for fold in splits:
+        assert set(fold["train"]) | set(fold["val"]) == set(cases)
+        assert count == 1 or not set(fold["train"]) & set(fold["val"])
+
+
+@pytest.mark.parametrize("count", [0, 5, 6])
+def test_other_counts_are_not_for_leave_one_out(count):
+    with pytest.raises(InputError, match=f"found {count}"):
+        few_shot_splits([str(number) for number in range(count)])

@@ -1,0 +1,61 @@
+"""Pretrained weights reach the segmentation network whole, or not at all."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nnunet_anatomix.finetuning.network import AnatomixNetwork
+from nnunet_anatomix.finetuning.recipe import Recipe
+from nnunet_anatomix.finetuning.transfer import start_from, weights_of
+from pretraining.backbone.unet import UNet, UNetConfig
+from pretraining.backbone.weights import load_weights, save_weights
+from pretraining.errors import InputError
+
+
+def test_only_the_head_stays_random(weights_file):
+    weights, net = load_weights(weights_file), AnatomixNetwork(1, 3)
+    report = start_from(weights, net)
+    assert report.missing == ("head.weight", "head.bias") and not report.unexpected and not report.adapted
+    assert len(report.loaded) == len(weights.state)
+    assert all(torch.equal(tensor, net.backbone.state_dict()[name]) for name, tensor in weights.state.items())
+
+
+def test_equal_channels_answer_as_one_did(weights_file):
+    weights, x = load_weights(weights_file), torch.rand(1, 1, 32, 32, 32)
+    one, three = AnatomixNetwork(1, 2), AnatomixNetwork(3, 2)
+    start_from(weights, one)
+    report = start_from(weights, three)
+    assert report.adapted == ("backbone.stem.conv.weight",)
+    torch.testing.assert_close(three.backbone(x.expand(-1, 3, -1, -1, -1)), one.backbone(x), atol=1e-4, rtol=1e-4)
+
+
+def test_another_architecture_is_refused_and_nothing_is_copied(weights_file):
+    net = AnatomixNetwork(1, 2, width=8)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    with pytest.raises(InputError, match="shape"):
+        start_from(load_weights(weights_file), net)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
+def test_a_file_swapped_after_planning_is_refused(weights_file, tmp_path, monkeypatch):
+    monkeypatch.delenv("ANATOMIX_WEIGHTS", raising=False)
+    recipe = Recipe(weights=str(weights_file), sha256=load_weights(weights_file).sha256)
+    assert weights_of(recipe)[1].sha256 == recipe.sha256
+    other = tmp_path / "other.safetensors"
+    save_weights(other, UNet().state_dict(), UNetConfig(), {})
+    with pytest.raises(InputError, match="has changed since the plan was made"):
+        weights_of(Recipe(weights=str(other), sha256=recipe.sha256))
+    monkeypatch.setenv("ANATOMIX_WEIGHTS", str(other))
+    assert weights_of(recipe)[0] == str(other)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a tensor file"])
+def test_missing_and_corrupt_weights_are_one_clear_line(content, tmp_path, monkeypatch):
+    path = tmp_path / "weights.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    monkeypatch.setenv("ANATOMIX_WEIGHTS", str(path))
+    with pytest.raises(InputError, match=r"weights\.safetensors") as caught:
+        weights_of(Recipe())
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,209 @@
+"""AnatomixTrainer inside stock nnU-Net, on real preprocessed scans."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_anatomix.finetuning.stopping import StoppedByInput
+from nnunet_anatomix.finetuning.trainer import AnatomixTrainer, AnatomixTrainerScratch
+from pretraining.backbone.weights import load_weights
+from pretraining.errors import InputError
+
+NAME = "Dataset901_Hippocampus"
+
+
+@pytest.fixture
+def hippocampus(nnunet, planned_hippocampus, weights_file, monkeypatch):
+    """nnU-Net's folders with the planned Dataset901, and weights."""
+    shutil.copytree(planned_hippocampus / NAME, nnunet.preprocessed / NAME)
+    monkeypatch.setenv("ANATOMIX_WEIGHTS", str(weights_file))
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    return nnunet
+
+
+def trainer_of(folders, kind=AnatomixTrainer, plans="nnUNetAnatomixPlans", fold=0, resume=False, edit=None) -> nnUNetTrainer:
+    base = folders.preprocessed / NAME
+    plan, description = (json.loads((base / f"{name}.json").read_text()) for name in (plans, "dataset"))
+    plan["continue_training"] = resume
+    if edit:
+        edit(plan, description)
+    return kind(plan, "3d_fullres", fold, description, torch.device("cpu"))
+
+
+def log_of(trainer) -> str:
+    with open(trainer.log_file) as file:
+        return file.read()
+
+
+@pytest.mark.parametrize("plans", ["nnUNetPlans", "nnUNetAnatomixPlans"])
+def test_training_and_stock_prediction_see_the_same_numbers(hippocampus, plans):
+    trainer = trainer_of(hippocampus, plans=plans)
+    trainer.on_train_start()
+    batch = next(trainer.dataloader_val)
+    trainer.train_step(batch)
+    trainer.on_train_end()
+
+    # Without tile weights, whose tiny corners would not survive nnU-Net's half-precision sums.
+    predictor = nnUNetPredictor(use_gaussian=False, device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(trainer.output_folder_base, (0,))
+    assert predictor.allowed_mirroring_axes is None
+    patch = batch["data"][0]
+    trainer.network.eval()
+    with torch.no_grad():
+        expected = trainer.network(patch[None])[0]
+    found = predictor.predict_logits_from_preprocessed_data(patch)
+    torch.testing.assert_close(found.float(), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_only_the_head_is_random_and_the_log_says_so(hippocampus, weights_file):
+    trainer = trainer_of(hippocampus, plans="nnUNetPlans")
+    trainer.initialize()
+    weights = load_weights(weights_file)
+    assert all(torch.equal(tensor, trainer.network.backbone.state_dict()[name]) for name, tensor in weights.state.items())
+    log = log_of(trainer)
+    assert weights.sha256 in log and "2 missing (head.weight, head.bias)" in log
+
+
+def test_scratch_differs_in_nothing_but_the_weights(hippocampus, weights_file, monkeypatch):
+    monkeypatch.setenv("ANATOMIX_SEED", "3")
+    pretrained = trainer_of(hippocampus)
+    pretrained.initialize()
+    monkeypatch.setenv("ANATOMIX_WEIGHTS", "/nowhere")
+    scratch, again = trainer_of(hippocampus, AnatomixTrainerScratch), trainer_of(hippocampus, AnatomixTrainerScratch)
+    scratch.initialize()
+    again.initialize()
+    assert torch.equal(scratch.network.head.weight, pretrained.network.head.weight)
+    assert torch.equal(scratch.network.backbone.stem.conv.weight, again.network.backbone.stem.conv.weight)
+    assert not torch.equal(scratch.network.backbone.stem.conv.weight, pretrained.network.backbone.stem.conv.weight)
+    assert "pretrained weights" not in log_of(scratch)
+
+
+def test_recipe_reaches_nnunet(hippocampus, monkeypatch):
+    monkeypatch.setenv("ANATOMIX_ITERATIONS", "260")
+    trainer = trainer_of(hippocampus)
+    trainer.initialize()
+    assert (trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch) == (2, 250, 50)
+    assert trainer.batch_size == 4 and not trainer.enable_deep_supervision
+    assert isinstance(trainer.optimizer, torch.optim.Adam) and trainer.optimizer.param_groups[0]["lr"] == 2e-4
+    trainer.current_epoch = 1
+    trainer.on_train_epoch_start()
+    assert trainer.num_iterations_per_epoch == 10
+
+
+def test_same_seed_same_batches_and_same_losses(hippocampus, monkeypatch):
+    monkeypatch.setenv("ANATOMIX_SEED", "11")
+
+    def losses() -> list[float]:
+        trainer = trainer_of(hippocampus, plans="nnUNetPlans")
+        trainer.on_train_start()
+        trainer.on_train_epoch_start()
+        return [float(trainer.train_step(next(trainer.dataloader_train))["loss"]) for _ in range(2)]
+
+    assert losses() == losses()
+
+
+def test_a_checkpoint_continues_without_the_weights_file(hippocampus, monkeypatch):
+    trainer = trainer_of(hippocampus)
+    trainer.initialize()
+    trainer.current_epoch = 3
+    for key in ("mean_fg_dice", "train_losses", "val_losses", "lrs", "epoch_start_timestamps", "epoch_end_timestamps"):
+        trainer.logger.log(key, 0.5, 0)
+    checkpoint = f"{trainer.output_folder}/checkpoint_latest.pth"
+    trainer.save_checkpoint(checkpoint)
+    monkeypatch.setenv("ANATOMIX_WEIGHTS", "/nowhere")
+    resumed = trainer_of(hippocampus, resume=True)
+    resumed.load_checkpoint(checkpoint)
+    assert resumed.current_epoch == 4
+    assert torch.equal(resumed.network.head.weight, trainer.network.head.weight)
+    resumed.on_train_epoch_start()
+    assert resumed.optimizer.param_groups[0]["lr"] == pytest.approx(2e-4 * 0.5 * (1 + np.cos(np.pi * 4 / 150)))
+
+
+def test_a_failing_write_leaves_the_old_checkpoint(hippocampus, monkeypatch):
+    trainer = trainer_of(hippocampus)
+    trainer.initialize()
+    checkpoint = f"{trainer.output_folder}/checkpoint_latest.pth"
+    trainer.save_checkpoint(checkpoint)
+
+    def dying(content, path):
+        with open(path, "wb") as file:
+            file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr("nnunetv2.training.nnUNetTrainer.nnUNetTrainer.torch.save", dying)
+    with pytest.raises(OSError, match="disk full"):
+        trainer.save_checkpoint(checkpoint)
+    monkeypatch.undo()
+    assert "network_weights" in torch.load(checkpoint, weights_only=False)
+    assert [path.name for path in hippocampus.results.rglob("*.pth")] == ["checkpoint_latest.pth"]
+
+
+@pytest.mark.parametrize("count, folds", [(1, 1), (2, 2), (3, 3)])
+def test_few_cases_get_their_folds(hippocampus, count, folds):
+    folder = hippocampus.preprocessed / NAME / "nnUNetAnatomixPlans_3d_fullres"
+    for case in sorted({path.name.split(".")[0].removesuffix("_seg") for path in folder.iterdir()})[count:]:
+        for path in folder.glob(f"{case}*"):
+            path.unlink()
+    trainer = trainer_of(hippocampus, fold=folds - 1)
+    train, validation = trainer.do_split()
+    assert len(train) == max(1, count - 1) and len(validation) == 1
+    assert len(json.loads((hippocampus.preprocessed / NAME / "splits_final.json").read_text())) == folds
+    assert ("says nothing about new scans" in log_of(trainer)) == (count == 1)
+    (hippocampus.preprocessed / NAME / "splits_final.json").unlink()
+    with pytest.raises(InputError, match=f"fold {folds} does not exist"):
+        trainer_of(hippocampus, fold=folds).do_split()
+    everything, _ = trainer_of(hippocampus, fold="all").do_split()
+    assert len(everything) == count
+
+
+def test_stock_trainers_run_the_plan_without_deep_supervision(hippocampus):
+    from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainerNoDeepSupervision import nnUNetTrainerNoDeepSupervision
+
+    trainer_of(hippocampus).do_split()
+    trainer = trainer_of(hippocampus, nnUNetTrainerNoDeepSupervision)
+    trainer.on_train_start()
+    assert np.isfinite(trainer.train_step(next(trainer.dataloader_train))["loss"])
+
+
+def _drop_3d(plan, description):
+    plan["configurations"]["3d_fullres"]["patch_size"] = [40, 40]
+
+
+def _no_labels(plan, description):
+    description["labels"] = {"background": 0}
+
+
+def _unknown_key(plan, description):
+    plan["anatomix"]["iteration"] = 3
+
+
+def _rename(plan, description):
+    plan["configurations"] = {"2d": plan["configurations"]["3d_fullres"]}
+
+
+@pytest.mark.parametrize(
+    "edit, environment, message",
+    [
+        (_drop_3d, {}, "is 3D"),
+        (_no_labels, {}, "no foreground label"),
+        (_unknown_key, {}, "unknown keys"),
+        (_rename, {}, "no configuration '3d_fullres'"),
+        (None, {"ANATOMIX_WEIGHTS": "/nowhere/weights.safetensors"}, "no such file"),
+        (None, {"ANATOMIX_ITERATIONS": "-3"}, "ANATOMIX_ITERATIONS"),
+        (None, {"ANATOMIX_SEED": "one"}, "ANATOMIX_SEED"),
+    ],
+)
+def test_bad_input_stops_in_one_line_before_anything_is_written(edit, environment, message, hippocampus, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(StoppedByInput, match=message) as caught:
+        trainer_of(hippocampus, edit=edit)
+    assert isinstance(caught.value, InputError) and isinstance(caught.value, SystemExit)
+    assert "\n" not in str(caught.value.code) and not list(hippocampus.results.iterdir())

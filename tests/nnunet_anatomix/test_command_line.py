@@ -1,0 +1,30 @@
+"""``nnunet-anatomix`` explains itself and fails in one line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+def run(*arguments: str, **options) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "nnunet_anatomix.cli", *arguments], capture_output=True, text=True, check=False, **options)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["plan", "--help"]])
+def test_every_command_has_help(arguments):
+    result = run(*arguments)
+    assert result.returncode == 0 and "usage: nnunet-anatomix" in result.stdout
+
+
+def test_flags_are_spelled_as_in_nnunet():
+    text = run("plan", "--help").stdout
+    assert all(flag in text for flag in ("-d ", "--iterations", "--weights", "-overwrite_plans_name"))
+
+
+def test_bad_input_is_one_line_and_a_non_zero_exit(nnunet):
+    result = run("plan", "-d", "77")
+    assert result.returncode == 1
+    assert "no single dataset '77'" in result.stderr.splitlines()[-1] and "Traceback" not in result.stderr
+    assert not list(nnunet.preprocessed.iterdir())

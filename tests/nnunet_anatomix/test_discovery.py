@@ -1,0 +1,90 @@
+"""A plain ``pip install`` lets stock nnU-Net find our trainers, with no variable to set."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SHOW = "import os, sys; print(os.environ.get('nnUNet_extTrainer', '')); print('torch' in sys.modules or 'nnunet_anatomix' in sys.modules)"
+
+
+@pytest.fixture(scope="module", params=["plain", "editable"])
+def environment(request, tmp_path_factory) -> tuple[Path, Path, Path]:
+    """Interpreter and site-packages of a fresh environment with nnunet-anatomix installed, and the folder of its trainers.
+
+    Everything else is borrowed from the environment of the tests.
+    """
+    folder = tmp_path_factory.mktemp(request.param)
+    source = folder / "source"
+    source.mkdir()
+    for name in ("nnunet_anatomix", "pretraining", "plans"):
+        shutil.copytree(REPOSITORY / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "NOTICE"):
+        shutil.copy(REPOSITORY / name, source)
+    venv.create(folder / "env", with_pip=False)
+    windows = os.name == "nt"
+    python = folder / "env" / ("Scripts/python.exe" if windows else "bin/python")
+    query = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    site = Path(subprocess.run([python, "-c", query], check=True, capture_output=True, text=True).stdout.strip())
+    # Paths that are merely listed: the .pth files inside, our own among them, are not read.
+    (site / "borrowed.pth").write_text("\n".join(path for path in sys.path if Path(path).name == "site-packages"))
+    options = ["--no-deps", "--no-build-isolation", "--ignore-installed", "--quiet", "--disable-pip-version-check"]
+    target = ["--editable", str(source)] if request.param == "editable" else [str(source)]
+    subprocess.run([python, "-m", "pip", "install", *options, *target], check=True, cwd=folder)
+    package = source if request.param == "editable" else site
+    return python, site, package / "nnunet_anatomix" / "trainers"
+
+
+def run(python: Path, code: str, folder: Path, trainers: str | None = None) -> subprocess.CompletedProcess:
+    variables = {name: value for name, value in os.environ.items() if name not in ("nnUNet_extTrainer", "PYTHONPATH")}
+    variables |= {} if trainers is None else {"nnUNet_extTrainer": trainers}
+    return subprocess.run([python, "-c", code], env=variables, cwd=folder, capture_output=True, text=True, check=True)
+
+
+def test_trainers_are_announced_without_importing_anything_heavy(environment, tmp_path):
+    python, _, trainers = environment
+    assert run(python, SHOW, tmp_path).stdout.splitlines() == [str(trainers), "False"]
+
+
+def test_the_users_folders_stay_in_front_and_nothing_is_said_twice(environment, tmp_path):
+    python, _, trainers = environment
+    expected = os.pathsep.join(["/mine", "/other", str(trainers)])
+    once = run(python, SHOW, tmp_path, trainers=os.pathsep.join(["/mine", "", "/other"])).stdout.splitlines()[0]
+    assert once == expected
+    child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {SHOW!r}], check=True)"
+    assert run(python, child, tmp_path, trainers=once).stdout.splitlines()[0] == expected
+
+
+@pytest.mark.parametrize("name", ["AnatomixTrainer", "AnatomixTrainerScratch"])
+def test_stock_nnunet_finds_the_class_and_it_can_be_pickled(name, environment, tmp_path):
+    python, _, trainers = environment
+    code = (
+        "import pickle; from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name as find\n"
+        f"found = find('{name}'); assert pickle.loads(pickle.dumps(found)) is found is find('{name}')\n"
+        "import inspect; print(inspect.getfile(found))"
+    )
+    assert run(python, code, tmp_path).stdout.splitlines()[-1] == str(trainers.parent / "finetuning" / "trainer.py")
+
+
+def test_plans_are_installed(environment, tmp_path):
+    code = "from nnunet_anatomix.finetuning.planning import load_template; print(load_template().anatomix.iterations)"
+    assert run(environment[0], code, tmp_path).stdout.strip() == "37500"
+
+
+def test_a_half_removed_package_does_no_harm(environment, tmp_path):
+    python, site, trainers = environment
+    assert (site / "nnunet_anatomix.pth").is_file()
+    hidden = trainers.with_name("hidden")
+    trainers.rename(hidden)
+    try:
+        result = run(python, SHOW, tmp_path)
+        assert result.stdout.splitlines() == ["", "False"] and not result.stderr
+    finally:
+        hidden.rename(trainers)
