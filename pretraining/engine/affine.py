@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,11 +52,11 @@ def sample_affine(config: AffineConfig, generator: Generator) -> np.ndarray:
     return np.column_stack([linear, translation])
 
 
-def rotation_matrix(angles_deg: list[float] | tuple[float, ...]) -> np.ndarray:
-    """(3, 3) product Rx·Ry·Rz of the rotations about each axis, degrees."""
+def rotation_matrix(angles_deg: Sequence[float], order: str = "xyz") -> np.ndarray:
+    """(3, 3) product of the rotations about each axis by (x, y, z) degrees; "xyz" is Rx·Ry·Rz, and "zxy" is ITK's Euler transform."""
     product = np.eye(3)
-    for axis, degrees in enumerate(angles_deg):
-        cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    for axis in ("xyz".index(name) for name in order):
+        cos, sin = math.cos(math.radians(angles_deg[axis])), math.sin(math.radians(angles_deg[axis]))
         one, two = (axis + 1) % 3, (axis + 2) % 3
         rotation = np.eye(3)
         rotation[one, one], rotation[one, two], rotation[two, one], rotation[two, two] = cos, -sin, sin, cos
@@ -63,7 +64,7 @@ def rotation_matrix(angles_deg: list[float] | tuple[float, ...]) -> np.ndarray:
     return product
 
 
-def shear_matrix(shears: list[float] | tuple[float, ...]) -> np.ndarray:
+def shear_matrix(shears: Sequence[float]) -> np.ndarray:
     """(3, 3) unit upper-triangular matrix with the shears (xy, xz, yz)."""
     xy, xz, yz = shears
     return np.array([[1.0, xy, xz], [0.0, 1.0, yz], [0.0, 0.0, 1.0]])

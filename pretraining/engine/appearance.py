@@ -9,14 +9,22 @@ from torch import Generator, Tensor
 
 from pretraining.engine.artefacts.bias_field import BiasFieldConfig, apply_bias_field, sample_bias_field
 from pretraining.engine.artefacts.gamma import GammaConfig, apply_gamma, sample_gamma
+from pretraining.engine.artefacts.gibbs import GibbsConfig, apply_gibbs, sample_gibbs
+from pretraining.engine.artefacts.low_resolution import LowResolutionConfig, apply_low_resolution, sample_low_resolution
+from pretraining.engine.artefacts.sharpening import SharpeningConfig, apply_sharpening, sample_sharpening
 from pretraining.engine.artefacts.smoothing import SmoothingConfig, apply_smoothing, sample_smoothing
+from pretraining.engine.artefacts.spike import SpikeConfig, apply_spike, sample_spike
 from pretraining.engine.fields import SmoothNoise, sample_smooth_noise, smooth_noise
 from pretraining.engine.mixture import Mixture, MixtureConfig, apply_mixture, sample_mixture
 
 ARTEFACTS = {
     "bias_field": (sample_bias_field, apply_bias_field),
+    "spike": (sample_spike, apply_spike),
     "gamma": (sample_gamma, apply_gamma),
     "smoothing": (sample_smoothing, apply_smoothing),
+    "gibbs": (sample_gibbs, apply_gibbs),
+    "sharpening": (sample_sharpening, apply_sharpening),
+    "low_resolution": (sample_low_resolution, apply_low_resolution),
 }
 """The chain, in the order of application; each is a field of :class:`AppearanceConfig`."""
 
@@ -44,8 +52,12 @@ class AppearanceConfig:
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     texture: TextureConfig = field(default_factory=TextureConfig)
     bias_field: BiasFieldConfig = field(default_factory=BiasFieldConfig)
+    spike: SpikeConfig = field(default_factory=SpikeConfig)
     gamma: GammaConfig = field(default_factory=GammaConfig)
     smoothing: SmoothingConfig = field(default_factory=SmoothingConfig)
+    gibbs: GibbsConfig = field(default_factory=GibbsConfig)
+    sharpening: SharpeningConfig = field(default_factory=SharpeningConfig)
+    low_resolution: LowResolutionConfig = field(default_factory=LowResolutionConfig)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,9 +56,12 @@ def synthesize_pair(bank: TemplateBank, config: EngineConfig, *, seed: int, inde
     shape = (config.side,) * 3
     ensemble = sample_ensemble(config.ensemble, shape, len(bank), sample_generator(seed, index, "ensemble"))
     labels = render_ensemble(ensemble, bank, device)
-    views = []
-    for number in (1, 2):
-        look = sample_appearance(config.appearance, ensemble.label_count, sample_generator(seed, index, f"view {number}"))
-        variation = sample_online(config.online, sample_generator(seed, index, f"online {number}"))
-        views.append(apply_online(apply_appearance(labels, look), variation))
-    return Pair(labels, torch.stack(views))
+    looks = [
+        sample_appearance(config.appearance, ensemble.label_count, sample_generator(seed, index, purpose))
+        for purpose in ("view 1", "view 2")
+    ]
+    views = torch.stack([apply_appearance(labels, look) for look in looks])
+    variation = sample_online(config.online, sample_generator(seed, index, "online"))
+    if variation is not None:
+        labels, views = apply_online(labels, views, variation)
+    return Pair(labels, views)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
+from typing import Literal
 
 import numpy as np
 from torch import Generator, Tensor
@@ -11,20 +12,26 @@ from torch import Generator, Tensor
 from pretraining.engine.draws import happens, uniforms
 from pretraining.engine.upload import upload
 
+BASES = {"legendre": np.polynomial.legendre.legvander, "powers": np.polynomial.polynomial.polyvander}
+
 
 @dataclass(frozen=True, kw_only=True)
 class BiasFieldConfig:
-    """How often and how strong (MONAI's meaning)."""
+    """How often and how strong."""
 
     probability: float = 0.98
     coefficients: tuple[float, float] = (0.0, 0.075)
-    """Range of each Legendre coefficient."""
+    """Range of each coefficient."""
+    basis: Literal["legendre", "powers"] = "legendre"
+    """Of the polynomial: ``legendre`` is MONAI's meaning of the coefficients, ``powers`` (1, x, x², ...) TorchIO's."""
     degree: int = 3
     """Terms of total degree up to this one, the constant included."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.probability <= 1 or self.degree < 1 or self.coefficients[0] > self.coefficients[1]:
             raise ValueError(f"need probability in [0, 1], degree >= 1 and a range of coefficients, got {self}")
+        if self.basis not in BASES:
+            raise ValueError(f"basis must be one of {sorted(BASES)}, got {self.basis!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +39,7 @@ class BiasField:
     """One draw."""
 
     degree: int
+    basis: Literal["legendre", "powers"] = "legendre"
     coefficients: tuple[float, ...]
     """One per term x^i y^j z^k with i + j + k <= degree, k fastest."""
 
@@ -46,16 +54,16 @@ def sample_bias_field(config: BiasFieldConfig, generator: Generator) -> BiasFiel
     if not happens(config.probability, generator):
         return None
     coefficients = uniforms(len(term_degrees(config.degree)), *config.coefficients, generator)
-    return BiasField(degree=config.degree, coefficients=tuple(coefficients))
+    return BiasField(degree=config.degree, basis=config.basis, coefficients=tuple(coefficients))
 
 
 def apply_bias_field(volume: Tensor, params: BiasField) -> Tensor:
-    """Multiply (X, Y, Z) by exp(sum of c_ijk L_i(x) L_j(y) L_k(z)), L Legendre polynomials on [-1, 1] along each axis."""
+    """Multiply (X, Y, Z) by exp(sum of c_ijk B_i(x) B_j(y) B_k(z)), each axis running from -1 to 1."""
     n = params.degree + 1
     cube = np.zeros((n, n, n))
     for degrees, coefficient in zip(term_degrees(params.degree), params.coefficients, strict=True):
         cube[degrees] = coefficient
-    along_x, along_y, along_z = (np.polynomial.legendre.legvander(np.linspace(-1, 1, size), params.degree) for size in volume.shape)
+    along_x, along_y, along_z = (BASES[params.basis](np.linspace(-1, 1, size), params.degree) for size in volume.shape)
     planes = upload(np.einsum("ijk,xi,yj->xyk", cube, along_x, along_y).astype(np.float32), volume.device)
     field = planes @ upload(along_z.T.astype(np.float32), volume.device)
     return field.exp_().mul_(volume)

@@ -41,8 +41,9 @@ def test_views_fill_the_unit_range(index):
     params = sample_appearance(AppearanceConfig(), 6, generator)
     variation = sample_online(OnlineConfig(), generator)
     view = apply_appearance(LABELS, params)
-    varied = apply_online(view, variation)
-    for result in (view, varied):
+    labels, varied = apply_online(LABELS, torch.stack([view, view]), variation)
+    assert labels.shape == LABELS.shape and labels.dtype == torch.uint8
+    for result in (view, *varied):
         assert result.shape == LABELS.shape and result.dtype == torch.float32
         assert result.min() == 0 and abs(result.max() - 1) < 1e-6
         assert result.std() > 0.02

@@ -1,0 +1,42 @@
+"""Blur of the online set: Gaussian smoothing that keeps the mean, up to strong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Generator, Tensor
+
+from pretraining.engine.artefacts.gaussian import convolve_mirrored, sampled_kernel
+from pretraining.engine.draws import happens, uniforms
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlurConfig:
+    """How often and how strong (TorchIO's meaning and default, with voxels of 1 mm)."""
+
+    probability: float = 0.33
+    sigma_vox: tuple[float, float] = (0.0, 2.0)
+    """Range of each axis' standard deviation, voxels."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.probability <= 1 or not 0 <= self.sigma_vox[0] <= self.sigma_vox[1]:
+            raise ValueError(f"need probability in [0, 1] and a range of sigmas >= 0, got {self}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blur:
+    """One draw."""
+
+    sigma_vox: tuple[float, float, float]
+
+
+def sample_blur(config: BlurConfig, generator: Generator) -> Blur | None:
+    """Draw one sigma per axis."""
+    if not happens(config.probability, generator):
+        return None
+    return Blur(sigma_vox=tuple(uniforms(3, *config.sigma_vox, generator)))
+
+
+def apply_blur(volume: Tensor, params: Blur) -> Tensor:
+    """Blur (X, Y, Z); outside is the mirror image."""
+    return convolve_mirrored(volume, [sampled_kernel(sigma) for sigma in params.sigma_vox])

@@ -1,0 +1,44 @@
+"""Low resolution: resampled to a coarser grid and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from pretraining.engine.draws import happens, uniform
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowResolutionConfig:
+    """How often and how strong (MONAI's meaning)."""
+
+    probability: float = 0.333
+    zoom: tuple[float, float] = (0.5, 1.0)
+    """Range of the coarse grid's size over the fine one's, the same along all axes."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.probability <= 1 or not 0 < self.zoom[0] <= self.zoom[1]:
+            raise ValueError(f"need probability in [0, 1] and a range of zooms > 0, got {self}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowResolution:
+    """One draw."""
+
+    zoom: float
+
+
+def sample_low_resolution(config: LowResolutionConfig, generator: Generator) -> LowResolution | None:
+    """Draw the zoom."""
+    if not happens(config.probability, generator):
+        return None
+    return LowResolution(zoom=uniform(*config.zoom, generator))
+
+
+def apply_low_resolution(volume: Tensor, params: LowResolution) -> Tensor:
+    """Shrink (X, Y, Z) to the nearest voxels and enlarge it linearly."""
+    coarse_shape = [max(1, round(size * params.zoom)) for size in volume.shape]
+    coarse = F.interpolate(volume[None, None], coarse_shape, mode="nearest-exact")
+    return F.interpolate(coarse, volume.shape, mode="trilinear", align_corners=False)[0, 0]

@@ -1,0 +1,89 @@
+"""Motion: the subject moved while k-space was filled, a slab of it per position."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from pretraining.engine.affine import rotation_matrix
+from pretraining.engine.draws import happens, uniforms
+from pretraining.engine.resample import resample_linear
+from pretraining.engine.upload import upload
+
+JITTER = 0.3
+"""How far a movement's time is off its even spacing at most, in spacings (TorchIO's value)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotionConfig:
+    """How often and how strong (TorchIO's meaning and defaults, with voxels of 1 mm)."""
+
+    probability: float = 0.33
+    max_rotation_deg: float = 10.0
+    """Each angle of each movement is drawn from U[-max, max], degrees."""
+    max_translation_vox: float = 10.0
+    """Each axis of each movement is drawn from U[-max, max], voxels."""
+    movement_count: int = 2
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.probability <= 1 or min(self.max_rotation_deg, self.max_translation_vox) < 0 or self.movement_count < 1:
+            raise ValueError(f"need probability in [0, 1], maxima >= 0 and at least one movement, got {self}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Motion:
+    """One draw."""
+
+    rotations_deg: tuple[tuple[float, ...], ...]
+    """Per movement."""
+    translations_vox: tuple[tuple[float, ...], ...]
+    """Per movement."""
+    times: tuple[float, ...]
+    """Per movement, when it happens, ascending in (0, 1)."""
+
+
+def sample_motion(config: MotionConfig, generator: Generator) -> Motion | None:
+    """Draw where the subject moves and when."""
+    if not happens(config.probability, generator):
+        return None
+    count = config.movement_count
+    spacing = 1 / (count + 1)
+    shifts = uniforms(count, -JITTER * spacing, JITTER * spacing, generator)
+    return Motion(
+        rotations_deg=tuple(tuple(uniforms(3, -config.max_rotation_deg, config.max_rotation_deg, generator)) for _ in range(count)),
+        translations_vox=tuple(
+            tuple(uniforms(3, -config.max_translation_vox, config.max_translation_vox, generator)) for _ in range(count)
+        ),
+        times=tuple((i + 1) * spacing + shift for i, shift in enumerate(shifts)),
+    )
+
+
+def apply_motion(volume: Tensor, params: Motion) -> Tensor:
+    """Compose the k-space of (X, Y, Z) of slabs along its last axis, each from a moved copy; the centre is of the volume itself.
+
+    Notes
+    -----
+    Rotations are about voxel (0, 0, 0), as TorchIO loses the centre that it computes. The slabs differ along the last axis only, so
+    transforms along that axis are enough; the real part is taken as in :mod:`pretraining.engine.artefacts.gibbs`.
+    """
+    size = volume.shape[2]
+    moved = [volume]
+    for angles, translation in zip(params.rotations_deg, params.translations_vox, strict=True):
+        matrix = np.column_stack([rotation_matrix(angles, order="zxy"), translation])
+        moved.append(resample_linear(volume[None], matrix)[0])
+    late = [i for i, time in enumerate(params.times) if time > 0.5]
+    centre = late[0] if late else len(moved) - 1
+    moved[0], moved[centre] = moved[centre], moved[0]
+    ends = [0, *(int(size * time) for time in params.times), size]
+    # Position in the shifted k-space of each frequency that a real transform keeps, and of its mirror image.
+    frequency = np.arange(size // 2 + 1)
+    here, mirrored = (frequency + size // 2) % size, (-frequency + size // 2) % size
+    spectrum = None
+    for copy, first, last in zip(moved, ends[:-1], ends[1:], strict=True):
+        weight = (((here >= first) & (here < last)) * 0.5 + ((mirrored >= first) & (mirrored < last)) * 0.5).astype(np.float32)
+        part = torch.fft.rfft(copy).mul_(upload(weight, volume.device))
+        spectrum = part if spectrum is None else spectrum.add_(part)
+    return torch.fft.irfft(spectrum, n=size)

@@ -1,0 +1,54 @@
+"""Sharpening: what a second smoothing takes away from a first one is added many times over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Generator, Tensor
+
+from pretraining.engine.artefacts.gaussian import convolve_zero, integrated_kernel
+from pretraining.engine.draws import happens, uniform, uniforms
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharpeningConfig:
+    """How often and how strong (MONAI's meaning and defaults)."""
+
+    probability: float = 0.25
+    sigma1_vox: tuple[float, float] = (0.5, 1.0)
+    """Range of the first smoothing's standard deviation along each axis, voxels."""
+    min_sigma2_vox: float = 0.5
+    """The second smoothing's is drawn from U[this, the first's], voxels."""
+    strength: tuple[float, float] = (10.0, 30.0)
+    """Range of the weight of the difference."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.probability <= 1 or not 0 <= self.min_sigma2_vox <= self.sigma1_vox[0] <= self.sigma1_vox[1]:
+            raise ValueError(f"need probability in [0, 1] and 0 <= min_sigma2_vox <= sigma1_vox, got {self}")
+        if self.strength[0] > self.strength[1]:
+            raise ValueError(f"strength must be a range, got {self.strength}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharpening:
+    """One draw."""
+
+    sigma1_vox: tuple[float, float, float]
+    sigma2_vox: tuple[float, float, float]
+    strength: float
+
+
+def sample_sharpening(config: SharpeningConfig, generator: Generator) -> Sharpening | None:
+    """Draw both smoothings and the weight."""
+    if not happens(config.probability, generator):
+        return None
+    first = uniforms(3, *config.sigma1_vox, generator)
+    second = [uniform(config.min_sigma2_vox, sigma, generator) for sigma in first]
+    return Sharpening(sigma1_vox=tuple(first), sigma2_vox=tuple(second), strength=uniform(*config.strength, generator))
+
+
+def apply_sharpening(volume: Tensor, params: Sharpening) -> Tensor:
+    """Sharpen (X, Y, Z): once + strength · (once - twice), smoothed once and twice; outside is 0."""
+    once = convolve_zero(volume, [integrated_kernel(sigma) for sigma in params.sigma1_vox])
+    twice = convolve_zero(once, [integrated_kernel(sigma) for sigma in params.sigma2_vox])
+    return twice.neg_().add_(once).mul_(params.strength).add_(once)
