@@ -20,7 +20,7 @@ def sample(seed: int, config: AugmentationConfig = ALWAYS, modalities=("mr", "ct
     torch.manual_seed(0)
     shape = initial_patch_size(PATCH)
     image, labels = torch.randn(len(modalities), *shape), torch.randint(-1, 4, (1, *shape), dtype=torch.int16)
-    np.random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
     transform = table9(config, PATCH, (2.0, 1.0, 1.0), modalities, RemoveLabelTansform(-1, 0))
     return transform(image=image, segmentation=labels)
 
@@ -53,7 +53,7 @@ def test_translation_is_in_millimetres():
 def test_image_and_labels_are_warped_alike():
     labels = torch.zeros(1, 40, 36, 44, dtype=torch.int16)
     labels[:, 15:27, 12:25, 20:30] = 7
-    np.random.seed(2)
+    np.random.seed(2)  # noqa: NPY002
     out = AffineWarp((28, 26, 30), (1.0, 2.0, 1.5), 45.0, (0.8, 1.2), 0.2, 0.1)(image=labels.float(), segmentation=labels)
     assert ((out["image"] > 3.5) == (out["segmentation"] == 7)).float().mean() > 0.97
     assert (out["segmentation"] == 7).any()

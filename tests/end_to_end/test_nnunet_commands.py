@@ -1,0 +1,195 @@
+"""Stock nnU-Net commands, as a user types them, on real scans."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from pretraining.backbone.unet import UNet, UNetConfig
+from pretraining.backbone.weights import save_weights
+
+NAME = "Dataset901_Hippocampus"
+
+
+class Workplace:
+    """nnU-Net's three folders, and its commands run in them."""
+
+    def __init__(self, folder: Path, data_root: Path, weights: Path) -> None:
+        self.folder = folder
+        self.raw, self.preprocessed, self.results = (folder / name for name in ("raw", "preprocessed", "results"))
+        for made in (self.raw, self.preprocessed, self.results):
+            made.mkdir()
+        (self.raw / NAME).symlink_to(data_root / "nnUNet_raw" / NAME)
+        self.variables = {name: value for name, value in os.environ.items() if not name.startswith(("ANATOMIX_", "nnUNet_"))} | {
+            "nnUNet_raw": str(self.raw),
+            "nnUNet_preprocessed": str(self.preprocessed),
+            "nnUNet_results": str(self.results),
+            "nnUNet_def_n_proc": "2",
+            "nnUNet_n_proc_DA": "2",
+            "ANATOMIX_WEIGHTS": str(weights),
+        }
+
+    def start(self, command: str, *arguments: str, **variables: str) -> subprocess.Popen:
+        # The console script beside this interpreter, through it: the script's own first line may name another.
+        program = shutil.which(command, path=str(Path(sys.executable).parent)) or shutil.which(command)
+        return subprocess.Popen(
+            [sys.executable, program, *map(str, arguments)],
+            env=self.variables | variables,
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, command: str, *arguments: str, code: int = 0, **variables: str) -> str:
+        process = self.start(command, *arguments, **variables)
+        output, _ = process.communicate()
+        assert process.returncode == code, output
+        return output
+
+    def output(self, trainer: str = "AnatomixTrainer", plans: str = "nnUNetPlans") -> Path:
+        return self.results / NAME / f"{trainer}__{plans}__3d_fullres"
+
+    def scans(self, count: int) -> Path:
+        """A folder with the first ``count`` test scans."""
+        folder = self.folder / "scans"
+        folder.mkdir(exist_ok=True)
+        for scan in sorted((self.raw / NAME / "imagesTs").iterdir())[:count]:
+            (folder / scan.name).symlink_to(scan)
+        return folder
+
+    def dice(self, predictions: Path) -> float:
+        truth = self.folder / "truth"
+        shutil.rmtree(truth, ignore_errors=True)
+        truth.mkdir()
+        for prediction in predictions.glob("*.nii.gz"):
+            (truth / prediction.name).symlink_to(self.raw / NAME / "labelsTs" / prediction.name)
+        described = (predictions / "dataset.json", "-pfile", predictions / "plans.json")
+        self.run("nnUNetv2_evaluate_folder", truth, predictions, "-djfile", *described)
+        return json.loads((predictions / "summary.json").read_text())["foreground_mean"]["Dice"]
+
+
+@pytest.fixture(scope="module")
+def workplace(data_root, tmp_path_factory) -> Workplace:
+    folder = tmp_path_factory.mktemp("workplace")
+    torch.manual_seed(5)
+    save_weights(folder / "untrained.safetensors", UNet().state_dict(), UNetConfig(), {"name": "untrained"})
+    return Workplace(folder, data_root, folder / "untrained.safetensors")
+
+
+@pytest.fixture(scope="module")
+def planned(workplace) -> Workplace:
+    """With our plan, preprocessed by the stock command."""
+    workplace.run("nnunet-anatomix", "plan", "-d", "901", "--iterations", "4")
+    workplace.run("nnUNetv2_preprocess", "-d", "901", "-plans_name", "nnUNetAnatomixPlans", "-c", "3d_fullres", "-np", "1")
+    return workplace
+
+
+CPU = ("-device", "cpu")
+OURS = ("-tr", "AnatomixTrainer", "-p", "nnUNetAnatomixPlans")
+
+
+def test_our_plan_trains_and_predicts(planned):
+    planned.run("nnUNetv2_train", "901", "3d_fullres", "all", *OURS, *CPU)
+    output = planned.output(plans="nnUNetAnatomixPlans")
+    assert (output / "fold_all" / "checkpoint_final.pth").is_file()
+    log = next((output / "fold_all").glob("training_log*")).read_text()
+    assert "pretrained weights" in log and "Epoch 0" in log and "Epoch 1" not in log
+    where = planned.folder / "predictions"
+    planned.run(
+        "nnUNetv2_predict",
+        "-i",
+        planned.scans(2),
+        "-o",
+        where,
+        "-d",
+        "901",
+        "-c",
+        "3d_fullres",
+        "-f",
+        "all",
+        *OURS,
+        *CPU,
+        "-npp",
+        "1",
+        "-nps",
+        "1",
+    )
+    assert len(list(where.glob("*.nii.gz"))) == 2
+
+
+@pytest.mark.parametrize(
+    "arguments, variables, message",
+    [
+        (("3d_fullres", "0", *OURS), {"ANATOMIX_WEIGHTS": "/nowhere.safetensors"}, "no such file"),
+        (("3d_fullres", "7", *OURS), {}, "fold 7 does not exist"),
+    ],
+)
+def test_bad_input_ends_the_stock_command_with_one_line(arguments, variables, message, planned):
+    output = planned.run("nnUNetv2_train", "901", *arguments, *CPU, code=1, **variables)
+    assert message in output.splitlines()[-1] and "Traceback" not in output
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen, seconds: float = 300) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline, "the training ended or hung before it was killed"
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_a_killed_training_continues(planned):
+    plan = planned.preprocessed / NAME / "nnUNetAnatomixPlans.json"
+    shorter = json.loads(plan.read_text())
+    shorter["plans_name"] = "shortEpochs"
+    shorter["anatomix"] |= {"iterations": 40, "iterations_per_epoch": 5}
+    plan.with_name("shortEpochs.json").write_text(json.dumps(shorter))
+    command = ("nnUNetv2_train", "901", "3d_fullres", "0", "-tr", "AnatomixTrainer", "-p", "shortEpochs", *CPU)
+    fold = planned.output(plans="shortEpochs") / "fold_0"
+    process = planned.start(*command)
+    wait_for((fold / "checkpoint_latest.pth").exists, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    saved = torch.load(fold / "checkpoint_latest.pth", weights_only=False)["current_epoch"]
+    planned.run(*command, "--c", ANATOMIX_WEIGHTS="/gone")
+    log = sorted(fold.glob("training_log*"))[-1].read_text()
+    assert f"Epoch {saved} " in log and f"Epoch {saved - 1} " not in log and "Epoch 7 " in log and "pretrained weights" not in log
+    logged = torch.load(fold / "checkpoint_final.pth", weights_only=False)["logging"]
+    assert len(logged["train_losses"]) == 8 and not list(fold.glob(".*"))
+
+
+@pytest.mark.slow
+def test_stock_plans_from_planning_to_an_exported_model(workplace):
+    """Acceptance of the trainer on default plans: shortened, all 27 test scans, then through a zip into another installation."""
+    workplace.run("nnUNetv2_plan_and_preprocess", "-d", "901", "-c", "3d_fullres", "-np", "1")
+    for trainer in ("AnatomixTrainer", "AnatomixTrainerScratch"):
+        workplace.run("nnUNetv2_train", "901", "3d_fullres", "all", "-tr", trainer, *CPU, ANATOMIX_ITERATIONS="60", ANATOMIX_SEED="1")
+    model = ("-d", "901", "-c", "3d_fullres", "-f", "all", "-tr", "AnatomixTrainer")
+    predictions = workplace.folder / "all"
+    workplace.run("nnUNetv2_predict", "-i", workplace.raw / NAME / "imagesTs", "-o", predictions, *model, *CPU, "-npp", "1", "-nps", "1")
+    assert len(list(predictions.glob("*.nii.gz"))) == 27
+    assert workplace.dice(predictions) > 0.3
+
+    archive = workplace.folder / "model.zip"
+    # In their own order: the export's -f takes several folds.
+    workplace.run("nnUNetv2_export_model_to_zip", "-d", "901", "-o", archive, "-c", "3d_fullres", "-tr", "AnatomixTrainer", "-f", "all")
+    elsewhere = workplace.folder / "elsewhere"
+    elsewhere.mkdir()
+    installed = {"nnUNet_results": str(elsewhere), "ANATOMIX_WEIGHTS": "/gone"}
+    workplace.run("nnUNetv2_install_pretrained_model_from_zip", archive, **installed)
+    again = workplace.folder / "again"
+    scans = workplace.scans(2)
+    workplace.run("nnUNetv2_predict", "-i", scans, "-o", again, *model, *CPU, "-npp", "1", "-nps", "1", **installed)
+    for name in (path.name for path in again.glob("*.nii.gz")):
+        assert (again / name).read_bytes() == (predictions / name).read_bytes()
