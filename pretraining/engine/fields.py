@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from pretraining.engine.draws import noise_seed, uniforms
@@ -54,24 +55,34 @@ def smooth_noise(shape: Shape, params: SmoothNoise, *, channels: int = 1, device
 
     Notes
     -----
-    Linear upsampling is a product with one small matrix per axis. The last axis is done for all scales at once: one
-    matrix product sums them, and no field but the result is ever full size.
+    On a CPU, linear upsampling is a product with one small matrix per axis, and the last axis is done for all scales at once:
+    one product sums them, and no field but the result is ever full size. Elsewhere products would depend on the
+    precision that training allows them (TF32), so PyTorch's interpolation does it, one kernel a scale.
     """
     generator = noise_generator(params.noise_seed, device)
+    coarse = [
+        torch.randn((channels, *(math.ceil(size / scale) for size in shape)), generator=generator, device=device) * std
+        for scale, std in zip(params.scales_vox, params.stds, strict=True)
+    ]
+    if torch.device(device).type != "cpu":
+        return sum(F.interpolate(grid[None], shape, mode="trilinear", align_corners=True)[0] for grid in coarse)
+    return _sum_upsampled(coarse, shape)
+
+
+def _sum_upsampled(coarse: Sequence[Tensor], shape: Shape) -> Tensor:
+    """Sum of grids (C, ., ., .), each upsampled linearly to (C, X, Y, Z)."""
     partial, last = [], []
-    for scale, std in zip(params.scales_vox, params.stds, strict=True):
-        nodes = tuple(math.ceil(size / scale) for size in shape)
-        coarse = torch.randn((channels, *nodes), generator=generator, device=device) * std
-        along_x, along_y, along_z = (_linear_upsampling(n, size, str(device)) for n, size in zip(nodes, shape, strict=True))
-        coarse = (along_x @ coarse.flatten(2)).unflatten(2, nodes[1:])
-        partial.append(along_y @ coarse)
+    for grid in coarse:
+        along_x, along_y, along_z = (_linear_upsampling(n, size) for n, size in zip(grid.shape[1:], shape, strict=True))
+        grid = (along_x @ grid.flatten(2)).unflatten(2, grid.shape[2:])
+        partial.append(along_y @ grid)
         last.append(along_z)
     return torch.cat(partial, dim=-1) @ torch.cat(last, dim=1).T
 
 
 @lru_cache(maxsize=256)
-def _linear_upsampling(nodes: int, size: int, device: str) -> Tensor:
+def _linear_upsampling(nodes: int, size: int) -> Tensor:
     """(size, nodes) weights that interpolate linearly from ``nodes`` values to ``size``, first and last nodes at the ends."""
     position = torch.linspace(0, nodes - 1, size, dtype=torch.float64)
     weights = 1 - (position[:, None] - torch.arange(nodes, dtype=torch.float64)).abs()
-    return weights.clamp_min(0).float().to(device)
+    return weights.clamp_min(0).float()

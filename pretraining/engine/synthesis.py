@@ -42,6 +42,7 @@ class Pair(NamedTuple):
     """(2, X, Y, Z) float32 in [0, 1]."""
 
 
+@torch.no_grad()
 def synthesize_pair(bank: TemplateBank, config: EngineConfig, *, seed: int, index: int, device: torch.device | str = "cpu") -> Pair:
     """Make sample ``index`` of the data set that (bank, config, seed) define.
 
@@ -53,15 +54,17 @@ def synthesize_pair(bank: TemplateBank, config: EngineConfig, *, seed: int, inde
     ValueError
         If ``seed`` or ``index`` is no integer in [0, 2**63).
     """
-    shape = (config.side,) * 3
-    ensemble = sample_ensemble(config.ensemble, shape, len(bank), sample_generator(seed, index, "ensemble"))
-    labels = render_ensemble(ensemble, bank, device)
-    looks = [
-        sample_appearance(config.appearance, ensemble.label_count, sample_generator(seed, index, purpose))
-        for purpose in ("view 1", "view 2")
-    ]
-    views = torch.stack([apply_appearance(labels, look) for look in looks])
-    variation = sample_online(config.online, sample_generator(seed, index, "online"))
-    if variation is not None:
-        labels, views = apply_online(labels, views, variation)
-    return Pair(labels, views)
+    # Training may ask for a sample inside its own autocast; that must not change the sample.
+    with torch.autocast(torch.device(device).type, enabled=False):
+        shape = (config.side,) * 3
+        ensemble = sample_ensemble(config.ensemble, shape, len(bank), sample_generator(seed, index, "ensemble"))
+        labels = render_ensemble(ensemble, bank, device)
+        looks = [
+            sample_appearance(config.appearance, ensemble.label_count, sample_generator(seed, index, purpose))
+            for purpose in ("view 1", "view 2")
+        ]
+        views = torch.stack([apply_appearance(labels, look) for look in looks])
+        variation = sample_online(config.online, sample_generator(seed, index, "online"))
+        if variation is not None:
+            labels, views = apply_online(labels, views, variation)
+        return Pair(labels, views)

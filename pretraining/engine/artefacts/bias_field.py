@@ -64,6 +64,10 @@ def apply_bias_field(volume: Tensor, params: BiasField) -> Tensor:
     for degrees, coefficient in zip(term_degrees(params.degree), params.coefficients, strict=True):
         cube[degrees] = coefficient
     along_x, along_y, along_z = (BASES[params.basis](np.linspace(-1, 1, size), params.degree) for size in volume.shape)
-    planes = upload(np.einsum("ijk,xi,yj->xyk", cube, along_x, along_y).astype(np.float32), volume.device)
-    field = planes @ upload(along_z.T.astype(np.float32), volume.device)
+    # One plane per power of z; few enough to be added one by one.
+    planes = upload(np.einsum("ijk,xi,yj->kxy", cube, along_x, along_y).astype(np.float32), volume.device)
+    along_z = upload(along_z.T.astype(np.float32), volume.device)
+    field = planes[0, :, :, None] * along_z[0]
+    for plane, powers in zip(planes[1:], along_z[1:], strict=True):
+        field.addcmul_(plane[..., None], powers)
     return field.exp_().mul_(volume)

@@ -40,6 +40,14 @@ def test_same_arguments_same_sample_whatever_the_global_state(bank):
         assert not torch.equal(first.labels, other.labels) and not torch.equal(first.views, other.views)
 
 
+def test_training_settings_do_not_change_a_sample(bank):
+    plain = synthesize_pair(bank, CONFIG, seed=1, index=5)
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.enable_grad():
+        inside = synthesize_pair(bank, CONFIG, seed=1, index=5)
+    assert torch.equal(plain.labels, inside.labels) and torch.equal(plain.views, inside.views)
+    assert inside.views.dtype == torch.float32 and not inside.views.requires_grad
+
+
 def test_appearance_settings_leave_the_labels_alone(bank):
     louder = dataclasses.replace(CONFIG.appearance, texture=dataclasses.replace(CONFIG.appearance.texture, strength=0.2))
     one = synthesize_pair(bank, CONFIG, seed=0, index=1)
