@@ -110,7 +110,7 @@ def _train(default: TrainConfig) -> Callable[..., None]:
         resume: Switch = False,
         init_from: Path | None = None,
         device: str = "auto",
-        workers: int = 1,
+        workers: int | None = None,
         config: Annotated[TrainConfig, tyro.conf.arg(name="")] = default,
     ) -> None:
         """Pretrain a backbone contrastively on samples made on the fly.
@@ -122,7 +122,7 @@ def _train(default: TrainConfig) -> Callable[..., None]:
             resume: Go on with the run in --out, by its own configuration.
             init_from: Weights file to start from.
             device: auto, cpu, cuda or cuda:N.
-            workers: Processes that make samples on a CPU.
+            workers: Processes that make samples on the CPU; by default 1 on a CPU, none (samples on the GPU) on a GPU.
             config: Configuration.
         """
         checkpoint = train_backbone(out, config, _bank(templates), resume=resume, init_from=init_from, device=device, workers=workers)

@@ -12,14 +12,12 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from pretraining.atomic import write_text
 from pretraining.backbone.transfer import transfer
@@ -35,9 +33,10 @@ from pretraining.learning.initialization import build
 from pretraining.learning.model import ContrastiveModel
 from pretraining.learning.monitor import Monitor
 from pretraining.learning.projection import ProjectionConfig
+from pretraining.learning.provenance import describe_templates
 from pretraining.learning.schedule import OptimizerConfig, rate_at
 from pretraining.precision import has_bf16_units
-from pretraining.samples.stream import PairStream
+from pretraining.samples.stream import PairStream, load
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +99,7 @@ def train(
     resume: bool = False,
     init_from: Path | None = None,
     device: str = "auto",
-    workers: int = 1,
+    workers: int | None = None,
 ) -> Checkpoint:
     """Pretrain a backbone.
 
@@ -112,7 +111,8 @@ def train(
     resume : go on from ``run``'s checkpoint if there is one.
     init_from : weights whose backbone a new run starts from; the heads start afresh.
     device : ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. A CPU run is resumed bit for bit.
-    workers : processes that make samples on a CPU; the samples do not depend on it.
+    workers : processes that make samples on the CPU; 0 makes them on ``device``, in this process. By default 1 on a CPU and 0
+        on a GPU. Samples depend on the type of device that makes them, not on the number of processes.
 
     Returns
     -------
@@ -136,8 +136,8 @@ def train(
     checkpoint = load_checkpoint(checkpoint_path) if started else _first_checkpoint(config, bank, init_from)
     if changed := differences(from_dict(TrainConfig, checkpoint.config), config):
         raise InputError(f"{run} was started with another configuration ({'; '.join(changed)}); resume with the old one")
-    if checkpoint.templates != bank.summary():
-        raise InputError(f"{run} was started with other templates ({checkpoint.templates}, now {bank.summary()}); name those")
+    if checkpoint.templates != (found := describe_templates(bank)):
+        raise InputError(f"{run} was started with other templates ({checkpoint.templates}, now {found}); name those")
     write_text(run / "config.json", json.dumps(to_dict(config), indent=2) + "\n")
 
     model = ContrastiveModel(config.backbone, config.projection)
@@ -154,7 +154,15 @@ def train(
         optimizer.load_state_dict(checkpoint.optimizer)
     bf16 = has_bf16_units(place) if config.precision == "auto" else config.precision == "bf16"
     autocast = torch.autocast(place.type, torch.bfloat16, enabled=bf16)
-    samples = _samples(bank, config, first_index=checkpoint.step * config.label_maps, device=place, workers=workers)
+    workers = (1 if place.type == "cpu" else 0) if workers is None else workers
+    stream = PairStream(
+        bank=bank,
+        config=config.engine,
+        seed=config.seed,
+        start=checkpoint.step * config.label_maps,
+        device="cpu" if workers else str(place),
+    )
+    samples = load(stream, workers=workers)
     monitor = Monitor(run / "log.jsonl", first_step=checkpoint.step, steps=config.steps)
     log.info("training on %s in %s from step %d to %d", place, run, checkpoint.step, config.steps)
 
@@ -170,6 +178,7 @@ def train(
                 asked = time.monotonic()
                 index, pair = next(samples)
                 waited += time.monotonic() - asked
+                pair = Pair(*(part.to(place, non_blocking=True) for part in pair))
                 with autocast:
                     losses = _losses(model, pair, index, config)
                 (losses.mean() / config.label_maps).backward()
@@ -236,16 +245,7 @@ def _first_checkpoint(config: TrainConfig, bank: TemplateBank, init_from: Path |
     model = build(lambda: ContrastiveModel(config.backbone, config.projection), sample_generator(config.seed, 0, "initial weights"))
     if init_from:
         log.info("%s: %s", init_from, transfer(load_weights(init_from).state, model.backbone))
-    return Checkpoint(step=0, config=to_dict(config), templates=bank.summary(), model=model.state_dict(), optimizer={})
-
-
-def _samples(
-    bank: TemplateBank, config: TrainConfig, *, first_index: int, device: torch.device, workers: int
-) -> Iterator[tuple[int, Pair]]:
-    stream = PairStream(bank, config.engine, seed=config.seed, start=first_index, device=device)
-    if device.type != "cpu":
-        return iter(stream)
-    return iter(DataLoader(stream, batch_size=None, num_workers=workers))
+    return Checkpoint(step=0, config=to_dict(config), templates=describe_templates(bank), model=model.state_dict(), optimizer={})
 
 
 def _losses(model: ContrastiveModel, pair: Pair, index: int, config: TrainConfig) -> Tensor:

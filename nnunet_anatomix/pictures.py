@@ -1,0 +1,41 @@
+"""Pictures of segmentations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+
+def draw_cases(out: Path, cases: Mapping[str, tuple[Path, Path, Path]]) -> None:
+    """Draw scan, truth and prediction of every case, in the axial slice with most truth.
+
+    Parameters
+    ----------
+    out : the ``.png`` file to write.
+    cases : title → image, truth and prediction files on one grid.
+    """
+    import SimpleITK as sitk
+    from matplotlib.figure import Figure
+    from skimage.color import label2rgb
+
+    columns = ("scan", "truth", "prediction")
+    figure = Figure(figsize=(3 * len(columns), 3 * len(cases)), layout="constrained")
+    axes = figure.subplots(len(cases), len(columns), squeeze=False)
+    for row, (title, paths) in zip(axes, cases.items(), strict=True):
+        image, truth, prediction = (sitk.GetArrayFromImage(sitk.ReadImage(str(path))) for path in paths)
+        z = int((truth > 0).sum(axis=(1, 2)).argmax())
+        low, high = np.percentile(image[z], (0.5, 99.5))
+        scan = np.clip((image[z] - low) / max(high - low, 1e-6), 0, 1)
+        panels = [np.stack([scan] * 3, axis=-1)]
+        # Every label keeps its colour, also where it is missing in one of the two.
+        colours = [f"C{label}" for label in range(int(max(truth.max(), prediction.max())))]
+        panels += [
+            label2rgb(labels[z], scan, colors=colours, alpha=0.45, bg_label=0) if colours else panels[0] for labels in (truth, prediction)
+        ]
+        for axis, name, panel in zip(row, columns, panels, strict=True):
+            axis.imshow(panel, origin="lower")
+            axis.set_title(f"{title}: {name}", fontsize=9)
+            axis.set_axis_off()
+    figure.savefig(out, dpi=120)
