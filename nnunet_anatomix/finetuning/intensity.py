@@ -69,7 +69,7 @@ def apply_artefacts(channel: Tensor, artefacts: Artefacts, bias_coefficients: tu
     (1, X, Y, Z), around [0, 1].
     """
     # MONAI takes seconds to import, and prediction, which imports the trainer, never gets here.
-    from monai.transforms import AdjustContrast, GaussianSharpen, GaussianSmooth, GibbsNoise, RandBiasField
+    from monai.transforms import AdjustContrast, GibbsNoise, RandBiasField
 
     if artefacts.noise is not None:
         std, seed = artefacts.noise
@@ -83,12 +83,38 @@ def apply_artefacts(channel: Tensor, artefacts: Artefacts, bias_coefficients: tu
     if artefacts.gamma is not None:
         channel = AdjustContrast(artefacts.gamma)(channel)
     if artefacts.smoothing_sigma_vox is not None:
-        channel = GaussianSmooth(artefacts.smoothing_sigma_vox)(channel)
+        channel = smoothed(channel, artefacts.smoothing_sigma_vox)
     if artefacts.sharpening is not None:
         alpha, sigma1_vox, sigma2_vox = artefacts.sharpening
-        channel = GaussianSharpen(sigma1_vox, sigma2_vox, alpha)(channel)
+        once = smoothed(channel, sigma1_vox)
+        channel = once + alpha * (once - smoothed(once, sigma2_vox))
     # MONAI answers with its own tensor class, which carries metadata and is slow to send between processes.
     return channel.as_subclass(Tensor)
+
+
+def smoothed(channel: Tensor, sigma_vox: Sequence[float]) -> Tensor:
+    """Gaussian smoothing along each axis, 0 beyond the border, as MONAI's ``GaussianSmooth``.
+
+    Parameters
+    ----------
+    channel : (1, X, Y, Z).
+    sigma_vox : (X, Y, Z).
+
+    Notes
+    -----
+    A patch is short enough for a matrix product along each axis, which is several times faster than MONAI's convolution.
+    """
+    from monai.networks.layers import gaussian_1d
+
+    volume = channel[0]
+    for axis, sigma in enumerate(sigma_vox):
+        kernel = gaussian_1d(torch.tensor(sigma))
+        position = torch.arange(volume.shape[axis])
+        tap = position - position[:, None] + len(kernel) // 2
+        inside = (tap >= 0) & (tap < len(kernel))
+        matrix = torch.where(inside, kernel[tap.clamp(0, len(kernel) - 1)], 0)
+        volume = torch.tensordot(volume, matrix, ([axis], [1])).movedim(-1, axis)
+    return volume[None]
 
 
 class IntensityArtefacts(ImageOnlyTransform):

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
+from monai.transforms import GaussianSharpen, GaussianSmooth
 
 from nnunet_anatomix.finetuning.affine_warp import AffineWarp, sample_affine, warp_affine
 from nnunet_anatomix.finetuning.augmentation import AugmentationConfig, initial_patch_size, modalities_of, table9
-from nnunet_anatomix.finetuning.intensity import Artefacts, apply_artefacts, sample_artefacts
+from nnunet_anatomix.finetuning.intensity import Artefacts, apply_artefacts, sample_artefacts, smoothed
 
 CONFIG = AugmentationConfig()
 ALWAYS = AugmentationConfig(probability=1.0)
@@ -89,6 +90,19 @@ def test_artefacts_happen_as_often_and_as_strong_as_table_9_says():
     gammas = [artefacts.gamma for artefacts in drawn if artefacts.gamma]
     assert 0.5 <= min(gammas) < 0.6 and 4.3 < max(gammas) <= 4.5
     assert all(0 <= artefacts.noise[0] <= 0.1 for artefacts in drawn if artefacts.noise)
+
+
+@pytest.mark.parametrize("sigma_vox", [(3.0, 0.0, 1.2), (0.1, 0.04, 0.0)])
+def test_smoothing_agrees_with_monai(sigma_vox):
+    image = torch.rand(1, 20, 9, 14)
+    torch.testing.assert_close(smoothed(image, sigma_vox), GaussianSmooth(sigma_vox)(image).as_tensor())
+
+
+def test_sharpening_agrees_with_monai():
+    image, drawn = torch.rand(1, 12, 18, 10), (12.0, (2.0, 0.3, 1.0), (0.5, 0.9, 0.1))
+    nothing = {"noise": None, "bias_seed": None, "gibbs_alpha": None, "gamma": None, "smoothing_sigma_vox": None}
+    expected = GaussianSharpen(drawn[1], drawn[2], drawn[0])(image).as_tensor()
+    torch.testing.assert_close(apply_artefacts(image, Artefacts(**nothing, sharpening=drawn), (0.0, 0.0)), expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
