@@ -1,6 +1,8 @@
 """Label files of every layout become templates; what can't is named with its reason."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -152,3 +154,8 @@ def test_real_totalsegmentator_subject_names_its_empty_masks(data_root, tmp_path
     assert len(empty) == len(report.rejected) == 9 and any(what.endswith("kidney_cyst_left.nii.gz") for what in empty)
     found = [organ for _, organ in organs(TemplateBank.open(tmp_path / "a.bank"))]
     assert found.count("ribs") == found.count("vertebrae") == 1 and not any(organ.startswith("rib_") for organ in found)
+
+
+def test_banks_open_where_simpleitk_is_missing():
+    code = "import sys; sys.modules['SimpleITK'] = None; import pretraining.engine.synthesis, pretraining.samples.stream, pretraining.engine.shapes"
+    subprocess.run([sys.executable, "-c", code], check=True)
