@@ -157,5 +157,5 @@ def test_real_totalsegmentator_subject_names_its_empty_masks(data_root, tmp_path
 
 
 def test_banks_open_where_simpleitk_is_missing():
-    code = "import sys; sys.modules['SimpleITK'] = None; import pretraining.engine.synthesis, pretraining.samples.stream, pretraining.engine.shapes"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    modules = "pretraining.engine.synthesis, pretraining.samples.stream, pretraining.engine.shapes"
+    subprocess.run([sys.executable, "-c", f"import sys; sys.modules['SimpleITK'] = None; import {modules}"], check=True)
