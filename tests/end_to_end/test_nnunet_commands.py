@@ -170,16 +170,18 @@ def test_a_killed_training_continues(planned):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)
 def test_stock_plans_from_planning_to_an_exported_model(workplace):
-    """Acceptance of the trainer on default plans: shortened, all 27 test scans, then through a zip into another installation."""
+    """Bundled weights on default plans: one epoch, all 27 test scans, then through a zip into another installation."""
     workplace.run("nnUNetv2_plan_and_preprocess", "-d", "901", "-c", "3d_fullres", "-np", "1")
-    for trainer in ("AnatomixTrainer", "AnatomixTrainerScratch"):
-        workplace.run("nnUNetv2_train", "901", "3d_fullres", "all", "-tr", trainer, *CPU, ANATOMIX_ITERATIONS="60", ANATOMIX_SEED="1")
+    train = ("nnUNetv2_train", "901", "3d_fullres", "all", *CPU, "-tr")
+    workplace.run(*train, "AnatomixTrainerScratch", ANATOMIX_ITERATIONS="3")
+    workplace.run(*train, "AnatomixTrainer", ANATOMIX_ITERATIONS="250", ANATOMIX_SEED="1", ANATOMIX_WEIGHTS="")
     model = ("-d", "901", "-c", "3d_fullres", "-f", "all", "-tr", "AnatomixTrainer")
     predictions = workplace.folder / "all"
     workplace.run("nnUNetv2_predict", "-i", workplace.raw / NAME / "imagesTs", "-o", predictions, *model, *CPU, "-npp", "1", "-nps", "1")
     assert len(list(predictions.glob("*.nii.gz"))) == 27
-    assert workplace.dice(predictions) > 0.3
+    assert workplace.dice(predictions) > 0.5  # 0.70 with the first bundled weights
 
     archive = workplace.folder / "model.zip"
     # In their own order: the export's -f takes several folds.
