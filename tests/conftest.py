@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# Before torch is imported, and inherited by every command that a test starts: small volumes gain nothing from threads, and
+# threads that outnumber the cores wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 _REPOSITORY = Path(__file__).resolve().parent.parent

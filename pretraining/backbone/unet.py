@@ -193,10 +193,17 @@ class UNet(nn.Module):
             raise ValueError(f"every axis must be a multiple of {multiple} and at least {least} voxels, got {tuple(shape)}")
 
     def _pool(self, x: Tensor) -> Tensor:
-        return functional.max_pool3d(x, 2) if self.config.pooling == "max" else functional.avg_pool3d(x, 2)
+        if self.config.pooling == "average":
+            return functional.avg_pool3d(x, 2)
+        # The greatest of bf16 values is one of them; autocast would widen them for nothing, here and when upsampling.
+        with torch.autocast(x.device.type, enabled=False):
+            return functional.max_pool3d(x, 2)
 
     def _upsample(self, x: Tensor) -> Tensor:
-        return functional.interpolate(x, scale_factor=2, mode=self.config.upsampling)
+        if self.config.upsampling == "trilinear":
+            return functional.interpolate(x, scale_factor=2, mode="trilinear")
+        with torch.autocast(x.device.type, enabled=False):
+            return functional.interpolate(x, scale_factor=2, mode="nearest")
 
 
 def _convolution(in_channels: int, out_channels: int, config: UNetConfig) -> nn.Conv3d:

@@ -1,0 +1,66 @@
+"""Positions: distinct, fair or balanced, the same voxels in both views, labels by nearest neighbour."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from pretraining.learning.sampling import features_at, labels_at_level, sample_positions
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def labels() -> torch.Tensor:
+    """(16, 8, 12): label 0 nearly everywhere, label 7 in 20 voxels, label 3 in 100."""
+    flat = torch.zeros(16 * 8 * 12, dtype=torch.uint8)
+    flat[100:120], flat[200:300] = 7, 3
+    return flat.view(16, 8, 12)
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_coarse_labels_are_nearest(labels, level):
+    expected = functional.interpolate(labels[None, None].float(), scale_factor=0.5**level, mode="nearest")[0, 0]
+    assert torch.equal(labels_at_level(labels, level).float(), expected)
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+def test_positions_are_distinct_and_depend_on_the_generator_alone(labels, balanced):
+    before = torch.get_rng_state()
+    drawn = sample_positions(labels, 200, balanced=balanced, generator=generator())
+    assert len(drawn.unique()) == 200 and drawn.min() >= 0 and drawn.max() < labels.numel()
+    assert torch.equal(drawn, sample_positions(labels, 200, balanced=balanced, generator=generator()))
+    assert not torch.equal(drawn, sample_positions(labels, 200, balanced=balanced, generator=generator(1)))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_small_grid_gives_all_its_voxels(labels):
+    assert len(sample_positions(labels, 10**6, balanced=True, generator=generator())) == labels.numel()
+
+
+def shares(labels: torch.Tensor, *, balanced: bool) -> dict[int, float]:
+    """Share of every label among single positions drawn 3,000 times."""
+    source = generator()
+    drawn = torch.cat([sample_positions(labels, 1, balanced=balanced, generator=source) for _ in range(3000)])
+    values, counts = labels.flatten()[drawn].unique(return_counts=True)
+    return dict(zip(values.tolist(), (counts / 3000).tolist(), strict=True))
+
+
+def test_balanced_positions_take_every_label_equally_often(labels):
+    # 3,000 draws: a standard deviation of .009
+    assert shares(labels, balanced=True) == pytest.approx({0: 1 / 3, 3: 1 / 3, 7: 1 / 3}, abs=0.04)
+
+
+def test_uniform_positions_take_every_voxel_equally_often(labels):
+    assert shares(labels, balanced=False) == pytest.approx({0: 1416 / 1536, 3: 100 / 1536, 7: 20 / 1536}, abs=0.02)
+
+
+def test_features_are_read_at_the_same_voxels_of_both_views():
+    features = torch.rand(2, 3, 4, 5, 6, generator=generator())
+    positions = torch.tensor([0, 7, 119])
+    read = features_at(features, positions)
+    for n, (x, y, z) in enumerate([(0, 0, 0), (0, 1, 1), (3, 4, 5)]):
+        assert torch.equal(read[:, n], features[:, :, x, y, z])

@@ -1,0 +1,196 @@
+"""Training: it learns, and a run killed anywhere goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+
+from pretraining.backbone.unet import UNetConfig
+from pretraining.backbone.weights import load_weights
+from pretraining.config import from_dict, load_preset, preset_names, to_dict
+from pretraining.engine.shapes import procedural_bank
+from pretraining.engine.synthesis import EngineConfig
+from pretraining.errors import InputError
+from pretraining.learning.checkpoint import load_checkpoint
+from pretraining.learning.export import export_run
+from pretraining.learning.initialization import build
+from pretraining.learning.model import ContrastiveModel
+from pretraining.learning.projection import ProjectionConfig
+from pretraining.learning.schedule import OptimizerConfig, rate_at
+from pretraining.learning.train import TrainConfig, train
+
+TINY = TrainConfig(
+    steps=6,
+    positions=32,
+    log_every=2,
+    validate_every=3,
+    validation_pairs=1,
+    save_every=2,
+    backbone=UNetConfig(width=2, poolings=2),
+    projection=ProjectionConfig(width=8),
+    engine=EngineConfig(side=16),
+)
+
+
+@pytest.fixture(scope="module")
+def bank():
+    return procedural_bank(8)
+
+
+def same_state(a, b) -> bool:
+    first, second = load_checkpoint(a).model, load_checkpoint(b).model
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_initial_weights_are_kaiming_normal_and_leave_the_global_state_alone():
+    before = torch.get_rng_state()
+
+    def model(seed: int) -> ContrastiveModel:
+        return build(lambda: ContrastiveModel(UNetConfig(width=8), ProjectionConfig()), torch.Generator().manual_seed(seed))
+
+    weight = model(0).backbone.bottleneck[0].conv.weight
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(weight, model(0).backbone.bottleneck[0].conv.weight)
+    assert not torch.equal(weight, model(1).backbone.bottleneck[0].conv.weight)
+    assert weight.std().item() == pytest.approx((2 / (27 * weight.shape[1])) ** 0.5, rel=0.02)
+
+
+def test_stairs_fall_and_the_cosine_ends_at_zero():
+    stairs = OptimizerConfig()
+    assert [rate_at(step, 600_000, stairs) for step in (0, 119_999, 120_000, 480_000, 599_999)] == pytest.approx(
+        [2e-4, 2e-4, 1.6e-4, 4e-5, 4e-5]
+    )
+    cosine = OptimizerConfig(schedule="cosine", warmup_steps=10)
+    rates = [rate_at(step, 100, cosine) for step in range(101)]
+    assert rates[9] == pytest.approx(2e-4) and rates[100] == pytest.approx(0)
+    assert all(a < b for a, b in pairwise(rates[:10])) and all(a > b for a, b in pairwise(rates[10:]))
+
+
+def test_training_learns(tmp_path, bank):
+    config = replace(
+        TINY, steps=60, validate_every=60, validation_pairs=4, save_every=60, positions=64, optimizer=OptimizerConfig(rate=2e-3)
+    )
+    before = train(tmp_path / "start", replace(config, steps=1, optimizer=OptimizerConfig(rate=1e-12)), bank, device="cpu", workers=0)
+    after = train(tmp_path / "run", config, bank, device="cpu", workers=0)
+    assert after.validation_loss < before.validation_loss - 0.02
+    records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert {"step", "loss", "by_level", "rate", "steps_per_s", "waiting"} <= records[0].keys()
+
+
+@pytest.mark.parametrize("stop", [2, 3, 4])
+def test_a_resumed_run_equals_an_unbroken_one(tmp_path, bank, stop, monkeypatch):
+    train(tmp_path / "unbroken", TINY, bank, device="cpu", workers=0)
+
+    class Killed(Exception):
+        pass
+
+    import pretraining.learning.monitor as monitor
+
+    def advance(self):
+        self.done = getattr(self, "done", 0) + 1
+        if self.done == stop:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(monitor.Monitor, "advance", advance)
+        train(tmp_path / "broken", TINY, bank, device="cpu", workers=0)
+    train(tmp_path / "broken", TINY, bank, resume=True, device="cpu", workers=1)
+    assert same_state(tmp_path / "unbroken" / "checkpoint.pt", tmp_path / "broken" / "checkpoint.pt")
+    losses = [
+        [
+            (record["step"], record["loss"])
+            for record in map(json.loads, (tmp_path / run / "log.jsonl").read_text().splitlines())
+            if "loss" in record
+        ]
+        for run in ("unbroken", "broken")
+    ]
+    assert [step for step, _ in losses[0]] == [step for step, _ in losses[1]] == [2, 4, 6]
+
+
+def test_kill_9_loses_nothing(tmp_path):
+    """The command itself, killed at whatever step it is in, again and again."""
+    small = replace(TINY, steps=40, save_every=1, validate_every=40)
+    (tmp_path / "tiny.json").write_text(json.dumps(to_dict(small)))
+
+    def command(run: str, *flags: str) -> list[str]:
+        options = ["--out", str(tmp_path / run), "--preset", str(tmp_path / "tiny.json"), "--device", "cpu", "--workers", "0", *flags]
+        return [sys.executable, "-m", "pretraining", "train", *options]
+
+    subprocess.run(command("unbroken"), check=True, capture_output=True)
+    steps_at_death = []
+    while len(steps_at_death) < 2:
+        process = subprocess.Popen(command("killed", "--resume"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        log, seen = tmp_path / "killed" / "log.jsonl", (steps_at_death or [0])[-1]
+        while process.poll() is None and (not log.is_file() or last_step(log) < seen + 4):
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        steps_at_death.append(load_checkpoint(tmp_path / "killed" / "checkpoint.pt").step)
+    assert 0 < steps_at_death[0] < steps_at_death[1] < 40
+    subprocess.run(command("killed", "--resume"), check=True, capture_output=True)
+    assert same_state(tmp_path / "unbroken" / "checkpoint.pt", tmp_path / "killed" / "checkpoint.pt")
+
+
+def last_step(log) -> int:
+    steps = [json.loads(line)["step"] for line in log.read_text().splitlines() if line.endswith("}")]
+    return max(steps, default=0)
+
+
+def test_a_run_is_neither_overwritten_nor_resumed_with_something_else(tmp_path, bank):
+    train(tmp_path, TINY, bank, device="cpu", workers=0)
+    with pytest.raises(InputError, match="add --resume"):
+        train(tmp_path, TINY, bank, device="cpu", workers=0)
+    with pytest.raises(InputError, match=r"temperature: 0\.33 -> 0\.1"):
+        train(tmp_path, replace(TINY, temperature=0.1), bank, resume=True, device="cpu", workers=0)
+    with pytest.raises(InputError, match="other templates"):
+        train(tmp_path, TINY, procedural_bank(3), resume=True, device="cpu", workers=0)
+    assert load_checkpoint(tmp_path / "checkpoint.pt").step == TINY.steps
+
+
+def test_a_run_is_exported_with_its_card_and_starts_another(tmp_path, bank):
+    train(tmp_path / "run", TINY, bank, device="cpu", workers=0)
+    export_run(tmp_path / "run", tmp_path / "weights.safetensors", which="last", notes="a test")
+    weights = load_weights(tmp_path / "weights.safetensors")
+    assert weights.card["iterations"] == TINY.steps and weights.card["templates"]["count"] == len(bank)
+    assert from_dict(TrainConfig, weights.card["config"]) == TINY
+    again = replace(TINY, steps=1, optimizer=OptimizerConfig(rate=1e-12))
+    start = train(tmp_path / "next", again, bank, init_from=tmp_path / "weights.safetensors", device="cpu", workers=0)
+    torch.testing.assert_close(start.model["backbone.output.weight"], weights.state["output.weight"])
+    export_run(tmp_path / "run", tmp_path / "published.pth", file_format="published")
+    assert load_weights(tmp_path / "published.pth").architecture == TINY.backbone
+    with pytest.raises(InputError, match=r"expected a \.pth file"):
+        export_run(tmp_path / "run", tmp_path / "weights.safetensors", file_format="published")
+    with pytest.raises(InputError, match="no checkpoint"):
+        export_run(tmp_path / "nowhere", tmp_path / "weights.safetensors")
+
+
+def test_a_damaged_checkpoint_is_one_clear_line(tmp_path):
+    (tmp_path / "checkpoint.pt").write_bytes(b"half of one")
+    with pytest.raises(InputError, match="damaged"):
+        load_checkpoint(tmp_path / "checkpoint.pt")
+
+
+def test_weights_that_are_not_finite_stop_the_run(tmp_path, bank):
+    wild = replace(TINY, optimizer=OptimizerConfig(rate=1e30))
+    with pytest.raises(FloatingPointError, match="not finite at step"):
+        train(tmp_path, wild, bank, device="cpu", workers=0)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_is_valid(name):
+    assert load_preset(TrainConfig, name).steps > 0
+
+
+@pytest.mark.parametrize(("wrong", "named"), [({"steps": 0}, "steps"), ({"engine": {"side": 40}}, "side"), ({"stepz": 3}, "stepz")])
+def test_a_wrong_config_is_refused_by_name(wrong, named):
+    with pytest.raises(InputError, match=named):
+        from_dict(TrainConfig, wrong)
