@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import tyro
 
@@ -29,13 +30,27 @@ def plan(
     write_plan(dataset, iterations=iterations, weights=weights, plans_name=overwrite_plans_name)
 
 
+def demo(out: Path = Path("demo"), iterations: int = 150, device: Literal["auto", "cpu", "cuda"] = "auto", seed: int = 0) -> None:
+    """Train on three synthetic scans and segment two others, by stock nnU-Net commands: Dice, pictures and a report.
+
+    Args:
+        out: Folder for everything; an earlier demo in it is replaced.
+        iterations: Optimizer steps.
+        device: auto, cpu or cuda.
+        seed: Of the synthetic anatomy.
+    """
+    from nnunet_anatomix.demo import run_demo
+
+    run_demo(out, iterations=iterations, device=device, seed=seed)
+
+
 def main() -> None:
     """Entry point of ``nnunet-anatomix``."""
     run_commands("nnunet-anatomix", _commands, __doc__ or "")
 
 
 def _commands() -> dict[str, Callable[..., None]]:
-    return {"plan": plan}
+    return {"plan": plan, "demo": demo}
 
 
 if __name__ == "__main__":

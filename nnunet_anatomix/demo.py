@@ -20,7 +20,7 @@ import torch
 
 from nnunet_anatomix.demo_anatomy import ORGANS, make_subject
 from pretraining.atomic import write_text, written_whole
-from pretraining.errors import InputError
+from pretraining.errors import CommandFailed, InputError
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def run_demo(out: Path, *, iterations: int = 150, device: str = "auto", seed: in
     ------
     InputError
         If ``out`` holds something else.
-    RuntimeError
+    CommandFailed
         If a command fails or the mean Dice is below 0.5.
     """
     began = time.monotonic()
@@ -70,9 +70,10 @@ def run_demo(out: Path, *, iterations: int = 150, device: str = "auto", seed: in
         f"training for {iterations} iterations": ["nnUNetv2_train", *train_model, "-device", device],
         "predicting": ["nnUNetv2_predict", "-i", str(raw / "imagesTs"), "-o", str(predictions), *model, "-device", device],
         "evaluating": [
-            "nnUNetv2_evaluate_folder", str(raw / "labelsTs"), str(predictions), "-djfile", str(raw / "dataset.json"), "-pfile", str(plans_json)
+            *("nnUNetv2_evaluate_folder", str(raw / "labelsTs"), str(predictions)),
+            *("-djfile", str(raw / "dataset.json"), "-pfile", str(plans_json)),
         ],
-    }  # fmt: skip
+    }
     environment = {
         **os.environ,
         **{name: str(folder) for name, folder in folders.items()},
@@ -91,7 +92,7 @@ def run_demo(out: Path, *, iterations: int = 150, device: str = "auto", seed: in
     log.info("mean Dice %.3f on %d test scans, %.0f s; see %s", mean, TEST_CASES, time.monotonic() - began, out / "report.md")
     # NaN fails here too.
     if not mean >= LEAST_DICE:
-        raise RuntimeError(f"expected a mean Dice of at least {LEAST_DICE}, found {mean:.3f}: something is broken, see {out / 'log.txt'}")
+        raise CommandFailed(f"expected a mean Dice of at least {LEAST_DICE}, found {mean:.3f}: something is broken, see {out / 'log.txt'}")
     return dice
 
 
@@ -136,7 +137,7 @@ def _run(command: list[str], environment: dict[str, str], log_file: Path) -> Non
         sink.flush()
         result = subprocess.run([program, *command[1:]], env=environment, stdout=sink, check=False)
     if result.returncode:
-        raise RuntimeError(f"'{command[0]}' ended with exit code {result.returncode}; its output is in {log_file}")
+        raise CommandFailed(f"'{command[0]}' ended with exit code {result.returncode}; its output is in {log_file}")
 
 
 def _report(out: Path, raw: Path, predictions: Path, dice: dict[str, float], summary: dict, *, seconds: float) -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.nn import functional
 
-from pretraining.engine.appearance import AppearanceConfig, apply_appearance, sample_appearance
+from pretraining.engine.appearance import Appearance, AppearanceConfig, apply_appearance, sample_appearance
+from pretraining.engine.artefacts.gibbs import GibbsConfig
+from pretraining.engine.artefacts.low_resolution import LowResolutionConfig
+from pretraining.engine.artefacts.sharpening import SharpeningConfig
+from pretraining.engine.artefacts.spike import SpikeConfig
 from pretraining.engine.fields import sample_smooth_noise, smooth_noise
 from pretraining.engine.seeds import sample_generator
 from pretraining.engine.shapes import procedural_shape
@@ -18,14 +23,22 @@ from pretraining.engine.shapes import procedural_shape
 SHAPE = (48, 48, 48)
 """Voxels of every scan."""
 PLACES = {
-    "liver": ("blob", (-0.35, 0.05, 0.25), 0.62),
-    "spleen": ("bean", (0.45, 0.1, 0.35), 0.42),
-    "kidney": ("ellipsoid", (0.3, 0.35, -0.4), 0.40),
-    "spine": ("tube", (-0.05, -0.55, 0.0), 0.75),
+    "liver": ("blob", (-0.42, 0.0, 0.15), 0.60),
+    "spleen": ("bean", (0.48, -0.1, 0.4), 0.45),
+    "kidney": ("ellipsoid", (0.4, 0.15, -0.45), 0.45),
 }
 """Organ → kind of procedural shape, centre and size, in units of half the volume."""
 ORGANS = tuple(PLACES)
 """Label 1 is the first."""
+_LOOK = AppearanceConfig(
+    spike=SpikeConfig(probability=0.0),
+    gibbs=GibbsConfig(probability=0.0),
+    sharpening=SharpeningConfig(probability=0.0),
+    low_resolution=LowResolutionConfig(probability=0.0),
+)
+"""Scans of decent quality: noise, texture, bias field, gamma and blur."""
+_LEAST_CONTRAST = 30.0
+"""Between the means of any two tissues, of 255."""
 
 
 class Subject(NamedTuple):
@@ -46,10 +59,19 @@ def make_subject(seed: int, number: int) -> Subject:
     source = (voxel + displacement_vox).round().long()
     source = torch.stack([axis.clamp(0, size - 1) for axis, size in zip(source, SHAPE, strict=True)])
     tissue = tissue[source[0], source[1], source[2]]
-    look = sample_appearance(AppearanceConfig(), int(tissue.max()) + 1, sample_generator(seed, number, "demo contrast"))
+    look = _look(int(tissue.max()) + 1, sample_generator(seed, number, "demo contrast"))
     image = 1000 * apply_appearance(tissue, look)
     # Tissue 1 is the body around the organs.
     return Subject(image, (tissue.int() - 1).clamp_min(0).to(torch.uint8))
+
+
+def _look(tissues: int, generator: Generator) -> Appearance:
+    """Draw a contrast in which every tissue can be told from the others."""
+    while True:
+        look = sample_appearance(_LOOK, tissues, generator)
+        means = sorted(look.mixture.means)
+        if min(high - low for low, high in pairwise(means)) >= _LEAST_CONTRAST:
+            return look
 
 
 @lru_cache(maxsize=1)
@@ -62,7 +84,7 @@ def _anatomy(seed: int) -> Tensor:
         # grid_sample wants the last axis first.
         local = ((grid - torch.tensor(centre).view(3, 1, 1, 1)) / size).flip(0).permute(1, 2, 3, 0)
         inside = functional.grid_sample(organ[None, None], local[None], mode="bilinear", align_corners=True)[0, 0] > 0.5
-        tissue[inside & (tissue > 0)] = label
+        tissue[inside & (tissue == 1)] = label
     if missing := sorted(set(range(2, 2 + len(PLACES))) - set(np.unique(tissue.numpy()))):
         raise ValueError(f"seed {seed} hides the organs {[ORGANS[label - 2] for label in missing]}; choose another seed")
     return tissue

@@ -29,13 +29,18 @@ def draw_cases(out: Path, cases: Mapping[str, tuple[Path, Path, Path]]) -> None:
         low, high = np.percentile(image[z], (0.5, 99.5))
         scan = np.clip((image[z] - low) / max(high - low, 1e-6), 0, 1)
         panels = [np.stack([scan] * 3, axis=-1)]
-        # Every label keeps its colour, also where it is missing in one of the two.
-        colours = [f"C{label}" for label in range(int(max(truth.max(), prediction.max())))]
-        panels += [
-            label2rgb(labels[z], scan, colors=colours, alpha=0.45, bg_label=0) if colours else panels[0] for labels in (truth, prediction)
-        ]
+        panels += [label2rgb(labels[z], scan, colors=_colours(truth, prediction), alpha=0.45, bg_label=0) for labels in (truth, prediction)]
         for axis, name, panel in zip(row, columns, panels, strict=True):
             axis.imshow(panel, origin="lower")
             axis.set_title(f"{title}: {name}", fontsize=9)
             axis.set_axis_off()
     figure.savefig(out, dpi=120)
+
+
+def _colours(*label_maps: np.ndarray) -> list[tuple[float, float, float]]:
+    """One colour per label up to the greatest, so that a label looks the same where others are missing."""
+    from matplotlib import colormaps
+
+    palette = colormaps["tab10"].colors
+    greatest = max(int(labels.max()) for labels in label_maps)
+    return [palette[label % len(palette)] for label in range(max(1, greatest))]

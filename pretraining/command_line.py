@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import io
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import tyro
 
+from pretraining.errors import CommandFailed
 
-def run_commands(program: str, commands: Callable[[], dict[str, Callable[..., Any]]], description: str) -> None:
+Commands = dict[str, Callable[..., Any]]
+
+
+def run_commands(program: str, commands: Callable[[], Commands], description: str) -> None:
     """Parse ``sys.argv`` for one of the commands and run it.
 
     Parameters
@@ -28,10 +36,32 @@ def run_commands(program: str, commands: Callable[[], dict[str, Callable[..., An
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        tyro.extras.subcommand_cli_from_dict(commands(), prog=program, description=description)
+        _parsed(program, commands(), description)()
     except KeyboardInterrupt:
         sys.exit(130)
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, CommandFailed) as error:
         if os.environ.get("ANATOMIX_DEBUG"):
             raise
         sys.exit(f"{program}: {' '.join(str(error).split())}")
+
+
+def _parsed(program: str, commands: Commands, description: str) -> Callable[[], Any]:
+    """The command that the flags name, not yet run; wrong flags end the process with one line in place of tyro's box."""
+    said = io.StringIO()
+    deferred = {name: _deferred(command) for name, command in commands.items()}
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.extras.subcommand_cli_from_dict(deferred, prog=program, description=description)
+    except SystemExit as stop:
+        if not stop.code:  # --help
+            raise
+        text = re.sub(r"[─│╭╮╰╯]+|__tyro-dummy-inner__\.|For full helptext.*", " ", said.getvalue(), flags=re.DOTALL)
+        sys.exit(f"{program}: {' '.join(text.split())} (see {program} --help)")
+
+
+def _deferred(command: Callable[..., Any]) -> Callable[..., Callable[[], Any]]:
+    @functools.wraps(command)
+    def later(*args: Any, **kwargs: Any) -> Callable[[], Any]:
+        return functools.partial(command, *args, **kwargs)
+
+    return later

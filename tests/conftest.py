@@ -1,15 +1,21 @@
-"""What the whole suite shares: where real data and golden files live, and one thread for repeatable sums."""
+"""What the whole suite shares: real data, golden files, nnU-Net's folders with a small real dataset, weights to start from."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 # Before torch is imported, and inherited by every command that a test starts: small volumes gain nothing from threads, and
 # threads that outnumber the cores wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+import torch
+
+from pretraining.backbone.unet import UNet, UNetConfig
+from pretraining.backbone.weights import save_weights
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -34,3 +40,62 @@ def data_root() -> Path:
 def golden() -> Path:
     """Outputs of the published network and loss."""
     return _shared_folder("ANATOMIX_TEST_GOLDEN", _REPOSITORY.parent / "shared" / "golden")
+
+
+@pytest.fixture(scope="session")
+def weights_file(tmp_path_factory) -> Path:
+    """Weights of the default architecture, untrained."""
+    path = tmp_path_factory.mktemp("weights") / "untrained.safetensors"
+    torch.manual_seed(5)
+    save_weights(path, UNet().state_dict(), UNetConfig(), {"name": "untrained"})
+    return path
+
+
+@pytest.fixture
+def nnunet(tmp_path, monkeypatch) -> SimpleNamespace:
+    """Empty nnU-Net folders, known to this process and its children."""
+    folders = {name: tmp_path / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    for name, folder in folders.items():
+        folder.mkdir()
+        monkeypatch.setenv(name, str(folder))
+    for name, value in (
+        ("nnUNet_def_n_proc", "2"),
+        ("nnUNet_n_proc_DA", "2"),
+        ("nnUNet_extTrainer", str(_REPOSITORY / "nnunet_anatomix" / "trainers")),
+    ):
+        monkeypatch.setenv(name, value)
+    for name in ("ANATOMIX_WEIGHTS", "ANATOMIX_ITERATIONS", "ANATOMIX_SEED"):
+        monkeypatch.delenv(name, raising=False)
+    return SimpleNamespace(raw=folders["nnUNet_raw"], preprocessed=folders["nnUNet_preprocessed"], results=folders["nnUNet_results"])
+
+
+@pytest.fixture(scope="session")
+def planned_hippocampus(data_root, tmp_path_factory) -> Iterator[Path]:
+    """``nnUNet_preprocessed`` with Dataset901 planned and preprocessed, by stock nnU-Net and by us; not to be written to."""
+    from batchgenerators.utilities.file_and_folder_operations import load_json
+    from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+    from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+    from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
+    from nnunet_anatomix.finetuning.planning import write_plan
+
+    raw, preprocessed = data_root / "nnUNet_raw", tmp_path_factory.mktemp("preprocessed")
+    name = "Dataset901_Hippocampus"
+    with pytest.MonkeyPatch.context() as patch:
+        for variable, value in (("nnUNet_raw", raw), ("nnUNet_preprocessed", preprocessed), ("nnUNet_n_proc_DA", 2)):
+            patch.setenv(variable, str(value))
+        write_plan("901")
+        ExperimentPlanner(name).plan_experiment()
+        description = load_json(str(raw / name / "dataset.json"))
+        for plans_name in ("nnUNetPlans", "nnUNetAnatomixPlans"):
+            plans = PlansManager(str(preprocessed / name / f"{plans_name}.json"))
+            configuration = plans.get_configuration("3d_fullres")
+            folder = preprocessed / name / configuration.data_identifier
+            folder.mkdir()
+            for case, files in get_filenames_of_train_images_and_targets(str(raw / name), description).items():
+                # What nnUNetv2_preprocess does in a pool of processes.
+                DefaultPreprocessor(verbose=False).run_case_save(
+                    os.fspath(folder / case), files["images"], files["label"], plans, configuration, description
+                )
+    yield preprocessed

@@ -16,6 +16,7 @@ from nnunetv2.utilities.file_path_utilities import get_output_folder
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 from torch.optim import Adam, Optimizer
+from tqdm import tqdm
 
 from nnunet_anatomix.finetuning.augmentation import initial_patch_size, modalities_of, table9
 from nnunet_anatomix.finetuning.labels import require_foreground
@@ -139,6 +140,23 @@ class AnatomixTrainer(nnUNetTrainer):
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
         self.num_iterations_per_epoch = self.recipe.iterations_in(self.current_epoch)
+        # An epoch takes minutes on a CPU, and stock training is silent until its end.
+        self._progress = tqdm(
+            total=self.num_iterations_per_epoch,
+            desc=f"epoch {self.current_epoch} of {self.num_epochs}",
+            unit="iteration",
+            leave=False,
+            disable=None if self.local_rank == 0 else True,
+        )
+
+    def train_step(self, batch: dict) -> dict:
+        output = super().train_step(batch)
+        self._progress.update()
+        return output
+
+    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+        self._progress.close()
+        super().on_train_epoch_end(train_outputs)
 
     @stops_on_bad_input
     def do_split(self) -> tuple[list[str], list[str]]:

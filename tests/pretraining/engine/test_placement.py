@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from oracles.label_ensemble import mapped_coordinates, near_a_border, paper_template, published_template
 
 from pretraining.engine import placement
 from pretraining.engine.affine import AffineConfig, sample_affine
 from pretraining.engine.ensemble import PLACEMENTS
 from pretraining.engine.seeds import sample_generator
 from pretraining.engine.templates import TemplateBank
+from tests.oracles.label_ensemble import mapped_coordinates, near_a_border, paper_template, published_template
 
 SHAPE = (32, 24, 20)
 CROPS = [(9, 12, 7), (40, 5, 21), (32, 24, 20), (61, 33, 47)]

@@ -1,0 +1,78 @@
+"""The demo: its anatomy, its dataset, and that it fails loudly."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from nnunet_anatomix import demo
+from nnunet_anatomix.demo_anatomy import ORGANS, SHAPE, make_subject
+from nnunet_anatomix.pictures import draw_cases
+from pretraining.errors import CommandFailed, InputError
+
+
+def dice(a: torch.Tensor, b: torch.Tensor) -> float:
+    return (2 * (a & b).sum() / (a.sum() + b.sum())).item()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_subjects_share_an_anatomy_and_differ_in_shape_and_contrast(seed):
+    first, second = make_subject(seed, 0), make_subject(seed, 1)
+    assert first.image.shape == first.labels.shape == SHAPE
+    for label in range(1, len(ORGANS) + 1):
+        overlap = dice(first.labels == label, second.labels == label)
+        assert 0.1 < overlap < 0.97, ORGANS[label - 1]
+    means = np.array(
+        [[subject.image[subject.labels == label].mean().item() for label in range(1, len(ORGANS) + 1)] for subject in (first, second)]
+    )
+    assert np.abs(means[0] - means[1]).max() > 50
+    again = make_subject(seed, 0)
+    assert torch.equal(first.image, again.image) and torch.equal(first.labels, again.labels)
+
+
+def test_the_dataset_is_in_nnunet_format(tmp_path):
+    demo.make_dataset(tmp_path, seed=0)
+    described = json.loads((tmp_path / "dataset.json").read_text())
+    assert described["numTraining"] == len(list((tmp_path / "labelsTr").iterdir())) == 3
+    assert len(list((tmp_path / "labelsTs").iterdir())) == 2
+    for folder in ("Tr", "Ts"):
+        for label_file in (tmp_path / f"labels{folder}").iterdir():
+            image = sitk.ReadImage(str(tmp_path / f"images{folder}" / label_file.name.replace(".nii.gz", "_0000.nii.gz")))
+            labels = sitk.ReadImage(str(label_file))
+            assert image.GetSize() == labels.GetSize() and image.GetSpacing() == labels.GetSpacing()
+            assert set(np.unique(sitk.GetArrayFromImage(labels))) == set(described["labels"].values())
+
+
+def test_a_folder_of_someone_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match="other than an earlier demo"):
+        demo.run_demo(tmp_path)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_command_that_fails_is_named_with_its_log(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "DATASET_ID", 998)  # there is no such dataset in the demo's folder
+    with pytest.raises(CommandFailed, match="'nnunet-anatomix' ended with exit code 1"):
+        demo.run_demo(tmp_path / "demo", device="cpu")
+    assert "$ nnunet-anatomix plan -d 998" in (tmp_path / "demo" / "log.txt").read_text()
+
+
+def test_labels_keep_their_colours_in_the_picture(tmp_path):
+    files = []
+    for name, label in (("scan", 0), ("truth", 2), ("prediction", 0)):
+        volume = np.random.default_rng(0).random((6, 8, 10), np.float32) if name == "scan" else np.full((6, 8, 10), label, np.uint8)
+        files.append(tmp_path / f"{name}.nii.gz")
+        sitk.WriteImage(sitk.GetImageFromArray(volume), str(files[-1]))
+    draw_cases(tmp_path / "case.png", {"case": tuple(files)})
+    assert (tmp_path / "case.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_the_demo_segments(tmp_path):
+    scores = demo.run_demo(tmp_path / "demo")
+    assert scores.keys() == set(ORGANS) and np.mean(list(scores.values())) > demo.LEAST_DICE
+    assert {"report.md", "overview.png", "dice.csv", "predictions"} <= {path.name for path in (tmp_path / "demo").iterdir()}

@@ -1,0 +1,139 @@
+"""``anatomix-pretrain``: every command runs, and bad input is one line and a non-zero exit with nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from pretraining.backbone.unet import UNetConfig
+from pretraining.backbone.weights import load_weights
+from pretraining.cli import main
+from pretraining.config import to_dict
+from pretraining.engine.synthesis import EngineConfig
+from pretraining.learning.projection import ProjectionConfig
+from pretraining.learning.train import TrainConfig
+
+
+@pytest.fixture
+def run(monkeypatch, caplog):
+    """Runs the command in this process and returns what it logged."""
+
+    def command(*arguments: object) -> str:
+        monkeypatch.setattr("sys.argv", ["anatomix-pretrain", *map(str, arguments)])
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            main()
+        return caplog.text
+
+    return command
+
+
+@pytest.fixture
+def fails(run):
+    """Runs the command and returns the one line that it ends with."""
+
+    def command(*arguments: object) -> str:
+        with pytest.raises(SystemExit) as caught:
+            run(*arguments)
+        line = caught.value.code
+        assert isinstance(line, str) and line.startswith("anatomix-pretrain: ") and "\n" not in line
+        return line
+
+    return command
+
+
+@pytest.fixture
+def preset(tmp_path):
+    """A configuration that trains in a second."""
+    config = TrainConfig(
+        steps=2,
+        positions=16,
+        validate_every=2,
+        validation_pairs=1,
+        save_every=1,
+        backbone=UNetConfig(width=2, poolings=2),
+        projection=ProjectionConfig(width=8),
+        engine=EngineConfig(side=16),
+    )
+    path = tmp_path / "tiny.json"
+    path.write_text(json.dumps(to_dict(config)))
+    return path
+
+
+def write_mask(path, mask: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(sitk.GetImageFromArray(mask), str(path))
+
+
+def test_from_masks_to_weights_and_back(run, tmp_path, preset):
+    """templates, preview, train, export and import, each on what the one before has written."""
+    masks = tmp_path / "subject" / "segmentations"
+    for number, organ in enumerate(("liver", "spleen")):
+        mask = np.zeros((20, 24, 16), np.uint8)
+        mask[4 : 12 + number, 5:15, 3:9] = 1
+        write_mask(masks / f"{organ}.nii.gz", mask)
+    bank, weights = tmp_path / "templates.bank", tmp_path / "weights.safetensors"
+    assert "2 " in run("templates", "--source", tmp_path / "subject", "--out", bank, "--spacing", 1.0)
+    run("preview", "--templates", bank, "--out", tmp_path / "sheet.png", "--preset", preset, "--count", 1)
+    assert (tmp_path / "sheet.png").read_bytes()[:4] == b"\x89PNG"
+    start = ("train", "--templates", bank, "--out", tmp_path / "run", "--preset", preset, "--device", "cpu", "--workers", 0)
+    assert "step 2" in run(*start)
+    assert "step 2" in run("train", "--templates", bank, "--out", tmp_path / "run", "--resume", "--device", "cpu", "--workers", 0)
+    run("export", tmp_path / "run", "--out", weights)
+    assert load_weights(weights).card["templates"]["count"] == 2
+    run("export", tmp_path / "run", "--out", tmp_path / "published.pth", "--format", "published")
+    run("import", tmp_path / "published.pth", "--out", tmp_path / "again.safetensors")
+    assert load_weights(tmp_path / "again.safetensors").sha256 == load_weights(weights).sha256
+
+
+def test_flags_override_the_preset(run, tmp_path, preset):
+    run("train", "--out", tmp_path / "run", "--preset", preset, "--device", "cpu", "--workers", 0, "--steps", 1, "--engine.side", 32)
+    written = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (written["steps"], written["engine"]["side"], written["positions"]) == (1, 32, 16)
+
+
+def test_no_run_is_overwritten(run, fails, tmp_path, preset):
+    start = ("train", "--out", tmp_path / "run", "--preset", preset, "--device", "cpu", "--workers", 0)
+    run(*start)
+    before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
+    assert "add --resume" in fails(*start)
+    assert "positions: 16 -> 17" in fails(*start, "--resume", "--positions", 17)
+    assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("train", "--out", "run", "--preset", "papre"), "no preset 'papre'"),
+        (("train", "--out", "run", "--engine.side", "40"), "multiple of 16"),
+        (("train", "--out", "run", "--sidee", "40"), "--sidee"),
+        (("train",), "--out"),
+        (("trane",), "trane"),
+        (("train", "--out", "run", "--templates", "nowhere.bank"), "no template bank at nowhere.bank"),
+        (("train", "--out", "run", "--init-from", "nowhere.safetensors"), "no weights file at nowhere.safetensors"),
+        (("export", "nowhere", "--out", "w.safetensors"), "no checkpoint at nowhere"),
+        (("import", "nowhere.pth", "--out", "w.safetensors"), "no weights file at nowhere.pth"),
+        (("templates", "--source", "empty", "--out", "t.bank"), "no label files under empty"),
+        (("templates", "--source", "nan.nii.gz", "--out", "t.bank"), "NaN"),
+        (("templates", "--source", "4d.nii.gz", "--out", "t.bank"), "three dimensions"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(fails, tmp_path, monkeypatch, arguments, named):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    write_mask(tmp_path / "nan.nii.gz", np.full((4, 4, 4), np.nan, np.float32))
+    sitk.WriteImage(sitk.JoinSeries([sitk.GetImageFromArray(np.ones((4, 4, 4), np.uint8))] * 2), "4d.nii.gz")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    assert named in fails(*arguments)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_a_vit_checkpoint_is_refused_by_name(fails, tmp_path):
+    torch.save({"patch_embed.proj.weight": torch.zeros(8, 1, 4, 4, 4)}, tmp_path / "vit.pth")
+    assert "ViT" in fails("import", tmp_path / "vit.pth", "--out", tmp_path / "w.safetensors")
+    assert not (tmp_path / "w.safetensors").exists()
