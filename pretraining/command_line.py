@@ -34,7 +34,9 @@ def run_commands(program: str, commands: Callable[[], Commands], description: st
         With code 1 and one line on standard error for bad input or a failing disk, 130 after Ctrl-C; set
         ``ANATOMIX_DEBUG=1`` to see the traceback instead.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    for package in ("pretraining", "nnunet_anatomix"):
+        logging.getLogger(package).setLevel(logging.INFO)
     try:
         _parsed(program, commands(), description)()
     except KeyboardInterrupt:

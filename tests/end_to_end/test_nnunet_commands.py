@@ -181,7 +181,8 @@ def test_stock_plans_from_planning_to_an_exported_model(workplace):
     predictions = workplace.folder / "all"
     workplace.run("nnUNetv2_predict", "-i", workplace.raw / NAME / "imagesTs", "-o", predictions, *model, *CPU, "-npp", "1", "-nps", "1")
     assert len(list(predictions.glob("*.nii.gz"))) == 27
-    assert workplace.dice(predictions) > 0.5  # 0.70 with the first bundled weights
+    # The bundled weights reach .55 to .70 with different seeds, a random start .25 (docs/results.md).
+    assert workplace.dice(predictions) > 0.4
 
     archive = workplace.folder / "model.zip"
     # In their own order: the export's -f takes several folds.
@@ -193,5 +194,6 @@ def test_stock_plans_from_planning_to_an_exported_model(workplace):
     again = workplace.folder / "again"
     scans = workplace.scans(2)
     workplace.run("nnUNetv2_predict", "-i", scans, "-o", again, *model, *CPU, "-npp", "1", "-nps", "1", **installed)
+    assert len(list(again.glob("*.nii.gz"))) == 2
     for name in (path.name for path in again.glob("*.nii.gz")):
         assert (again / name).read_bytes() == (predictions / name).read_bytes()
