@@ -77,6 +77,7 @@ def run_demo(out: Path, *, iterations: int = 150, device: str = "auto", seed: in
     environment = {
         **os.environ,
         **{name: str(folder) for name, folder in folders.items()},
+        "ANATOMIX_SEED": str(seed),
         "nnUNet_n_proc_DA": "2",
         "nnUNet_def_n_proc": "2",
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -37,6 +38,8 @@ _LOOK = AppearanceConfig(
     low_resolution=LowResolutionConfig(probability=0.0),
 )
 """Scans of decent quality: noise, texture, bias field, gamma and blur."""
+_BRIGHTNESS = (0, 2, 4, 3, 1)
+"""Rank of air, body and each organ from dark to bright, as scans of one sequence have it."""
 _LEAST_CONTRAST = 30.0
 """Between the means of any two tissues, of 255."""
 
@@ -66,12 +69,12 @@ def make_subject(seed: int, number: int) -> Subject:
 
 
 def _look(tissues: int, generator: Generator) -> Appearance:
-    """Draw a contrast in which every tissue can be told from the others."""
+    """Draw a contrast in which every tissue can be told from the others, and which of two is brighter is always the same."""
     while True:
         look = sample_appearance(_LOOK, tissues, generator)
         means = sorted(look.mixture.means)
         if min(high - low for low, high in pairwise(means)) >= _LEAST_CONTRAST:
-            return look
+            return replace(look, mixture=replace(look.mixture, means=tuple(means[rank] for rank in _BRIGHTNESS)))
 
 
 @lru_cache(maxsize=1)
