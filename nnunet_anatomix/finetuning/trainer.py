@@ -91,6 +91,7 @@ class AnatomixTrainer(nnUNetTrainer):
         self.enable_deep_supervision = False
         self.save_every = 1
         self._restores = False
+        self._progress = tqdm(disable=True)
 
     @staticmethod
     @stops_on_bad_input

@@ -76,14 +76,21 @@ def test_stairs_fall_and_the_cosine_ends_at_zero():
 
 
 def test_training_learns(tmp_path, bank):
-    config = replace(
-        TINY, steps=60, validate_every=60, validation_pairs=4, save_every=60, positions=64, optimizer=OptimizerConfig(rate=2e-3)
+    config = TrainConfig(
+        steps=60,
+        positions=128,
+        validation_pairs=1,
+        backbone=UNetConfig(width=8, poolings=2),
+        projection=ProjectionConfig(width=32),
+        optimizer=OptimizerConfig(rate=3e-3, beta1=0.9, schedule="cosine"),
+        engine=EngineConfig(side=32),
     )
-    before = train(tmp_path / "start", replace(config, steps=1, optimizer=OptimizerConfig(rate=1e-12)), bank, device="cpu", workers=0)
-    after = train(tmp_path / "run", config, bank, device="cpu", workers=0)
-    assert after.validation_loss < before.validation_loss - 0.02
-    records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    train(tmp_path, config, bank, device="cpu", workers=0)
+    records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert {"step", "loss", "by_level", "rate", "steps_per_s", "waiting"} <= records[0].keys()
+    losses = [record["loss"] for record in records if "loss" in record]
+    # Means over ten label maps each; .17 to .18 with two seeds when this was written.
+    assert losses[-1] < losses[0] - 0.08
 
 
 @pytest.mark.parametrize("stop", [2, 3, 4])
