@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+_ABANDONED_AFTER_S = 3600
+"""No file takes that long to write."""
 
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it is flushed to disk and renamed to ``path``, else removed.
 
-    An older file at ``path`` stays until the new one is complete, whatever happens in between.
+    An older file at ``path`` stays until the new one is complete, whatever happens in between. A process killed while
+    writing leaves its temporary file behind; the first writing of ``path`` an hour later clears it away.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays, since SimpleITK and matplotlib choose the format by it.
-    handle, name = tempfile.mkstemp(prefix=f".{path.name.split('.')[0]}-", suffix="".join(path.suffixes), dir=path.parent)
+    prefix, suffix = f".{path.name.split('.')[0]}-", "".join(path.suffixes)
+    for abandoned in path.parent.glob(f"{glob.escape(prefix)}????????{glob.escape(suffix)}"):
+        with suppress(OSError):  # another process may be clearing up too
+            if time.time() - abandoned.stat().st_mtime > _ABANDONED_AFTER_S:
+                abandoned.unlink()
+    handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=path.parent)
     os.close(handle)
     partial = Path(name)
     try:

@@ -166,7 +166,7 @@ def test_a_killed_training_continues(planned):
     log = sorted(fold.glob("training_log*"))[-1].read_text()
     assert f"Epoch {saved} " in log and f"Epoch {saved - 1} " not in log and "Epoch 7 " in log and "pretrained weights" not in log
     logged = torch.load(fold / "checkpoint_final.pth", weights_only=False)["logging"]
-    assert len(logged["train_losses"]) == 8 and not list(fold.glob(".*"))
+    assert len(logged["train_losses"]) == 8
 
 
 @pytest.mark.slow
