@@ -33,8 +33,17 @@ class EngineConfig:
             raise ValueError(f"side must be a positive multiple of 16, as the backbone halves it four times, got {self.side}")
 
 
+class StoredPair(NamedTuple):
+    """One sample as the paper keeps it on disk: before the online set."""
+
+    labels: Tensor
+    """(X, Y, Z) uint8, 0 is background."""
+    views: Tensor
+    """(2, X, Y, Z) uint8; 255 stands for 1."""
+
+
 class Pair(NamedTuple):
-    """One sample."""
+    """One sample as training sees it."""
 
     labels: Tensor
     """(X, Y, Z) uint8, 0 is background. To index with it, convert it first: PyTorch takes uint8 for a mask."""
@@ -42,12 +51,23 @@ class Pair(NamedTuple):
     """(2, X, Y, Z) float32 in [0, 1]."""
 
 
-@torch.no_grad()
 def synthesize_pair(bank: TemplateBank, config: EngineConfig, *, seed: int, index: int, device: torch.device | str = "cpu") -> Pair:
     """Make sample ``index`` of the data set that (bank, config, seed) define.
 
     The sample is a pure function of the arguments on a given device type: no global random state is read or changed, and
-    on CUDA the host never waits for the device.
+    on CUDA the host never waits for the device. It equals :func:`vary` of the stored sample, read back from disk or not.
+
+    Raises
+    ------
+    ValueError
+        If ``seed`` or ``index`` is no integer in [0, 2**63).
+    """
+    return vary(synthesize_stored(bank, config, seed=seed, index=index, device=device), config.online, seed=seed, draw=index)
+
+
+@torch.no_grad()
+def synthesize_stored(bank: TemplateBank, config: EngineConfig, *, seed: int, index: int, device: torch.device | str = "cpu") -> StoredPair:
+    """Make sample ``index`` up to where the paper stores it: labels (Fig. 2A) and two views of them (Fig. 2B).
 
     Raises
     ------
@@ -63,8 +83,30 @@ def synthesize_pair(bank: TemplateBank, config: EngineConfig, *, seed: int, inde
             sample_appearance(config.appearance, ensemble.label_count, sample_generator(seed, index, purpose))
             for purpose in ("view 1", "view 2")
         ]
-        views = torch.stack([apply_appearance(labels, look) for look in looks])
-        variation = sample_online(config.online, sample_generator(seed, index, "online"))
-        if variation is not None:
-            labels, views = apply_online(labels, views, variation)
-        return Pair(labels, views)
+        views = torch.stack([_to_bytes(apply_appearance(labels, look)) for look in looks])
+        return StoredPair(labels, views)
+
+
+@torch.no_grad()
+def vary(stored: StoredPair, config: OnlineConfig, *, seed: int, draw: int) -> Pair:
+    """Vary a stored sample by the online set (Fig. 12, red boxes), on its device.
+
+    Parameters
+    ----------
+    stored : from :func:`synthesize_stored` or from disk.
+    draw : which of the many uses of stored samples this is, in [0, 2**63); with every draw the variation is another one.
+
+    Raises
+    ------
+    ValueError
+        If ``seed`` or ``draw`` is no integer in [0, 2**63).
+    """
+    labels, views = stored
+    with torch.autocast(labels.device.type, enabled=False):
+        views = views.float().div_(255)
+        variation = sample_online(config, sample_generator(seed, draw, "online"))
+        return Pair(labels, views) if variation is None else Pair(*apply_online(labels, views, variation))
+
+
+def _to_bytes(view: Tensor) -> Tensor:
+    return view.mul(255).round_().to(torch.uint8)
