@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from pretraining.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-MAGIC = b"anatomix-bank-1\n"
+MAGIC = b"anatomix-bank-2\n"
 FOOTER = struct.Struct("<QQ16s")
 """Where the JSON index begins, its length, and the magic bytes again: a file cut short has no footer."""
 
@@ -41,6 +41,8 @@ class TemplateEntry:
     organ: str
     shape: tuple[int, int, int]
     """Of its bounding box, voxels."""
+    offset: tuple[int, int, int]
+    """Index of the box's first voxel in the subject's volume, at the bank's spacing: where the organ really was."""
     voxel_count: int
     """Voxels that are set."""
     licence: str = ""
@@ -52,7 +54,7 @@ class TemplateBank:
 
     Parameters
     ----------
-    index : columns of equal length: source, subject, organ, shape, voxel_count, licence.
+    index : columns of equal length, one per field of :class:`TemplateEntry`.
     blob : (bytes,) uint8, the packed masks one after another, each beginning on a whole byte.
     spacing_mm : voxel size of all masks.
     path : file behind ``blob``, if any; a bank sent to another process is opened again there instead of copied.
@@ -101,11 +103,12 @@ class TemplateBank:
     def from_masks(cls, masks: Sequence[Tensor | np.ndarray], organs: Sequence[str], *, source: str, spacing_mm: float) -> TemplateBank:
         """Make a bank in memory of (X, Y, Z) masks, each cropped here; an empty one is refused with ValueError."""
         packed = [pack(np.asarray(mask)) for mask in masks]
+        # Masks in memory are shapes without a body around them: each is its own subject.
         entries = [
-            TemplateEntry(source=source, subject="", organ=organ, shape=shape, voxel_count=count)
-            for organ, (_, shape, count) in zip(organs, packed, strict=True)
+            TemplateEntry(source=source, subject=str(i), organ=organ, shape=mask.shape, offset=mask.offset, voxel_count=mask.voxel_count)
+            for i, (organ, mask) in enumerate(zip(organs, packed, strict=True))
         ]
-        return cls(columns(entries), np.concatenate([bits for bits, _, _ in packed]), spacing_mm=spacing_mm)
+        return cls(columns(entries), np.concatenate([mask.bits for mask in packed]), spacing_mm=spacing_mm)
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -117,7 +120,8 @@ class TemplateBank:
 
     def entry(self, i: int) -> TemplateEntry:
         """What is known of template ``i``."""
-        return TemplateEntry(**{name: tuple(values[i]) if name == "shape" else values[i] for name, values in self._index.items()})
+        row = {name: values[i] for name, values in self._index.items()}
+        return TemplateEntry(**row | {"shape": tuple(row["shape"]), "offset": tuple(row["offset"])})
 
     def shape(self, i: int) -> tuple[int, int, int]:
         """(X, Y, Z) of template ``i``, voxels."""
@@ -135,8 +139,20 @@ class TemplateBank:
         return torch.from_numpy(bits.reshape(self.shape(i)).view(np.bool_))
 
 
-def pack(mask: np.ndarray) -> tuple[np.ndarray, tuple[int, int, int], int]:
-    """Crop a (X, Y, Z) mask to its bounding box; return its packed bits, the box's shape and the number of set voxels.
+class PackedMask(NamedTuple):
+    """A mask, cropped and bit-packed."""
+
+    bits: np.ndarray
+    """(bytes,) uint8, in C order, lowest bit first."""
+    shape: tuple[int, int, int]
+    """Of the bounding box, voxels."""
+    offset: tuple[int, int, int]
+    """Index of the box's first voxel in the mask."""
+    voxel_count: int
+
+
+def pack(mask: np.ndarray) -> PackedMask:
+    """Crop a (X, Y, Z) mask to its bounding box and pack its bits.
 
     Raises
     ------
@@ -146,10 +162,9 @@ def pack(mask: np.ndarray) -> tuple[np.ndarray, tuple[int, int, int], int]:
     mask = mask != 0
     if not mask.any():
         raise ValueError("the mask is empty")
-    for axis in range(3):
-        used = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        mask = np.take(mask, np.arange(used[0], used[-1] + 1), axis=axis)
-    return np.packbits(mask, axis=None, bitorder="little"), mask.shape, int(mask.sum())
+    ends = [np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))[[0, -1]].tolist() for axis in range(3)]
+    mask = mask[tuple(slice(first, last + 1) for first, last in ends)]
+    return PackedMask(np.packbits(mask, axis=None, bitorder="little"), mask.shape, tuple(first for first, _ in ends), int(mask.sum()))
 
 
 def columns(entries: Iterable[TemplateEntry]) -> dict[str, list]:
@@ -236,11 +251,10 @@ def _packed_group(spacing_mm: float, min_voxels: int, group: Group) -> tuple[lis
     content = read_group(group, spacing_mm, min_voxels)
     found = []
     for organ, mask in content.masks.items():
-        bits, shape, count = pack(mask)
-        entry = TemplateEntry(
-            source=group.source, subject=group.subject, organ=organ, shape=shape, voxel_count=count, licence=group.licence
-        )
-        found.append((entry, bits))
+        packed = pack(mask)
+        where = {"shape": packed.shape, "offset": packed.offset, "voxel_count": packed.voxel_count}
+        entry = TemplateEntry(source=group.source, subject=group.subject, organ=organ, licence=group.licence, **where)
+        found.append((entry, packed.bits))
     return found, content.rejected
 
 

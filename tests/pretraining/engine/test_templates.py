@@ -19,8 +19,9 @@ def masks(count: int = 5) -> list[np.ndarray]:
 def written(path, volumes):
     entries = []
     for i, volume in enumerate(volumes):
-        bits, shape, count = pack(volume)
-        entries.append((TemplateEntry(source="s", subject=f"p{i}", organ="liver", shape=shape, voxel_count=count, licence="CC0"), bits))
+        mask = pack(volume)
+        where = {"shape": mask.shape, "offset": mask.offset, "voxel_count": mask.voxel_count}
+        entries.append((TemplateEntry(source="s", subject=f"p{i}", organ="liver", licence="CC0", **where), mask.bits))
     assert write_bank(path, entries, spacing_mm=2.0) == len(volumes)
     return path
 
@@ -57,7 +58,7 @@ def test_an_empty_mask_is_refused():
 
 def test_nothing_is_left_of_a_bank_that_failed(tmp_path):
     def broken():
-        yield from [(TemplateEntry(source="", subject="", organ="", shape=(8, 1, 1), voxel_count=8), np.uint8([255]))]
+        yield from [(TemplateEntry(source="", subject="", organ="", shape=(8, 1, 1), offset=(0, 0, 0), voxel_count=8), np.uint8([255]))]
         raise RuntimeError("disk full")
 
     with pytest.raises(RuntimeError):
@@ -86,6 +87,10 @@ def test_foreign_and_missing_files_are_refused(tmp_path):
 
 def test_an_index_that_disagrees_with_its_masks_is_refused(tmp_path):
     path = tmp_path / "a.bank"
-    write_bank(path, [(TemplateEntry(source="", subject="", organ="", shape=(9, 9, 9), voxel_count=8), np.uint8([255]))], spacing_mm=1.0)
+    write_bank(
+        path,
+        [(TemplateEntry(source="", subject="", organ="", shape=(9, 9, 9), offset=(0, 0, 0), voxel_count=8), np.uint8([255]))],
+        spacing_mm=1.0,
+    )
     with pytest.raises(InputError, match="damaged"):
         TemplateBank.open(path)
