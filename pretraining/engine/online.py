@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from pretraining.engine.artefacts.log_gamma import LogGammaConfig, apply_log_gam
 from pretraining.engine.artefacts.motion import MotionConfig, apply_motion, sample_motion
 from pretraining.engine.artefacts.noise import NoiseConfig, apply_noise, sample_noise
 from pretraining.engine.geometry import Geometry, GeometryConfig, apply_geometry, sample_geometry
+from pretraining.engine.upload import upload
 
 ARTEFACTS = {
     "blur": (sample_blur, apply_blur),
@@ -73,30 +75,46 @@ def sample_online(config: OnlineConfig, generator: Generator) -> Online | None:
 
 
 def apply_online(labels: Tensor, views: Tensor, params: Online) -> tuple[Tensor, Tensor]:
-    """Vary labels (X, Y, Z) and views (2, X, Y, Z) in [0, 1]; the views fill [0, 1] again in the end.
+    """Vary labels (X, Y, Z) and stored views (2, X, Y, Z) uint8; the views become float32 and fill [0, 1] in the end.
 
     Notes
     -----
     That the result is scaled to [0, 1] once more is ours: noise and bias leave the unit range.
     """
-    views = torch.stack([clip_above(view, params.upper_quantile) for view in views])
-    labels, views = apply_geometry(labels, views, params.geometry)
-    varied = []
-    for view, drawn in zip(views, params.artefacts, strict=True):
+    rescaled = torch.empty(views.shape, device=views.device)
+    for view, stored in zip(rescaled, views, strict=True):
+        view.copy_(clip_above(stored, params.upper_quantile))
+    labels, varied = apply_geometry(labels, rescaled, params.geometry)
+    for i, drawn in enumerate(params.artefacts):
+        view = varied[i]
         for name, artefact in drawn:
             view = ARTEFACTS[name][1](view, artefact)
-        varied.append(min_max(view))
-    return labels, torch.stack(varied)
+        varied[i] = min_max(view)
+    return labels, varied
 
 
-def clip_above(volume: Tensor, quantile: float) -> Tensor:
-    """Clip (X, Y, Z) at a quantile, interpolated linearly between values as NumPy does, and scale it to [0, 1]."""
-    # Only the few values above the quantile are sorted.
-    rank = (1 - quantile) * (volume.numel() - 1)
+def clip_above(stored: Tensor, quantile: float) -> Tensor:
+    """Clip (X, Y, Z) uint8 at a quantile, interpolated linearly between values as NumPy does, and scale it to float32 in [0, 1].
+
+    Notes
+    -----
+    There are 256 values: counting them gives the quantile, and a table of 256 results all the rest.
+    """
+    if stored.device.type == "cuda":  # bincount would make the host wait
+        counts = torch.histc(stored.float(), 256, 0, 255)
+    else:
+        counts = torch.bincount(stored.flatten(), minlength=256)
+    rank = quantile * (stored.numel() - 1)
     below = int(rank)
-    top = volume.flatten().topk(min(below + 2, volume.numel())).values
-    bound = torch.lerp(top[below], top[-1], rank - below)
-    return min_max(torch.minimum(volume, bound))
+    ranks = upload(torch.tensor([below, min(below + 1, stored.numel() - 1)]), stored.device)
+    # The value at a rank is the first one that, with all smaller ones, is counted more often than that.
+    low, high = torch.searchsorted(counts.cumsum(0).long(), ranks, right=True).float().unbind()
+    bound = torch.lerp(low, high, rank - below)
+    values = torch.arange(256.0, device=stored.device)
+    table = torch.minimum(values, bound)
+    least = torch.where(counts > 0, values, math.inf).amin()
+    table = table.sub_(least).div_((bound - least).clamp_min(1e-12)).clamp_(0, 1)
+    return table.index_select(0, stored.flatten().int()).view(stored.shape)
 
 
 def _sample_artefacts(config: OnlineConfig, generator: Generator) -> Drawn:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pretraining.engine.compiled import compiled
 from pretraining.engine.upload import upload
 
 Triple = tuple[int, int, int]
@@ -128,29 +129,54 @@ def _constants(placement: Placement) -> np.ndarray:
 
 
 def _stamp_on_host(labels: np.ndarray, label: int, packed: np.ndarray, placement: Placement) -> None:
-    """Only voxels inside the crop are looked up; slabs of x keep the work inside a processor's cache.
+    period = np.array(placement.period, dtype=np.float64)
+    _stamp_rows(
+        labels,
+        np.uint8(label),
+        packed,
+        *placement.contributions,
+        np.array(placement.limits, dtype=np.int32),
+        np.array(placement.crop),
+        np.add(placement.first, placement.count) - 1,
+        (period / TURN).astype(np.float32),
+        (period / 2 + placement.first).astype(np.float32),
+    )
 
-    NumPy, since it compares and picks integers several times faster than PyTorch does on a CPU.
-    """
-    along_x, along_y, along_z = placement.contributions
+
+@compiled
+def _stamp_rows(labels, label, packed, along_x, along_y, along_z, limits, crop, last, scale, offset):
+    """Follow each row along z and look up the voxels inside the crop; stretches outside are stepped over at once."""
     nx, ny, nz = labels.shape
-    rows = along_x[:, :, None] + along_y[:, None, :]
-    used = list(zip(placement.crop, placement.first, placement.count, placement.period, strict=True))
-    thickness = max(1, 2**17 // (ny * nz))
-    for start in range(0, nx, thickness):
-        slab = rows[:, start : start + thickness]
-        turns = [slab[axis][..., None] + along_z[axis] for axis in range(3)]
-        inside = turns[0] <= placement.limits[0]
-        inside &= turns[1] <= placement.limits[1]
-        inside &= turns[2] <= placement.limits[2]
-        where = np.flatnonzero(inside)
-        if not len(where):
-            continue
-        bit = None
-        for axis, (size, first, count, period) in enumerate(used):
-            # float32 keeps 24 bits, 1e-4 voxel at worst; the minimum catches what it rounds up at the crop's far side.
-            position = turns[axis].ravel().take(where).astype(np.float32) * np.float32(period / TURN) + np.float32(period / 2 + first)
-            index = np.minimum(position.astype(np.int32), first + count - 1)
-            bit = index if bit is None else bit * np.int32(size) + index
-        is_set = (packed.take(bit >> 3) >> (bit & 7).astype(np.uint8)) & 1
-        labels[start : start + thickness].reshape(-1)[where[is_set.view(np.bool_)]] = label
+    half_turn = np.int64(TURN // 2)
+    turn = np.empty(3, np.int32)
+    step = np.empty(3, np.int64)
+    for axis in range(3):
+        step[axis] = np.int32(along_z[axis, 1] - along_z[axis, 0]) if nz > 1 else 0
+    for x in range(nx):
+        for y in range(ny):
+            z = 0
+            while z < nz:
+                skip = np.int64(0)
+                for axis in range(3):
+                    turn[axis] = np.int32(along_x[axis, x] + along_y[axis, y] + along_z[axis, z])
+                    beyond = np.int64(turn[axis]) - limits[axis]
+                    if beyond > 0:
+                        # How many steps until this coordinate falls back to the limit or wraps; rounding errors add up to one
+                        # unit a voxel, so one step is kept in reserve.
+                        if step[axis] < 0:
+                            ahead = beyond // -step[axis]
+                        elif step[axis] > 0:
+                            ahead = (half_turn - turn[axis]) // step[axis]
+                        else:
+                            ahead = nz
+                        skip = max(skip, ahead - 1, 1)
+                if skip:
+                    z += skip
+                    continue
+                bit = np.int64(0)
+                for axis in range(3):
+                    index = min(np.int64(np.float32(turn[axis]) * scale[axis] + offset[axis]), last[axis])
+                    bit = bit * crop[axis] + index
+                if (packed[bit >> 3] >> (bit & 7)) & 1:
+                    labels[x, y, z] = label
+                z += 1

@@ -7,15 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pretraining.engine.compiled import compiled
 from pretraining.engine.upload import upload
-
-
-def coordinates(matrix: np.ndarray, shape: tuple[int, ...], device: torch.device) -> list[Tensor]:
-    """Input voxel coordinates of each output voxel: three (X, Y, Z) float32, from a (3, 4) map of output to input index."""
-    tables = [matrix[:, axis, None] * np.arange(size) for axis, size in enumerate(shape)]
-    tables[0] = tables[0] + matrix[:, 3, None]
-    along_x, along_y, along_z = upload(np.concatenate(tables, axis=1).astype(np.float32), device).split(list(shape), dim=1)
-    return [(along_x[axis, :, None] + along_y[axis])[..., None] + along_z[axis] for axis in range(3)]
 
 
 def resample_linear(volumes: Tensor, matrix: np.ndarray) -> Tensor:
@@ -26,7 +19,12 @@ def resample_linear(volumes: Tensor, matrix: np.ndarray) -> Tensor:
     As in ITK, a volume reaches half a voxel beyond its outermost voxel centres, and is constant there.
     """
     shape = tuple(volumes.shape[1:])
-    where = coordinates(matrix, shape, volumes.device)
+    if volumes.device.type == "cpu":
+        mapped = torch.empty_like(volumes, memory_format=torch.contiguous_format)
+        least = volumes.amin(dim=(1, 2, 3)).numpy()
+        _resample_linear_on_host(volumes.contiguous().numpy(), mapped.numpy(), least, *_contributions(matrix, shape))
+        return mapped
+    where = _coordinates(matrix, shape, volumes.device)
     outside = _outside(where, shape)
     grid = torch.stack([position * (2 / max(size - 1, 1)) - 1 for position, size in zip(where, shape, strict=True)][::-1], dim=-1)
     mapped = F.grid_sample(volumes[None], grid[None], mode="bilinear", padding_mode="border", align_corners=True)[0]
@@ -36,12 +34,30 @@ def resample_linear(volumes: Tensor, matrix: np.ndarray) -> Tensor:
 def resample_labels(labels: Tensor, matrix: np.ndarray) -> Tensor:
     """Map (X, Y, Z) labels by nearest lookup; outside is 0."""
     shape = tuple(labels.shape)
-    where = coordinates(matrix, shape, labels.device)
+    if labels.device.type == "cpu":
+        mapped = torch.zeros(shape, dtype=labels.dtype)
+        _resample_labels_on_host(labels.contiguous().numpy(), mapped.numpy(), *_contributions(matrix, shape))
+        return mapped
+    where = _coordinates(matrix, shape, labels.device)
     flat = None
     for position, size in zip(where, shape, strict=True):
         index = position.round().clamp_(0, size - 1).int()
         flat = index if flat is None else flat.mul_(size).add_(index)
     return labels.flatten().index_select(0, flat.flatten()).view(shape).masked_fill_(_outside(where, shape), 0)
+
+
+def _contributions(matrix: np.ndarray, shape: tuple[int, ...]) -> list[np.ndarray]:
+    """What each output index along each axis adds to the three input coordinates: (3, X), (3, Y), (3, Z) float32."""
+    tables = [matrix[:, axis, None] * np.arange(size) for axis, size in enumerate(shape)]
+    tables[0] = tables[0] + matrix[:, 3, None]
+    return [table.astype(np.float32) for table in tables]
+
+
+def _coordinates(matrix: np.ndarray, shape: tuple[int, ...], device: torch.device) -> list[Tensor]:
+    """Input voxel coordinates of each output voxel: three (X, Y, Z) float32, from a (3, 4) map of output to input index."""
+    tables = np.concatenate(_contributions(matrix, shape), axis=1)
+    along_x, along_y, along_z = upload(tables, device).split(list(shape), dim=1)
+    return [(along_x[axis, :, None] + along_y[axis])[..., None] + along_z[axis] for axis in range(3)]
 
 
 def _outside(where: list[Tensor], shape: tuple[int, ...]) -> Tensor:
@@ -50,3 +66,64 @@ def _outside(where: list[Tensor], shape: tuple[int, ...]) -> Tensor:
         here = (position - (size - 1) / 2).abs_() > size / 2
         outside = here if outside is None else outside.logical_or_(here)
     return outside
+
+
+@compiled
+def _resample_linear_on_host(volumes, mapped, least, along_x, along_y, along_z):
+    """Row by row, first where to look and then the look-up, each a loop without branches that a processor's vector units can take."""
+    channels, nx, ny, nz = volumes.shape
+    # One voxel more on each axis spares the inner loop its borders, and a processor's cache the strides of a power of two.
+    padded = np.empty((channels, nx + 1, ny + 1, nz + 1), np.float32)
+    for c in range(channels):
+        for x in range(nx + 1):
+            for y in range(ny + 1):
+                padded[c, x, y, :nz] = volumes[c, min(x, nx - 1), min(y, ny - 1)]
+                padded[c, x, y, nz] = volumes[c, min(x, nx - 1), min(y, ny - 1), nz - 1]
+    flat = padded.reshape(channels, -1)
+    # Unsigned: Python's negative indices would have to be looked for.
+    one, up_y, up_x = np.uint32(1), np.uint32(nz + 1), np.uint32((ny + 1) * (nz + 1))
+    zero, half = np.float32(0), np.float32(0.5)
+    last_x, last_y, last_z = np.float32(nx - 1), np.float32(ny - 1), np.float32(nz - 1)
+    corner, inside = np.empty(nz, np.uint32), np.empty(nz, np.bool_)
+    part_x, part_y, part_z = np.empty(nz, np.float32), np.empty(nz, np.float32), np.empty(nz, np.float32)
+    for x in range(nx):
+        for y in range(ny):
+            row_x, row_y, row_z = along_x[0, x] + along_y[0, y], along_x[1, x] + along_y[1, y], along_x[2, x] + along_y[2, y]
+            for z in range(nz):
+                free_x, free_y, free_z = row_x + along_z[0, z], row_y + along_z[1, z], row_z + along_z[2, z]
+                px, py, pz = min(max(free_x, zero), last_x), min(max(free_y, zero), last_y), min(max(free_z, zero), last_z)
+                inside[z] = (abs(free_x - px) <= half) & (abs(free_y - py) <= half) & (abs(free_z - pz) <= half)
+                x0, y0, z0 = np.int32(px), np.int32(py), np.int32(pz)
+                part_x[z], part_y[z], part_z[z] = px - np.float32(x0), py - np.float32(y0), pz - np.float32(z0)
+                corner[z] = np.uint32(x0) * up_x + np.uint32(y0) * up_y + np.uint32(z0)
+            for c in range(channels):
+                values, outside, row = flat[c], least[c], mapped[c, x, y]
+                for z in range(nz):
+                    i, share = corner[z], part_z[z]
+                    low_low = values[i] + share * (values[i + one] - values[i])
+                    i += up_y
+                    low_high = values[i] + share * (values[i + one] - values[i])
+                    i += up_x
+                    high_high = values[i] + share * (values[i + one] - values[i])
+                    i -= up_y
+                    high_low = values[i] + share * (values[i + one] - values[i])
+                    low = low_low + part_y[z] * (low_high - low_low)
+                    high = high_low + part_y[z] * (high_high - high_low)
+                    row[z] = low + part_x[z] * (high - low) if inside[z] else outside
+
+
+@compiled
+def _resample_labels_on_host(labels, mapped, along_x, along_y, along_z):
+    nx, ny, nz = labels.shape
+    for x in range(nx):
+        for y in range(ny):
+            row_x = along_x[0, x] + along_y[0, y]
+            row_y = along_x[1, x] + along_y[1, y]
+            row_z = along_x[2, x] + along_y[2, y]
+            for z in range(nz):
+                px, py, pz = row_x + along_z[0, z], row_y + along_z[1, z], row_z + along_z[2, z]
+                if -0.5 <= px <= nx - 0.5 and -0.5 <= py <= ny - 0.5 and -0.5 <= pz <= nz - 0.5:
+                    ix = min(max(int(np.rint(px)), 0), nx - 1)
+                    iy = min(max(int(np.rint(py)), 0), ny - 1)
+                    iz = min(max(int(np.rint(pz)), 0), nz - 1)
+                    mapped[x, y, z] = labels[ix, iy, iz]

@@ -103,9 +103,8 @@ def vary(stored: StoredPair, config: OnlineConfig, *, seed: int, draw: int) -> P
     """
     labels, views = stored
     with torch.autocast(labels.device.type, enabled=False):
-        views = views.float().div_(255)
         variation = sample_online(config, sample_generator(seed, draw, "online"))
-        return Pair(labels, views) if variation is None else Pair(*apply_online(labels, views, variation))
+        return Pair(labels, views / 255) if variation is None else Pair(*apply_online(labels, views, variation))
 
 
 def _to_bytes(view: Tensor) -> Tensor:

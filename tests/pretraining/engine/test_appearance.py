@@ -41,7 +41,7 @@ def test_views_fill_the_unit_range(index):
     params = sample_appearance(AppearanceConfig(), 6, generator)
     variation = sample_online(OnlineConfig(), generator)
     view = apply_appearance(LABELS, params)
-    labels, varied = apply_online(LABELS, torch.stack([view, view]), variation)
+    labels, varied = apply_online(LABELS, (torch.stack([view, view]) * 255).to(torch.uint8), variation)
     assert labels.shape == LABELS.shape and labels.dtype == torch.uint8
     for result in (view, *varied):
         assert result.shape == LABELS.shape and result.dtype == torch.float32
