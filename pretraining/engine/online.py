@@ -100,10 +100,9 @@ def clip_above(stored: Tensor, quantile: float) -> Tensor:
     -----
     There are 256 values: counting them gives the quantile, and a table of 256 results all the rest.
     """
-    if stored.device.type == "cuda":  # bincount would make the host wait
-        counts = torch.histc(stored.float(), 256, 0, 255)
-    else:
-        counts = torch.bincount(stored.flatten(), minlength=256)
+    on_host = stored.device.type == "cpu"
+    # On a GPU bincount would make the host wait.
+    counts = torch.bincount(stored.flatten(), minlength=256) if on_host else torch.histc(stored.float(), 256, 0, 255)
     rank = quantile * (stored.numel() - 1)
     below = int(rank)
     ranks = upload(torch.tensor([below, min(below + 1, stored.numel() - 1)]), stored.device)
