@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from pretraining.engine.compiled import compiled
 from pretraining.engine.draws import happens, integer, integers
 from pretraining.engine.fields import SmoothNoise, sample_smooth_noise, smooth_noise
 from pretraining.engine.median import majority_3x3x3
@@ -84,13 +86,36 @@ def foreground_mask(shape: tuple[int, int, int], params: Foreground, device: tor
     borders, is within the radius; so no sphere is ever made. A median filter smooths the result.
     """
     displacement_vox = smooth_noise(shape, params.warp, channels=3, device=device)
+    if torch.device(device).type == "cpu":
+        inside = torch.empty(shape, dtype=torch.bool)
+        centre_vox = np.array(params.centre_vox, dtype=np.float32)
+        _warped_ball_on_host(displacement_vox.numpy(), centre_vox, np.float32(params.radius_vox**2), inside.numpy())
+        return majority_3x3x3(inside)
     squared_distance = None
     for axis, (size, centre) in enumerate(zip(shape, params.centre_vox, strict=True)):
         index = torch.arange(size, device=device).view([-1 if a == axis else 1 for a in range(3)])
-        position = _mirrored((displacement_vox[axis] + index).round_(), size)
-        squared = (position - centre).square_()
+        position = (displacement_vox[axis] + index).round_()
+        turn = 2 * max(size - 1, 1)
+        squared = (position - turn * (position / turn).round_()).abs_().sub_(centre).square_()
         squared_distance = squared if squared_distance is None else squared_distance.add_(squared)
     return majority_3x3x3(squared_distance <= params.radius_vox**2)
+
+
+@compiled
+def _warped_ball_on_host(displacement, centre, squared_radius, inside):
+    """Whether each voxel's displaced position is in the ball; a mirrored position is its distance from the nearest whole turn."""
+    _, nx, ny, nz = displacement.shape
+    turn_x, turn_y, turn_z = np.float32(2 * max(nx - 1, 1)), np.float32(2 * max(ny - 1, 1)), np.float32(2 * max(nz - 1, 1))
+    for x in range(nx):
+        for y in range(ny):
+            for z in range(nz):
+                px = np.rint(displacement[0, x, y, z] + np.float32(x))
+                py = np.rint(displacement[1, x, y, z] + np.float32(y))
+                pz = np.rint(displacement[2, x, y, z] + np.float32(z))
+                px = abs(px - turn_x * np.rint(px / turn_x)) - centre[0]
+                py = abs(py - turn_y * np.rint(py / turn_y)) - centre[1]
+                pz = abs(pz - turn_z * np.rint(pz / turn_z)) - centre[2]
+                inside[x, y, z] = px * px + py * py + pz * pz <= squared_radius
 
 
 def apply_foreground(labels: Tensor, params: Foreground, envelope_label: int) -> Tensor:
@@ -106,9 +131,3 @@ def apply_foreground(labels: Tensor, params: Foreground, envelope_label: int) ->
     if params.envelope_radius_vox is not None:
         masked.masked_fill_(shell(mask, params.envelope_radius_vox), envelope_label)
     return masked
-
-
-def _mirrored(position: Tensor, size: int) -> Tensor:
-    """Reflect positions at the first and the last voxel's centres, as often as needed."""
-    turn = max(size - 1, 1)
-    return turn - (position.remainder(2 * turn) - turn).abs()

@@ -1,0 +1,95 @@
+"""Several processes that train one model: who they are, and what they agree on (torchrun starts them).
+
+Each label map has its own batch statistics in one process, too; so dividing the label maps of a step among ranks changes the
+order of sums and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+PATIENCE = timedelta(minutes=10)
+"""How long a rank waits for the others before the job ends with an error."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """This process among those that train together."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[Ranks]:
+    """Join the other processes that torchrun has started, if any, and leave them in the end."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield Ranks()
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    try:
+        yield Ranks(rank=dist.get_rank(), world=world, local_rank=local_rank())
+    finally:
+        dist.destroy_process_group()
+
+
+def local_rank() -> int:
+    """Number of this process on its machine: the GPU it should take."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def average_gradients(parameters: list[nn.Parameter], ranks: Ranks, flag: Tensor | None = None) -> None:
+    """Replace gradients by their means over the ranks, in one message.
+
+    Parameters
+    ----------
+    flag : () float32 that travels with them and becomes the mean over the ranks, too: above 0 where it was so on any rank.
+    """
+    if ranks.world == 1:
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    parts = gradients if flag is None else [*gradients, flag]
+    message = torch.cat([part.flatten() for part in parts])
+    dist.all_reduce(message)
+    message /= ranks.world
+    for part, mean in zip(parts, message.split([part.numel() for part in parts]), strict=True):
+        part.copy_(mean.view_as(part))
+
+
+def average_statistics(model: nn.Module, ranks: Ranks) -> None:
+    """Replace the running statistics of batch normalization by their means over the ranks."""
+    if ranks.world > 1:
+        for buffer in model.buffers():
+            if buffer.is_floating_point():
+                dist.all_reduce(buffer)
+                buffer /= ranks.world
+
+
+def mean_over_ranks(values: Tensor, ranks: Ranks) -> Tensor:
+    """Mean of each value over the ranks."""
+    if ranks.world > 1:
+        dist.all_reduce(values)
+        values /= ranks.world
+    return values
+
+
+def share_forgetting(model: nn.Module, ranks: Ranks) -> None:
+    """Let running statistics forget in a step as much as in one process, which sees ``world`` times as many label maps."""
+    for part in model.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.momentum:
+            part.momentum = 1 - (1 - part.momentum) ** ranks.world
