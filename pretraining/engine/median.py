@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CACHED_VOXELS = 2**19
+CACHED_VOXELS = 2**17
 """Slab size on a CPU."""
 
 

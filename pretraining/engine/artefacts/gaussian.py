@@ -34,13 +34,7 @@ def sampled_kernel(sigma_vox: float) -> list[float]:
 def convolve_zero(volume: Tensor, kernels: Sequence[list[float]]) -> Tensor:
     """Convolve (X, Y, Z) with one symmetric kernel per axis; outside is 0."""
     for axis, kernel in enumerate(kernels):
-        half, size = len(kernel) // 2, volume.shape[axis]
-        result = volume * kernel[half]
-        for shift in range(1, min(half, size - 1) + 1):
-            overlap = size - shift
-            result.narrow(axis, shift, overlap).add_(volume.narrow(axis, 0, overlap), alpha=kernel[half + shift])
-            result.narrow(axis, 0, overlap).add_(volume.narrow(axis, shift, overlap), alpha=kernel[half + shift])
-        volume = result
+        volume = _convolve(volume, kernel, axis)
     return volume
 
 
@@ -48,13 +42,26 @@ def convolve_mirrored(volume: Tensor, kernels: Sequence[list[float]]) -> Tensor:
     """Convolve (X, Y, Z) with one symmetric kernel per axis; outside is the mirror image, the edge voxel repeated."""
     for axis, kernel in enumerate(kernels):
         half, size = len(kernel) // 2, volume.shape[axis]
-        if half == 0:
-            continue
-        turn = np.arange(-half, size + half) % (2 * size)
-        extended = volume.index_select(axis, upload(np.minimum(turn, 2 * size - 1 - turn), volume.device))
-        result = extended.narrow(axis, half, size) * kernel[half]
+        result = _convolve(volume, kernel, axis)
+        # What lies outside as far as the kernel reaches, first voxel outside first.
+        reached = np.arange(size, size + half) % (2 * size)
+        after = volume.index_select(axis, upload(np.minimum(reached, 2 * size - 1 - reached), volume.device))
+        before = volume.flip(axis).index_select(axis, upload(np.minimum(reached, 2 * size - 1 - reached), volume.device))
         for shift in range(1, half + 1):
-            both = extended.narrow(axis, half - shift, size) + extended.narrow(axis, half + shift, size)
-            result.add_(both, alpha=kernel[half + shift])
+            count = min(shift, size)
+            first, last = result.narrow(axis, 0, count), result.narrow(axis, size - count, count)
+            first.add_(before.narrow(axis, shift - count, count).flip(axis), alpha=kernel[half + shift])
+            last.add_(after.narrow(axis, shift - count, count), alpha=kernel[half + shift])
         volume = result
     return volume
+
+
+def _convolve(volume: Tensor, kernel: list[float], axis: int) -> Tensor:
+    """Convolve along one axis; outside is 0."""
+    half, size = len(kernel) // 2, volume.shape[axis]
+    result = volume * kernel[half]
+    for shift in range(1, min(half, size - 1) + 1):
+        overlap = size - shift
+        result.narrow(axis, shift, overlap).add_(volume.narrow(axis, 0, overlap), alpha=kernel[half + shift])
+        result.narrow(axis, 0, overlap).add_(volume.narrow(axis, shift, overlap), alpha=kernel[half + shift])
+    return result
