@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,13 +15,20 @@ import tyro
 from pretraining.backbone.weights import export_published, load_weights, save_weights
 from pretraining.command_line import run_commands
 from pretraining.config import load_preset, read_json
+from pretraining.engine.bank_building import build_bank
 from pretraining.engine.shapes import procedural_bank
-from pretraining.engine.templates import TemplateBank, build_bank
+from pretraining.engine.synthesis import EngineConfig
+from pretraining.engine.templates import TemplateBank
 from pretraining.errors import InputError
 from pretraining.learning.export import export_run
 from pretraining.learning.train import TrainConfig
 from pretraining.learning.train import train as train_backbone
 from pretraining.preview import contact_sheet
+from pretraining.processes import available_cores
+from pretraining.samples.slurm import submit
+from pretraining.samples.store import open_store, read_store_config
+from pretraining.samples.synthesize import Request, Share
+from pretraining.samples.synthesize import synthesize as fill_store
 
 log = logging.getLogger(__name__)
 
@@ -28,16 +36,18 @@ DEFAULT_PRESET = "short"
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
-def templates(source: tuple[Path, ...], out: Path, spacing: float = 1.5) -> None:
-    """Build a bank of organ templates.
+def templates(source: tuple[Path, ...], out: Path, spacing: float = 1.5, workers: int | None = None, licence: tuple[str, ...] = ()) -> None:
+    """Build a bank of organ templates; a build that was killed goes on when started again.
 
     Args:
-        source: TotalSegmentator folders, folders of binary masks, or multi-label maps (NIfTI, NRRD, MHA).
-        out: The bank to write.
+        source: TotalSegmentator folders, folders of binary masks, multi-label maps (NIfTI, NRRD, MHA), or procedural[:COUNT].
+        out: The bank to write; OUT.report.txt beside it names all that was not used.
         spacing: Isotropic grid of the templates, mm.
+        workers: Processes that read, by default one per core.
+        licence: Of sources that have no LICENCE file: one for all, or one for each source in order.
     """
-    report = build_bank(source, out, spacing_mm=spacing)
-    log.info("%s", report)
+    report = build_bank(source, out, spacing_mm=spacing, processes=available_cores() if workers is None else workers, licences=licence)
+    log.info("%s\n%s", out, report.summary())
 
 
 def export(
@@ -102,10 +112,61 @@ def _preview(default: TrainConfig) -> Callable[..., None]:
     return preview
 
 
+def _synthesize(default: TrainConfig) -> Callable[..., None]:
+    def synthesize(
+        templates: Path,
+        out: Path,
+        count: int,
+        seed: int = default.seed,
+        shard: str | None = None,
+        workers: int | None = None,
+        verify: Switch = False,
+        device: Literal["cpu", "cuda"] = "cpu",
+        executor: Literal["local", "slurm"] = "local",
+        shards: int | None = None,
+        slurm_partition: str | None = None,
+        slurm_minutes: int = 240,
+        preset: str = DEFAULT_PRESET,
+        engine: EngineConfig = default.engine,
+    ) -> None:
+        """Fill a store with samples to train on; started again, it goes on where it stopped.
+
+        Args:
+            templates: A template bank.
+            out: Folder of the store.
+            count: Samples of the whole store; a larger one makes a store grow.
+            seed: Of the samples.
+            shard: i/K makes one of K shares, on one of K machines that write into the same folder.
+            workers: Processes that make samples, by default one per core, or 8 in a Slurm job.
+            verify: Read what is there already, and make damaged samples anew.
+            device: Where samples are made.
+            executor: This machine, or an array of Slurm jobs.
+            shards: Slurm jobs to share the work, by default 8.
+            slurm_partition: Of the cluster; all else by Slurm's own variables (SBATCH_ACCOUNT, ...).
+            slurm_minutes: Limit of a job; one that runs into it queues again by itself.
+            preset: Configuration whose engine to start from, by name or .json file; flags override it.
+            engine: Configuration.
+        """
+        request = Request(bank=TemplateBank.open(templates), engine=engine, count=count, seed=seed, device=device)
+        if executor == "slurm":
+            if shard is not None:
+                raise InputError("--shard is for --executor local; a Slurm array makes all of --shards")
+            jobs = {"shares": 8 if shards is None else shards, "workers": 8 if workers is None else workers}
+            submit(request, out, **jobs, minutes=slurm_minutes, partition=slurm_partition, verify=verify)
+        elif shards is not None:
+            raise InputError("--shards is for --executor slurm; here, --shard i/K makes one share")
+        else:
+            share = Share.parse(shard) if shard is not None else Share()
+            fill_store(request, out, share=share, workers=available_cores() if workers is None else workers, verify=verify)
+
+    return synthesize
+
+
 def _train(default: TrainConfig) -> Callable[..., None]:
     def train(
         out: Path,
         templates: Path | None = None,
+        samples: Path | None = None,
         preset: str = DEFAULT_PRESET,
         resume: Switch = False,
         init_from: Path | None = None,
@@ -113,19 +174,23 @@ def _train(default: TrainConfig) -> Callable[..., None]:
         workers: int | None = None,
         config: Annotated[TrainConfig, tyro.conf.arg(name="")] = default,
     ) -> None:
-        """Pretrain a backbone contrastively on samples made on the fly.
+        """Pretrain a backbone contrastively, on samples made on the fly or on a store of them.
 
         Args:
             out: Folder of the run.
             templates: A template bank; procedural shapes if left out.
+            samples: A store made by synthesize, in place of templates; its engine configuration is the run's.
             preset: Configuration to start from, by name or .json file; flags override it.
             resume: Go on with the run in --out, by its own configuration.
             init_from: Weights file to start from.
             device: auto, cpu, cuda or cuda:N.
-            workers: Processes that make samples on the CPU; by default 1 on a CPU, none (samples on the GPU) on a GPU.
+            workers: Processes that make samples on the CPU; by default 1 on a CPU, none (samples on the GPU) on a GPU. Or that read them.
             config: Configuration.
         """
-        checkpoint = train_backbone(out, config, _bank(templates), resume=resume, init_from=init_from, device=device, workers=workers)
+        if templates and samples:
+            raise InputError("expected --templates or --samples, not both")
+        samples_from = open_store(samples) if samples else _bank(templates)
+        checkpoint = train_backbone(out, config, samples_from, resume=resume, init_from=init_from, device=device, workers=workers)
         log.info("%s: step %d, validation loss %.4f", out, checkpoint.step, checkpoint.validation_loss or float("nan"))
 
     return train
@@ -141,6 +206,7 @@ def _commands() -> dict[str, Callable[..., None]]:
     return {
         "templates": templates,
         "preview": _preview(config),
+        "synthesize": _synthesize(config),
         "train": _train(config),
         "export": export,
         "import": import_published,
@@ -148,15 +214,17 @@ def _commands() -> dict[str, Callable[..., None]]:
 
 
 def _default_config(arguments: list[str]) -> TrainConfig:
-    """The named preset, or what the run to be resumed was started with."""
+    """The named preset, with the engine of the store to train on, if any; or what the run to be resumed was started with."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--preset")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--samples", type=Path)
     parser.add_argument("--resume", action="store_true")
     known, _ = parser.parse_known_args(arguments)
     if known.resume and known.out and not known.preset and (known.out / "config.json").is_file():
         return read_json(TrainConfig, known.out / "config.json")
-    return load_preset(TrainConfig, known.preset or DEFAULT_PRESET)
+    config = load_preset(TrainConfig, known.preset or DEFAULT_PRESET)
+    return replace(config, engine=read_store_config(known.samples).engine) if known.samples else config
 
 
 def _bank(path: Path | None) -> TemplateBank:

@@ -11,7 +11,7 @@ from pretraining.engine.templates import TemplateBank
 
 def describe_templates(bank: TemplateBank) -> dict[str, Any]:
     """Number, spacing, sources and licences of the templates, and a digest of the bank's index; JSON types only."""
-    entries = [bank.entry(i) for i in range(len(bank))]
+    entries = list(bank.entries())
     # The index has every shape and voxel count: two banks that agree in it hold the same organs of the same scans.
     rows = "\n".join(f"{entry.source} {entry.subject} {entry.organ} {entry.shape} {entry.voxel_count}" for entry in entries)
     return {

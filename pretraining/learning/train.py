@@ -25,7 +25,7 @@ from pretraining.backbone.unet import UNetConfig
 from pretraining.backbone.weights import load_weights
 from pretraining.config import differences, from_dict, to_dict
 from pretraining.engine.seeds import noise_generator, sample_generator
-from pretraining.engine.synthesis import EngineConfig, Pair, synthesize_pair
+from pretraining.engine.synthesis import EngineConfig, Pair
 from pretraining.engine.templates import TemplateBank
 from pretraining.errors import InputError
 from pretraining.learning.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -33,15 +33,12 @@ from pretraining.learning.initialization import build
 from pretraining.learning.model import ContrastiveModel
 from pretraining.learning.monitor import Monitor
 from pretraining.learning.projection import ProjectionConfig
-from pretraining.learning.provenance import describe_templates
 from pretraining.learning.schedule import OptimizerConfig, rate_at
 from pretraining.precision import has_bf16_units
-from pretraining.samples.stream import PairStream, load
+from pretraining.samples.source import StoreSource, TemplateSource, sample_source
+from pretraining.samples.store import Store
 
 log = logging.getLogger(__name__)
-
-FIRST_VALIDATION_INDEX = 2**40
-"""Samples from here on validate; training never gets this far."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +91,7 @@ class TrainConfig:
 def train(
     run: Path,
     config: TrainConfig,
-    bank: TemplateBank,
+    samples_from: TemplateBank | Store,
     *,
     resume: bool = False,
     init_from: Path | None = None,
@@ -107,12 +104,13 @@ def train(
     ----------
     run : folder of the run, see the module's head.
     config : what to train; ``resume`` wants the one that the run was started with.
-    bank : organ templates.
+    samples_from : organ templates, of which samples are made on the fly, or a store of samples.
     resume : go on from ``run``'s checkpoint if there is one.
     init_from : weights whose backbone a new run starts from; the heads start afresh.
     device : ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. A CPU run is resumed bit for bit.
     workers : processes that make samples on the CPU; 0 makes them on ``device``, in this process. By default 1 on a CPU and 0
-        on a GPU. Samples depend on the type of device that makes them, not on the number of processes.
+        on a GPU. Samples depend on the type of device that makes them, not on the number of processes. Stored samples are varied on
+        ``device``, however many processes read them.
 
     Returns
     -------
@@ -122,7 +120,7 @@ def train(
     ------
     InputError
         If ``run`` already holds a training and ``resume`` is not set, or was started with another configuration or
-        templates, or ``init_from`` does not fit.
+        samples, or the store's engine is not that of ``config``, or ``init_from`` does not fit.
     FloatingPointError
         If the loss is not finite; the last checkpoint stays.
     """
@@ -133,10 +131,11 @@ def train(
         raise InputError(f"{run} already holds a training; add --resume to go on with it or name another folder")
     if started and init_from:
         raise InputError(f"{run} already holds a training; --init-from is for new ones")
-    checkpoint = load_checkpoint(checkpoint_path) if started else _first_checkpoint(config, bank, init_from)
+    source = sample_source(samples_from, config.engine, seed=config.seed, validation_count=config.validation_pairs)
+    checkpoint = load_checkpoint(checkpoint_path) if started else _first_checkpoint(config, source, init_from)
     if changed := differences(from_dict(TrainConfig, checkpoint.config), config):
         raise InputError(f"{run} was started with another configuration ({'; '.join(changed)}); resume with the old one")
-    if checkpoint.templates != (found := describe_templates(bank)):
+    if checkpoint.templates != (found := source.description()):
         raise InputError(f"{run} was started with other templates ({checkpoint.templates}, now {found}); name those")
     write_text(run / "config.json", json.dumps(to_dict(config), indent=2) + "\n")
 
@@ -154,15 +153,7 @@ def train(
         optimizer.load_state_dict(checkpoint.optimizer)
     bf16 = has_bf16_units(place) if config.precision == "auto" else config.precision == "bf16"
     autocast = torch.autocast(place.type, torch.bfloat16, enabled=bf16)
-    workers = (1 if place.type == "cpu" else 0) if workers is None else workers
-    stream = PairStream(
-        bank=bank,
-        config=config.engine,
-        seed=config.seed,
-        start=checkpoint.step * config.label_maps,
-        device="cpu" if workers else str(place),
-    )
-    samples = load(stream, workers=workers)
+    samples = source.samples(start=checkpoint.step * config.label_maps, device=place, workers=workers)
     monitor = Monitor(run / "log.jsonl", first_step=checkpoint.step, steps=config.steps)
     log.info("training on %s in %s from step %d to %d", place, run, checkpoint.step, config.steps)
 
@@ -210,7 +201,7 @@ def train(
             best = False
             if done % config.validate_every == 0 or last:
                 with autocast:
-                    checkpoint.validation_loss = validate(model, bank, config, place)
+                    checkpoint.validation_loss = validate(model, source, config, place)
                 monitor.record(done, validation_loss=checkpoint.validation_loss)
                 best = checkpoint.best_validation_loss is None or checkpoint.validation_loss < checkpoint.best_validation_loss
                 if best:
@@ -229,23 +220,22 @@ def train(
     return checkpoint
 
 
-def validate(model: ContrastiveModel, bank: TemplateBank, config: TrainConfig, device: torch.device) -> float:
+def validate(model: ContrastiveModel, source: TemplateSource | StoreSource, config: TrainConfig, device: torch.device) -> float:
     """Mean contrastive loss over ``config.validation_pairs`` fixed samples that training never sees."""
     model.eval()
     losses = []
     with torch.no_grad():
-        for index in range(FIRST_VALIDATION_INDEX, FIRST_VALIDATION_INDEX + config.validation_pairs):
-            pair = synthesize_pair(bank, config.engine, seed=config.seed, index=index, device=device)
+        for index, pair in source.validation(device):
             losses.append(_losses(model, pair, index, config).mean())
     model.train()
     return torch.stack(losses).mean().item()
 
 
-def _first_checkpoint(config: TrainConfig, bank: TemplateBank, init_from: Path | None) -> Checkpoint:
+def _first_checkpoint(config: TrainConfig, source: TemplateSource | StoreSource, init_from: Path | None) -> Checkpoint:
     model = build(lambda: ContrastiveModel(config.backbone, config.projection), sample_generator(config.seed, 0, "initial weights"))
     if init_from:
         log.info("%s: %s", init_from, transfer(load_weights(init_from).state, model.backbone))
-    return Checkpoint(step=0, config=to_dict(config), templates=describe_templates(bank), model=model.state_dict(), optimizer={})
+    return Checkpoint(step=0, config=to_dict(config), templates=source.description(), model=model.state_dict(), optimizer={})
 
 
 def _losses(model: ContrastiveModel, pair: Pair, index: int, config: TrainConfig) -> Tensor:

@@ -1,161 +1,132 @@
-"""Label files of every layout become templates; what can't is named with its reason."""
+"""What there is to read is found in every layout, in an order that depends on names alone."""
 
-import json
-import subprocess
-import sys
+from __future__ import annotations
 
-import numpy as np
+import os
+from pathlib import Path
+
 import pytest
-import SimpleITK
 
-from pretraining.engine.sources import resample_nearest
-from pretraining.engine.templates import TemplateBank, build_bank
+from pretraining.engine.sources import Group, PlainFolder, ProceduralShapes, find_sources
 from pretraining.errors import InputError
 
 
-def save(path, array, spacing_mm=1.5):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = SimpleITK.GetImageFromArray(array.T if array.ndim == 3 else array)
-    image.SetSpacing([spacing_mm] * image.GetDimension())
-    SimpleITK.WriteImage(image, str(path))
+def touch(*paths):
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
 
 
-def box(low, high, shape=(16, 14, 12), value=1):
-    volume = np.zeros(shape, dtype=np.uint8)
-    volume[low:high, low:high, low:high] = value
-    return volume
+def named(found) -> list[tuple[str, str, tuple[str, ...]]]:
+    return [(group.source, group.subject, group.names) for group in found]
 
 
-def organs(bank):
-    return sorted((bank.entry(i).subject, bank.entry(i).organ) for i in range(len(bank)))
+def test_totalsegmentator_folders_of_either_version(tmp_path):
+    for subject in ("s0010", "s0002"):
+        folder = tmp_path / "ts" / subject
+        touch(folder / "ct.nii.gz", folder / "segmentations" / "liver.nii.gz", folder / "segmentations" / "aorta.nii.gz")
+    touch(tmp_path / "ts" / "meta.csv", tmp_path / "ts" / "s0002" / "segmentations" / "._liver.nii.gz")
+    names = ("aorta.nii.gz", "liver.nii.gz")
+    found, rejected = find_sources([tmp_path / "ts"])
+    # The scan that lies beside the masks is none of them, and is not read to find that out.
+    assert named(found) == [("ts", "s0002", names), ("ts", "s0010", names)] and not rejected
+    for source in (tmp_path / "ts" / "s0002", tmp_path / "ts" / "s0002" / "segmentations"):
+        assert [(group.subject, group.names) for group in find_sources([source])[0]] == [("s0002", names)]
 
 
-def test_totalsegmentator_folder(tmp_path):
-    folder = tmp_path / "ts" / "s0001" / "segmentations"
-    save(folder / "liver.nii.gz", box(2, 9))
-    save(folder / "rib_left_1.nii.gz", box(0, 3))
-    save(folder / "rib_right_12.nii.gz", box(6, 9))
-    save(folder / "vertebrae_L1.nii.gz", box(3, 6))
-    save(folder / "vertebrae_T12.nii.gz", box(8, 10))
-    save(folder / "spleen.nii.gz", box(0, 0))
-    (folder / "heart.nii.gz").write_bytes(b"not an image")
-    report = build_bank([tmp_path / "ts"], tmp_path / "a.bank")
-    bank = TemplateBank.open(tmp_path / "a.bank")
-    assert organs(bank) == [("s0001", "liver"), ("s0001", "ribs"), ("s0001", "vertebrae")]
-    ribs = next(i for i in range(3) if bank.entry(i).organ == "ribs")
-    assert bank.shape(ribs) == (9, 9, 9) and bank.mask(ribs).sum() == 54
-    assert bank.entry(ribs).source == "ts"
-    assert report.template_count == 3 and report.templates_of_source == {"ts": 3}
-    reasons = {what.rsplit("/", 1)[-1]: why for what, why in report.rejected}
-    assert reasons["spleen.nii.gz"] == "the mask is empty" and "unreadable" in reasons["heart.nii.gz"]
-    assert "3 templates" in str(report) and "spleen" in str(report)
+def test_maps_with_names_are_a_subject_each(tmp_path):
+    folder = tmp_path / "set" / "maps"
+    touch(folder / "labels.json", folder / "b.nrrd", folder / "a.nii.gz", folder / "a.MHA", folder / "notes.txt", folder / ".c.nii")
+    found, _ = find_sources([tmp_path / "set"])
+    assert named(found) == [
+        ("set/maps", "a.MHA", ("a.MHA",)),
+        ("set/maps", "a.nii.gz", ("a.nii.gz",)),
+        ("set/maps", "b", ("b.nrrd",)),
+    ]
 
 
-@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
-def test_multilabel_map_with_and_without_names(tmp_path, suffix):
-    labels = box(0, 4) + box(4, 8, value=7) + box(8, 12, value=9)
-    save(tmp_path / "maps" / f"case1{suffix}", labels)
-    build_bank([tmp_path / "maps"], tmp_path / "a.bank")
-    assert [organ for _, organ in organs(TemplateBank.open(tmp_path / "a.bank"))] == ["label_1", "label_7", "label_9"]
-    (tmp_path / "maps" / "labels.json").write_text(json.dumps({"aorta": 1, "vertebrae_L1": 7, "vertebrae_L2": 9}))
-    build_bank([tmp_path / "maps" / f"case1{suffix}"], tmp_path / "b.bank")
-    named = TemplateBank.open(tmp_path / "b.bank")
-    assert organs(named) == [("case1", "aorta"), ("case1", "vertebrae")]
-    assert np.array_equal(named.mask(0).numpy(), np.ones((4, 4, 4)))
+def test_the_content_of_a_plain_folder_decides(tmp_path):
+    touch(tmp_path / "set" / "patient" / "liver.nii.gz", tmp_path / "set" / "patient" / "spleen.nii")
+    ((folder,), _) = find_sources([tmp_path / "set"])
+    assert isinstance(folder, PlainFolder) and len(folder.files) == 2
+    assert named(folder.groups(one_subject=True)) == [("set", "patient", ("liver.nii.gz", "spleen.nii"))]
+    assert named(folder.groups(one_subject=False)) == [
+        ("set/patient", "liver", ("liver.nii.gz",)),
+        ("set/patient", "spleen", ("spleen.nii",)),
+    ]
+    ((folder,), _) = find_sources([tmp_path / "set" / "patient"])
+    assert named(folder.groups(one_subject=True))[0][:2] == ("patient", "patient")
 
 
-def test_binary_masks_of_a_plain_folder_belong_to_one_subject(tmp_path):
-    save(tmp_path / "patient" / "liver.nii.gz", box(2, 9))
-    save(tmp_path / "patient" / "rib_left_1.nii.gz", box(0, 3))
-    save(tmp_path / "patient" / "rib_left_2.nii.gz", box(9, 12, shape=(16, 14, 14)))
-    report = build_bank([tmp_path / "patient"], tmp_path / "a.bank")
-    assert organs(TemplateBank.open(tmp_path / "a.bank")) == [("patient", "liver"), ("patient", "ribs")]
-    assert "differs" in report.rejected[0][1]
+def test_sources_of_one_name_keep_their_subjects_apart(tmp_path):
+    touch(tmp_path / "a" / "ts" / "s1" / "segmentations" / "liver.nii", tmp_path / "b" / "ts" / "s1" / "segmentations" / "liver.nii")
+    found, _ = find_sources([tmp_path / "a" / "ts", tmp_path / "b" / "ts"])
+    assert [(group.source, group.subject) for group in found] == [("ts", "s1"), ("ts (2)", "s1")]
 
 
-def test_axes_and_spacing(tmp_path):
-    labels = np.zeros((20, 10, 8), dtype=np.uint8)
-    labels[2:18, 3:7, 1:7] = 1
-    image = SimpleITK.GetImageFromArray(labels.T)
-    image.SetSpacing([1.5, 3.0, 0.75])
-    SimpleITK.WriteImage(image, str(tmp_path / "a.nii.gz"))
-    build_bank([tmp_path / "a.nii.gz"], tmp_path / "a.bank")
-    assert TemplateBank.open(tmp_path / "a.bank").shape(0) == (16, 8, 3)
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    data = tmp_path / "data"
+    touch(data / "s1" / "segmentations" / "liver.nii.gz", tmp_path / "elsewhere" / "segmentations" / "liver.nii.gz")
+    (data / "s1" / "again").symlink_to(data, target_is_directory=True)
+    (data / "s1" / "itself").symlink_to(data / "s1" / "itself")
+    (data / "s2").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    found, rejected = find_sources([data])
+    assert [(group.folder.parent, group.subject) for group in found] == [(data / "s1", "s1"), (data / "s2", "s2")]
+    assert [(line.what, line.why) for line in rejected] == [(str(data / "s1" / "again"), "reached twice, used once")]
+    found, rejected = find_sources([data, data, data / "s1"])
+    assert len(found) == 2 and len(rejected) == 3
 
 
-def test_resampling_keeps_the_box_and_its_labels():
-    labels = np.random.default_rng(0).integers(0, 5, (10, 7, 4))
-    assert resample_nearest(labels, (1.0, 1.0, 1.0), 1.0) is labels
-    doubled = resample_nearest(labels, (2.0, 2.0, 2.0), 1.0)
-    assert np.array_equal(doubled, labels.repeat(2, 0).repeat(2, 1).repeat(2, 2))
-    assert np.array_equal(resample_nearest(doubled, (1.0, 1.0, 1.0), 2.0), labels)
-    assert resample_nearest(labels, (0.1, 1.0, 1.0), 5.0).shape == (1, 1, 1)
+def test_a_folder_that_may_not_be_read_is_reported(tmp_path, monkeypatch):
+    touch(tmp_path / "ts" / "s1" / "segmentations" / "liver.nii.gz", tmp_path / "ts" / "s2" / "segmentations" / "liver.nii.gz")
+    locked, usual = str(tmp_path / "ts" / "s1"), os.scandir
+
+    def scandir(path):
+        if os.fspath(path) == locked:
+            raise PermissionError(13, "Permission denied", locked)
+        return usual(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)  # the tests may run as root, who may read everything
+    found, rejected = find_sources([tmp_path / "ts"])
+    assert [group.subject for group in found] == ["s2"]
+    assert [(line.what, line.why) for line in rejected] == [(locked, "unreadable (Permission denied)")]
+    with pytest.raises(InputError, match=r"no label files under .*s1.*Permission denied"):
+        find_sources([tmp_path / "ts" / "s1"])
 
 
-NOT_FINITE = np.ones((6, 6, 6), dtype=np.float32)
-NOT_FINITE[2, 3, 4] = np.nan
-FRACTIONS = np.linspace(0, 1, 216, dtype=np.float32).reshape(6, 6, 6)
-HOUNSFIELD = np.full((6, 6, 6), -1000, dtype=np.int16)
-FOUR_DIMENSIONS = np.ones((3, 6, 6, 6), dtype=np.uint8)
+def test_the_nearest_licence_counts(tmp_path):
+    touch(*(tmp_path / name / "segmentations" / "liver.nii.gz" for name in ("a/s1", "a/s2", "b/s3")))
+    (tmp_path / "a" / "LICENSE").write_text("\n  CC BY 4.0\nmore\n")
+    (tmp_path / "a" / "s2" / "LICENCE.txt").write_text("CC0\n")
+    (tmp_path / "b" / "LICENSES").mkdir()
+
+    def licences(sources, given=()):
+        return [group.licence for group in find_sources(sources, given)[0]]
+
+    a, b = tmp_path / "a", tmp_path / "b"
+    assert licences([a, b]) == ["CC BY 4.0", "CC0", ""]
+    assert (
+        licences([tmp_path], ["mine"]) == licences([a, b], ["mine"]) == licences([a, b], ["yours", "mine"]) == ["CC BY 4.0", "CC0", "mine"]
+    )
+    with pytest.raises(InputError, match="one licence for all sources or one for each of the 1, found 2"):
+        licences([a], ["mine", "yours"])
 
 
-@pytest.mark.parametrize(
-    "array, reason",
-    [
-        (NOT_FINITE, "NaN"),
-        (FRACTIONS, "not whole"),
-        (HOUNSFIELD, "negative"),
-        (FOUR_DIMENSIONS, "three dimensions"),
-        (box(0, 1), "fewer than 8"),
-    ],
-)
-def test_a_single_unusable_source_is_an_error_of_one_line(tmp_path, array, reason):
-    save(tmp_path / "x.nii.gz", array)
-    with pytest.raises(InputError, match=reason) as error:
-        build_bank([tmp_path / "x.nii.gz"], tmp_path / "out" / "a.bank")
-    assert "\n" not in str(error.value) and not list((tmp_path / "out").iterdir())
+def test_procedural_shapes_unless_a_folder_is_called_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sources = [Path(name) for name in ("procedural", "procedural:7")]
+    assert find_sources(sources, ["CC0"])[0] == [ProceduralShapes(count=160, licence="CC0"), ProceduralShapes(count=7, licence="CC0")]
+    touch(tmp_path / "procedural" / "a.nii")
+    assert isinstance(find_sources(sources[:1])[0][0], PlainFolder)
 
 
-def test_empty_and_missing_folders_are_refused(tmp_path):
+def test_a_single_file_and_what_is_not_there(tmp_path):
+    touch(tmp_path / "a.nii.gz")
+    ((group,), _) = find_sources([tmp_path / "a.nii.gz"])
+    assert isinstance(group, Group) and named([group]) == [("a.nii.gz", "a", ("a.nii.gz",))]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="no label files under"):
-        build_bank([tmp_path / "empty"], tmp_path / "a.bank")
-    with pytest.raises(InputError, match="no such template source"):
-        build_bank([tmp_path / "missing"], tmp_path / "a.bank")
-    with pytest.raises(InputError, match="is a folder"):
-        build_bank([tmp_path / "empty"], tmp_path)
-    assert not (tmp_path / "a.bank").exists()
-
-
-def test_one_bad_file_among_many_and_two_processes(tmp_path):
-    for case in range(3):
-        save(tmp_path / "maps" / f"case{case}.nii.gz", box(0, 4) + box(4, 9, value=2))
-    save(tmp_path / "maps" / "case1.nii.gz", NOT_FINITE)
-    (tmp_path / "maps" / "LICENSE").write_text("CC BY 4.0\nmore\n")
-    (tmp_path / "maps" / "labels.json").write_text("[1, 2]")
-    report = build_bank([tmp_path / "maps"], tmp_path / "a.bank", processes=2)
-    again = build_bank([tmp_path / "maps"], tmp_path / "b.bank")
-    assert report == again and (tmp_path / "a.bank").read_bytes() == (tmp_path / "b.bank").read_bytes()
-    assert report.template_count == 4 and any("NaN" in why for _, why in report.rejected)
-    assert TemplateBank.open(tmp_path / "a.bank").entry(0).licence == "CC BY 4.0"
-
-
-def test_real_multilabel_map(data_root, tmp_path):
-    report = build_bank([data_root / "templates" / "head_neck" / "0522c0057_seg.nii.gz"], tmp_path / "a.bank")
-    bank = TemplateBank.open(tmp_path / "a.bank")
-    assert ("0522c0057_seg", "Brain") in organs(bank) and report.template_count >= 18
-    brain = next(i for i in range(len(bank)) if bank.entry(i).organ == "Brain")
-    assert all(60 < side < 140 for side in bank.shape(brain))
-
-
-def test_real_totalsegmentator_subject_names_its_empty_masks(data_root, tmp_path):
-    report = build_bank([data_root / "templates" / "totalsegmentator"], tmp_path / "a.bank")
-    empty = [what for what, why in report.rejected if why == "the mask is empty"]
-    assert len(empty) == len(report.rejected) == 9 and any(what.endswith("kidney_cyst_left.nii.gz") for what in empty)
-    found = [organ for _, organ in organs(TemplateBank.open(tmp_path / "a.bank"))]
-    assert found.count("ribs") == found.count("vertebrae") == 1 and not any(organ.startswith("rib_") for organ in found)
-
-
-def test_banks_open_where_simpleitk_is_missing():
-    modules = "pretraining.engine.synthesis, pretraining.samples.stream, pretraining.engine.shapes"
-    subprocess.run([sys.executable, "-c", f"import sys; sys.modules['SimpleITK'] = None; import {modules}"], check=True)
+    with pytest.raises(InputError, match=r"no label files under .*empty; expected \.nii\.gz"):
+        find_sources([tmp_path / "empty"])
+    for missing in ("missing", "procedural:0", "procedural:many"):
+        with pytest.raises(InputError, match="no such template source"):
+            find_sources([tmp_path / missing])

@@ -1,0 +1,69 @@
+"""What became of the files that a template bank was built from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from pretraining.engine.bank_file import BankIndex
+from pretraining.engine.rejection import Kind, Rejection
+
+HEADINGS: dict[Kind, str] = {"empty": "empty masks", "small": "too small", "unusable": "not usable"}
+SHOWN = {"empty": 3, "small": 3, "unusable": 10}
+SHOWN_COUNTS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildReport:
+    """Numbers of what is in a bank, and every file and organ that is not."""
+
+    spacing_mm: float
+    template_count: int
+    subject_count: int
+    templates_of_source: dict[str, int]
+    templates_of_licence: dict[str, int]
+    """An empty text stands for templates whose source states none."""
+    templates_of_organ: dict[str, int]
+    rejected: tuple[Rejection, ...]
+
+    @classmethod
+    def of(cls, index: BankIndex, rejected: Iterable[Rejection]) -> BuildReport:
+        """Count what a bank holds; a reason that several subjects share, a bad ``labels.json`` say, is kept once."""
+        entries = list(index.entries())
+        return cls(
+            spacing_mm=index.spacing_mm,
+            template_count=len(entries),
+            subject_count=len({(entry.source, entry.subject) for entry in entries}),
+            templates_of_source=dict(Counter(entry.source for entry in entries)),
+            templates_of_licence=dict(Counter(entry.licence for entry in entries)),
+            templates_of_organ=dict(Counter(entry.organ for entry in entries).most_common()),
+            rejected=tuple(dict.fromkeys(rejected)),
+        )
+
+    def summary(self) -> str:
+        """A screenful: long lists are cut and say so."""
+        return self._text(SHOWN_COUNTS, SHOWN, with_organs=False)
+
+    def __str__(self) -> str:
+        everything = max(len(self.rejected), self.template_count)
+        return self._text(everything, dict.fromkeys(HEADINGS, everything), with_organs=True)
+
+    def _text(self, counts: int, lines: dict[Kind, int], *, with_organs: bool) -> str:
+        kinds = f"{len(self.templates_of_organ)} kinds of organ"
+        text = [f"{self.template_count} templates, {kinds}, of {self.subject_count} subjects at {self.spacing_mm:g} mm"]
+        text += _counted("from ", self.templates_of_source, counts)
+        text += _counted("licence: ", {name or "not stated": count for name, count in self.templates_of_licence.items()}, counts)
+        text += _counted("organ: ", self.templates_of_organ, counts) if with_organs else []
+        for kind, heading in HEADINGS.items():
+            of_kind = [f"  {what}: {why}" for what, why, its in self.rejected if its == kind]
+            text += [f"{len(of_kind)} {heading}", *_cut(of_kind, lines[kind])] if of_kind else []
+        return "\n".join(text)
+
+
+def _counted(what: str, counts: dict[str, int], limit: int) -> list[str]:
+    return _cut([f"  {count:6d} {what}{name}" for name, count in counts.items()], limit)
+
+
+def _cut(lines: Sequence[str], limit: int) -> list[str]:
+    return [*lines[:limit], f"  ... and {len(lines) - limit} more"] if len(lines) > limit else list(lines)

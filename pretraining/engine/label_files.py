@@ -1,0 +1,153 @@
+"""Label files: one volume of whole numbers per file, checked, and resampled to the wanted voxel size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from pretraining.engine.intact import check_intact
+from pretraining.engine.rejection import Rejected, unreadable
+
+SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
+LABEL_LIMIT = 2000
+"""A file with more distinct values is taken for an intensity image."""
+VOXEL_LIMIT = 2**31
+"""More voxels than any scan has, before or after resampling: such a header is wrong, and reading on would end the process."""
+CHUNK = 2**22
+"""Voxels that are looked at in one go."""
+
+
+class LabelMap(NamedTuple):
+    """What a label file holds."""
+
+    labels: np.ndarray
+    """(X, Y, Z) of the smallest unsigned type that holds them."""
+    spacing_mm: tuple[float, float, float]
+    values: tuple[int, ...]
+    """The distinct numbers but 0, ascending."""
+
+
+def is_label_file(name: str) -> bool:
+    """Whether a file of this name may hold labels; hidden ones are left alone."""
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
+def stem(name: str) -> str:
+    """The file name without its suffix."""
+    return next((name[: -len(suffix)] for suffix in SUFFIXES if name.lower().endswith(suffix)), Path(name).stem)
+
+
+def read_size(path: Path) -> tuple[int, int, int]:
+    """(X, Y, Z), voxels, by the header alone; refuses what :func:`read_labels` refuses for its header."""
+    # Imported here, since a machine that only opens banks needs no SimpleITK.
+    import SimpleITK
+
+    reader = SimpleITK.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        with path.open("rb"), _quiet():
+            reader.ReadImageInformation()
+    except (OSError, RuntimeError) as error:
+        raise unreadable(error) from None
+    size, spacing_mm, values_per_voxel = reader.GetSize(), reader.GetSpacing(), reader.GetNumberOfComponents()
+    if len(size) != 3 or values_per_voxel != 1:
+        shape = (*size, values_per_voxel)
+        raise Rejected(f"expected a volume with three dimensions and one value per voxel, found shape and values per voxel {shape}")
+    if not all(0 < spacing < math.inf for spacing in spacing_mm):
+        raise Rejected(f"expected voxel sizes > 0, found {spacing_mm} mm")
+    if math.prod(size) > VOXEL_LIMIT:
+        raise Rejected(f"expected at most {VOXEL_LIMIT} voxels, found {' x '.join(map(str, size))} in its header")
+    return size
+
+
+def read_labels(path: Path) -> LabelMap:
+    """Read one label file.
+
+    Raises
+    ------
+    Rejected
+        If it can't be read, was cut short or damaged, or is no label map: not three-dimensional, not finite, fractions, negative
+        values, too many values.
+    """
+    import SimpleITK
+
+    read_size(path)
+    check_intact(path)
+    try:
+        with _quiet():
+            image = SimpleITK.ReadImage(str(path))
+    except RuntimeError as error:
+        raise unreadable(error) from None
+    # Transposed, so that axes come as X, Y, Z; a view, and the memory behind it is read in its own order below.
+    voxels = SimpleITK.GetArrayViewFromImage(image)
+    low, high = voxels.min(), voxels.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise Rejected("expected labels, found NaN or infinity")
+    if low < 0:
+        raise Rejected(f"expected labels, found the negative number {low:g}: an intensity image")
+    if high >= 2**32:
+        raise Rejected(f"expected labels below 2**32, found {high:g}: an intensity image")
+    labels = np.empty(voxels.shape, dtype=np.min_scalar_type(int(high)))
+    values: set[int] = set()
+    for part in _slabs(voxels.shape):
+        labels[part] = voxels[part]
+        if voxels.dtype.kind == "f" and (labels[part] != voxels[part]).any():
+            raise Rejected("expected labels, found numbers that are not whole: an intensity image")
+        values.update(_distinct(labels[part], int(high)))
+        if len(values) > LABEL_LIMIT:
+            raise Rejected(f"expected labels, found more than {LABEL_LIMIT} distinct values: an intensity image")
+    return LabelMap(labels.T, image.GetSpacing(), tuple(sorted(values - {0})))
+
+
+def resample_nearest(labels: np.ndarray, spacing_mm: tuple[float, ...], wanted_mm: float) -> np.ndarray:
+    """Resample (X, Y, Z) to a cubic voxel size by nearest lookup; both grids cover the same box.
+
+    Raises
+    ------
+    Rejected
+        If the result would be larger than any scan.
+    """
+    if np.allclose(spacing_mm, wanted_mm, rtol=1e-3, atol=0):
+        return labels
+    counts = [max(1, round(size * spacing / wanted_mm)) for size, spacing in zip(labels.shape, spacing_mm, strict=True)]
+    if math.prod(counts) > VOXEL_LIMIT:
+        found = f"{' x '.join(map(str, counts))} at {wanted_mm:g} mm, from voxels of {spacing_mm} mm"
+        raise Rejected(f"expected at most {VOXEL_LIMIT} voxels, found {found}")
+    picks = []
+    for size, spacing, count in zip(labels.shape, spacing_mm, counts, strict=True):
+        centres = (np.arange(count) + 0.5) * (wanted_mm / spacing)
+        picks.append(np.clip(centres.astype(np.int64), 0, size - 1))
+    return labels[np.ix_(*picks)]
+
+
+def _slabs(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Parts of the first axis with about ``CHUNK`` voxels each."""
+    step = max(1, CHUNK // math.prod(shape[1:]))
+    for start in range(0, shape[0], step):
+        yield slice(start, start + step)
+
+
+def _distinct(labels: np.ndarray, high: int) -> list[int]:
+    if high == 1:
+        return [1] if labels.any() else []
+    if high < 2**16:
+        return np.flatnonzero(np.bincount(labels.ravel(), minlength=high + 1)).tolist()
+    return np.unique(labels).tolist()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """ITK's own warnings, several lines each on standard error, left out: what matters is checked here."""
+    import SimpleITK
+
+    before = SimpleITK.ProcessObject.GetGlobalWarningDisplay()
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    finally:
+        SimpleITK.ProcessObject.SetGlobalWarningDisplay(before)
