@@ -1,14 +1,19 @@
 # make demo   makes the environment if there is none, then a few-shot segmentation from nothing, with pictures
 # make test   the whole suite (slow tests: make test-slow)
+# make pictures [TEMPLATES=BANK]   the pages of docs/gallery.md
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow benchmark lint format clean
+.PHONY: demo pictures test test-slow benchmark lint format clean
 
 demo: $(STAMP)
 	$(BIN)/nnunet-anatomix demo --out demo
+
+pictures: $(STAMP)
+	$(BIN)/anatomix-pretrain preview $(if $(TEMPLATES),--templates $(TEMPLATES)) --preset paper --count 8 --out docs/images/synthetic.png
+	$(BIN)/anatomix-pretrain preview $(if $(TEMPLATES),--templates $(TEMPLATES)) --preset paper --count 1 --page artefacts --out docs/images/artefacts.png
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from pretraining.artefact_page import artefact_page
 from pretraining.backbone.weights import export_published, load_weights, save_weights
 from pretraining.command_line import run_commands
 from pretraining.config import load_preset, read_json
@@ -94,19 +95,24 @@ def _preview(default: TrainConfig) -> Callable[..., None]:
         out: Path,
         templates: Path | None = None,
         preset: str = DEFAULT_PRESET,
+        page: Literal["samples", "artefacts"] = "samples",
         count: int = 6,
         config: Annotated[TrainConfig, tyro.conf.arg(name="")] = default,
     ) -> None:
-        """Draw a contact sheet of synthetic samples: label map and both views.
+        """Draw synthetic samples: a contact sheet of label maps and their views, or each artefact alone.
 
         Args:
             out: The .png file to write.
             templates: A template bank; procedural shapes if left out.
             preset: Configuration to start from, by name or .json file; flags override it.
+            page: A sheet of samples (Fig. 9), or each artefact weak and strong on the sample of index COUNT - 1 (Fig. 12).
             count: Samples to draw.
             config: Configuration.
         """
-        contact_sheet(_bank(templates), config.engine, out, count=count, seed=config.seed)
+        if page == "samples":
+            contact_sheet(_bank(templates), config.engine, out, count=count, seed=config.seed)
+        else:
+            artefact_page(_bank(templates), config.engine, out, seed=config.seed, index=count - 1)
         log.info("wrote %s", out)
 
     return preview
