@@ -8,10 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pretraining.engine.anatomy import AnatomyConfig, eligible_subjects
 from pretraining.engine.appearance import AppearanceConfig, apply_appearance, sample_appearance
-from pretraining.engine.ensemble import EnsembleConfig, render_ensemble, sample_ensemble
+from pretraining.engine.ensemble import EnsembleConfig
+from pretraining.engine.label_models import LABEL_MODELS, LabelModelConfig, choose_label_model
 from pretraining.engine.online import OnlineConfig, apply_online, sample_online
 from pretraining.engine.seeds import sample_generator
+from pretraining.engine.smshapes import SmShapesConfig
 from pretraining.engine.templates import TemplateBank
 
 
@@ -21,8 +24,14 @@ class EngineConfig:
 
     side: int = 128
     """Of the cubic volumes, voxels; divisible by 16."""
+    labels: LabelModelConfig = field(default_factory=LabelModelConfig)
+    """Which label model makes what share of the samples; by default all are label ensembles."""
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     """Fig. 2A."""
+    smshapes: SmShapesConfig = field(default_factory=SmShapesConfig)
+    """App. B.6; of no effect where its share is 0."""
+    anatomy: AnatomyConfig = field(default_factory=AnatomyConfig)
+    """App. B.6, ``Brains``; of no effect where its share is 0."""
     appearance: AppearanceConfig = field(default_factory=AppearanceConfig)
     """Fig. 2B, drawn once for each view."""
     online: OnlineConfig = field(default_factory=OnlineConfig)
@@ -65,6 +74,18 @@ def synthesize_pair(bank: TemplateBank, config: EngineConfig, *, seed: int, inde
     return vary(synthesize_stored(bank, config, seed=seed, index=index, device=device), config.online, seed=seed, draw=index)
 
 
+def check_bank(bank: TemplateBank, config: EngineConfig) -> None:
+    """Refuse a bank that cannot serve ``config`` before the first sample is asked for, which may be hours later in another process.
+
+    Raises
+    ------
+    InputError
+        If real label maps are to be drawn and no subject of the bank has enough organs.
+    """
+    if config.labels.anatomy > 0:
+        eligible_subjects(bank, config.anatomy)
+
+
 @torch.no_grad()
 def synthesize_stored(bank: TemplateBank, config: EngineConfig, *, seed: int, index: int, device: torch.device | str = "cpu") -> StoredPair:
     """Make sample ``index`` up to where the paper stores it: labels (Fig. 2A) and two views of them (Fig. 2B).
@@ -76,11 +97,13 @@ def synthesize_stored(bank: TemplateBank, config: EngineConfig, *, seed: int, in
     """
     # Training may ask for a sample inside its own autocast; that must not change the sample.
     with torch.autocast(torch.device(device).type, enabled=False):
-        shape = (config.side,) * 3
-        ensemble = sample_ensemble(config.ensemble, shape, len(bank), sample_generator(seed, index, "ensemble"))
-        labels = render_ensemble(ensemble, bank, device)
+        # A model's name is also the purpose of its draws: a mixture takes its samples from the models' own data sets.
+        name = choose_label_model(config.labels, sample_generator(seed, index, "label model"))
+        model = LABEL_MODELS[name]
+        drawn = model.sample(getattr(config, name), (config.side,) * 3, bank, sample_generator(seed, index, name))
+        labels = model.render(drawn, bank, device)
         looks = [
-            sample_appearance(config.appearance, ensemble.label_count, sample_generator(seed, index, purpose))
+            sample_appearance(config.appearance, drawn.label_count, sample_generator(seed, index, purpose))
             for purpose in ("view 1", "view 2")
         ]
         views = torch.stack([_to_bytes(apply_appearance(labels, look)) for look in looks])

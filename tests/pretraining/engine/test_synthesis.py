@@ -7,7 +7,12 @@ import pytest
 import torch
 
 from pretraining.config import from_dict, to_dict
-from pretraining.engine.synthesis import EngineConfig, synthesize_pair
+from pretraining.engine.ensemble import render_ensemble, sample_ensemble
+from pretraining.engine.label_models import LabelModelConfig, choose_label_model
+from pretraining.engine.seeds import sample_generator
+from pretraining.engine.synthesis import EngineConfig, check_bank, synthesize_pair, synthesize_stored
+from pretraining.errors import InputError
+from tests.pretraining.engine.subjects import bank_of_subjects, body
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +58,31 @@ def test_appearance_settings_leave_the_labels_alone(bank):
     one = synthesize_pair(bank, CONFIG, seed=0, index=1)
     two = synthesize_pair(bank, dataclasses.replace(CONFIG, appearance=louder), seed=0, index=1)
     assert torch.equal(one.labels, two.labels) and not torch.equal(one.views, two.views)
+
+
+def test_by_default_the_labels_are_an_ensemble_and_nothing_else_takes_from_its_numbers(bank):
+    ensemble = sample_ensemble(CONFIG.ensemble, (32, 32, 32), len(bank), sample_generator(4, 7, "ensemble"))
+    assert torch.equal(synthesize_stored(bank, CONFIG, seed=4, index=7).labels, render_ensemble(ensemble, bank))
+
+
+def test_a_mixture_takes_its_samples_from_the_models_own_data_sets():
+    subjects = bank_of_subjects({("bodies", "a"): body(7), ("bodies", "b"): body(5, seed=1)})
+    shares = LabelModelConfig(ensemble=1.0, smshapes=1.0, anatomy=1.0)
+    drawn = set()
+    for index in range(8):
+        name = choose_label_model(shares, sample_generator(0, index, "label model"))
+        pure = dataclasses.replace(CONFIG, labels=LabelModelConfig(**{"ensemble": 0.0, name: 1.0}))
+        one, two = (synthesize_pair(subjects, config, seed=0, index=index) for config in (dataclasses.replace(CONFIG, labels=shares), pure))
+        assert torch.equal(one.labels, two.labels) and torch.equal(one.views, two.views)
+        drawn.add(name)
+    assert drawn == {"ensemble", "smshapes", "anatomy"}
+
+
+def test_a_bank_of_single_shapes_serves_all_but_real_label_maps(bank):
+    check_bank(bank, CONFIG)
+    check_bank(bank, dataclasses.replace(CONFIG, labels=LabelModelConfig(smshapes=1.0)))
+    with pytest.raises(InputError, match="at least 4 organs"):
+        check_bank(bank, dataclasses.replace(CONFIG, labels=LabelModelConfig(anatomy=0.1)))
 
 
 def test_no_view_is_black(bank):

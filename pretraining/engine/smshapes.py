@@ -1,0 +1,203 @@
+"""Shapes without biomedical prior: where which of many warped noise images is brightest (App. B.6, ``smshapes``)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from pretraining.engine.compiled import compiled
+from pretraining.engine.draws import integer, noise_seed, uniforms
+from pretraining.engine.fields import SmoothNoise, smooth_noise
+from pretraining.engine.foreground import REFERENCE_SIDE
+
+Shape = tuple[int, int, int]
+
+POINTS_PER_NODE = 8
+"""Fields are made at this many points between two nodes of the finest coarse grid, and are linear between those points."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmShapesConfig:
+    """How shapes are made; lengths are for a side of 128 voxels."""
+
+    shape_count: tuple[int, int] = (20, 40)
+    """Range of the number of labels, both ends included; as many as an ensemble has templates."""
+    image_scales_vox: tuple[float, ...] = (32.0, 64.0)
+    """Coarse-grid spacings of each label's noise image, at side 128; each scale's std is drawn from U[0, 1], as only ratios matter."""
+    warp_scales_vox: tuple[float, ...] = (16.0, 32.0, 64.0)
+    """Coarse-grid spacings of each image's displacement, at side 128."""
+    max_warp_std_vox: float = 16.0
+    """Each scale's std of displacement is drawn from U[0, max], at side 128."""
+
+    def __post_init__(self) -> None:
+        low, high = self.shape_count
+        if not 2 <= low <= high <= 250:
+            raise ValueError(f"shape_count must be a range within 2 to 250, as labels are 8-bit, got {self.shape_count}")
+        if not self.image_scales_vox or not self.warp_scales_vox or min(*self.image_scales_vox, *self.warp_scales_vox) <= 0:
+            raise ValueError(f"need scales > 0 of images and warps, got {self.image_scales_vox} and {self.warp_scales_vox}")
+        if self.max_warp_std_vox < 0:
+            raise ValueError(f"max_warp_std_vox must not be negative, got {self.max_warp_std_vox}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmShapes:
+    """One draw."""
+
+    shape: Shape
+    """Of the volume, voxels."""
+    points: Shape
+    """Of the grid on which fields are made; its outermost points are the volume's outermost voxels."""
+    images: tuple[SmoothNoise, ...]
+    """Per label, its noise image; lengths in steps of the grid of points."""
+    warps: tuple[SmoothNoise, ...]
+    """Per label, the displacement of its image; lengths and values in steps of the grid of points."""
+
+    @property
+    def label_count(self) -> int:
+        """Labels lie in 0..label_count - 1; known without looking at a voxel."""
+        return len(self.images)
+
+
+def sample_smshapes(config: SmShapesConfig, shape: Shape, generator: Generator) -> SmShapes:
+    """Draw the number of labels, and image and displacement of each."""
+    scale = min(shape) / REFERENCE_SIDE
+    step = max(1.0, min(*config.image_scales_vox, *config.warp_scales_vox) * scale / POINTS_PER_NODE)
+    count = integer(*config.shape_count, generator)
+    image_stds = uniforms(len(config.image_scales_vox), 0.0, 1.0, generator)
+    warp_stds = uniforms(len(config.warp_scales_vox), 0.0, config.max_warp_std_vox * scale / step, generator)
+
+    def per_label(scales_vox: tuple[float, ...], stds: list[float]) -> tuple[SmoothNoise, ...]:
+        scales = tuple(spacing * scale / step for spacing in scales_vox)
+        return tuple(SmoothNoise(scales_vox=scales, stds=tuple(stds), noise_seed=noise_seed(generator)) for _ in range(count))
+
+    return SmShapes(
+        shape=shape,
+        points=tuple(max(2, math.ceil(size / step)) for size in shape),
+        images=per_label(config.image_scales_vox, image_stds),
+        warps=per_label(config.warp_scales_vox, warp_stds),
+    )
+
+
+def render_smshapes(params: SmShapes, device: torch.device | str = "cpu") -> Tensor:
+    """Make the label volume.
+
+    Parameters
+    ----------
+    params : from :func:`sample_smshapes`.
+
+    Returns
+    -------
+    (X, Y, Z) uint8: the label whose warped image is the brightest there. Label 0 is a shape like any other, and fills no more than they.
+
+    References
+    ----------
+    Hoffmann et al., SynthMorph, TMI 2022, arXiv:2004.10282.
+
+    Notes
+    -----
+    Scales and stds are those of the authors' public demonstration (2D, 256²; others use them at 128³ as they are), where stds are shared
+    by all labels of a volume. The number of labels varies, where SynthMorph has 26 (App. B.6). A foreground mask belongs to the
+    label ensemble that this model takes the place of, so there is none: as in SynthMorph, the first shape plays the background,
+    and the appearance model may make it 0.
+
+    Ours: lengths scale with side/128, and warped images are made at points some voxels apart, of which there are eight between two
+    nodes of the finest grid, and interpolated linearly. At 128³ this needs an eighth of the lookups, and moves borders by a
+    fraction of a voxel. Labels take turns, so that no more than one image exists at a time.
+    """
+    labels = torch.zeros(params.shape, dtype=torch.uint8, device=device)
+    brightest = torch.full(params.shape, -math.inf, device=device)
+    for label, (image, warp) in enumerate(zip(params.images, params.warps, strict=True)):
+        values = smooth_noise(params.points, image, device=device)[0]
+        displacement = smooth_noise(params.points, warp, channels=3, device=device)
+        if labels.device.type == "cpu":
+            _keep_brightest_on_host(label, _warped_on_host(values, displacement), brightest, labels)
+        else:
+            _keep_brightest_on_device(label, _warped_on_device(values, displacement), brightest, labels)
+    return labels
+
+
+def _warped_on_device(values: Tensor, displacement: Tensor) -> Tensor:
+    """Look up (X, Y, Z) values linearly at displaced positions; beyond the border the border's values go on."""
+    where = []
+    for axis, size in enumerate(values.shape):
+        index = torch.arange(size, device=values.device).view([-1 if a == axis else 1 for a in range(3)])
+        where.insert(0, (displacement[axis] + index) * (2 / (size - 1)) - 1)
+    where = torch.stack(where, dim=-1)
+    return F.grid_sample(values[None, None], where[None], mode="bilinear", padding_mode="border", align_corners=True)[0, 0]
+
+
+def _warped_on_host(values: Tensor, displacement: Tensor) -> Tensor:
+    """As :func:`_warped_on_device`."""
+    warped = torch.empty_like(values)
+    _warp(values.numpy(), displacement.numpy(), warped.numpy())
+    return warped
+
+
+def _keep_brightest_on_device(label: int, image: Tensor, brightest: Tensor, labels: Tensor) -> None:
+    """Where ``image``, brought to the volume's shape, exceeds ``brightest``, write it there and ``label`` into ``labels``."""
+    image = F.interpolate(image[None, None], labels.shape, mode="trilinear", align_corners=True)[0, 0]
+    labels.masked_fill_(image > brightest, label)
+    torch.maximum(image, brightest, out=brightest)
+
+
+def _keep_brightest_on_host(label: int, image: Tensor, brightest: Tensor, labels: Tensor) -> None:
+    tables = [_between(points, size) for points, size in zip(image.shape, labels.shape, strict=True)]
+    below, part = zip(*tables, strict=True)
+    _keep_brightest(np.uint8(label), image.numpy(), below, part, brightest.numpy(), labels.numpy())
+
+
+def _between(points: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each of ``size`` voxels, the point before it and how far it is on the way to the next one."""
+    position = np.arange(size) * ((points - 1) / max(size - 1, 1))
+    below = np.minimum(position.astype(np.int64), points - 2)
+    return below, (position - below).astype(np.float32)
+
+
+@compiled
+def _warp(values, displacement, warped):
+    nx, ny, nz = values.shape
+    zero = np.float32(0)
+    last_x, last_y, last_z = np.float32(nx - 1), np.float32(ny - 1), np.float32(nz - 1)
+    for x in range(nx):
+        for y in range(ny):
+            for z in range(nz):
+                px = min(max(displacement[0, x, y, z] + np.float32(x), zero), last_x)
+                py = min(max(displacement[1, x, y, z] + np.float32(y), zero), last_y)
+                pz = min(max(displacement[2, x, y, z] + np.float32(z), zero), last_z)
+                # The last point has no next one: it is the whole way from the one before it.
+                x0, y0, z0 = min(np.int64(px), nx - 2), min(np.int64(py), ny - 2), min(np.int64(pz), nz - 2)
+                sx, sy, sz = px - np.float32(x0), py - np.float32(y0), pz - np.float32(z0)
+                low_low = values[x0, y0, z0] + sz * (values[x0, y0, z0 + 1] - values[x0, y0, z0])
+                low_high = values[x0, y0 + 1, z0] + sz * (values[x0, y0 + 1, z0 + 1] - values[x0, y0 + 1, z0])
+                high_low = values[x0 + 1, y0, z0] + sz * (values[x0 + 1, y0, z0 + 1] - values[x0 + 1, y0, z0])
+                high_high = values[x0 + 1, y0 + 1, z0] + sz * (values[x0 + 1, y0 + 1, z0 + 1] - values[x0 + 1, y0 + 1, z0])
+                low = low_low + sy * (low_high - low_low)
+                high = high_low + sy * (high_high - high_low)
+                warped[x, y, z] = low + sx * (high - low)
+
+
+@compiled
+def _keep_brightest(label, image, below, part, brightest, labels):
+    """Interpolate plane by plane, then row by row, so that a voxel costs one step along z."""
+    nx, ny, nz = labels.shape
+    points_z = image.shape[2]
+    row = np.empty(points_z, np.float32)
+    for x in range(nx):
+        low, high, sx = image[below[0][x]], image[below[0][x] + 1], part[0][x]
+        for y in range(ny):
+            y0, sy = below[1][y], part[1][y]
+            for z in range(points_z):
+                near = low[y0, z] + sx * (high[y0, z] - low[y0, z])
+                far = low[y0 + 1, z] + sx * (high[y0 + 1, z] - low[y0 + 1, z])
+                row[z] = near + sy * (far - near)
+            for z in range(nz):
+                z0 = below[2][z]
+                value = row[z0] + part[2][z] * (row[z0 + 1] - row[z0])
+                brighter = value > brightest[x, y, z]
+                brightest[x, y, z] = value if brighter else brightest[x, y, z]
+                labels[x, y, z] = label if brighter else labels[x, y, z]
