@@ -22,8 +22,8 @@ from pretraining.engine.synthesis import EngineConfig
 from pretraining.engine.templates import TemplateBank
 from pretraining.errors import InputError
 from pretraining.learning.export import export_run
-from pretraining.learning.train import TrainConfig
 from pretraining.learning.train import train as train_backbone
+from pretraining.learning.train_config import TrainConfig
 from pretraining.preview import contact_sheet
 from pretraining.processes import available_cores
 from pretraining.samples.slurm import submit

@@ -14,7 +14,9 @@ from typing import Any
 
 import tyro
 
-from pretraining.errors import CommandFailed
+from pretraining.errors import CommandFailed, Interrupted
+
+log = logging.getLogger(__name__)
 
 Commands = dict[str, Callable[..., Any]]
 
@@ -31,7 +33,7 @@ def run_commands(program: str, commands: Callable[[], Commands], description: st
     Raises
     ------
     SystemExit
-        With code 1 and one line on standard error for bad input or a failing disk, 130 after Ctrl-C; set
+        With code 1 and one line on standard error for bad input or a failing disk, 130 after Ctrl-C, 143 after SIGTERM; set
         ``ANATOMIX_DEBUG=1`` to see the traceback instead.
     """
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
@@ -41,6 +43,9 @@ def run_commands(program: str, commands: Callable[[], Commands], description: st
         _parsed(program, commands(), description)()
     except KeyboardInterrupt:
         sys.exit(130)
+    except Interrupted as interrupted:
+        log.warning("%s", interrupted)
+        sys.exit(interrupted.exit_code)
     except (ValueError, OSError, FloatingPointError, CommandFailed) as error:
         if os.environ.get("ANATOMIX_DEBUG"):
             raise

@@ -7,3 +7,16 @@ class InputError(ValueError):
 
 class CommandFailed(RuntimeError):
     """Work that did not succeed although its input was good: the message is one line that says what failed and where to look."""
+
+
+class Diverged(CommandFailed, FloatingPointError):
+    """A training whose loss is no number any more, or far above where it began."""
+
+
+class Interrupted(CommandFailed):
+    """Work that stopped because somebody asked for it, with its state saved."""
+
+    def __init__(self, message: str, signal: int | None) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + (signal or 15)
+        """As shells have it."""

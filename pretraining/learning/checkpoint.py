@@ -26,6 +26,8 @@ class Checkpoint:
     validation_loss : at the last validation, None before the first.
     best_validation_loss : the lowest so far, None before the first.
     seconds : wall time spent training, over all sittings.
+    first_loss : the first that was recorded, None before that.
+    average : state dict of the running average of the weights, None if there is none.
     """
 
     step: int
@@ -36,6 +38,8 @@ class Checkpoint:
     validation_loss: float | None = None
     best_validation_loss: float | None = None
     seconds: float = 0.0
+    first_loss: float | None = None
+    average: dict[str, Any] | None = None
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:

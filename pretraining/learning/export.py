@@ -12,7 +12,7 @@ from pretraining.backbone.weights import Weights, export_published, save_weights
 from pretraining.config import from_dict
 from pretraining.errors import InputError
 from pretraining.learning.checkpoint import load_checkpoint
-from pretraining.learning.train import TrainConfig
+from pretraining.learning.train_config import TrainConfig
 
 _BACKBONE = "backbone."
 
@@ -47,7 +47,9 @@ def export_run(
         raise InputError(f"expected a {suffix} file for the {file_format} format, found {out}")
     checkpoint = load_checkpoint(run / ("best.pt" if which == "best" else "checkpoint.pt"))
     config = from_dict(TrainConfig, checkpoint.config)
-    state = {name.removeprefix(_BACKBONE): tensor for name, tensor in checkpoint.model.items() if name.startswith(_BACKBONE)}
+    # Where there is a running average of the weights, it is what was validated.
+    prefix, source = (f"module.{_BACKBONE}", checkpoint.average) if checkpoint.average else (_BACKBONE, checkpoint.model)
+    state = {name.removeprefix(prefix): tensor for name, tensor in source.items() if name.startswith(prefix)}
     if half:
         state = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     card = {

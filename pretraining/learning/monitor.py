@@ -1,4 +1,4 @@
-"""What a running training tells: a progress bar for the eye and one JSON line a record for everything else."""
+"""What a running training tells: a progress bar, one JSON line a record for everything else, TensorBoard, and pictures."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
-from pretraining.atomic import write_text
+from pretraining.atomic import write_text, written_whole
 
 
 class Monitor:
-    """Log of one run.
+    """Log of one run: ``log.jsonl``, ``tensorboard/`` and ``pictures/`` in its folder.
 
     Parameters
     ----------
-    path : the ``.jsonl`` file; records beyond ``first_step`` (of an attempt that was cut off) are dropped.
+    run : the folder; records beyond ``first_step`` (of an attempt that was cut off) are dropped.
     first_step, steps : where the training stands and ends.
     """
 
-    def __init__(self, path: Path, *, first_step: int, steps: int) -> None:
+    def __init__(self, run: Path, *, first_step: int, steps: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only trainings need it
+
+        self._run = run
+        path = run / "log.jsonl"
         kept = []
         if path.is_file():
             for line in path.read_text().splitlines():
@@ -32,6 +37,7 @@ class Monitor:
                     kept.append(line)
         write_text(path, "".join(f"{line}\n" for line in kept))
         self._file = path.open("a")
+        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=first_step + 1)
         self._bar = tqdm(total=steps, initial=first_step, unit="step", dynamic_ncols=True, mininterval=1.0)
 
     def advance(self) -> None:
@@ -39,12 +45,25 @@ class Monitor:
         self._bar.update()
 
     def record(self, step: int, **values: Any) -> None:
-        """Write one record and show its plain numbers."""
+        """Write one record: numbers, or dicts of numbers by name."""
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
-        self._bar.set_postfix({name: f"{value:.4g}" for name, value in values.items() if isinstance(value, float)}, refresh=False)
+        for name, value in values.items():
+            for key, number in value.items() if isinstance(value, dict) else [("", value)]:
+                self._board.add_scalar(f"{name}/{key}" if key else name, number, step)
+        shown = {name: f"{value:.4g}" for name, value in values.items() if isinstance(value, float)}
+        self._bar.set_postfix(shown, refresh=False)
+
+    def picture(self, step: int, name: str, picture: np.ndarray) -> None:
+        """Keep a picture (H, W, 3) in [0, 1] as ``pictures/NAME-STEP.png`` and in TensorBoard."""
+        from matplotlib.image import imsave
+
+        with written_whole(self._run / "pictures" / f"{name}-{step:07d}.png") as partial:
+            imsave(partial, picture, format="png")
+        self._board.add_image(name, picture, step, dataformats="HWC")
 
     def close(self) -> None:
         """End the log."""
         self._bar.close()
+        self._board.close()
         self._file.close()

@@ -19,6 +19,8 @@ class OptimizerConfig:
     """Decay of Adam's second moment."""
     weight_decay: float = 0.0
     """Decoupled weight decay (AdamW) a step, times the rate."""
+    max_gradient_norm: float = 0.0
+    """Longer gradients are cut to this length; 0: none is."""
     schedule: Literal["stairs", "cosine"] = "stairs"
     """``stairs`` drops the rate every ``stair_steps``; ``cosine`` ends at zero after the last step."""
     warmup_steps: int = 0
@@ -29,8 +31,10 @@ class OptimizerConfig:
     """Rate on each stair, in units of ``rate``; the last one lasts."""
 
     def __post_init__(self) -> None:
-        if self.rate <= 0 or self.weight_decay < 0 or self.warmup_steps < 0 or self.stair_steps < 1 or not self.stair_factors:
-            raise ValueError(f"need rate > 0, weight_decay >= 0, warmup_steps >= 0, stair_steps >= 1 and stair factors, got {self}")
+        if self.rate <= 0 or min(self.weight_decay, self.max_gradient_norm) < 0:
+            raise ValueError(f"need rate > 0, weight_decay >= 0 and max_gradient_norm >= 0, got {self}")
+        if self.warmup_steps < 0 or self.stair_steps < 1 or not self.stair_factors:
+            raise ValueError(f"need warmup_steps >= 0, stair_steps >= 1 and stair factors, got {self}")
         if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
             raise ValueError(f"need 0 <= beta < 1, got {self.beta1} and {self.beta2}")
         if self.schedule not in ("stairs", "cosine"):

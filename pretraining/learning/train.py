@@ -1,7 +1,8 @@
 """Contrastive pretraining (Fig. 3): samples in, weights out, at home in one run folder.
 
 RUN/config.json      the configuration
-RUN/log.jsonl        losses, rate and speed, one record a line
+RUN/log.jsonl        losses, rate and speed, one record a line; the same in RUN/tensorboard
+RUN/pictures         a pair and its features, at every validation
 RUN/checkpoint.pt    the last state; ``resume`` goes on from here
 RUN/best.pt          the state with the lowest validation loss
 """
@@ -12,105 +13,58 @@ import json
 import logging
 import math
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from pretraining.atomic import write_text
-from pretraining.backbone.transfer import transfer
-from pretraining.backbone.unet import UNetConfig
-from pretraining.backbone.weights import load_weights
-from pretraining.config import differences, from_dict, to_dict
-from pretraining.engine.seeds import noise_generator, sample_generator
-from pretraining.engine.synthesis import EngineConfig, Pair
+from pretraining.config import to_dict
+from pretraining.engine.synthesis import Pair
 from pretraining.engine.templates import TemplateBank
-from pretraining.errors import InputError
-from pretraining.learning.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from pretraining.learning.initialization import build
+from pretraining.errors import Diverged, InputError, Interrupted
+from pretraining.interruption import Stop, stop_requests
+from pretraining.learning.checkpoint import Checkpoint
+from pretraining.learning.distributed import average_statistics, joined, local_rank
 from pretraining.learning.model import ContrastiveModel
 from pretraining.learning.monitor import Monitor
-from pretraining.learning.projection import ProjectionConfig
-from pretraining.learning.schedule import OptimizerConfig, rate_at
-from pretraining.precision import has_bf16_units
+from pretraining.learning.pictures import feature_picture
+from pretraining.learning.start import opened
+from pretraining.learning.state import TrainingState, Window, losses_of
+from pretraining.learning.train_config import TrainConfig
+from pretraining.samples.ahead import made_ahead
 from pretraining.samples.source import StoreSource, TemplateSource, sample_source
 from pretraining.samples.store import Store
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """One pretraining; the defaults are the paper's (Sec. 3, App. B.3) but for the sampling of positions."""
-
-    seed: int = 0
-    """Of the samples, the positions and the initial weights."""
-    steps: int = 600_000
-    """Optimizer steps."""
-    label_maps: int = 1
-    """Label maps a step, two views each; batch statistics and loss are per label map."""
-    positions: int = 512
-    """Voxels drawn at every level, the same in both views."""
-    balanced: bool = True
-    """Draw positions label-balanced; false is the published, uniform way."""
-    temperature: float = 0.33
-    """τ of eq. 1."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Of the backbone's convolutions; ``auto`` is bf16 where the device has units for it."""
-    log_every: int = 10
-    """Steps between two records of the log."""
-    validate_every: int = 1_000
-    """Steps between two validations."""
-    validation_pairs: int = 8
-    """Fixed samples whose loss selects the best state."""
-    save_every: int = 500
-    """Steps between two checkpoints; a killed run loses at most this many."""
-    backbone: UNetConfig = field(default_factory=UNetConfig)
-    projection: ProjectionConfig = field(default_factory=ProjectionConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    engine: EngineConfig = field(default_factory=EngineConfig)
-
-    def __post_init__(self) -> None:
-        counts = ("steps", "label_maps", "positions", "log_every", "validate_every", "validation_pairs", "save_every")
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.positions < 2 or self.temperature <= 0:
-            raise ValueError(f"need positions >= 2 and temperature > 0, got {self.positions} and {self.temperature}")
-        if self.precision not in ("auto", "bf16", "fp32"):
-            raise ValueError(f"precision is 'auto', 'bf16' or 'fp32', got {self.precision!r}")
-        if self.engine.side % self.backbone.multiple or self.engine.side < self.backbone.min_side:
-            raise ValueError(
-                f"engine.side must be a multiple of {self.backbone.multiple} and at least {self.backbone.min_side} "
-                f"for {self.backbone.poolings} poolings, got {self.engine.side}"
-            )
+Source = TemplateSource | StoreSource
+DIVERGED = 1.0
+"""A loss that is so many times its first value above it ends the training."""
 
 
 def train(
     run: Path,
     config: TrainConfig,
-    samples_from: TemplateBank | Store,
+    given: TemplateBank | Store,
     *,
     resume: bool = False,
     init_from: Path | None = None,
     device: str = "auto",
     workers: int | None = None,
 ) -> Checkpoint:
-    """Pretrain a backbone.
+    """Pretrain a backbone, together with the other processes that torchrun has started, if any.
 
     Parameters
     ----------
     run : folder of the run, see the module's head.
     config : what to train; ``resume`` wants the one that the run was started with.
-    samples_from : organ templates, of which samples are made on the fly, or a store of samples.
+    given : organ templates, of which samples are made on the fly, or a store of samples.
     resume : go on from ``run``'s checkpoint if there is one.
     init_from : weights whose backbone a new run starts from; the heads start afresh.
     device : ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. A CPU run is resumed bit for bit.
-    workers : processes that make samples on the CPU; 0 makes them on ``device``, in this process. By default 1 on a CPU and 0
-        on a GPU. Samples depend on the type of device that makes them, not on the number of processes. Stored samples are varied on
-        ``device``, however many processes read them.
+    workers : processes that make or read samples; None: what suits the device, see :mod:`pretraining.samples.source`.
 
     Returns
     -------
@@ -120,131 +74,127 @@ def train(
     ------
     InputError
         If ``run`` already holds a training and ``resume`` is not set, or was started with another configuration or
-        samples, or the store's engine is not that of ``config``, or ``init_from`` does not fit.
-    FloatingPointError
-        If the loss is not finite; the last checkpoint stays.
+        templates, or ``init_from`` does not fit.
+    Diverged
+        If the loss is not finite or far above where it began; the last good checkpoint stays.
+    Interrupted
+        If the process was asked to stop (SIGTERM, Ctrl-C); the state is saved.
     """
-    place = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
-    checkpoint_path = run / "checkpoint.pt"
-    started = checkpoint_path.is_file()
-    if started and not resume:
-        raise InputError(f"{run} already holds a training; add --resume to go on with it or name another folder")
-    if started and init_from:
-        raise InputError(f"{run} already holds a training; --init-from is for new ones")
-    source = sample_source(samples_from, config.engine, seed=config.seed, validation_count=config.validation_pairs)
-    checkpoint = load_checkpoint(checkpoint_path) if started else _first_checkpoint(config, source, init_from)
-    if changed := differences(from_dict(TrainConfig, checkpoint.config), config):
-        raise InputError(f"{run} was started with another configuration ({'; '.join(changed)}); resume with the old one")
-    if checkpoint.templates != (found := source.description()):
-        raise InputError(f"{run} was started with other templates ({checkpoint.templates}, now {found}); name those")
-    write_text(run / "config.json", json.dumps(to_dict(config), indent=2) + "\n")
+    place = placed(device)
+    source = sample_source(given, config.engine, seed=config.seed, validation_count=config.validation_pairs)
+    with joined(place) as ranks, stop_requests() as stop:
+        if config.label_maps % ranks.world:
+            raise InputError(f"label_maps={config.label_maps} can't be shared among {ranks.world} processes; use a multiple of it")
+        checkpoint = opened(run, config, source.description(), resume=resume, init_from=init_from)
+        if ranks.first:
+            write_text(run / "config.json", json.dumps(to_dict(config), indent=2) + "\n")
+        state = TrainingState(config, checkpoint, place, ranks)
+        samples = made_ahead(
+            source.samples(start=checkpoint.step * config.label_maps + ranks.rank, stride=ranks.world, device=place, workers=workers), place
+        )
+        monitor = Monitor(run, first_step=checkpoint.step, steps=config.steps) if ranks.first else None
+        log.info("training on %s in %s from step %d to %d", place, run, checkpoint.step, config.steps)
+        try:
+            _loop(run, state, samples, source, monitor, stop)
+        finally:
+            if monitor:
+                monitor.close()
+        return state.checkpoint
 
-    model = ContrastiveModel(config.backbone, config.projection)
-    model.load_state_dict(checkpoint.model)
-    model.to(place, memory_format=torch.channels_last_3d).train()
-    optimizer = torch.optim.AdamW(
-        model.parameters(),
-        lr=config.optimizer.rate,
-        betas=(config.optimizer.beta1, config.optimizer.beta2),
-        weight_decay=config.optimizer.weight_decay,
-        fused=place.type == "cuda",
-    )
-    if checkpoint.optimizer:
-        optimizer.load_state_dict(checkpoint.optimizer)
-    bf16 = has_bf16_units(place) if config.precision == "auto" else config.precision == "bf16"
-    autocast = torch.autocast(place.type, torch.bfloat16, enabled=bf16)
-    samples = source.samples(start=checkpoint.step * config.label_maps, device=place, workers=workers)
-    monitor = Monitor(run / "log.jsonl", first_step=checkpoint.step, steps=config.steps)
-    log.info("training on %s in %s from step %d to %d", place, run, checkpoint.step, config.steps)
 
+def placed(device: str) -> torch.device:
+    """The device that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` stands for in this process."""
+    if device not in ("auto", "cuda"):
+        return torch.device(device)
+    on_gpu = device == "cuda" or torch.cuda.is_available()
+    return torch.device("cuda", local_rank()) if on_gpu else torch.device("cpu")
+
+
+def _loop(run: Path, state: TrainingState, samples: Iterator, source: Source, monitor: Monitor | None, stop: Stop) -> None:
+    config, checkpoint = state.config, state.checkpoint
     began, began_at = time.monotonic(), checkpoint.seconds
-    window: list[Tensor] = []
-    window_began, waited = time.monotonic(), 0.0
-    try:
-        for step in range(checkpoint.step, config.steps):
-            rate = rate_at(step, config.steps, config.optimizer)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            for _ in range(config.label_maps):
-                asked = time.monotonic()
-                index, pair = next(samples)
-                waited += time.monotonic() - asked
-                pair = Pair(*(part.to(place, non_blocking=True) for part in pair))
-                with autocast:
-                    losses = _losses(model, pair, index, config)
-                (losses.mean() / config.label_maps).backward()
-                window.append(losses.detach())
-            optimizer.step()
-            optimizer.zero_grad()
-
-            done, last = step + 1, step + 1 == config.steps
-            if done % config.log_every == 0 or last:
-                by_level = torch.stack(window).mean(dim=0).tolist()
-                if not all(map(math.isfinite, by_level)):
-                    first = (done * config.label_maps) - len(window)
-                    raise FloatingPointError(
-                        f"the loss is not finite at step {done} (samples {first} to {index} of seed {config.seed}); "
-                        f"{checkpoint_path} holds step {checkpoint.step}: lower the rate and start from its weights"
-                    )
-                seconds = time.monotonic() - window_began
-                speed = len(window) / config.label_maps / seconds
-                monitor.record(
-                    done,
-                    loss=sum(by_level) / len(by_level),
-                    by_level=[round(value, 4) for value in by_level],
-                    rate=rate,
-                    steps_per_s=speed,
-                    waiting=waited / seconds,
-                )
-                window.clear()
-                window_began, waited = time.monotonic(), 0.0
-            best = False
-            if done % config.validate_every == 0 or last:
-                with autocast:
-                    checkpoint.validation_loss = validate(model, source, config, place)
-                monitor.record(done, validation_loss=checkpoint.validation_loss)
-                best = checkpoint.best_validation_loss is None or checkpoint.validation_loss < checkpoint.best_validation_loss
-                if best:
-                    checkpoint.best_validation_loss = checkpoint.validation_loss
-            if done % config.save_every == 0 or best or last:
-                checkpoint.step = done
-                checkpoint.model = model.state_dict()
-                checkpoint.optimizer = optimizer.state_dict()
-                checkpoint.seconds = began_at + time.monotonic() - began
-                if best:
-                    save_checkpoint(run / "best.pt", checkpoint)
-                save_checkpoint(checkpoint_path, checkpoint)
+    window = Window()
+    for step in range(checkpoint.step, config.steps):
+        state.step(step, samples, window, stop)
+        done, last = step + 1, step + 1 == config.steps
+        validating = done % config.validate_every == 0 or last
+        # On a GPU the host runs ahead and asks only now and then; elsewhere asking costs nothing.
+        asking = state.device.type != "cuda" or done % config.log_every == 0
+        stopping = asking and bool(window.stopping > 0)
+        saving = done % config.save_every == 0 or validating or stopping
+        if done % config.log_every == 0 or saving:
+            # Nothing is saved of which it is not known that it is sound.
+            _record(done, state, window, monitor)
+            window = Window()
+        best = False
+        if validating:
+            best = _validate(done, state, source, monitor)
+        if saving:
+            state.save(run, done, began_at + time.monotonic() - began, best=best)
+        if monitor:
             monitor.advance()
-    finally:
-        monitor.close()
-    return checkpoint
+        if stopping and not last:
+            raise Interrupted(f"asked to stop; {run} is saved at step {done} of {config.steps}, --resume goes on", stop.signal)
 
 
-def validate(model: ContrastiveModel, source: TemplateSource | StoreSource, config: TrainConfig, device: torch.device) -> float:
-    """Mean contrastive loss over ``config.validation_pairs`` fixed samples that training never sees."""
+def _record(done: int, state: TrainingState, window: Window, monitor: Monitor | None) -> None:
+    config, checkpoint = state.config, state.checkpoint
+    by_level = window.mean_by_level(state.ranks).tolist()
+    loss = sum(by_level) / len(by_level)
+    finite = math.isfinite(loss)
+    if finite and checkpoint.first_loss is None:
+        checkpoint.first_loss = loss
+    if not finite or loss > checkpoint.first_loss + DIVERGED * abs(checkpoint.first_loss):
+        indices = [index for index, losses in window.losses if finite or not bool(losses.isfinite().all())]
+        found = f"{loss:.4g}, at first it was {checkpoint.first_loss:.4g}," if finite else "not finite"
+        raise Diverged(
+            f"the loss is {found} at step {done} (samples from {indices[0] if indices else 'another rank'} on, seed {config.seed}); "
+            f"the checkpoint holds step {checkpoint.step}: lower the rate and start from its weights"
+        )
+    if monitor:
+        seconds = time.monotonic() - window.began
+        speed = len(window.losses) * state.ranks.world / seconds
+        monitor.record(
+            done,
+            loss=loss,
+            by_level=dict(zip(state.model.taps, by_level, strict=True)),
+            rate=state.optimizer.param_groups[0]["lr"],
+            gradient_norm=torch.stack(window.gradient_norms).mean().item(),
+            steps_per_s=speed / config.label_maps,
+            samples_per_s=speed,
+            waiting=window.waited / seconds,
+        )
+
+
+def _validate(done: int, state: TrainingState, source: Source, monitor: Monitor | None) -> bool:
+    """Loss on the fixed samples, and whether it is the lowest so far."""
+    checkpoint = state.checkpoint
+    average_statistics(state.judged, state.ranks)
+    with state.autocast:
+        checkpoint.validation_loss = validate(state.judged, source, state.config, state.device)
+        if monitor:
+            _, pair = next(source.validation(state.device))
+            monitor.picture(done, "features", feature_picture(pair.views, _features(state.judged, pair)))
+    if monitor:
+        monitor.record(done, validation_loss=checkpoint.validation_loss)
+    best = checkpoint.best_validation_loss is None or checkpoint.validation_loss < checkpoint.best_validation_loss
+    if best:
+        checkpoint.best_validation_loss = checkpoint.validation_loss
+    return best
+
+
+@torch.no_grad()
+def validate(model: ContrastiveModel, source: Source, config: TrainConfig, device: torch.device) -> float:
+    """Mean loss over the fixed samples that training never sees."""
     model.eval()
-    losses = []
-    with torch.no_grad():
-        for index, pair in source.validation(device):
-            losses.append(_losses(model, pair, index, config).mean())
+    losses = [losses_of(model, pair, index, config).mean() for index, pair in source.validation(device)]
     model.train()
     return torch.stack(losses).mean().item()
 
 
-def _first_checkpoint(config: TrainConfig, source: TemplateSource | StoreSource, init_from: Path | None) -> Checkpoint:
-    model = build(lambda: ContrastiveModel(config.backbone, config.projection), sample_generator(config.seed, 0, "initial weights"))
-    if init_from:
-        log.info("%s: %s", init_from, transfer(load_weights(init_from).state, model.backbone))
-    return Checkpoint(step=0, config=to_dict(config), templates=source.description(), model=model.state_dict(), optimizer={})
-
-
-def _losses(model: ContrastiveModel, pair: Pair, index: int, config: TrainConfig) -> Tensor:
-    seed = int(torch.randint(2**62, (), generator=sample_generator(config.seed, index, "positions")))
-    return model(
-        pair.views,
-        pair.labels,
-        positions=config.positions,
-        balanced=config.balanced,
-        temperature=config.temperature,
-        generator=noise_generator(seed, pair.labels.device),
-    )
+@torch.no_grad()
+def _features(model: ContrastiveModel, pair: Pair) -> Tensor:
+    model.eval()
+    features = model.backbone(pair.views[:, None]).float()
+    model.train()
+    return features

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -37,15 +38,28 @@ class PairStream(IterableDataset):
             raise ValueError(f"need start >= 0, stride >= 1 and length >= 0, got {self.start}, {self.stride} and {self.length}")
 
     def __iter__(self) -> Iterator[tuple[int, Pair]]:
-        worker = get_worker_info()
-        position, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        while self.length is None or position < self.length:
-            index = self.start + position * self.stride
+        for index in own_numbers(self.start, self.stride, self.length):
             yield index, synthesize_pair(self.bank, self.config, seed=self.seed, index=index, device=self.device)
-            position += step
 
 
-def load(stream: PairStream, *, workers: int = 0, prefetch: int = 2) -> Iterator[tuple[int, Pair]]:
+class Stream(Protocol):
+    """What can be loaded: yields numbered samples, in a worker process those of :func:`own_numbers`."""
+
+    device: str
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]: ...
+
+
+def own_numbers(start: int, stride: int, length: int | None) -> Iterator[int]:
+    """The numbers of a stream, or those of them that fall to this worker process of a ``DataLoader``."""
+    worker = get_worker_info()
+    position, step = (worker.id, worker.num_workers) if worker else (0, 1)
+    while length is None or position < length:
+        yield start + position * stride
+        position += step
+
+
+def load(stream: Stream, *, workers: int = 0, prefetch: int = 2) -> Iterator[tuple[int, Any]]:
     """Iterate over a stream with ``workers`` processes, each one thread wide and at most ``prefetch`` samples ahead."""
     if workers and torch.device(stream.device).type != "cpu":
         raise ValueError(f"worker processes make samples on the CPU, got device {stream.device!r}; use workers=0 on other devices")

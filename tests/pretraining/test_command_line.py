@@ -16,7 +16,7 @@ from pretraining.cli import main
 from pretraining.config import to_dict
 from pretraining.engine.synthesis import EngineConfig
 from pretraining.learning.projection import ProjectionConfig
-from pretraining.learning.train import TrainConfig
+from pretraining.learning.train_config import TrainConfig
 
 
 @pytest.fixture

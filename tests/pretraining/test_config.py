@@ -9,7 +9,7 @@ from pretraining.config import differences, load_preset, preset_names
 from pretraining.engine.appearance import sample_appearance
 from pretraining.engine.seeds import sample_generator
 from pretraining.engine.synthesis import EngineConfig, synthesize_pair, synthesize_stored
-from pretraining.learning.train import TrainConfig
+from pretraining.learning.train_config import TrainConfig
 from tests.pretraining.engine.subjects import bank_of_subjects, body
 
 ABLATIONS = [name for name in preset_names() if name.startswith("paper_")]

@@ -26,7 +26,8 @@ from pretraining.learning.initialization import build
 from pretraining.learning.model import ContrastiveModel
 from pretraining.learning.projection import ProjectionConfig
 from pretraining.learning.schedule import OptimizerConfig, rate_at
-from pretraining.learning.train import TrainConfig, train
+from pretraining.learning.train import train
+from pretraining.learning.train_config import TrainConfig
 
 TINY = TrainConfig(
     steps=6,
@@ -120,7 +121,7 @@ def test_a_resumed_run_equals_an_unbroken_one(tmp_path, bank, stop, monkeypatch)
         ]
         for run in ("unbroken", "broken")
     ]
-    assert [step for step, _ in losses[0]] == [step for step, _ in losses[1]] == [2, 4, 6]
+    assert [step for step, _ in losses[0]] == [step for step, _ in losses[1]] == [2, 3, 4, 6]
 
 
 def test_kill_9_loses_nothing(tmp_path):
@@ -184,6 +185,106 @@ def test_a_damaged_checkpoint_is_one_clear_line(tmp_path):
     (tmp_path / "checkpoint.pt").write_bytes(b"half of one")
     with pytest.raises(InputError, match="damaged"):
         load_checkpoint(tmp_path / "checkpoint.pt")
+
+
+def test_sigterm_saves_and_resuming_loses_nothing(tmp_path):
+    small = replace(TINY, steps=30, save_every=30, validate_every=30, log_every=1)
+    (tmp_path / "tiny.json").write_text(json.dumps(to_dict(small)))
+
+    def command(run: str, *flags: str) -> list[str]:
+        options = ["--out", str(tmp_path / run), "--preset", str(tmp_path / "tiny.json"), "--device", "cpu", "--workers", "1", *flags]
+        return [sys.executable, "-m", "pretraining", "train", *options]
+
+    process = subprocess.Popen(command("stopped"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    log = tmp_path / "stopped" / "log.jsonl"
+    while process.poll() is None and (not log.is_file() or last_step(log) < 4):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate()
+    stopped_at = load_checkpoint(tmp_path / "stopped" / "checkpoint.pt").step
+    assert process.returncode == 143 and 4 <= stopped_at < 30 and f"saved at step {stopped_at}" in said and "Traceback" not in said
+    subprocess.run(command("stopped", "--resume"), check=True, capture_output=True)
+    subprocess.run(command("unbroken"), check=True, capture_output=True)
+    assert same_state(tmp_path / "unbroken" / "checkpoint.pt", tmp_path / "stopped" / "checkpoint.pt")
+
+
+def test_two_processes_follow_one(tmp_path):
+    """Each with half of the label maps; sums are in another order, so that weights agree within rounding."""
+    several = replace(TINY, steps=4, label_maps=4, precision="fp32", optimizer=OptimizerConfig(rate=1e-3))
+    (tmp_path / "tiny.json").write_text(json.dumps(to_dict(several)))
+
+    def command(run: str, *launcher: str) -> list[str]:
+        options = ["--out", str(tmp_path / run), "--preset", str(tmp_path / "tiny.json"), "--device", "cpu", "--workers", "0"]
+        return [sys.executable, *launcher, "-m", "pretraining", "train", *options]
+
+    subprocess.run(command("one"), check=True, capture_output=True)
+    subprocess.run(command("two", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"), check=True, capture_output=True)
+    one, two = (load_checkpoint(tmp_path / run / "checkpoint.pt") for run in ("one", "two"))
+    start = train(tmp_path / "start", replace(several, steps=1, optimizer=OptimizerConfig(rate=1e-12)), procedural_bank(), device="cpu")
+    weights = [name for name in one.model if name.endswith("weight") and "backbone" in name]
+    moved = sum((one.model[name] - start.model[name]).norm() for name in weights)
+    apart = sum((one.model[name] - two.model[name]).norm() for name in weights)
+    assert moved > 0.1 and apart < 0.02 * moved
+    assert one.validation_loss == pytest.approx(two.validation_loss, rel=0.05)
+    means = [name for name in one.model if name.endswith("running_var")]
+    assert all(torch.allclose(one.model[name], two.model[name], rtol=0.3, atol=0.05) for name in means)
+    records = [[json.loads(line) for line in (tmp_path / run / "log.jsonl").read_text().splitlines()] for run in ("one", "two")]
+    for first, second in zip(*records, strict=True):
+        assert first["step"] == second["step"]
+        assert first.get("loss", 0) == pytest.approx(second.get("loss", 0), rel=0.01)
+
+
+def test_label_maps_that_ranks_cannot_share_are_refused(tmp_path, bank, monkeypatch):
+    from contextlib import contextmanager
+
+    import pretraining.learning.train as module
+    from pretraining.learning.distributed import Ranks
+
+    @contextmanager
+    def three(device):
+        yield Ranks(rank=0, world=3)
+
+    monkeypatch.setattr(module, "joined", three)
+    with pytest.raises(InputError, match="label_maps=1 can't be shared among 3"):
+        train(tmp_path, TINY, bank, device="cpu", workers=0)
+
+
+def test_an_average_of_the_weights_is_validated_resumed_and_exported(tmp_path, bank):
+    averaged = replace(TINY, average_decay=0.5, optimizer=OptimizerConfig(rate=1e-2))
+    train(tmp_path / "run", averaged, bank, device="cpu", workers=0)
+    train(tmp_path / "half", replace(averaged, steps=6), bank, device="cpu", workers=0)
+    checkpoint = load_checkpoint(tmp_path / "run" / "checkpoint.pt")
+    name = "backbone.output.weight"
+    assert not torch.equal(checkpoint.average[f"module.{name}"], checkpoint.model[name])
+    weights = export_run(tmp_path / "run", tmp_path / "w.safetensors", which="last")
+    assert torch.equal(weights.state["output.weight"], checkpoint.average[f"module.{name}"])
+
+
+def test_the_run_folder_shows_what_happened(tmp_path, bank):
+    train(tmp_path, TINY, bank, device="cpu", workers=0)
+    from matplotlib.image import imread
+
+    assert imread(tmp_path / "pictures" / "features-0000006.png").std() > 0.05
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_gradients_are_cut_to_the_length_asked_for(tmp_path, bank):
+    for limit, name in ((1e-3, "cut"), (0.0, "free")):
+        config = replace(TINY, steps=2, optimizer=OptimizerConfig(max_gradient_norm=limit))
+        train(tmp_path / name, config, bank, device="cpu", workers=0)
+    cut, free = (load_checkpoint(tmp_path / name / "checkpoint.pt").optimizer["state"][0]["exp_avg"].norm() for name in ("cut", "free"))
+    assert cut < 0.1 * free
+
+
+def test_a_loss_far_above_its_first_value_stops_the_run(tmp_path, bank, monkeypatch):
+    import pretraining.learning.train as module
+
+    monkeypatch.setattr(module, "DIVERGED", -0.5)
+    with pytest.raises(
+        FloatingPointError, match=r"at step 2 \(samples from 0 on, seed 0\); the checkpoint holds step 0"
+    ):
+        train(tmp_path, TINY, bank, device="cpu", workers=0)
+    assert not (tmp_path / "checkpoint.pt").exists()
 
 
 def test_weights_that_are_not_finite_stop_the_run(tmp_path, bank):

@@ -1,0 +1,58 @@
+"""Where a training begins: at its checkpoint, at given weights, or at random ones."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pretraining.backbone.transfer import transfer
+from pretraining.backbone.weights import load_weights
+from pretraining.config import differences, from_dict, to_dict
+from pretraining.engine.seeds import sample_generator
+from pretraining.errors import InputError
+from pretraining.learning.checkpoint import Checkpoint, load_checkpoint
+from pretraining.learning.initialization import build
+from pretraining.learning.model import ContrastiveModel
+
+if TYPE_CHECKING:
+    from pretraining.learning.train_config import TrainConfig
+
+log = logging.getLogger(__name__)
+
+
+def opened(run: Path, config: TrainConfig, templates: dict[str, Any], *, resume: bool, init_from: Path | None) -> Checkpoint:
+    """The state that a training of ``config`` goes on from in the folder ``run``.
+
+    Parameters
+    ----------
+    templates : what the samples are made of.
+    resume : take the folder's checkpoint if there is one.
+    init_from : weights whose backbone a new run starts from.
+
+    Raises
+    ------
+    InputError
+        If the folder holds a training and ``resume`` is not set, or one of another configuration or other samples, or if the weights do
+        not fit.
+    """
+    path = run / "checkpoint.pt"
+    if not path.is_file():
+        return _first_checkpoint(config, templates, init_from)
+    if not resume:
+        raise InputError(f"{run} already holds a training; add --resume to go on with it or name another folder")
+    if init_from:
+        raise InputError(f"{run} already holds a training; --init-from is for new ones")
+    checkpoint = load_checkpoint(path)
+    if changed := differences(from_dict(type(config), checkpoint.config), config):
+        raise InputError(f"{run} was started with another configuration ({'; '.join(changed)}); resume with the old one")
+    if checkpoint.templates != templates:
+        raise InputError(f"{run} was started with other templates ({checkpoint.templates}, now {templates}); name those")
+    return checkpoint
+
+
+def _first_checkpoint(config: TrainConfig, templates: dict[str, Any], init_from: Path | None) -> Checkpoint:
+    model = build(lambda: ContrastiveModel(config.backbone, config.projection), sample_generator(config.seed, 0, "initial weights"))
+    if init_from:
+        log.info("%s: %s", init_from, transfer(load_weights(init_from).state, model.backbone))
+    return Checkpoint(step=0, config=to_dict(config), templates=templates, model=model.state_dict(), optimizer={})

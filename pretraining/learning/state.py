@@ -1,0 +1,122 @@
+"""All that changes from step to step of a training, and one step."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from pretraining.engine.seeds import noise_generator, sample_generator
+from pretraining.engine.synthesis import Pair
+from pretraining.interruption import Stop
+from pretraining.learning.checkpoint import Checkpoint, save_checkpoint
+from pretraining.learning.distributed import Ranks, average_gradients, average_statistics, mean_over_ranks, share_forgetting
+from pretraining.learning.model import ContrastiveModel
+from pretraining.learning.schedule import rate_at
+from pretraining.learning.train_config import TrainConfig
+from pretraining.precision import has_bf16_units
+
+
+@dataclass
+class Window:
+    """What happened since the last record."""
+
+    began: float = field(default_factory=time.monotonic)
+    waited: float = 0.0
+    losses: list[tuple[int, Tensor]] = field(default_factory=list)
+    """(sample, (levels,)) of each label map of this rank."""
+    gradient_norms: list[Tensor] = field(default_factory=list)
+    stopping: Tensor | None = None
+    """() float, above 0 if any rank was asked to stop."""
+
+    def mean_by_level(self, ranks: Ranks) -> Tensor:
+        """(levels,) mean losses over all ranks; this is where the host waits for the device."""
+        return mean_over_ranks(torch.stack([losses for _, losses in self.losses]).mean(dim=0), ranks)
+
+
+class TrainingState:
+    """Model, optimizer and all else that changes from step to step."""
+
+    def __init__(self, config: TrainConfig, checkpoint: Checkpoint, device: torch.device, ranks: Ranks) -> None:
+        self.config, self.checkpoint, self.device, self.ranks = config, checkpoint, device, ranks
+        model = ContrastiveModel(config.backbone, config.projection)
+        model.load_state_dict(checkpoint.model)
+        layout = torch.channels_last_3d if config.channels_last else torch.contiguous_format
+        self.model = model.to(device, memory_format=layout).train()
+        share_forgetting(self.model, ranks)
+        self.parameters = list(self.model.parameters())
+        optimizer = config.optimizer
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=optimizer.rate,
+            betas=(optimizer.beta1, optimizer.beta2),
+            weight_decay=optimizer.weight_decay,
+            fused=device.type == "cuda",
+        )
+        if checkpoint.optimizer:
+            self.optimizer.load_state_dict(checkpoint.optimizer)
+        self.average = None
+        if config.average_decay:
+            self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.average_decay), use_buffers=True)
+            if checkpoint.average:
+                self.average.load_state_dict(checkpoint.average)
+        bf16 = has_bf16_units(device) if config.precision == "auto" else config.precision == "bf16"
+        self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+
+    @property
+    def judged(self) -> ContrastiveModel:
+        """The model that is validated and exported: the average, if there is one."""
+        return self.average.module if self.average else self.model
+
+    def step(self, step: int, samples: Iterator[tuple[int, Pair]], window: Window, stop: Stop) -> None:
+        """One step of the optimizer, on this rank's share of the label maps."""
+        config, ranks = self.config, self.ranks
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate_at(step, config.steps, config.optimizer)
+        for _ in range(config.label_maps // ranks.world):
+            asked = time.monotonic()
+            index, pair = next(samples)
+            window.waited += time.monotonic() - asked
+            with self.autocast:
+                losses = losses_of(self.model, pair, index, config)
+            (losses.mean() * ranks.world / config.label_maps).backward()
+            window.losses.append((index, losses.detach()))
+        window.stopping = torch.tensor(float(bool(stop)), device=self.device)
+        average_gradients(self.parameters, ranks, window.stopping)
+        limit = config.optimizer.max_gradient_norm or math.inf
+        window.gradient_norms.append(torch.nn.utils.clip_grad_norm_(self.parameters, limit))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.average:
+            self.average.update_parameters(self.model)
+
+    def save(self, run: Path, step: int, seconds: float, *, best: bool) -> None:
+        """Bring the checkpoint to ``step`` and write it."""
+        average_statistics(self.model, self.ranks)
+        checkpoint = self.checkpoint
+        checkpoint.step, checkpoint.seconds = step, seconds
+        checkpoint.model, checkpoint.optimizer = self.model.state_dict(), self.optimizer.state_dict()
+        checkpoint.average = self.average.state_dict() if self.average else None
+        if self.ranks.first:
+            if best:
+                save_checkpoint(run / "best.pt", checkpoint)
+            save_checkpoint(run / "checkpoint.pt", checkpoint)
+
+
+def losses_of(model: ContrastiveModel, pair: Pair, index: int, config: TrainConfig) -> Tensor:
+    """(levels,) losses of sample ``index``; the positions follow from its number."""
+    seed = int(torch.randint(2**62, (), generator=sample_generator(config.seed, index, "positions")))
+    return model(
+        pair.views,
+        pair.labels,
+        positions=config.positions,
+        balanced=config.balanced,
+        temperature=config.temperature,
+        generator=noise_generator(seed, pair.labels.device),
+    )

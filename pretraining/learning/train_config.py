@@ -1,0 +1,64 @@
+"""What a pretraining is: one dataclass that is a JSON preset, the flags of ``train`` and the RUN/config.json of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pretraining.backbone.unet import UNetConfig
+from pretraining.engine.synthesis import EngineConfig
+from pretraining.learning.projection import ProjectionConfig
+from pretraining.learning.schedule import OptimizerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One pretraining; the defaults are the paper's (Sec. 3, App. B.3) but for the sampling of positions."""
+
+    seed: int = 0
+    """Of the samples, the positions and the initial weights."""
+    steps: int = 600_000
+    """Optimizer steps."""
+    label_maps: int = 1
+    """Label maps a step, two views each; batch statistics and loss are per label map."""
+    positions: int = 512
+    """Voxels drawn at every level, the same in both views."""
+    balanced: bool = True
+    """Draw positions label-balanced; false is the published, uniform way."""
+    temperature: float = 0.33
+    """τ of eq. 1."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Of the backbone's convolutions; ``auto`` is bf16 where the device has units for it."""
+    log_every: int = 10
+    """Steps between two records of the log."""
+    validate_every: int = 1_000
+    """Steps between two validations."""
+    validation_pairs: int = 8
+    """Fixed samples whose loss selects the best state."""
+    save_every: int = 500
+    """Steps between two checkpoints; a killed run loses at most this many."""
+    average_decay: float = 0.0
+    """Of a running average of the weights (EMA), which then is what is validated and exported; 0: none."""
+    channels_last: bool = True
+    """Memory layout of the backbone: faster convolutions and batch normalization on CPUs and GPUs."""
+    backbone: UNetConfig = field(default_factory=UNetConfig)
+    projection: ProjectionConfig = field(default_factory=ProjectionConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+    def __post_init__(self) -> None:
+        counts = ("steps", "label_maps", "positions", "log_every", "validate_every", "validation_pairs", "save_every")
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.average_decay < 1:
+            raise ValueError(f"average_decay must be in [0, 1), got {self.average_decay}")
+        if self.positions < 2 or self.temperature <= 0:
+            raise ValueError(f"need positions >= 2 and temperature > 0, got {self.positions} and {self.temperature}")
+        if self.precision not in ("auto", "bf16", "fp32"):
+            raise ValueError(f"precision is 'auto', 'bf16' or 'fp32', got {self.precision!r}")
+        if self.engine.side % self.backbone.multiple or self.engine.side < self.backbone.min_side:
+            raise ValueError(
+                f"engine.side must be a multiple of {self.backbone.multiple} and at least {self.backbone.min_side} "
+                f"for {self.backbone.poolings} poolings, got {self.engine.side}"
+            )

@@ -1,0 +1,231 @@
+"""The offline store: samples as the paper keeps them, before the online set (Sec. 3.1).
+
+STORE/config.json            what every sample follows from
+STORE/shard-0000032.b2nd     some samples, from number 32 on; see :mod:`pretraining.samples.shards`
+STORE/manifest.jsonl         a line for each shard with the checksum of each sample; written when the last shard is there
+
+Which samples a file holds follows from the store alone, not from who makes it. So the files that several machines put into one
+folder are one store, and the same one whatever their number; nothing is merged or copied.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pretraining
+from pretraining.atomic import write_text
+from pretraining.config import differences, read_json, to_dict
+from pretraining.engine.seeds import SEED_LIMIT
+from pretraining.engine.synthesis import EngineConfig, StoredPair
+from pretraining.errors import InputError
+from pretraining.samples.shards import read_sample, read_shard
+
+CONFIG = "config.json"
+MANIFEST = "manifest.jsonl"
+MAX_SHARD_SAMPLES = 16
+MANY_FILES = 1000
+AGAIN = "run the same `anatomix-pretrain synthesize` command again, which makes what is missing"
+REPAIR = "run the same `anatomix-pretrain synthesize` command again with --verify, which makes damaged files anew"
+
+
+def samples_per_shard(count: int) -> int:
+    """How many samples share a file: one in a small store, so that few samples still keep many processes busy; 16 in a large one.
+
+    Notes
+    -----
+    120,000 samples of 128 voxels are 7,500 files of 43 MiB: cluster file systems like few files, and many have a quota on their number.
+    """
+    return min(MAX_SHARD_SAMPLES, max(1, count // MANY_FILES))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreConfig:
+    """What the samples of a store follow from."""
+
+    count: int
+    """Of samples."""
+    seed: int
+    templates: dict[str, Any]
+    """As :func:`pretraining.engine.provenance.describe_templates` has it."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Type of the device that makes the samples; noise differs between them."""
+    shard_samples: int = 1
+    """Samples a file."""
+    software: str = pretraining.__version__
+    """Another version may make other samples."""
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or self.shard_samples < 1:
+            raise ValueError(f"expected at least one sample, and one in a file, got {self.count} and {self.shard_samples}")
+        if not 0 <= self.seed < SEED_LIMIT:
+            raise ValueError(f"the seed must be an integer from 0 to 2**63 - 1, got {self.seed}")
+
+    @property
+    def digest(self) -> str:
+        """Of all but the number of samples, on which no sample depends."""
+        content = to_dict(self)
+        del content["count"]
+        return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+    @property
+    def shard_count(self) -> int:
+        """Of files."""
+        return -(-self.count // self.shard_samples)
+
+    def indices(self, shard: int) -> range:
+        """Samples of a file."""
+        return range(shard * self.shard_samples, min((shard + 1) * self.shard_samples, self.count))
+
+
+def shard_path(store: Path, config: StoreConfig, shard: int) -> Path:
+    """File of a shard."""
+    return store / f"shard-{config.indices(shard)[0]:07d}.b2nd"
+
+
+def absent_samples(store: Path, config: StoreConfig) -> list[int]:
+    """Indices of all samples whose file is not there."""
+    shards = (shard for shard in range(config.shard_count) if not shard_path(store, config, shard).is_file())
+    return [index for shard in shards for index in config.indices(shard)]
+
+
+class Store:
+    """A finished store, to be read; :func:`open_store` makes it.
+
+    Attributes
+    ----------
+    path : its folder.
+    config : what its samples follow from.
+    checksums : of all samples.
+    """
+
+    def __init__(self, path: Path, config: StoreConfig, checksums: tuple[str, ...]) -> None:
+        self.path, self.config, self.checksums = path, config, checksums
+
+    def __len__(self) -> int:
+        return self.config.count
+
+    def read(self, index: int) -> StoredPair:
+        """Read sample ``index`` from disk, onto the CPU, and compare it with its checksum.
+
+        Raises
+        ------
+        IndexError
+            If there is no such sample.
+        InputError
+            If its file has gone, can't be read or is not what was written.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"the store has samples 0 to {len(self) - 1}, asked for {index}")
+        shard, position = divmod(index, self.config.shard_samples)
+        try:
+            return read_sample(shard_path(self.path, self.config, shard), position, self.checksums[index])
+        except InputError as error:
+            raise InputError(f"{error}; {REPAIR}") from None
+
+
+def open_store(path: str | Path) -> Store:
+    """Open a finished store; its files must be there in full length; their content is compared with its checksum as it is read.
+
+    Raises
+    ------
+    InputError
+        If there is no store, or it is unfinished, or a file has gone, was cut short or replaced.
+    """
+    path = Path(path)
+    config = read_store_config(path)
+    manifest = path / MANIFEST
+    if not manifest.is_file():
+        there = sum(shard_path(path, config, shard).is_file() for shard in range(config.shard_count))
+        raise InputError(f"{path} is not finished: {there} of its {config.shard_count} shards are there; {AGAIN}")
+    checksums: list[str] = []
+    try:
+        lines = [json.loads(line) for line in manifest.read_text().splitlines()]
+        for line in lines:
+            if line["first"] != len(checksums):
+                raise ValueError
+            checksums += line["checksums"]
+            file = path / line["file"]
+            length = file.stat().st_size if file.is_file() else None
+            if length != line["bytes"]:
+                found = "is missing" if length is None else f"has {length} bytes instead of {line['bytes']}: it was cut short or replaced"
+                raise InputError(f"{file} {found}; {AGAIN}")
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{manifest} is damaged; delete it and {AGAIN}") from None
+    if len(checksums) != config.count:
+        raise InputError(f"{path} is not finished: {len(checksums)} of its {config.count} samples are in {MANIFEST}; {AGAIN}")
+    return Store(path, config, tuple(checksums))
+
+
+def read_store_config(store: Path) -> StoreConfig:
+    """Read the configuration of a store; InputError if there is none."""
+    if not (store / CONFIG).is_file():
+        raise InputError(f"no store of samples at {store}; make one with `anatomix-pretrain synthesize --out {store}`")
+    return read_json(StoreConfig, store / CONFIG)
+
+
+def agreed_config(store: Path, wanted: StoreConfig) -> StoreConfig:
+    """See that ``store`` can take samples of ``wanted``: it is new, or was begun with the same; a larger count makes it grow.
+
+    Returns
+    -------
+    ``wanted``, but for ``shard_samples``, which stay as they are in a store that grows.
+
+    Raises
+    ------
+    InputError
+        If ``store`` is a file, or a folder of other things, or a store of another configuration; the fields that differ are named.
+    """
+    if store.exists() and not store.is_dir():
+        raise InputError(f"{store} is a file; expected a folder for the store")
+    if not (store / CONFIG).exists():
+        if store.is_dir() and any(not entry.name.startswith(".") for entry in store.iterdir()):
+            raise InputError(f"{store} holds other files and no {CONFIG} of a store; name a new or an empty folder")
+        return wanted
+    there = read_store_config(store)
+    wanted = replace(wanted, shard_samples=there.shard_samples)
+    same_but_larger = replace(wanted, count=there.count) if wanted.count > there.count else wanted
+    if changed := differences(there, same_but_larger):
+        raise InputError(f"{store} was started with another configuration ({'; '.join(changed)}); use that one or name another folder")
+    return wanted
+
+
+def begin_store(store: Path, wanted: StoreConfig) -> StoreConfig:
+    """Write the configuration that :func:`agreed_config` finds, unless it is there."""
+    config = agreed_config(store, wanted)
+    if not (store / CONFIG).exists() or read_store_config(store) != config:
+        write_text(store / CONFIG, json.dumps(to_dict(config), indent=2) + "\n")
+    return config
+
+
+def finish_store(store: Path) -> int:
+    """Write the manifest if all shards are there, and return how many are not.
+
+    Several processes may find that theirs was the last: they write the same.
+    """
+    config = read_store_config(store)
+    files = [shard_path(store, config, shard) for shard in range(config.shard_count)]
+    if missing := sum(not file.is_file() for file in files):
+        return missing
+    lines = list(_manifest(config, files))
+    if len(lines) == len(files):
+        write_text(store / MANIFEST, "".join(f"{json.dumps(line)}\n" for line in lines))
+    return len(files) - len(lines)
+
+
+def _manifest(config: StoreConfig, files: list[Path]) -> Iterator[dict[str, Any]]:
+    """The line of each shard that is what it should be."""
+    for number, file in enumerate(files):
+        try:
+            shard = read_shard(file)
+        except InputError:
+            continue
+        if shard.store == config.digest and len(shard.checksums) == len(config.indices(number)):
+            yield {"file": file.name, "bytes": file.stat().st_size, "first": shard.first, "checksums": shard.checksums}

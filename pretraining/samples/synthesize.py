@@ -1,0 +1,229 @@
+"""Filling an offline store: whole shards, made by one process or many, here or as a share of what several machines make."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import re
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+import torch
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from pretraining.engine.provenance import describe_templates
+from pretraining.engine.seeds import SEED_LIMIT
+from pretraining.engine.synthesis import EngineConfig, synthesize_stored
+from pretraining.engine.templates import TemplateBank
+from pretraining.errors import CommandFailed, InputError
+from pretraining.processes import ProcessLost, finished
+from pretraining.samples.estimate import tried
+from pretraining.samples.shards import PackedSample, pack, read_shard, verify_shard, write_shard
+from pretraining.samples.store import StoreConfig, absent_samples, agreed_config, begin_store, finish_store, samples_per_shard, shard_path
+
+log = logging.getLogger(__name__)
+
+GO_ON = "run the same command again to go on; finished shards stay"
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one machine makes of a store: shards ``number``, ``number + of``, ..."""
+
+    number: int = 0
+    of: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.number < self.of:
+            raise InputError(f"expected --shard i/K with 0 <= i < K, for example 0/4, got {self}")
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+    @classmethod
+    def parse(cls, text: str) -> Share:
+        """Read ``i/K``."""
+        match = re.fullmatch(r"(\d+)/(\d+)", text, re.ASCII)
+        if not match:
+            raise InputError(f"expected --shard i/K with 0 <= i < K, for example 0/4, got {text!r}")
+        return cls(int(match[1]), int(match[2]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A store that is wanted."""
+
+    bank: TemplateBank
+    engine: EngineConfig
+    count: int
+    """Of samples."""
+    seed: int = 0
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where samples are made."""
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise InputError(f"expected --count of at least 1, got {self.count}")
+        if self.device not in ("cpu", "cuda"):
+            raise InputError(f"expected --device cpu or cuda, got {self.device!r}")
+        if not 0 <= self.seed < SEED_LIMIT:
+            raise InputError(f"expected --seed from 0 to 2**63 - 1, got {self.seed}")
+
+    def config(self) -> StoreConfig:
+        """Of a new store."""
+        return StoreConfig(
+            count=self.count,
+            seed=self.seed,
+            templates=describe_templates(self.bank),
+            engine=self.engine,
+            device=self.device,
+            shard_samples=samples_per_shard(self.count),
+        )
+
+
+def synthesize(request: Request, store: Path, *, share: Share | None = None, workers: int = 1, verify: bool = False) -> int:
+    """Make what is missing of a store, or of one share of it.
+
+    A sample is a pure function of (templates, engine, seed, index): the store's bytes depend neither on the number of workers and
+    shares nor on how often it was stopped. Two processes that make the same share do each other no harm, as a shard appears whole and
+    both write the same; nor do they help each other.
+
+    Parameters
+    ----------
+    store : folder; a new one or one that was begun with the same request. A larger ``count`` makes a store grow.
+    share : what to make; None: all.
+    workers : processes that make samples, each one thread wide; 0 or 1: this one.
+    verify : decode the samples that are there already and make damaged ones anew. Otherwise a shard counts if its file is whole and says
+        that it holds what it should.
+
+    Returns
+    -------
+    How many shards of the whole store are still missing.
+
+    Raises
+    ------
+    InputError
+        If the store is of another configuration, or the disk too small for what is to come.
+    CommandFailed
+        If the disk is full or a worker was ended from outside; finished shards stay.
+    """
+    if workers < 0:
+        raise InputError(f"expected --workers of at least 0, got {workers}")
+    if request.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("expected a GPU for --device cuda, found none that PyTorch can use")
+    share = share or Share()
+    config = agreed_config(store, request.config())
+    own = range(share.number, config.shard_count, share.of)
+    missing = [shard for shard in own if not _is_whole(store, config, shard, verify=verify)]
+    log.info("%s, share %s: %d of %d shards are there", store, share, len(own) - len(missing), len(own))
+    with _sigterm_is_ctrl_c(), _told_how_to_go_on(store):
+        _make(request, store, config, missing, workers=max(1, workers))
+        still_missing = finish_store(store)
+    log.info("%s: %s", store, f"{still_missing} shards are still missing" if still_missing else f"all {config.count} samples are there")
+    return still_missing
+
+
+def _make(request: Request, store: Path, config: StoreConfig, shards: Sequence[int], *, workers: int) -> None:
+    shard_of = {index: shard for shard in shards for index in config.indices(shard)}
+    indices = list(shard_of)
+    make = sample_maker(request)
+    others = len(set(absent_samples(store, config)).difference(indices))
+    first = tried(make, indices, store, workers=workers, others=others)
+    begin_store(store, config)
+    if not indices:
+        return
+    rest = indices[len(first) :]
+    samples: dict[int, PackedSample] = {}
+    # A job's log should not fill with bars.
+    bar = tqdm(total=len(indices), unit="sample", dynamic_ncols=True, mininterval=1.0 if sys.stderr.isatty() else 30.0)
+    made = finished(make, rest, processes=max(1, min(workers, len(rest))))
+    # Written beside: a process that waits for its disk would let the workers wait for their next sample. One at a time, to bound memory.
+    writing: Future[None] | None = None
+    with logging_redirect_tqdm([logging.getLogger()]), bar, closing(made), ThreadPoolExecutor(1) as writer:
+        for index, sample in chain(first, made):
+            samples[index] = sample
+            wanted = config.indices(shard_of[index])
+            if all(i in samples for i in wanted):
+                if writing:
+                    writing.result()
+                path, content = shard_path(store, config, shard_of[index]), [samples.pop(i) for i in wanted]
+                writing = writer.submit(write_shard, path, content, store=config.digest, first=wanted[0], side=config.engine.side)
+            bar.update()
+        if writing:
+            writing.result()
+
+
+def sample_maker(request: Request) -> Callable[[int], PackedSample]:
+    """Index → compressed sample of ``request``; can be sent to another process."""
+    return functools.partial(_make_sample, request.bank, request.engine, request.seed, request.device)
+
+
+def _make_sample(bank: TemplateBank, engine: EngineConfig, seed: int, device: str, index: int) -> PackedSample:
+    # One thread: there are as many processes as there is work for.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return pack(synthesize_stored(bank, engine, seed=seed, index=index, device=device))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _is_whole(store: Path, config: StoreConfig, number: int, *, verify: bool) -> bool:
+    """Whether a shard is there and says that it holds what it should, or, with ``verify``, does hold it."""
+    path = shard_path(store, config, number)
+    if not path.exists():
+        return False
+    try:
+        shard = read_shard(path)
+        wanted = config.indices(number)
+        if (shard.store, shard.first, shard.side) != (config.digest, wanted[0], config.engine.side):
+            raise InputError(f"{path} belongs to another store")
+        if len(shard.checksums) != len(wanted):  # the last one of a store that has grown
+            return False
+        if verify:
+            verify_shard(path, shard)
+    except InputError as reason:
+        log.warning("made anew: %s", reason)
+        return False
+    return True
+
+
+@contextmanager
+def _told_how_to_go_on(store: Path) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        log.warning("%s: stopped; %s", store, GO_ON)
+        raise
+    except ProcessLost as lost:
+        raise CommandFailed(
+            f"a worker was ended from outside, most likely because memory ran out, at one of the samples {sorted(lost.items)} of {store}; "
+            f"{GO_ON}, with fewer --workers"
+        ) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise CommandFailed(f"no space left on the disk of {store}: make room, then {GO_ON}") from error
+
+
+@contextmanager
+def _sigterm_is_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM end the work as Ctrl-C does, unless somebody else, such as submitit, has a use for it."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,0 +1,53 @@
+"""A small bank on disk, and a finished store of its samples."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pretraining.engine.bank_file import write_bank
+from pretraining.engine.shapes import procedural_bank
+from pretraining.engine.synthesis import EngineConfig
+from pretraining.engine.templates import TemplateBank
+from pretraining.samples.synthesize import Request, synthesize
+
+COUNT = 10
+
+
+@pytest.fixture(scope="session")
+def bank_file(tmp_path_factory) -> Path:
+    """Eight procedural shapes."""
+    path = tmp_path_factory.mktemp("bank") / "shapes.bank"
+    bank = procedural_bank(8)
+    write_bank(path, ((bank.entry(i), bank.packed(i).numpy()) for i in range(len(bank))), spacing_mm=bank.spacing_mm)
+    return path
+
+
+@pytest.fixture
+def request_of(bank_file):
+    """Makes a request for a few samples of side 16; keywords change it."""
+
+    def make(**changes: object) -> Request:
+        return Request(**{"bank": TemplateBank.open(bank_file), "engine": EngineConfig(side=16), "count": COUNT, "seed": 3} | changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def pristine_store(bank_file, tmp_path_factory) -> Path:
+    """Ten samples, four to a shard; not to be changed."""
+    path = tmp_path_factory.mktemp("store") / "store"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pretraining.samples.store.MANY_FILES", 2)
+        patch.setattr("pretraining.samples.store.MAX_SHARD_SAMPLES", 4)
+        request = Request(bank=TemplateBank.open(bank_file), engine=EngineConfig(side=16), count=COUNT, seed=3)
+        assert synthesize(request, path) == 0
+    return path
+
+
+@pytest.fixture
+def store_folder(pristine_store, tmp_path) -> Path:
+    """A copy of it to do anything with."""
+    return Path(shutil.copytree(pristine_store, tmp_path / "copy"))
