@@ -9,6 +9,7 @@ from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.learning.contrastive import supervised_contrastive_loss
 from pretraining.learning.projection import ProjectionConfig, ProjectionHead
 from pretraining.learning.sampling import features_at, labels_at_level, sample_positions
+from pretraining.learning.train_config import TrainConfig
 
 
 def contrastive_taps(config: UNetConfig) -> tuple[str, ...]:
@@ -35,17 +36,15 @@ class ContrastiveModel(nn.Module):
         self.levels = tuple(shapes[tap][1] for tap in self.taps)
         self.heads = nn.ModuleList(ProjectionHead(shapes[tap][0], projection) for tap in self.taps)
 
-    def forward(self, views: Tensor, labels: Tensor, *, positions: int, balanced: bool, temperature: float, generator: Generator) -> Tensor:
+    def forward(self, views: Tensor, labels: Tensor, *, config: TrainConfig, generator: Generator) -> Tensor:
         """Loss of one label map at every level.
 
         Parameters
         ----------
         views : (2, X, Y, Z), in [0, 1].
         labels : (X, Y, Z) integers.
-        positions : voxels drawn at every level, the same in both views.
-        balanced : how they are drawn, see :func:`sample_positions`.
-        temperature : of eq. 1.
-        generator : draws the positions; on the device of ``labels``.
+        config : how positions are drawn, and the loss.
+        generator : draws the positions, the same in both views; on the device of ``labels``.
 
         Returns
         -------
@@ -55,8 +54,15 @@ class ContrastiveModel(nn.Module):
         losses = []
         for tap, level, head in zip(self.taps, self.levels, self.heads, strict=True):
             coarse = labels_at_level(labels, level)
-            drawn = sample_positions(coarse, positions, balanced=balanced, generator=generator)
+            drawn = sample_positions(coarse, config.positions, balanced_share=config.balanced_share, generator=generator)
             with torch.autocast(views.device.type, enabled=False):
-                embedded = head(features_at(features[tap], drawn).float())
-                losses.append(supervised_contrastive_loss(embedded, coarse.flatten()[drawn], temperature=temperature))
+                losses.append(
+                    supervised_contrastive_loss(
+                        head(features_at(features[tap], drawn).float()),
+                        coarse.flatten()[drawn],
+                        temperature=config.temperature,
+                        balanced_denominator=config.balanced_denominator,
+                        rarity_weights=config.rarity_weights,
+                    )
+                )
         return torch.stack(losses)

@@ -21,15 +21,15 @@ def labels_at_level(labels: Tensor, level: int) -> Tensor:
     return labels[::step, ::step, ::step]
 
 
-def sample_positions(labels: Tensor, count: int, *, balanced: bool, generator: Generator) -> Tensor:
+def sample_positions(labels: Tensor, count: int, *, balanced_share: float, generator: Generator) -> Tensor:
     """Draw distinct voxels of a label map.
 
     Parameters
     ----------
     labels : (X, Y, Z) non-negative integers below 256.
     count : how many; all voxels if the grid has no more.
-    balanced : a voxel's chance is inverse to the size of its label, so that small structures weigh as much as the
-        background; otherwise all voxels are equally likely, as published.
+    balanced_share : in [0, 1]: this share of the chance is dealt out to the labels alike, so that small structures weigh as much as
+        the background, and the rest to all voxels alike. 0 is the published way.
     generator : on the device of ``labels``.
 
     Returns
@@ -43,10 +43,11 @@ def sample_positions(labels: Tensor, count: int, *, balanced: bool, generator: G
     """
     flat = labels.flatten().long()
     waiting = torch.empty(flat.shape, device=flat.device).exponential_(generator=generator)
-    if balanced:
-        # scatter_add over ones, not bincount, which would wait for the device to learn its length.
+    if balanced_share:
+        # index_add over ones, not bincount, which would wait for the device to learn its length.
         sizes = torch.zeros(256, device=flat.device).index_add_(0, flat, torch.ones_like(waiting))
-        waiting = waiting * sizes[flat]
+        weights = balanced_share / ((sizes > 0).sum() * sizes.clamp_min(1)) + (1 - balanced_share) / len(flat)
+        waiting = waiting / weights[flat]
     return waiting.topk(min(count, len(flat)), largest=False).indices
 
 

@@ -112,11 +112,4 @@ class TrainingState:
 def losses_of(model: ContrastiveModel, pair: Pair, index: int, config: TrainConfig) -> Tensor:
     """(levels,) losses of sample ``index``; the positions follow from its number."""
     seed = int(torch.randint(2**62, (), generator=sample_generator(config.seed, index, "positions")))
-    return model(
-        pair.views,
-        pair.labels,
-        positions=config.positions,
-        balanced=config.balanced,
-        temperature=config.temperature,
-        generator=noise_generator(seed, pair.labels.device),
-    )
+    return model(pair.views, pair.labels, config=config, generator=noise_generator(seed, pair.labels.device))

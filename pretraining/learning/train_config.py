@@ -23,8 +23,12 @@ class TrainConfig:
     """Label maps a step, two views each; batch statistics and loss are per label map."""
     positions: int = 512
     """Voxels drawn at every level, the same in both views."""
-    balanced: bool = True
-    """Draw positions label-balanced; false is the published, uniform way."""
+    balanced_share: float = 1.0
+    """Of the chance by which positions are drawn, what is dealt out to labels alike; 0 is the published way, all voxels alike."""
+    balanced_denominator: bool = False
+    """Let every label count once in the loss's denominator, whatever its size."""
+    rarity_weights: bool = False
+    """Let every label count the same among the anchors, whatever its size."""
     temperature: float = 0.33
     """τ of eq. 1."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
@@ -51,6 +55,8 @@ class TrainConfig:
         for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.balanced_share <= 1:
+            raise ValueError(f"balanced_share must be in [0, 1], got {self.balanced_share}")
         if not 0 <= self.average_decay < 1:
             raise ValueError(f"average_decay must be in [0, 1), got {self.average_decay}")
         if self.positions < 2 or self.temperature <= 0:

@@ -22,26 +22,30 @@ def test_loss_and_gradient_equal_the_published_code(golden, case):
     np.testing.assert_allclose(features.grad, arrays[f"{case}_grad"], atol=1e-5)
 
 
-def plain_loss(features: torch.Tensor, labels: torch.Tensor, temperature: float) -> float:
+def plain_loss(features: torch.Tensor, labels: torch.Tensor, temperature: float, *, balanced: bool = False, rarity: bool = False) -> float:
     """Equation 1, anchor by anchor."""
     z = torch.nn.functional.normalize(features.double().flatten(0, 1), dim=1)
     k = labels.repeat(2).tolist()
-    total = 0.0
+    total, weight = 0.0, 0.0
     for i in range(len(z)):
         others = [q for q in range(len(z)) if q != i]
-        denominator = sum(math.exp(z[i] @ z[q] / temperature) for q in others)
+        frequency = {label: sum(k[q] == label for q in others) for label in k}
+        denominator = sum(math.exp(z[i] @ z[q] / temperature) / (frequency[k[q]] if balanced else 1) for q in others)
         positives = [p for p in others if k[p] == k[i]]
-        total -= sum(math.log(math.exp(z[i] @ z[p] / temperature) / denominator) for p in positives) / len(positives)
-    return total / len(z)
+        loss = -sum(math.log(math.exp(z[i] @ z[p] / temperature) / denominator) for p in positives) / len(positives)
+        own = 1 / k.count(k[i]) if rarity else 1
+        total, weight = total + own * loss, weight + own
+    return total / weight
 
 
-def test_loss_equals_the_equation():
+@pytest.mark.parametrize("balanced", [False, True])
+@pytest.mark.parametrize("rarity", [False, True])
+def test_loss_equals_the_equation(balanced, rarity):
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(2, 7, 5, generator=generator)
     labels = torch.tensor([0, 1, 1, 4, 0, 2, 1])
-    assert supervised_contrastive_loss(features, labels, temperature=0.2).item() == pytest.approx(
-        plain_loss(features, labels, 0.2), rel=1e-5
-    )
+    loss = supervised_contrastive_loss(features, labels, temperature=0.2, balanced_denominator=balanced, rarity_weights=rarity)
+    assert loss.item() == pytest.approx(plain_loss(features, labels, 0.2, balanced=balanced, rarity=rarity), rel=1e-5)
 
 
 def test_loss_depends_on_neither_order_nor_length_nor_names_of_labels():

@@ -27,35 +27,35 @@ def test_coarse_labels_are_nearest(labels, level):
     assert torch.equal(labels_at_level(labels, level).float(), expected)
 
 
-@pytest.mark.parametrize("balanced", [True, False])
-def test_positions_are_distinct_and_depend_on_the_generator_alone(labels, balanced):
+@pytest.mark.parametrize("balanced_share", [1.0, 0.5, 0.0])
+def test_positions_are_distinct_and_depend_on_the_generator_alone(labels, balanced_share):
     before = torch.get_rng_state()
-    drawn = sample_positions(labels, 200, balanced=balanced, generator=generator())
+    drawn = sample_positions(labels, 200, balanced_share=balanced_share, generator=generator())
     assert len(drawn.unique()) == 200 and drawn.min() >= 0 and drawn.max() < labels.numel()
-    assert torch.equal(drawn, sample_positions(labels, 200, balanced=balanced, generator=generator()))
-    assert not torch.equal(drawn, sample_positions(labels, 200, balanced=balanced, generator=generator(1)))
+    assert torch.equal(drawn, sample_positions(labels, 200, balanced_share=balanced_share, generator=generator()))
+    assert not torch.equal(drawn, sample_positions(labels, 200, balanced_share=balanced_share, generator=generator(1)))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_small_grid_gives_all_its_voxels(labels):
-    assert len(sample_positions(labels, 10**6, balanced=True, generator=generator())) == labels.numel()
+    assert len(sample_positions(labels, 10**6, balanced_share=1.0, generator=generator())) == labels.numel()
 
 
-def shares(labels: torch.Tensor, *, balanced: bool) -> dict[int, float]:
+def shares(labels: torch.Tensor, *, balanced_share: float) -> dict[int, float]:
     """Share of every label among single positions drawn 3,000 times."""
     source = generator()
-    drawn = torch.cat([sample_positions(labels, 1, balanced=balanced, generator=source) for _ in range(3000)])
+    drawn = torch.cat([sample_positions(labels, 1, balanced_share=balanced_share, generator=source) for _ in range(3000)])
     values, counts = labels.flatten()[drawn].unique(return_counts=True)
     return dict(zip(values.tolist(), (counts / 3000).tolist(), strict=True))
 
 
 def test_balanced_positions_take_every_label_equally_often(labels):
     # 3,000 draws: a standard deviation of .009
-    assert shares(labels, balanced=True) == pytest.approx({0: 1 / 3, 3: 1 / 3, 7: 1 / 3}, abs=0.04)
+    assert shares(labels, balanced_share=1.0) == pytest.approx({0: 1 / 3, 3: 1 / 3, 7: 1 / 3}, abs=0.04)
 
 
 def test_uniform_positions_take_every_voxel_equally_often(labels):
-    assert shares(labels, balanced=False) == pytest.approx({0: 1416 / 1536, 3: 100 / 1536, 7: 20 / 1536}, abs=0.02)
+    assert shares(labels, balanced_share=0.0) == pytest.approx({0: 1416 / 1536, 3: 100 / 1536, 7: 20 / 1536}, abs=0.02)
 
 
 def test_features_are_read_at_the_same_voxels_of_both_views():
@@ -64,3 +64,8 @@ def test_features_are_read_at_the_same_voxels_of_both_views():
     read = features_at(features, positions)
     for n, (x, y, z) in enumerate([(0, 0, 0), (0, 1, 1), (3, 4, 5)]):
         assert torch.equal(read[:, n], features[:, :, x, y, z])
+
+
+def test_a_mixture_takes_its_share_of_each_way(labels):
+    mixed, uniform = shares(labels, balanced_share=0.4), {0: 1416 / 1536, 3: 100 / 1536, 7: 20 / 1536}
+    assert mixed == pytest.approx({label: 0.4 / 3 + 0.6 * share for label, share in uniform.items()}, abs=0.035)

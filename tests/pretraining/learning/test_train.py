@@ -280,9 +280,7 @@ def test_a_loss_far_above_its_first_value_stops_the_run(tmp_path, bank, monkeypa
     import pretraining.learning.train as module
 
     monkeypatch.setattr(module, "DIVERGED", -0.5)
-    with pytest.raises(
-        FloatingPointError, match=r"at step 2 \(samples from 0 on, seed 0\); the checkpoint holds step 0"
-    ):
+    with pytest.raises(FloatingPointError, match=r"at step 2 \(samples from 0 on, seed 0\); the checkpoint holds step 0"):
         train(tmp_path, TINY, bank, device="cpu", workers=0)
     assert not (tmp_path / "checkpoint.pt").exists()
 
