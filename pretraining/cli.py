@@ -12,15 +12,18 @@ from typing import Annotated, Literal
 
 import tyro
 
+from pretraining.aligned import COUNT
 from pretraining.artefact_page import artefact_page
-from pretraining.backbone.weights import export_published, load_weights, save_weights
+from pretraining.backbone.weights import export_published, find_weights, load_weights, save_weights
 from pretraining.command_line import run_commands
 from pretraining.config import load_preset, read_json
+from pretraining.device import named_device
 from pretraining.engine.bank_building import build_bank
 from pretraining.engine.shapes import procedural_bank
 from pretraining.engine.synthesis import EngineConfig
 from pretraining.engine.templates import TemplateBank
 from pretraining.errors import InputError
+from pretraining.judge import judge_weights, table, write_scores
 from pretraining.learning.export import export_run
 from pretraining.learning.train import train as train_backbone
 from pretraining.learning.train_config import TrainConfig
@@ -88,6 +91,38 @@ def import_published(pth: Annotated[Path, tyro.conf.Positional], out: Path) -> N
     else:
         raise InputError(f"expected --out to end in .safetensors or .pth, found {out}")
     log.info("%s holds %d tensors of %s", out, len(weights.state), weights.architecture)
+
+
+def judge(
+    data: Path,
+    weights: Annotated[str | None, tyro.conf.Positional] = None,
+    json: Path | None = None,
+    device: str = "auto",
+    voxels: int = COUNT,
+    seed: int = 0,
+) -> None:
+    """Judge features on real images of one body in several modalities, beside a random network and MIND-SSC.
+
+    A cell of the table is: share of voxels whose nearest neighbour in the other modality's features lies at the same place / how often a
+    voxel is more similar to one at the same place than to one elsewhere. T1 to T2 and T1 to PD of the brain are for choosing settings and
+    weights; T1 to CT, of the brain and of limbs, is only reported: choose nothing by it.
+
+    Args:
+        data: Folder with registration/mni_multimodal and nnUNet_raw/Dataset903_LimbSarcoma, or one of these.
+        weights: A .safetensors or published .pth file, or hf://owner/repo/file; by default ANATOMIX_WEIGHTS, else the bundled weights.
+        json: File to write the scores of every subject to.
+        device: auto, cpu, cuda or cuda:N.
+        voxels: Drawn in each subject.
+        seed: Of the drawing and of the random network.
+    """
+    place = named_device(device)
+    path = find_weights(weights)
+    loaded = load_weights(path)
+    scores = judge_weights(loaded, data, name=path.stem, count=voxels, seed=seed, device=place)
+    log.info("%s", table(scores))
+    if json:
+        write_scores(json, scores, weights=str(path), sha256=loaded.sha256, voxels=voxels, seed=seed)
+        log.info("wrote %s", json)
 
 
 def _preview(default: TrainConfig) -> Callable[..., None]:
@@ -202,6 +237,33 @@ def _train(default: TrainConfig) -> Callable[..., None]:
     return train
 
 
+def sweep(
+    variants: Path,
+    out: Path,
+    data: Path,
+    templates: Path | None = None,
+    preset: str = "small",
+    minutes: float = 20.0,
+    device: str = "auto",
+) -> None:
+    """Train several variants for the same time, judge each on T1 to T2 and PD, and write a table; killed, it goes on.
+
+    Args:
+        variants: A .json file, {"name": {"field": value}}: what each variant has in place of the preset.
+        out: Folder of the sweep.
+        data: Folder with t1, t2, pd and labels on one grid, for example registration/mni_multimodal.
+        templates: A template bank; procedural shapes if left out.
+        preset: What the variants vary, by name or .json file.
+        minutes: Wall time of each.
+        device: auto, cpu, cuda or cuda:N.
+    """
+    from pretraining.learning.sweep import read_variants
+    from pretraining.learning.sweep import sweep as run_sweep
+
+    base = load_preset(TrainConfig, preset)
+    log.info("%s", run_sweep(read_variants(variants, base), _bank(templates), data, out, minutes=minutes, device=device))
+
+
 def main() -> None:
     """Entry point of ``anatomix-pretrain``."""
     run_commands("anatomix-pretrain", _commands, __doc__ or "")
@@ -214,7 +276,9 @@ def _commands() -> dict[str, Callable[..., None]]:
         "preview": _preview(config),
         "synthesize": _synthesize(config),
         "train": _train(config),
+        "sweep": sweep,
         "export": export,
+        "judge": judge,
         "import": import_published,
     }
 

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 import pretraining
 from pretraining.backbone.weights import Weights, export_published, save_weights, tensors_sha256
 from pretraining.config import from_dict
 from pretraining.errors import InputError
-from pretraining.learning.checkpoint import load_checkpoint
+from pretraining.learning.checkpoint import Checkpoint, load_checkpoint
 from pretraining.learning.train_config import TrainConfig
 
 _BACKBONE = "backbone."
@@ -47,9 +48,7 @@ def export_run(
         raise InputError(f"expected a {suffix} file for the {file_format} format, found {out}")
     checkpoint = load_checkpoint(run / ("best.pt" if which == "best" else "checkpoint.pt"))
     config = from_dict(TrainConfig, checkpoint.config)
-    # Where there is a running average of the weights, it is what was validated.
-    prefix, source = (f"module.{_BACKBONE}", checkpoint.average) if checkpoint.average else (_BACKBONE, checkpoint.model)
-    state = {name.removeprefix(prefix): tensor for name, tensor in source.items() if name.startswith(prefix)}
+    state = backbone_state(checkpoint)
     if half:
         state = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     card = {
@@ -72,3 +71,9 @@ def export_run(
     else:
         save_weights(out, state, config.backbone, card)
     return weights
+
+
+def backbone_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The backbone's tensors: of the running average of the weights where there is one, as that was validated."""
+    prefix, source = (f"module.{_BACKBONE}", checkpoint.average) if checkpoint.average else (_BACKBONE, checkpoint.model)
+    return {name.removeprefix(prefix): tensor for name, tensor in source.items() if name.startswith(prefix)}

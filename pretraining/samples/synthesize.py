@@ -124,7 +124,7 @@ def synthesize(request: Request, store: Path, *, share: Share | None = None, wor
     share = share or Share()
     config = agreed_config(store, request.config())
     own = range(share.number, config.shard_count, share.of)
-    missing = [shard for shard in own if not _is_whole(store, config, shard, verify=verify)]
+    missing = _missing(store, config, own, workers=max(1, workers), verify=verify)
     log.info("%s, share %s: %d of %d shards are there", store, share, len(own) - len(missing), len(own))
     with _sigterm_is_ctrl_c(), _told_how_to_go_on(store):
         _make(request, store, config, missing, workers=max(1, workers))
@@ -178,24 +178,36 @@ def _make_sample(bank: TemplateBank, engine: EngineConfig, seed: int, device: st
         torch.set_num_threads(threads)
 
 
-def _is_whole(store: Path, config: StoreConfig, number: int, *, verify: bool) -> bool:
-    """Whether a shard is there and says that it holds what it should, or, with ``verify``, does hold it."""
-    path = shard_path(store, config, number)
+def _missing(store: Path, config: StoreConfig, shards: Sequence[int], *, workers: int, verify: bool) -> list[int]:
+    """Shards to be made, in order."""
+    find = functools.partial(_fault, store, config, verify)
+    faults: dict[int, str | None] = {}
+    # Without decoding, a process would take longer to start than to do it.
+    with closing(finished(find, shards, processes=workers if verify else 1)) as found:
+        for shard, fault in tqdm(found, total=len(shards), unit="shard", desc="verifying", dynamic_ncols=True, disable=not verify):
+            faults[shard] = fault
+    for shard in shards:
+        if faults[shard]:
+            log.warning("made anew: %s", faults[shard])
+    return [shard for shard in shards if faults[shard] is not None]
+
+
+def _fault(store: Path, config: StoreConfig, verify: bool, number: int) -> str | None:
+    """Why a shard has to be made, empty if that needs no word; None if it is there, by what it says or, with ``verify``, what it holds."""
+    path, wanted = shard_path(store, config, number), config.indices(number)
     if not path.exists():
-        return False
+        return ""
     try:
         shard = read_shard(path)
-        wanted = config.indices(number)
         if (shard.store, shard.first, shard.side) != (config.digest, wanted[0], config.engine.side):
-            raise InputError(f"{path} belongs to another store")
+            return f"{path} belongs to another store or place"
         if len(shard.checksums) != len(wanted):  # the last one of a store that has grown
-            return False
+            return ""
         if verify:
             verify_shard(path, shard)
     except InputError as reason:
-        log.warning("made anew: %s", reason)
-        return False
-    return True
+        return str(reason)
+    return None
 
 
 @contextmanager
