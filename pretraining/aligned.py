@@ -182,7 +182,9 @@ def _limb(collection: str, case: str, files: dict[str, Path], count: int, seed: 
     images = {name: functional.interpolate(image[None, None], sides, mode="trilinear")[0, 0] for name, image in images.items()}
     tissue = (images["ct"] > _CT_TISSUE_HU) & (images[other] > _MR_TISSUE * np.percentile(images[other].numpy(), 99))
     if not tissue.any():
-        raise InputError(f"{files['ct']} and {files[other]} see no tissue at the same place; expected a CT in HU and an MR image of one body")
+        raise InputError(
+            f"{files['ct']} and {files[other]} see no tissue at the same place; expected a CT in HU and an MR image of one body"
+        )
     voxels = _drawn(tissue.flatten(), count, seed, index)
     steps = [length / side for length, side in zip(extent, sides, strict=True)]
     locations_mm = torch.stack(torch.unravel_index(voxels, sides), dim=1) * torch.tensor(steps)

@@ -20,7 +20,7 @@ from pretraining.config import load_preset, read_json
 from pretraining.device import named_device
 from pretraining.engine.bank_building import build_bank
 from pretraining.engine.shapes import procedural_bank
-from pretraining.engine.synthesis import EngineConfig
+from pretraining.engine.synthesis import EngineConfig, check_bank
 from pretraining.engine.templates import TemplateBank
 from pretraining.errors import InputError
 from pretraining.judge import judge_weights, table, write_scores
@@ -144,10 +144,12 @@ def _preview(default: TrainConfig) -> Callable[..., None]:
             count: Samples to draw.
             config: Configuration.
         """
+        bank = _bank(templates)
+        check_bank(bank, config.engine)
         if page == "samples":
-            contact_sheet(_bank(templates), config.engine, out, count=count, seed=config.seed)
+            contact_sheet(bank, config.engine, out, count=count, seed=config.seed)
         else:
-            artefact_page(_bank(templates), config.engine, out, seed=config.seed, index=count - 1)
+            artefact_page(bank, config.engine, out, seed=config.seed, index=count - 1)
         log.info("wrote %s", out)
 
     return preview

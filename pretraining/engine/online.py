@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor
@@ -32,6 +32,15 @@ Drawn = tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
+class OnlineBiasFieldConfig(BiasFieldConfig):
+    """The bias field with the online set's ranges (TorchIO's meaning)."""
+
+    probability: float = 0.5
+    coefficients: tuple[float, float] = (-0.5, 0.5)
+    basis: Literal["legendre", "powers"] = "powers"
+
+
+@dataclass(frozen=True, kw_only=True)
 class OnlineConfig:
     """How a stored sample is varied."""
 
@@ -43,7 +52,7 @@ class OnlineConfig:
     """Shared by both views."""
     blur: BlurConfig = field(default_factory=BlurConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
-    bias_field: BiasFieldConfig = field(default_factory=lambda: BiasFieldConfig(probability=0.5, coefficients=(-0.5, 0.5), basis="powers"))
+    bias_field: OnlineBiasFieldConfig = field(default_factory=OnlineBiasFieldConfig)
     log_gamma: LogGammaConfig = field(default_factory=LogGammaConfig)
     motion: MotionConfig = field(default_factory=MotionConfig)
 

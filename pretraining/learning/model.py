@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Generator, Tensor, nn
 
 from pretraining.backbone.unet import UNet, UNetConfig
+from pretraining.engine.synthesis import Pair
 from pretraining.learning.contrastive import supervised_contrastive_loss
 from pretraining.learning.projection import ProjectionConfig, ProjectionHead
 from pretraining.learning.sampling import features_at, labels_at_level, sample_positions
-from pretraining.learning.train_config import TrainConfig
 
 
 def contrastive_taps(config: UNetConfig) -> tuple[str, ...]:
@@ -25,31 +27,54 @@ def contrastive_taps(config: UNetConfig) -> tuple[str, ...]:
     return (f"encoder.{config.poolings - 1}.1", "bottleneck.0", *decoder, "output")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ContrastiveConfig:
+    """The loss of eq. 1 and the voxels that it sees."""
+
+    positions: int = 512
+    """Voxels drawn at every level, the same in both views."""
+    balanced_share: float = 1.0
+    """Of the chance by which positions are drawn, what is dealt out to labels alike; 0 is the published way, all voxels alike."""
+    temperature: float = 0.33
+    """τ of eq. 1."""
+    balanced_denominator: bool = False
+    """Let every label count once in the loss's denominator, whatever its size."""
+    rarity_weights: bool = False
+    """Let every label count the same among the anchors, whatever its size."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.balanced_share <= 1:
+            raise ValueError(f"balanced_share must be in [0, 1], got {self.balanced_share}")
+        if self.positions < 2 or self.temperature <= 0:
+            raise ValueError(f"need positions >= 2 and temperature > 0, got {self.positions} and {self.temperature}")
+
+
 class ContrastiveModel(nn.Module):
     """Backbone and projection heads; one label map at a time."""
 
-    def __init__(self, backbone: UNetConfig, projection: ProjectionConfig) -> None:
+    def __init__(self, backbone: UNetConfig, projection: ProjectionConfig, config: ContrastiveConfig) -> None:
         super().__init__()
         self.backbone = UNet(backbone)
-        self.taps = contrastive_taps(backbone)
+        self.config = config
+        self.taps = self.terms = contrastive_taps(backbone)
+        self.weights = (1 / len(self.taps),) * len(self.taps)
         shapes = self.backbone.tap_shapes()
         self.levels = tuple(shapes[tap][1] for tap in self.taps)
         self.heads = nn.ModuleList(ProjectionHead(shapes[tap][0], projection) for tap in self.taps)
 
-    def forward(self, views: Tensor, labels: Tensor, *, config: TrainConfig, generator: Generator) -> Tensor:
+    def forward(self, sample: Pair, *, generator: Generator) -> Tensor:
         """Loss of one label map at every level.
 
         Parameters
         ----------
-        views : (2, X, Y, Z), in [0, 1].
-        labels : (X, Y, Z) integers.
-        config : how positions are drawn, and the loss.
-        generator : draws the positions, the same in both views; on the device of ``labels``.
+        sample : two views, (2, X, Y, Z) in [0, 1], of labels (X, Y, Z).
+        generator : draws the positions, the same in both views; on the device of the labels.
 
         Returns
         -------
-        (len(self.taps),) float32; the total loss is their mean.
+        (len(self.terms),) float32; the total loss is their mean.
         """
+        labels, views, config = sample.labels, sample.views, self.config
         features = self.backbone.features(views[:, None], self.taps)
         losses = []
         for tap, level, head in zip(self.taps, self.levels, self.heads, strict=True):

@@ -13,7 +13,7 @@ from pretraining.engine.seeds import sample_generator
 from pretraining.errors import InputError
 from pretraining.learning.checkpoint import Checkpoint, load_checkpoint
 from pretraining.learning.initialization import build
-from pretraining.learning.model import ContrastiveModel
+from pretraining.learning.objective import make_objective
 
 if TYPE_CHECKING:
     from pretraining.learning.train_config import TrainConfig
@@ -52,7 +52,7 @@ def opened(run: Path, config: TrainConfig, templates: dict[str, Any], *, resume:
 
 
 def _first_checkpoint(config: TrainConfig, templates: dict[str, Any], init_from: Path | None) -> Checkpoint:
-    model = build(lambda: ContrastiveModel(config.backbone, config.projection), sample_generator(config.seed, 0, "initial weights"))
+    model = build(lambda: make_objective(config.objective, config.backbone), sample_generator(config.seed, 0, "initial weights"))
     if init_from:
         log.info("%s: %s", init_from, transfer(load_weights(init_from).state, model.backbone))
     return Checkpoint(step=0, config=to_dict(config), templates=templates, model=model.state_dict(), optimizer={})

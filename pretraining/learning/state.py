@@ -17,7 +17,7 @@ from pretraining.engine.synthesis import Pair
 from pretraining.interruption import Stop
 from pretraining.learning.checkpoint import Checkpoint, save_checkpoint
 from pretraining.learning.distributed import Ranks, average_gradients, average_statistics, mean_over_ranks, share_forgetting
-from pretraining.learning.model import ContrastiveModel
+from pretraining.learning.objective import Objective, make_objective
 from pretraining.learning.schedule import rate_at
 from pretraining.learning.train_config import TrainConfig
 from pretraining.precision import has_bf16_units
@@ -30,13 +30,13 @@ class Window:
     began: float = field(default_factory=time.monotonic)
     waited: float = 0.0
     losses: list[tuple[int, Tensor]] = field(default_factory=list)
-    """(sample, (levels,)) of each label map of this rank."""
+    """(sample, (terms,)) of each label map of this rank."""
     gradient_norms: list[Tensor] = field(default_factory=list)
     stopping: Tensor | None = None
     """() float, above 0 if any rank was asked to stop."""
 
-    def mean_by_level(self, ranks: Ranks) -> Tensor:
-        """(levels,) mean losses over all ranks; this is where the host waits for the device."""
+    def mean_by_term(self, ranks: Ranks) -> Tensor:
+        """(terms,) means over all ranks; this is where the host waits for the device."""
         return mean_over_ranks(torch.stack([losses for _, losses in self.losses]).mean(dim=0), ranks)
 
 
@@ -45,7 +45,7 @@ class TrainingState:
 
     def __init__(self, config: TrainConfig, checkpoint: Checkpoint, device: torch.device, ranks: Ranks) -> None:
         self.config, self.checkpoint, self.device, self.ranks = config, checkpoint, device, ranks
-        model = ContrastiveModel(config.backbone, config.projection)
+        model = make_objective(config.objective, config.backbone)
         model.load_state_dict(checkpoint.model)
         layout = torch.channels_last_3d if config.channels_last else torch.contiguous_format
         self.model = model.to(device, memory_format=layout).train()
@@ -70,7 +70,7 @@ class TrainingState:
         self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
 
     @property
-    def judged(self) -> ContrastiveModel:
+    def judged(self) -> Objective:
         """The model that is validated and exported: the average, if there is one."""
         return self.average.module if self.average else self.model
 
@@ -84,8 +84,8 @@ class TrainingState:
             index, pair = next(samples)
             window.waited += time.monotonic() - asked
             with self.autocast:
-                losses = losses_of(self.model, pair, index, config)
-            (losses.mean() * ranks.world / config.label_maps).backward()
+                losses = losses_of(self.model, pair, index, config.seed)
+            (total(self.model, losses) * ranks.world / config.label_maps).backward()
             window.losses.append((index, losses.detach()))
         window.stopping = torch.tensor(float(bool(stop)), device=self.device)
         average_gradients(self.parameters, ranks, window.stopping)
@@ -109,7 +109,12 @@ class TrainingState:
             save_checkpoint(run / "checkpoint.pt", checkpoint)
 
 
-def losses_of(model: ContrastiveModel, pair: Pair, index: int, config: TrainConfig) -> Tensor:
-    """(levels,) losses of sample ``index``; the positions follow from its number."""
-    seed = int(torch.randint(2**62, (), generator=sample_generator(config.seed, index, "positions")))
-    return model(pair.views, pair.labels, config=config, generator=noise_generator(seed, pair.labels.device))
+def losses_of(model: Objective, sample: Pair, index: int, seed: int) -> Tensor:
+    """(terms,) of sample ``index``; all that is drawn for it follows from its number."""
+    drawn = int(torch.randint(2**62, (), generator=sample_generator(seed, index, "positions")))
+    return model(sample, generator=noise_generator(drawn, sample.labels.device))
+
+
+def total(model: Objective, terms: Tensor) -> Tensor:
+    """() loss: the terms with their weights."""
+    return sum(weight * term for weight, term in zip(model.weights, terms, strict=True))

@@ -21,17 +21,17 @@ from torch import Tensor
 
 from pretraining.atomic import write_text
 from pretraining.config import to_dict
-from pretraining.engine.synthesis import Pair
+from pretraining.engine.synthesis import Pair, check_bank
 from pretraining.engine.templates import TemplateBank
 from pretraining.errors import Diverged, InputError, Interrupted
 from pretraining.interruption import Stop, stop_requests
 from pretraining.learning.checkpoint import Checkpoint
 from pretraining.learning.distributed import average_statistics, joined, local_rank
-from pretraining.learning.model import ContrastiveModel
 from pretraining.learning.monitor import Monitor
+from pretraining.learning.objective import Objective, sample_maker
 from pretraining.learning.pictures import feature_picture
 from pretraining.learning.start import opened
-from pretraining.learning.state import TrainingState, Window, losses_of
+from pretraining.learning.state import TrainingState, Window, losses_of, total
 from pretraining.learning.train_config import TrainConfig
 from pretraining.samples.ahead import made_ahead
 from pretraining.samples.source import StoreSource, TemplateSource, sample_source
@@ -80,8 +80,11 @@ def train(
     Interrupted
         If the process was asked to stop (SIGTERM, Ctrl-C); the state is saved.
     """
+    if isinstance(given, TemplateBank):
+        check_bank(given, config.engine)
     place = placed(device)
-    source = sample_source(given, config.engine, seed=config.seed, validation_count=config.validation_pairs)
+    make = sample_maker(config.objective)
+    source = sample_source(given, config.engine, seed=config.seed, validation_count=config.validation_pairs, make=make)
     with joined(place) as ranks, stop_requests() as stop:
         if config.label_maps % ranks.world:
             raise InputError(f"label_maps={config.label_maps} can't be shared among {ranks.world} processes; use a multiple of it")
@@ -139,8 +142,8 @@ def _loop(run: Path, state: TrainingState, samples: Iterator, source: Source, mo
 
 def _record(done: int, state: TrainingState, window: Window, monitor: Monitor | None) -> None:
     config, checkpoint = state.config, state.checkpoint
-    by_level = window.mean_by_level(state.ranks).tolist()
-    loss = sum(by_level) / len(by_level)
+    terms = window.mean_by_term(state.ranks).tolist()
+    loss = sum(weight * term for weight, term in zip(state.model.weights, terms, strict=True))
     finite = math.isfinite(loss)
     if finite and checkpoint.first_loss is None:
         checkpoint.first_loss = loss
@@ -157,7 +160,7 @@ def _record(done: int, state: TrainingState, window: Window, monitor: Monitor | 
         monitor.record(
             done,
             loss=loss,
-            by_level=dict(zip(state.model.taps, by_level, strict=True)),
+            terms=dict(zip(state.model.terms, terms, strict=True)),
             rate=state.optimizer.param_groups[0]["lr"],
             gradient_norm=torch.stack(window.gradient_norms).mean().item(),
             steps_per_s=speed / config.label_maps,
@@ -184,16 +187,16 @@ def _validate(done: int, state: TrainingState, source: Source, monitor: Monitor 
 
 
 @torch.no_grad()
-def validate(model: ContrastiveModel, source: Source, config: TrainConfig, device: torch.device) -> float:
+def validate(model: Objective, source: Source, config: TrainConfig, device: torch.device) -> float:
     """Mean loss over the fixed samples that training never sees."""
     model.eval()
-    losses = [losses_of(model, pair, index, config).mean() for index, pair in source.validation(device)]
+    losses = [total(model, losses_of(model, sample, index, config.seed)) for index, sample in source.validation(device)]
     model.train()
     return torch.stack(losses).mean().item()
 
 
 @torch.no_grad()
-def _features(model: ContrastiveModel, pair: Pair) -> Tensor:
+def _features(model: Objective, pair: Pair) -> Tensor:
     model.eval()
     features = model.backbone(pair.views[:, None]).float()
     model.train()

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pretraining.backbone.unet import UNetConfig
 from pretraining.engine.synthesis import EngineConfig
-from pretraining.learning.projection import ProjectionConfig
+from pretraining.learning.objective import ObjectiveConfig
 from pretraining.learning.schedule import OptimizerConfig
 
 
@@ -21,16 +21,6 @@ class TrainConfig:
     """Optimizer steps."""
     label_maps: int = 1
     """Label maps a step, two views each; batch statistics and loss are per label map."""
-    positions: int = 512
-    """Voxels drawn at every level, the same in both views."""
-    balanced_share: float = 1.0
-    """Of the chance by which positions are drawn, what is dealt out to labels alike; 0 is the published way, all voxels alike."""
-    balanced_denominator: bool = False
-    """Let every label count once in the loss's denominator, whatever its size."""
-    rarity_weights: bool = False
-    """Let every label count the same among the anchors, whatever its size."""
-    temperature: float = 0.33
-    """τ of eq. 1."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Of the backbone's convolutions; ``auto`` is bf16 where the device has units for it."""
     log_every: int = 10
@@ -46,21 +36,17 @@ class TrainConfig:
     channels_last: bool = True
     """Memory layout of the backbone: faster convolutions and batch normalization on CPUs and GPUs."""
     backbone: UNetConfig = field(default_factory=UNetConfig)
-    projection: ProjectionConfig = field(default_factory=ProjectionConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
 
     def __post_init__(self) -> None:
-        counts = ("steps", "label_maps", "positions", "log_every", "validate_every", "validation_pairs", "save_every")
+        counts = ("steps", "label_maps", "log_every", "validate_every", "validation_pairs", "save_every")
         for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.balanced_share <= 1:
-            raise ValueError(f"balanced_share must be in [0, 1], got {self.balanced_share}")
         if not 0 <= self.average_decay < 1:
             raise ValueError(f"average_decay must be in [0, 1), got {self.average_decay}")
-        if self.positions < 2 or self.temperature <= 0:
-            raise ValueError(f"need positions >= 2 and temperature > 0, got {self.positions} and {self.temperature}")
         if self.precision not in ("auto", "bf16", "fp32"):
             raise ValueError(f"precision is 'auto', 'bf16' or 'fp32', got {self.precision!r}")
         if self.engine.side % self.backbone.multiple or self.engine.side < self.backbone.min_side:

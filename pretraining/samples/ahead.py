@@ -26,7 +26,7 @@ def made_ahead(samples: Iterator[tuple[int, Pair]], device: torch.device, *, dep
     """
     if device.type != "cuda":
         for index, pair in samples:
-            yield index, Pair(*(part.to(device) for part in pair))
+            yield index, type(pair)(*(part.to(device) for part in pair))
         return
     side = torch.cuda.Stream(device)
     under_way: deque[tuple[int, Pair, torch.cuda.Event]] = deque()
@@ -36,7 +36,7 @@ def made_ahead(samples: Iterator[tuple[int, Pair]], device: torch.device, *, dep
                 index, pair = next(samples, (None, None))
                 if index is None:
                     break
-                pair = Pair(*(part.to(device, non_blocking=True) for part in pair))
+                pair = type(pair)(*(part.to(device, non_blocking=True) for part in pair))
                 under_way.append((index, pair, side.record_event()))
         if not under_way:
             return

@@ -5,7 +5,7 @@ Both give numbered samples, each a pure function of its number, and a few fixed 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,8 @@ class TemplateSource:
     engine: EngineConfig
     seed: int
     validation_count: int
+    make: Callable[..., Pair] = synthesize_pair
+    """Makes a sample."""
 
     def description(self) -> dict[str, Any]:
         """What the samples are made of; JSON types."""
@@ -44,13 +46,13 @@ class TemplateSource:
         """Numbers ``start``, ``start + stride``, ...; made by ``workers`` processes, by default one for a CPU and none for a GPU."""
         workers = (1 if device.type == "cpu" else 0) if workers is None else workers
         made_on = "cpu" if workers else str(device)
-        stream = PairStream(bank=self.bank, config=self.engine, seed=self.seed, start=start, stride=stride, device=made_on)
+        stream = PairStream(bank=self.bank, config=self.engine, seed=self.seed, start=start, stride=stride, device=made_on, make=self.make)
         return load(stream, workers=workers)
 
     def validation(self, device: torch.device) -> Iterator[tuple[int, Pair]]:
         """Samples of the same kind, far beyond those of training."""
         for index in range(FIRST_VALIDATION_INDEX, FIRST_VALIDATION_INDEX + self.validation_count):
-            yield index, synthesize_pair(self.bank, self.engine, seed=self.seed, index=index, device=device)
+            yield index, self.make(self.bank, self.engine, seed=self.seed, index=index, device=device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,13 +101,25 @@ class StoreSource:
             yield number, vary(stored, self.engine.online, seed=self.seed, draw=number)
 
 
-def sample_source(given: TemplateBank | Store, engine: EngineConfig, *, seed: int, validation_count: int) -> TemplateSource | StoreSource:
+def sample_source(
+    given: TemplateBank | Store,
+    engine: EngineConfig,
+    *,
+    seed: int,
+    validation_count: int,
+    make: Callable[..., Pair] = synthesize_pair,
+) -> TemplateSource | StoreSource:
     """The samples that training takes from a bank or a store.
 
     Raises
     ------
     InputError
-        If the store was made with another engine configuration, or is too small to hold out ``validation_count`` samples.
+        If the store was made with another engine configuration, or is too small to hold out ``validation_count`` samples, or samples of
+        another kind than pairs are wanted of it.
     """
     common = {"engine": engine, "seed": seed, "validation_count": validation_count}
-    return StoreSource(store=given, **common) if isinstance(given, Store) else TemplateSource(bank=given, **common)
+    if not isinstance(given, Store):
+        return TemplateSource(bank=given, make=make, **common)
+    if make is not synthesize_pair:
+        raise InputError("a store has no clean images and no classes, which this objective learns from; use --templates")
+    return StoreSource(store=given, **common)

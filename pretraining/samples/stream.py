@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -32,6 +32,8 @@ class PairStream(IterableDataset):
     """How many samples; None: without end."""
     device: str = "cpu"
     """Where samples are made; worker processes are for the CPU."""
+    make: Callable[..., Pair] = synthesize_pair
+    """Makes a sample; to be pickled."""
 
     def __post_init__(self) -> None:
         if self.start < 0 or self.stride < 1 or (self.length is not None and self.length < 0):
@@ -39,7 +41,7 @@ class PairStream(IterableDataset):
 
     def __iter__(self) -> Iterator[tuple[int, Pair]]:
         for index in own_numbers(self.start, self.stride, self.length):
-            yield index, synthesize_pair(self.bank, self.config, seed=self.seed, index=index, device=self.device)
+            yield index, self.make(self.bank, self.config, seed=self.seed, index=index, device=self.device)
 
 
 class Stream(Protocol):

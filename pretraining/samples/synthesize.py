@@ -23,9 +23,9 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pretraining.engine.provenance import describe_templates
 from pretraining.engine.seeds import SEED_LIMIT
-from pretraining.engine.synthesis import EngineConfig, synthesize_stored
+from pretraining.engine.synthesis import EngineConfig, check_bank, synthesize_stored
 from pretraining.engine.templates import TemplateBank
-from pretraining.errors import CommandFailed, InputError
+from pretraining.errors import CommandFailed, InputError, Interrupted
 from pretraining.processes import ProcessLost, finished
 from pretraining.samples.estimate import tried
 from pretraining.samples.shards import PackedSample, pack, read_shard, verify_shard, write_shard
@@ -72,6 +72,7 @@ class Request:
     """Where samples are made."""
 
     def __post_init__(self) -> None:
+        check_bank(self.bank, self.engine)
         if self.count < 1:
             raise InputError(f"expected --count of at least 1, got {self.count}")
         if self.device not in ("cpu", "cuda"):
@@ -116,6 +117,8 @@ def synthesize(request: Request, store: Path, *, share: Share | None = None, wor
         If the store is of another configuration, or the disk too small for what is to come.
     CommandFailed
         If the disk is full or a worker was ended from outside; finished shards stay.
+    Interrupted
+        After Ctrl-C or SIGTERM; finished shards stay.
     """
     if workers < 0:
         raise InputError(f"expected --workers of at least 0, got {workers}")
@@ -124,9 +127,9 @@ def synthesize(request: Request, store: Path, *, share: Share | None = None, wor
     share = share or Share()
     config = agreed_config(store, request.config())
     own = range(share.number, config.shard_count, share.of)
-    missing = _missing(store, config, own, workers=max(1, workers), verify=verify)
-    log.info("%s, share %s: %d of %d shards are there", store, share, len(own) - len(missing), len(own))
-    with _sigterm_is_ctrl_c(), _told_how_to_go_on(store):
+    with _told_how_to_go_on(store), _sigterm_interrupts():
+        missing = _missing(store, config, own, workers=max(1, workers), verify=verify)
+        log.info("%s, share %s: %d of %d shards are there", store, share, len(own) - len(missing), len(own))
         _make(request, store, config, missing, workers=max(1, workers))
         still_missing = finish_store(store)
     log.info("%s: %s", store, f"{still_missing} shards are still missing" if still_missing else f"all {config.count} samples are there")
@@ -214,12 +217,11 @@ def _fault(store: Path, config: StoreConfig, verify: bool, number: int) -> str |
 def _told_how_to_go_on(store: Path) -> Iterator[None]:
     try:
         yield
-    except KeyboardInterrupt:
-        log.warning("%s: stopped; %s", store, GO_ON)
-        raise
+    except KeyboardInterrupt as interrupt:
+        raise Interrupted(f"{store}: stopped; {GO_ON}", *(interrupt.args or (signal.SIGINT,))) from None
     except ProcessLost as lost:
         raise CommandFailed(
-            f"a worker was ended from outside, most likely because memory ran out, at one of the samples {sorted(lost.items)} of {store}; "
+            f"a worker was ended from outside, most likely because memory ran out, at one of numbers {sorted(lost.items)} of {store}; "
             f"{GO_ON}, with fewer --workers"
         ) from None
     except OSError as error:
@@ -229,12 +231,16 @@ def _told_how_to_go_on(store: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _sigterm_is_ctrl_c() -> Iterator[None]:
+def _sigterm_interrupts() -> Iterator[None]:
     """Let SIGTERM end the work as Ctrl-C does, unless somebody else, such as submitit, has a use for it."""
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield
         return
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:

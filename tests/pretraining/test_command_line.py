@@ -15,6 +15,8 @@ from pretraining.backbone.weights import load_weights
 from pretraining.cli import main
 from pretraining.config import to_dict
 from pretraining.engine.synthesis import EngineConfig
+from pretraining.learning.model import ContrastiveConfig
+from pretraining.learning.objective import ObjectiveConfig
 from pretraining.learning.projection import ProjectionConfig
 from pretraining.learning.train_config import TrainConfig
 
@@ -52,12 +54,11 @@ def preset(tmp_path):
     """A configuration that trains in a second."""
     config = TrainConfig(
         steps=2,
-        positions=16,
         validate_every=2,
         validation_pairs=1,
         save_every=1,
         backbone=UNetConfig(width=2, poolings=2),
-        projection=ProjectionConfig(width=8),
+        objective=ObjectiveConfig(contrastive=ContrastiveConfig(positions=16), projection=ProjectionConfig(width=8)),
         engine=EngineConfig(side=16),
     )
     path = tmp_path / "tiny.json"
@@ -94,7 +95,7 @@ def test_from_masks_to_weights_and_back(run, tmp_path, preset):
 def test_flags_override_the_preset(run, tmp_path, preset):
     run("train", "--out", tmp_path / "run", "--preset", preset, "--device", "cpu", "--workers", 0, "--steps", 1, "--engine.side", 32)
     written = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert (written["steps"], written["engine"]["side"], written["positions"]) == (1, 32, 16)
+    assert (written["steps"], written["engine"]["side"], written["objective"]["contrastive"]["positions"]) == (1, 32, 16)
 
 
 def test_no_run_is_overwritten(run, fails, tmp_path, preset):

@@ -23,7 +23,8 @@ from pretraining.errors import InputError
 from pretraining.learning.checkpoint import load_checkpoint
 from pretraining.learning.export import export_run
 from pretraining.learning.initialization import build
-from pretraining.learning.model import ContrastiveModel
+from pretraining.learning.model import ContrastiveConfig, ContrastiveModel
+from pretraining.learning.objective import ObjectiveConfig
 from pretraining.learning.projection import ProjectionConfig
 from pretraining.learning.schedule import OptimizerConfig, rate_at
 from pretraining.learning.train import train
@@ -31,13 +32,12 @@ from pretraining.learning.train_config import TrainConfig
 
 TINY = TrainConfig(
     steps=6,
-    positions=32,
     log_every=2,
     validate_every=3,
     validation_pairs=1,
     save_every=2,
     backbone=UNetConfig(width=2, poolings=2),
-    projection=ProjectionConfig(width=8),
+    objective=ObjectiveConfig(contrastive=ContrastiveConfig(positions=32), projection=ProjectionConfig(width=8)),
     engine=EngineConfig(side=16),
 )
 
@@ -56,7 +56,9 @@ def test_initial_weights_are_kaiming_normal_and_leave_the_global_state_alone():
     before = torch.get_rng_state()
 
     def model(seed: int) -> ContrastiveModel:
-        return build(lambda: ContrastiveModel(UNetConfig(width=8), ProjectionConfig()), torch.Generator().manual_seed(seed))
+        return build(
+            lambda: ContrastiveModel(UNetConfig(width=8), ProjectionConfig(), ContrastiveConfig()), torch.Generator().manual_seed(seed)
+        )
 
     weight = model(0).backbone.bottleneck[0].conv.weight
     assert torch.equal(torch.get_rng_state(), before)
@@ -79,16 +81,15 @@ def test_stairs_fall_and_the_cosine_ends_at_zero():
 def test_training_learns(tmp_path, bank):
     config = TrainConfig(
         steps=60,
-        positions=128,
         validation_pairs=1,
         backbone=UNetConfig(width=8, poolings=2),
-        projection=ProjectionConfig(width=32),
+        objective=ObjectiveConfig(contrastive=ContrastiveConfig(positions=128), projection=ProjectionConfig(width=32)),
         optimizer=OptimizerConfig(rate=3e-3, beta1=0.9, schedule="cosine"),
         engine=EngineConfig(side=32),
     )
     train(tmp_path, config, bank, device="cpu", workers=0)
     records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert {"step", "loss", "by_level", "rate", "steps_per_s", "waiting"} <= records[0].keys()
+    assert {"step", "loss", "terms", "rate", "steps_per_s", "waiting"} <= records[0].keys()
     losses = [record["loss"] for record in records if "loss" in record]
     # Means over ten label maps each; .17 to .18 with two seeds when this was written.
     assert losses[-1] < losses[0] - 0.08
@@ -157,8 +158,8 @@ def test_a_run_is_neither_overwritten_nor_resumed_with_something_else(tmp_path, 
     train(tmp_path, TINY, bank, device="cpu", workers=0)
     with pytest.raises(InputError, match="add --resume"):
         train(tmp_path, TINY, bank, device="cpu", workers=0)
-    with pytest.raises(InputError, match=r"temperature: 0\.33 -> 0\.1"):
-        train(tmp_path, replace(TINY, temperature=0.1), bank, resume=True, device="cpu", workers=0)
+    with pytest.raises(InputError, match=r"steps: 6 -> 7"):
+        train(tmp_path, replace(TINY, steps=7), bank, resume=True, device="cpu", workers=0)
     with pytest.raises(InputError, match="other templates"):
         train(tmp_path, TINY, procedural_bank(3), resume=True, device="cpu", workers=0)
     assert load_checkpoint(tmp_path / "checkpoint.pt").step == TINY.steps

@@ -19,6 +19,8 @@ from pretraining.config import to_dict
 from pretraining.engine.synthesis import EngineConfig, synthesize_stored
 from pretraining.errors import CommandFailed, InputError
 from pretraining.learning.checkpoint import load_checkpoint
+from pretraining.learning.model import ContrastiveConfig
+from pretraining.learning.objective import ObjectiveConfig
 from pretraining.learning.projection import ProjectionConfig
 from pretraining.learning.train_config import TrainConfig
 from pretraining.processes import ProcessLost
@@ -93,7 +95,7 @@ def test_a_stopped_command_goes_on_where_it_was(request_of, bank_file, tmp_path,
     if how == signal.SIGKILL:
         assert code == -how
     else:
-        assert code == 130 and "stopped; run the same command again to go on" in said and "Traceback" not in said
+        assert code == 128 + how and "stopped; run the same command again to go on" in said and "Traceback" not in said
         assert not any(name.startswith(".") for name in there)
     request = request_of(count=60, engine=EngineConfig(side=48))
     assert synthesize(request, tmp_path / "store") == 0
@@ -132,7 +134,8 @@ def test_starting_again_repairs(request_of, store_folder, damage):
     assert files(store_folder) == before
 
 
-def test_a_changed_byte_is_found_and_repaired_by_verify(request_of, store_folder, caplog):
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_changed_byte_is_found_and_repaired_by_verify(request_of, store_folder, caplog, workers):
     before = files(store_folder)
     path = store_folder / "shard-0000004.b2nd"
     content = bytearray(path.read_bytes())
@@ -141,7 +144,7 @@ def test_a_changed_byte_is_found_and_repaired_by_verify(request_of, store_folder
     assert synthesize(request_of(), store_folder) == 0, "whole files count without it"
     with pytest.raises(InputError, match="with --verify"):
         stored(store_folder)
-    assert synthesize(request_of(), store_folder, verify=True) == 0
+    assert synthesize(request_of(), store_folder, workers=workers, verify=True) == 0
     assert "shard-0000004.b2nd is damaged" in caplog.text
     assert files(store_folder) == before
 
@@ -201,14 +204,18 @@ def test_too_small_a_disk_is_refused_before_anything_is_written(request_of, tmp_
 
 
 def test_a_worker_ended_from_outside_is_one_line(request_of, tmp_path, monkeypatch):
-    def lost(*_, **__):
-        raise ProcessLost([8, 9])
-        yield
+    real = module.finished
+
+    def lost(function, items, *, processes):
+        yield from real(function, items, processes=1)
+        if processes > 1:
+            raise ProcessLost([8, 9])
 
     monkeypatch.setattr(module, "finished", lost)
-    with pytest.raises(CommandFailed, match=r"memory ran out, at one of the samples \[8, 9\].*fewer --workers"):
+    monkeypatch.setattr(module, "finish_store", None)
+    with pytest.raises(CommandFailed, match=r"memory ran out, at one of numbers \[8, 9\].*fewer --workers"):
         synthesize(request_of(), tmp_path / "store", workers=2)
-    assert len(list((tmp_path / "store").glob("shard-*.b2nd"))) == 8
+    assert len(list((tmp_path / "store").glob("shard-*.b2nd"))) == 10
 
 
 def test_sigterm_means_what_it_meant_before(request_of, tmp_path):
@@ -268,10 +275,9 @@ def test_from_templates_through_a_store_to_a_training(run, bank_file, tmp_path):
     """The store's engine is the training's without a flag; a resumed training wants the same store."""
     config = TrainConfig(
         steps=3,
-        positions=16,
         validation_pairs=2,
         backbone=UNetConfig(width=2, poolings=2),
-        projection=ProjectionConfig(width=8),
+        objective=ObjectiveConfig(contrastive=ContrastiveConfig(positions=16), projection=ProjectionConfig(width=8)),
         engine=EngineConfig(side=16),
     )
     (tmp_path / "tiny.json").write_text(json.dumps(to_dict(config)))
