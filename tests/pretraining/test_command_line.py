@@ -103,7 +103,7 @@ def test_no_run_is_overwritten(run, fails, tmp_path, preset):
     run(*start)
     before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
     assert "add --resume" in fails(*start)
-    assert "positions: 16 -> 17" in fails(*start, "--resume", "--positions", 17)
+    assert "positions: 16 -> 17" in fails(*start, "--resume", "--objective.contrastive.positions", 17)
     assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
 
 
