@@ -60,6 +60,7 @@ def seconds(work: Callable[[], object], rounds: int, clock: Callable[[], float] 
     return statistics.median(taken)
 
 
+@pytest.mark.slow
 def test_opening_reads_no_masks(banks):
     large, small = (seconds(lambda count=count: TemplateBank.open(banks[count]), 9) for count in (LARGE, SMALL))
     everything = seconds(TemplateBank.open(banks[LARGE]).verify, 1)
@@ -83,6 +84,7 @@ def test_reading_a_mask_does_not_depend_on_how_many_there_are(banks):
     assert taken[LARGE] < 3 * taken[SMALL]
 
 
+@pytest.mark.slow
 def test_a_samples_time_does_not_grow_with_the_bank(banks):
     opened = {count: TemplateBank.open(path) for count, path in banks.items()}
     config = EngineConfig(side=64)

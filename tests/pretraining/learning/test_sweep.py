@@ -1,0 +1,46 @@
+"""A sweep trains and judges every variant once, and says what is wrong with its input."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pretraining.backbone.unet import UNetConfig
+from pretraining.engine.shapes import procedural_bank
+from pretraining.engine.synthesis import EngineConfig
+from pretraining.errors import InputError
+from pretraining.learning.model import ContrastiveConfig
+from pretraining.learning.objective import ObjectiveConfig
+from pretraining.learning.projection import ProjectionConfig
+from pretraining.learning.sweep import read_variants, sweep
+from pretraining.learning.train_config import TrainConfig
+
+BASE = TrainConfig(
+    validation_pairs=1,
+    backbone=UNetConfig(width=2, poolings=2),
+    objective=ObjectiveConfig(contrastive=ContrastiveConfig(positions=16), projection=ProjectionConfig(width=8)),
+    engine=EngineConfig(side=16),
+)
+
+
+def test_every_variant_is_trained_once_and_ranked(tmp_path, data_root):
+    (tmp_path / "variants.json").write_text(json.dumps({"as it is": {}, "averaged": {"average_decay": 0.9}}))
+    variants = read_variants(tmp_path / "variants.json", BASE)
+    assert variants["as it is"] == BASE and variants["averaged"].average_decay == 0.9
+    folder, brain = tmp_path / "sweep", data_root / "registration" / "mni_multimodal"
+    table = sweep(variants, procedural_bank(8), brain, folder, minutes=0.01, device="cpu")
+    assert {line.split("|")[1].strip() for line in table.splitlines()[2:]} == set(variants)
+    means = [float(line.split("|")[-2]) for line in table.splitlines()[2:]]
+    assert means == sorted(means, reverse=True) and min(means) >= 0 and max(means) <= 1
+    stamps = {path: path.stat().st_mtime_ns for path in folder.rglob("checkpoint.pt")}
+    assert len(stamps) == 2
+    assert sweep(variants, procedural_bank(8), brain, folder, minutes=0.01, device="cpu") == table
+    assert stamps == {path: path.stat().st_mtime_ns for path in folder.rglob("checkpoint.pt")}
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"a": 3}', '{"a": {"stepz": 3}}'])
+def test_wrong_variants_are_refused(tmp_path, text):
+    (tmp_path / "variants.json").write_text(text)
+    with pytest.raises(InputError, match=r"expected JSON|stepz"):
+        read_variants(tmp_path / "variants.json", BASE)
