@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 
 SIDE = 128
 SAMPLES = 8
+"""Of the plain pipeline."""
+OURS_FOR_ONE = 5
+"""Of ours for each plain one: which artefacts a sample happens to have changes its cost by half, and ours are cheap to average over."""
 LEAST_RATIO = 20.0
 
 
@@ -73,10 +76,12 @@ def test_a_sample_costs_a_twentieth_of_the_plain_pipeline(templates, one_thread)
     config = EngineConfig(side=SIDE)
     rng = np.random.default_rng(0)
     torch.manual_seed(0)
-    synthesize_pair(bank, config, seed=0, index=SAMPLES)  # compiles what is to be compiled
+    for index in range(10):  # compiles what is to be compiled
+        synthesize_pair(bank, config, seed=1, index=index)
     ours, stored, online = [], [], []
     for index in range(SAMPLES):
-        ours.append(core_seconds(lambda index=index: synthesize_pair(bank, config, seed=0, index=index)))
+        for i in range(index * OURS_FOR_ONE, (index + 1) * OURS_FOR_ONE):
+            ours.append(core_seconds(lambda i=i: synthesize_pair(bank, config, seed=0, index=i)))
         sample = []
         stored.append(core_seconds(lambda sample=sample: sample.extend(stored_sample(paths, SIDE, rng))))
         online.append(core_seconds(lambda sample=sample: varied(*sample)))
