@@ -28,6 +28,9 @@ COMPRESSION = blosc2.CParams(codec=blosc2.Codec.ZSTD, clevel=1, filters=[blosc2.
 more and takes four times as long, level 9 4 % in over a second; LZ4 keeps 3.7 MiB. Shuffling bits or storing differences makes noise
 larger. One thread: several write their blocks in whatever order they get finished, and a file's bytes would differ from run to run."""
 
+DECOMPRESSION = blosc2.DParams(nthreads=1)
+"""Said, for a file records the number of threads of the process that wrote it, which is the machine's unless somebody set it."""
+
 
 class PackedSample(NamedTuple):
     """One sample, compressed."""
@@ -69,7 +72,8 @@ def write_shard(path: Path, samples: Sequence[PackedSample], *, store: str, firs
     -----
     It is put together in memory, a few dozen MB, and written by Python: a full disk is then an :class:`OSError` that says so.
     """
-    array = blosc2.empty((len(samples), 3, side, side, side), dtype=np.uint8, contiguous=True, cparams=COMPRESSION, **_layout(side))
+    shape = (len(samples), 3, side, side, side)
+    array = blosc2.empty(shape, dtype=np.uint8, contiguous=True, cparams=COMPRESSION, dparams=DECOMPRESSION, **_layout(side))
     for i, sample in enumerate(samples):
         array.schunk.update_chunk(i, sample.chunk)
     array.schunk.vlmeta[METADATA] = {"format": FORMAT, "store": store, "first": first, "checksums": [sample.checksum for sample in samples]}
@@ -126,7 +130,7 @@ def _opened(path: Path) -> tuple[blosc2.NDArray, Shard]:
     if not path.is_file():
         raise InputError(f"{path} is missing")
     try:
-        array = blosc2.open(str(path), mode="r", dparams={"nthreads": 1})
+        array = blosc2.open(str(path), mode="r", dparams=DECOMPRESSION)
         says = array.schunk.vlmeta[METADATA]
         known = says["format"] == FORMAT
         shard = Shard(says["store"], says["first"], array.shape[-1], tuple(says["checksums"])) if known else None

@@ -46,6 +46,15 @@ def test_bytes_follow_from_the_samples_alone(shard, tmp_path):
     assert (tmp_path / "again.b2nd").read_bytes() == shard.read_bytes()
 
 
+def test_bytes_do_not_depend_on_the_threads_of_the_process(shard, tmp_path):
+    before = blosc2.set_nthreads(7)
+    try:
+        write_shard(tmp_path / "again.b2nd", [pack(sample(i)) for i in range(3)], store="a store", first=30, side=SIDE)
+    finally:
+        blosc2.set_nthreads(before)
+    assert (tmp_path / "again.b2nd").read_bytes() == shard.read_bytes()
+
+
 def test_the_checksum_is_of_labels_and_views():
     of = {checksum(np.concatenate([labels[None], views])) for labels, views in (sample(0), sample(1))}
     labels, views = sample(0)
