@@ -244,4 +244,6 @@ def _read(path: Path) -> tuple[Tensor, tuple[float, ...]]:
         raise InputError(f"{path} is damaged or no image ({str(error).strip().splitlines()[-1]}); fetch it again") from None
     if image.GetDimension() != 3:
         raise InputError(f"{path} has {image.GetDimension()} dimensions; expected three")
+    if image.GetNumberOfComponentsPerPixel() != 1:
+        raise InputError(f"{path} has {image.GetNumberOfComponentsPerPixel()} values per voxel; expected one")
     return torch.from_numpy(sitk.GetArrayFromImage(image).astype(np.float32)), image.GetSpacing()[::-1]

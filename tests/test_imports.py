@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,26 @@ def test_pretraining_runs_where_nnunet_is_not_importable(tmp_path):
         "    if not module.name.endswith('__main__'): importlib.import_module(module.name)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+def test_torchrun_and_synthesize_run_where_nnunet_is_not_importable(tmp_path):
+    """As on a GPU node with nothing but this package: both commands, as they are typed."""
+    (tmp_path / "nnunetv2.py").write_text("raise ImportError('not on this machine')\n")
+    (tmp_path / "nnunet_anatomix.py").write_text("raise ImportError('not on this machine')\n")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(REPOSITORY)])}
+    bank = tmp_path / "shapes.bank"
+    blocked = [sys.executable, "-c", "import nnunetv2"]
+    assert subprocess.run(blocked, cwd=tmp_path, env=environment, capture_output=True).returncode != 0
+
+    def runs(*command: object) -> None:
+        subprocess.run([sys.executable, "-m", *map(str, command)], cwd=tmp_path, env=environment, check=True)
+
+    runs("pretraining", "templates", "--source", "procedural:8", "--out", bank)
+    runs("pretraining", "synthesize", "--templates", bank, "--out", tmp_path / "store", "--count", 2, "--workers", 1, "--engine.side", 16)
+    torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", "pretraining", "train", "--device", "cpu")
+    size = ("--steps", 1, "--label-maps", 2, "--validation-pairs", 1, "--engine.side", 16, "--backbone.poolings", 2, "--backbone.width", 2)
+    runs(*torchrun, "--templates", bank, "--out", tmp_path / "run", "--workers", 0, *size)
+    assert (tmp_path / "run" / "checkpoint.pt").is_file()
 
 
 @pytest.mark.parametrize("heavy", ["torch", "numpy", "nnunetv2", "SimpleITK"])

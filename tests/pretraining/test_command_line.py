@@ -19,6 +19,7 @@ from pretraining.learning.model import ContrastiveConfig
 from pretraining.learning.objective import ObjectiveConfig
 from pretraining.learning.projection import ProjectionConfig
 from pretraining.learning.train_config import TrainConfig
+from tests.pretraining.aligned_folders import brain_folder
 
 
 @pytest.fixture
@@ -90,6 +91,29 @@ def test_from_masks_to_weights_and_back(run, tmp_path, preset):
     run("export", tmp_path / "run", "--out", tmp_path / "published.pth", "--format", "published")
     run("import", tmp_path / "published.pth", "--out", tmp_path / "again.safetensors")
     assert load_weights(tmp_path / "again.safetensors").sha256 == load_weights(weights).sha256
+
+
+def test_judging_prints_a_table_and_writes_it(run, fails, tmp_path, weights_file):
+    brain_folder(tmp_path / "brain", modalities=("t2",))
+    said = run("judge", weights_file, "--data", tmp_path / "brain", "--json", tmp_path / "scores.json", "--device", "cpu", "--voxels", 100)
+    assert "T1 → T2" in said and all(name in said for name in ("random init", "MIND-SSC", weights_file.stem))
+    written = json.loads((tmp_path / "scores.json").read_text())
+    assert written["sha256"] == load_weights(weights_file).sha256 and len(written["scores"]) == 3
+    assert "name the folder" in fails("judge", weights_file, "--data", tmp_path / "nothing")
+
+
+def test_a_sweep_goes_on_where_it_was(run, fails, tmp_path, preset):
+    brain_folder(tmp_path / "brain")
+    (tmp_path / "variants.json").write_text(json.dumps({"base": {}, "faster": {"optimizer": {"rate": 1e-3}}}))
+    start = ("sweep", "--variants", tmp_path / "variants.json", "--out", tmp_path / "sweep", "--data", tmp_path / "brain")
+    start = (*start, "--preset", preset, "--minutes", 0.005, "--device", "cpu")
+    run(*start)
+    before = (tmp_path / "sweep" / "table.md").read_text()
+    assert "| base |" in before and "| faster |" in before
+    (tmp_path / "sweep" / "base" / "result.json").unlink()
+    run(*start)
+    assert (tmp_path / "sweep" / "table.md").read_text().splitlines()[0] == before.splitlines()[0]
+    assert "expected --minutes above 0" in fails(*start[:-3], 0)
 
 
 def test_flags_override_the_preset(run, tmp_path, preset):
