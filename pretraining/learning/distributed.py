@@ -14,6 +14,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn  # now: imported later, its default arguments would keep the process group, and gloo's threads, for ever
 from torch import Tensor, nn
 
 PATIENCE = timedelta(minutes=10)

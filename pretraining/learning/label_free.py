@@ -37,8 +37,9 @@ class LabelFree(nn.Module):
     Notes
     -----
     Predictors and the stopped gradient follow SimSiam (Chen and He, 2021), as Ren et al. do. Variance and covariance are taken of
-    embeddings of length √d, whose dimensions have a std of 1 if nothing has collapsed. The published text does not say between which
-    tensors features are made orthogonal; here it is the last convolution before a skip and the first after it, voxel by voxel.
+    embeddings of length √d, whose dimensions have a std of 1 if nothing has collapsed. The paper does not say between which
+    tensors features are made orthogonal. As with Ren et al., it is the last convolution before a skip and the first after it; they compare
+    embeddings of drawn voxels, here the features themselves are compared, at all voxels.
     """
 
     terms = ("similarity", "variance", "covariance", "orthogonality")

@@ -73,12 +73,13 @@ def sweep(variants: Mapping[str, TrainConfig], bank: TemplateBank, brain: Path, 
     if minutes <= 0:
         raise InputError(f"expected --minutes above 0, got {minutes}")
     images = read_brain(brain, CHOOSING)
+    # All at once before the first is trained: what else the machine has to do then slows all of them alike.
+    plans = {name: _planned(out / name / "plan.json", config, bank, minutes=minutes, device=device) for name, config in variants.items()}
     rows = []
-    for name, config in variants.items():
+    for name, planned in plans.items():
         folder = out / name
         result = folder / "result.json"
         if not result.is_file():
-            planned = _planned(folder / "plan.json", config, bank, minutes=minutes, device=device)
             log.info("%s: %d steps", name, planned.steps)
             checkpoint = train(folder / "run", planned, bank, resume=True, device=device)
             scores = judge({name: network_features(_network(checkpoint, planned))}, [images])

@@ -1,0 +1,34 @@
+"""Processes that train together part as they should."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TASKS = Path("/proc/self/task")
+CODE = f"""
+from pathlib import Path
+import sys
+import torch.distributed as dist
+import pretraining.learning.distributed
+
+def threads():
+    return len(list(Path("{TASKS}").iterdir()))
+
+before = threads()
+dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=0, world_size=1)
+assert threads() > before
+import torch.distributed.nn  # as torch.compile and optimizers do when they are first used
+dist.destroy_process_group()
+assert threads() == before, f"{{threads()}} threads are left of {{before}}"
+"""
+
+
+@pytest.mark.skipif(not TASKS.is_dir(), reason="threads are counted as Linux shows them")
+def test_no_thread_of_the_process_group_is_left_when_the_interpreter_ends(tmp_path):
+    """One that is left may drop a tensor after that, which aborts the process though all was done and saved."""
+    ended = subprocess.run([sys.executable, "-c", CODE, str(tmp_path / "store")], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
