@@ -33,8 +33,9 @@ from pretraining.learning.train_config import TrainConfig
 
 log = logging.getLogger(__name__)
 
-TRIAL_STEPS = 12
-"""From which the speed of a variant is taken; the first half of them does not count."""
+TRIAL_WINDOW, TRIAL_WINDOWS = 4, 6
+"""Steps by which, and windows in which, the speed of a variant is taken: the fastest window counts, so that neither the first steps nor what
+else the machine does weighs on one variant more than on another."""
 CHOOSING = ("t2", "pd")
 """Modalities that T1 is judged against; CT is left for reporting."""
 
@@ -98,11 +99,12 @@ def _planned(path: Path, config: TrainConfig, bank: TemplateBank, *, minutes: fl
     """``config`` with the steps that fit into the time and a schedule that ends with them."""
     if path.is_file():
         return from_dict(TrainConfig, json.loads(path.read_text()))
-    trial = replace(config, steps=TRIAL_STEPS, log_every=TRIAL_STEPS // 2, validate_every=TRIAL_STEPS, validation_pairs=1)
+    steps = TRIAL_WINDOW * TRIAL_WINDOWS
+    trial = replace(config, steps=steps, log_every=TRIAL_WINDOW, validate_every=steps, validation_pairs=1)
     with tempfile.TemporaryDirectory() as folder:
         train(Path(folder), trial, bank, device=device)
         records = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
-    speed = [record["steps_per_s"] for record in records if "steps_per_s" in record][-1]
+    speed = max(record["steps_per_s"] for record in records if "steps_per_s" in record)
     steps = max(1, math.floor(minutes * 60 * speed))
     warmup = min(config.optimizer.warmup_steps, steps // 5)
     planned = replace(config, steps=steps, validate_every=steps, optimizer=replace(config.optimizer, warmup_steps=warmup))
