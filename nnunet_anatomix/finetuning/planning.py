@@ -8,22 +8,24 @@ import dataclasses
 import io
 import json
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from batchgenerators.utilities.file_and_folder_operations import load_json
+import numpy as np
+import torch
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
-from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
-from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
-from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-from nnunet_anatomix.finetuning.labels import require_foreground
+from nnunet_anatomix.finetuning.dataset import RawDataset, check_cases, find_dataset
+from nnunet_anatomix.finetuning.geometry import GeometryConfig, patch_and_batch, target_spacing
+from nnunet_anatomix.finetuning.memory import GB, training_memory_gb
 from nnunet_anatomix.finetuning.recipe import BLOCK, Recipe
 from pretraining.atomic import write_text
 from pretraining.backbone.unet import UNetConfig
@@ -42,10 +44,12 @@ class PlanTemplate:
     """A JSON file of the folder ``plans``: what a plan says regardless of the dataset (see its README)."""
 
     configuration: dict[str, Any]
-    """Keys of nnU-Net's configuration that replace its own: batch size and architecture."""
+    """Keys of nnU-Net's configuration that replace its own: architecture and resampling."""
+    geometry: GeometryConfig = field(default_factory=GeometryConfig)
+    """The rule for spacing, patch and batch."""
     ct_clip_hu: tuple[float, float] = (-450.0, 450.0)
     """CT intensities are clipped here and scaled to [0, 1], Hounsfield units."""
-    anatomix: Recipe = dataclasses.field(default_factory=Recipe)
+    anatomix: Recipe = field(default_factory=Recipe)
     """How to fine-tune."""
 
     @property
@@ -60,22 +64,26 @@ def load_template(name: str = "anatomix_unet16") -> PlanTemplate:
         return read_json(PlanTemplate, path)
 
 
-def anatomix_plan(stock: Mapping[str, Any], template: PlanTemplate, plans_name: str) -> dict[str, Any]:
+def anatomix_plan(
+    stock: Mapping[str, Any], template: PlanTemplate, plans_name: str, *, memory_target_gb: float, classes: int
+) -> dict[str, Any]:
     """The plan for our backbone; nothing is read or written.
 
-    Spacing, patch, resampling and label handling stay as stock nnU-Net chose them. Intensities are brought to [0, 1]:
-    CT by a stock ``CTNormalization`` whose statistics are set to clip and scale, the rest by ``RescaleTo01Normalization``.
+    Patch and batch follow the rule of :mod:`nnunet_anatomix.finetuning.geometry`. Intensities are brought to [0, 1]: CT by a stock
+    ``CTNormalization`` whose statistics are set to clip and scale, the rest by ``RescaleTo01Normalization``.
 
     Parameters
     ----------
-    stock : nnU-Net's own plan of the dataset.
+    stock : nnU-Net's own plan of the dataset, on the grid of :func:`~nnunet_anatomix.finetuning.geometry.target_spacing`.
     template : what the backbone needs.
     plans_name : names the plan and its preprocessed data, which stock plans cannot share.
+    memory_target_gb : that training may take, 2^30 bytes.
+    classes : segmentation heads.
 
     Raises
     ------
     InputError
-        If the dataset is not 3D.
+        If the dataset is not 3D, or not even one small patch fits into memory.
 
     Notes
     -----
@@ -95,8 +103,19 @@ def anatomix_plan(stock: Mapping[str, Any], template: PlanTemplate, plans_name: 
                 "mean": low,
                 "std": high - low,
             }
+    backbone = dataclasses.replace(template.backbone, in_channels=len(schemes))
+    patch, batch = patch_and_batch(
+        configuration["median_image_size_in_voxels"],
+        template.geometry,
+        multiple=backbone.multiple,
+        min_side=backbone.min_side,
+        memory_target_gb=memory_target_gb,
+        needed_gb=lambda patch, batch: training_memory_gb(backbone, patch, batch, classes),
+    )
     configuration |= {
         "data_identifier": f"{plans_name}_{CONFIGURATION}",
+        "patch_size": patch,
+        "batch_size": batch,
         "normalization_schemes": schemes,
         "use_mask_for_norm": [False] * len(schemes),
     }
@@ -108,7 +127,15 @@ def anatomix_plan(stock: Mapping[str, Any], template: PlanTemplate, plans_name: 
 _SCHEMES = {"ZScoreNormalization": "RescaleTo01Normalization"}
 
 
-def write_plan(dataset: str, *, iterations: int | None = None, weights: str | None = None, plans_name: str = DEFAULT_PLANS_NAME) -> Path:
+def write_plan(
+    dataset: str,
+    *,
+    iterations: int | None = None,
+    weights: str | None = None,
+    plans_name: str = DEFAULT_PLANS_NAME,
+    memory_target_gb: float | None = None,
+    spacing_mm: Sequence[float] | None = None,
+) -> Path:
     """Plan ``dataset`` (ID or name) into nnU-Net's preprocessed folder; the fingerprint is extracted if there is none.
 
     Parameters
@@ -117,6 +144,8 @@ def write_plan(dataset: str, *, iterations: int | None = None, weights: str | No
     iterations : optimizer steps; the template's if left out.
     weights : file or ``hf://`` address to start from, remembered with its checksum; the bundled default if left out.
     plans_name : for ``nnUNetv2_preprocess -plans_name`` and ``nnUNetv2_train -p``.
+    memory_target_gb : of the card to train on; by default see :func:`default_memory_target_gb`.
+    spacing_mm : grid to resample to, in the axis order of nnU-Net's fingerprint (slices first), in place of the rule's.
 
     Returns
     -------
@@ -125,16 +154,26 @@ def write_plan(dataset: str, *, iterations: int | None = None, weights: str | No
     Raises
     ------
     InputError
-        If folders, dataset, labels or weights are missing or do not fit.
+        If folders, dataset, scans, labels or weights are missing or do not fit.
     """
     template = load_template()
     changes: dict[str, Any] = {} if iterations is None else {"iterations": iterations}
     if weights is not None:
         changes |= _checked_weights(weights, template.backbone)
     recipe = from_dict(Recipe, {**to_dict(template.anatomix), **changes})
-    name = _checked_dataset(dataset)
-    plan = anatomix_plan(_stock_plan(name, plans_name), dataclasses.replace(template, anatomix=recipe), plans_name)
-    path = Path(nnUNet_preprocessed) / name / f"{plans_name}.json"
+    target = default_memory_target_gb(template.geometry) if memory_target_gb is None else memory_target_gb
+    if target <= 0 or (spacing_mm is not None and (len(spacing_mm) != 3 or min(spacing_mm) <= 0)):
+        raise InputError(f"expected a memory target above 0 GB and three spacings above 0 mm, found {target} and {spacing_mm}")
+    raw = find_dataset(dataset)
+    check_cases(raw)
+    plan = anatomix_plan(
+        _stock_plan(raw, plans_name, template.geometry, spacing_mm),
+        dataclasses.replace(template, anatomix=recipe),
+        plans_name,
+        memory_target_gb=target,
+        classes=_heads(raw),
+    )
+    path = Path(nnUNet_preprocessed) / raw.name / f"{plans_name}.json"
     write_text(path, json.dumps(plan, indent=4))
     configuration = plan["configurations"][CONFIGURATION]
     log.info(
@@ -145,22 +184,47 @@ def write_plan(dataset: str, *, iterations: int | None = None, weights: str | No
         configuration["batch_size"],
         recipe.iterations,
     )
-    log.info("next: nnUNetv2_preprocess -d %s -plans_name %s -c %s", dataset, plans_name, CONFIGURATION)
     return path
 
 
+def default_memory_target_gb(config: GeometryConfig) -> float:
+    """The rule's own target, or what the smallest card found has if that is less, 2^30 bytes.
+
+    A larger card changes nothing unless it is asked for, so that a plan does not depend on where it was made.
+    """
+    if not torch.cuda.is_available():
+        return config.memory_gb
+    cards = [torch.cuda.get_device_properties(card).total_memory / GB for card in range(torch.cuda.device_count())]
+    return min(config.memory_gb, *cards)
+
+
 class _UnwrittenPlanner(ExperimentPlanner):
-    """Stock planning that leaves no plan of its own behind."""
+    """Stock planning on our grid that leaves no plan of its own behind."""
+
+    def __init__(self, dataset_name: str, plans_name: str, geometry: GeometryConfig, spacing_mm: Sequence[float] | None) -> None:
+        super().__init__(dataset_name, plans_name=plans_name, overwrite_target_spacing=None if spacing_mm is None else list(spacing_mm))
+        self._geometry = geometry
+
+    def determine_fullres_target_spacing(self) -> np.ndarray:
+        if self.overwrite_target_spacing is not None:
+            return super().determine_fullres_target_spacing()
+        found = self.dataset_fingerprint
+        return np.array(target_spacing(found["spacings"], found["shapes_after_crop"], self._geometry))
 
     def save_plans(self, plans: dict[str, Any]) -> None:
         recursive_fix_for_json_export(plans)
 
 
-def _stock_plan(name: str, plans_name: str) -> dict[str, Any]:
-    DatasetFingerprintExtractor(name, default_num_processes).run(overwrite_existing=False)
+def _stock_plan(raw: RawDataset, plans_name: str, geometry: GeometryConfig, spacing_mm: Sequence[float] | None) -> dict[str, Any]:
+    DatasetFingerprintExtractor(raw.name, default_num_processes).run(overwrite_existing=False)
     # What stock planning prints is about the U-Net that we replace.
     with contextlib.redirect_stdout(io.StringIO()):
-        return _UnwrittenPlanner(name, plans_name=plans_name).plan_experiment()
+        return _UnwrittenPlanner(raw.name, plans_name, geometry, spacing_mm).plan_experiment()
+
+
+def _heads(raw: RawDataset) -> int:
+    labels = LabelManager(raw.description["labels"], raw.description.get("regions_class_order"))
+    return labels.num_segmentation_heads
 
 
 def _checked_weights(weights: str, backbone: UNetConfig) -> dict[str, str]:
@@ -170,33 +234,3 @@ def _checked_weights(weights: str, backbone: UNetConfig) -> dict[str, str]:
         raise InputError(f"{weights} holds {loaded.architecture}; this plan is for {backbone}")
     address = weights if weights.startswith("hf://") else str(path.resolve())
     return {"weights": address, "sha256": loaded.sha256}
-
-
-def _checked_dataset(dataset: str) -> str:
-    for variable, folder in (("nnUNet_raw", nnUNet_raw), ("nnUNet_preprocessed", nnUNet_preprocessed)):
-        if not folder.get():
-            raise InputError(f"{variable} is not set; it names nnU-Net's folder (documentation/setting_up_paths.md of nnU-Net)")
-    try:
-        name = maybe_convert_to_dataset_name(dataset)
-    except (RuntimeError, ValueError):
-        raise InputError(
-            f"no single dataset '{dataset}' in {nnUNet_raw}; expected one folder Dataset{str(dataset).zfill(3)}_NAME"
-        ) from None
-    folder = Path(nnUNet_raw) / name
-    try:
-        description = load_json(str(folder / "dataset.json"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {folder / 'dataset.json'} ({error}); see dataset_format.md of nnU-Net") from None
-    if missing := [key for key in ("labels", "file_ending") if key not in description]:
-        raise InputError(f"{folder / 'dataset.json'} has no {missing}; see dataset_format.md of nnU-Net")
-    require_foreground(name, description["labels"])
-    cases = get_filenames_of_train_images_and_targets(str(folder), description) if _has_images(folder, description) else {}
-    if not cases:
-        raise InputError(f"{name} has no training images in {folder / 'imagesTr'}")
-    if unlabelled := [case for case, files in cases.items() if not Path(files["label"]).is_file()]:
-        raise InputError(f"{name}: {len(unlabelled)} training cases have no label, the first is '{unlabelled[0]}'; expected it in labelsTr")
-    return name
-
-
-def _has_images(folder: Path, description: Mapping[str, Any]) -> bool:
-    return "dataset" in description or (folder / "imagesTr").is_dir()

@@ -29,7 +29,8 @@ STOCK = {
             "data_identifier": "nnUNetPlans_3d_fullres",
             "batch_size": 2,
             "patch_size": [28, 112, 112],
-            "spacing": [3.0, 1.0, 1.0],
+            "spacing": [1.0, 1.0, 1.0],
+            "median_image_size_in_voxels": [84.0, 300.0, 320.0],
             "normalization_schemes": ["CTNormalization", "ZScoreNormalization", "NoNormalization"],
             "use_mask_for_norm": [False, True, False],
             "architecture": {"network_class_name": "a.stock.UNet", "arch_kwargs": {}, "_kw_requires_import": []},
@@ -52,7 +53,7 @@ STOCK = {
 
 def test_plan_changes_what_the_backbone_needs_and_nothing_else():
     before = copy.deepcopy(STOCK)
-    plan = anatomix_plan(STOCK, load_template(), "ourPlans")
+    plan = anatomix_plan(STOCK, load_template(), "ourPlans", memory_target_gb=8.0, classes=3)
     assert before == STOCK
     configuration, stock = plan["configurations"]["3d_fullres"], STOCK["configurations"]["3d_fullres"]
     assert list(plan["configurations"]) == ["3d_fullres"] and plan["plans_name"] == "ourPlans"
@@ -60,12 +61,12 @@ def test_plan_changes_what_the_backbone_needs_and_nothing_else():
     assert configuration["data_identifier"] == "ourPlans_3d_fullres" and configuration["batch_size"] == 4
     assert configuration["normalization_schemes"] == ["CTNormalization", "RescaleTo01Normalization", "NoNormalization"]
     assert configuration["use_mask_for_norm"] == [False, False, False]
-    assert all(configuration[key] == stock[key] for key in ("patch_size", "spacing"))
+    assert configuration["patch_size"] == [80, 80, 80] and configuration["spacing"] == stock["spacing"]
     assert json.loads(json.dumps(plan)) == plan
 
 
 def test_stock_normalization_brings_ct_to_0_1():
-    plan = anatomix_plan(STOCK, load_template(), "ourPlans")
+    plan = anatomix_plan(STOCK, load_template(), "ourPlans", memory_target_gb=8.0, classes=3)
     properties = plan["foreground_intensity_properties_per_channel"]
     image = np.array([-1000.0, -450, 0, 450, 3000], dtype=np.float32)
     scaled = CTNormalization(use_mask_for_norm=False, intensityproperties=properties["0"]).run(image)
@@ -76,7 +77,7 @@ def test_stock_normalization_brings_ct_to_0_1():
 def test_2d_datasets_are_refused():
     flat = {**STOCK, "configurations": {"2d": {}}}
     with pytest.raises(InputError, match="2D"):
-        anatomix_plan(flat, load_template(), "ourPlans")
+        anatomix_plan(flat, load_template(), "ourPlans", memory_target_gb=8.0, classes=3)
 
 
 @pytest.mark.parametrize("name, channels, batch", [("Dataset901_Hippocampus", 1, 4), ("Dataset903_LimbSarcoma", 2, 4)])

@@ -1,0 +1,180 @@
+"""A raw dataset, looked through before anything is planned: what nnU-Net would stumble over later, or learn nonsense from, is said now."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from batchgenerators.utilities.file_and_folder_operations import load_json
+from nnunetv2.configuration import default_num_processes
+from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
+from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+from tqdm import tqdm
+
+from nnunet_anatomix.finetuning.labels import require_foreground
+from pretraining.errors import InputError
+from pretraining.processes import available_cores, finished
+
+log = logging.getLogger(__name__)
+
+_NEEDED = ("channel_names", "labels", "file_ending")
+SANE_SPACING_MM = (1e-4, 100.0)
+"""From a tenth of a micrometre to ten centimetres; anything else is a damaged header."""
+_GRID_TOLERANCE = 1e-3
+"""Of spacings, origins and directions of one case's files: relative, or mm."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawDataset:
+    """A dataset whose files are all there."""
+
+    name: str
+    folder: Path
+    description: Mapping[str, Any]
+    """Its ``dataset.json``."""
+    cases: Mapping[str, Mapping[str, Any]]
+    """Training case → its ``images`` and ``label`` files."""
+
+
+def find_dataset(dataset: str) -> RawDataset:
+    """The dataset with this ID or name in ``nnUNet_raw``, its files counted but not read.
+
+    Raises
+    ------
+    InputError
+        If nnU-Net's folders, ``dataset.json``, labels, channels or files are missing or do not fit.
+    """
+    for variable, root in (("nnUNet_raw", nnUNet_raw), ("nnUNet_preprocessed", nnUNet_preprocessed)):
+        if not root.get():
+            raise InputError(f"{variable} is not set; it names nnU-Net's folder (documentation/setting_up_paths.md of nnU-Net)")
+    try:
+        name = maybe_convert_to_dataset_name(dataset)
+    except (RuntimeError, ValueError):
+        raise InputError(
+            f"no single dataset '{dataset}' in {nnUNet_raw}; expected one folder Dataset{str(dataset).zfill(3)}_NAME"
+        ) from None
+    folder = Path(nnUNet_raw) / name
+    try:
+        description = load_json(str(folder / "dataset.json"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {folder / 'dataset.json'} ({error}); see dataset_format.md of nnU-Net") from None
+    if "modality" in description:
+        description.setdefault("channel_names", description["modality"])
+    if missing := [key for key in _NEEDED if key not in description]:
+        raise InputError(f"{folder / 'dataset.json'} has no {missing}; see dataset_format.md of nnU-Net")
+    require_foreground(name, description["labels"])
+    cases = get_filenames_of_train_images_and_targets(str(folder), description) if _has_images(folder, description) else {}
+    if not cases:
+        raise InputError(f"{name} has no training images in {folder / 'imagesTr'}")
+    if unlabelled := [case for case, files in cases.items() if not Path(files["label"]).is_file()]:
+        raise InputError(f"{name}: {len(unlabelled)} training cases have no label, the first is '{unlabelled[0]}'; expected it in labelsTr")
+    channels = len(description["channel_names"])
+    for case, files in cases.items():
+        if len(files["images"]) != channels or not all(Path(image).is_file() for image in files["images"]):
+            found = [Path(image).name for image in files["images"] if Path(image).is_file()]
+            raise InputError(
+                f"{name}: dataset.json names {channels} channels, case '{case}' has {len(found)} ({found}); "
+                f"expected {case}_0000 to _{channels - 1:04d}"
+            )
+    return RawDataset(name=name, folder=folder, description=description, cases=cases)
+
+
+def check_cases(dataset: RawDataset) -> None:
+    """Read every training case, and refuse what nothing can be learned from.
+
+    Raises
+    ------
+    InputError
+        Naming the case: unreadable or 2D files, files of one case on different grids, NaN or infinite voxels, a constant channel, label
+        values that ``dataset.json`` does not name.
+
+    Notes
+    -----
+    A label that no training case shows is worth a warning alone: benchmarks name organs that a single patient may lack.
+    """
+    labels = LabelManager(dataset.description["labels"], dataset.description.get("regions_class_order"))
+    known = {int(label) for label in labels.all_labels} | ({int(labels.ignore_label)} if labels.has_ignore_label else set())
+    jobs = [(case, files["images"], files["label"], dataset.description) for case, files in sorted(dataset.cases.items())]
+    processes = min(len(jobs), default_num_processes, available_cores())
+    shown: set[int] = set()
+    # Spawned processes take longer to start than a few scans take to read.
+    for (case, *_), found in tqdm(
+        finished(_inspect, jobs, processes=processes if len(jobs) > 8 else 1),
+        total=len(jobs),
+        desc="checking scans",
+        leave=False,
+        disable=None,
+    ):
+        if strange := sorted(found - known):
+            raise InputError(f"{dataset.name}: labels of case '{case}' hold the values {strange}, dataset.json names {sorted(known)}")
+        shown |= found
+    if unseen := sorted(known - shown - {0}):
+        names = {name: value for name, value in dataset.description["labels"].items() if name != "ignore" and _values(value) & set(unseen)}
+        log.warning("%s: no training case shows label %s %s; it cannot be learned", dataset.name, unseen, sorted(names))
+
+
+def _inspect(job: tuple[str, list[str], str, Mapping[str, Any]]) -> set[int]:
+    """The label values of one case, all else having been found in order."""
+    case, images, label, description = job
+    reader = determine_reader_writer_from_dataset_json(dict(description), images[0], verbose=False)()
+    try:
+        scan, properties = reader.read_images(images)
+        segmentation, label_properties = reader.read_seg(label)
+    except Exception as error:  # of ITK, nibabel, tifffile: there is no common class
+        raise InputError(
+            f"case '{case}': cannot read {[Path(image).name for image in images]} and {Path(label).name} together: {_line(error)}"
+        ) from None
+    if 1 in scan.shape[1:]:
+        raise InputError(f"case '{case}' is 2D: {Path(images[0]).name} has {scan.shape[1:]} voxels; the backbone is 3D")
+    low, high = SANE_SPACING_MM
+    if not all(low <= spacing <= high for spacing in properties["spacing"]):
+        raise InputError(
+            f"case '{case}': expected spacings from {low:g} to {high:g} mm, found {_plain(properties['spacing'])}; mend the header"
+        )
+    if scan.shape[1:] != segmentation.shape[1:]:
+        raise InputError(f"case '{case}': image of {scan.shape[1:]} voxels, label of {segmentation.shape[1:]}; both must be on one grid")
+    for quantity, of_image, of_label in _grids(properties, label_properties):
+        if not np.allclose(of_image, of_label, rtol=_GRID_TOLERANCE, atol=_GRID_TOLERANCE):
+            raise InputError(f"case '{case}': {quantity} of the image is {of_image}, of the label {of_label}; both must be on one grid")
+    for image, channel in zip(images, scan, strict=True):
+        low, high = float(channel.min()), float(channel.max())
+        # NaN and infinity both spoil the minimum or the maximum.
+        if not np.isfinite([low, high]).all():
+            raise InputError(f"case '{case}': {Path(image).name} has NaN or infinite voxels; replace them by the background's value")
+        if low == high:
+            raise InputError(f"case '{case}': {Path(image).name} is constant ({low:g} everywhere); take it out or replace it")
+    values = np.unique(segmentation)
+    if not np.array_equal(values, np.round(values)):
+        strange = values[values % 1 != 0][0]
+        raise InputError(f"case '{case}': {Path(label).name} must hold whole numbers, found {strange:g}")
+    return {int(value) for value in values}
+
+
+def _grids(image: Mapping[str, Any], label: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    pairs = [("spacing", _plain(image["spacing"]), _plain(label["spacing"]))]
+    if "sitk_stuff" in image:
+        pairs += [(key, _plain(image["sitk_stuff"][key]), _plain(label["sitk_stuff"][key])) for key in ("origin", "direction")]
+    return pairs
+
+
+def _plain(numbers: Any) -> tuple[float, ...]:
+    return tuple(float(number) for number in numbers)
+
+
+def _values(label: Any) -> set[int]:
+    return {int(value) for value in (label if isinstance(label, (list, tuple)) else [label])}
+
+
+def _line(error: Exception) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[-200:]
+
+
+def _has_images(folder: Path, description: Mapping[str, Any]) -> bool:
+    return "dataset" in description or (folder / "imagesTr").is_dir()

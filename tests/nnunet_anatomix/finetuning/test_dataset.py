@@ -1,0 +1,132 @@
+"""Bad scans are named before anything is planned."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnunet_anatomix.finetuning.dataset import check_cases, find_dataset
+from pretraining.errors import InputError
+
+SHAPE = (9, 11, 12)
+
+
+def write(path, array, spacing=(1.0, 1.0, 2.0), origin=(0.0, 0.0, 0.0)) -> None:
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(spacing[: image.GetDimension()])
+    image.SetOrigin(origin[: image.GetDimension()])
+    sitk.WriteImage(image, str(path))
+
+
+def scan(seed=0) -> np.ndarray:
+    return np.random.default_rng(seed).random(SHAPE, dtype=np.float32)
+
+
+def labels(*values) -> np.ndarray:
+    return np.random.default_rng(1).choice(np.array(values, dtype=np.uint8), SHAPE)
+
+
+@pytest.fixture
+def folder(nnunet):
+    """Two cases of two channels, with two labels."""
+    folder = nnunet.raw / "Dataset043_Pair"
+    for part in ("imagesTr", "labelsTr"):
+        (folder / part).mkdir(parents=True)
+    for case in ("a", "b"):
+        for channel in range(2):
+            write(folder / "imagesTr" / f"{case}_{channel:04d}.nii.gz", scan(channel))
+        write(folder / "labelsTr" / f"{case}.nii.gz", labels(0, 1, 2))
+    describe(folder, {"background": 0, "liver": 1, "spleen": 2})
+    return folder
+
+
+def describe(folder, label_names, **more) -> None:
+    description = {"channel_names": {"0": "CT", "1": "T1"}, "labels": label_names, "numTraining": 2, "file_ending": ".nii.gz", **more}
+    (folder / "dataset.json").write_text(json.dumps(description))
+
+
+def image(folder, case="b", channel=1):
+    return folder / "imagesTr" / f"{case}_{channel:04d}.nii.gz"
+
+
+def label(folder, case="b"):
+    return folder / "labelsTr" / f"{case}.nii.gz"
+
+
+def test_a_sound_dataset_passes(folder, caplog):
+    check_cases(find_dataset("43"))
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda folder: image(folder).unlink(), r"names 2 channels, case 'b' has 1"),
+        (lambda folder: write(image(folder), np.full(SHAPE, 7, dtype=np.float32)), r"b_0001.nii.gz is constant \(7"),
+        (lambda folder: write(image(folder), scan(), spacing=(1, 1, 500)), "'b'"),
+        (lambda folder: write(image(folder), scan()[:5]), "'b': cannot read"),
+        (lambda folder: image(folder).write_bytes(b"no scan"), "'b': cannot read"),
+        (lambda folder: label(folder).write_bytes(label(folder).read_bytes()[:60]), "'b': cannot read"),
+        (lambda folder: write(label(folder), labels(0, 1)[1:]), r"'b': image of \(9, 11, 12\) voxels, label of \(8, 11, 12\)"),
+        (lambda folder: write(label(folder), labels(0, 1), spacing=(1, 1, 3)), "'b': spacing of the image"),
+        (lambda folder: write(label(folder), labels(0, 1), origin=(9, 0, 0)), "'b': origin of the image"),
+        (lambda folder: write(label(folder), labels(0, 1, 7)), r"'b' hold the values \[7\]"),
+        (lambda folder: write(label(folder), labels(0, 1).astype(np.float32) / 2), r"must hold whole numbers, found 0.5"),
+    ],
+)
+def test_a_bad_case_is_named_in_one_line(spoil, message, folder):
+    spoil(folder)
+    with pytest.raises(InputError, match=message) as caught:
+        check_cases(find_dataset("43"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_voxels_that_are_no_numbers_are_refused(value, nnunet):
+    # In NRRD: what is no number in a NIfTI file, ITK reads as 0.
+    folder = nnunet.raw / "Dataset043_Pair"
+    for part in ("imagesTr", "labelsTr"):
+        (folder / part).mkdir(parents=True)
+    spoilt = scan()
+    spoilt[3, 4, 5] = value
+    write(folder / "imagesTr" / "a_0000.nrrd", spoilt)
+    write(folder / "labelsTr" / "a.nrrd", labels(0, 1))
+    describe(folder, {"background": 0, "liver": 1}, channel_names={"0": "T1"}, file_ending=".nrrd")
+    with pytest.raises(InputError, match="'a': a_0000.nrrd has NaN or infinite"):
+        check_cases(find_dataset("43"))
+
+
+def test_absurd_spacings_are_refused(folder):
+    for channel in range(2):
+        write(image(folder, "a", channel), scan(channel), spacing=(1, 1, 5000))
+    write(label(folder, "a"), labels(0, 1), spacing=(1, 1, 5000))
+    with pytest.raises(InputError, match=r"'a': expected spacings from 0.0001 to 100 mm, found \(5000"):
+        check_cases(find_dataset("43"))
+
+
+def test_2d_scans_are_refused(folder):
+    for case in ("a", "b"):
+        for channel in range(2):
+            write(image(folder, case, channel), scan()[:1])
+        write(label(folder, case), labels(0, 1)[:1])
+    with pytest.raises(InputError, match="case 'a' is 2D"):
+        check_cases(find_dataset("43"))
+
+
+def test_a_label_that_no_case_shows_is_said_and_accepted(folder, caplog):
+    describe(folder, {"background": 0, "liver": 1, "spleen": 2, "uterus": 3})
+    with caplog.at_level(logging.WARNING):
+        check_cases(find_dataset("43"))
+    assert "no training case shows label [3] ['uterus']" in caplog.text
+
+
+def test_regions_and_the_ignore_label_count_as_known(folder, caplog):
+    describe(folder, {"background": 0, "both": [1, 2], "liver": 1, "ignore": 3}, regions_class_order=[1, 2])
+    write(label(folder), labels(0, 1, 2, 3))
+    with caplog.at_level(logging.WARNING):
+        check_cases(find_dataset("43"))
+    assert not caplog.records
