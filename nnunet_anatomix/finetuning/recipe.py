@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nnunet_anatomix.finetuning.augmentation import AugmentationConfig
+from nnunet_anatomix.finetuning.schedule import ScheduleConfig
 from pretraining.config import from_dict
 from pretraining.errors import InputError
 
@@ -17,10 +18,10 @@ BLOCK = "anatomix"
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """Adam, its rate falling to 0 along a half cosine."""
+    """Adam; its rate follows the schedule."""
 
     learning_rate: float = 2e-4
-    """At the first iteration."""
+    """Of the head, before the schedule."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Decay of the running moments."""
     weight_decay: float = 0.0
@@ -44,6 +45,7 @@ class Recipe:
     iterations_per_epoch: int = 250
     """Steps between two checkpoints; the last epoch takes what remains."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
 
     def __post_init__(self) -> None:

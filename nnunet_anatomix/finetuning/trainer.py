@@ -22,7 +22,7 @@ from nnunet_anatomix.finetuning.augmentation import initial_patch_size, modaliti
 from nnunet_anatomix.finetuning.labels import require_foreground
 from nnunet_anatomix.finetuning.network import AnatomixNetwork
 from nnunet_anatomix.finetuning.recipe import recipe_of, whole_number
-from nnunet_anatomix.finetuning.schedule import CosinePerIteration
+from nnunet_anatomix.finetuning.schedule import RatePerIteration, parameter_groups
 from nnunet_anatomix.finetuning.splits import STOCK_FOLDS, few_shot_splits
 from nnunet_anatomix.finetuning.stopping import stops_on_bad_input
 from nnunet_anatomix.finetuning.transfer import start_from, weights_of
@@ -132,11 +132,11 @@ class AnatomixTrainer(nnUNetTrainer):
         with written_whole(filename) as partial:
             super().save_checkpoint(str(partial))
 
-    def configure_optimizers(self) -> tuple[Optimizer, CosinePerIteration]:
-        optimizer = Adam(
-            self.network.parameters(), self.initial_lr, betas=self.recipe.optimizer.betas, weight_decay=self.recipe.optimizer.weight_decay
-        )
-        return optimizer, CosinePerIteration(optimizer, self.recipe.iterations, self.recipe.iterations_per_epoch)
+    def configure_optimizers(self) -> tuple[Optimizer, RatePerIteration]:
+        recipe, optimizer = self.recipe, self.recipe.optimizer
+        groups = parameter_groups(self.network, recipe.schedule, self.initial_lr)
+        adam = Adam(groups, betas=optimizer.betas, weight_decay=optimizer.weight_decay)
+        return adam, RatePerIteration(adam, recipe.schedule, recipe.iterations, recipe.iterations_per_epoch)
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()

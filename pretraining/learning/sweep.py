@@ -34,8 +34,8 @@ from pretraining.learning.train_config import TrainConfig
 log = logging.getLogger(__name__)
 
 TRIAL_WINDOW, TRIAL_WINDOWS = 4, 6
-"""Steps by which, and windows in which, the speed of a variant is taken: the fastest window counts, so that neither the first steps nor what
-else the machine does weighs on one variant more than on another."""
+"""Steps and number of the windows in which the speed of a variant is taken: the fastest counts, so that neither the first steps nor what
+else the machine does weigh on it."""
 CHOOSING = ("t2", "pd")
 """Modalities that T1 is judged against; CT is left for reporting."""
 

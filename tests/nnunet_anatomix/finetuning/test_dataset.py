@@ -96,7 +96,7 @@ def test_voxels_that_are_no_numbers_are_refused(value, nnunet):
     write(folder / "imagesTr" / "a_0000.nrrd", spoilt)
     write(folder / "labelsTr" / "a.nrrd", labels(0, 1))
     describe(folder, {"background": 0, "liver": 1}, channel_names={"0": "T1"}, file_ending=".nrrd")
-    with pytest.raises(InputError, match="'a': a_0000.nrrd has NaN or infinite"):
+    with pytest.raises(InputError, match=r"'a': a_0000.nrrd has NaN or infinite"):
         check_cases(find_dataset("43"))
 
 

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
-import torch
-from torch.optim import Adam
 
 from nnunet_anatomix.finetuning.planning import load_template
 from nnunet_anatomix.finetuning.recipe import Recipe, recipe_of
-from nnunet_anatomix.finetuning.schedule import CosinePerIteration, half_cosine
 from nnunet_anatomix.finetuning.splits import few_shot_splits
 from pretraining.backbone.unet import UNetConfig
 from pretraining.config import to_dict
@@ -60,32 +55,6 @@ def test_recipe_survives_json():
 def test_nonsense_is_refused_by_name(block, environment, message):
     with pytest.raises(InputError, match=message):
         recipe_of({"anatomix": block}, environment)
-
-
-def rates(steps_per_epoch: list[int], iterations: int, resume_at: int = 0) -> list[float]:
-    """Learning rates as nnU-Net would use them, from epoch ``resume_at``."""
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    optimizer = Adam([parameter], 0.5)
-    schedule, seen = CosinePerIteration(optimizer, iterations, steps_per_epoch[0]), []
-    if resume_at:
-        optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    for epoch in range(resume_at, len(steps_per_epoch)):
-        schedule.step(epoch)
-        for _ in range(steps_per_epoch[epoch]):
-            seen.append(optimizer.param_groups[0]["lr"])
-            parameter.grad = torch.ones(1)
-            optimizer.step()
-    return seen
-
-
-def test_rate_falls_along_a_half_cosine_within_an_epoch_too():
-    seen = rates([4, 4, 2], 10)
-    assert seen == pytest.approx([0.5 * half_cosine(step / 10) for step in range(10)])
-    assert seen[0] == 0.5 and half_cosine(1.0) == pytest.approx(0) and half_cosine(0.5) == pytest.approx(0.5)
-
-
-def test_a_continued_run_joins_the_curve():
-    assert rates([4, 4, 2], 10, resume_at=1) == rates([4, 4, 2], 10)[4:]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
