@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,24 +11,98 @@ import tyro
 
 from pretraining.command_line import run_commands
 
+Datasets = Annotated[tuple[str, ...], tyro.conf.arg(aliases=["-d"])]
+MemoryTarget = Annotated[float | None, tyro.conf.arg(aliases=["-gpu_memory_target"])]
+TargetSpacing = Annotated[tuple[float, float, float] | None, tyro.conf.arg(aliases=["-overwrite_target_spacing"])]
+PlansName = Annotated[str, tyro.conf.arg(aliases=["-overwrite_plans_name"])]
+
 
 def plan(
-    dataset: Annotated[str, tyro.conf.arg(aliases=["-d"])],
+    dataset: Datasets,
     iterations: int | None = None,
     weights: str | None = None,
-    overwrite_plans_name: Annotated[str, tyro.conf.arg(aliases=["-overwrite_plans_name"])] = "nnUNetAnatomixPlans",
+    gpu_memory_target: MemoryTarget = None,
+    overwrite_target_spacing: TargetSpacing = None,
+    overwrite_plans_name: PlansName = "nnUNetAnatomixPlans",
 ) -> None:
-    """Write a plan for the pretrained backbone, for nnUNetv2_preprocess -plans_name and nnUNetv2_train -p.
+    """Write plans for the pretrained backbone, for nnUNetv2_preprocess -plans_name and nnUNetv2_train -p.
 
     Args:
-        dataset: ID or name of the dataset, below nnUNet_raw.
+        dataset: IDs or names of datasets below nnUNet_raw.
         iterations: Optimizer steps; 37500 as in the paper if left out.
         weights: Weights file or hf://owner/repo/file@revision; the bundled ones if left out.
+        gpu_memory_target: GB that training may take; 8, or what the card has if that is less.
+        overwrite_target_spacing: Grid to resample to, mm, slices first; by the rule of plans/README.md if left out.
         overwrite_plans_name: Name of the plan.
     """
     from nnunet_anatomix.finetuning.planning import write_plan  # imports torch and nnU-Net, which --help does without
 
-    write_plan(dataset, iterations=iterations, weights=weights, plans_name=overwrite_plans_name)
+    for one in dataset:
+        write_plan(
+            one,
+            iterations=iterations,
+            weights=weights,
+            plans_name=overwrite_plans_name,
+            memory_target_gb=gpu_memory_target,
+            spacing_mm=overwrite_target_spacing,
+        )
+        logging.getLogger(__name__).info("next: nnUNetv2_preprocess -d %s -plans_name %s -c 3d_fullres", one, overwrite_plans_name)
+
+
+def plan_and_preprocess(
+    dataset: Datasets,
+    iterations: int | None = None,
+    weights: str | None = None,
+    gpu_memory_target: MemoryTarget = None,
+    overwrite_target_spacing: TargetSpacing = None,
+    overwrite_plans_name: PlansName = "nnUNetAnatomixPlans",
+    np: Annotated[int | None, tyro.conf.arg(aliases=["-np"])] = None,
+) -> None:
+    """Plan, then preprocess with nnU-Net's own code: all that is needed before nnUNetv2_train -p.
+
+    Args:
+        dataset: IDs or names of datasets below nnUNet_raw.
+        iterations: Optimizer steps; 37500 as in the paper if left out.
+        weights: Weights file or hf://owner/repo/file@revision; the bundled ones if left out.
+        gpu_memory_target: GB that training may take; 8, or what the card has if that is less.
+        overwrite_target_spacing: Grid to resample to, mm, slices first; by the rule of plans/README.md if left out.
+        overwrite_plans_name: Name of the plan.
+        np: Processes that preprocess; by default one a core, as nnU-Net counts them.
+    """
+    from nnunet_anatomix.finetuning.planning import preprocess, write_plan
+
+    for one in dataset:
+        path = write_plan(
+            one,
+            iterations=iterations,
+            weights=weights,
+            plans_name=overwrite_plans_name,
+            memory_target_gb=gpu_memory_target,
+            spacing_mm=overwrite_target_spacing,
+        )
+        preprocess(path, processes=np)
+        logging.getLogger(__name__).info(
+            "next: nnUNetv2_train %s 3d_fullres all -tr AnatomixTrainer -p %s", path.parent.name, overwrite_plans_name
+        )
+
+
+def split(
+    dataset: Annotated[str, tyro.conf.arg(aliases=["-d"])],
+    shots: int = 3,
+    seed: int = 0,
+    repeats: int = 1,
+) -> None:
+    """Write folds that train on few cases and validate on the others; older folds are kept beside.
+
+    Args:
+        dataset: ID or name of a planned dataset.
+        shots: Cases to train on.
+        seed: Of the drawing.
+        repeats: Folds, each with other cases.
+    """
+    from nnunet_anatomix.finetuning.splits import split_dataset
+
+    split_dataset(dataset, shots, seed=seed, repeats=repeats)
 
 
 def demo(out: Path = Path("demo"), iterations: int = 150, device: Literal["auto", "cpu", "cuda"] = "auto", seed: int = 0) -> None:
@@ -50,7 +125,7 @@ def main() -> None:
 
 
 def _commands() -> dict[str, Callable[..., None]]:
-    return {"plan": plan, "demo": demo}
+    return {"plan": plan, "plan-and-preprocess": plan_and_preprocess, "split": split, "demo": demo}
 
 
 if __name__ == "__main__":

@@ -19,7 +19,9 @@ import torch
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_dataset
 from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
@@ -185,6 +187,16 @@ def write_plan(
         recipe.iterations,
     )
     return path
+
+
+def preprocess(plan: Path, *, processes: int | None = None) -> None:
+    """Bring the dataset of a plan that :func:`write_plan` wrote to the plan's grid and intensities, with nnU-Net's own code."""
+    preprocess_dataset(
+        convert_dataset_name_to_id(plan.parent.name),
+        plan.stem,
+        (CONFIGURATION,),
+        (default_num_processes if processes is None else processes,),
+    )
 
 
 def default_memory_target_gb(config: GeometryConfig) -> float:

@@ -6,7 +6,6 @@ import pytest
 
 from nnunet_anatomix.finetuning.planning import load_template
 from nnunet_anatomix.finetuning.recipe import Recipe, recipe_of
-from nnunet_anatomix.finetuning.splits import few_shot_splits
 from pretraining.backbone.unet import UNetConfig
 from pretraining.config import to_dict
 from pretraining.errors import InputError
@@ -55,19 +54,3 @@ def test_recipe_survives_json():
 def test_nonsense_is_refused_by_name(block, environment, message):
     with pytest.raises(InputError, match=message):
         recipe_of({"anatomix": block}, environment)
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 4])
-def test_few_cases_are_left_out_one_by_one(count):
-    cases = [f"case_{number}" for number in reversed(range(count))]
-    splits = few_shot_splits(cases)
-    assert len(splits) == count and [fold["val"] for fold in splits] == [[case] for case in sorted(cases)]
-    for fold in splits:
-        assert set(fold["train"]) | set(fold["val"]) == set(cases)
-        assert count == 1 or not set(fold["train"]) & set(fold["val"])
-
-
-@pytest.mark.parametrize("count", [0, 5, 6])
-def test_other_counts_are_not_for_leave_one_out(count):
-    with pytest.raises(InputError, match=f"found {count}"):
-        few_shot_splits([str(number) for number in range(count)])

@@ -1,0 +1,75 @@
+"""Folds for few labelled cases."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from nnunet_anatomix.finetuning.splits import few_shot_splits, shots_splits, split_dataset, write_splits
+from pretraining.errors import InputError
+
+CASES = [f"case_{number}" for number in (4, 0, 3, 1, 2)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_few_cases_are_left_out_one_by_one(count):
+    cases = [f"case_{number}" for number in reversed(range(count))]
+    splits = few_shot_splits(cases)
+    assert len(splits) == count and [fold["val"] for fold in splits] == [[case] for case in sorted(cases)]
+    for fold in splits:
+        assert set(fold["train"]) | set(fold["val"]) == set(cases)
+        assert count == 1 or not set(fold["train"]) & set(fold["val"])
+
+
+@pytest.mark.parametrize("count", [0, 5, 6])
+def test_other_counts_are_not_for_leave_one_out(count):
+    with pytest.raises(InputError, match=f"found {count}"):
+        few_shot_splits([str(number) for number in range(count)])
+
+
+@pytest.mark.parametrize("shots", [1, 2, 4])
+def test_shots_train_and_the_others_validate(shots):
+    for fold in shots_splits(CASES, shots, seed=1, repeats=5):
+        assert len(fold["train"]) == shots and sorted(fold["train"] + fold["val"]) == sorted(CASES)
+
+
+def test_repeats_differ_as_long_as_they_can_and_share_nothing_with_another_seed():
+    folds = shots_splits(CASES, 2, seed=0, repeats=20)
+    draws = [tuple(fold["train"]) for fold in folds]
+    assert len(set(draws[:10])) == 10 and len(set(draws[10:])) == 10
+    assert shots_splits(CASES[::-1], 2, seed=0, repeats=20) == folds != shots_splits(CASES, 2, seed=1, repeats=20)
+
+
+def test_fewer_repeats_are_the_first_of_more():
+    assert shots_splits(CASES, 3, seed=2, repeats=2) == shots_splits(CASES, 3, seed=2, repeats=6)[:2]
+
+
+def test_all_cases_validate_themselves():
+    assert shots_splits(CASES, 5, seed=0) == [{"train": sorted(CASES), "val": sorted(CASES)}]
+
+
+@pytest.mark.parametrize(
+    "shots, more, message",
+    [(0, {}, "found 0"), (6, {}, "from 1 to 5 shots"), (2, {"repeats": 0}, "1 repeat"), (2, {"seed": -1}, "seed")],
+)
+def test_nonsense_is_refused(shots, more, message):
+    with pytest.raises(InputError, match=message):
+        shots_splits(CASES, shots, **{"seed": 0, **more})
+
+
+def test_older_folds_are_kept(tmp_path):
+    one, two, three = (shots_splits(CASES, shots, seed=0) for shots in (1, 2, 3))
+    assert write_splits(tmp_path, one) is None and write_splits(tmp_path, one) is None
+    backups = [write_splits(tmp_path, two), write_splits(tmp_path, three)]
+    assert [json.loads(path.read_text()) for path in (*backups, tmp_path / "splits_final.json")] == [one, two, three]
+
+
+def test_a_dataset_must_be_planned_first(nnunet, data_root):
+    nnunet.raw.rmdir()
+    nnunet.raw.symlink_to(data_root / "nnUNet_raw")
+    with pytest.raises(InputError, match="plan the dataset first"):
+        split_dataset("901", 2)
+    (nnunet.preprocessed / "Dataset901_Hippocampus").mkdir()
+    folds = json.loads(split_dataset("901", 2, repeats=3).read_text())
+    assert len(folds) == 3 and all(len(fold["train"]) == 2 and len(fold["val"]) == 1 for fold in folds)
