@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -38,8 +37,39 @@ def margins(shape: Sequence[int], multiple: int, min_side: int) -> list[tuple[in
     return [(total // 2, total - total // 2) for total in missing]
 
 
+def pooling_strides(poolings: int) -> list[list[int]]:
+    """What a plan's ``strides`` says of a backbone: nnU-Net reads the scales of deep supervision from it."""
+    return [[1, 1, 1]] + [[2, 2, 2]] * poolings
+
+
+class SegmentationHeads(nn.Module):
+    """A 1×1×1 convolution to classes for the full resolution, and with deep supervision for every coarser decoder level.
+
+    The name of ``seg_layers`` tells nnU-Net's ``-pretrained_weights`` what to leave out. A network without deep supervision has no
+    coarser heads, as parameters without gradient would stop distributed training, and leaves those of a checkpoint aside.
+
+    Parameters
+    ----------
+    channels : of the features, from the full resolution down.
+    classes : segmentation heads.
+    """
+
+    def __init__(self, channels: Sequence[int], classes: int) -> None:
+        super().__init__()
+        self.seg_layers = nn.ModuleList(nn.Conv3d(count, classes, 1) for count in channels)
+        # nnU-Net switches it off for validation.
+        self.deep_supervision = len(channels) > 1
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        if len(self.seg_layers) == 1:
+            own = f"{prefix}seg_layers."
+            for key in [key for key in state_dict if key.startswith(own) and not key.startswith(f"{own}0.")]:
+                del state_dict[key]
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
 class AnatomixNetwork(nn.Module):
-    """Backbone and one 1×1×1 convolution to classes; takes patches of any size and any intensity scale.
+    """Backbone and 1×1×1 convolutions to classes; takes patches of any size and any intensity scale.
 
     A plan names this class in ``network_class_name``, so that stock trainers and stock prediction find it too.
 
@@ -47,46 +77,65 @@ class AnatomixNetwork(nn.Module):
     ----------
     input_channels : image channels.
     num_classes : segmentation heads.
-    deep_supervision : must be false.
+    deep_supervision : also give logits at the coarser decoder levels, as stock trainers want them; off in the paper.
+    strides : of nnU-Net's plan; must be those of the backbone.
     backbone : fields of :class:`~pretraining.backbone.unet.UNetConfig` but ``in_channels``; left out, the paper's Table 7.
 
     Raises
     ------
     InputError
-        For an unknown backbone field or deep supervision.
+        For an unknown backbone field or strides of another network.
     """
 
-    def __init__(self, input_channels: int, num_classes: int, deep_supervision: bool = False, **backbone: Any) -> None:
+    def __init__(
+        self,
+        input_channels: int,
+        num_classes: int,
+        deep_supervision: bool = False,
+        strides: Sequence[Sequence[int]] | None = None,
+        **backbone: Any,
+    ) -> None:
         super().__init__()
-        if deep_supervision:
-            raise InputError("AnatomixNetwork has no deep supervision; train with -tr AnatomixTrainer or nnUNetTrainerNoDeepSupervision")
         config = from_dict(UNetConfig, {**backbone, "in_channels": input_channels})
+        expected = pooling_strides(config.poolings)
+        if strides is not None and [list(stride) for stride in strides] != expected:
+            raise InputError(f"the plan's strides must be {expected}, as its backbone has {config.poolings} poolings; found {strides}")
         self.backbone = UNet(config)
-        self.head = nn.Conv3d(config.out_channels, num_classes, 1)
-        # nnU-Net switches deep supervision here, whatever the network.
-        self.decoder = SimpleNamespace(deep_supervision=False)
+        shapes = self.backbone.tap_shapes()
+        self._taps = ("output", *(f"decoder.{level}.1" for level in range(1, config.poolings))) if deep_supervision else ("output",)
+        self.decoder = SegmentationHeads([shapes[tap][0] for tap in self._taps], num_classes)
         self.to(memory_format=torch.channels_last_3d)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Logits.
 
         Parameters
         ----------
-        x : (B, C, X, Y, Z), any size of at least one voxel an axis.
+        x : (B, C, X, Y, Z), any size of at least one voxel an axis; with deep supervision a multiple of the backbone's.
 
         Returns
         -------
-        (B, num_classes, X, Y, Z), float32 unless the caller opened autocast.
+        (B, num_classes, X, Y, Z), float32 unless the caller opened autocast; with deep supervision a list of them, each of half the
+        resolution of the one before.
         """
         if x.ndim != 5:
             raise InputError(f"AnatomixNetwork is 3D: expected (B, C, X, Y, Z), found {tuple(x.shape)}; use the configuration 3d_fullres")
-        config = self.backbone.config
+        config, taps = self.backbone.config, self._taps if self.decoder.deep_supervision else self._taps[:1]
         added = margins(x.shape[2:], config.multiple, config.min_side)
+        if len(taps) > 1 and any(map(any, added)):
+            raise InputError(
+                f"deep supervision needs patches of multiples of {config.multiple} and at least {config.min_side} voxels, "
+                f"found {tuple(x.shape[2:])}; change the plan's patch_size or train with -tr AnatomixTrainer"
+            )
         with reduced_precision(x.device):
-            features = self.backbone(_padded(rescaled(x), added).contiguous(memory_format=torch.channels_last_3d))
+            features = self.backbone.features(_padded(rescaled(x), added).contiguous(memory_format=torch.channels_last_3d), taps)
         inner = tuple(slice(before, before + side) for (before, _), side in zip(added, x.shape[2:], strict=True))
-        # The head is cheap; outside of our autocast its logits keep float32's resolution.
-        return self.head(features[(..., *inner)].to(x.dtype))
+        # The heads are cheap; outside of our autocast their logits keep float32's resolution.
+        full, *coarser = (
+            head(features[tap][(..., *inner)].to(x.dtype) if tap == "output" else features[tap].to(x.dtype))
+            for tap, head in zip(taps, self.decoder.seg_layers, strict=False)
+        )
+        return [full, *coarser] if coarser else full
 
 
 def _padded(x: Tensor, added: Sequence[tuple[int, int]]) -> Tensor:

@@ -57,7 +57,8 @@ class PlanTemplate:
     @property
     def backbone(self) -> UNetConfig:
         """The network that the pretrained weights must fit."""
-        return from_dict(UNetConfig, self.configuration["architecture"]["arch_kwargs"])
+        arguments = self.configuration["architecture"]["arch_kwargs"]
+        return from_dict(UNetConfig, {name: value for name, value in arguments.items() if name != "strides"})
 
 
 def load_template(name: str = "anatomix_unet16") -> PlanTemplate:

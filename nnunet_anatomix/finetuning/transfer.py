@@ -28,14 +28,14 @@ def weights_of(recipe: Recipe) -> tuple[str, Weights]:
 
 
 def start_from(weights: Weights, network: AnatomixNetwork) -> TransferReport:
-    """Copy ``weights`` into the backbone of ``network``; only the head keeps its random start.
+    """Copy ``weights`` into the backbone of ``network``; only the heads keep their random start.
 
     Several image channels share the pretrained first convolution, divided by their number.
 
     Raises
     ------
     InputError
-        If anything but the head is missing, left over or of another shape.
+        If anything but a head is missing, left over or of another shape.
     """
     state = {f"backbone.{name}": tensor for name, tensor in weights.state.items()}
-    return transfer(state, network, may_miss=("head.",))
+    return transfer(state, network, may_miss=("decoder.seg_layers.",))

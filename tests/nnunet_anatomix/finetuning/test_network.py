@@ -5,11 +5,12 @@ from __future__ import annotations
 import pydoc
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
 
 from nnunet_anatomix.finetuning import network as module
-from nnunet_anatomix.finetuning.network import AnatomixNetwork, margins, rescaled
+from nnunet_anatomix.finetuning.network import AnatomixNetwork, margins, pooling_strides, rescaled
 from pretraining.errors import InputError
 
 SMALL = {"width": 4, "out_channels": 4}
@@ -37,9 +38,9 @@ def test_margins_reach_the_next_multiple_and_the_least_side(side, total):
 @pytest.mark.parametrize("shape", [(40, 33, 17), (1, 5, 64)])
 def test_logits_lie_where_their_voxels_are(shape):
     net = AnatomixNetwork(1, 1, out_channels=1)
-    net.backbone.forward = lambda x: x
-    torch.nn.init.ones_(net.head.weight)
-    torch.nn.init.zeros_(net.head.bias)
+    net.backbone.features = lambda x, taps: {"output": x}
+    torch.nn.init.ones_(net.decoder.seg_layers[0].weight)
+    torch.nn.init.zeros_(net.decoder.seg_layers[0].bias)
     x = torch.randn(2, 1, *shape)
     assert torch.equal(net(x), rescaled(x))
 
@@ -63,17 +64,43 @@ def test_plans_find_the_network_by_its_dotted_path():
     assert pydoc.locate("nnunet_anatomix.finetuning.network.AnatomixNetwork") is AnatomixNetwork
 
 
-def test_stock_code_may_switch_deep_supervision():
+def test_without_deep_supervision_there_is_one_head_whatever_stock_code_switches():
     net = AnatomixNetwork(1, 2, **SMALL)
     net.decoder.deep_supervision = True
     assert net(torch.rand(1, 1, 32, 32, 32)).shape == (1, 2, 32, 32, 32)
-    assert not any(name.startswith("decoder") for name in net.state_dict())
+    assert [name for name in net.state_dict() if "seg_layers" in name] == ["decoder.seg_layers.0.weight", "decoder.seg_layers.0.bias"]
+
+
+def test_deep_supervision_gives_logits_at_the_scales_of_the_plans_strides():
+    strides = pooling_strides(4)
+    net = AnatomixNetwork(1, 2, True, strides, **SMALL)
+    scales = (1 / np.cumprod(np.vstack(strides), axis=0))[:-1]
+    x = torch.rand(1, 1, 32, 48, 64)
+    logits = net(x)
+    assert [tuple(level.shape[2:]) for level in logits] == [tuple(np.round(np.array(x.shape[2:]) * scale).astype(int)) for scale in scales]
+    sum(level.square().mean() for level in logits).backward()
+    unused = [name for name, parameter in net.named_parameters() if parameter.grad is None]
+    assert not unused
+    net.eval().decoder.deep_supervision = False
+    with torch.no_grad():
+        plain = AnatomixNetwork(1, 2, False, strides, **SMALL).eval()
+        plain.load_state_dict(net.state_dict())
+        assert torch.equal(plain(x), net(x))
+
+
+def test_loading_stays_strict():
+    net, other = AnatomixNetwork(1, 2, **SMALL), AnatomixNetwork(1, 2, True, **SMALL).state_dict()
+    with pytest.raises(RuntimeError, match=r"seg_layers\.0\.bias"):
+        net.load_state_dict({name: tensor for name, tensor in other.items() if not name.endswith("seg_layers.0.bias")})
+    with pytest.raises(RuntimeError, match=r"seg_layers\.1"):
+        AnatomixNetwork(1, 2, True, **SMALL).load_state_dict(net.state_dict())
 
 
 @pytest.mark.parametrize(
     "build, message",
     [
-        (lambda: AnatomixNetwork(1, 2, deep_supervision=True), "nnUNetTrainerNoDeepSupervision"),
+        (lambda: AnatomixNetwork(1, 2, True, **SMALL)(torch.rand(1, 1, 40, 56, 40)), "multiples of 16"),
+        (lambda: AnatomixNetwork(1, 2, strides=[[1, 1, 1], [1, 2, 2]]), "strides must be"),
         (lambda: AnatomixNetwork(1, 2, depth=4), "unknown keys"),
         (lambda: AnatomixNetwork(1, 2, pooling="median"), "pooling"),
         (lambda: AnatomixNetwork(1, 2, **SMALL)(torch.rand(1, 1, 32, 32)), "3D"),

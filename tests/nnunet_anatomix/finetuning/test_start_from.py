@@ -16,7 +16,7 @@ from pretraining.errors import InputError
 def test_only_the_head_stays_random(weights_file):
     weights, net = load_weights(weights_file), AnatomixNetwork(1, 3)
     report = start_from(weights, net)
-    assert report.missing == ("head.weight", "head.bias") and not report.unexpected and not report.adapted
+    assert report.missing == ("decoder.seg_layers.0.weight", "decoder.seg_layers.0.bias") and not report.unexpected and not report.adapted
     assert len(report.loaded) == len(weights.state)
     assert all(torch.equal(tensor, net.backbone.state_dict()[name]) for name, tensor in weights.state.items())
 

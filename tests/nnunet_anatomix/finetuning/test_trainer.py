@@ -68,7 +68,7 @@ def test_only_the_head_is_random_and_the_log_says_so(hippocampus, weights_file):
     weights = load_weights(weights_file)
     assert all(torch.equal(tensor, trainer.network.backbone.state_dict()[name]) for name, tensor in weights.state.items())
     log = log_of(trainer)
-    assert weights.sha256 in log and "2 missing (head.weight, head.bias)" in log
+    assert weights.sha256 in log and "2 missing (decoder.seg_layers.0.weight, decoder.seg_layers.0.bias)" in log
 
 
 def test_scratch_differs_in_nothing_but_the_weights(hippocampus, weights_file, monkeypatch):
@@ -79,7 +79,7 @@ def test_scratch_differs_in_nothing_but_the_weights(hippocampus, weights_file, m
     scratch, again = trainer_of(hippocampus, AnatomixTrainerScratch), trainer_of(hippocampus, AnatomixTrainerScratch)
     scratch.initialize()
     again.initialize()
-    assert torch.equal(scratch.network.head.weight, pretrained.network.head.weight)
+    assert torch.equal(scratch.network.decoder.seg_layers[0].weight, pretrained.network.decoder.seg_layers[0].weight)
     assert torch.equal(scratch.network.backbone.stem.conv.weight, again.network.backbone.stem.conv.weight)
     assert not torch.equal(scratch.network.backbone.stem.conv.weight, pretrained.network.backbone.stem.conv.weight)
     assert "pretrained weights" not in log_of(scratch)
@@ -121,7 +121,7 @@ def test_a_checkpoint_continues_without_the_weights_file(hippocampus, monkeypatc
     resumed = trainer_of(hippocampus, resume=True)
     resumed.load_checkpoint(checkpoint)
     assert resumed.current_epoch == 4
-    assert torch.equal(resumed.network.head.weight, trainer.network.head.weight)
+    assert torch.equal(resumed.network.decoder.seg_layers[0].weight, trainer.network.decoder.seg_layers[0].weight)
     resumed.on_train_epoch_start()
     assert resumed.optimizer.param_groups[0]["lr"] == pytest.approx(2e-4 * 0.5 * (1 + np.cos(np.pi * 4 / 150)))
 
