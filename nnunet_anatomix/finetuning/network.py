@@ -16,7 +16,9 @@ from pretraining.errors import InputError
 
 
 def rescaled(x: Tensor) -> Tensor:
-    """Min-max every channel of every patch to [0, 1]; a constant channel becomes 0.
+    """Min-max every channel of every patch to [0, 1]; a constant channel keeps what of its value lies there.
+
+    That leaves the one-hot channels of a cascade alone, also where a patch lies within one label.
 
     Parameters
     ----------
@@ -28,7 +30,8 @@ def rescaled(x: Tensor) -> Tensor:
     """
     low, high = x.amin((2, 3, 4), keepdim=True), x.amax((2, 3, 4), keepdim=True)
     spread = high - low
-    return (x - low) / torch.where(spread > 0, spread, 1)
+    varies = spread > 0
+    return (x - low) / torch.where(varies, spread, 1) + torch.where(varies, 0, low.clamp(0, 1))
 
 
 def margins(shape: Sequence[int], multiple: int, min_side: int) -> list[tuple[int, int]]:

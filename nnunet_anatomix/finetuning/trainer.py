@@ -117,7 +117,7 @@ class AnatomixTrainer(nnUNetTrainer):
         if self.starts_pretrained and not self._restores:
             where, weights = weights_of(self.recipe)
             network = getattr(self.network, "module", self.network)
-            report = start_from(weights, getattr(network, "_orig_mod", network))
+            report = start_from(weights, getattr(network, "_orig_mod", network), image_channels=len(self.modalities))
             self.print_to_log_file(f"pretrained weights: {where}, sha256 {weights.sha256}: {report}")
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:

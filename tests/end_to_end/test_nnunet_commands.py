@@ -4,80 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.backbone.weights import save_weights
+from tests.end_to_end.workplace import Workplace
 
 NAME = "Dataset901_Hippocampus"
-
-
-class Workplace:
-    """nnU-Net's three folders, and its commands run in them."""
-
-    def __init__(self, folder: Path, data_root: Path, weights: Path) -> None:
-        self.folder = folder
-        self.raw, self.preprocessed, self.results = (folder / name for name in ("raw", "preprocessed", "results"))
-        for made in (self.raw, self.preprocessed, self.results):
-            made.mkdir()
-        (self.raw / NAME).symlink_to(data_root / "nnUNet_raw" / NAME)
-        self.variables = {name: value for name, value in os.environ.items() if not name.startswith(("ANATOMIX_", "nnUNet_"))} | {
-            "nnUNet_raw": str(self.raw),
-            "nnUNet_preprocessed": str(self.preprocessed),
-            "nnUNet_results": str(self.results),
-            "nnUNet_def_n_proc": "2",
-            "nnUNet_n_proc_DA": "2",
-            "ANATOMIX_WEIGHTS": str(weights),
-        }
-
-    def start(self, command: str, *arguments: str, **variables: str) -> subprocess.Popen:
-        # The console script beside this interpreter, through it: the script's own first line may name another.
-        program = shutil.which(command, path=str(Path(sys.executable).parent)) or shutil.which(command)
-        return subprocess.Popen(
-            [sys.executable, program, *map(str, arguments)],
-            env=self.variables | variables,
-            cwd=self.folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-
-    def run(self, command: str, *arguments: str, code: int = 0, **variables: str) -> str:
-        process = self.start(command, *arguments, **variables)
-        output, _ = process.communicate()
-        assert process.returncode == code, output
-        return output
-
-    def output(self, trainer: str = "AnatomixTrainer", plans: str = "nnUNetPlans") -> Path:
-        return self.results / NAME / f"{trainer}__{plans}__3d_fullres"
-
-    def scans(self, count: int) -> Path:
-        """A folder with the first ``count`` test scans."""
-        folder = self.folder / "scans"
-        folder.mkdir(exist_ok=True)
-        for scan in sorted((self.raw / NAME / "imagesTs").iterdir())[:count]:
-            (folder / scan.name).symlink_to(scan)
-        return folder
-
-    def dice(self, predictions: Path) -> float:
-        truth = self.folder / "truth"
-        shutil.rmtree(truth, ignore_errors=True)
-        truth.mkdir()
-        for prediction in predictions.glob("*.nii.gz"):
-            (truth / prediction.name).symlink_to(self.raw / NAME / "labelsTs" / prediction.name)
-        described = (predictions / "dataset.json", "-pfile", predictions / "plans.json")
-        self.run("nnUNetv2_evaluate_folder", truth, predictions, "-djfile", *described)
-        return json.loads((predictions / "summary.json").read_text())["foreground_mean"]["Dice"]
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +24,7 @@ def workplace(data_root, tmp_path_factory) -> Workplace:
     folder = tmp_path_factory.mktemp("workplace")
     torch.manual_seed(5)
     save_weights(folder / "untrained.safetensors", UNet().state_dict(), UNetConfig(), {"name": "untrained"})
-    return Workplace(folder, data_root, folder / "untrained.safetensors")
+    return Workplace(folder, data_root / "nnUNet_raw" / NAME, folder / "untrained.safetensors")
 
 
 @pytest.fixture(scope="module")

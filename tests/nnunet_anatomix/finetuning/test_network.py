@@ -54,10 +54,12 @@ def test_scale_and_offset_of_a_channel_do_not_matter(float32):
 
 def test_rescaling_is_per_sample_and_channel_and_survives_constants():
     x = torch.rand(2, 3, 4, 5, 6) * torch.arange(1, 7).view(2, 3, 1, 1, 1) - 9
-    x[1, 2] = 4.0
+    x[1, 1], x[1, 2] = 1.0, -4.0
     scaled = rescaled(x)
     assert scaled.amin() == 0 and scaled.isfinite().all()
     assert torch.equal(scaled.amax((2, 3, 4)), torch.tensor([[1.0, 1, 1], [1, 1, 0]]))
+    one_hot = (x > 0).float()
+    assert torch.equal(rescaled(one_hot), one_hot)
 
 
 def test_plans_find_the_network_by_its_dotted_path():

@@ -15,7 +15,7 @@ from pretraining.errors import InputError
 
 def test_only_the_head_stays_random(weights_file):
     weights, net = load_weights(weights_file), AnatomixNetwork(1, 3)
-    report = start_from(weights, net)
+    report = start_from(weights, net, 1)
     assert report.missing == ("decoder.seg_layers.0.weight", "decoder.seg_layers.0.bias") and not report.unexpected and not report.adapted
     assert len(report.loaded) == len(weights.state)
     assert all(torch.equal(tensor, net.backbone.state_dict()[name]) for name, tensor in weights.state.items())
@@ -24,17 +24,26 @@ def test_only_the_head_stays_random(weights_file):
 def test_equal_channels_answer_as_one_did(weights_file):
     weights, x = load_weights(weights_file), torch.rand(1, 1, 32, 32, 32)
     one, three = AnatomixNetwork(1, 2), AnatomixNetwork(3, 2)
-    start_from(weights, one)
-    report = start_from(weights, three)
+    start_from(weights, one, 1)
+    report = start_from(weights, three, 3)
     assert report.adapted == ("backbone.stem.conv.weight",)
     torch.testing.assert_close(three.backbone(x.expand(-1, 3, -1, -1, -1)), one.backbone(x), atol=1e-4, rtol=1e-4)
+
+
+def test_a_cascade_begins_as_if_it_had_the_images_alone(weights_file):
+    weights, images = load_weights(weights_file), torch.rand(1, 2, 32, 32, 32)
+    alone, cascade = AnatomixNetwork(2, 2), AnatomixNetwork(5, 2)
+    start_from(weights, alone, 2)
+    start_from(weights, cascade, 2)
+    labels = torch.randint(0, 2, (1, 3, 32, 32, 32)).float()
+    torch.testing.assert_close(cascade.backbone(torch.cat((images, labels), 1)), alone.backbone(images), atol=1e-4, rtol=1e-4)
 
 
 def test_another_architecture_is_refused_and_nothing_is_copied(weights_file):
     net = AnatomixNetwork(1, 2, width=8)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     with pytest.raises(InputError, match="shape"):
-        start_from(load_weights(weights_file), net)
+        start_from(load_weights(weights_file), net, 1)
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 
 

@@ -163,6 +163,54 @@ def test_few_cases_get_their_folds(hippocampus, count, folds):
     assert len(everything) == count
 
 
+def test_stock_trainers_run_the_plan_with_deep_supervision(hippocampus):
+    trainer_of(hippocampus).do_split()
+    trainer = trainer_of(hippocampus, nnUNetTrainer)
+    trainer.on_train_start()
+    batch = next(trainer.dataloader_train)
+    assert [tuple(target.shape[2:]) for target in batch["target"]] == [(48, 64, 48), (24, 32, 24), (12, 16, 12), (6, 8, 6)]
+    assert np.isfinite(trainer.train_step(batch)["loss"])
+    trainer.on_train_end()
+    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(trainer.output_folder_base, (0,))
+    assert predictor.predict_logits_from_preprocessed_data(batch["data"][0]).shape == (3, 48, 64, 48)
+
+
+def _head_first(plan, description):
+    plan["anatomix"]["schedule"] = {"trained": "head_first", "head_share": 0.5}
+
+
+def _frozen(plan, description):
+    plan["anatomix"]["schedule"] = {"trained": "frozen_encoder", "layer_decay": 0.5}
+
+
+@pytest.mark.parametrize("edit, learning", [(None, {"decoder", "stem"}), (_head_first, {"decoder"}), (_frozen, {"decoder", "output"})])
+def test_the_plans_schedule_says_what_learns(edit, learning, hippocampus, monkeypatch):
+    monkeypatch.setenv("ANATOMIX_ITERATIONS", "4")
+    trainer = trainer_of(hippocampus, edit=edit)
+    trainer.on_train_start()
+    before = {name: parameter.detach().clone() for name, parameter in trainer.network.named_parameters()}
+    trainer.on_train_epoch_start()
+    trainer.train_step(next(trainer.dataloader_train))
+    changed = {name for name, parameter in trainer.network.named_parameters() if not torch.equal(parameter, before[name])}
+    assert ("backbone.stem.conv.weight" in changed) == ("stem" in learning)
+    assert ("backbone.output.weight" in changed) == (edit is not _head_first)
+    assert "decoder.seg_layers.0.weight" in changed
+
+
+def _regions(plan, description):
+    description |= {"labels": {"background": 0, "whole": [1, 2], "posterior": 2}, "regions_class_order": [1, 2]}
+
+
+def test_regions_are_learned(hippocampus):
+    trainer = trainer_of(hippocampus, edit=_regions)
+    trainer.on_train_start()
+    batch = next(trainer.dataloader_train)
+    assert trainer.network.decoder.seg_layers[0].out_channels == 2 == batch["target"].shape[1]
+    assert set(batch["target"].unique().tolist()) <= {0, 1} and batch["data"].isfinite().all()
+    assert np.isfinite(trainer.train_step(batch)["loss"]) and np.isfinite(trainer.validation_step(next(trainer.dataloader_val))["loss"])
+
+
 def test_stock_trainers_run_the_plan_without_deep_supervision(hippocampus):
     from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainerNoDeepSupervision import nnUNetTrainerNoDeepSupervision
 
