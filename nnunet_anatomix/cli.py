@@ -24,6 +24,7 @@ def plan(
     gpu_memory_target: MemoryTarget = None,
     overwrite_target_spacing: TargetSpacing = None,
     overwrite_plans_name: PlansName = "nnUNetAnatomixPlans",
+    architecture: str = "anatomix_unet16",
 ) -> None:
     """Write plans for the pretrained backbone, for nnUNetv2_preprocess -plans_name and nnUNetv2_train -p.
 
@@ -34,6 +35,7 @@ def plan(
         gpu_memory_target: GB that training may take; 8, or what the card has if that is less.
         overwrite_target_spacing: Grid to resample to, mm, slices first; by the rule of plans/README.md if left out.
         overwrite_plans_name: Name of the plan.
+        architecture: anatomix_unet16 or anatomix_dev, a template of the folder plans; anatomix_dev needs weights named.
     """
     from nnunet_anatomix.finetuning.planning import write_plan  # imports torch and nnU-Net, which --help does without
 
@@ -45,6 +47,7 @@ def plan(
             plans_name=overwrite_plans_name,
             memory_target_gb=gpu_memory_target,
             spacing_mm=overwrite_target_spacing,
+            architecture=architecture,
         )
         logging.getLogger(__name__).info("next: nnUNetv2_preprocess -d %s -plans_name %s -c 3d_fullres", one, overwrite_plans_name)
 
@@ -56,6 +59,7 @@ def plan_and_preprocess(
     gpu_memory_target: MemoryTarget = None,
     overwrite_target_spacing: TargetSpacing = None,
     overwrite_plans_name: PlansName = "nnUNetAnatomixPlans",
+    architecture: str = "anatomix_unet16",
     np: Annotated[int | None, tyro.conf.arg(aliases=["-np"])] = None,
 ) -> None:
     """Plan, then preprocess with nnU-Net's own code: all that is needed before nnUNetv2_train -p.
@@ -67,6 +71,7 @@ def plan_and_preprocess(
         gpu_memory_target: GB that training may take; 8, or what the card has if that is less.
         overwrite_target_spacing: Grid to resample to, mm, slices first; by the rule of plans/README.md if left out.
         overwrite_plans_name: Name of the plan.
+        architecture: anatomix_unet16 or anatomix_dev, a template of the folder plans; anatomix_dev needs weights named.
         np: Processes that preprocess; by default one a core, as nnU-Net counts them.
     """
     from nnunet_anatomix.finetuning.planning import preprocess, write_plan
@@ -79,6 +84,7 @@ def plan_and_preprocess(
             plans_name=overwrite_plans_name,
             memory_target_gb=gpu_memory_target,
             spacing_mm=overwrite_target_spacing,
+            architecture=architecture,
         )
         preprocess(path, processes=np)
         logging.getLogger(__name__).info(

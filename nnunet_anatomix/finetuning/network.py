@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,15 @@ from nnunet_anatomix.finetuning.precision import reduced_precision
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.config import from_dict
 from pretraining.errors import InputError
+
+FeatureNorm = Literal["none", "voxelwise"]
+
+
+def backbone_config(arch_kwargs: Mapping[str, Any], in_channels: int = 1) -> UNetConfig:
+    """The backbone in a plan's ``arch_kwargs``, which hold keyword arguments of :class:`AnatomixNetwork` besides."""
+    beside = ("strides", "feature_norm")
+    fields = {name: value for name, value in arch_kwargs.items() if name not in beside}
+    return from_dict(UNetConfig, {**fields, "in_channels": in_channels})
 
 
 def rescaled(x: Tensor) -> Tensor:
@@ -32,6 +41,26 @@ def rescaled(x: Tensor) -> Tensor:
     spread = high - low
     varies = spread > 0
     return (x - low) / torch.where(varies, spread, 1) + torch.where(varies, 0, low.clamp(0, 1))
+
+
+def voxelwise_normalized(features: Tensor, eps: float = 1e-6) -> Tensor:
+    """Divide every voxel's features by their root mean square.
+
+    Parameters
+    ----------
+    features : (B, C, X, Y, Z).
+    eps : least root mean square.
+
+    Returns
+    -------
+    (B, C, X, Y, Z), vectors of length √C.
+
+    Notes
+    -----
+    Only the direction is left, which is all that the contrastive loss compares. Length √C instead of 1 keeps single features near 1,
+    where a head that starts at random wants them.
+    """
+    return features / features.square().mean(1, keepdim=True).clamp(min=eps**2).sqrt()
 
 
 def margins(shape: Sequence[int], multiple: int, min_side: int) -> list[tuple[int, int]]:
@@ -82,12 +111,13 @@ class AnatomixNetwork(nn.Module):
     num_classes : segmentation heads.
     deep_supervision : also give logits at the coarser decoder levels, as stock trainers want them; off in the paper.
     strides : of nnU-Net's plan; must be those of the backbone.
+    feature_norm : ``voxelwise`` applies :func:`voxelwise_normalized` before the full-resolution head, as the published 94M network wants.
     backbone : fields of :class:`~pretraining.backbone.unet.UNetConfig` but ``in_channels``; left out, the paper's Table 7.
 
     Raises
     ------
     InputError
-        For an unknown backbone field or strides of another network.
+        For an unknown backbone field, a value out of range or strides of another network.
     """
 
     def __init__(
@@ -96,13 +126,17 @@ class AnatomixNetwork(nn.Module):
         num_classes: int,
         deep_supervision: bool = False,
         strides: Sequence[Sequence[int]] | None = None,
+        feature_norm: FeatureNorm = "none",
         **backbone: Any,
     ) -> None:
         super().__init__()
-        config = from_dict(UNetConfig, {**backbone, "in_channels": input_channels})
+        config = backbone_config(backbone, input_channels)
         expected = pooling_strides(config.poolings)
         if strides is not None and [list(stride) for stride in strides] != expected:
             raise InputError(f"the plan's strides must be {expected}, as its backbone has {config.poolings} poolings; found {strides}")
+        if feature_norm not in ("none", "voxelwise"):
+            raise InputError(f"feature_norm is 'none' or 'voxelwise', found {feature_norm!r}")
+        self._feature_norm = feature_norm
         self.backbone = UNet(config)
         shapes = self.backbone.tap_shapes()
         self._taps = ("output", *(f"decoder.{level}.1" for level in range(1, config.poolings))) if deep_supervision else ("output",)
@@ -131,14 +165,14 @@ class AnatomixNetwork(nn.Module):
                 f"found {tuple(x.shape[2:])}; change the plan's patch_size or train with -tr AnatomixTrainer"
             )
         with reduced_precision(x.device):
-            features = self.backbone.features(_padded(rescaled(x), added).contiguous(memory_format=torch.channels_last_3d), taps)
+            found = self.backbone.features(_padded(rescaled(x), added).contiguous(memory_format=torch.channels_last_3d), taps)
         inner = tuple(slice(before, before + side) for (before, _), side in zip(added, x.shape[2:], strict=True))
         # The heads are cheap; outside of our autocast their logits keep float32's resolution.
-        full, *coarser = (
-            head(features[tap][(..., *inner)].to(x.dtype) if tap == "output" else features[tap].to(x.dtype))
-            for tap, head in zip(taps, self.decoder.seg_layers, strict=False)
-        )
-        return [full, *coarser] if coarser else full
+        features = [(found[tap][(..., *inner)] if tap == "output" else found[tap]).to(x.dtype) for tap in taps]
+        if self._feature_norm == "voxelwise":
+            features[0] = voxelwise_normalized(features[0])
+        logits = [head(level) for head, level in zip(self.decoder.seg_layers, features, strict=False)]
+        return logits if len(logits) > 1 else logits[0]
 
 
 def _padded(x: Tensor, added: Sequence[tuple[int, int]]) -> Tensor:

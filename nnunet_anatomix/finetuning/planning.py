@@ -28,6 +28,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunet_anatomix.finetuning.dataset import RawDataset, check_cases, find_dataset
 from nnunet_anatomix.finetuning.geometry import GeometryConfig, patch_and_batch, target_spacing
 from nnunet_anatomix.finetuning.memory import GB, training_memory_gb
+from nnunet_anatomix.finetuning.network import backbone_config
 from nnunet_anatomix.finetuning.recipe import BLOCK, Recipe
 from pretraining.atomic import write_text
 from pretraining.backbone.unet import UNetConfig
@@ -39,6 +40,8 @@ log = logging.getLogger(__name__)
 
 CONFIGURATION = "3d_fullres"
 DEFAULT_PLANS_NAME = "nnUNetAnatomixPlans"
+DEFAULT_ARCHITECTURE = "anatomix_unet16"
+"""Of the bundled weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +60,15 @@ class PlanTemplate:
     @property
     def backbone(self) -> UNetConfig:
         """The network that the pretrained weights must fit."""
-        arguments = self.configuration["architecture"]["arch_kwargs"]
-        return from_dict(UNetConfig, {name: value for name, value in arguments.items() if name != "strides"})
+        return backbone_config(self.configuration["architecture"]["arch_kwargs"])
 
 
-def load_template(name: str = "anatomix_unet16") -> PlanTemplate:
-    """The installed template ``name``."""
+def load_template(name: str = DEFAULT_ARCHITECTURE) -> PlanTemplate:
+    """The installed template ``name``; an unknown one is an :class:`InputError` that lists all."""
+    files = [entry.name for entry in resources.files("nnunet_anatomix.plans").iterdir()]
+    known = sorted(file.removesuffix(".json") for file in files if file.endswith(".json"))
+    if name not in known:
+        raise InputError(f"no architecture '{name}'; there are {known}")
     with resources.as_file(resources.files("nnunet_anatomix.plans") / f"{name}.json") as path:
         return read_json(PlanTemplate, path)
 
@@ -138,6 +144,7 @@ def write_plan(
     plans_name: str = DEFAULT_PLANS_NAME,
     memory_target_gb: float | None = None,
     spacing_mm: Sequence[float] | None = None,
+    architecture: str = DEFAULT_ARCHITECTURE,
 ) -> Path:
     """Plan ``dataset`` (ID or name) into nnU-Net's preprocessed folder; the fingerprint is extracted if there is none.
 
@@ -149,6 +156,7 @@ def write_plan(
     plans_name : for ``nnUNetv2_preprocess -plans_name`` and ``nnUNetv2_train -p``.
     memory_target_gb : of the card to train on; by default see :func:`default_memory_target_gb`.
     spacing_mm : grid to resample to, in the axis order of nnU-Net's fingerprint (slices first), in place of the rule's.
+    architecture : name of a template in the folder ``plans``.
 
     Returns
     -------
@@ -159,7 +167,9 @@ def write_plan(
     InputError
         If folders, dataset, scans, labels or weights are missing or do not fit.
     """
-    template = load_template()
+    template = load_template(architecture)
+    if weights is None and architecture != DEFAULT_ARCHITECTURE:
+        raise InputError(f"no bundled weights fit {architecture}; name some by --weights: a file or hf://owner/repo/file@revision")
     changes: dict[str, Any] = {} if iterations is None else {"iterations": iterations}
     if weights is not None:
         changes |= _checked_weights(weights, template.backbone)

@@ -103,6 +103,7 @@ def test_loading_stays_strict():
     [
         (lambda: AnatomixNetwork(1, 2, True, **SMALL)(torch.rand(1, 1, 40, 56, 40)), "multiples of 16"),
         (lambda: AnatomixNetwork(1, 2, strides=[[1, 1, 1], [1, 2, 2]]), "strides must be"),
+        (lambda: AnatomixNetwork(1, 2, feature_norm="batch"), "feature_norm"),
         (lambda: AnatomixNetwork(1, 2, depth=4), "unknown keys"),
         (lambda: AnatomixNetwork(1, 2, pooling="median"), "pooling"),
         (lambda: AnatomixNetwork(1, 2, **SMALL)(torch.rand(1, 1, 32, 32)), "3D"),
