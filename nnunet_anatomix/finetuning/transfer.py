@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 
-import torch
-
 from nnunet_anatomix.finetuning.network import AnatomixNetwork
 from nnunet_anatomix.finetuning.recipe import Recipe
 from pretraining.backbone.transfer import TransferReport, transfer
@@ -37,7 +35,7 @@ def start_from(weights: Weights, network: AnatomixNetwork, image_channels: int) 
 
     Parameters
     ----------
-    weights : of a backbone with one input channel, or with as many as ``network``.
+    weights : of a backbone with one input channel, or with ``image_channels``.
     network : changed in place.
     image_channels : of the dataset; the network's other channels hold labels.
 
@@ -47,13 +45,4 @@ def start_from(weights: Weights, network: AnatomixNetwork, image_channels: int) 
         If anything but a head is missing, left over or of another shape.
     """
     state = {f"backbone.{name}": tensor for name, tensor in weights.state.items()}
-    first = network.backbone.stem.conv.weight
-    pretrained = state.get(_FIRST, first)
-    if pretrained.shape[1] == 1 < first.shape[1] and image_channels < first.shape[1]:
-        padding = pretrained.new_zeros(first.shape[0], first.shape[1] - image_channels, *first.shape[2:])
-        shared = (pretrained.float() / image_channels).expand(-1, image_channels, -1, -1, -1)
-        state[_FIRST] = torch.cat((shared, padding.float()), dim=1)
-    return transfer(state, network, may_miss=("decoder.seg_layers.",))
-
-
-_FIRST = "backbone.stem.conv.weight"
+    return transfer(state, network, may_miss=("decoder.seg_layers.",), image_channels=image_channels)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,35 +18,37 @@ class TransferReport:
     Attributes
     ----------
     loaded : taken over as they are.
-    adapted : taken over after a change, e.g. a first convolution spread over more input channels.
+    adapted : taken over after a change, and which: a first convolution spread over more input channels.
     missing : tensors of the network that the weights do not hold; they keep their initial values.
     unexpected : tensors of the weights that the network has no place for.
     """
 
     loaded: tuple[str, ...]
-    adapted: tuple[str, ...]
+    adapted: Mapping[str, str]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
 
     def __str__(self) -> str:
-        parts = [f"{len(self.loaded)} tensors loaded"]
-        for fate in ("adapted", "missing", "unexpected"):
-            if names := getattr(self, fate):
-                parts.append(f"{len(names)} {fate} ({', '.join(names)})")
-        return ", ".join(parts)
+        changes = [f"{name}: {change}" for name, change in self.adapted.items()]
+        fates = {"adapted": changes, "missing and left as initialized": self.missing, "unexpected": self.unexpected}
+        parts = [f"{len(names)} {fate} ({', '.join(names)})" for fate, names in fates.items() if names]
+        return ", ".join([f"{len(self.loaded)} tensors loaded", *parts])
 
 
-def transfer(state: dict[str, Tensor], net: nn.Module, *, may_miss: Collection[str] = ()) -> TransferReport:
+def transfer(
+    state: dict[str, Tensor], net: nn.Module, *, may_miss: Collection[str] = (), image_channels: int | None = None
+) -> TransferReport:
     """Copy ``state`` into ``net``.
 
-    A convolution trained on one input channel that meets C channels is repeated over them and divided by C, so that
-    C equal channels give the response that one gave.
+    A convolution trained on one input channel that meets C image channels is repeated over them and divided by C, so that C equal
+    channels give the response that one gave. Input channels beyond the images start at 0: the network begins as if they were not there.
 
     Parameters
     ----------
     state : tensor name → tensor, any floating dtype.
     net : changed in place, only if everything fits.
     may_miss : prefixes of tensors that ``state`` need not hold, such as a new segmentation head.
+    image_channels : how many of the input channels, from the first, are images; all if left out.
 
     Raises
     ------
@@ -66,15 +68,15 @@ def transfer(state: dict[str, Tensor], net: nn.Module, *, may_miss: Collection[s
             f"the weights hold {len(unexpected)} tensors that the network lacks, the first is '{unexpected[0]}'; "
             "name weights of this architecture or change the plan"
         )
-    loaded, adapted, ready = [], [], {}
+    loaded: list[str] = []
+    adapted: dict[str, str] = {}
+    ready: dict[str, Tensor] = {}
     for name, tensor in state.items():
         target = own[name]
         if tensor.shape == target.shape:
             loaded.append(name)
-        elif _spreads(tensor, target):
-            # In float32, so that half-precision weights are not rounded twice.
-            tensor = (tensor.to(target.dtype) / target.shape[1]).expand(target.shape)
-            adapted.append(name)
+        elif spread := _spread(tensor, target, image_channels):
+            tensor, adapted[name] = spread
         else:
             raise InputError(
                 f"'{name}' has shape {tuple(tensor.shape)} in the weights and {tuple(target.shape)} in the network; "
@@ -84,9 +86,21 @@ def transfer(state: dict[str, Tensor], net: nn.Module, *, may_miss: Collection[s
     with torch.no_grad():
         for name, tensor in ready.items():
             own[name].copy_(tensor)
-    return TransferReport(tuple(loaded), tuple(adapted), missing, unexpected)
+    return TransferReport(tuple(loaded), adapted, missing, unexpected)
 
 
-def _spreads(tensor: Tensor, target: Tensor) -> bool:
-    """Whether ``tensor`` is a convolution of one input channel and ``target`` the same with several."""
-    return tensor.ndim == target.ndim == 5 and tensor.shape[1] == 1 and tensor[:, 0].shape == target[:, 0].shape
+def _spread(tensor: Tensor, target: Tensor, image_channels: int | None) -> tuple[Tensor, str] | None:
+    """A convolution of one image channel, or of all, for the inputs of ``target``, and what was done; None if they differ in more."""
+    if not (tensor.ndim == target.ndim == 5 and tensor[:, 0].shape == target[:, 0].shape):
+        return None
+    images = image_channels or target.shape[1]
+    if tensor.shape[1] not in (1, images) or images > target.shape[1]:
+        return None
+    shares = images // tensor.shape[1]
+    changes = [f"1 input channel spread over {images} image channels, divided by {images}"] if shares > 1 else []
+    if others := target.shape[1] - images:
+        changes.append(f"{others} beyond the image channels at 0")
+    spread = torch.zeros_like(target)
+    # In the target's float32, so that half-precision weights are not rounded twice.
+    spread[:, :images] = tensor.to(target) / shares
+    return spread, "; ".join(changes)

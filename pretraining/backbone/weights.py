@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import re
+import zipfile
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -24,6 +25,8 @@ from pretraining.config import from_dict, to_dict
 from pretraining.errors import InputError
 
 FORMAT = "anatomix-weights/1"
+_CHECKPOINT_KEY = "network_weights"
+"""Where nnU-Net's checkpoints keep the network."""
 BUNDLED_NAME = "anatomix_unet16.safetensors"
 _HUB = re.compile(r"hf://(?P<repo>[^/@]+/[^/@]+)/(?P<file>[^@]+)(?:@(?P<revision>.+))?")
 
@@ -174,10 +177,13 @@ def _read_published(path: Path) -> Weights:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        _refuse_checkpoint(path)
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
             f"{path} is damaged or holds more than tensors ({reason[:160]}); expected a published state dict (.pth) or our .safetensors"
         ) from None
+    if isinstance(content, dict) and _CHECKPOINT_KEY in content:
+        _refuse_checkpoint(path)
     if not isinstance(content, dict) or not content or not all(isinstance(value, Tensor) for value in content.values()):
         kind = f"a dict with keys {list(content)[:3]}" if isinstance(content, dict) else f"a {type(content).__name__}"
         raise InputError(f"{path} holds {kind}; expected a state dict, tensor names to tensors")
@@ -186,6 +192,20 @@ def _read_published(path: Path) -> Weights:
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     return Weights(architecture, state, {"name": path.stem, "imported_from": path.name}, tensors_sha256(state))
+
+
+def _refuse_checkpoint(path: Path) -> None:
+    """Raise if ``path`` is a trained model of nnU-Net, which holds objects that are never unpickled here: their names tell."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            pickles = [archive.read(name) for name in archive.namelist() if name.endswith("data.pkl")]
+    except (zipfile.BadZipFile, OSError):
+        return
+    if any(_CHECKPOINT_KEY.encode() in content for content in pickles):
+        raise InputError(
+            f"{path} is a checkpoint of nnU-Net, not a pretrained backbone; to start from all of it but its segmentation heads, "
+            "leave ANATOMIX_WEIGHTS alone and train with -pretrained_weights"
+        )
 
 
 def _check_fit(path: Path, state: dict[str, Tensor], architecture: UNetConfig) -> None:

@@ -26,7 +26,7 @@ def test_equal_channels_answer_as_one_did(weights_file):
     one, three = AnatomixNetwork(1, 2), AnatomixNetwork(3, 2)
     start_from(weights, one, 1)
     report = start_from(weights, three, 3)
-    assert report.adapted == ("backbone.stem.conv.weight",)
+    assert report.adapted == {"backbone.stem.conv.weight": "1 input channel spread over 3 image channels, divided by 3"}
     torch.testing.assert_close(three.backbone(x.expand(-1, 3, -1, -1, -1)), one.backbone(x), atol=1e-4, rtol=1e-4)
 
 
@@ -34,9 +34,22 @@ def test_a_cascade_begins_as_if_it_had_the_images_alone(weights_file):
     weights, images = load_weights(weights_file), torch.rand(1, 2, 32, 32, 32)
     alone, cascade = AnatomixNetwork(2, 2), AnatomixNetwork(5, 2)
     start_from(weights, alone, 2)
-    start_from(weights, cascade, 2)
+    report = start_from(weights, cascade, 2)
+    assert "over 2 image channels, divided by 2; 3 beyond the image channels at 0" in str(report)
     labels = torch.randint(0, 2, (1, 3, 32, 32, 32)).float()
     torch.testing.assert_close(cascade.backbone(torch.cat((images, labels), 1)), alone.backbone(images), atol=1e-4, rtol=1e-4)
+
+
+def test_a_backbone_of_several_channels_goes_on_in_a_cascade(tmp_path):
+    config = UNetConfig(width=2, out_channels=2, in_channels=2)
+    save_weights(tmp_path / "two.safetensors", UNet(config).state_dict(), config, {})
+    weights, net = load_weights(tmp_path / "two.safetensors"), AnatomixNetwork(3, 2, width=2, out_channels=2)
+    report = start_from(weights, net, 2)
+    assert report.adapted == {"backbone.stem.conv.weight": "1 beyond the image channels at 0"}
+    stem = net.backbone.stem.conv.weight
+    assert torch.equal(stem[:, :2], weights.state["stem.conv.weight"]) and not stem[:, 2].any()
+    with pytest.raises(InputError, match="shape"):
+        start_from(weights, AnatomixNetwork(3, 2, width=2, out_channels=2), 3)
 
 
 def test_another_architecture_is_refused_and_nothing_is_copied(weights_file):

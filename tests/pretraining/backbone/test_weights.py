@@ -83,7 +83,8 @@ class Payload:
     ("content", "message"),
     [
         ({"model.0.weight": Payload()}, "holds more than tensors"),
-        ({"network_weights": {}, "trainer_name": "nnUNetTrainer"}, "expected a state dict"),
+        ({"network_weights": {}, "trainer_name": "nnUNetTrainer"}, "checkpoint of nnU-Net"),
+        ({"network_weights": {}, "init_args": Payload()}, "checkpoint of nnU-Net"),
         ([torch.zeros(1)], "expected a state dict"),
         ({}, "expected a state dict"),
         ({"patch_embed.proj.weight": torch.zeros(8, 1, 4, 4, 4), "blocks.0.attn.qkv.weight": torch.zeros(24, 8)}, "ViT"),
@@ -167,7 +168,7 @@ def test_the_bundled_weights_fit_table_7():
 def test_one_input_channel_is_spread_over_several():
     one, three = UNet(TINY).eval(), UNet(UNetConfig(width=2, poolings=2, out_channels=3, in_channels=3)).eval()
     report = transfer(one.state_dict(), three)
-    assert report.adapted == ("stem.conv.weight",) and not report.missing and not report.unexpected
+    assert list(report.adapted) == ["stem.conv.weight"] and not report.missing and not report.unexpected
     x = torch.rand(1, 1, 8, 8, 8)
     with torch.no_grad():
         torch.testing.assert_close(three(x.expand(-1, 3, -1, -1, -1)), one(x), atol=1e-5, rtol=1e-4)
@@ -196,4 +197,4 @@ def test_a_new_head_may_be_missing_and_is_reported():
     state = {f"backbone.{name}": tensor for name, tensor in UNet(TINY).state_dict().items()}
     report = transfer(state, net, may_miss=("head.",))
     assert report.missing == ("head.weight", "head.bias")
-    assert str(report).endswith("2 missing (head.weight, head.bias)")
+    assert str(report).endswith("2 missing and left as initialized (head.weight, head.bias)")
