@@ -109,7 +109,7 @@ def judge(
 
     Args:
         data: Folder with registration/mni_multimodal and nnUNet_raw/Dataset903_LimbSarcoma, or one of these.
-        weights: A .safetensors or published .pth file, or hf://owner/repo/file; by default ANATOMIX_WEIGHTS, else the bundled weights.
+        weights: A .safetensors or published .pth file, or hf://owner/repo/file@revision; by default ANATOMIX_WEIGHTS, else bundled.
         json: File to write the scores of every subject to.
         device: auto, cpu, cuda or cuda:N.
         voxels: Drawn in each subject.

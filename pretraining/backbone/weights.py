@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import pickle
 import re
@@ -28,7 +29,9 @@ FORMAT = "anatomix-weights/1"
 _CHECKPOINT_KEY = "network_weights"
 """Where nnU-Net's checkpoints keep the network."""
 BUNDLED_NAME = "anatomix_unet16.safetensors"
-_HUB = re.compile(r"hf://(?P<repo>[^/@]+/[^/@]+)/(?P<file>[^@]+)(?:@(?P<revision>.+))?")
+_HUB = re.compile(r"hf://(?P<repo>[^/@]+/[^/@]+)/(?P<file>[^@]+)(?:@(?P<revision>.*))?")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -116,13 +119,14 @@ def find_weights(explicit: str | None = None, plan: str | None = None) -> Path:
 
     Parameters
     ----------
-    explicit, plan : a path, ``hf://owner/repo/file[@revision]`` (fetched once, then from the hub's cache), ``bundled``,
-        or None for "not said".
+    explicit, plan : a path, ``hf://owner/repo/file@revision`` (fetched once, then from the hub's cache, without network if
+        ``HF_HUB_OFFLINE`` is set), ``bundled``, or None for "not said".
 
     Raises
     ------
     InputError
-        If the named file does not exist: a wish that cannot be met is never replaced by the next place.
+        If the named file does not exist: a wish that cannot be met is never replaced by the next place. Also for an address of the
+        hub without revision: the same words must not mean other weights tomorrow.
     """
     wishes = (("--weights", explicit), ("ANATOMIX_WEIGHTS", os.environ.get("ANATOMIX_WEIGHTS")), ("the plan's anatomix.weights", plan))
     for origin, wish in wishes:
@@ -142,14 +146,21 @@ def find_weights(explicit: str | None = None, plan: str | None = None) -> Path:
 def _fetch(address: str) -> Path:
     match = _HUB.fullmatch(address)
     if not match:
-        raise InputError(f"expected hf://owner/repo/file or hf://owner/repo/file@revision, found {address}")
+        raise InputError(f"expected hf://owner/repo/file@revision, found {address}")
+    if not match["revision"]:
+        raise InputError(f"{address} has no revision, so its weights could change; append @ and a commit or tag of {match['repo']}")
     from huggingface_hub import hf_hub_download  # slow to import, and rarely needed
 
     try:
-        return Path(hf_hub_download(match["repo"], match["file"], revision=match["revision"]))
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        path = Path(hf_hub_download(match["repo"], match["file"], revision=match["revision"]))
+    except Exception as error:  # the hub lets its network library's own exceptions through
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(f"could not fetch {address} ({reason}); download the file elsewhere and name its path") from None
+    # The hub's cache has one folder a commit, whatever it was asked for.
+    commit = re.search(r"/snapshots/([0-9a-f]{40})/", path.as_posix())
+    if commit and commit[1] != match["revision"]:
+        log.warning("%s can move to other weights; today's are @%s for good", address, commit[1])
+    return path
 
 
 def _read_safetensors(path: Path) -> Weights:

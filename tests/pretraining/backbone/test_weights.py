@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -131,21 +133,80 @@ def test_a_wish_that_cannot_be_met_is_no_silent_fallback(tmp_path, monkeypatch):
         find_weights()
 
 
-def test_hub_addresses_pin_a_revision(monkeypatch, tmp_path):
+COMMIT = "0123456789abcdef" * 2 + "01234567"
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A hub whose branch ``main`` and tag ``v1`` are at COMMIT; gives what it was asked for."""
     import huggingface_hub
 
-    asked = {}
+    asked = []
 
     def download(repo: str, file: str, revision: str | None):
-        asked.update(repo=repo, file=file, revision=revision)
-        (tmp_path / "file").touch()
-        return tmp_path / "file"
+        asked.append((repo, file, revision))
+        path = tmp_path / "snapshots" / COMMIT / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        return str(path)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    assert find_weights("hf://owner/repo/sub/anatomix.pth@v1") == tmp_path / "file"
-    assert asked == {"repo": "owner/repo", "file": "sub/anatomix.pth", "revision": "v1"}
-    with pytest.raises(InputError, match="expected hf://owner/repo/file"):
-        find_weights("hf://owner")
+    return asked
+
+
+def test_a_hub_address_names_its_revision_and_what_can_move_is_said(hub, caplog):
+    found = find_weights(f"hf://owner/repo/sub/anatomix.pth@{COMMIT}")
+    assert found.name == "anatomix.pth" and hub == [("owner/repo", "sub/anatomix.pth", COMMIT)] and not caplog.records
+    assert find_weights("hf://owner/repo/sub/anatomix.pth@v1") == found
+    assert f"@{COMMIT} for good" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("hf://owner", "expected hf://owner/repo/file@revision"),
+        ("hf://owner/repo/file.pth", "has no revision"),
+        ("hf://owner/repo/file.pth@", "has no revision"),
+    ],
+)
+def test_an_address_that_could_mean_other_weights_tomorrow_is_refused(hub, address, message):
+    with pytest.raises(InputError, match=message):
+        find_weights(address)
+    assert not hub
+
+
+@pytest.mark.parametrize("error", [OSError("no network\nat all"), ValueError(), RuntimeError("proxy")])
+def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch, error):
+    import huggingface_hub
+
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fails)
+    with pytest.raises(InputError, match=r"could not fetch hf://owner/repo/file\.pth@v1") as caught:
+        find_weights("hf://owner/repo/file.pth@v1")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_hubs_cache_serves_offline(weights_file, tmp_path):
+    """By the hub's own client, in a new process, as it reads its settings once."""
+    folder = tmp_path / "hub" / "models--owner--repo"
+    (folder / "snapshots" / COMMIT).mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "v1").write_text(COMMIT)
+    cached = folder / "snapshots" / COMMIT / "tiny.safetensors"
+    cached.write_bytes(weights_file.read_bytes())
+    program = "import sys; from pretraining.backbone.weights import find_weights; print(*map(find_weights, sys.argv[1:]), sep='\\n')"
+
+    def find(*addresses: str) -> subprocess.CompletedProcess:
+        environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "hub")}
+        environment.pop("ANATOMIX_WEIGHTS", None)
+        return subprocess.run([sys.executable, "-c", program, *addresses], env=environment, capture_output=True, text=True, check=False)
+
+    found = find(f"hf://owner/repo/tiny.safetensors@{COMMIT}", "hf://owner/repo/tiny.safetensors@v1")
+    assert found.stdout.splitlines() == [str(cached)] * 2, found.stderr
+    missing = find("hf://owner/repo/other.safetensors@v1")
+    assert missing.returncode and "could not fetch hf://owner/repo/other.safetensors@v1" in missing.stderr.splitlines()[-1]
 
 
 def test_the_bundled_weights_fit_table_7():
