@@ -13,6 +13,8 @@ from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_anatomix.finetuning.network import pooling_strides
+from nnunet_anatomix.finetuning.planning import load_template
 from nnunet_anatomix.finetuning.stopping import StoppedByInput
 from nnunet_anatomix.finetuning.trainer import AnatomixTrainer
 from pretraining.backbone.weights import load_weights
@@ -143,6 +145,25 @@ def test_several_images_share_the_first_convolution_and_the_log_says_so(hippocam
     log = log_of(trainer)
     assert "backbone.stem.conv.weight: 1 input channel spread over 2 image channels, divided by 2" in log
     assert "left as initialized (decoder.seg_layers.0.weight, decoder.seg_layers.0.bias)" in log
+
+
+def test_the_large_networks_style_learns_from_its_published_file(hippocampus, golden, monkeypatch):
+    """In small: the golden file's width and depth, the rest as shipped."""
+    published = golden / "unet_instance_avg_trilinear.pth"
+    monkeypatch.setenv("ANATOMIX_WEIGHTS", str(published))
+    small = load_weights(published).architecture
+
+    def style(plan: dict, description: dict) -> None:
+        configuration = plan["configurations"]["3d_fullres"]
+        configuration |= {"architecture": load_template("anatomix_dev").configuration["architecture"], "patch_size": [64, 64, 64]}
+        arguments = configuration["architecture"]["arch_kwargs"]
+        arguments |= {"width": small.width, "poolings": small.poolings, "out_channels": small.out_channels}
+        arguments["strides"] = pooling_strides(small.poolings)
+
+    trainer = trainer_of(hippocampus, plans="nnUNetAnatomixPlans", edit=style)
+    trainer.on_train_start()
+    before = trainer.network.backbone.stem.conv.weight.detach().clone()
+    assert np.isfinite(losses(trainer)).all() and not torch.equal(trainer.network.backbone.stem.conv.weight, before)
 
 
 def fewer_labels(plan: dict, description: dict) -> None:
