@@ -14,6 +14,7 @@ from pretraining.command_line import run_commands
 Datasets = Annotated[tuple[str, ...], tyro.conf.arg(aliases=["-d"])]
 MemoryTarget = Annotated[float | None, tyro.conf.arg(aliases=["-gpu_memory_target"])]
 TargetSpacing = Annotated[tuple[float, float, float] | None, tyro.conf.arg(aliases=["-overwrite_target_spacing"])]
+Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], tyro.conf.arg(aliases=["-device"])]
 PlansName = Annotated[str, tyro.conf.arg(aliases=["-overwrite_plans_name"])]
 
 
@@ -111,6 +112,44 @@ def split(
     split_dataset(dataset, shots, seed=seed, repeats=repeats)
 
 
+def study(
+    dataset: Annotated[str, tyro.conf.arg(aliases=["-d"])],
+    out: Path,
+    shots: tuple[int, ...] = (),
+    seeds: tuple[int, ...] = (0, 1, 2),
+    starts: tuple[str, ...] = ("weights", "scratch", "stock"),
+    iterations: int = 37_500,
+    max_patch: int | None = None,
+    batch: int | None = None,
+    device: Device = "auto",
+) -> None:
+    """Compare starts and numbers of labelled scans on scans never trained on: tables and a curve; killed, it goes on.
+
+    Tested are imagesTs with labelsTs, or, where the dataset has none, the training cases left out.
+
+    Args:
+        dataset: ID or name of a dataset below nnUNet_raw.
+        out: Folder for everything; a later call may add shots, seeds and starts.
+        shots: Numbers of labelled scans to train on; all there are if left out.
+        seeds: Trainings of each kind.
+        starts: weights (bundled), scratch, stock (nnU-Net's own trainer and plan), or files of weights.
+        iterations: Optimizer steps of every training.
+        max_patch: Longest side of a patch, voxels; as planned if left out.
+        batch: Patches a step; as planned if left out.
+        device: auto, cpu, cuda or mps.
+    """
+    import torch
+
+    from nnunet_anatomix.finetuning.dataset import find_dataset
+    from nnunet_anatomix.study.runs import StudySettings
+    from nnunet_anatomix.study.study import study as run_study
+
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    settings = StudySettings(dataset=find_dataset(dataset).name, iterations=iterations, max_patch=max_patch, batch=batch)
+    table = run_study(settings, out, shots=shots, seeds=seeds, starts=starts, device=device)
+    logging.getLogger(__name__).info("%s\nall of it is in %s", table, out)
+
+
 def demo(out: Path = Path("demo"), iterations: int = 150, device: Literal["auto", "cpu", "cuda"] = "auto", seed: int = 0) -> None:
     """Train on three synthetic scans and segment two others, by stock nnU-Net commands: Dice, pictures and a report.
 
@@ -131,7 +170,7 @@ def main() -> None:
 
 
 def _commands() -> dict[str, Callable[..., None]]:
-    return {"plan": plan, "plan-and-preprocess": plan_and_preprocess, "split": split, "demo": demo}
+    return {"plan": plan, "plan-and-preprocess": plan_and_preprocess, "split": split, "study": study, "demo": demo}
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ import json
 import logging
 import os
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,6 +17,7 @@ import numpy as np
 import torch
 
 from nnunet_anatomix.demo_anatomy import ORGANS, make_subject
+from nnunet_anatomix.stock_commands import run_command
 from pretraining.atomic import write_text, written_whole
 from pretraining.errors import CommandFailed, InputError
 
@@ -83,7 +82,7 @@ def run_demo(out: Path, *, iterations: int = 150, device: str = "auto", seed: in
     }
     for number, (title, command) in enumerate(steps.items(), start=2):
         log.info("[%d/6] %s: %s", number, title, " ".join(command))
-        _run(command, environment, out / "log.txt")
+        run_command(command, environment, out / "log.txt")
     summary = json.loads((predictions / "summary.json").read_text())
     dice = {organ: summary["mean"][str(label)]["Dice"] for label, organ in enumerate(ORGANS, start=1)}
     _report(out, raw, predictions, dice, summary, seconds=time.monotonic() - began)
@@ -128,17 +127,6 @@ def _clear(out: Path) -> None:
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
     (out / _MARK).touch()
-
-
-def _run(command: list[str], environment: dict[str, str], log_file: Path) -> None:
-    """Run a console script of this environment: its progress bars stay visible, what it prints goes to the log."""
-    program = shutil.which(command[0], path=str(Path(sys.executable).parent)) or command[0]
-    with log_file.open("a") as sink:
-        sink.write(f"\n$ {' '.join(command)}\n")
-        sink.flush()
-        result = subprocess.run([program, *command[1:]], env=environment, stdout=sink, check=False)
-    if result.returncode:
-        raise CommandFailed(f"'{command[0]}' ended with exit code {result.returncode}; its output is in {log_file}")
 
 
 def _report(out: Path, raw: Path, predictions: Path, dice: dict[str, float], summary: dict, *, seconds: float) -> None:

@@ -1,5 +1,6 @@
 """What ``nnUNetv2_train -tr`` and ``nnUNetv2_predict`` find here."""
 
+from nnunet_anatomix.finetuning.stock import AnatomixTrainerStock
 from nnunet_anatomix.finetuning.trainer import AnatomixTrainer, AnatomixTrainerScratch
 
-__all__ = ["AnatomixTrainer", "AnatomixTrainerScratch"]
+__all__ = ["AnatomixTrainer", "AnatomixTrainerScratch", "AnatomixTrainerStock"]
