@@ -81,7 +81,7 @@ class AnatomixTrainer(nnUNetTrainer):
         if self.starts_pretrained and not plans.get("continue_training") and not (output / "checkpoint_final.pth").is_file():
             weights_of(self.recipe)
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.initial_lr = self.recipe.optimizer.learning_rate
+        self.initial_lr = self.recipe.learning_rate
         self.weight_decay = self.recipe.optimizer.weight_decay
         self.modalities = modalities_of(self.configuration_manager.normalization_schemes)
         self.oversample_foreground_percent = self.recipe.augmentation.foreground_share(self.modalities)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nnunet_anatomix.finetuning.planning import load_template
-from nnunet_anatomix.finetuning.recipe import Recipe, recipe_of
+from nnunet_anatomix.finetuning.recipe import Recipe, rate_for, recipe_of
 from pretraining.backbone.unet import UNetConfig
 from pretraining.config import to_dict
 from pretraining.errors import InputError
@@ -18,7 +18,7 @@ def test_shipped_plan_says_what_the_defaults_say():
 
 def test_defaults_are_the_papers():
     recipe = Recipe()
-    assert (recipe.iterations, recipe.epochs, recipe.optimizer.learning_rate) == (37_500, 150, 2e-4)
+    assert (recipe.iterations, recipe.epochs, recipe.learning_rate) == (37_500, 150, 2e-4)
 
 
 @pytest.mark.parametrize("iterations, epochs", [(1, 1), (20, 1), (250, 1), (251, 2), (600, 3), (37_500, 150)])
@@ -32,7 +32,7 @@ def test_environment_goes_before_the_plan():
     plan = {"anatomix": {"iterations": 100, "optimizer": {"learning_rate": 1e-3}}}
     assert recipe_of(plan, {}).iterations == 100
     changed = recipe_of(plan, {"ANATOMIX_ITERATIONS": "7"})
-    assert changed.iterations == 7 and changed.optimizer.learning_rate == 1e-3
+    assert changed.iterations == 7 and changed.learning_rate == 1e-3
 
 
 def test_recipe_survives_json():
@@ -54,3 +54,9 @@ def test_recipe_survives_json():
 def test_nonsense_is_refused_by_name(block, environment, message):
     with pytest.raises(InputError, match=message):
         recipe_of({"anatomix": block}, environment)
+
+
+def test_short_trainings_learn_faster_and_the_papers_at_its_rate():
+    rates = [rate_for(iterations) for iterations in (1, 250, 1_500, 6_000, 37_500, 250_000)]
+    assert rates == sorted(rates, reverse=True) and rates[0] == rates[2] == pytest.approx(1e-3) and rates[-1] == rates[-2] == 2e-4
+    assert Recipe(iterations=6_000).learning_rate == pytest.approx(5e-4)

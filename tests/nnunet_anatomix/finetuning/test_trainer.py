@@ -11,6 +11,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_anatomix.finetuning.recipe import rate_for
 from nnunet_anatomix.finetuning.stopping import StoppedByInput
 from nnunet_anatomix.finetuning.trainer import AnatomixTrainer, AnatomixTrainerScratch
 from pretraining.backbone.weights import load_weights
@@ -91,7 +92,7 @@ def test_recipe_reaches_nnunet(hippocampus, monkeypatch):
     trainer.initialize()
     assert (trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch) == (2, 250, 50)
     assert trainer.batch_size == 4 and not trainer.enable_deep_supervision
-    assert isinstance(trainer.optimizer, torch.optim.Adam) and trainer.optimizer.param_groups[0]["lr"] == 2e-4
+    assert isinstance(trainer.optimizer, torch.optim.Adam) and trainer.optimizer.param_groups[0]["lr"] == pytest.approx(rate_for(260))
     trainer.current_epoch = 1
     trainer.on_train_epoch_start()
     assert trainer.num_iterations_per_epoch == 10
