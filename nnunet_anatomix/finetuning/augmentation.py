@@ -8,7 +8,10 @@ from typing import Literal
 
 import numpy as np
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.nnunet.random_binary_operator import ApplyRandomBinaryOperatorTransform
+from batchgeneratorsv2.transforms.nnunet.remove_connected_components import RemoveRandomConnectedComponentFromOneHotEncodingTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from batchgeneratorsv2.transforms.utils.random import RandomTransform
 
 from nnunet_anatomix.finetuning.affine_warp import AffineWarp
 from nnunet_anatomix.finetuning.intensity import IntensityArtefacts
@@ -110,3 +113,20 @@ def table9(
     translation = config.ct_translation if "ct" in modalities else 0.0
     warp = AffineWarp(patch_size, spacing_mm, config.rotation_deg, config.scale, config.shear, translation)
     return ComposeTransforms([warp, IntensityArtefacts(config, modalities), last])
+
+
+def imperfect_earlier_stage(labels: int) -> BasicTransform:
+    """Make a cascade's one-hot labels, the last channels, as faulty as predictions: grown, shrunk, pieces gone.
+
+    nnU-Net's own transforms at its own strengths; training sees the true labels, prediction what the first stage found.
+
+    Parameters
+    ----------
+    labels : one-hot channels.
+    """
+    channels = list(range(-labels, 0))
+    ragged = ApplyRandomBinaryOperatorTransform(channels, strel_size=(1, 8), p_per_label=0.5)
+    pieces_gone = RemoveRandomConnectedComponentFromOneHotEncodingTransform(
+        channels, fill_with_other_class_p=0, dont_do_if_covers_more_than_x_percent=0.15, p_per_label=0.5
+    )
+    return ComposeTransforms([RandomTransform(ragged, apply_probability=0.4), RandomTransform(pieces_gone, apply_probability=0.2)])

@@ -1,4 +1,4 @@
-"""Intensity artefacts of Table 9: drawn by :func:`sample_artefacts`, applied with MONAI."""
+"""Intensity artefacts of Table 9: drawn by :func:`sample_artefacts`, applied by the synthesis engine, in its meaning and MONAI's."""
 
 from __future__ import annotations
 
@@ -12,25 +12,30 @@ from batchgeneratorsv2.transforms.base.basic_transform import ImageOnlyTransform
 from torch import Tensor
 
 from nnunet_anatomix.finetuning.network import rescaled
+from pretraining.engine.artefacts.bias_field import BiasField, apply_bias_field, term_degrees
+from pretraining.engine.artefacts.gamma import Gamma, apply_gamma
+from pretraining.engine.artefacts.gibbs import Gibbs, apply_gibbs
+from pretraining.engine.artefacts.noise import Noise, apply_noise
+from pretraining.engine.artefacts.sharpening import Sharpening, apply_sharpening
+from pretraining.engine.artefacts.smoothing import Smoothing, apply_smoothing
 
 if TYPE_CHECKING:
     from nnunet_anatomix.finetuning.augmentation import AugmentationConfig
+
+BIAS_FIELD_DEGREE = 3
+"""Of the polynomial, MONAI's value."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Artefacts:
     """What happens to one channel, in this order; None does not."""
 
-    noise: tuple[float, int] | None
-    """Std, share of the intensity range, and seed."""
-    bias_seed: int | None
-    """Of the bias field's coefficients."""
-    gibbs_alpha: float | None
-    gamma: float | None
-    smoothing_sigma_vox: tuple[float, ...] | None
-    """(X, Y, Z)."""
-    sharpening: tuple[float, tuple[float, ...], tuple[float, ...]] | None
-    """Alpha, first and second sigma (X, Y, Z), voxels."""
+    noise: Noise | None = None
+    bias_field: BiasField | None = None
+    gibbs: Gibbs | None = None
+    gamma: Gamma | None = None
+    smoothing: Smoothing | None = None
+    sharpening: Sharpening | None = None
 
 
 def sample_artefacts(config: AugmentationConfig, modality: str, *, rng: np.random.Generator) -> Artefacts:
@@ -39,82 +44,57 @@ def sample_artefacts(config: AugmentationConfig, modality: str, *, rng: np.rando
     def happens() -> bool:
         return bool(rng.random() < config.probability)
 
-    def axes(bounds: tuple[float, float]) -> tuple[float, ...]:
-        return tuple(rng.uniform(*bounds, 3).tolist())
+    def one(bounds: tuple[float, float]) -> float:
+        return float(rng.uniform(*bounds))
+
+    def axes(bounds: tuple[float, float]) -> tuple[float, float, float]:
+        return one(bounds), one(bounds), one(bounds)
+
+    def bias_field() -> BiasField:
+        terms = len(term_degrees(BIAS_FIELD_DEGREE))
+        return BiasField(degree=BIAS_FIELD_DEGREE, coefficients=tuple(one(config.bias_coefficients) for _ in range(terms)))
+
+    def sharpening() -> Sharpening:
+        return Sharpening(
+            strength=one(config.sharpening_alpha),
+            sigma1_vox=axes(config.sharpening_sigma1_vox),
+            sigma2_vox=axes(config.sharpening_sigma2_vox),
+        )
 
     is_mr = modality != "ct"
     return Artefacts(
-        noise=(float(rng.uniform(0, config.noise_max_std)), int(rng.integers(2**31))) if happens() else None,
-        bias_seed=int(rng.integers(2**31)) if is_mr and happens() else None,
-        gibbs_alpha=float(rng.uniform(*config.gibbs_alpha)) if is_mr and happens() else None,
-        gamma=float(rng.uniform(*config.gamma)) if happens() else None,
-        smoothing_sigma_vox=axes(config.smoothing_sigma_vox) if happens() else None,
-        sharpening=(float(rng.uniform(*config.sharpening_alpha)), axes(config.sharpening_sigma1_vox), axes(config.sharpening_sigma2_vox))
-        if happens()
-        else None,
+        noise=Noise(std=one((0.0, config.noise_max_std)), noise_seed=int(rng.integers(2**31))) if happens() else None,
+        bias_field=bias_field() if is_mr and happens() else None,
+        gibbs=Gibbs(alpha=one(config.gibbs_alpha)) if is_mr and happens() else None,
+        gamma=Gamma(exponent=one(config.gamma)) if happens() else None,
+        smoothing=Smoothing(sigma_vox=axes(config.smoothing_sigma_vox)) if happens() else None,
+        sharpening=sharpening() if happens() else None,
     )
 
 
-def apply_artefacts(channel: Tensor, artefacts: Artefacts, bias_coefficients: tuple[float, float]) -> Tensor:
+def apply_artefacts(channel: Tensor, artefacts: Artefacts) -> Tensor:
     """Apply what was drawn.
 
     Parameters
     ----------
-    channel : (1, X, Y, Z) in [0, 1].
+    channel : (X, Y, Z) in [0, 1].
     artefacts : from :func:`sample_artefacts`.
-    bias_coefficients : bounds of the bias field's coefficients.
 
     Returns
     -------
-    (1, X, Y, Z), around [0, 1].
+    (X, Y, Z), around [0, 1].
     """
-    # MONAI takes seconds to import, and prediction, which imports the trainer, never gets here.
-    from monai.transforms import AdjustContrast, GibbsNoise, RandBiasField
-
-    if artefacts.noise is not None:
-        std, seed = artefacts.noise
-        channel = channel + std * torch.randn(channel.shape, generator=torch.Generator().manual_seed(seed))
-    if artefacts.bias_seed is not None:
-        field = RandBiasField(prob=1.0, coeff_range=bias_coefficients)
-        field.set_random_state(artefacts.bias_seed)
-        channel = field(channel)
-    if artefacts.gibbs_alpha is not None:
-        channel = GibbsNoise(artefacts.gibbs_alpha)(channel)
-    if artefacts.gamma is not None:
-        channel = AdjustContrast(artefacts.gamma)(channel)
-    if artefacts.smoothing_sigma_vox is not None:
-        channel = smoothed(channel, artefacts.smoothing_sigma_vox)
-    if artefacts.sharpening is not None:
-        alpha, sigma1_vox, sigma2_vox = artefacts.sharpening
-        once = smoothed(channel, sigma1_vox)
-        channel = once + alpha * (once - smoothed(once, sigma2_vox))
-    # MONAI answers with its own tensor class, which carries metadata and is slow to send between processes.
-    return channel.as_subclass(Tensor)
-
-
-def smoothed(channel: Tensor, sigma_vox: Sequence[float]) -> Tensor:
-    """Gaussian smoothing along each axis, 0 beyond the border, as MONAI's ``GaussianSmooth``.
-
-    Parameters
-    ----------
-    channel : (1, X, Y, Z).
-    sigma_vox : (X, Y, Z).
-
-    Notes
-    -----
-    A patch is short enough for a matrix product along each axis, which is several times faster than MONAI's convolution.
-    """
-    from monai.networks.layers import gaussian_1d
-
-    volume = channel[0]
-    for axis, sigma in enumerate(sigma_vox):
-        kernel = gaussian_1d(torch.tensor(sigma))
-        position = torch.arange(volume.shape[axis])
-        tap = position - position[:, None] + len(kernel) // 2
-        inside = (tap >= 0) & (tap < len(kernel))
-        matrix = torch.where(inside, kernel[tap.clamp(0, len(kernel) - 1)], 0)
-        volume = torch.tensordot(volume, matrix, ([axis], [1])).movedim(-1, axis)
-    return volume[None]
+    steps = (
+        (apply_noise, artefacts.noise),
+        (apply_bias_field, artefacts.bias_field),
+        (apply_gibbs, artefacts.gibbs),
+        (apply_gamma, artefacts.gamma),
+        (apply_smoothing, artefacts.smoothing),
+        (apply_sharpening, artefacts.sharpening),
+    )
+    for apply, drawn in steps:
+        channel = channel if drawn is None else apply(channel, drawn)
+    return channel
 
 
 class IntensityArtefacts(ImageOnlyTransform):
@@ -128,9 +108,6 @@ class IntensityArtefacts(ImageOnlyTransform):
 
     def __init__(self, config: AugmentationConfig, modalities: Sequence[str]) -> None:
         super().__init__()
-        # nnU-Net forks its workers after this: imported here, MONAI is paid for once.
-        import monai.transforms  # noqa: F401
-
         self.config, self.modalities = config, tuple(modalities)
 
     def get_parameters(self, **_: Any) -> dict[str, Any]:
@@ -140,7 +117,5 @@ class IntensityArtefacts(ImageOnlyTransform):
 
     def _apply_to_image(self, img: Tensor, drawn: Sequence[Artefacts]) -> Tensor:
         # Table 9's strengths are shares of [0, 1]; stock plans bring z-scores.
-        channels = rescaled(img[None])[0].split(1)
-        return torch.cat(
-            [apply_artefacts(channel, artefacts, self.config.bias_coefficients) for channel, artefacts in zip(channels, drawn, strict=True)]
-        )
+        channels = rescaled(img[None])[0]
+        return torch.stack([apply_artefacts(channel, artefacts) for channel, artefacts in zip(channels, drawn, strict=True)])

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.file_path_utilities import get_output_folder
@@ -18,7 +19,7 @@ from torch import nn
 from torch.optim import Adam, Optimizer
 from tqdm import tqdm
 
-from nnunet_anatomix.finetuning.augmentation import initial_patch_size, modalities_of, table9
+from nnunet_anatomix.finetuning.augmentation import imperfect_earlier_stage, initial_patch_size, modalities_of, table9
 from nnunet_anatomix.finetuning.labels import require_foreground
 from nnunet_anatomix.finetuning.network import AnatomixNetwork
 from nnunet_anatomix.finetuning.recipe import recipe_of, whole_number
@@ -187,9 +188,11 @@ class AnatomixTrainer(nnUNetTrainer):
     def get_training_transforms(  # an instance's, where nnU-Net's is static: Table 9 depends on the plan
         self, patch_size: Any, rotation_for_DA: Any, deep_supervision_scales: Any, *_: Any, **label_options: Any
     ) -> BasicTransform:
-        """Table 9, then what nnU-Net does to labels in validation."""
+        """Table 9, then what nnU-Net does to labels in validation, and to a cascade's earlier stage in training."""
         label_options.pop("use_mask_for_norm", None)
         last = self.get_validation_transforms(deep_supervision_scales, **label_options)
+        if self.is_cascaded:
+            last = ComposeTransforms([last, imperfect_earlier_stage(len(self.label_manager.foreground_labels))])
         return table9(self.recipe.augmentation, patch_size, self.configuration_manager.spacing, self.modalities, last)
 
 
