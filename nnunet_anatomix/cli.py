@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,6 +11,7 @@ from typing import Annotated, Literal
 import tyro
 
 from pretraining.command_line import run_commands
+from pretraining.errors import CommandFailed
 
 Datasets = Annotated[tuple[str, ...], tyro.conf.arg(aliases=["-d"])]
 MemoryTarget = Annotated[float | None, tyro.conf.arg(aliases=["-gpu_memory_target"])]
@@ -164,13 +166,26 @@ def demo(out: Path = Path("demo"), iterations: int = 150, device: Literal["auto"
     run_demo(out, iterations=iterations, device=device, seed=seed)
 
 
+def doctor() -> None:
+    """Check all that training and prediction need: a line each, with what to do; the exit code is 1 if there is a problem."""
+    from nnunet_anatomix.doctor import examine
+
+    levels = []
+    for finding in examine():
+        sys.stdout.write(f"{finding}\n")
+        sys.stdout.flush()
+        levels.append(finding.level)
+    if problems := levels.count("problem"):
+        raise CommandFailed(f"{problems} of {len(levels)} findings are problems")
+
+
 def main() -> None:
     """Entry point of ``nnunet-anatomix``."""
     run_commands("nnunet-anatomix", _commands, __doc__ or "")
 
 
 def _commands() -> dict[str, Callable[..., None]]:
-    return {"plan": plan, "plan-and-preprocess": plan_and_preprocess, "split": split, "study": study, "demo": demo}
+    return {"plan": plan, "plan-and-preprocess": plan_and_preprocess, "split": split, "study": study, "doctor": doctor, "demo": demo}
 
 
 if __name__ == "__main__":

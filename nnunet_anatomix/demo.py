@@ -83,7 +83,7 @@ def run_demo(out: Path, *, iterations: int = 150, device: str = "auto", seed: in
     for number, (title, command) in enumerate(steps.items(), start=2):
         log.info("[%d/6] %s: %s", number, title, " ".join(command))
         run_command(command, environment, out / "log.txt")
-    summary = json.loads((predictions / "summary.json").read_text())
+    summary = json.loads((predictions / "summary.json").read_text(encoding="utf-8"))
     dice = {organ: summary["mean"][str(label)]["Dice"] for label, organ in enumerate(ORGANS, start=1)}
     _report(out, raw, predictions, dice, summary, seconds=time.monotonic() - began)
     mean = float(np.mean(list(dice.values())))
@@ -150,7 +150,7 @@ def _report(out: Path, raw: Path, predictions: Path, dice: dict[str, float], sum
         for case in summary["metric_per_case"]
         for label, organ in enumerate(ORGANS, start=1)
     ]
-    with written_whole(out / "dice.csv") as partial, partial.open("w", newline="") as file:
+    with written_whole(out / "dice.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)

@@ -50,7 +50,7 @@ def read_json(kind: type[Config], path: str | Path) -> Config:
         If the file is no JSON object or :func:`from_dict` refuses it.
     """
     try:
-        data = json.loads(Path(path).read_text())
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise InputError(f"{path} is not JSON ({error}); expected a {kind.__name__} as written by an earlier run") from None
     if not isinstance(data, dict):

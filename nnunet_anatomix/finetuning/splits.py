@@ -96,9 +96,9 @@ def write_splits(folder: Path, folds: Sequence[Fold]) -> Path | None:
         raise InputError(f"{folder} does not exist; plan the dataset first (nnunet-anatomix plan -d …)")
     path, text = folder / SPLITS_FILE, json.dumps(list(folds), indent=4)
     backup = None
-    if path.exists() and path.read_text() != text:
+    if path.exists() and path.read_text(encoding="utf-8") != text:
         backup = next(other for number in count(1) if not (other := folder / f"splits_final.backup-{number}.json").exists())
-        write_text(backup, path.read_text())
+        write_text(backup, path.read_text(encoding="utf-8"))
     write_text(path, text)
     return backup
 

@@ -165,7 +165,7 @@ def _licence_file(folder: Path) -> str:
     """First line of the folder's LICENCE or LICENSE file that says something."""
     for path in sorted(folder.glob("LICEN[CS]E*")):
         try:
-            with path.open(errors="replace") as file:
+            with path.open(encoding="utf-8", errors="replace") as file:
                 return next((line.strip() for line in file if line.strip()), "")
         except OSError:
             continue

@@ -12,7 +12,9 @@ def run(*arguments: str, **options) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "nnunet_anatomix.cli", *arguments], capture_output=True, text=True, check=False, **options)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["plan", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], *([command, "--help"] for command in ("plan", "plan-and-preprocess", "split", "study", "doctor", "demo"))]
+)
 def test_every_command_has_help(arguments):
     result = run(*arguments)
     assert result.returncode == 0 and "usage: nnunet-anatomix" in result.stdout
