@@ -1,0 +1,149 @@
+"""A study goes on where it was killed, keeps to its folder, and knows what it may test on; nnU-Net's commands are stood in for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nnunet_anatomix.evaluation import read_case_dice
+from nnunet_anatomix.study import runs
+from nnunet_anatomix.study.report import read_rows
+from nnunet_anatomix.study.runs import StudySettings
+from nnunet_anatomix.study.study import study
+from pretraining.errors import CommandFailed, InputError
+
+SETTINGS = StudySettings(dataset="Dataset901_Hippocampus", iterations=7, max_patch=32, batch=2)
+
+
+class Commands:
+    """Stands in for nnU-Net: keeps what it was asked, writes what the next step reads, and fails when told to."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[list[str], dict[str, str]]] = []
+        self.fails_at: int | None = None
+
+    def __call__(self, command, environment, log_file) -> None:
+        self.asked.append((list(command), dict(environment)))
+        if len(self.asked) == self.fails_at:
+            raise CommandFailed(f"'{command[0]}' ended with exit code 1")
+        preprocessed = Path(environment["nnUNet_preprocessed"]) / SETTINGS.dataset
+        if "plan" in command[0] or "plan-and-preprocess" in command:
+            name = "nnUNetAnatomixPlans" if command[0] == "nnunet-anatomix" else "nnUNetPlans"
+            configuration = {"patch_size": [64] * 3, "batch_size": 4, "architecture": {"arch_kwargs": {"strides": [[2, 2, 2]] * 3}}}
+            (preprocessed / f"{name}.json").write_text(json.dumps({"plans_name": name, "configurations": {"3d_fullres": configuration}}))
+        elif command[0] == "nnUNetv2_train":
+            trainer, plans = command[command.index("-tr") + 1], command[command.index("-p") + 1]
+            folder = Path(environment["nnUNet_results"]) / SETTINGS.dataset / f"{trainer}__{plans}__3d_fullres" / f"fold_{command[3]}"
+            (folder / "validation").mkdir(parents=True, exist_ok=True)
+            (folder / "checkpoint_final.pth").touch()
+            self.summary(folder / "validation", 0.9)
+        elif command[0] == "nnUNetv2_evaluate_folder":
+            folder = Path(command[2])
+            folder.mkdir(exist_ok=True)
+            self.summary(folder, 0.5)
+
+    def summary(self, folder: Path, dice: float) -> None:
+        metrics = {"1": {"Dice": dice}, "2": {"Dice": dice}}
+        cases = [{"prediction_file": f"{folder}/case_{number}.nii.gz", "metrics": metrics} for number in range(3)]
+        (folder / "summary.json").write_text(json.dumps({"metric_per_case": cases}))
+
+    def named(self, program: str) -> list[tuple[list[str], dict[str, str]]]:
+        return [(command, environment) for command, environment in self.asked if command[0] == program]
+
+
+@pytest.fixture
+def commands(monkeypatch) -> Commands:
+    commands = Commands()
+    monkeypatch.setattr(runs, "run_command", commands)
+    return commands
+
+
+@pytest.fixture
+def hippocampus(nnunet, data_root) -> Path:
+    folder = nnunet.raw / SETTINGS.dataset
+    folder.symlink_to(data_root / "nnUNet_raw" / SETTINGS.dataset)
+    return folder
+
+
+@pytest.fixture
+def untested(nnunet, data_root) -> Path:
+    """The same dataset without labels of its test scans."""
+    folder, source = nnunet.raw / SETTINGS.dataset, data_root / "nnUNet_raw" / SETTINGS.dataset
+    folder.mkdir()
+    for name in ("imagesTr", "labelsTr", "dataset.json"):
+        (folder / name).symlink_to(source / name)
+    return folder
+
+
+def test_every_start_and_seed_is_trained_and_tested_once(hippocampus, commands, tmp_path):
+    out = tmp_path / "study"
+    table = study(SETTINGS, out, seeds=(1, 0), starts=("weights", "stock"))
+    trained = commands.named("nnUNetv2_train")
+    assert [(command[command.index("-tr") + 1], environment["ANATOMIX_SEED"]) for command, environment in trained] == [
+        ("AnatomixTrainer", "0"), ("AnatomixTrainerStock", "0"), ("AnatomixTrainer", "1"), ("AnatomixTrainerStock", "1"),
+    ]  # fmt: skip
+    assert all(command[3] == "all" and command[-1] == "--c" and env["ANATOMIX_ITERATIONS"] == "7" for command, env in trained)
+    assert len(commands.named("nnUNetv2_predict")) == len(commands.named("nnUNetv2_evaluate_folder")) == 4
+    assert {row.dice for row in read_rows(out / "cases.csv")} == {0.5} and "0.500" in table
+    assert {row.label for row in read_rows(out / "cases.csv")} == {"anterior", "posterior"}
+    plans = [json.loads(path.read_text()) for path in (out / "nnUNet_preprocessed" / SETTINGS.dataset).glob("nnUNet*Plans.json")]
+    assert [plan["configurations"]["3d_fullres"]["patch_size"] for plan in plans] == [[32] * 3] * 2
+    assert not list(out.rglob("*.pth")), "checkpoints of finished runs are gone"
+
+
+def test_a_study_that_failed_goes_on_and_does_nothing_twice(hippocampus, commands, tmp_path):
+    out = tmp_path / "study"
+    commands.fails_at = 5  # planning, then the first run, then the second's training
+    with pytest.raises(CommandFailed):
+        study(SETTINGS, out, seeds=(0, 1), starts=("weights",))
+    assert len(commands.named("nnUNetv2_train")) == 2
+    study(SETTINGS, out, seeds=(0, 1), starts=("weights",))
+    assert len(commands.named("nnUNetv2_train")) == 3 and len(commands.named("nnunet-anatomix")) == 1
+    before = len(commands.asked)
+    study(SETTINGS, out, seeds=(0, 1), starts=("weights",))
+    assert len(commands.asked) == before
+
+
+def test_a_later_call_adds_seeds_and_starts(hippocampus, commands, tmp_path):
+    study(SETTINGS, tmp_path / "study", seeds=(0,), starts=("weights",))
+    study(SETTINGS, tmp_path / "study", seeds=(0, 1), starts=("weights", "scratch"))
+    assert len(commands.named("nnUNetv2_train")) == 4
+    assert len(read_rows(tmp_path / "study" / "cases.csv")) == 4 * 3 * 2
+
+
+def test_without_labelled_test_scans_the_cases_left_out_are_the_test(untested, commands, tmp_path):
+    out = tmp_path / "study"
+    study(SETTINGS, out, shots=(1, 2), seeds=(0,), starts=("weights",))
+    assert {row.dice for row in read_rows(out / "cases.csv")} == {0.9} and not commands.named("nnUNetv2_predict")
+    (fold,) = json.loads((out / "nnUNet_preprocessed" / SETTINGS.dataset / "splits_final.json").read_text())
+    assert len(fold["train"]) == 2 and len(fold["val"]) == 1
+    with pytest.raises(InputError, match="shots must be below 3"):
+        study(SETTINGS, tmp_path / "other", seeds=(0,))
+
+
+@pytest.mark.parametrize("shots", [(0,), (4,)])
+def test_more_shots_than_cases_are_refused(hippocampus, commands, tmp_path, shots):
+    with pytest.raises(InputError, match="from 1 to 3 shots"):
+        study(SETTINGS, tmp_path / "study", shots=shots)
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(hippocampus, commands, tmp_path):
+    out = tmp_path / "study"
+    study(SETTINGS, out, seeds=(0,), starts=("weights",))
+    cases = (out / "cases.csv").read_bytes()
+    with pytest.raises(InputError, match=r"iterations.*7, now 9"):
+        study(StudySettings(dataset=SETTINGS.dataset, iterations=9, max_patch=32, batch=2), out)
+    assert (out / "cases.csv").read_bytes() == cases
+    (tmp_path / "papers").mkdir()
+    (tmp_path / "papers" / "thesis.txt").touch()
+    with pytest.raises(InputError, match="something other than a study"):
+        study(SETTINGS, tmp_path / "papers")
+
+
+def test_the_stand_in_writes_what_is_read(tmp_path):
+    Commands().summary(tmp_path, 0.25)
+    dice = read_case_dice(tmp_path / "summary.json", {"labels": {"background": 0, "a": 1, "b": 2}, "file_ending": ".nii.gz"})
+    assert [one.case for one in dice] == ["case_0", "case_0", "case_1", "case_1", "case_2", "case_2"]
