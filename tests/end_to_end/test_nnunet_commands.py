@@ -12,8 +12,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from nnunet_anatomix.finetuning.recipe import rate_for
+from nnunet_anatomix.finetuning.schedule import HEAD, ScheduleConfig
 from pretraining.backbone.unet import UNet, UNetConfig
-from pretraining.backbone.weights import save_weights
+from pretraining.backbone.weights import load_weights, save_weights
 from tests.end_to_end.workplace import Workplace
 
 NAME = "Dataset901_Hippocampus"
@@ -87,25 +89,84 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen, seconds: 
         time.sleep(0.2)
 
 
+PHASES = {
+    "warming up": ({"warmup_share": 0.5}, 1),
+    "head alone": ({"trained": "head_first", "head_share": 0.5}, 1),
+    "all after the head": ({"trained": "head_first", "head_share": 0.25, "warmup_share": 0.25}, 3),
+    "frozen encoder": ({"trained": "frozen_encoder"}, 1),
+    "rates by layer": ({"layer_decay": 0.5}, 1),
+}
+"""Phase → schedule, and the epochs of 8 after which the training is killed."""
+
+
 @pytest.mark.slow
-def test_a_killed_training_continues(planned):
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_killed_training_continues_in_every_phase_of_a_schedule(planned, phase):
+    schedule, epochs = PHASES[phase]
+    name = phase.title().replace(" ", "")
     plan = planned.preprocessed / NAME / "nnUNetAnatomixPlans.json"
     shorter = json.loads(plan.read_text())
-    shorter["plans_name"] = "shortEpochs"
-    shorter["anatomix"] |= {"iterations": 40, "iterations_per_epoch": 5}
-    plan.with_name("shortEpochs.json").write_text(json.dumps(shorter))
-    command = ("nnUNetv2_train", "901", "3d_fullres", "0", "-tr", "AnatomixTrainer", "-p", "shortEpochs", *CPU)
-    fold = planned.output(plans="shortEpochs") / "fold_0"
-    process = planned.start(*command)
-    wait_for((fold / "checkpoint_latest.pth").exists, process)
+    shorter["plans_name"] = name
+    shorter["anatomix"] |= {"iterations": 40, "iterations_per_epoch": 5, "schedule": schedule}
+    plan.with_name(f"{name}.json").write_text(json.dumps(shorter))
+    command = ("nnUNetv2_train", "901", "3d_fullres", "all", "-tr", "AnatomixTrainer", "-p", name, *CPU)
+    fold = planned.output(plans=name) / "fold_all"
+
+    def saved() -> dict:
+        return torch.load(fold / "checkpoint_latest.pth", weights_only=False)
+
+    process = planned.start(*command, nnUNet_n_proc_DA="0")
+    wait_for(lambda: (fold / "checkpoint_latest.pth").exists() and saved()["current_epoch"] >= epochs, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    saved = torch.load(fold / "checkpoint_latest.pth", weights_only=False)["current_epoch"]
-    planned.run(*command, "--c", ANATOMIX_WEIGHTS="/gone")
+    then = saved()
+    assert then["current_epoch"] < 8
+    planned.run(*command, "--c", ANATOMIX_WEIGHTS="/gone", nnUNet_n_proc_DA="0")
     log = sorted(fold.glob("training_log*"))[-1].read_text()
-    assert f"Epoch {saved} " in log and f"Epoch {saved - 1} " not in log and "Epoch 7 " in log and "pretrained weights" not in log
-    logged = torch.load(fold / "checkpoint_final.pth", weights_only=False)["logging"]
-    assert len(logged["train_losses"]) == 8
+    first = then["current_epoch"]
+    assert f"Epoch {first} " in log and f"Epoch {first - 1} " not in log and "Epoch 7 " in log and "pretrained weights" not in log
+    end = torch.load(fold / "checkpoint_final.pth", weights_only=False)
+    assert len(end["logging"]["train_losses"]) == 8
+
+    # Undisturbed, the head's rate at the start of epoch 4 would be what the schedule says for iteration 20.
+    config = ScheduleConfig(**schedule)
+    rates = end["logging"]["lrs"]
+    assert rates[6] == pytest.approx(rate_for(40) * config.factor(HEAD, 30, 40), rel=1e-6)
+    weight = next(name for name in then["network_weights"] if "encoder.0" in name and name.endswith("conv.weight"))
+    begun, done = (
+        load_weights(planned.folder / "untrained.safetensors").state[weight.removeprefix("backbone.")],
+        end["network_weights"][weight],
+    )
+    waits = phase == "head alone" or phase == "frozen encoder"
+    assert torch.equal(then["network_weights"][weight], begun) is waits
+    assert torch.equal(done, begun) is (phase == "frozen encoder")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_the_best_configuration_is_found_and_models_are_combined(planned):
+    """Cross-validation over both trainers, nnU-Net's choice between them and their ensemble, and its postprocessing."""
+    trainers = ("AnatomixTrainer", "AnatomixTrainerScratch")
+    plans = ("-p", "nnUNetAnatomixPlans")
+    for trainer in trainers:
+        for fold in "012":
+            planned.run("nnUNetv2_train", "901", "3d_fullres", fold, "-tr", trainer, *plans, *CPU, "--npz", nnUNet_n_proc_DA="0")
+    planned.run("nnUNetv2_find_best_configuration", "901", "-c", "3d_fullres", "-tr", *trainers, *plans, "-f", "0", "1", "2")
+    found = json.loads((planned.results / NAME / "inference_information.json").read_text())
+    combined = [name for name in found["all_results"] if name.startswith("ensemble")]
+    assert len(found["all_results"]) == 3 and len(combined) == 1
+    scans, predictions = planned.scans(2), [planned.folder / trainer for trainer in trainers]
+    for trainer, where in zip(trainers, predictions, strict=True):
+        model = ("-d", "901", "-c", "3d_fullres", "-f", "0", "1", "2", "-tr", trainer, *plans)
+        planned.run("nnUNetv2_predict", "-i", scans, "-o", where, *model, *CPU, "--save_probabilities", "-npp", "1", "-nps", "1")
+    together = planned.folder / "together"
+    planned.run("nnUNetv2_ensemble", "-i", *predictions, "-o", together, "-np", "1")
+    assert len(list(together.glob("*.nii.gz"))) == 2
+    best = found["best_model_or_ensemble"]
+    mended = planned.folder / "mended"
+    options = ("-pp_pkl_file", best["postprocessing_file"], "-np", "1", "-plans_json", best["some_plans_file"])
+    planned.run("nnUNetv2_apply_postprocessing", "-i", together, "-o", mended, *options)
+    assert len(list(mended.glob("*.nii.gz"))) == 2
 
 
 @pytest.mark.slow

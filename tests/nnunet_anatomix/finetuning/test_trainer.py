@@ -12,6 +12,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_anatomix.finetuning.recipe import rate_for
+from nnunet_anatomix.finetuning.stock import AnatomixTrainerStock
 from nnunet_anatomix.finetuning.stopping import StoppedByInput
 from nnunet_anatomix.finetuning.trainer import AnatomixTrainer, AnatomixTrainerScratch
 from pretraining.backbone.weights import load_weights
@@ -256,3 +257,36 @@ def test_bad_input_stops_in_one_line_before_anything_is_written(edit, environmen
         trainer_of(hippocampus, edit=edit)
     assert isinstance(caught.value, InputError) and isinstance(caught.value, SystemExit)
     assert "\n" not in str(caught.value.code) and not list(hippocampus.results.iterdir())
+
+
+@pytest.mark.parametrize(("iterations", "epochs", "an_epoch"), [(25, 9, 3), (4, 4, 1), (2600, 11, 250)])
+def test_stock_training_takes_exactly_as_many_steps_and_lowers_its_rate(hippocampus, monkeypatch, iterations, epochs, an_epoch):
+    monkeypatch.setenv("ANATOMIX_ITERATIONS", str(iterations))
+    trainer = trainer_of(hippocampus, kind=AnatomixTrainerStock, plans="nnUNetPlans")
+    assert (trainer.num_epochs, trainer.num_iterations_per_epoch) == (epochs, an_epoch)
+    trainer.initialize()
+    steps, rates = 0, []
+    for _ in range(trainer.num_epochs):
+        trainer.on_train_epoch_start()
+        steps += trainer.num_iterations_per_epoch
+        rates.append(trainer.optimizer.param_groups[0]["lr"])
+        trainer.current_epoch += 1
+    assert steps == iterations and rates == sorted(rates, reverse=True) and rates[-1] < rates[0] / 2
+
+
+def test_stock_training_is_stock_but_for_its_length_and_starts_alike_from_a_seed(hippocampus, monkeypatch):
+    monkeypatch.setenv("ANATOMIX_SEED", "3")
+    twins = [trainer_of(hippocampus, kind=AnatomixTrainerStock, plans="nnUNetPlans") for _ in range(2)]
+    for trainer in twins:
+        trainer.initialize()
+    one, other = (trainer.network.state_dict() for trainer in twins)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    stock = trainer_of(hippocampus, kind=nnUNetTrainer, plans="nnUNetPlans")
+    assert twins[0].num_epochs == stock.num_epochs and twins[0].num_iterations_per_epoch == stock.num_iterations_per_epoch
+    assert twins[0].enable_deep_supervision == stock.enable_deep_supervision and twins[0].initial_lr == stock.initial_lr
+
+
+def test_stock_training_refuses_a_senseless_length(hippocampus, monkeypatch):
+    monkeypatch.setenv("ANATOMIX_ITERATIONS", "none")
+    with pytest.raises(StoppedByInput, match="ANATOMIX_ITERATIONS must be"):
+        trainer_of(hippocampus, kind=AnatomixTrainerStock, plans="nnUNetPlans")
