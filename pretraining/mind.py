@@ -58,25 +58,79 @@ def mind_ssc(image: Tensor, *, radius: int = 1, dilation: int = 2) -> Tensor:
     """
     if not (image.ndim == 3 or (image.ndim == 5 and image.shape[1] == 1)):
         raise ValueError(f"expected (X, Y, Z) or (B, 1, X, Y, Z), got {tuple(image.shape)}")
-    if radius < 0 or dilation < 1:
-        raise ValueError(f"need radius >= 0 and dilation >= 1, got {radius} and {dilation}")
-    volumes = image.float().reshape(-1, 1, *image.shape[-3:])
-    padded = functional.pad(volumes, (dilation,) * 6, mode="replicate")
+    if image.ndim == 5:
+        return torch.stack([mind_ssc(volume, radius=radius, dilation=dilation) for volume in image[:, 0]])
+    distances = _Distances(image, radius, dilation)
+    found = distances.of_planes(0, len(image))
+    return _described(found, found.mean(dim=0).mean())
 
-    def neighbour(direction: tuple[int, int, int]) -> Tensor:
-        starts = [dilation * (1 + step) for step in direction]
-        inside = [slice(start, start + side) for start, side in zip(starts, volumes.shape[2:], strict=True)]
-        return padded[(slice(None), slice(None), *inside)]
 
-    distances = volumes.new_empty((len(volumes), CHANNELS, *volumes.shape[2:]))
-    for channel, (one, other) in enumerate(_PAIRS):
-        distances[:, channel] = _box_mean((neighbour(one) - neighbour(other)).square_(), radius)[:, 0]
-    distances -= distances.amin(dim=1, keepdim=True)
-    variance = distances.mean(dim=1, keepdim=True)
-    typical = variance.mean(dim=(1, 2, 3, 4), keepdim=True)
+@torch.no_grad()
+def pooled_mind_ssc(image: Tensor, pool: int, *, radius: int = 1, dilation: int = 2) -> Tensor:
+    """:func:`mind_ssc`, averaged over cubes of ``pool`` voxels, without ever holding its channels at full resolution.
+
+    Parameters
+    ----------
+    image : (X, Y, Z), at least ``pool`` voxels along every axis.
+    pool : side of the cubes, voxels; what does not fill a cube at the end of an axis is left out.
+    radius, dilation : see :func:`mind_ssc`.
+
+    Returns
+    -------
+    (12, X // pool, Y // pool, Z // pool) float32.
+    """
+    if pool == 1:
+        return mind_ssc(image, radius=radius, dilation=dilation)
+    distances = _Distances(image, radius, dilation)
+    thickness = pool * max(1, _AT_ONCE // (pool * image[0].numel()))
+    slabs = [(first, min(first + thickness, len(image))) for first in range(0, len(image), thickness)]
+    # Twice through the volume: the typical variance must be known before any voxel can be described.
+    typical = sum(distances.of_planes(*slab).mean(dim=0).sum(dtype=torch.float64) for slab in slabs) / image.numel()
+    pooled = [
+        functional.avg_pool3d(_described(distances.of_planes(first, last), typical.float()), pool)
+        for first, last in slabs
+        if last - first >= pool
+    ]
+    return torch.cat(pooled, dim=1)
+
+
+_AT_ONCE = 2**20
+"""Voxels of a slab."""
+
+
+class _Distances:
+    """Distances of the 12 pairs' patches, each less the smallest of its voxel, for any planes along X of an (X, Y, Z) image."""
+
+    def __init__(self, image: Tensor, radius: int, dilation: int) -> None:
+        if radius < 0 or dilation < 1:
+            raise ValueError(f"need radius >= 0 and dilation >= 1, got {radius} and {dilation}")
+        self._shape, self._radius, self._dilation = image.shape, radius, dilation
+        self._padded = functional.pad(image.float()[None, None], (dilation,) * 6, mode="replicate")
+
+    def of_planes(self, first: int, last: int) -> Tensor:
+        """(12, last - first, Y, Z)."""
+        radius, dilation = self._radius, self._dilation
+        # Patches reach beyond the planes, where the image goes on.
+        low, high = max(0, first - radius), min(self._shape[0], last + radius)
+
+        def neighbour(direction: tuple[int, int, int]) -> Tensor:
+            starts = [dilation * (1 + step) for step in direction]
+            sides = (high - low, *self._shape[1:])
+            starts[0] += low
+            return self._padded[(slice(None), slice(None), *(slice(start, start + side) for start, side in zip(starts, sides, strict=True)))]
+
+        distances = self._padded.new_empty((CHANNELS, last - first, *self._shape[1:]))
+        for channel, (one, other) in enumerate(_PAIRS):
+            difference = (neighbour(one) - neighbour(other)).square_()
+            distances[channel] = _box_mean(difference, radius)[0, 0, first - low : last - low]
+        return distances.sub_(distances.amin(dim=0))
+
+
+def _described(distances: Tensor, typical: Tensor) -> Tensor:
+    """exp(-D / V), in place."""
     low, high = _VARIANCE_RANGE
-    variance.clamp_(low * typical, high * typical).clamp_min_(torch.finfo(variance.dtype).tiny)
-    return distances.div_(variance).neg_().exp_().view(*image.shape[:-4], CHANNELS, *image.shape[-3:])
+    variance = distances.mean(dim=0).clamp_(low * typical, high * typical).clamp_min_(torch.finfo(distances.dtype).tiny)
+    return distances.div_(variance).neg_().exp_()
 
 
 def _box_mean(volumes: Tensor, radius: int) -> Tensor:

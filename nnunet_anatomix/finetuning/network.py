@@ -13,6 +13,7 @@ from nnunet_anatomix.finetuning.precision import reduced_precision
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.config import from_dict
 from pretraining.errors import InputError
+from pretraining.voxelwise import voxelwise_normalized
 
 FeatureNorm = Literal["none", "voxelwise"]
 
@@ -41,26 +42,6 @@ def rescaled(x: Tensor) -> Tensor:
     spread = high - low
     varies = spread > 0
     return (x - low) / torch.where(varies, spread, 1) + torch.where(varies, 0, low.clamp(0, 1))
-
-
-def voxelwise_normalized(features: Tensor, eps: float = 1e-6) -> Tensor:
-    """Divide every voxel's features by their root mean square.
-
-    Parameters
-    ----------
-    features : (B, C, X, Y, Z).
-    eps : least root mean square.
-
-    Returns
-    -------
-    (B, C, X, Y, Z), vectors of length √C.
-
-    Notes
-    -----
-    Only the direction is left, which is all that the contrastive loss compares. Length √C instead of 1 keeps single features near 1,
-    where a head that starts at random wants them.
-    """
-    return features / features.square().mean(1, keepdim=True).clamp(min=eps**2).sqrt()
 
 
 def margins(shape: Sequence[int], multiple: int, min_side: int) -> list[tuple[int, int]]:

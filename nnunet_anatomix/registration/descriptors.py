@@ -1,0 +1,156 @@
+"""What the solver compares: MIND-SSC beside the features of the pretrained network, of both scans on one grid (App. B.4.2)."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from scipy import ndimage
+from skimage.filters import threshold_otsu
+from torch import Tensor
+from torch.nn import functional
+
+from pretraining.backbone.unet import UNet
+from pretraining.errors import InputError
+from pretraining.inference import sliding_window_features
+from pretraining.mind import CHANNELS as MIND_CHANNELS
+from pretraining.mind import pooled_mind_ssc
+
+log = logging.getLogger(__name__)
+
+_LEAST_FOREGROUND = 0.02
+"""Share of the known voxels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DescriptorConfig:
+    """Which descriptors, and how much each counts."""
+
+    mind: bool = True
+    """Whether MIND-SSC (radius 1, dilation 2; 12 channels) takes part."""
+    feature_weight: float = 0.3
+    """Factor of the features, after they were scaled; 0 leaves the network out."""
+    channels: int | None = None
+    """At most so many channels in all, by principal components of both scans' descriptors; None keeps them as they are."""
+    side: int = 128
+    """Of the network's windows, voxels."""
+    overlap: float = 0.5
+    """Of neighbouring windows, share of their side; .8 in the paper."""
+    bf16: bool = False
+    """Whether the network computes in bf16."""
+
+    def __post_init__(self) -> None:
+        if not self.mind and self.feature_weight == 0:
+            raise InputError("nothing to compare: let MIND-SSC take part, or give the features a weight")
+        if self.feature_weight < 0 or (self.channels is not None and self.channels < 1):
+            raise InputError(f"need a feature weight >= 0 and at least 1 channel, got {self.feature_weight} and {self.channels}")
+
+    def count(self, net: UNet | None) -> int:
+        """Channels before any reduction."""
+        return (MIND_CHANNELS if self.mind else 0) + (net.config.out_channels if net and self.feature_weight else 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scan:
+    """One scan on the grid of a registration.
+
+    Attributes
+    ----------
+    image : (X, Y, Z) float32.
+    known : (X, Y, Z) in {0, 1}, where something is known of it: inside its mask and its field of view; None for everywhere.
+    clip : intensities between which the network's input is scaled to [0, 1]; None for the least and the greatest.
+    """
+
+    image: Tensor
+    known: Tensor | None = None
+    clip: tuple[float, float] | None = None
+
+
+@torch.no_grad()
+def descriptors(
+    fixed: Scan, moving: Scan, config: DescriptorConfig, *, pool: int, net: UNet | None = None, progress: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Describe two scans alike.
+
+    Parameters
+    ----------
+    fixed, moving : on one grid.
+    config : which descriptors.
+    pool : descriptors are averaged over cubes of this side, voxels; at full resolution they are never held.
+    net : in evaluation mode, on the device to compute on; not needed where features have no weight.
+    progress : whether to show a bar.
+
+    Returns
+    -------
+    (C, X // pool, Y // pool, Z // pool) float32 each, MIND-SSC first.
+
+    Notes
+    -----
+    Every channel of the features is centred and scaled to unit standard deviation over the foreground (Otsu), in each scan by itself: what
+    a modality adds to a channel everywhere says nothing about anatomy. Outside a mask the nearest voxel inside is repeated, as in ConvexAdam's masked variant, so
+    that the mask's border is no edge.
+    """
+    both = tuple(described(scan, config, pool=pool, net=net, progress=progress) for scan in (fixed, moving))
+    if config.channels and config.channels < len(both[0]):
+        return reduced(*both, config.channels)
+    return both
+
+
+@torch.no_grad()
+def described(scan: Scan, config: DescriptorConfig, *, pool: int, net: UNet | None = None, progress: bool = False) -> Tensor:
+    """Describe one scan: :func:`descriptors` before any reduction of channels."""
+    scan = _filled(scan)
+    parts = [pooled_mind_ssc(scan.image, pool)] if config.mind else []
+    if config.feature_weight:
+        if net is None:
+            raise ValueError("features have a weight, but there is no network to make them")
+        parts.append(_features(scan, net, config, pool, progress))
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def reduced(fixed: Tensor, moving: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+    """The ``channels`` principal components of both; differences keep as much of their length as that many channels can hold.
+
+    Parameters
+    ----------
+    fixed, moving : (C, X, Y, Z) each.
+
+    Returns
+    -------
+    (channels, X, Y, Z) each.
+    """
+    both = (fixed.flatten(1), moving.flatten(1))
+    voxels = sum(values.shape[1] for values in both)
+    mean = sum(values.sum(1, dtype=torch.float64) for values in both) / voxels
+    second = sum((values @ values.T).double() for values in both) / voxels
+    axes = torch.linalg.eigh(second - mean[:, None] * mean).eigenvectors[:, -channels:].flip(1).float()
+    return tuple((axes.T @ values).view(channels, *volume.shape[1:]) for values, volume in zip(both, (fixed, moving), strict=True))
+
+
+def _features(scan: Scan, net: UNet, config: DescriptorConfig, pool: int, progress: bool) -> Tensor:
+    features = sliding_window_features(
+        net, scan.image, side=config.side, overlap=config.overlap, clip=scan.clip, bf16=config.bf16, pool=pool, progress=progress
+    )
+    inside = functional.avg_pool3d(_foreground(scan)[None], pool)[0] > 0.5
+    std, mean = torch.std_mean(features[:, inside], dim=1)
+    shape = (-1, 1, 1, 1)
+    return features.sub_(mean.view(shape)).mul_(config.feature_weight / std.clamp_min(torch.finfo(std.dtype).tiny).view(shape))
+
+
+def _foreground(scan: Scan) -> Tensor:
+    """(X, Y, Z) in {0, 1}: what is known and brighter than Otsu's threshold; all that is known, if that leaves next to nothing."""
+    values = scan.image.clamp(*scan.clip) if scan.clip else scan.image
+    known = torch.ones_like(values) if scan.known is None else scan.known.float()
+    bright = known * (values > threshold_otsu(values[known > 0].cpu().numpy()))
+    return bright if bright.sum() > _LEAST_FOREGROUND * known.sum() else known
+
+
+def _filled(scan: Scan) -> Scan:
+    """The scan with the nearest known voxel's value wherever nothing is known."""
+    if scan.known is None or bool(scan.known.all()):
+        return scan
+    unknown = (scan.known == 0).cpu().numpy()
+    nearest = ndimage.distance_transform_edt(unknown, return_distances=False, return_indices=True)
+    image = scan.image[tuple(torch.from_numpy(axis).to(scan.image.device) for axis in nearest)]
+    return Scan(image=image, known=scan.known, clip=scan.clip)

@@ -1,0 +1,146 @@
+"""How different two descriptors are under a displacement, and which way it falls: the data term of the local stage (App. B.4).
+
+On a CPU one compiled loop reads every voxel's channels once and keeps nothing of them; on other devices PyTorch's kernels do the same in
+portions of channels. Either way the memory beyond the descriptors themselves is that of a few displacements.
+"""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nnunet_anatomix.registration.warp import sampled
+
+_CHANNELS_AT_ONCE = 8
+
+
+class Dissimilarity:
+    """Squared difference of fixed and moving descriptors, summed over channels and averaged over voxels.
+
+    Parameters
+    ----------
+    fixed, moving : (C, X, Y, Z) float32 on one grid.
+    fixed_weight, moving_weight : (X, Y, Z) in [0, 1], how far each voxel counts; None for 1 everywhere. The moving weight travels with the
+        moving descriptors. Where nothing is known the difference is 0, and it pulls nowhere.
+
+    beyond : what lies beyond the moving grid, ``border``: its border goes on, or ``zeros``, as the convexadam package has it.
+    """
+
+    def __init__(
+        self,
+        fixed: Tensor,
+        moving: Tensor,
+        fixed_weight: Tensor | None = None,
+        moving_weight: Tensor | None = None,
+        *,
+        beyond: Literal["border", "zeros"] = "border",
+    ) -> None:
+        self.shape = tuple(fixed.shape[1:])
+        self.device = fixed.device
+        self._fixed_weight = torch.ones(self.shape, device=self.device) if fixed_weight is None else fixed_weight.float()
+        self._moving_weight = None if moving_weight is None else moving_weight.float()
+        self._scale = 1 / self._fixed_weight.sum().clamp_min(1).item()
+        # One voxel more all around: what is clamped to the outermost voxels lies beyond.
+        moving = functional.pad(moving[None], (1,) * 6, mode="replicate" if beyond == "border" else "constant")[0]
+        if self.device.type == "cpu":
+            # Channels last: the loop reads a voxel's channels side by side.
+            fixed, moving = (descriptors.movedim(0, -1).contiguous() for descriptors in (fixed, moving))
+        self._fixed, self._moving = fixed, moving
+
+    def gradient(self, position: Tensor) -> tuple[float, Tensor]:
+        """The dissimilarity and its derivative by each position.
+
+        Parameters
+        ----------
+        position : (3, X, Y, Z), voxels of the moving grid.
+
+        Returns
+        -------
+        The dissimilarity, and a (3, X, Y, Z) tensor, per voxel.
+        """
+        weight = self._fixed_weight * self._scale
+        if self._moving_weight is not None:
+            weight = weight * sampled(self._moving_weight[None], position)[0]
+        solve = self._on_host if self.device.type == "cpu" else self._on_device
+        return solve(position + 1, weight)
+
+    def _on_host(self, position: Tensor, weight: Tensor) -> tuple[float, Tensor]:
+        gradient = torch.empty_like(position)
+        voxels, channels = weight.numel(), self._fixed.shape[-1]
+        arrays = (
+            self._fixed.view(-1, channels).numpy(),
+            self._moving.view(-1, channels).numpy(),
+            position.reshape(3, -1).numpy(),
+            weight.reshape(-1).numpy(),
+            gradient.view(3, -1).numpy(),
+        )
+        threads = torch.get_num_threads()
+        bounds = [voxels * part // threads for part in range(threads + 1)]
+        with ThreadPoolExecutor(threads) as pool:
+            parts = pool.map(lambda part: _descend(*arrays, *self._moving.shape[:3], bounds[part], bounds[part + 1]), range(threads))
+            return sum(parts), gradient
+
+    def _on_device(self, position: Tensor, weight: Tensor) -> tuple[float, Tensor]:
+        position = position.detach().requires_grad_()
+        total = position.new_zeros(())
+        with torch.enable_grad():
+            for fixed, moving in zip(self._fixed.split(_CHANNELS_AT_ONCE), self._moving.split(_CHANNELS_AT_ONCE), strict=True):
+                different = ((sampled(moving, position, beyond="border") - fixed).square().sum(0) * weight).sum()
+                different.backward()
+                total += different.detach()
+        return total.item(), position.grad
+
+
+def _descend_loop(fixed, moving, position, weight, gradient, x_side, y_side, z_side, first, last):
+    channels = fixed.shape[1]
+    total = 0.0
+    for voxel in range(first, last):
+        x, y, z = position[0, voxel], position[1, voxel], position[2, voxel]
+        # Clamped, nothing changes along that axis.
+        inside_x = np.float32(0 <= x <= x_side - 1)
+        inside_y = np.float32(0 <= y <= y_side - 1)
+        inside_z = np.float32(0 <= z <= z_side - 1)
+        x = min(max(x, np.float32(0)), np.float32(x_side - 1))
+        y = min(max(y, np.float32(0)), np.float32(y_side - 1))
+        z = min(max(z, np.float32(0)), np.float32(z_side - 1))
+        x0, y0, z0 = int(math.floor(x)), int(math.floor(y)), int(math.floor(z))
+        x1, y1, z1 = min(x0 + 1, x_side - 1), min(y0 + 1, y_side - 1), min(z0 + 1, z_side - 1)
+        fx, fy, fz = x - np.float32(x0), y - np.float32(y0), z - np.float32(z0)
+        here = fixed[voxel]
+        m000, m001 = moving[(x0 * y_side + y0) * z_side + z0], moving[(x0 * y_side + y0) * z_side + z1]
+        m010, m011 = moving[(x0 * y_side + y1) * z_side + z0], moving[(x0 * y_side + y1) * z_side + z1]
+        m100, m101 = moving[(x1 * y_side + y0) * z_side + z0], moving[(x1 * y_side + y0) * z_side + z1]
+        m110, m111 = moving[(x1 * y_side + y1) * z_side + z0], moving[(x1 * y_side + y1) * z_side + z1]
+        squared = along_x = along_y = along_z = np.float32(0)
+        for c in range(channels):
+            dz00, dz01, dz10, dz11 = m001[c] - m000[c], m011[c] - m010[c], m101[c] - m100[c], m111[c] - m110[c]
+            v00, v01, v10, v11 = m000[c] + fz * dz00, m010[c] + fz * dz01, m100[c] + fz * dz10, m110[c] + fz * dz11
+            dy0, dy1 = v01 - v00, v11 - v10
+            v0, v1 = v00 + fy * dy0, v10 + fy * dy1
+            difference = v0 + fx * (v1 - v0) - here[c]
+            squared += difference * difference
+            along_x += difference * (v1 - v0)
+            along_y += difference * (dy0 + fx * (dy1 - dy0))
+            dz0, dz1 = dz00 + fy * (dz01 - dz00), dz10 + fy * (dz11 - dz10)
+            along_z += difference * (dz0 + fx * (dz1 - dz0))
+        share = weight[voxel]
+        total += share * squared
+        gradient[0, voxel] = 2 * share * inside_x * along_x
+        gradient[1, voxel] = 2 * share * inside_y * along_y
+        gradient[2, voxel] = 2 * share * inside_z * along_z
+    return total
+
+
+# Sums over channels may be reordered, or they would be taken one number at a time.
+_OPTIONS = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"}}
+try:
+    _descend = numba.njit(_descend_loop, cache=True, **_OPTIONS)
+except RuntimeError:  # no folder to cache in
+    _descend = numba.njit(_descend_loop, **_OPTIONS)

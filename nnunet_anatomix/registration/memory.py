@@ -1,0 +1,122 @@
+"""How to register within a memory target: smaller windows first, then fewer channels, a shallower search, and a coarser grid at last."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from math import prod
+
+from nnunet_anatomix.registration.convex import cost_bytes
+from nnunet_anatomix.registration.convexadam import ConvexAdamConfig
+from nnunet_anatomix.registration.descriptors import DescriptorConfig
+from pretraining.backbone.unet import UNet
+from pretraining.byte_sizes import format_bytes
+from pretraining.errors import InputError
+from pretraining.inference_memory import window_bytes
+
+log = logging.getLogger(__name__)
+
+_NUMBER = 4
+_LIBRARIES = 350 * 2**20
+"""NumPy, SciPy, SimpleITK, Numba and the code that they compile, beside PyTorch itself; measured."""
+_SCANS = 6
+"""Volumes of the working grid that live all the time: both scans as images and tensors, and where they are known."""
+_MIND_SLAB = 30 * 2**20 * _NUMBER
+"""Of :func:`pretraining.mind.pooled_mind_ssc`."""
+_FIELDS = 15
+"""Volumes that writing a displacement takes: single and double precision, ITK's and ours."""
+_LEAST_CHANNELS = 8
+LARGEST_GRID = 256**3
+"""Voxels of a working grid; finer ones cost hours and gain little."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """Settings that keep to a memory target.
+
+    Attributes
+    ----------
+    voxels : of the working grid, at most.
+    descriptors, solver : the settings asked for, made smaller where they had to be.
+    needed_bytes : estimated peak above PyTorch itself.
+    """
+
+    voxels: int
+    descriptors: DescriptorConfig
+    solver: ConvexAdamConfig
+    needed_bytes: int
+
+
+def fitted(
+    shape: tuple[int, int, int], scans_bytes: int, descriptors: DescriptorConfig, solver: ConvexAdamConfig, net: UNet | None, memory: int
+) -> Budget:
+    """Make settings smaller until the estimated peak keeps to ``memory``.
+
+    Parameters
+    ----------
+    shape : of the working grid, voxels, before it is made coarser.
+    scans_bytes : what the scans take on their own grids, all together.
+    memory : bytes, above PyTorch itself.
+
+    Raises
+    ------
+    InputError
+        If the scans themselves are too large, or the smallest window.
+    """
+    voxels = min(prod(shape), LARGEST_GRID)
+    if scans_bytes + _LIBRARIES + _peak(32**3, shape, descriptors, solver, net) > memory:
+        least = scans_bytes + _LIBRARIES + _peak(32**3, shape, _smaller_windows(descriptors, net), solver, net)
+        if least > memory:
+            raise InputError(
+                f"registering these scans takes at least {format_bytes(least)}B of memory, {format_bytes(scans_bytes)}B of it for the scans "
+                f"themselves, and {format_bytes(memory)}B were named; name more, resample the scans or crop them"
+            )
+    asked = (descriptors, solver)
+    while (needed := scans_bytes + _LIBRARIES + _peak(voxels, shape, descriptors, solver, net)) > memory:
+        features = net is not None and descriptors.feature_weight
+        if features and descriptors.side > 64 and _window(shape, voxels, descriptors, net) > 0.4 * memory:
+            descriptors = replace(descriptors, side=max(64, descriptors.side - 32))
+        elif (channels := descriptors.channels or descriptors.count(net)) > _LEAST_CHANNELS and _pyramid(
+            voxels, descriptors, solver, net
+        ) > 0.5 * memory:
+            descriptors = replace(descriptors, channels=max(_LEAST_CHANNELS, channels * 3 // 4))
+        elif solver.grid_spacing < 8 and cost_bytes(voxels // solver.grid_spacing**3, solver.reach) > 0.3 * memory:
+            solver = replace(solver, grid_spacing=solver.grid_spacing + solver.adam_spacing)
+        elif features and descriptors.side > 32:
+            descriptors = replace(descriptors, side=descriptors.side - 32)
+        else:
+            voxels = int(voxels * 0.9)
+    if (descriptors, solver) != asked or voxels < prod(shape):
+        log.info("to keep to %sB of memory: %d voxels of the grid, %s, %s", format_bytes(memory), voxels, descriptors, solver)
+    return Budget(voxels=voxels, descriptors=descriptors, solver=solver, needed_bytes=needed)
+
+
+def _smaller_windows(descriptors: DescriptorConfig, net: UNet | None) -> DescriptorConfig:
+    return descriptors if net is None else replace(descriptors, side=max(32, net.config.min_side), channels=_LEAST_CHANNELS)
+
+
+def _window(shape: tuple[int, int, int], voxels: int, descriptors: DescriptorConfig, net: UNet) -> int:
+    scale = min(1.0, (voxels / prod(shape)) ** (1 / 3))
+    return window_bytes(net, [max(2, round(side * scale)) for side in shape], descriptors.side, descriptors.bf16)
+
+
+def _pyramid(voxels: int, descriptors: DescriptorConfig, solver: ConvexAdamConfig, net: UNet | None) -> int:
+    """The descriptors of both scans, twice while the solver arranges them."""
+    channels = descriptors.count(net)
+    held = descriptors.channels or channels
+    return _NUMBER * voxels // solver.pool**3 * (3 * held + max(0, channels - held))
+
+
+def _peak(
+    voxels: int, shape: tuple[int, int, int], descriptors: DescriptorConfig, solver: ConvexAdamConfig, net: UNet | None
+) -> int:
+    """Of the most hungry stage."""
+    always = _SCANS * _NUMBER * voxels
+    both = 2 * _NUMBER * descriptors.count(net) * (voxels // solver.pool**3)
+    describing = both + _MIND_SLAB
+    if net is not None and descriptors.feature_weight:
+        describing = max(describing, both + _window(shape, voxels, descriptors, net))
+    searching = both + cost_bytes(voxels // solver.grid_spacing**3, solver.reach)
+    descending = _pyramid(voxels, descriptors, solver, net) + 12 * _NUMBER * 3 * (voxels // solver.adam_spacing**3)
+    writing = _FIELDS * _NUMBER * voxels
+    return always + max(describing, searching, descending, writing)

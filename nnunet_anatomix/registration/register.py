@@ -1,0 +1,262 @@
+"""Register two scans: start, descriptors, solver, transform (Sec. 4.1)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import SimpleITK as sitk
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from nnunet_anatomix.registration.affine import Stage
+from nnunet_anatomix.registration.ants import AntsConfig, syn_displacement
+from nnunet_anatomix.registration.convexadam import ConvexAdamConfig, convex_adam
+from nnunet_anatomix.registration.descriptors import DescriptorConfig, Scan, described, descriptors
+from nnunet_anatomix.registration.initial import Start, best_start, file_start, header_start
+from nnunet_anatomix.registration.memory import fitted
+from nnunet_anatomix.registration.scans import checked_labels, checked_scan
+from nnunet_anatomix.registration.warp import coverage, displacement_of, image_tensor, inverted, itk_transform, near_isotropic_grid, resampled
+from pretraining.backbone.unet import UNet
+from pretraining.backbone.weights import Weights, find_weights, load_weights
+from pretraining.errors import InputError
+from pretraining.inference_memory import available_bytes
+
+log = logging.getLogger(__name__)
+
+Clip = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegistrationConfig:
+    """How to register."""
+
+    solver: Literal["convexadam", "ants"] = "convexadam"
+    """``convexadam``, or ``ants``: SyN on feature channels, or on mutual information where features have no weight."""
+    init: str = "auto"
+    """``auto`` judges several starts, ``none`` trusts the headers, anything else names a transform's file."""
+    affine: Stage | None = None
+    """What the start may do to agree better; left out, ``affine`` with ``auto`` and ``none`` otherwise."""
+    spacing_mm: float | None = None
+    """Of the working grid; left out, the fixed scan's own if its axes are alike, else its finest."""
+    descriptors: DescriptorConfig = field(default_factory=DescriptorConfig)
+    """What is compared."""
+    convexadam: ConvexAdamConfig = field(default_factory=ConvexAdamConfig)
+    """Settings of that solver."""
+    ants: AntsConfig = field(default_factory=AntsConfig)
+    """Settings of that solver."""
+
+    @property
+    def stage(self) -> Stage:
+        """What the start may do."""
+        return self.affine or ("affine" if self.init == "auto" else "none")
+
+    @property
+    def method(self) -> str:
+        """Its name in tables."""
+        weight, mind = self.descriptors.feature_weight, self.descriptors.mind
+        if self.solver == "ants":
+            return "ants-features" if weight else "ants-mi"
+        return "convexadam-" + "+".join(name for name, takes_part in (("mind", mind), ("features", weight)) if takes_part)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registration:
+    """What registering gave; transforms take points, in mm, as ITK's resamplers want them.
+
+    Attributes
+    ----------
+    moved : the moving scan on the fixed grid.
+    forward : takes points of the fixed scan to points of the moving scan.
+    inverse : takes points of the moving scan to points of the fixed scan.
+    start : where the solver began; ``forward`` is its transform after the displacement.
+    displacement, inverse_displacement : (3, X, Y, Z), voxels of ``grid``, without the start.
+    known : (X, Y, Z) in {0, 1} on ``grid``, where both scans are known under the start.
+    grid : an image on the working grid, over the fixed scan's box.
+    fixed, moving : the scans as they were taken.
+    seconds : stage → time.
+    settings : the settings, after they were made to fit into memory.
+    """
+
+    moved: sitk.Image
+    forward: sitk.Transform
+    inverse: sitk.Transform
+    start: Start
+    displacement: Tensor
+    inverse_displacement: Tensor
+    known: Tensor
+    grid: sitk.Image
+    fixed: sitk.Image
+    moving: sitk.Image
+    seconds: dict[str, float]
+    settings: dict[str, object]
+
+    def moved_labels(self, labels: sitk.Image) -> sitk.Image:
+        """Labels of the moving scan on the fixed grid, by nearest neighbour."""
+        return resampled(labels, self.fixed, self.forward, nearest=True)
+
+
+def register(
+    fixed: sitk.Image,
+    moving: sitk.Image,
+    *,
+    config: RegistrationConfig | None = None,
+    weights: Weights | UNet | None = None,
+    fixed_mask: sitk.Image | None = None,
+    moving_mask: sitk.Image | None = None,
+    fixed_clip: Clip | None = None,
+    moving_clip: Clip | None = None,
+    memory: int | None = None,
+    device: torch.device | str = "cpu",
+    progress: bool = False,
+) -> Registration:
+    """Align a moving scan with a fixed one; any modalities, grids and orientations.
+
+    Parameters
+    ----------
+    fixed, moving : three-dimensional scans of one channel.
+    config : settings; the defaults suit most pairs.
+    weights : of the network that makes features; the bundled ones if left out.
+    fixed_mask, moving_mask : what of each scan counts (above 0).
+    fixed_clip, moving_clip : intensities that the network sees as 0 and 1, e.g. (-450, 450) HU; left out, the least and greatest.
+    memory : bytes that may be used above PyTorch itself; left out, most of what is free.
+    device : where features and displacements are computed.
+    progress : whether to show bars.
+
+    Raises
+    ------
+    InputError
+        For scans that cannot be registered (see :mod:`nnunet_anatomix.registration.scans`), that don't overlap, or for which the memory
+        doesn't suffice.
+    """
+    config, device = config or RegistrationConfig(), torch.device(device)
+    seconds: dict[str, float] = {}
+    fixed, moving = checked_scan(fixed, "fixed"), checked_scan(moving, "moving")
+    masks = tuple(
+        None if mask is None else checked_labels(mask, scan, f"{role} mask")
+        for mask, scan, role in ((fixed_mask, fixed, "fixed"), (moving_mask, moving, "moving"))
+    )
+    clips = (fixed_clip, moving_clip)
+    net = _network(weights, config, device)
+    wanted = near_isotropic_grid(fixed, spacing_mm=config.spacing_mm)
+    held = sum(scan.GetNumberOfPixels() * 4 for scan in (fixed, moving, fixed, *(mask for mask in masks if mask is not None)))
+    limit = memory if memory is not None else available_bytes(torch.device("cpu"))
+    budget = fitted(wanted.GetSize(), held, config.descriptors, config.convexadam, net, limit)
+    grid = near_isotropic_grid(fixed, spacing_mm=config.spacing_mm, at_most_voxels=budget.voxels)
+
+    with _timed(seconds, "start"):
+        start = _start(fixed, moving, config, net, clips, masks)
+    with _timed(seconds, "resampling"):
+        scans = _on_grid(fixed, moving, grid, start.transform, masks, clips, device)
+    if min(scans[0].image.shape) < budget.solver.grid_spacing:
+        raise InputError(f"the fixed scan has {scans[0].image.shape} voxels on the working grid; at least {budget.solver.grid_spacing} are needed")
+    known = torch.ones_like(scans[0].image) if scans[0].known is None else scans[0].known
+    known = (known if scans[1].known is None else known * scans[1].known).cpu()
+    if config.solver == "convexadam":
+        with _timed(seconds, "descriptors"):
+            both = list(descriptors(*scans, budget.descriptors, pool=budget.solver.pool, net=net, progress=progress))
+        with _timed(seconds, "solver"), tqdm(total=budget.solver.iterations, desc="descent", disable=not progress) as bar:
+            masked = dict(zip(("fixed_known", "moving_known"), (scan.known for scan in scans), strict=True))
+            # Taken out of the list: the solver lets go of them as soon as it can.
+            displacement = convex_adam(both.pop(0), both.pop(0), tuple(known.shape), budget.solver, **masked, progress=bar.update).cpu()
+        inverse = None
+    else:
+        with _timed(seconds, "descriptors"):
+            both = _channels(scans, budget.descriptors, net, progress)
+        with _timed(seconds, "solver"):
+            metric = "mean_squares" if config.descriptors.feature_weight else "mi"
+            masked = dict(zip(("fixed_mask", "moving_mask"), (scan.known for scan in scans), strict=True))
+            displacement, inverse = syn_displacement(*both, grid, metric=metric, config=config.ants, **masked)
+    del both, scans, masked
+
+    with _timed(seconds, "transforms"):
+        inverse = inverted(displacement) if inverse is None else inverse
+        forward_transform = sitk.CompositeTransform([start.transform, itk_transform(displacement, grid)])
+        inverse_transform = _inverse_transform(start, displacement, inverse, grid)
+        moved = resampled(moving, fixed, forward_transform)
+    return Registration(
+        moved=moved,
+        forward=forward_transform,
+        inverse=inverse_transform,
+        start=start,
+        displacement=displacement,
+        inverse_displacement=inverse,
+        known=known,
+        grid=grid,
+        fixed=fixed,
+        moving=moving,
+        seconds=seconds,
+        settings={
+            "method": config.method,
+            "init": config.init,
+            "affine": config.stage,
+            "descriptors": budget.descriptors,
+            "solver": budget.solver if config.solver == "convexadam" else config.ants,
+            "clip": clips,
+        },
+    )
+
+
+def _network(weights: Weights | UNet | None, config: RegistrationConfig, device: torch.device) -> UNet | None:
+    if not config.descriptors.feature_weight:
+        return None
+    if weights is None:
+        weights = load_weights(find_weights())
+    net = weights.network() if isinstance(weights, Weights) else weights
+    return net.to(device).eval()
+
+
+def _start(fixed: sitk.Image, moving: sitk.Image, config: RegistrationConfig, net: UNet | None, clips: tuple, masks: tuple) -> Start:
+    options = {"net": net, "stage": config.stage, "clips": clips, "masks": masks}
+    if config.init == "auto":
+        return best_start(fixed, moving, config.descriptors, **options)
+    given = header_start(fixed, moving) if config.init == "none" else file_start(Path(config.init), fixed, moving)
+    if config.stage == "none":
+        return given
+    if not given.transform.IsLinear():
+        raise InputError("an initial transform that bends leaves nothing for a rigid or affine stage; say --affine none")
+    return best_start(fixed, moving, config.descriptors, given=given, **options)
+
+
+def _on_grid(
+    fixed: sitk.Image, moving: sitk.Image, grid: sitk.Image, start: sitk.Transform, masks: tuple, clips: tuple, device: torch.device
+) -> list[Scan]:
+    scans = []
+    for scan, transform, mask, clip in zip((fixed, moving), (sitk.Transform(), start), masks, clips, strict=True):
+        known = coverage(scan, grid, transform)
+        if mask is not None:
+            known *= image_tensor(resampled(sitk.Cast(mask != 0, sitk.sitkUInt8), grid, transform, nearest=True))
+        if not known.any():
+            raise InputError("nothing of the masks lies where both scans are; check the masks, or leave them out")
+        image = image_tensor(resampled(scan, grid, transform)).to(device)
+        scans.append(Scan(image=image, known=None if bool(known.all()) else known.to(device), clip=clip))
+    return scans
+
+
+def _channels(scans: list[Scan], config: DescriptorConfig, net: UNet | None, progress: bool) -> list[Tensor]:
+    """What ANTs compares: feature channels at full resolution, or the scans themselves."""
+    if not config.feature_weight:
+        return [scan.image[None] for scan in scans]
+    only = DescriptorConfig(mind=False, feature_weight=1.0, side=config.side, overlap=config.overlap, bf16=config.bf16)
+    return [described(scan, only, pool=1, net=net, progress=progress) for scan in scans]
+
+
+def _inverse_transform(start: Start, displacement: Tensor, inverse: Tensor, grid: sitk.Image) -> sitk.Transform:
+    """Of the displacement first, then of the start; a start that bends is undone together with it."""
+    if start.transform.IsLinear():
+        return sitk.CompositeTransform([itk_transform(inverse, grid), start.transform.GetInverse()])
+    both = displacement_of(sitk.CompositeTransform([start.transform, itk_transform(displacement, grid)]), grid)
+    return itk_transform(inverted(both), grid)
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    begin = time.perf_counter()
+    yield
+    seconds[stage] = round(time.perf_counter() - begin, 2)

@@ -1,0 +1,266 @@
+"""What a folder of registrations comes to: pairs, a table of methods, a picture of Dice before and after."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from math import isfinite, nan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnunet_anatomix.evaluation import bootstrap_interval, bootstrap_std
+from pretraining.atomic import write_text, written_whole
+from pretraining.errors import InputError
+
+log = logging.getLogger(__name__)
+
+REGISTRATION_FILE = "registration.json"
+_BEFORE, _AFTER = "0.65", "C0"
+"""Colours."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairMetrics:
+    """How well one pair was registered; what was not measured is empty, or NaN.
+
+    Attributes
+    ----------
+    pair, method : names.
+    seconds : the registration took.
+    dice, dice_before, hd95_mm : label → value, with registration and without.
+    tre_mm, tre_before_mm : of each landmark.
+    folded_share : of voxels, in [0, 1].
+    inverse_error_mm : mean over voxels.
+    """
+
+    pair: str
+    method: str
+    seconds: float
+    dice: dict[str, float]
+    dice_before: dict[str, float]
+    hd95_mm: dict[str, float]
+    tre_mm: tuple[float, ...]
+    tre_before_mm: tuple[float, ...]
+    folded_share: float
+    inverse_error_mm: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairRow:
+    """One line of ``pairs.csv``: of a pair the mean over its labels, and the median over its landmarks."""
+
+    pair: str
+    method: str
+    dice: float
+    dice_before: float
+    hd95_mm: float
+    tre_median_mm: float
+    tre_median_before_mm: float
+    folded_share: float
+    inverse_error_mm: float
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodRow:
+    """One line of ``summary.csv``: of a method the mean over its pairs, NaN left out.
+
+    Attributes
+    ----------
+    method : its name.
+    pairs : their number.
+    dice : mean over pairs.
+    dice_std, dice_low, dice_high : its standard deviation and 95 % interval, bootstrapped over pairs.
+    dice_before, hd95_mm, folded_share, inverse_error_mm, seconds : means over pairs.
+    tre_median_mm, tre_median_before_mm : mean over pairs of the median over landmarks.
+    """
+
+    method: str
+    pairs: int
+    dice: float
+    dice_std: float
+    dice_low: float
+    dice_high: float
+    dice_before: float
+    hd95_mm: float
+    tre_median_mm: float
+    tre_median_before_mm: float
+    folded_share: float
+    inverse_error_mm: float
+    seconds: float
+
+
+def read_registrations(folder: Path) -> list[PairMetrics]:
+    """Read ``registration.json`` of every folder in ``folder``, in the order of their names.
+
+    Raises
+    ------
+    InputError
+        If there is none, or one is damaged.
+    """
+    files = sorted(folder.glob(f"*/{REGISTRATION_FILE}"))
+    if not files:
+        raise InputError(f"no registrations in {folder}, expected folders that hold {REGISTRATION_FILE}; name the folder of a batch")
+    without = sorted(path.name for path in folder.iterdir() if path.is_dir() and not (path / REGISTRATION_FILE).is_file())
+    if without:
+        log.warning("%d folders without %s are left out: %s", len(without), REGISTRATION_FILE, ", ".join(without))
+    return [_read(file) for file in files]
+
+
+def _read(file: Path) -> PairMetrics:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        metrics = content.get("metrics") or {}
+        return PairMetrics(
+            pair=str(content["pair"]),
+            method=str(content["method"]),
+            seconds=_number(content.get("seconds")),
+            **{name: _numbers(metrics, name) for name in ("dice", "dice_before", "hd95_mm")},
+            **{name: tuple(map(_number, metrics.get(name) or ())) for name in ("tre_mm", "tre_before_mm")},
+            **{name: _number(metrics.get(name)) for name in ("folded_share", "inverse_error_mm")},
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{file} is no report of a registration ({error!r}); register that pair again, or move its folder away") from None
+
+
+def _number(value: float | None) -> float:
+    return nan if value is None else float(value)
+
+
+def _numbers(metrics: Mapping[str, Any], name: str) -> dict[str, float]:
+    return {label: _number(value) for label, value in (metrics.get(name) or {}).items()}
+
+
+def pair_row(pair: PairMetrics) -> PairRow:
+    """What one pair comes to."""
+    return PairRow(
+        pair=pair.pair,
+        method=pair.method,
+        dice=_mean(pair.dice.values()),
+        dice_before=_mean(pair.dice_before.values()),
+        hd95_mm=_mean(pair.hd95_mm.values()),
+        tre_median_mm=_median(pair.tre_mm),
+        tre_median_before_mm=_median(pair.tre_before_mm),
+        folded_share=pair.folded_share,
+        inverse_error_mm=pair.inverse_error_mm,
+        seconds=pair.seconds,
+    )
+
+
+def summarize(pairs: Sequence[PairMetrics]) -> list[MethodRow]:
+    """Means of every method, in the order in which they come."""
+    rows = [pair_row(pair) for pair in pairs]
+    averaged = [field.name for field in fields(PairRow) if field.name not in ("pair", "method")]
+    summaries = []
+    for method in dict.fromkeys(row.method for row in rows):
+        mine = [row for row in rows if row.method == method]
+        means = {name: _mean([getattr(row, name) for row in mine]) for name in averaged}
+        dice = [row.dice for row in mine if isfinite(row.dice)]
+        low, high = bootstrap_interval(dice)
+        summaries.append(MethodRow(method=method, pairs=len(mine), dice_std=bootstrap_std(dice), dice_low=low, dice_high=high, **means))
+    return summaries
+
+
+def _mean(values: Iterable[float]) -> float:
+    known = [value for value in values if isfinite(value)]
+    return float(np.mean(known)) if known else nan
+
+
+def _median(values: Iterable[float]) -> float:
+    known = [value for value in values if isfinite(value)]
+    return float(np.median(known)) if known else nan
+
+
+def write_summary(folder: Path) -> str:
+    """Summarize a batch into its folder: ``pairs.csv``, ``summary.csv``, ``summary.md`` and, if there is any Dice, ``dice.png``.
+
+    Returns
+    -------
+    The table, as Markdown.
+
+    Raises
+    ------
+    InputError
+        As :func:`read_registrations`.
+    """
+    pairs = read_registrations(folder)
+    rows, summaries = [pair_row(pair) for pair in pairs], summarize(pairs)
+    text = markdown(summaries)
+    _write_csv(folder / "pairs.csv", rows)
+    _write_csv(folder / "summary.csv", summaries)
+    write_text(folder / "summary.md", text)
+    if any(isfinite(row.dice) for row in rows):
+        draw_dice(folder / "dice.png", rows)
+    return text
+
+
+def markdown(summaries: Sequence[MethodRow]) -> str:
+    """The table; a dash stands for what was not measured."""
+    columns = {
+        "method": lambda one: one.method,
+        "pairs": lambda one: str(one.pairs),
+        "Dice before": lambda one: _cell(one.dice_before, 3),
+        "Dice (std)": lambda one: f"{_cell(one.dice, 3)} ({_cell(one.dice_std, 3)})",
+        "95 % interval": lambda one: f"{_cell(one.dice_low, 3)} to {_cell(one.dice_high, 3)}",
+        "HD95, mm": lambda one: _cell(one.hd95_mm, 2),
+        "TRE before, mm": lambda one: _cell(one.tre_median_before_mm, 2),
+        "TRE, mm": lambda one: _cell(one.tre_median_mm, 2),
+        "folded, %": lambda one: _cell(100 * one.folded_share, 3),
+        "inverse error, mm": lambda one: _cell(one.inverse_error_mm, 3),
+        "seconds": lambda one: _cell(one.seconds, 1),
+    }
+    lines = [columns, ["---"] * len(columns), *([cell(one) for cell in columns.values()] for one in summaries)]
+    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    said = (
+        "Means over pairs: of a pair's mean over its labels, and of the median over its landmarks; std and interval by bootstrap over pairs"
+    )
+    return f"{said}\n\n{table}"
+
+
+def _cell(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if isfinite(value) else "–"
+
+
+def draw_dice(out: Path, rows: Sequence[PairRow]) -> None:
+    """Draw Dice before and after of every method: a box each, and a line for every pair.
+
+    Parameters
+    ----------
+    out : the ``.png`` file, written whole or not at all.
+    """
+    from matplotlib.figure import Figure
+
+    methods = list(dict.fromkeys(row.method for row in rows))
+    figure = Figure(figsize=(1.5 + 1.8 * len(methods), 4), layout="constrained")
+    axis = figure.subplots()
+    for number, method in enumerate(methods):
+        dice = np.array([(row.dice_before, row.dice) for row in rows if row.method == method])
+        places = number + np.array([-0.2, 0.2])
+        for place, values, colour in zip(places, dice.T, (_BEFORE, _AFTER), strict=True):
+            lines = {part: {"color": colour, "linewidth": 1.5} for part in ("boxprops", "medianprops", "whiskerprops", "capprops")}
+            axis.boxplot(values[np.isfinite(values)], positions=[place], widths=0.25, showfliers=False, **lines)
+            axis.scatter([place] * len(values), values, s=14, color=colour, alpha=0.7, zorder=3)
+        axis.plot(places, dice.T, color="0.5", alpha=0.3, linewidth=0.8)
+    for name, colour in (("before", _BEFORE), ("after", _AFTER)):
+        axis.scatter([], [], color=colour, label=name)
+    axis.set_xticks(range(len(methods)), methods)
+    axis.set(ylabel="Dice, mean over labels", ylim=(-0.02, 1.02), xlim=(-0.5, len(methods) - 0.5))
+    axis.grid(axis="y", alpha=0.3)
+    axis.legend()
+    with written_whole(out) as partial:
+        figure.savefig(partial, format="png", dpi=150)
+
+
+def _write_csv(path: Path, rows: Sequence[PairRow] | Sequence[MethodRow]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(rows[0])], lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in asdict(row).items()})
+    write_text(path, text.getvalue())

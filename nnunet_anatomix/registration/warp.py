@@ -1,0 +1,183 @@
+"""Displacements: what they mean, how they act, and how ITK writes them. Every convention of registration lives here.
+
+A displacement ``u`` is a (3, X, Y, Z) tensor on the fixed grid, in voxels, its components along X, Y and Z. The moved image at voxel ``p`` is the
+moving image at ``p + u(p)``: displacements pull, as in ITK. Images and tensors have the axes X, Y, Z of SimpleITK's indices, so that a
+tensor is SimpleITK's array transposed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+ISOTROPIC = 1.5
+"""Greatest ratio of spacings along a grid's axes that still counts as isotropic."""
+
+
+def image_tensor(image: sitk.Image) -> Tensor:
+    """(X, Y, Z) float32 of a scalar image."""
+    return torch.from_numpy(sitk.GetArrayFromImage(image).astype(np.float32).transpose(2, 1, 0).copy())
+
+
+def tensor_image(volume: Tensor, like: sitk.Image) -> sitk.Image:
+    """The image of an (X, Y, Z) tensor on the grid of ``like``."""
+    image = sitk.GetImageFromArray(volume.detach().cpu().numpy().transpose(2, 1, 0))
+    image.CopyInformation(like)
+    return image
+
+
+def index_to_mm(grid: sitk.Image) -> np.ndarray:
+    """(3, 3): steps of voxels along X, Y, Z to steps in physical space, mm."""
+    return np.array(grid.GetDirection()).reshape(3, 3) * np.array(grid.GetSpacing())
+
+
+def sampled(volume: Tensor, position: Tensor, *, mode: str = "bilinear", beyond: str = "zeros") -> Tensor:
+    """Values between voxels.
+
+    Parameters
+    ----------
+    volume : (C, X, Y, Z).
+    position : (3, *shape), voxels of ``volume``.
+    mode : ``bilinear`` (trilinear here) or ``nearest``.
+    beyond : ``zeros``, or ``border`` to go on with the border's values.
+
+    Returns
+    -------
+    (C, *shape).
+    """
+    sides = torch.tensor(volume.shape[1:], dtype=position.dtype, device=position.device)
+    # grid_sample counts axes from the last, and the outermost voxels' centres lie at -1 and 1.
+    grid = (position.movedim(0, -1) * (2 / (sides - 1).clamp_min(1)) - 1).flip(-1)
+    # PyTorch's CPU code shares volumes of a batch among threads, but not the voxels of one.
+    parts = torch.get_num_threads() if volume.device.type == "cpu" and len(grid) % torch.get_num_threads() == 0 else 1
+    grid = grid.view(parts, -1, *grid.shape[1:])
+    values = functional.grid_sample(volume.expand(parts, *volume.shape), grid, mode=mode, padding_mode=beyond, align_corners=True)
+    return values.movedim(0, 1).flatten(1, 2)
+
+
+def identity(shape: torch.Size | tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
+    """(3, *shape): every voxel's own position."""
+    return torch.stack(torch.meshgrid(*(torch.arange(side, dtype=torch.float32, device=device) for side in shape), indexing="ij"))
+
+
+def warped(volume: Tensor, displacement: Tensor, *, mode: str = "bilinear", beyond: str = "zeros") -> Tensor:
+    """(C, X, Y, Z) pulled along a displacement of the same grid."""
+    return sampled(volume, identity(displacement.shape[1:], displacement.device) + displacement, mode=mode, beyond=beyond)
+
+
+def composed(first: Tensor, then: Tensor) -> Tensor:
+    """One displacement that takes ``p`` to ``q = p + first(p)``, and on to ``q + then(q)``."""
+    return first + warped(then, first, beyond="border")
+
+
+def inverted(displacement: Tensor, *, iterations: int = 30) -> Tensor:
+    """The displacement that undoes another, by fixed-point iteration; exact where nothing folds."""
+    inverse = -displacement
+    for _ in range(iterations):
+        inverse = -warped(displacement, inverse, beyond="border")
+    return inverse
+
+
+def jacobian_determinant(displacement: Tensor) -> Tensor:
+    """Volume change at every voxel, below 0 where space folds; central differences, (X, Y, Z).
+
+    Parameters
+    ----------
+    displacement : (3, X, Y, Z), at least 2 voxels along every axis.
+    """
+    rows = torch.stack(torch.gradient(displacement, dim=(1, 2, 3)))  # d u_i / d x_j at [j, i]
+    matrix = rows.movedim((0, 1), (-1, -2)) + torch.eye(3, device=displacement.device)
+    (a, b, c), (d, e, f), (g, h, i) = (matrix[..., row, :].unbind(-1) for row in range(3))
+    return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
+
+
+def itk_transform(displacement: Tensor, grid: sitk.Image) -> sitk.DisplacementFieldTransform:
+    """The same displacement as ITK's, which takes a point of the fixed scan to one of the moving scan, in millimetres.
+
+    Parameters
+    ----------
+    displacement : (3, X, Y, Z), voxels of ``grid``.
+    grid : any image on the grid.
+
+    Notes
+    -----
+    ITK holds such fields in float64; one component is converted at a time, to hold little else.
+    """
+    voxels = displacement.detach().cpu().numpy()
+    vectors = np.empty((*voxels.shape[:0:-1], 3))
+    for component, row in enumerate(index_to_mm(grid)):
+        vectors[..., component] = np.einsum("j,jxyz->zyx", row, voxels)
+    field = sitk.GetImageFromArray(vectors, isVector=True)
+    del vectors
+    field.CopyInformation(grid)
+    return sitk.DisplacementFieldTransform(field)
+
+
+def displacement_of(transform: sitk.Transform, grid: sitk.Image) -> Tensor:
+    """Any transform as a displacement on ``grid``, (3, X, Y, Z), voxels."""
+    field = sitk.TransformToDisplacementField(
+        transform, sitk.sitkVectorFloat64, grid.GetSize(), grid.GetOrigin(), grid.GetSpacing(), grid.GetDirection()
+    )
+    vectors = np.einsum("ij,zyxj->ixyz", np.linalg.inv(index_to_mm(grid)), sitk.GetArrayFromImage(field))
+    return torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32))
+
+
+def resampled(
+    image: sitk.Image, grid: sitk.Image, transform: sitk.Transform | None = None, *, nearest: bool = False, outside: float | None = None
+) -> sitk.Image:
+    """The image on another grid, through a transform that takes points of the grid to points of the image.
+
+    Parameters
+    ----------
+    image : scalar.
+    grid : any image on the grid.
+    transform : identity if left out.
+    nearest : for labels.
+    outside : value where the image does not reach; its least value if left out, 0 for labels.
+    """
+    if outside is None:
+        outside = 0.0 if nearest else float(sitk.GetArrayViewFromImage(image).min())
+    method = sitk.sitkNearestNeighbor if nearest else sitk.sitkLinear
+    return sitk.Resample(image, grid, transform or sitk.Transform(), method, outside, image.GetPixelID())
+
+
+def coverage(image: sitk.Image, grid: sitk.Image, transform: sitk.Transform | None = None) -> Tensor:
+    """(X, Y, Z) float32, 1 where the image reaches a voxel of the grid through the transform, and 0 elsewhere."""
+    everywhere = sitk.Image(image.GetSize(), sitk.sitkUInt8) + 1
+    everywhere.CopyInformation(image)
+    return image_tensor(resampled(everywhere, grid, transform, nearest=True))
+
+
+def near_isotropic_grid(image: sitk.Image, *, spacing_mm: float | None = None, at_most_voxels: int | None = None) -> sitk.Image:
+    """A grid over the same box, from the first voxel's centre to the last's at least.
+
+    Parameters
+    ----------
+    image : any image on the grid to begin with.
+    spacing_mm : along all axes; by default the image's own grid, if its axes differ by at most 1.5 times, else its finest spacing.
+    at_most_voxels : where the grid would have more, it is made coarser.
+
+    Returns
+    -------
+    An image of zeros on the grid.
+    """
+    own = np.array(image.GetSpacing())
+    sides = np.array(image.GetSize())
+    if spacing_mm is None:
+        spacing = own if own.max() <= ISOTROPIC * own.min() else np.full(3, own.min())
+    else:
+        spacing = np.full(3, float(spacing_mm))
+    while at_most_voxels and _sides_over(sides, own, spacing).prod() > at_most_voxels:
+        spacing = spacing * 1.02
+    grid = sitk.Image([int(side) for side in _sides_over(sides, own, spacing)], sitk.sitkUInt8)
+    grid.SetSpacing(spacing.tolist())
+    grid.SetDirection(image.GetDirection())
+    grid.SetOrigin(image.GetOrigin())
+    return grid
+
+
+def _sides_over(sides: np.ndarray, own: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+    return np.ceil((sides - 1) * own / spacing - 1e-6).astype(int) + 1
