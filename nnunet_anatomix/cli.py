@@ -10,8 +10,11 @@ from typing import Annotated, Literal
 
 import tyro
 
+from nnunet_anatomix.features_command import features
+from nnunet_anatomix.registration.register_command import register
+from nnunet_anatomix.registration.search_command import registration_search
 from pretraining.command_line import run_commands
-from pretraining.errors import CommandFailed
+from pretraining.errors import CommandFailed, InputError
 
 Datasets = Annotated[tuple[str, ...], tyro.conf.arg(aliases=["-d"])]
 MemoryTarget = Annotated[float | None, tyro.conf.arg(aliases=["-gpu_memory_target"])]
@@ -152,6 +155,33 @@ def study(
     logging.getLogger(__name__).info("%s\nall of it is in %s", table, out)
 
 
+def evaluate(
+    kind: Annotated[Literal["segmentation", "registration"], tyro.conf.Positional],
+    folder: Annotated[Path, tyro.conf.Positional],
+    truth: Annotated[Path | None, tyro.conf.Positional] = None,
+    out: Path | None = None,
+) -> None:
+    """Score a folder of segmentations against true ones, or sum up a folder of registrations.
+
+    Args:
+        kind: segmentation or registration.
+        folder: Segmentations; or what register wrote with --pairs, one folder a pair.
+        truth: True segmentations of the same names; for segmentations only.
+        out: Folder for tables and pictures; by default the folder itself.
+    """
+    if kind == "registration":
+        from nnunet_anatomix.registration.summary import write_summary
+
+        text = write_summary(folder) if out is None else write_summary(folder, out)
+    elif truth is None:
+        raise InputError("evaluate segmentation needs two folders: segmentations, and true ones of the same names")
+    else:
+        from nnunet_anatomix.segmentation_scores import evaluate_segmentation
+
+        text = evaluate_segmentation(folder, truth, out=out or folder)
+    logging.getLogger(__name__).info("%s\nall of it is in %s", text, out or folder)
+
+
 def demo(out: Path = Path("demo"), iterations: int = 150, device: Literal["auto", "cpu", "cuda"] = "auto", seed: int = 0) -> None:
     """Train on three synthetic scans and segment two others, by stock nnU-Net commands: Dice, pictures and a report.
 
@@ -185,7 +215,18 @@ def main() -> None:
 
 
 def _commands() -> dict[str, Callable[..., None]]:
-    return {"plan": plan, "plan-and-preprocess": plan_and_preprocess, "split": split, "study": study, "doctor": doctor, "demo": demo}
+    return {
+        "plan": plan,
+        "plan-and-preprocess": plan_and_preprocess,
+        "split": split,
+        "study": study,
+        "features": features,
+        "register": register,
+        "search": registration_search,
+        "evaluate": evaluate,
+        "doctor": doctor,
+        "demo": demo,
+    }
 
 
 if __name__ == "__main__":

@@ -117,7 +117,9 @@ class _Distances:
             starts = [dilation * (1 + step) for step in direction]
             sides = (high - low, *self._shape[1:])
             starts[0] += low
-            return self._padded[(slice(None), slice(None), *(slice(start, start + side) for start, side in zip(starts, sides, strict=True)))]
+            return self._padded[
+                (slice(None), slice(None), *(slice(start, start + side) for start, side in zip(starts, sides, strict=True)))
+            ]
 
         distances = self._padded.new_empty((CHANNELS, last - first, *self._shape[1:]))
         for channel, (one, other) in enumerate(_PAIRS):

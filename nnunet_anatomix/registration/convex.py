@@ -1,7 +1,7 @@
 """The global stage: every voxel of a coarse grid chooses among many displacements, and neighbours agree, step by step.
 
-Similarity and smoothness are two convex problems, coupled ever more tightly: the choice is argmin of cost + coupling · |d - u|², and ``u`` is the
-choice smoothed (Siebert, Hansen & Heinrich, ConvexAdam, 2021/2024; App. B.4 of the paper).
+Similarity and smoothness are two convex problems, coupled ever more tightly: the choice is argmin of cost + coupling · |d - u|², and ``u``
+is the choice smoothed (Siebert, Hansen & Heinrich, ConvexAdam, 2021/2024; App. B.4 of the paper).
 """
 
 from __future__ import annotations
@@ -71,16 +71,14 @@ def _offsets(reach: int, device: torch.device) -> Tensor:
     return torch.cartesian_prod(steps, steps, steps)
 
 
-def _cost(
-    fixed: Tensor, moving: Tensor, reach: int, fixed_weight: Tensor | None = None, moving_weight: Tensor | None = None
-) -> Tensor:
+def _cost(fixed: Tensor, moving: Tensor, reach: int, fixed_weight: Tensor | None = None, moving_weight: Tensor | None = None) -> Tensor:
     """(K, V) squared differences for every displacement and voxel, summed over channels and smoothed twice over 3 x 3 x 3 voxels.
 
     A fixed voxel of which nothing is known has no preference, and a moving one is as good as the mean of all.
     """
     shape = fixed.shape[1:]
     known = None if moving_weight is None else functional.pad(moving_weight, (reach,) * 6)
-    typical = (fixed - moving).square_().sum(0).mean() if known is not None else None
+    typical = _typical(fixed, moving, fixed_weight, moving_weight) if known is not None else None
     moving = functional.pad(moving, (reach,) * 6)
     cost = fixed.new_empty(((2 * reach + 1) ** 3, *shape))
     for number, starts in enumerate(itertools.product(range(2 * reach + 1), repeat=3)):
@@ -92,6 +90,12 @@ def _cost(
             differences *= fixed_weight
         cost[number] = _box_mean(_box_mean(differences[None]))[0]
     return cost.flatten(1)
+
+
+def _typical(fixed: Tensor, moving: Tensor, fixed_weight: Tensor | None, moving_weight: Tensor) -> Tensor:
+    """Mean squared difference where both are known."""
+    both = moving_weight if fixed_weight is None else moving_weight * fixed_weight
+    return (fixed - moving).square_().sum(0).mul_(both).sum() / both.sum().clamp_min(torch.finfo(both.dtype).tiny)
 
 
 def _coupled(cost: Tensor, offsets: Tensor, shape: torch.Size) -> Tensor:

@@ -88,8 +88,8 @@ def descriptors(
     Notes
     -----
     Every channel of the features is centred and scaled to unit standard deviation over the foreground (Otsu), in each scan by itself: what
-    a modality adds to a channel everywhere says nothing about anatomy. Outside a mask the nearest voxel inside is repeated, as in ConvexAdam's masked variant, so
-    that the mask's border is no edge.
+    a modality adds to a channel everywhere says nothing about anatomy. Outside a mask the nearest voxel inside is repeated, as in
+    ConvexAdam's masked variant, so that the mask's border is no edge.
     """
     both = tuple(described(scan, config, pool=pool, net=net, progress=progress) for scan in (fixed, moving))
     if config.channels and config.channels < len(both[0]):

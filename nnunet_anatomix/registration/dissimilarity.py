@@ -110,7 +110,7 @@ def _descend_loop(fixed, moving, position, weight, gradient, x_side, y_side, z_s
         x = min(max(x, np.float32(0)), np.float32(x_side - 1))
         y = min(max(y, np.float32(0)), np.float32(y_side - 1))
         z = min(max(z, np.float32(0)), np.float32(z_side - 1))
-        x0, y0, z0 = int(math.floor(x)), int(math.floor(y)), int(math.floor(z))
+        x0, y0, z0 = math.floor(x), math.floor(y), math.floor(z)
         x1, y1, z1 = min(x0 + 1, x_side - 1), min(y0 + 1, y_side - 1), min(z0 + 1, z_side - 1)
         fx, fy, fz = x - np.float32(x0), y - np.float32(y0), z - np.float32(z0)
         here = fixed[voxel]

@@ -1,4 +1,4 @@
-"""Where to begin: a transform from a file, or the best of several starts, judged by the features (Sec. 4.1 needs scans that roughly agree)."""
+"""Where to begin: a transform from a file, or the best of several starts, judged by the features."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from nnunet_anatomix.registration.scans import read_image
 from nnunet_anatomix.registration.warp import coverage, image_tensor, near_isotropic_grid, resampled
 from pretraining.backbone.unet import UNet
 from pretraining.errors import InputError
+from pretraining.inference import Clip
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ def best_start(
     *,
     net: UNet | None,
     stage: Stage = "affine",
-    clips: Sequence[tuple[float, float] | None] = (None, None),
+    clips: Sequence[Clip | None] = (None, None),
     masks: Sequence[sitk.Image | None] = (None, None),
     given: Start | None = None,
 ) -> Start:
@@ -109,7 +110,8 @@ def best_start(
     InputError
         If no start lets the scans overlap.
     """
-    spacing = max(near_isotropic_grid(scan, spacing_mm=min(scan.GetSpacing()), at_most_voxels=_VOXELS).GetSpacing()[0] for scan in (fixed, moving))
+    grids = [near_isotropic_grid(scan, spacing_mm=min(scan.GetSpacing()), at_most_voxels=_VOXELS) for scan in (fixed, moving)]
+    spacing = max(grid.GetSpacing()[0] for grid in grids)
     ours = _described(fixed, _box_along(fixed, fixed, spacing), config, net, clips[0], masks[0])
     theirs = _described(moving, _box_along(moving, fixed, spacing), config, net, clips[1], masks[1])
     starts = {given.name: given.transform} if given else _starts(fixed, moving, ours, theirs)
@@ -144,7 +146,12 @@ def _starts(fixed: sitk.Image, moving: sitk.Image, ours: Described, theirs: Desc
 
 
 def _described(
-    scan: sitk.Image, grid: sitk.Image, config: DescriptorConfig, net: UNet | None, clip: tuple[float, float] | None, mask: sitk.Image | None
+    scan: sitk.Image,
+    grid: sitk.Image,
+    config: DescriptorConfig,
+    net: UNet | None,
+    clip: Clip | None,
+    mask: sitk.Image | None,
 ) -> Described:
     known = coverage(scan, grid)
     if mask is not None:
@@ -205,5 +212,6 @@ def _centre(scan: sitk.Image) -> np.ndarray:
 def _mass_centre(scan: sitk.Image) -> np.ndarray:
     values = image_tensor(scan)
     mass: Tensor = values - values.min()
-    places = [(torch.arange(side) * mass.sum([axis for axis in range(3) if axis != own])).sum() / mass.sum() for own, side in enumerate(mass.shape)]
+    profiles = [mass.sum([axis for axis in range(3) if axis != own]) for own in range(3)]
+    places = [(torch.arange(len(profile)) * profile).sum() / profile.sum() for profile in profiles]
     return np.array(scan.TransformContinuousIndexToPhysicalPoint([float(place) for place in places]))

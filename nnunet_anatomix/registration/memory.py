@@ -68,8 +68,8 @@ def fitted(
         least = scans_bytes + _LIBRARIES + _peak(32**3, shape, _smaller_windows(descriptors, net), solver, net)
         if least > memory:
             raise InputError(
-                f"registering these scans takes at least {format_bytes(least)}B of memory, {format_bytes(scans_bytes)}B of it for the scans "
-                f"themselves, and {format_bytes(memory)}B were named; name more, resample the scans or crop them"
+                f"registering these scans takes at least {format_bytes(least)}B of memory, {format_bytes(scans_bytes)}B of it for the "
+                f"scans themselves, and {format_bytes(memory)}B were named; name more, resample the scans or crop them"
             )
     asked = (descriptors, solver)
     while (needed := scans_bytes + _LIBRARIES + _peak(voxels, shape, descriptors, solver, net)) > memory:
@@ -107,9 +107,7 @@ def _pyramid(voxels: int, descriptors: DescriptorConfig, solver: ConvexAdamConfi
     return _NUMBER * voxels // solver.pool**3 * (3 * held + max(0, channels - held))
 
 
-def _peak(
-    voxels: int, shape: tuple[int, int, int], descriptors: DescriptorConfig, solver: ConvexAdamConfig, net: UNet | None
-) -> int:
+def _peak(voxels: int, shape: tuple[int, int, int], descriptors: DescriptorConfig, solver: ConvexAdamConfig, net: UNet | None) -> int:
     """Of the most hungry stage."""
     always = _SCANS * _NUMBER * voxels
     both = 2 * _NUMBER * descriptors.count(net) * (voxels // solver.pool**3)

@@ -22,15 +22,22 @@ from nnunet_anatomix.registration.descriptors import DescriptorConfig, Scan, des
 from nnunet_anatomix.registration.initial import Start, best_start, file_start, header_start
 from nnunet_anatomix.registration.memory import fitted
 from nnunet_anatomix.registration.scans import checked_labels, checked_scan
-from nnunet_anatomix.registration.warp import coverage, displacement_of, image_tensor, inverted, itk_transform, near_isotropic_grid, resampled
+from nnunet_anatomix.registration.warp import (
+    coverage,
+    displacement_of,
+    image_tensor,
+    inverted,
+    itk_transform,
+    near_isotropic_grid,
+    resampled,
+)
 from pretraining.backbone.unet import UNet
 from pretraining.backbone.weights import Weights, find_weights, load_weights
 from pretraining.errors import InputError
+from pretraining.inference import Clip
 from pretraining.inference_memory import available_bytes
 
 log = logging.getLogger(__name__)
-
-Clip = tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +162,10 @@ def register(
     with _timed(seconds, "resampling"):
         scans = _on_grid(fixed, moving, grid, start.transform, masks, clips, device)
     if min(scans[0].image.shape) < budget.solver.grid_spacing:
-        raise InputError(f"the fixed scan has {scans[0].image.shape} voxels on the working grid; at least {budget.solver.grid_spacing} are needed")
+        found, least = tuple(scans[0].image.shape), budget.solver.grid_spacing
+        raise InputError(
+            f"the fixed scan has {found} voxels on the working grid, expected at least {least} along every axis; name a finer spacing"
+        )
     known = torch.ones_like(scans[0].image) if scans[0].known is None else scans[0].known
     known = (known if scans[1].known is None else known * scans[1].known).cpu()
     if config.solver == "convexadam":

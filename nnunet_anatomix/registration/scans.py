@@ -56,7 +56,7 @@ def checked_scan(image: sitk.Image, role: str) -> sitk.Image:
     if wrong := int(values.size - np.isfinite(values).sum()):
         raise InputError(f"{role}: {wrong} of {values.size} voxels are NaN or infinite; replace them, e.g. by the value of air")
     if values.min() == values.max():
-        raise InputError(f"{role}: every voxel is {values.flat[0]:g}; there is nothing to align in a constant image")
+        raise InputError(f"{role}: every voxel is {values.flat[0]:g}; there is nothing to see in a constant image")
     return image
 
 
@@ -87,10 +87,8 @@ def same_grid(one: sitk.Image, other: sitk.Image) -> bool:
     if one.GetSize() != other.GetSize():
         return False
     corners = [[0, 0, 0], *(np.eye(3, dtype=int) * (np.array(one.GetSize()) - 1)).tolist()]
-    return all(
-        np.abs(np.subtract(other.TransformPhysicalPointToContinuousIndex(one.TransformIndexToPhysicalPoint(corner)), corner)).max() < _SAME_GRID
-        for corner in corners
-    )
+    there = [other.TransformPhysicalPointToContinuousIndex(one.TransformIndexToPhysicalPoint(corner)) for corner in corners]
+    return bool(np.abs(np.subtract(there, corners)).max() < _SAME_GRID)
 
 
 def _checked_geometry(image: sitk.Image, role: str) -> sitk.Image:

@@ -1,8 +1,8 @@
 """Displacements: what they mean, how they act, and how ITK writes them. Every convention of registration lives here.
 
-A displacement ``u`` is a (3, X, Y, Z) tensor on the fixed grid, in voxels, its components along X, Y and Z. The moved image at voxel ``p`` is the
-moving image at ``p + u(p)``: displacements pull, as in ITK. Images and tensors have the axes X, Y, Z of SimpleITK's indices, so that a
-tensor is SimpleITK's array transposed.
+A displacement ``u`` is a (3, X, Y, Z) tensor on the fixed grid, in voxels, its components along X, Y and Z. The moved image at voxel ``p``
+is the moving image at ``p + u(p)``: displacements pull, as in ITK. Images and tensors have the axes X, Y, Z of SimpleITK's indices, so
+that a tensor is SimpleITK's array transposed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from torch.nn import functional
 
 ISOTROPIC = 1.5
 """Greatest ratio of spacings along a grid's axes that still counts as isotropic."""
+LARGEST_FIELD = 256**3
+"""Voxels of a displacement field that is written: between them it is linear, and it was never finer than that."""
 
 
 def image_tensor(image: sitk.Image) -> Tensor:

@@ -1,0 +1,197 @@
+"""One pair or many: files in, a folder for each pair out. A pair that fails doesn't stop the rest; what is done is not done again."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+import torch
+
+from nnunet_anatomix.registration.metrics import read_landmarks
+from nnunet_anatomix.registration.register import RegistrationConfig, register
+from nnunet_anatomix.registration.scans import checked_labels, checked_scan, read_image
+from nnunet_anatomix.registration.summary import REGISTRATION_FILE
+from nnunet_anatomix.registration.writing import measured, write_registration
+from pretraining.atomic import write_text
+from pretraining.backbone.weights import Weights
+from pretraining.errors import CommandFailed, InputError, Interrupted
+from pretraining.inference import Clip
+from pretraining.interruption import stop_requests
+
+log = logging.getLogger(__name__)
+
+FAILURE = "failed.txt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairFiles:
+    """Files of one pair; all but the scans may be left out."""
+
+    name: str
+    fixed: Path
+    moving: Path
+    fixed_mask: Path | None = None
+    moving_mask: Path | None = None
+    fixed_labels: Path | None = None
+    moving_labels: Path | None = None
+    fixed_landmarks: Path | None = None
+    moving_landmarks: Path | None = None
+    init: Path | None = None
+    """Initial transform of this pair."""
+
+
+def read_pairs(path: Path) -> list[PairFiles]:
+    """Read a CSV with the columns of :class:`PairFiles`; ``name`` may be missing, paths are relative to the CSV's folder.
+
+    Raises
+    ------
+    InputError
+        For a missing file, unknown or missing columns, a row without a scan, or two pairs of one name.
+    """
+    known = [one.name for one in fields(PairFiles)]
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns, rows = reader.fieldnames or [], list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"pairs: cannot read {path}: {error}") from None
+    if not {"fixed", "moving"} <= set(columns) or set(columns) - set(known):
+        raise InputError(f"pairs: expected a CSV with the columns fixed and moving, and none but {known}, found {columns} in {path}")
+    pairs = []
+    for number, row in enumerate(rows, 2):
+        if not row["fixed"] or not row["moving"] or None in row:
+            raise InputError(f"pairs: line {number} of {path} needs a fixed and a moving scan, and no more cells than columns")
+        name = row.pop("name", None) or f"pair{number - 1:03d}"
+        if Path(name).name != name or name.startswith("."):
+            raise InputError(f"pairs: line {number} of {path}: '{name}' becomes a folder's name; use letters, digits, - and _")
+        pairs.append(PairFiles(name=name, **{column: path.parent / cell for column, cell in row.items() if cell}))
+    if not pairs:
+        raise InputError(f"pairs: {path} has no rows below its columns")
+    names = [pair.name for pair in pairs]
+    if doubled := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"pairs: two pairs in {path} are called '{doubled[0]}'; their results would be in one folder")
+    return pairs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """What all pairs of a batch share."""
+
+    config: RegistrationConfig
+    weights: Weights | None
+    fixed_clip: Clip | None = None
+    moving_clip: Clip | None = None
+    memory: int | None = None
+    device: torch.device | str = "cpu"
+
+    def fingerprint(self, pair: PairFiles) -> str:
+        """Changes whenever a pair would have to be registered anew."""
+        files = {
+            name: [str(file), file.stat().st_size, file.stat().st_mtime_ns]
+            for name, file in asdict(pair).items()
+            if isinstance(file, Path) and file.is_file()
+        }
+        sha256 = self.weights.sha256 if self.weights and self.config.descriptors.feature_weight else None
+        said = [asdict(self.config), sha256, self.fixed_clip, self.moving_clip, files]
+        return hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()[:16]
+
+
+def register_pair(pair: PairFiles, out: Path, common: Common, *, progress: bool = True) -> dict:
+    """Register one pair of files into ``out``; the metrics.
+
+    Raises
+    ------
+    InputError
+        For files that don't serve; nothing is written then.
+    """
+    fingerprint = common.fingerprint(pair)
+    fixed, moving = (checked_scan(read_image(path, role), role) for path, role in ((pair.fixed, "fixed"), (pair.moving, "moving")))
+    masks = {
+        f"{role}_mask": checked_labels(read_image(path, f"{role} mask"), scan, f"{role} mask") if path else None
+        for role, path, scan in (("fixed", pair.fixed_mask, fixed), ("moving", pair.moving_mask, moving))
+    }
+    labels = {
+        f"{role}_labels": checked_labels(read_image(path, f"{role} labels"), scan, f"{role} labels") if path else None
+        for role, path, scan in (("fixed", pair.fixed_labels, fixed), ("moving", pair.moving_labels, moving))
+    }
+    points = {
+        f"{role}_points_mm": read_landmarks(path) if path else None
+        for role, path in (("fixed", pair.fixed_landmarks), ("moving", pair.moving_landmarks))
+    }
+    given = [found for found in points.values() if found is not None]
+    if len(given) == 1 or (given and given[0].shape != given[1].shape):
+        raise InputError(f"landmarks: expected as many in the fixed as in the moving scan, found {[len(found) for found in given]}")
+    config = common.config if pair.init is None else replace(common.config, init=str(pair.init))
+    registration = register(
+        fixed,
+        moving,
+        config=config,
+        weights=common.weights,
+        **masks,
+        fixed_clip=common.fixed_clip,
+        moving_clip=common.moving_clip,
+        memory=common.memory,
+        device=common.device,
+        progress=progress,
+    )
+    metrics = measured(registration, **labels, **points)
+    if one_sided := metrics.get("one_sided_labels"):
+        log.info("labels that only one scan has, left out of Dice: %s", one_sided)
+    files = {key: str(value) for key, value in asdict(pair).items() if value is not None}
+    write_registration(
+        out, registration, metrics, pair=pair.name, moving_labels=labels["moving_labels"], fingerprint=fingerprint, files=files
+    )
+    (out / FAILURE).unlink(missing_ok=True)
+    return metrics
+
+
+def register_pairs(
+    pairs: Sequence[PairFiles], out: Path, common: Common, *, progress: bool = True, run: Callable[..., dict] = register_pair
+) -> int:
+    """Register many pairs, each into a folder of its name below ``out``.
+
+    Returns
+    -------
+    How many were registered now; the others were already there, with the same files and settings.
+
+    Raises
+    ------
+    CommandFailed
+        After all others, if some failed; why is in ``failed.txt`` of their folders.
+    Interrupted
+        If asked to stop, after the pair in hand.
+    """
+    failed: dict[str, str] = {}
+    done = 0
+    with stop_requests() as stop:
+        for number, pair in enumerate(pairs, 1):
+            folder = out / pair.name
+            if _is_done(folder, common, pair):
+                log.info("[%d/%d] %s: already there", number, len(pairs), pair.name)
+                continue
+            log.info("[%d/%d] %s", number, len(pairs), pair.name)
+            try:
+                run(pair, folder, common, progress=progress)
+                done += 1
+            except (ValueError, RuntimeError, OSError, MemoryError) as error:
+                failed[pair.name] = " ".join(str(error).split()) or type(error).__name__
+                log.error("%s failed: %s", pair.name, failed[pair.name])
+                (folder / REGISTRATION_FILE).unlink(missing_ok=True)
+                write_text(folder / FAILURE, failed[pair.name] + "\n")
+            if stop and number < len(pairs):
+                raise Interrupted(f"stopped after {number} of {len(pairs)} pairs; the same command goes on", stop.signal)
+    if failed:
+        raise CommandFailed(f"{len(failed)} of {len(pairs)} pairs failed: {'; '.join(f'{name}: {why}' for name, why in failed.items())}")
+    return done
+
+
+def _is_done(folder: Path, common: Common, pair: PairFiles) -> bool:
+    try:
+        return json.loads((folder / REGISTRATION_FILE).read_text(encoding="utf-8"))["fingerprint"] == common.fingerprint(pair)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

@@ -1,0 +1,135 @@
+"""``nnunet-anatomix register``."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+log = logging.getLogger(__name__)
+
+Window = tuple[float, float] | None
+
+
+def register(
+    out: Path,
+    fixed: Path | None = None,
+    moving: Path | None = None,
+    pairs: Path | None = None,
+    solver: Literal["convexadam", "ants"] = "convexadam",
+    features: str | None = None,
+    mind: bool = True,
+    feature_weight: float | None = None,
+    init: str = "auto",
+    affine: Literal["none", "rigid", "affine"] | None = None,
+    fixed_mask: Path | None = None,
+    moving_mask: Path | None = None,
+    fixed_labels: Path | None = None,
+    moving_labels: Path | None = None,
+    fixed_landmarks: Path | None = None,
+    moving_landmarks: Path | None = None,
+    fixed_clip: Window = None,
+    moving_clip: Window = None,
+    spacing: float | None = None,
+    smoothness: float | None = None,
+    grid_spacing: int | None = None,
+    reach: int | None = None,
+    adam_spacing: int | None = None,
+    overlap: float | None = None,
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    memory: str = "auto",
+    device: Annotated[Literal["auto", "cpu", "cuda"], tyro.conf.arg(aliases=["-device"])] = "auto",
+) -> None:
+    """Align a moving scan with a fixed one, of any modalities, grids and orientations; or many pairs from a CSV.
+
+    Args:
+        out: Folder for moved scan and labels, transforms, picture and registration.json; with --pairs one folder a pair below it.
+        fixed: Scan to align with, in any format of ITK's.
+        moving: Scan to align.
+        pairs: CSV with the columns fixed, moving and perhaps name, fixed_mask, moving_mask, fixed_labels, moving_labels, fixed_landmarks,
+            moving_landmarks, init; paths are relative to it. Pairs already there are not registered again.
+        solver: convexadam, or ants: SyN of antspyx, on features, or on mutual information with --features none.
+        features: Weights file or hf://owner/repo/file@revision; bundled ones if left out; none for MIND-SSC or mutual information alone.
+        mind: Compare MIND-SSC too; --no-mind for features alone.
+        feature_weight: Factor of the features beside MIND-SSC.
+        init: auto judges several starts by descriptors, none trusts the headers, else a transform's file (.mat, .tfm, .h5, or a
+            displacement field).
+        affine: What the start may do first; affine with --init auto, none otherwise.
+        fixed_mask: What of the fixed scan counts.
+        moving_mask: What of the moving scan counts.
+        fixed_labels: Structures to measure with.
+        moving_labels: Structures to measure with, and to move.
+        fixed_landmarks: CSV with x,y,z in mm (LPS), or .fcsv of Slicer.
+        moving_landmarks: As many, in the same order.
+        fixed_clip: Intensities that the network sees as 0 and 1: -450 450 for CT; least and greatest if left out.
+        moving_clip: The same of the moving scan.
+        spacing: Of the working grid, mm; the fixed scan's own if left out.
+        smoothness: Weight of the displacement's smoothness.
+        grid_spacing: Of the coarse search, voxels.
+        reach: Of the coarse search, voxels of its grid.
+        adam_spacing: Of the fine descent, voxels.
+        overlap: Of the network's windows, share of their side.
+        precision: fp32, bf16, or auto: bf16 where that is faster.
+        memory: What may be used above PyTorch itself, such as 4G; most of what is free by default.
+        device: auto, cpu or cuda.
+    """
+    from nnunet_anatomix.registration.batch import Common, PairFiles, read_pairs, register_pair, register_pairs
+    from nnunet_anatomix.registration.convexadam import ConvexAdamConfig
+    from nnunet_anatomix.registration.descriptors import DescriptorConfig
+    from nnunet_anatomix.registration.register import RegistrationConfig
+    from pretraining.backbone.weights import find_weights, load_weights
+    from pretraining.byte_sizes import parse_bytes
+    from pretraining.device import named_device
+    from pretraining.errors import InputError
+    from pretraining.precision import has_bf16_units
+
+    for_one_pair = {
+        "fixed_mask": fixed_mask,
+        "moving_mask": moving_mask,
+        "fixed_labels": fixed_labels,
+        "moving_labels": moving_labels,
+        "fixed_landmarks": fixed_landmarks,
+        "moving_landmarks": moving_landmarks,
+    }
+    if pairs is not None and (fixed or moving or any(for_one_pair.values())):
+        raise InputError("with --pairs, scans, masks, labels and landmarks stand in the CSV; leave their flags out")
+    if pairs is None and (fixed is None or moving is None):
+        raise InputError("name the scans with --fixed and --moving, or many of them with --pairs CSV")
+    if features == "none" and not mind and solver == "convexadam":
+        raise InputError("--features none with --no-mind leaves nothing to compare")
+    runs_on = named_device(device)
+    given = {"overlap": overlap, "feature_weight": 0.0 if features == "none" else feature_weight}
+    described = DescriptorConfig(
+        mind=mind or features == "none",
+        bf16=has_bf16_units(runs_on) if precision == "auto" else precision == "bf16",
+        **{name: value for name, value in given.items() if value is not None},
+    )
+    settings = {"smoothness": smoothness, "grid_spacing": grid_spacing, "reach": reach, "adam_spacing": adam_spacing}
+    config = RegistrationConfig(
+        solver=solver,
+        init=init,
+        affine=affine,
+        spacing_mm=spacing,
+        descriptors=described,
+        convexadam=replace(ConvexAdamConfig(), **{name: value for name, value in settings.items() if value is not None}),
+    )
+    common = Common(
+        config=config,
+        weights=load_weights(find_weights(features)) if described.feature_weight else None,
+        fixed_clip=fixed_clip,
+        moving_clip=moving_clip,
+        memory=None if memory == "auto" else parse_bytes(memory),
+        device=runs_on,
+    )
+    if pairs is not None:
+        done = register_pairs(read_pairs(pairs), out, common)
+        log.info("%d pairs registered; nnunet-anatomix evaluate registration %s sums them up", done, out)
+        return
+    metrics = register_pair(PairFiles(name=out.resolve().name, fixed=fixed, moving=moving, **for_one_pair), out, common)
+    for name in ("dice_before", "dice"):
+        if values := metrics.get(name):
+            log.info("%s: %.3f, mean of %d labels", name.replace("_", " "), sum(values.values()) / len(values), len(values))
+    log.info("folds: %.2f %%; all of it is in %s, to look at: %s", 100 * metrics["folded_share"], out, out / "overview.png")

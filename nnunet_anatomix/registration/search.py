@@ -1,0 +1,163 @@
+"""The paper's grid search: ConvexAdam on MIND-SSC, alone and with features, under every combination of settings (App. A.2)."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+from math import prod
+from operator import attrgetter
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from nnunet_anatomix.registration.convex import cost_bytes
+from nnunet_anatomix.registration.convexadam import ConvexAdamConfig, descent_dissimilarity, descent_stage, search_stage
+from nnunet_anatomix.registration.descriptors import DescriptorConfig, descriptors
+from nnunet_anatomix.registration.metrics import folded_share
+from nnunet_anatomix.registration.search_grid import Combination, SearchGrid
+from nnunet_anatomix.registration.search_pairs import IMAGES, LoadedPair, SearchPair, load_pair
+from nnunet_anatomix.registration.search_report import ResultRow, appended, read_rows, write_report
+from pretraining.backbone.unet import UNet
+from pretraining.backbone.weights import tensors_sha256
+from pretraining.byte_sizes import format_bytes
+from pretraining.errors import InputError, Interrupted
+from pretraining.inference_memory import available_bytes
+from pretraining.interruption import stop_requests
+
+log = logging.getLogger(__name__)
+
+RESULTS_FILE = "results.csv"
+METHODS = {"mind": DescriptorConfig(feature_weight=0), "features": DescriptorConfig()}
+"""What the paper compares: ConvexAdam, and ConvexAdam-Ours."""
+
+
+def grid_search(
+    pairs: Sequence[SearchPair],
+    out: Path,
+    grid: SearchGrid,
+    *,
+    net: UNet | None = None,
+    methods: Mapping[str, DescriptorConfig] = METHODS,
+    solver: ConvexAdamConfig = ConvexAdamConfig(),  # noqa: B008, it's frozen
+    device: torch.device | str = "cpu",
+) -> str:
+    """Register every pair with every method under every combination; killed, it goes on where it was.
+
+    Parameters
+    ----------
+    pairs : to register; the moving scan is resampled to the fixed grid before.
+    out : folder for ``results.csv``, one row a registration, and what :func:`~nnunet_anatomix.registration.search_report.write_report`
+        makes of it.
+    grid : what to try.
+    net : in evaluation mode, on ``device``; not needed where features have no weight.
+    methods : name → descriptors.
+    solver : the settings that are not searched.
+    device : to compute on.
+
+    Returns
+    -------
+    The table, as Markdown.
+
+    Raises
+    ------
+    InputError
+        For scans that can't be registered, or a search that takes more memory than there is.
+    Interrupted
+        After Ctrl-C or SIGTERM, once the registration in hand is in ``results.csv``.
+
+    Notes
+    -----
+    Dice is the mean over labels that both scans have, moved by nearest neighbour; folds are counted over the whole grid. A row is the same
+    whatever else the grid holds: descriptors are made for each ``pool``, as a single registration makes them, and the global search, which
+    knows nothing of λ, is run once for each pool, grid spacing and reach. Rows of other images, weights or settings stay in the file and
+    take no part.
+    """
+    device, out = torch.device(device), Path(out)
+    settings = {(pair.name, name): _settings(pair, config, net, solver) for pair in pairs for name, config in methods.items()}
+    wanted = [(*which, setting, combination) for which, setting in settings.items() for combination in grid.combinations()]
+    rows = {row.key: row for row in read_rows(out / RESULTS_FILE)}
+    done = sum(key in rows for key in wanted)
+    if done:
+        log.info("%d of %d registrations are in %s already", done, len(wanted), out / RESULTS_FILE)
+    with (
+        stop_requests() as stop,
+        appended(out / RESULTS_FILE) as append,
+        tqdm(total=len(wanted), initial=done) as bar,
+    ):
+        for pair in pairs:
+            missing = [key for key in wanted if key[0] == pair.name and key not in rows]
+            if not missing:
+                continue
+            loaded = load_pair(pair, device)
+            _check_size(pair.name, loaded.fixed.image.shape, [key[-1] for key in missing], device)
+            before = loaded.dice()
+            for name, description in methods.items():
+                bar.set_description(f"{pair.name}, {name}")
+                configs = [replace(solver, **key[-1]._asdict()) for key in missing if key[1] == name]
+                for config, displacement in _solved(loaded, configs, description, net):
+                    row = ResultRow(
+                        pair=pair.name,
+                        method=name,
+                        settings=settings[pair.name, name],
+                        **{field: getattr(config, field) for field in Combination._fields},
+                        dice_before=before,
+                        dice=loaded.dice(displacement),
+                        folded_share=folded_share(displacement),
+                    )
+                    rows[row.key] = row
+                    append(row)
+                    bar.update()
+                    if stop and bar.n < len(wanted):
+                        raise Interrupted(f"stopped after {bar.n} of {len(wanted)} registrations; the same call goes on there", stop.signal)
+    return write_report(out, [rows[key] for key in wanted])
+
+
+def _check_size(name: str, sides: Sequence[int], combinations: Iterable[Combination], device: torch.device) -> None:
+    """Find out now what would end the search after hours."""
+    there = available_bytes(device)
+    for spacing, reach in {(one.grid_spacing, one.reach) for one in combinations}:
+        coarse = [side // spacing for side in sides]
+        if min(coarse) < 1:
+            raise InputError(f"{name}: a grid spacing of {spacing} is more than {min(sides)} voxels; leave it out")
+        if (needed := cost_bytes(prod(coarse), reach)) > there:
+            raise InputError(
+                f"{name}: reach {reach} at a grid spacing of {spacing} takes {format_bytes(needed)}B of memory, there is "
+                f"{format_bytes(there)}B; leave one of them out"
+            )
+
+
+def _solved(
+    pair: LoadedPair, configs: Sequence[ConvexAdamConfig], description: DescriptorConfig, net: UNet | None
+) -> Iterator[tuple[ConvexAdamConfig, Tensor]]:
+    """The displacement of each setting, in an order that lets what they have in common be computed once."""
+    in_common = ("pool", "grid_spacing", "reach")
+    configs = sorted(configs, key=attrgetter(*in_common, "adam_spacing", "smoothness"))
+    for pool, of_pool in groupby(configs, key=attrgetter("pool")):
+        described = descriptors(pair.fixed, pair.moving, description, pool=pool, net=net)
+        stage = {"fixed_known": pair.fixed.known, "moving_known": pair.moving.known}
+        dissimilarities = {}
+        for _, of_search in groupby(of_pool, key=attrgetter(*in_common)):
+            found = None
+            for config in of_search:
+                found = search_stage(*described, config, **stage) if found is None else found
+                if config.adam_spacing not in dissimilarities:
+                    dissimilarities[config.adam_spacing] = descent_dissimilarity(*described, config, **stage)
+                yield config, descent_stage(dissimilarities[config.adam_spacing], found, tuple(pair.fixed.image.shape), config)
+
+
+def _settings(pair: SearchPair, description: DescriptorConfig, net: UNet | None, solver: ConvexAdamConfig) -> str:
+    """Digest of all that a row depends on beside its combination; of bf16, which depends on the machine, it knows nothing."""
+    searched = replace(solver, **dict.fromkeys(Combination._fields, 1))
+    digest = hashlib.sha256(repr((replace(description, bf16=False), searched, pair.fixed_clip, pair.moving_clip)).encode())
+    if description.feature_weight:
+        if net is None:
+            raise ValueError("features have a weight, but there is no network to make them")
+        digest.update(tensors_sha256(net.state_dict()).encode())
+    for role in IMAGES:
+        digest.update(hashlib.sha256(getattr(pair, role).read_bytes()).digest())
+    return digest.hexdigest()[:12]

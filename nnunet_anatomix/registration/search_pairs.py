@@ -1,0 +1,132 @@
+"""Pairs of scans with labels, as a search over settings of registration takes them."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nnunet_anatomix.registration.descriptors import Scan
+from nnunet_anatomix.registration.metrics import dice_by_label, shared_labels
+from nnunet_anatomix.registration.scans import checked_labels, checked_scan, read_image
+from nnunet_anatomix.registration.warp import coverage, image_tensor, resampled, warped
+from pretraining.errors import InputError
+from pretraining.inference import Clip
+
+IMAGES = ("fixed", "moving", "fixed_labels", "moving_labels")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchPair:
+    """Two scans, roughly aligned by their headers, and the labels of both.
+
+    Attributes
+    ----------
+    name : different for every pair.
+    fixed, moving, fixed_labels, moving_labels : files, in any format of ITK's.
+    fixed_clip, moving_clip : intensities that the network sees as 0 and 1; None for the least and the greatest.
+    """
+
+    name: str
+    fixed: Path
+    moving: Path
+    fixed_labels: Path
+    moving_labels: Path
+    fixed_clip: Clip | None = None
+    moving_clip: Clip | None = None
+
+
+def read_search_pairs(path: Path, *, fixed_clip: Clip | None = None, moving_clip: Clip | None = None) -> list[SearchPair]:
+    """Read a CSV file with the header ``name,fixed,moving,fixed_labels,moving_labels``.
+
+    Parameters
+    ----------
+    path : of the file; paths in it are relative to its folder.
+    fixed_clip, moving_clip : of all pairs.
+
+    Raises
+    ------
+    InputError
+        If it can't be read, holds no pairs, or a line lacks something, names a pair twice or a file that is not there.
+    """
+    try:
+        reader = csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines(), strict=True)
+        lines = [(reader.line_num, line) for line in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} can't be read as CSV: {error}; name a file with the header {','.join(('name', *IMAGES))}") from None
+    if sorted(reader.fieldnames or ()) != sorted(("name", *IMAGES)):
+        raise InputError(f"{path}: expected the header {','.join(('name', *IMAGES))}, found {','.join(reader.fieldnames or ()) or 'none'}")
+    if not lines:
+        raise InputError(f"{path} holds no pairs, expected a line for each")
+    pairs: dict[str, SearchPair] = {}
+    for number, line in lines:
+        where = f"{path}, line {number}"
+        if None in line or not all(line.values()):
+            raise InputError(f"{where}: expected {1 + len(IMAGES)} values, found {','.join(str(value or '') for value in line.values())}")
+        if line["name"] in pairs:
+            raise InputError(f"{where}: a second pair named '{line['name']}'; every pair needs a name of its own")
+        images = {role: path.parent / line[role] for role in IMAGES}
+        for role, image in images.items():
+            if not image.is_file():
+                raise InputError(f"{where}: {role}: no such file {image}")
+        pairs[line["name"]] = SearchPair(name=line["name"], **images, fixed_clip=fixed_clip, moving_clip=moving_clip)
+    return list(pairs.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedPair:
+    """A pair on the fixed grid.
+
+    Attributes
+    ----------
+    fixed, moving : the scans.
+    fixed_labels, moving_labels : (X, Y, Z) float32, whole numbers.
+    """
+
+    fixed: Scan
+    moving: Scan
+    fixed_labels: Tensor
+    moving_labels: Tensor
+
+    @cached_property
+    def labels(self) -> list[int]:
+        """Those of both scans."""
+        return shared_labels(self.fixed_labels, self.moving_labels)
+
+    def dice(self, displacement: Tensor | None = None) -> float:
+        """Mean over :attr:`labels`, with the moving ones pulled along a (3, X, Y, Z) displacement by nearest neighbour."""
+        moved = self.moving_labels if displacement is None else warped(self.moving_labels[None], displacement, mode="nearest")[0]
+        dice = dice_by_label(self.fixed_labels, moved)
+        return float(np.mean([dice[label] for label in self.labels]))
+
+
+def load_pair(pair: SearchPair, device: torch.device) -> LoadedPair:
+    """Read a pair; the moving scan and its labels go through the headers to the fixed grid.
+
+    Raises
+    ------
+    InputError
+        For scans or labels that are none, or no label that both scans have on the fixed grid.
+    """
+    roles = {role: f"{pair.name}, {role.replace('_', ' ')}" for role in IMAGES}
+    images = {role: read_image(getattr(pair, role), roles[role]) for role in IMAGES}
+    fixed, moving = (checked_scan(images[role], roles[role]) for role in ("fixed", "moving"))
+    fixed_labels = checked_labels(images["fixed_labels"], fixed, roles["fixed_labels"])
+    moving_labels = checked_labels(images["moving_labels"], moving, roles["moving_labels"])
+    reached = coverage(moving, fixed).to(device)
+    loaded = LoadedPair(
+        fixed=Scan(image=image_tensor(fixed).to(device), clip=pair.fixed_clip),
+        moving=Scan(
+            image=image_tensor(resampled(moving, fixed)).to(device), known=None if bool(reached.all()) else reached, clip=pair.moving_clip
+        ),
+        fixed_labels=image_tensor(fixed_labels).to(device),
+        moving_labels=image_tensor(resampled(moving_labels, fixed, nearest=True)).to(device),
+    )
+    if not loaded.labels:
+        raise InputError(f"{pair.name}: on the fixed grid the scans share no label; check that they overlap and are labelled alike")
+    return loaded

@@ -1,0 +1,206 @@
+"""Displacements: the same as ITK's transforms on any grid, each other's inverse, and as large as one can work out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from torch import Tensor
+
+from nnunet_anatomix.registration.warp import (
+    composed,
+    coverage,
+    displacement_of,
+    identity,
+    image_tensor,
+    index_to_mm,
+    inverted,
+    itk_transform,
+    jacobian_determinant,
+    near_isotropic_grid,
+    resampled,
+    sampled,
+    tensor_image,
+    warped,
+)
+
+SHAPE = (17, 13, 11)
+TURNED = sitk.Euler3DTransform((0.0, 0.0, 0.0), 0.4, -0.2, 0.7).GetMatrix()
+DIRECTIONS = {
+    "plain": (1, 0, 0, 0, 1, 0, 0, 0, 1),
+    "flipped": (-1, 0, 0, 0, -1, 0, 0, 0, 1),
+    "permuted": (0, 0, 1, 1, 0, 0, 0, 1, 0),
+    "left-handed": (0, 1, 0, 1, 0, 0, 0, 0, 1),
+    "oblique": TURNED,
+}
+
+
+def grid(direction: str = "oblique", shape: tuple[int, int, int] = SHAPE, spacing: tuple[float, float, float] = (0.8, 2.0, 3.1)) -> sitk.Image:
+    image = sitk.Image(shape, sitk.sitkFloat32)
+    image.SetSpacing(spacing)
+    image.SetDirection(DIRECTIONS[direction])
+    image.SetOrigin((-31.5, 12.0, 140.0))
+    return image
+
+
+def waves(height: float, shape: tuple[int, int, int] = SHAPE) -> Tensor:
+    """Other displacements along every axis; 0 at the border, so that nothing leaves the grid."""
+    x, y, z = identity(shape)
+    inside = torch.stack([(math.pi * place / (side - 1)).sin() for place, side in zip((x, y, z), shape, strict=True)]).prod(0)
+    return height * inside * torch.stack([torch.sin(y / 3 + 1), torch.cos(z / 4), torch.sin(x / 5 - 1)])
+
+
+def linear(matrix: Tensor, shape: tuple[int, int, int] = SHAPE) -> Tensor:
+    """The displacement of ``p -> centre + matrix @ (p - centre)``."""
+    centre = (torch.tensor(shape) - 1) / 2
+    from_centre = identity(shape) - centre.view(3, 1, 1, 1)
+    return torch.einsum("ij,jxyz->ixyz", matrix - torch.eye(3), from_centre)
+
+
+def scan(like: sitk.Image) -> sitk.Image:
+    x, y, z = identity(like.GetSize())
+    return tensor_image(torch.sin(x / 2) + torch.cos(y / 3) * torch.sin(z / 2 + x / 4), like)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_itk_takes_points_where_the_displacement_takes_voxels(direction):
+    space, displacement = grid(direction), waves(1.7)
+    transform = itk_transform(displacement, space)
+    for index in [(0, 0, 0), (8, 6, 5), (3, 9, 2), (15, 1, 7), (16, 12, 10)]:
+        there = [float(place + step) for place, step in zip(index, displacement[(slice(None), *index)], strict=True)]
+        expected = space.TransformContinuousIndexToPhysicalPoint(there)
+        assert transform.TransformPoint(space.TransformIndexToPhysicalPoint(index)) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_displacements_come_back_from_itk(direction):
+    displacement = waves(2.5) + torch.tensor([0.5, -1.0, 2.0]).view(3, 1, 1, 1)
+    assert torch.allclose(displacement_of(itk_transform(displacement, grid(direction)), grid(direction)), displacement, atol=1e-4)
+
+
+def test_any_transform_of_itks_becomes_a_displacement():
+    space, transform = grid(), sitk.TranslationTransform(3, (4.0, -2.0, 7.0))
+    steps = np.linalg.inv(index_to_mm(space)) @ (4.0, -2.0, 7.0)
+    assert np.allclose(displacement_of(transform, space).movedim(0, -1), steps, atol=1e-4)
+
+
+def test_tensors_have_the_axes_of_itks_indices():
+    image = scan(grid("permuted"))
+    volume = image_tensor(image)
+    assert volume.shape == SHAPE and volume[3, 9, 2] == pytest.approx(image[3, 9, 2])
+    again = tensor_image(volume, image)
+    assert again[3, 9, 2] == image[3, 9, 2] and again.GetDirection() == image.GetDirection() and again.GetOrigin() == image.GetOrigin()
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+def test_images_are_warped_as_by_itks_resampler(direction, mode):
+    image, displacement = scan(grid(direction)), waves(2.0)
+    expected = image_tensor(resampled(image, image, itk_transform(displacement, image), nearest=mode == "nearest", outside=0))
+    ours = warped(image_tensor(image)[None], displacement, mode=mode)[0]
+    inside = (slice(2, -2),) * 3
+    differs = (ours - expected)[inside].abs() > 1e-4
+    # Where the nearest voxel is a tie, rounding decides.
+    assert differs.float().mean() <= (0 if mode == "bilinear" else 0.01)
+    assert (ours - image_tensor(image))[inside].abs().max() > 0.5
+
+
+def test_beyond_the_volume_are_zeros_or_its_border():
+    volume, step = torch.full((1, *SHAPE), 3.0), torch.zeros(3, *SHAPE)
+    step[0] = 5
+    assert warped(volume, step)[0, -5:].unique().tolist() == [0] and warped(volume, step)[0, :-5].unique().tolist() == [3]
+    assert warped(volume, step, beyond="border").unique().tolist() == [3]
+
+
+def test_threads_change_nothing(monkeypatch):
+    volume, position = torch.rand((2, *SHAPE), generator=torch.Generator().manual_seed(1)), identity((6, 5, 4)) * 1.3
+    alone = sampled(volume, position)
+    for threads in (2, 3, 4):  # the last does not divide 6
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert torch.equal(sampled(volume, position), alone)
+
+
+def test_composition_goes_first_through_the_first():
+    first = torch.tensor([[1.0, 0.1, 0.0], [0.0, 0.9, 0.05], [0.1, 0.0, 1.0]])
+    then = torch.tensor([[0.9, 0.0, 0.1], [0.2, 1.0, 0.0], [0.0, -0.1, 1.0]])
+    inside = (slice(None), *(slice(3, -3),) * 3)
+    found = composed(linear(first), linear(then))
+    assert torch.allclose(found[inside], linear(then @ first)[inside], atol=1e-4)
+    assert not torch.allclose(found[inside], linear(first @ then)[inside], atol=1e-2)
+
+
+def test_a_smooth_displacement_and_its_inverse_cancel():
+    shape = (33, 25, 29)
+    displacement = waves(2.0, shape)
+    inverse = inverted(displacement)
+    for there_and_back in (composed(displacement, inverse), composed(inverse, displacement)):
+        # Between voxels the inverse is linear: a thousandth of a voxel is what that costs.
+        assert there_and_back.norm(dim=0).max() < 0.03 * displacement.norm(dim=0).max()
+        assert there_and_back.norm(dim=0).mean() < 0.005 * displacement.norm(dim=0).max()
+
+
+def test_linear_displacements_change_volumes_by_their_determinant():
+    for matrix in (torch.diag(torch.tensor([1.1, 0.8, 1.3])), torch.tensor([[1.0, 0.3, 0.1], [-0.2, 1.2, 0.0], [0.0, 0.4, 0.7]])):
+        determinant = jacobian_determinant(linear(matrix))
+        assert determinant.shape == SHAPE and torch.allclose(determinant, torch.linalg.det(matrix).expand(SHAPE), atol=1e-4)
+    assert jacobian_determinant(linear(torch.diag(torch.tensor([-1.0, 1.0, 1.0])))).max() == pytest.approx(-1, abs=1e-4)
+
+
+def test_curved_displacements_change_volumes_from_place_to_place():
+    x, y, _ = identity(SHAPE)
+    displacement = torch.stack([0.02 * x.square(), 0.3 * x, 0.1 * y])
+    assert torch.allclose(jacobian_determinant(displacement)[1:-1], 1 + 0.04 * x[1:-1], atol=1e-4)
+
+
+def test_grids_whose_axes_are_alike_stay_as_they_are():
+    for spacing in ((1.0, 1.0, 1.0), (2.0, 1.4, 1.9)):
+        image = grid(spacing=spacing)
+        same = near_isotropic_grid(image)
+        assert same.GetSize() == image.GetSize() and same.GetSpacing() == image.GetSpacing()
+        assert same.GetOrigin() == image.GetOrigin() and same.GetDirection() == image.GetDirection()
+
+
+@pytest.mark.parametrize(
+    ("options", "spacing"),
+    [({}, 0.8), ({"spacing_mm": 1.3}, 1.3), ({"spacing_mm": 50}, 50), ({"at_most_voxels": 2000}, None)],
+)
+def test_grids_cover_the_box_closely(options, spacing):
+    image = grid("permuted")
+    found = near_isotropic_grid(image, **options)
+    assert np.ptp(found.GetSpacing()) == pytest.approx(0)
+    step = found.GetSpacing()[0]
+    assert spacing is None or step == pytest.approx(spacing)
+    assert found.GetNumberOfPixels() <= options.get("at_most_voxels", math.inf)
+    assert found.GetOrigin() == pytest.approx(image.GetOrigin()) and found.GetDirection() == image.GetDirection()
+    lengths = (np.array(image.GetSize()) - 1) * image.GetSpacing()
+    reached = (np.array(found.GetSize()) - 1) * step
+    assert (reached >= lengths - 1e-6).all() and (reached < lengths + step).all()
+
+
+def test_no_more_voxels_are_given_up_than_must_be():
+    image = grid(spacing=(1.0, 1.0, 1.0), shape=(40, 30, 20))
+    found = near_isotropic_grid(image, at_most_voxels=6000)
+    assert 0.8 * 6000 < found.GetNumberOfPixels() <= 6000
+
+
+def test_coverage_is_where_the_image_lies():
+    image = grid("flipped", spacing=(2.0, 2.0, 2.0))
+    assert coverage(image, image).min() == 1
+    half = image[5:, :, :-3]
+    expected = torch.zeros(SHAPE)
+    expected[5:, :, :-3] = 1
+    assert torch.equal(coverage(half, image), expected)
+    # Points of the grid are sent two voxels on along X, so that the image lies two voxels earlier.
+    forward = itk_transform(torch.tensor([2.0, 0.0, 0.0]).view(3, 1, 1, 1).expand(3, *SHAPE), image)
+    assert torch.equal(coverage(half, image, forward), torch.cat([expected[2:], torch.zeros(2, *SHAPE[1:])]))
+
+
+def test_resampled_images_are_dark_where_nothing_is_known():
+    image = scan(grid()) - 5.0
+    far = sitk.TranslationTransform(3, (1000.0, 0.0, 0.0))
+    assert image_tensor(resampled(image, image, far)).unique().item() == pytest.approx(image_tensor(image).min().item())
+    labels = sitk.Cast(image > -5, sitk.sitkInt32) + 1
+    assert image_tensor(resampled(labels, image, far, nearest=True)).unique().tolist() == [0]
