@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import tyro
 
 from nnunet_anatomix.features_command import features
+from nnunet_anatomix.registration.align_command import align
 from nnunet_anatomix.registration.register_command import register
 from nnunet_anatomix.registration.search_command import registration_search
 from pretraining.command_line import run_commands
@@ -222,6 +223,7 @@ def _commands() -> dict[str, Callable[..., None]]:
         "study": study,
         "features": features,
         "register": register,
+        "align": align,
         "search": registration_search,
         "evaluate": evaluate,
         "doctor": doctor,

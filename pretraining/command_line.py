@@ -37,7 +37,7 @@ def run_commands(program: str, commands: Callable[[], Commands], description: st
         ``ANATOMIX_DEBUG=1`` to see the traceback instead.
     """
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    for package in ("pretraining", "nnunet_anatomix"):
+    for package in ("pretraining", "nnunet_anatomix", "__main__"):  # the last by python -m
         logging.getLogger(package).setLevel(logging.INFO)
     try:
         _parsed(program, commands(), description)()

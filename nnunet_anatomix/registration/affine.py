@@ -21,6 +21,8 @@ _RATE = 0.5
 """Voxels that a corner of the scan moves in the first steps."""
 _LEAST_OVERLAP = 0.25
 """Share of the smaller scan that must lie on the other one."""
+APART = -1.0
+"""Agreement of scans that overlap by less."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,7 @@ def matching_translation(fixed: Described, moving: Described) -> sitk.AffineTran
 
     Notes
     -----
-    Agreement is :func:`agreement`'s, for every translation at once by Fourier transforms.
+    Agreement is :func:`agreement`'s, for every translation at once by Fourier transforms; only that channels are centred over a whole scan.
     """
     shape = [a + b - 1 for a, b in zip(fixed.known.shape, moving.known.shape, strict=True)]
 
@@ -54,12 +56,11 @@ def matching_translation(fixed: Described, moving: Described) -> sitk.AffineTran
         return torch.fft.irfftn(spectrum, s=shape)
 
     known_fixed, known_moving = fixed.known, moving.known
+    ours, theirs = (_centred(scan.descriptors, scan.known) for scan in (fixed, moving))
     product = torch.zeros(shape, device=known_fixed.device)
-    for one, other in zip(fixed.descriptors, moving.descriptors, strict=True):
+    for one, other in zip(ours, theirs, strict=True):
         product += correlated(one * known_fixed, other * known_moving)
-    energies = correlated(fixed.descriptors.square().sum(0) * known_fixed, known_moving) * correlated(
-        known_fixed, moving.descriptors.square().sum(0) * known_moving
-    )
+    energies = correlated(ours.square().sum(0) * known_fixed, known_moving) * correlated(known_fixed, theirs.square().sum(0) * known_moving)
     score = _scored(product, energies, correlated(known_fixed, known_moving), known_fixed, known_moving)
     best = np.array(np.unravel_index(int(score.argmax()), shape))
     # What lies beyond the moving grid's far end is a negative translation.
@@ -69,18 +70,23 @@ def matching_translation(fixed: Described, moving: Described) -> sitk.AffineTran
 
 
 def agreement(fixed: Described, moving: Described, transform: sitk.Transform) -> float:
-    """Normalized correlation of the descriptors where the scans overlap, times the fourth root of the overlap; at most 1.
+    """Correlation of the descriptors where the scans overlap, times the fourth root of the overlap; at most 1, or :data:`APART`.
 
     Parameters
     ----------
     transform : linear, takes points of the fixed scan to points of the moving scan.
+
+    Notes
+    -----
+    Every channel is centred in each scan: MIND-SSC is positive, and what all of it shares would hide where scans agree.
     """
     position = _positions(fixed, moving, *_matrix_in_voxels(fixed, moving, transform))
     known = sampled(moving.known[None], position)[0]
     there = sampled(moving.descriptors, position, beyond="border")
     both = fixed.known * known
-    product = (fixed.descriptors * there).sum(0).mul(both).sum()
-    energies = fixed.descriptors.square().sum(0).mul(both).sum() * there.square().sum(0).mul(both).sum()
+    ours, theirs = _centred(fixed.descriptors, both), _centred(there, both)
+    product = (ours * theirs).sum(0).mul(both).sum()
+    energies = ours.square().sum(0).mul(both).sum() * theirs.square().sum(0).mul(both).sum()
     return _scored(product, energies, both.sum(), fixed.known, moving.known).item()
 
 
@@ -141,7 +147,12 @@ def _skew(vector: Tensor) -> Tensor:
 def _scored(product: Tensor, energies: Tensor, overlap: Tensor, known_fixed: Tensor, known_moving: Tensor) -> Tensor:
     share = (overlap / torch.minimum(known_fixed.sum(), known_moving.sum())).clamp(0, 1)
     correlation = product / energies.clamp_min(torch.finfo(torch.float32).tiny).sqrt()
-    return torch.where(share >= _LEAST_OVERLAP, correlation * share**0.25, -1.0)
+    return torch.where(share >= _LEAST_OVERLAP, correlation * share**0.25, APART)
+
+
+def _centred(descriptors: Tensor, weight: Tensor) -> Tensor:
+    mean = (descriptors * weight).sum((1, 2, 3)) / weight.sum().clamp_min(1)
+    return descriptors - mean.view(-1, 1, 1, 1)
 
 
 def _halved(scan: Described) -> Described:

@@ -186,5 +186,5 @@ def _run(package: str, arguments: list[str], folder: Path, threads: int | None, 
             raise
     if process.returncode or not all((folder / f"0{kind}.nii.gz").is_file() for kind in ("Warp", "InverseWarp")):
         told = [line for line in lines if "error" in line.lower()] or [line for line in lines if line] or ["it said nothing"]
-        reason = "it was killed, as happens where memory is short" if process.returncode == -9 else told[-1][:300]
+        reason = "it was killed, by somebody or for lack of memory" if process.returncode == -9 else told[-1][:300]
         raise CommandFailed(f"ANTs' registration failed with exit code {process.returncode}: {reason}")

@@ -5,12 +5,11 @@ Every scan is aligned to a template by its descriptors; the aligned scans' mean,
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,21 +19,22 @@ import SimpleITK as sitk
 import torch
 from scipy.linalg import expm, logm
 
-from nnunet_anatomix.registration.descriptors import DescriptorConfig
-from nnunet_anatomix.registration.initial import Start, best_start
-from nnunet_anatomix.registration.scans import checked_labels, checked_scan, read_image
-from nnunet_anatomix.registration.warp import LARGEST_FIELD, coverage, image_tensor, index_to_mm, near_isotropic_grid, resampled, tensor_image
-from pretraining.atomic import write_text, written_whole
-from pretraining.backbone.weights import Weights
-from pretraining.errors import CommandFailed, InputError, Interrupted
+from nnunet_anatomix.registration.scans import checked_scan, read_image
+from nnunet_anatomix.registration.warp import (
+    coverage,
+    image_tensor,
+    index_to_mm,
+    resampled,
+    tensor_image,
+)
+from pretraining.errors import InputError
 from pretraining.inference import Clip
-from pretraining.interruption import Stop, stop_requests
 
 log = logging.getLogger(__name__)
 
-ATLAS, STATE = "atlas.nii.gz", "alignment.json"
 _MEAN_TOLERANCE = 1e-10
 """Of the poses' mean logarithm; dimensionless, and mm for shifts."""
+
 
 Poses = dict[str, np.ndarray]
 """A scan's name → (4, 4), homogeneous coordinates: points of the template, mm, to points of the scan."""
@@ -53,12 +53,16 @@ class AtlasScan:
     clip: Clip | None = None
     """Intensities that become 0 and 1, e.g. (-450, 450) HU; the least and the greatest if left out."""
 
+    def __post_init__(self) -> None:
+        if self.clip and not self.clip[0] < self.clip[1]:
+            raise InputError(f"{self.name}: expected a clip from lower to higher intensities, got {self.clip}")
+
     def stamp(self) -> list[Any]:
         """Changes with the scan's file and window."""
-        return [*_file_stamp(self.scan), self.clip]
+        return [*file_stamp(self.scan), self.clip]
 
     def read(self) -> sitk.Image:
-        """The scan as it is."""
+        """The scan in its own intensities."""
         return checked_scan(read_image(self.scan, self.name), self.name)
 
     def scaled(self) -> sitk.Image:
@@ -69,47 +73,6 @@ class AtlasScan:
         if values.max() <= low or values.min() >= high:
             raise InputError(f"{self.name}: all intensities lie beyond the window {low:g} to {high:g}; check its clip")
         return sitk.IntensityWindowing(scan, low, high, 0.0, 1.0)
-
-
-def read_atlas_scans(path: Path, clip: Clip | None = None) -> list[AtlasScan]:
-    """Read a CSV with the column ``scan`` and perhaps ``name``, ``labels``, ``group``, ``clip``; paths are relative to its folder.
-
-    Parameters
-    ----------
-    clip : of the scans whose cell ``clip`` (two numbers, such as ``-450 450``) is empty.
-
-    Raises
-    ------
-    InputError
-        For a missing file, unknown or missing columns, a row without a scan, a clip that is none, or two scans of one name.
-    """
-    known = [one.name for one in fields(AtlasScan)]
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns, rows = reader.fieldnames or [], list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"scans: cannot read {path}: {error}") from None
-    if "scan" not in columns or set(columns) - set(known) or not rows:
-        raise InputError(f"scans: expected a CSV with the column scan, none but {known}, and a row a scan, found {columns} in {path}")
-    scans: dict[str, AtlasScan] = {}
-    for number, row in enumerate(rows, 2):
-        where = f"scans: line {number} of {path}"
-        if not row["scan"] or None in row:
-            raise InputError(f"{where} needs a scan, and no more cells than columns")
-        name = row.get("name") or Path(row["scan"]).name.removesuffix(".gz").rsplit(".", 1)[0]
-        if Path(name).name != name or name.startswith("."):
-            raise InputError(f"{where}: '{name}' begins names of files; use letters, digits, - and _")
-        if name in scans:
-            raise InputError(f"{where}: a second scan called '{name}'; give each a name of its own in a column name")
-        scans[name] = AtlasScan(
-            name=name,
-            scan=path.parent / row["scan"],
-            labels=path.parent / row["labels"] if row.get("labels") else None,
-            group=row.get("group") or "",
-            clip=_window(row["clip"], where) if row.get("clip") else clip,
-        )
-    return list(scans.values())
 
 
 @dataclass(frozen=True)
@@ -123,7 +86,7 @@ class Template:
     @cached_property
     def key(self) -> str:
         """Changes with all that the template is made of."""
-        return _key([(scan.stamp(), self.poses[scan.name].tolist()) for scan in self.scans], _geometry(self.grid))
+        return digest([(scan.stamp(), self.poses[scan.name].tolist()) for scan in self.scans], geometry(self.grid))
 
     @cached_property
     def images(self) -> tuple[sitk.Image, sitk.Image]:
@@ -162,30 +125,30 @@ def mean_pose(poses: Sequence[np.ndarray]) -> np.ndarray:
     return mean
 
 
-def unbiased(template: Template, poses: Poses) -> Template:
-    """The mean of the scans that were aligned, without the template's own pose: the mean of all poses is divided out.
+def unbiased(scans: Sequence[AtlasScan], poses: Poses, grid: sitk.Image) -> Template:
+    """The mean of scans that were aligned to a template, without the template's own pose: the mean of all poses is divided out.
 
     Parameters
     ----------
-    template : what the scans were aligned to.
-    poses : of the scans to average, to their points from the template's.
+    scans : to average.
+    poses : of each of them.
+    grid : the template's.
 
     Returns
     -------
     A template on a grid of the same axes and spacing, whose centre and extent follow the mean pose.
     """
-    mean = mean_pose(list(poses.values()))
-    grid = template.grid
+    mean = mean_pose([poses[scan.name] for scan in scans])
     steps, sides = index_to_mm(grid), np.array(grid.GetSize()) - 1
-    stretch = np.linalg.norm(mean[:3, :3] @ steps, axis=0) / np.linalg.norm(steps, axis=0)
     centre = mean[:3, :3] @ (steps @ (sides / 2) + grid.GetOrigin()) + mean[:3, 3]
+    stretch = np.linalg.norm(mean[:3, :3] @ steps, axis=0) / np.linalg.norm(steps, axis=0)
     sides = np.maximum(np.rint(sides * stretch).astype(int), 1)
     moved = sitk.Image((sides + 1).tolist(), sitk.sitkUInt8)
     moved.SetSpacing(grid.GetSpacing())
     moved.SetDirection(grid.GetDirection())
     moved.SetOrigin((centre - steps @ (sides / 2)).tolist())
     back = np.linalg.inv(mean)
-    return Template(template.scans, {name: pose @ back for name, pose in poses.items()}, moved)
+    return Template(scans, {scan.name: poses[scan.name] @ back for scan in scans}, moved)
 
 
 def homogeneous(transform: sitk.Transform) -> np.ndarray:
@@ -199,3 +162,26 @@ def homogeneous(transform: sitk.Transform) -> np.ndarray:
 def affine_transform(pose: np.ndarray) -> sitk.AffineTransform:
     """The ITK transform of a (4, 4) matrix."""
     return sitk.AffineTransform(pose[:3, :3].flatten().tolist(), pose[:3, 3].tolist())
+
+
+def geometry(grid: sitk.Image) -> list[Any]:
+    """What places a grid."""
+    return [grid.GetSize(), grid.GetSpacing(), grid.GetOrigin(), grid.GetDirection()]
+
+
+def file_stamp(path: Path) -> list[Any]:
+    """Changes with the file.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    if not path.is_file():
+        raise InputError(f"no such file {path}")
+    return [str(path), path.stat().st_size, path.stat().st_mtime_ns]
+
+
+def digest(*made_from: Any) -> str:
+    """A short digest of what something was made from."""
+    return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]

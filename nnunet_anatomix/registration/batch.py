@@ -93,7 +93,7 @@ class Common:
         """Changes whenever a pair would have to be registered anew."""
         files = {
             name: [str(file), file.stat().st_size, file.stat().st_mtime_ns]
-            for name, file in asdict(pair).items()
+            for name, file in {"start": Path(self.config.init), **asdict(pair)}.items()
             if isinstance(file, Path) and file.is_file()
         }
         sha256 = self.weights.sha256 if self.weights and self.config.descriptors.feature_weight else None

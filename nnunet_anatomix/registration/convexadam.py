@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import gcd
 from typing import Literal
@@ -26,7 +26,7 @@ class ConvexAdamConfig:
     """Weight λ of the squared differences between neighbours' displacements in the descent."""
     grid_spacing: int = 6
     """Of the coarse grid, voxels."""
-    reach: int = 4
+    reach: int = 2
     """Greatest displacement of the search, voxels of the coarse grid (``disp_hw``)."""
     adam_spacing: int = 2
     """Of the descent's grid, voxels."""
@@ -56,6 +56,7 @@ def convex_adam(
     *,
     fixed_known: Tensor | None = None,
     moving_known: Tensor | None = None,
+    knots: bool = False,
     progress: Callable[[], object] = lambda: None,
 ) -> Tensor:
     """Align descriptors.
@@ -66,11 +67,13 @@ def convex_adam(
     shape : (X, Y, Z), voxels of the full grid, at least ``config.grid_spacing`` each.
     config : the settings.
     fixed_known, moving_known : (X, Y, Z) in {0, 1}, where something is known of each scan; None for everywhere.
+    knots : whether to return the displacement on the descent's grid, as it was found: between its knots, the full one is linear.
     progress : called after every iteration of the descent.
 
     Returns
     -------
-    (3, X, Y, Z) float32, voxels of the full grid; pulls, as in :mod:`nnunet_anatomix.registration.warp`.
+    (3, X, Y, Z) float32, voxels of the full grid, or of the grid of cubes of ``config.adam_spacing`` voxels
+    (:func:`nnunet_anatomix.registration.warp.grid_of_cubes`); pulls, as in :mod:`nnunet_anatomix.registration.warp`.
 
     References
     ----------
@@ -78,9 +81,10 @@ def convex_adam(
     """
     known = {"fixed_known": fixed_known, "moving_known": moving_known}
     found = search_stage(fixed, moving, config, **known)
-    dissimilarity = descent_dissimilarity(fixed, moving, config, **known)
+    # Handed over, not kept: large grids want the memory of what is done with.
+    handed_over = [descent_dissimilarity(fixed, moving, config, **known)]
     del fixed, moving
-    return descent_stage(dissimilarity, found, shape, config, progress=progress)
+    return descent_stage(handed_over.pop(), found, shape, config, knots=knots, progress=progress)
 
 
 @torch.no_grad()
@@ -116,6 +120,7 @@ def descent_stage(
     shape: tuple[int, int, int],
     config: ConvexAdamConfig,
     *,
+    knots: bool = False,
     progress: Callable[[], object] = lambda: None,
 ) -> Tensor:
     """The descent of :func:`convex_adam`.
@@ -124,14 +129,17 @@ def descent_stage(
     ----------
     dissimilarity : from :func:`descent_dissimilarity`.
     found : from :func:`search_stage`.
-    shape, config, progress : as there.
+    shape, config, knots, progress : as there.
 
     Returns
     -------
-    (3, X, Y, Z) float32, voxels of the full grid.
+    As there.
     """
     start = regridded(found, config.grid_spacing, config.adam_spacing, dissimilarity.shape)
     found = refined(dissimilarity, start, smoothness=config.smoothness, iterations=config.iterations, progress=progress)
+    del dissimilarity
+    if knots:
+        return _filled_up(found, [-(-side // config.adam_spacing) for side in shape])
     return on_full_grid(found, config.adam_spacing, shape)
 
 
@@ -160,5 +168,12 @@ def on_full_grid(displacement: Tensor, spacing: int, shape: tuple[int, int, int]
     if spacing == 1:
         return displacement
     inside = functional.interpolate(displacement[None] * spacing, scale_factor=spacing, mode="trilinear", align_corners=False)
-    margins = [side - covered for side, covered in zip(shape, inside.shape[2:], strict=True)]
-    return functional.pad(inside, [amount for margin in reversed(margins) for amount in (0, margin)], mode="replicate")[0]
+    return _filled_up(inside[0], shape)
+
+
+def _filled_up(displacement: Tensor, shape: Sequence[int]) -> Tensor:
+    """(3, *shape), constant beyond the last voxels there are."""
+    margins = [side - covered for side, covered in zip(shape, displacement.shape[1:], strict=True)]
+    if not any(margins):
+        return displacement
+    return functional.pad(displacement[None], [amount for margin in reversed(margins) for amount in (0, margin)], mode="replicate")[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from scipy import ndimage
@@ -59,7 +59,7 @@ class Scan:
     ----------
     image : (X, Y, Z) float32.
     known : (X, Y, Z) in {0, 1}, where something is known of it: inside its mask and its field of view; None for everywhere.
-    clip : intensities between which the network's input is scaled to [0, 1]; None for the least and the greatest.
+    clip : intensities beyond which the scan is cut, and which the network sees as 0 and 1; None for the least and the greatest.
     """
 
     image: Tensor
@@ -100,13 +100,19 @@ def descriptors(
 @torch.no_grad()
 def described(scan: Scan, config: DescriptorConfig, *, pool: int, net: UNet | None = None, progress: bool = False) -> Tensor:
     """Describe one scan: :func:`descriptors` before any reduction of channels."""
-    scan = _filled(scan)
-    parts = [pooled_mind_ssc(scan.image, pool)] if config.mind else []
-    if config.feature_weight:
-        if net is None:
-            raise ValueError("features have a weight, but there is no network to make them")
-        parts.append(_features(scan, net, config, pool, progress))
-    return torch.cat(parts) if len(parts) > 1 else parts[0]
+    scan = _filled(_clipped(scan))
+    if config.feature_weight and net is None:
+        raise ValueError("features have a weight, but there is no network to make them")
+    # The hungriest part goes first, while little else is held.
+    features = _features(scan, net, config, pool, progress) if config.feature_weight else None
+    # Channels last in memory, as the solver reads them.
+    described = scan.image.new_empty((*(side // pool for side in scan.image.shape), config.count(net))).movedim(-1, 0)
+    if features is not None:
+        described[-len(features) :] = features
+        del features
+    if config.mind:
+        described[:MIND_CHANNELS] = pooled_mind_ssc(scan.image, pool)
+    return described
 
 
 def reduced(fixed: Tensor, moving: Tensor, channels: int) -> tuple[Tensor, Tensor]:
@@ -140,10 +146,14 @@ def _features(scan: Scan, net: UNet, config: DescriptorConfig, pool: int, progre
 
 def _foreground(scan: Scan) -> Tensor:
     """(X, Y, Z) in {0, 1}: what is known and brighter than Otsu's threshold; all that is known, if that leaves next to nothing."""
-    values = scan.image.clamp(*scan.clip) if scan.clip else scan.image
+    values = scan.image
     known = torch.ones_like(values) if scan.known is None else scan.known.float()
     bright = known * (values > threshold_otsu(values[known > 0].cpu().numpy()))
     return bright if bright.sum() > _LEAST_FOREGROUND * known.sum() else known
+
+
+def _clipped(scan: Scan) -> Scan:
+    return replace(scan, image=scan.image.clamp(*scan.clip)) if scan.clip else scan
 
 
 def _filled(scan: Scan) -> Scan:
@@ -153,4 +163,4 @@ def _filled(scan: Scan) -> Scan:
     unknown = (scan.known == 0).cpu().numpy()
     nearest = ndimage.distance_transform_edt(unknown, return_distances=False, return_indices=True)
     image = scan.image[tuple(torch.from_numpy(axis).to(scan.image.device) for axis in nearest)]
-    return Scan(image=image, known=scan.known, clip=scan.clip)
+    return replace(scan, image=image)

@@ -47,10 +47,12 @@ class Dissimilarity:
         self._fixed_weight = torch.ones(self.shape, device=self.device) if fixed_weight is None else fixed_weight.float()
         self._moving_weight = None if moving_weight is None else moving_weight.float()
         self._scale = 1 / self._fixed_weight.sum().clamp_min(1).item()
-        # One voxel more all around: what is clamped to the outermost voxels lies beyond.
-        moving = functional.pad(moving[None], (1,) * 6, mode="replicate" if beyond == "border" else "constant")[0]
+        # With zeros all around, what is clamped to the outermost voxels lies beyond.
+        self._margin = 1 if beyond == "zeros" else 0
+        if self._margin:
+            moving = functional.pad(moving, (self._margin,) * 6)
         if self.device.type == "cpu":
-            # Channels last: the loop reads a voxel's channels side by side.
+            # Channels last: the loop reads a voxel's channels side by side. No copy, where they lie so already.
             fixed, moving = (descriptors.movedim(0, -1).contiguous() for descriptors in (fixed, moving))
         self._fixed, self._moving = fixed, moving
 
@@ -69,7 +71,7 @@ class Dissimilarity:
         if self._moving_weight is not None:
             weight = weight * sampled(self._moving_weight[None], position)[0]
         solve = self._on_host if self.device.type == "cpu" else self._on_device
-        return solve(position + 1, weight)
+        return solve(position + self._margin, weight)
 
     def _on_host(self, position: Tensor, weight: Tensor) -> tuple[float, Tensor]:
         gradient = torch.empty_like(position)

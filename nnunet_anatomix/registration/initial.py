@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nnunet_anatomix.registration.affine import Described, Stage, agreement, descended, matching_translation
+from nnunet_anatomix.registration.affine import APART, Described, Stage, agreement, descended, matching_translation
 from nnunet_anatomix.registration.descriptors import DescriptorConfig, Scan, described
 from nnunet_anatomix.registration.scans import read_image
-from nnunet_anatomix.registration.warp import coverage, image_tensor, near_isotropic_grid, resampled
+from nnunet_anatomix.registration.warp import coverage, grid_of_cubes, image_tensor, near_isotropic_grid, resampled
 from pretraining.backbone.unet import UNet
 from pretraining.errors import InputError
 from pretraining.inference import Clip
@@ -119,7 +119,7 @@ def best_start(
     for name, transform in starts.items():
         score = agreement(ours, theirs, transform)
         found[name] = (score, transform)
-        if stage == "none" or score < 0:
+        if stage == "none" or score <= APART:
             continue
         better = descended(ours, theirs, transform, stage)
         after = agreement(ours, theirs, better)
@@ -128,7 +128,7 @@ def best_start(
     rivals = {name: round(score, 4) for name, (score, _) in found.items()}
     name = max(found, key=lambda name: found[name][0] + (_HEADER_BONUS if name == "header" else 0))
     score, transform = found[name]
-    if score < 0:
+    if score <= APART:
         raise InputError("no start lets the scans overlap by a quarter; name an initial transform with --init FILE")
     log.info("start: %s, agreement %.3f (%s)", name, score, ", ".join(f"{key} {value:.3f}" for key, value in rivals.items()))
     return Start(name=name, transform=transform, agreement=score, rivals=rivals)
@@ -160,17 +160,9 @@ def _described(
     known = known.to(device)
     image = image_tensor(resampled(scan, grid)).to(device)
     descriptors = described(Scan(image=image, known=known, clip=clip), config, pool=_POOL, net=net)
-    coarse = _coarse(grid)
-    return Described(descriptors=descriptors, known=functional.avg_pool3d(known[None], _POOL)[0], grid=coarse)
-
-
-def _coarse(grid: sitk.Image) -> sitk.Image:
-    """The grid of cubes of :data:`_POOL` voxels."""
-    coarse = sitk.Image([side // _POOL for side in grid.GetSize()], sitk.sitkUInt8)
-    coarse.SetDirection(grid.GetDirection())
-    coarse.SetSpacing([_POOL * spacing for spacing in grid.GetSpacing()])
-    coarse.SetOrigin(grid.TransformContinuousIndexToPhysicalPoint([(_POOL - 1) / 2] * 3))
-    return coarse
+    return Described(
+        descriptors=descriptors, known=functional.avg_pool3d(known[None], _POOL)[0], grid=grid_of_cubes(grid, _POOL, whole_only=True)
+    )
 
 
 def _box_along(scan: sitk.Image, axes: sitk.Image, spacing_mm: float) -> sitk.Image:

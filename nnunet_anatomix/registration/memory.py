@@ -26,6 +26,10 @@ _MIND_SLAB = 30 * 2**20 * _NUMBER
 _FIELDS = 15
 """Volumes that writing a displacement takes: single and double precision, ITK's and ours."""
 _LEAST_CHANNELS = 8
+_CERTAIN = 0.9
+"""Share of the target that estimates are held against."""
+_SHARE_OF_FIELDS = 0.2
+"""Of the memory; what would take more is kept on a coarser grid."""
 LARGEST_GRID = 256**3
 """Voxels of a working grid; finer ones cost hours and gain little."""
 
@@ -38,12 +42,14 @@ class Budget:
     ----------
     voxels : of the working grid, at most.
     descriptors, solver : the settings asked for, made smaller where they had to be.
+    coarse_fields : whether displacements are kept on the descent's grid, between whose knots they are linear anyway.
     needed_bytes : estimated peak above PyTorch itself.
     """
 
     voxels: int
     descriptors: DescriptorConfig
     solver: ConvexAdamConfig
+    coarse_fields: bool
     needed_bytes: int
 
 
@@ -71,7 +77,7 @@ def fitted(
                 f"registering these scans takes at least {format_bytes(least)}B of memory, {format_bytes(scans_bytes)}B of it for the "
                 f"scans themselves, and {format_bytes(memory)}B were named; name more, resample the scans or crop them"
             )
-    asked = (descriptors, solver)
+    asked, memory = (descriptors, solver), int(_CERTAIN * memory)
     while (needed := scans_bytes + _LIBRARIES + _peak(voxels, shape, descriptors, solver, net)) > memory:
         features = net is not None and descriptors.feature_weight
         if features and descriptors.side > 64 and _window(shape, voxels, descriptors, net) > 0.4 * memory:
@@ -88,7 +94,8 @@ def fitted(
             voxels = int(voxels * 0.9)
     if (descriptors, solver) != asked or voxels < prod(shape):
         log.info("to keep to %sB of memory: %d voxels of the grid, %s, %s", format_bytes(memory), voxels, descriptors, solver)
-    return Budget(voxels=voxels, descriptors=descriptors, solver=solver, needed_bytes=needed)
+    coarse = _FIELDS * _NUMBER * voxels > _SHARE_OF_FIELDS * memory
+    return Budget(voxels=voxels, descriptors=descriptors, solver=solver, coarse_fields=coarse, needed_bytes=needed)
 
 
 def _smaller_windows(descriptors: DescriptorConfig, net: UNet | None) -> DescriptorConfig:
@@ -116,5 +123,4 @@ def _peak(voxels: int, shape: tuple[int, int, int], descriptors: DescriptorConfi
         describing = max(describing, both + _window(shape, voxels, descriptors, net))
     searching = both + cost_bytes(voxels // solver.grid_spacing**3, solver.reach)
     descending = _pyramid(voxels, descriptors, solver, net) + 12 * _NUMBER * 3 * (voxels // solver.adam_spacing**3)
-    writing = _FIELDS * _NUMBER * voxels
-    return always + max(describing, searching, descending, writing)
+    return always + max(describing, searching, descending)

@@ -13,6 +13,7 @@ from typing import Literal
 import SimpleITK as sitk
 import torch
 from torch import Tensor
+from torch.nn import functional
 from tqdm import tqdm
 
 from nnunet_anatomix.registration.affine import Stage
@@ -25,6 +26,7 @@ from nnunet_anatomix.registration.scans import checked_labels, checked_scan
 from nnunet_anatomix.registration.warp import (
     coverage,
     displacement_of,
+    grid_of_cubes,
     image_tensor,
     inverted,
     itk_transform,
@@ -85,7 +87,7 @@ class Registration:
     start : where the solver began; ``forward`` is its transform after the displacement.
     displacement, inverse_displacement : (3, X, Y, Z), voxels of ``grid``, without the start.
     known : (X, Y, Z) in {0, 1} on ``grid``, where both scans are known under the start.
-    grid : an image on the working grid, over the fixed scan's box.
+    grid : an image on the grid of the displacements, over the fixed scan's box: the working grid, or where memory is scarce the solver's.
     fixed, moving : the scans as they were taken.
     seconds : stage → time.
     settings : the settings, after they were made to fit into memory.
@@ -131,7 +133,7 @@ def register(
     config : settings; the defaults suit most pairs.
     weights : of the network that makes features; the bundled ones if left out.
     fixed_mask, moving_mask : what of each scan counts (above 0).
-    fixed_clip, moving_clip : intensities that the network sees as 0 and 1, e.g. (-450, 450) HU; left out, the least and greatest.
+    fixed_clip, moving_clip : intensities beyond which a scan is cut before it is compared, e.g. (-450, 450) HU; left out, it is not.
     memory : bytes that may be used above PyTorch itself; left out, most of what is free.
     device : where features and displacements are computed.
     progress : whether to show bars.
@@ -174,8 +176,12 @@ def register(
         with _timed(seconds, "solver"), tqdm(total=budget.solver.iterations, desc="descent", disable=not progress) as bar:
             masked = dict(zip(("fixed_known", "moving_known"), (scan.known for scan in scans), strict=True))
             # Taken out of the list: the solver lets go of them as soon as it can.
-            displacement = convex_adam(both.pop(0), both.pop(0), tuple(known.shape), budget.solver, **masked, progress=bar.update).cpu()
+            options = {"knots": budget.coarse_fields, "progress": bar.update}
+            displacement = convex_adam(both.pop(0), both.pop(0), tuple(known.shape), budget.solver, **masked, **options).cpu()
         inverse = None
+        if budget.coarse_fields:
+            grid = grid_of_cubes(grid, budget.solver.adam_spacing)
+            known = functional.avg_pool3d(known[None], budget.solver.adam_spacing, ceil_mode=True)[0].round()
     else:
         with _timed(seconds, "descriptors"):
             both = _channels(scans, budget.descriptors, net, progress)
@@ -252,7 +258,7 @@ def _on_grid(
 def _channels(scans: list[Scan], config: DescriptorConfig, net: UNet | None, progress: bool) -> list[Tensor]:
     """What ANTs compares: feature channels at full resolution, or the scans themselves."""
     if not config.feature_weight:
-        return [scan.image[None] for scan in scans]
+        return [(scan.image.clamp(*scan.clip) if scan.clip else scan.image)[None] for scan in scans]
     only = DescriptorConfig(mind=False, feature_weight=1.0, side=config.side, overlap=config.overlap, bf16=config.bf16)
     return [described(scan, only, pool=1, net=net, progress=progress) for scan in scans]
 

@@ -64,7 +64,7 @@ def register(
         moving_labels: Structures to measure with, and to move.
         fixed_landmarks: CSV with x,y,z in mm (LPS), or .fcsv of Slicer.
         moving_landmarks: As many, in the same order.
-        fixed_clip: Intensities that the network sees as 0 and 1: -450 450 for CT; least and greatest if left out.
+        fixed_clip: Intensities beyond which the scan is cut before it is compared: -450 450 for CT.
         moving_clip: The same of the moving scan.
         spacing: Of the working grid, mm; the fixed scan's own if left out.
         smoothness: Weight of the displacement's smoothness.

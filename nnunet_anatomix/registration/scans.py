@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
+import math
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,9 @@ _ORTHONORMAL = 1e-3
 """Greatest error of a header's directions."""
 _SAME_GRID = 1e-3
 """Greatest difference of two headers, voxels."""
+_GZIP = b"\x1f\x8b"
+_AT_ONCE = 2**20
+"""Bytes of a file."""
 
 
 def read_image(path: str | Path, role: str) -> sitk.Image:
@@ -29,16 +35,19 @@ def read_image(path: str | Path, role: str) -> sitk.Image:
     Raises
     ------
     InputError
-        If there is no such file or ITK cannot read it.
+        If there is no such file, ITK cannot read it, or it is cut off.
     """
     path = Path(path)
     if not path.exists():
         raise InputError(f"{role}: no such file {path}")
     try:
-        return sitk.ReadImage(str(path))
+        image = sitk.ReadImage(str(path))
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].removeprefix("sitk::ERROR: ")
         raise InputError(f"{role}: ITK cannot read {path}, it says: {reason}") from None
+    if path.name.lower().endswith((".nii", ".nii.gz")) and image.HasMetaDataKey("dim[0]") and _is_cut_off(path, image):
+        raise InputError(f"{role}: {path} ends before its last voxel; copy it, or download it, anew")
+    return image
 
 
 def checked_scan(image: sitk.Image, role: str) -> sitk.Image:
@@ -71,8 +80,8 @@ def checked_labels(image: sitk.Image, scan: sitk.Image, role: str) -> sitk.Image
     image = _checked_geometry(image, role)
     if image.GetPixelID() in (sitk.sitkFloat32, sitk.sitkFloat64):
         values = sitk.GetArrayViewFromImage(image)
-        if not np.array_equal(values, np.round(values)):
-            raise InputError(f"{role}: expected whole numbers, found fractions; is this a probability map or a scan?")
+        if not (np.isfinite(values).all() and np.array_equal(values, np.round(values))):
+            raise InputError(f"{role}: expected whole numbers, found others; is this a probability map or a scan?")
     image = sitk.Cast(image, sitk.sitkInt32)
     if not same_grid(image, scan):
         log.info("%s: on another grid than its scan (%s against %s voxels); resampled to it", role, image.GetSize(), scan.GetSize())
@@ -89,6 +98,20 @@ def same_grid(one: sitk.Image, other: sitk.Image) -> bool:
     corners = [[0, 0, 0], *(np.eye(3, dtype=int) * (np.array(one.GetSize()) - 1)).tolist()]
     there = [other.TransformPhysicalPointToContinuousIndex(one.TransformIndexToPhysicalPoint(corner)) for corner in corners]
     return bool(np.abs(np.subtract(there, corners)).max() < _SAME_GRID)
+
+
+def _is_cut_off(path: Path, image: sitk.Image) -> bool:
+    """Whether a NIfTI holds less than its header says, or other bytes than were compressed: ITK makes up the rest without a word."""
+    sides = [int(image.GetMetaData(f"dim[{axis}]")) for axis in range(1, int(image.GetMetaData("dim[0]")) + 1)]
+    expected = float(image.GetMetaData("vox_offset")) + math.prod(sides) * int(image.GetMetaData("bitpix")) / 8
+    with path.open("rb") as file:
+        if file.read(2) != _GZIP:
+            return path.stat().st_size < expected
+    try:
+        with gzip.open(path) as file:
+            return sum(len(part) for part in iter(lambda: file.read(_AT_ONCE), b"")) < expected
+    except (EOFError, OSError, zlib.error):
+        return True
 
 
 def _checked_geometry(image: sitk.Image, role: str) -> sitk.Image:

@@ -220,10 +220,8 @@ def markdown(summaries: Sequence[MethodSummary]) -> str:
             best = [*(f"{value:g}" for value in one.best.combination), f"{one.best.dice:.3f}", f"{100 * one.best.folded_share:.3f}"]
         lines.append([one.method, *statistics, *best])
     table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    said = (
-        f"Means over pairs ({summaries[0].pairs}) and combinations of settings ({summaries[0].combinations}) ± std over combinations, as in "
-        f"Table 4; best has most Dice among those that fold less than {bound}"
-    )
+    numbers = f"pairs ({summaries[0].pairs}) and combinations of settings ({summaries[0].combinations})"
+    said = f"Means over {numbers} ± std over combinations, as in Table 4; best has most Dice among those that fold less than {bound}"
     return f"{said}\n\n{table}"
 
 

@@ -15,6 +15,10 @@ from torch.nn import functional
 
 ISOTROPIC = 1.5
 """Greatest ratio of spacings along a grid's axes that still counts as isotropic."""
+_LARGE = 64
+"""Voxels along the shortest axis."""
+_STILL = 1e-3
+"""Voxels."""
 LARGEST_FIELD = 256**3
 """Voxels of a displacement field that is written: between them it is linear, and it was never finer than that."""
 
@@ -76,10 +80,21 @@ def composed(first: Tensor, then: Tensor) -> Tensor:
 
 
 def inverted(displacement: Tensor, *, iterations: int = 30) -> Tensor:
-    """The displacement that undoes another, by fixed-point iteration; exact where nothing folds."""
+    """The displacement that undoes another, by fixed-point iteration; exact where nothing folds.
+
+    Parameters
+    ----------
+    displacement : (3, X, Y, Z), voxels; where it is large, the iteration begins on a grid of half the resolution.
+    iterations : at most; it ends when a step changes less than a thousandth of a voxel on average.
+    """
     inverse = -displacement
+    if min(displacement.shape[1:]) >= _LARGE:
+        halved = inverted(functional.avg_pool3d(displacement, 2) / 2, iterations=iterations)
+        inverse = 2 * functional.interpolate(halved[None], size=displacement.shape[1:], mode="trilinear", align_corners=False)[0]
     for _ in range(iterations):
-        inverse = -warped(displacement, inverse, beyond="border")
+        before, inverse = inverse, -warped(displacement, inverse, beyond="border")
+        if (inverse - before).abs().mean() < _STILL:
+            break
     return inverse
 
 
@@ -179,6 +194,21 @@ def near_isotropic_grid(image: sitk.Image, *, spacing_mm: float | None = None, a
     grid.SetDirection(image.GetDirection())
     grid.SetOrigin(image.GetOrigin())
     return grid
+
+
+def grid_of_cubes(grid: sitk.Image, side: int, *, whole_only: bool = False) -> sitk.Image:
+    """The grid whose voxels are cubes of ``side`` voxels, counted from the first; what is left at an axis' end is a cube too, or none.
+
+    Parameters
+    ----------
+    whole_only : whether cubes that the grid does not fill are left out.
+    """
+    sides = [length // side if whole_only else -(-length // side) for length in grid.GetSize()]
+    cubes = sitk.Image(sides, sitk.sitkUInt8)
+    cubes.SetDirection(grid.GetDirection())
+    cubes.SetSpacing([side * spacing for spacing in grid.GetSpacing()])
+    cubes.SetOrigin(grid.TransformContinuousIndexToPhysicalPoint([(side - 1) / 2] * 3))
+    return cubes
 
 
 def _sides_over(sides: np.ndarray, own: np.ndarray, spacing: np.ndarray) -> np.ndarray:

@@ -7,14 +7,14 @@ import sys
 
 import pytest
 
+COMMANDS = ("plan", "plan-and-preprocess", "split", "study", "features", "register", "search", "evaluate", "doctor", "demo")
+
 
 def run(*arguments: str, **options) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "nnunet_anatomix.cli", *arguments], capture_output=True, text=True, check=False, **options)
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--help"], *([command, "--help"] for command in ("plan", "plan-and-preprocess", "split", "study", "doctor", "demo"))]
-)
+@pytest.mark.parametrize("arguments", [["--help"], *([command, "--help"] for command in COMMANDS)])
 def test_every_command_has_help(arguments):
     result = run(*arguments)
     assert result.returncode == 0 and "usage: nnunet-anatomix" in result.stdout

@@ -33,17 +33,16 @@ def brains(data_root) -> dict[str, sitk.Image]:
     return {name: sitk.ReadImage(str(folder / f"{name}.nii.gz"))[12:78, 18:90, 12:72] for name in ("t1", "t2", "ct")}
 
 
-@pytest.mark.parametrize("beyond, padding", [("border", "replicate"), ("zeros", "constant")])
-def test_the_compiled_loop_agrees_with_automatic_differentiation(beyond, padding):
+@pytest.mark.parametrize("beyond", ["border", "zeros"])
+def test_the_compiled_loop_agrees_with_automatic_differentiation(beyond):
     fixed, moving = random(5, *SHAPE), random(5, *SHAPE, seed=1)
     fixed_weight, moving_weight = random(*SHAPE, seed=2), random(*SHAPE, seed=3)
     position = identity(SHAPE) + 6 * (random(3, *SHAPE, seed=4) - 0.5)
     value, gradient = Dissimilarity(fixed, moving, fixed_weight, moving_weight, beyond=beyond).gradient(position)
 
     there = position.clone().requires_grad_()
-    padded = functional.pad(moving[None], (1,) * 6, mode=padding)[0]
     weight = fixed_weight * sampled(moving_weight[None], position)[0] / fixed_weight.sum()
-    expected = ((sampled(padded, there + 1, beyond="border") - fixed).square().sum(0) * weight).sum()
+    expected = ((sampled(moving, there, beyond=beyond) - fixed).square().sum(0) * weight).sum()
     expected.backward()
     assert value == pytest.approx(expected.item(), rel=1e-4)
     torch.testing.assert_close(gradient, there.grad, atol=1e-6, rtol=1e-3)
@@ -153,7 +152,7 @@ def test_mind_alone_agrees_with_the_convexadam_package(modality, brains):
     moving = warped(image_tensor(brains[modality])[None], smooth_warp(brains["t1"], seed=1), beyond="border")[0]
     settings = {"device": torch.device("cpu"), "dtype": torch.float32}
     theirs = torch.from_numpy(convex_adam_pt(fixed, moving, **settings)).movedim(-1, 0).float()
-    config = ConvexAdamConfig(beyond="zeros")
+    config = ConvexAdamConfig(reach=4, beyond="zeros")
     only_mind = DescriptorConfig(feature_weight=0)
     ours = convex_adam(*descriptors(Scan(image=fixed), Scan(image=moving), only_mind, pool=config.pool), tuple(fixed.shape), config)
     assert (ours - theirs).norm(dim=0).median() < 0.1

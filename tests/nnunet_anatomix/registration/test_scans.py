@@ -70,7 +70,9 @@ def written_by_hand(path: Path, directions: np.ndarray) -> Path:
     """An .mha or .nrrd with any directions, which SimpleITK would not write; rows are axes."""
     numbers = [" ".join(f"{x:g}" for x in row) for row in directions]
     if path.suffix == ".mha":
-        header = f"ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\nTransformMatrix = {' '.join(numbers)}\n"
+        header = (
+            f"ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\nTransformMatrix = {' '.join(numbers)}\n"
+        )
         header += f"Offset = 0 0 0\nElementSpacing = 1 1 1\nDimSize = {' '.join(map(str, SHAPE))}\n"
         header += "ElementType = MET_FLOAT\nElementDataFile = LOCAL\n"
     else:
@@ -128,7 +130,27 @@ def test_a_truncated_file_is_named(tmp_path, name):
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     message = said(checked_file, path)
-    assert message.startswith("fixed: ITK cannot read") and str(path) in message
+    assert message.startswith("fixed: ") and str(path) in message
+    assert ("ends before its last voxel" if ".nii" in name else "ITK cannot read") in message
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.float64])
+@pytest.mark.parametrize("ending", ["nii", "nii.gz"])
+def test_a_nifti_that_lacks_its_last_bytes_is_cut_off(tmp_path, ending, kind):
+    whole, cut = tmp_path / f"whole.{ending}", tmp_path / f"cut.{ending}"
+    sitk.WriteImage(image((100 * volume()).astype(kind)), str(whole))
+    assert read_image(whole, "fixed").GetSize() == SHAPE
+    cut.write_bytes(whole.read_bytes()[:-1])
+    assert "copy it" in said(read_image, cut, "fixed")
+
+
+def test_a_damaged_archive_is_refused(tmp_path):
+    path = tmp_path / "scan.nii.gz"
+    sitk.WriteImage(image(volume((20, 20, 20))), str(path))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    assert said(read_image, path, "moving").startswith("moving: ")
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "scan.nii.gz", "scan.mha", "scan"])
@@ -157,7 +179,9 @@ def test_labels_on_the_grid_of_their_scan_stay_as_they_are(kind, caplog):
     assert not caplog.records
 
 
-@pytest.mark.parametrize("change", [lambda labels: sitk.Flip(labels, (True, False, True)), lambda labels: sitk.PermuteAxes(labels, (2, 0, 1))])
+@pytest.mark.parametrize(
+    "change", [lambda labels: sitk.Flip(labels, (True, False, True)), lambda labels: sitk.PermuteAxes(labels, (2, 0, 1))]
+)
 def test_labels_on_another_grid_are_brought_to_their_scans_and_it_is_said(change, caplog):
     elsewhere = change(image(boxes()))
     with caplog.at_level(logging.INFO):

@@ -1,0 +1,355 @@
+"""Many pairs: one that fails stops no other, nothing is done twice, and a batch that was stopped goes on."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from scipy import ndimage
+
+from nnunet_anatomix.registration.batch import Common, PairFiles, read_pairs, register_pair, register_pairs
+from nnunet_anatomix.registration.convexadam import ConvexAdamConfig
+from nnunet_anatomix.registration.descriptors import DescriptorConfig
+from nnunet_anatomix.registration.register import RegistrationConfig
+from nnunet_anatomix.registration.warp import identity, tensor_image, warped
+from pretraining.backbone.unet import UNet, UNetConfig
+from pretraining.backbone.weights import Weights, load_weights, save_weights
+from pretraining.errors import CommandFailed, InputError, Interrupted
+
+SHAPE = (30, 28, 34)
+SOLVER = ConvexAdamConfig(grid_spacing=4, reach=2, iterations=20)
+COMMON = Common(config=RegistrationConfig(init="none", descriptors=DescriptorConfig(feature_weight=0), convexadam=SOLVER), weights=None)
+FLAGS = ("--features", "none", "--init", "none", "--grid-spacing", "4", "--reach", "2", "--device", "cpu")
+BROKEN = "pair 3"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Six pairs of blobs, the moving ones warped by a wave and of another contrast; one moving scan is cut off."""
+    folder = tmp_path_factory.mktemp("pairs")
+    grid = sitk.Image(SHAPE, sitk.sitkFloat32)
+    grid.SetSpacing((1.5, 1.2, 1.0))
+    grid.SetOrigin((3.0, -4.0, 5.0))
+    x, y, z = identity(SHAPE)
+    wave = 1.5 * torch.stack([torch.sin(y / 4), torch.cos(z / 5), torch.sin(x / 6)])
+    lines = ["name,fixed,moving,fixed_labels,moving_labels"]
+    for number in range(1, 7):
+        noise = ndimage.gaussian_filter(np.random.default_rng(number).normal(size=SHAPE), 3)
+        volume = torch.from_numpy(noise / noise.std()).float()
+        labels = (volume > 0.3).int() + (volume > 1).int()
+        images = {
+            "fixed": volume,
+            "moving": warped((5 - volume)[None], wave, beyond="border")[0],
+            "fixed_labels": labels,
+            "moving_labels": warped(labels[None].float(), wave, mode="nearest", beyond="border")[0].int(),
+        }
+        for role, image in images.items():
+            sitk.WriteImage(tensor_image(image, grid), str(folder / f"{number}_{role}.nii.gz"))
+        lines.append(",".join([f"pair {number}", *(f"{number}_{role}.nii.gz" for role in images)]))
+    whole = (folder / "3_moving.nii.gz").read_bytes()
+    (folder / "3_moving.nii.gz").write_bytes(whole[: len(whole) // 2])
+    (folder / "pairs.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def batch(folder, tmp_path_factory) -> tuple[Path, str]:
+    """What a batch left, and what it failed with."""
+    out = tmp_path_factory.mktemp("out") / "batch"
+    with pytest.raises(CommandFailed) as caught:
+        register_pairs(read_pairs(folder / "pairs.csv"), out, COMMON, progress=False)
+    return out, str(caught.value)
+
+
+def registered(out: Path) -> list[str]:
+    return sorted(path.parent.name for path in out.glob("*/registration.json"))
+
+
+def test_a_pair_that_fails_stops_no_other(batch):
+    out, said = batch
+    assert registered(out) == [f"pair {number}" for number in (1, 2, 4, 5, 6)]
+    assert said.startswith("1 of 6 pairs failed: pair 3: moving: ") and "\n" not in said
+    assert [path.name for path in (out / BROKEN).iterdir()] == ["failed.txt"]
+    assert (out / BROKEN / "failed.txt").read_text().strip() in said
+    assert [path.parent.name for path in out.glob("*/failed.txt")] == [BROKEN]
+
+
+def test_pairs_are_aligned_and_measured(batch):
+    for path in batch[0].glob("*/registration.json"):
+        document = json.loads(path.read_text())
+        dice, before = (np.mean(list(document["metrics"][name].values())) for name in ("dice", "dice_before"))
+        assert 1 - dice < 0.75 * (1 - before)
+        assert document["pair"] == path.parent.name and document["files"]["moving"].endswith("_moving.nii.gz")
+        assert (path.parent / "moved_labels.nii.gz").is_file() and (path.parent / "overview.png").is_file()
+
+
+def noted(calls: list[str], act: Callable[[PairFiles, Path], None] = lambda pair, out: None) -> Callable[..., dict]:
+    """Stands in for a registration: notes its name and leaves only what says that it was done."""
+
+    def run(pair: PairFiles, out: Path, common: Common, *, progress: bool) -> dict:
+        calls.append(pair.name)
+        act(pair, out)
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "registration.json").write_text(json.dumps({"fingerprint": common.fingerprint(pair)}))
+        return {}
+
+    return run
+
+
+@pytest.fixture
+def own(folder, tmp_path) -> tuple[list[PairFiles], Path]:
+    """Pairs whose files may be changed, and where results go."""
+    shutil.copytree(folder, tmp_path / "pairs")
+    return read_pairs(tmp_path / "pairs" / "pairs.csv"), tmp_path / "out"
+
+
+def ran(pairs: list[PairFiles], out: Path, common: Common = COMMON) -> list[str]:
+    calls: list[str] = []
+    assert register_pairs(pairs, out, common, progress=False, run=noted(calls)) == len(calls)
+    return calls
+
+
+def test_what_is_there_is_not_done_again(folder, batch):
+    calls: list[str] = []
+    pairs = [pair for pair in read_pairs(folder / "pairs.csv") if pair.name != BROKEN]
+    before = {path: path.stat().st_mtime_ns for path in batch[0].rglob("*")}
+    assert register_pairs(pairs, batch[0], COMMON, run=noted(calls)) == 0 and calls == []
+    assert {path: path.stat().st_mtime_ns for path in batch[0].rglob("*")} == before
+
+
+def test_what_failed_is_tried_again(folder, batch, tmp_path):
+    shutil.copytree(batch[0], tmp_path / "out")
+    assert ran(read_pairs(folder / "pairs.csv"), tmp_path / "out") == [BROKEN]
+
+
+def test_a_failure_that_is_mended_leaves_no_trace(own, folder, tmp_path):
+    pairs, out = own
+    broken = next(pair for pair in pairs if pair.name == BROKEN)
+    with pytest.raises(CommandFailed):
+        register_pairs([broken], out, COMMON, progress=False)
+    shutil.copy(folder / "4_moving.nii.gz", broken.moving)
+    assert register_pairs([broken], out, COMMON, progress=False) == 1
+    assert registered(out) == [BROKEN] and not (out / BROKEN / "failed.txt").exists()
+
+
+def test_a_pair_that_fails_now_counts_as_done_no_longer(own):
+    pairs, out = own
+    ran(pairs[:1], out)
+    pairs[0].moving.write_bytes(b"nothing")
+    with pytest.raises(CommandFailed, match="1 of 1 pairs failed: pair 1: moving: ITK cannot read"):
+        register_pairs(pairs[:1], out, COMMON, progress=False)
+    assert not registered(out)
+
+
+def test_a_changed_file_is_registered_again(own):
+    pairs, out = own
+    assert ran(pairs, out) == [pair.name for pair in pairs] and ran(pairs, out) == []
+    shutil.copy(pairs[0].moving, pairs[1].moving)
+    os.utime(pairs[4].fixed_labels, ns=(1, 1))
+    assert ran(pairs, out) == ["pair 2", "pair 5"]
+
+
+def test_a_pair_that_gains_a_file_is_registered_again(own):
+    pairs, out = own
+    ran(pairs, out)
+    pairs[2] = replace(pairs[2], fixed_mask=pairs[2].fixed_labels)
+    assert ran(pairs, out) == ["pair 3"]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> list[Weights]:
+    """Two tiny networks."""
+    found, config = [], UNetConfig(width=2, poolings=2, out_channels=3)
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        path = tmp_path_factory.mktemp("weights") / f"{seed}.safetensors"
+        save_weights(path, UNet(config).state_dict(), config, {"name": f"seed {seed}"})
+        found.append(load_weights(path))
+    return found
+
+
+def test_changed_settings_register_all_again(own, weights):
+    pairs, out = own
+    for change in (
+        COMMON,
+        replace(COMMON, config=replace(COMMON.config, convexadam=replace(SOLVER, smoothness=3.0))),
+        replace(COMMON, config=replace(COMMON.config, descriptors=DescriptorConfig()), weights=weights[0]),
+        replace(COMMON, config=replace(COMMON.config, descriptors=DescriptorConfig()), weights=weights[1]),
+        replace(COMMON, fixed_clip=(0.0, 1.0)),
+    ):
+        assert len(ran(pairs, out, change)) == len(pairs)
+        assert ran(pairs, out, change) == []
+
+
+def test_weights_that_take_no_part_change_nothing(own, weights):
+    pairs, out = own
+    ran(pairs, out)
+    assert ran(pairs, out, replace(COMMON, weights=weights[0])) == []
+
+
+def test_a_changed_initial_transform_registers_all_again(own):
+    pairs, out = own
+    start = out.parent / "start.tfm"
+    common = replace(COMMON, config=replace(COMMON.config, init=str(start)))
+    for step in (1.0, 2.5):
+        sitk.WriteTransform(sitk.TranslationTransform(3, (step, 0.0, 0.0)), str(start))
+        assert len(ran(pairs, out, common)) == len(pairs)
+    assert ran(pairs, out, common) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_batch_goes_on(own, number):
+    pairs, out = own
+    calls: list[str] = []
+    handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+
+    def stopping(pair: PairFiles, out: Path) -> None:
+        if pair.name == "pair 2":
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(Interrupted, match="stopped after 2 of 6 pairs; the same command goes on") as caught:
+        register_pairs(pairs, out, COMMON, run=noted(calls, stopping))
+    assert caught.value.exit_code == 128 + number
+    assert calls == ["pair 1", "pair 2"] == registered(out)  # the pair in hand was finished
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
+    assert ran(pairs, out) == ["pair 3", "pair 4", "pair 5", "pair 6"]
+
+
+def test_asked_to_stop_at_the_last_pair_all_is_done(own):
+    pairs, out = own
+    assert register_pairs(pairs[:1], out, COMMON, run=noted([], lambda pair, out: os.kill(os.getpid(), signal.SIGTERM))) == 1
+
+
+@pytest.mark.parametrize("error", [InputError("no\nscan"), RuntimeError("ITK"), OSError("disk"), MemoryError()])
+def test_whatever_fails_is_written_in_one_line(own, error):
+    def failing(pair: PairFiles, out: Path) -> None:
+        if pair.name == "pair 1":
+            raise error
+
+    pairs, out = own
+    calls: list[str] = []
+    with pytest.raises(CommandFailed, match="1 of 6"):
+        register_pairs(pairs, out, COMMON, run=noted(calls, failing))
+    assert len(calls) == 6
+    assert (out / "pair 1" / "failed.txt").read_text() == (" ".join(str(error).split()) or "MemoryError") + "\n"
+
+
+def test_pairs_are_read_relative_to_their_table(tmp_path):
+    (tmp_path / "pairs.csv").write_text("\ufefffixed,moving,init\na.nii.gz,b/c.nii.gz,\n/d.nii.gz,e.mha,start.tfm\n", encoding="utf-8")
+    first, second = read_pairs(tmp_path / "pairs.csv")
+    assert first == PairFiles(name="pair001", fixed=tmp_path / "a.nii.gz", moving=tmp_path / "b" / "c.nii.gz")
+    assert second == PairFiles(name="pair002", fixed=Path("/d.nii.gz"), moving=tmp_path / "e.mha", init=tmp_path / "start.tfm")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "columns fixed and moving"),
+        ("fixed,mask\na,b\n", "columns fixed and moving"),
+        ("fixed,moving,fixed_maks\na,b,c\n", "fixed_maks"),
+        ("fixed,moving\n", "no rows below"),
+        ("fixed,moving\na,b\nc,\n", "line 3"),
+        ("fixed,moving\na\n", "line 2"),
+        ("fixed,moving\na,b,c\n", "no more cells than columns"),
+        ("name,fixed,moving\n../x,a,b\n", "becomes a folder's name"),
+        ("name,fixed,moving\n.,a,b\n", "becomes a folder's name"),
+        ("name,fixed,moving\nx,a,b\ny,a,c\nx,b,c\n", "two pairs in .* are called 'x'"),
+        ("name,fixed,moving\npair002,a,b\n,a,c\n", "two pairs in .* are called 'pair002'"),
+    ],
+)
+def test_bad_tables_are_refused_in_one_line(tmp_path, text, said):
+    (tmp_path / "pairs.csv").write_text(text)
+    with pytest.raises(InputError, match=said) as caught:
+        read_pairs(tmp_path / "pairs.csv")
+    assert str(caught.value).startswith("pairs: ") and "\n" not in str(caught.value)
+
+
+def test_a_table_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "table.xlsx").write_bytes(b"PK\x03\x04\xff\xfe\x00\x81")
+    for name in ("none.csv", "table.xlsx"):
+        with pytest.raises(InputError, match=f"pairs: cannot read .*{name}"):
+            read_pairs(tmp_path / name)
+
+
+def test_landmarks_come_in_pairs(own, tmp_path):
+    pairs, out = own
+    (tmp_path / "two.csv").write_text("x,y,z\n5,5,10\n6,7,12\n")
+    (tmp_path / "one.csv").write_text("x,y,z\n5,5,10\n")
+    for names in (("two.csv", "one.csv"), ("two.csv", None)):
+        points = {f"{role}_landmarks": name and tmp_path / name for role, name in zip(("fixed", "moving"), names, strict=True)}
+        with pytest.raises(InputError, match="landmarks"):
+            register_pair(replace(pairs[0], **points), out / "pair 1", COMMON, progress=False)
+    assert not out.exists()
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "nnunet_anatomix.cli", *arguments], capture_output=True, text=True, check=False)
+
+
+def test_a_batch_and_its_table_by_command(folder, tmp_path):
+    lines = (folder / "pairs.csv").read_text().splitlines()
+    shutil.copytree(folder, tmp_path / "pairs")
+    (tmp_path / "pairs" / "some.csv").write_text("\n".join([lines[0], *lines[3:5]]) + "\n")
+    out = tmp_path / "out"
+    result = command("register", "--pairs", str(tmp_path / "pairs" / "some.csv"), "--out", str(out), *FLAGS)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("nnunet-anatomix: 1 of 2 pairs failed: pair 3: moving: ")
+    assert registered(out) == ["pair 4"]
+    table = command("evaluate", "registration", str(out))
+    assert table.returncode == 0 and "convexadam-mind" in table.stderr and f"all of it is in {out}" in table.stderr
+
+
+def test_one_pair_by_command(folder, tmp_path):
+    out = tmp_path / "out"
+    scans = [text for role in ("fixed", "moving") for text in (f"--{role}", str(folder / f"1_{role}.nii.gz"))]
+    labels = [text for role in ("fixed", "moving") for text in (f"--{role}-labels", str(folder / f"1_{role}_labels.nii.gz"))]
+    result = command("register", *scans, *labels, "--out", str(out), *FLAGS)
+    assert result.returncode == 0, result.stderr
+    assert {"moved.nii.gz", "moved_labels.nii.gz", "forward.nii.gz", "inverse.nii.gz", "registration.json"} <= {
+        path.name for path in out.iterdir()
+    }
+    assert json.loads((out / "registration.json").read_text())["pair"] == "out"
+    assert "mean of 2 labels" in result.stderr and "overview.png" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ((), "--fixed and --moving, or many of them with --pairs"),
+        (("--fixed", "a.nii.gz", "--moving", "b.nii.gz", "--features", "none"), "fixed: no such file a.nii.gz"),
+        (("--pairs", "p.csv", "--fixed", "a.nii.gz"), "stand in the CSV"),
+    ],
+)
+def test_commands_that_cannot_work_end_in_one_line(tmp_path, flags, said, monkeypatch, capsys):
+    from nnunet_anatomix import cli
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["nnunet-anatomix", "register", "--out", "out", *flags])
+    monkeypatch.setattr(logging, "basicConfig", lambda **options: None)
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert said in str(caught.value.code) and "\n" not in str(caught.value.code)
+    assert not (tmp_path / "out").exists()
+
+
+def test_features_by_command(folder, tmp_path, weights):
+    config = UNetConfig(width=2, poolings=2, out_channels=3)
+    save_weights(tmp_path / "tiny.safetensors", weights[0].network().state_dict(), config, {"name": "tiny"})
+    out = tmp_path / "f.nii.gz"
+    result = command("features", str(folder / "1_fixed.nii.gz"), "--out", str(out), "--weights", str(tmp_path / "tiny.safetensors"))
+    assert result.returncode == 0, result.stderr
+    found = sitk.ReadImage(str(out))
+    assert found.GetSize() == SHAPE and found.GetNumberOfComponentsPerPixel() == 3
+    assert (tmp_path / "f.png").is_file()

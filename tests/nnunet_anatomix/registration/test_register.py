@@ -1,0 +1,332 @@
+"""One pair from scans to files: known warps are undone, whatever the headers say, and what is written does what was computed."""
+
+from __future__ import annotations
+
+import json
+import re
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from torch import Tensor
+
+from nnunet_anatomix.registration.convexadam import ConvexAdamConfig
+from nnunet_anatomix.registration.descriptors import DescriptorConfig
+from nnunet_anatomix.registration.memory import fitted
+from nnunet_anatomix.registration.register import Registration, RegistrationConfig, register
+from nnunet_anatomix.registration.warp import (
+    displacement_of,
+    identity,
+    image_tensor,
+    inverted,
+    itk_transform,
+    near_isotropic_grid,
+    resampled,
+    tensor_image,
+    warped,
+)
+from nnunet_anatomix.registration.writing import measured, write_registration
+from pretraining.backbone.unet import UNet, UNetConfig
+from pretraining.backbone.weights import find_weights, load_weights
+from pretraining.errors import InputError
+
+MIND = DescriptorConfig(feature_weight=0)
+SOLVER = ConvexAdamConfig(grid_spacing=4, reach=3, smoothness=0.75)
+PLAIN = RegistrationConfig(init="none", descriptors=MIND, convexadam=SOLVER)
+"""Headers are right in these pairs, and MIND is quick."""
+
+
+@pytest.fixture(scope="module")
+def scans(data_root) -> dict[str, sitk.Image]:
+    """A real head in T1 and T2, and its regions, with voxels of 5 mm and no two sides alike."""
+    folder = data_root / "registration" / "mni_multimodal"
+    found = {}
+    for name in ("t1", "t2", "labels_neuromorphometrics"):
+        image = sitk.ReadImage(str(folder / f"{name}.nii.gz"))
+        grid = near_isotropic_grid(image, spacing_mm=5)[1:-2]
+        if name in ("t1", "t2"):
+            image = sitk.SmoothingRecursiveGaussian(sitk.Cast(image, sitk.sitkFloat32), 2)
+        found[name] = resampled(image, grid, nearest=name not in ("t1", "t2"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def truth(scans) -> Tensor:
+    """A smooth warp of the moving grid, about 2 voxels: the warped scan shows at p what lay at p + truth(p)."""
+    x, y, z = identity(scans["t1"].GetSize())
+    return 1.4 * torch.stack([torch.sin(y / 8 + 1), torch.cos(z / 7), torch.sin(x / 9 - 1)])
+
+
+@pytest.fixture(scope="module")
+def bent(scans, truth) -> dict[str, sitk.Image]:
+    """The T2 after the warp, and its regions."""
+    labels = image_tensor(scans["labels_neuromorphometrics"])[None]
+    return {
+        "t2": tensor_image(warped(image_tensor(scans["t2"])[None], truth, beyond="border")[0], scans["t2"]),
+        "labels": tensor_image(warped(labels, truth, mode="nearest")[0].int(), scans["t2"]),
+    }
+
+
+@pytest.fixture(scope="module")
+def brain(scans) -> Tensor:
+    return image_tensor(scans["labels_neuromorphometrics"]) > 0
+
+
+@pytest.fixture(scope="module")
+def plain(scans, bent) -> Registration:
+    return register(scans["t1"], bent["t2"], config=PLAIN)
+
+
+def errors(found: sitk.Transform, truth: Tensor, grid: sitk.Image, brain: Tensor) -> Tensor:
+    """Voxels from where a point of the fixed scan belongs, over the brain: first by the transform, then back by the truth."""
+    displacement = displacement_of(found, grid)
+    return (displacement + warped(truth, displacement, beyond="border")).norm(dim=0)[brain]
+
+
+def apart(one: sitk.Transform, other: sitk.Transform, grid: sitk.Image, brain: Tensor) -> float:
+    """Median distance between two transforms over the brain, voxels."""
+    return (displacement_of(one, grid) - displacement_of(other, grid)).norm(dim=0)[brain].median().item()
+
+
+def halved(found: Registration, truth: Tensor, scans: dict[str, sitk.Image], brain: Tensor) -> bool:
+    after, before = (
+        errors(transform, truth, scans["t1"], brain).median() for transform in (found.forward, sitk.Transform(3, sitk.sitkIdentity))
+    )
+    return bool(before > 1.2) and bool(after < before / 2)
+
+
+def test_a_known_warp_is_undone(scans, truth, brain, plain):
+    assert halved(plain, truth, scans, brain)
+    assert plain.settings["method"] == "convexadam-mind" and plain.start.name == "header"
+
+
+def test_by_features_too(scans, bent, truth, brain):
+    config = RegistrationConfig(init="none", descriptors=DescriptorConfig(side=64), convexadam=SOLVER)
+    found = register(scans["t1"], bent["t2"], config=config, weights=load_weights(find_weights()))
+    assert halved(found, truth, scans, brain)
+    assert found.settings["method"] == "convexadam-mind+features"
+
+
+def test_the_same_call_gives_the_same_displacement(scans, bent, plain):
+    again = register(scans["t1"], bent["t2"], config=PLAIN)
+    assert torch.equal(again.displacement, plain.displacement)
+    assert torch.equal(image_tensor(again.moved), image_tensor(plain.moved))
+
+
+def test_scans_are_left_as_they_were(scans, bent, plain):
+    assert np.array_equal(sitk.GetArrayFromImage(plain.fixed), sitk.GetArrayFromImage(scans["t1"]))
+    assert plain.moved.GetSize() == scans["t1"].GetSize() and plain.moved.GetPixelID() == sitk.sitkFloat32
+
+
+def finer(image: sitk.Image) -> sitk.Image:
+    """A slightly finer grid over the same box."""
+    return resampled(image, near_isotropic_grid(image, spacing_mm=4.6))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda scan: sitk.Flip(scan, (True, False, True)),
+        lambda scan: sitk.PermuteAxes(scan, (2, 0, 1)),
+        lambda scan: scan[2:, 3:-2, :-2],
+        finer,
+    ],
+    ids=["flipped", "permuted", "cropped", "finer"],
+)
+def test_how_the_moving_scan_is_stored_matters_little(scans, bent, brain, plain, change):
+    found = register(scans["t1"], change(bent["t2"]), config=PLAIN)
+    assert apart(found.forward, plain.forward, scans["t1"], brain) < 0.5
+
+
+@pytest.mark.parametrize("change", [lambda scan: sitk.Flip(scan, (False, True, True)), lambda scan: sitk.PermuteAxes(scan, (1, 2, 0))])
+def test_how_the_fixed_scan_is_stored_matters_little(scans, bent, brain, plain, change):
+    found = register(change(scans["t1"]), bent["t2"], config=PLAIN)
+    assert apart(found.forward, plain.forward, scans["t1"], brain) < 0.5
+
+
+def test_intensities_may_be_of_any_scale(scans, bent, brain, plain):
+    found = register(scans["t1"] * 0.01 - 3.0, bent["t2"] * 50.0 + 1000.0, config=PLAIN)
+    assert apart(found.forward, plain.forward, scans["t1"], brain) < 0.1
+
+
+def test_what_lies_outside_a_mask_matters_little(scans, bent, truth, brain):
+    masks = {
+        f"{role}_mask": sitk.BinaryDilate(sitk.Cast(labels > 0, sitk.sitkUInt8), (3, 3, 3))
+        for role, labels in (("fixed", scans["labels_neuromorphometrics"]), ("moving", bent["labels"]))
+    }
+    volume, outside = image_tensor(bent["t2"]), image_tensor(masks["moving_mask"]) == 0
+    volume[:, :12] += 5 * volume.max() * outside[:, :12]
+    junk = tensor_image(volume, bent["t2"])
+    clean, masked = (register(scans["t1"], moving, config=PLAIN, **masks) for moving in (bent["t2"], junk))
+    assert torch.equal(clean.displacement, masked.displacement)
+    assert halved(masked, truth, scans, brain)
+    assert 0 < masked.known.mean() < 0.6
+
+
+def test_a_mask_of_what_the_other_scan_lacks_is_refused(scans, bent):
+    mask = sitk.Image(bent["t2"].GetSize(), sitk.sitkUInt8)
+    mask.CopyInformation(bent["t2"])
+    mask[:, :, 25:] = 1
+    with pytest.raises(InputError, match="check the masks, or leave them out"):
+        register(scans["t1"][:, :, :20], bent["t2"], config=PLAIN, moving_mask=mask)
+
+
+@pytest.fixture(scope="module")
+def shifted(scans, bent) -> sitk.Image:
+    """The moving scan somewhere else."""
+    moving = sitk.Image(bent["t2"])
+    moving.SetOrigin([place + step for place, step in zip(moving.GetOrigin(), (150.0, -300.0, 80.0), strict=True)])
+    return moving
+
+
+@pytest.fixture(scope="module")
+def written(scans, bent, shifted, tmp_path_factory) -> tuple[Path, Registration, dict]:
+    """A registration whose start is no identity, on disk."""
+    out = tmp_path_factory.mktemp("out") / "pair"
+    labels = sitk.Image(bent["labels"])
+    labels.CopyInformation(shifted)
+    found = register(scans["t1"], shifted, config=RegistrationConfig(affine="rigid", descriptors=MIND, convexadam=SOLVER))
+    metrics = measured(found, fixed_labels=scans["labels_neuromorphometrics"], moving_labels=labels)
+    write_registration(out, found, metrics, pair="head", moving_labels=labels, comment="of a test")
+    return out, found, metrics
+
+
+def test_nothing_is_missing_on_disk(written):
+    out, found, metrics = written
+    names = {"forward.nii.gz", "forward.h5", "inverse.nii.gz", "inverse.h5", "start.tfm", "moved.nii.gz", "moved_labels.nii.gz"}
+    assert {path.name for path in out.iterdir()} == names | {"overview.png", "registration.json"}
+    document = json.loads((out / "registration.json").read_text())
+    assert document["pair"] == "head" and document["comment"] == "of a test" and document["method"] == "convexadam-mind"
+    assert document["metrics"]["dice"] == metrics["dice"] and document["start"]["name"] == found.start.name != "header"
+    assert set(document["seconds_by_stage"]) == {"start", "resampling", "descriptors", "solver", "transforms"}
+
+
+def test_dice_rises(written):
+    _, _, metrics = written
+    before, after = (np.mean(list(metrics[name].values())) for name in ("dice_before", "dice"))
+    assert after > before + 0.05 and metrics["folded_share"] < 0.01
+
+
+@pytest.mark.parametrize("ending", ["nii.gz", "h5"])
+def test_itk_moves_the_scan_by_what_is_written(scans, shifted, written, ending):
+    out, _, _ = written
+    if ending == "h5":
+        transform = sitk.ReadTransform(str(out / "forward.h5"))
+    else:
+        transform = sitk.DisplacementFieldTransform(sitk.ReadImage(str(out / "forward.nii.gz"), sitk.sitkVectorFloat64))
+    ours = image_tensor(sitk.ReadImage(str(out / "moved.nii.gz")))
+    theirs = image_tensor(
+        sitk.Resample(shifted, scans["t1"], transform, sitk.sitkLinear, image_tensor(shifted).min().item(), sitk.sitkFloat32)
+    )
+    assert (ours - theirs).abs().max() < 1e-3 * ours.abs().max()
+    assert ours.std() > 0.5 * image_tensor(shifted).std()
+
+
+@pytest.mark.parametrize("ending", ["nii.gz", "h5"])
+def test_the_inverse_brings_points_back(scans, brain, written, ending):
+    out, found, _ = written
+    if ending == "h5":
+        back = sitk.ReadTransform(str(out / "inverse.h5"))
+    else:
+        back = sitk.DisplacementFieldTransform(sitk.ReadImage(str(out / "inverse.nii.gz"), sitk.sitkVectorFloat64))
+    points = [scans["t1"].TransformIndexToPhysicalPoint(index) for index in brain.nonzero()[::97].tolist()]
+    distances = [np.linalg.norm(np.subtract(back.TransformPoint(found.forward.TransformPoint(point)), point)) for point in points]
+    assert np.median(distances) < 0.5 * 5 and np.percentile(distances, 95) < 5
+
+
+def test_labels_of_one_scan_alone_are_reported(scans, bent, plain):
+    values = [int(value) for value in image_tensor(scans["labels_neuromorphometrics"]).unique() if value > 0]
+    ours, theirs = sitk.Cast(scans["labels_neuromorphometrics"], sitk.sitkInt32), sitk.Cast(bent["labels"], sitk.sitkInt32)
+    ours, theirs = (sitk.ChangeLabel(labels, {gone: 0}) for labels, gone in ((ours, values[0]), (theirs, values[1])))
+    metrics = measured(plain, fixed_labels=ours, moving_labels=theirs)
+    assert metrics["one_sided_labels"] == values[:2]
+    for name in ("dice", "dice_before", "hd95_mm"):
+        assert set(metrics[name]) == {str(value) for value in values[2:]}
+
+
+def test_landmarks_are_measured_in_millimetres(scans, truth, brain, plain):
+    indices = brain.nonzero()[::211]
+    grid = scans["t1"]
+    inverse = inverted(truth)
+    fixed = np.array([grid.TransformIndexToPhysicalPoint(index) for index in indices.tolist()])
+    moving = np.array(
+        [grid.TransformContinuousIndexToPhysicalPoint((index + inverse[(slice(None), *index)]).double().tolist()) for index in indices]
+    )
+    metrics = measured(plain, fixed_points_mm=fixed, moving_points_mm=moving)
+    assert metrics["tre_before_mm"] == pytest.approx(np.linalg.norm(moving - fixed, axis=1), abs=2e-3)
+    assert np.median(metrics["tre_mm"]) < 0.5 * np.median(metrics["tre_before_mm"])
+
+
+def test_too_little_memory_is_refused_with_what_it_takes(scans, bent):
+    with pytest.raises(InputError) as caught:
+        register(scans["t1"], bent["t2"], config=PLAIN, memory=10_000_000)
+    said = str(caught.value)
+    assert re.search(r"takes at least [\d.]+[MG]B of memory", said) and "9.537MB were named" in said and "\n" not in said
+
+
+def test_less_memory_makes_settings_smaller_and_never_larger():
+    net, shape, sizes = UNet().eval(), (200, 180, 160), [size * 2**20 for size in (60_000, 6000, 3000, 2000, 1200, 900, 800)]
+    budgets = [fitted(shape, 2**26, DescriptorConfig(), ConvexAdamConfig(), net, size) for size in sizes]
+    assert budgets[0].descriptors == DescriptorConfig() and budgets[0].solver == ConvexAdamConfig() and budgets[0].voxels == prod(shape)
+    assert all(budget.needed_bytes <= size for budget, size in zip(budgets, sizes, strict=True))
+    for values in (
+        [budget.voxels for budget in budgets],
+        [budget.descriptors.side for budget in budgets],
+        [budget.descriptors.channels or budget.descriptors.count(net) for budget in budgets],
+        [budget.solver.reach for budget in budgets],
+        [-budget.solver.grid_spacing for budget in budgets],
+    ):
+        assert values == sorted(values, reverse=True)
+    assert budgets[-1].descriptors.side < 128 and budgets[-1].needed_bytes < budgets[0].needed_bytes / 2
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        (PLAIN, "convexadam-mind"),
+        (RegistrationConfig(), "convexadam-mind+features"),
+        (RegistrationConfig(descriptors=DescriptorConfig(mind=False)), "convexadam-features"),
+        (RegistrationConfig(solver="ants"), "ants-features"),
+        (RegistrationConfig(solver="ants", descriptors=MIND), "ants-mi"),
+    ],
+)
+def test_methods_have_names(config, name):
+    assert config.method == name
+
+
+def test_weights_make_the_features(scans, bent):
+    config = RegistrationConfig(init="none", spacing_mm=10, descriptors=DescriptorConfig(mind=False, side=32), convexadam=SOLVER)
+    nets = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        nets.append(UNet(UNetConfig(width=2, poolings=2, out_channels=4)).eval())
+    first, second, again = (register(scans["t1"], bent["t2"], config=config, weights=net).displacement for net in (*nets, nets[0]))
+    assert torch.equal(first, again) and not torch.equal(first, second)
+
+
+def test_a_start_that_bends_is_undone_as_well(scans, bent, truth, brain, tmp_path):
+    # Half of the way from a file, the rest by the solver.
+    half = itk_transform(0.5 * inverted(truth), scans["t1"]).GetDisplacementField()
+    sitk.WriteImage(half, str(tmp_path / "half.nii.gz"))
+    config = RegistrationConfig(init=str(tmp_path / "half.nii.gz"), descriptors=MIND, convexadam=SOLVER)
+    found = register(scans["t1"], bent["t2"], config=config)
+    assert found.start.name == "file" and halved(found, truth, scans, brain)
+    points = [scans["t1"].TransformIndexToPhysicalPoint(index) for index in brain.nonzero()[::97].tolist()]
+    distances = [np.linalg.norm(np.subtract(found.inverse.TransformPoint(found.forward.TransformPoint(point)), point)) for point in points]
+    assert np.median(distances) < 0.5 * 5
+
+
+def test_another_spacing_is_worked_at(scans, bent, truth, brain):
+    config = RegistrationConfig(init="none", spacing_mm=6.0, descriptors=MIND, convexadam=SOLVER)
+    found = register(scans["t1"], bent["t2"], config=config)
+    assert found.grid.GetSpacing() == (6, 6, 6) and found.moved.GetSize() == scans["t1"].GetSize()
+    assert halved(found, truth, scans, brain)
+
+
+def test_scans_of_few_voxels_are_refused(scans, bent):
+    config = RegistrationConfig(init="none", spacing_mm=90.0, descriptors=MIND, convexadam=SOLVER)
+    with pytest.raises(InputError, match="expected at least 4 along every axis; name a finer spacing"):
+        register(scans["t1"], bent["t2"], config=config)
