@@ -66,7 +66,7 @@ def mind_ssc(image: Tensor, *, radius: int = 1, dilation: int = 2) -> Tensor:
 
 
 @torch.no_grad()
-def pooled_mind_ssc(image: Tensor, pool: int, *, radius: int = 1, dilation: int = 2) -> Tensor:
+def pooled_mind_ssc(image: Tensor, pool: int, *, radius: int = 1, dilation: int = 2, out: Tensor | None = None) -> Tensor:
     """:func:`mind_ssc`, averaged over cubes of ``pool`` voxels, without ever holding its channels at full resolution.
 
     Parameters
@@ -74,27 +74,29 @@ def pooled_mind_ssc(image: Tensor, pool: int, *, radius: int = 1, dilation: int 
     image : (X, Y, Z), at least ``pool`` voxels along every axis.
     pool : side of the cubes, voxels; what does not fill a cube at the end of an axis is left out.
     radius, dilation : see :func:`mind_ssc`.
+    out : where to write the result; a new tensor if left out.
 
     Returns
     -------
     (12, X // pool, Y // pool, Z // pool) float32.
     """
+    if out is None:
+        out = image.new_empty((CHANNELS, *(side // pool for side in image.shape)), dtype=torch.float32)
     if pool == 1:
-        return mind_ssc(image, radius=radius, dilation=dilation)
+        return out.copy_(mind_ssc(image, radius=radius, dilation=dilation))
     distances = _Distances(image, radius, dilation)
     thickness = pool * max(1, _AT_ONCE // (pool * image[0].numel()))
     slabs = [(first, min(first + thickness, len(image))) for first in range(0, len(image), thickness)]
     # Twice through the volume: the typical variance must be known before any voxel can be described.
     typical = sum(distances.of_planes(*slab).mean(dim=0).sum(dtype=torch.float64) for slab in slabs) / image.numel()
-    pooled = [
-        functional.avg_pool3d(_described(distances.of_planes(first, last), typical.float()), pool)
-        for first, last in slabs
-        if last - first >= pool
-    ]
-    return torch.cat(pooled, dim=1)
+    for first, last in slabs:
+        if last - first >= pool:
+            described = _described(distances.of_planes(first, last), typical.float())
+            out[:, first // pool : last // pool] = functional.avg_pool3d(described, pool)
+    return out
 
 
-_AT_ONCE = 2**20
+_AT_ONCE = 2**19
 """Voxels of a slab."""
 
 

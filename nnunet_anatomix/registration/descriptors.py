@@ -111,7 +111,7 @@ def described(scan: Scan, config: DescriptorConfig, *, pool: int, net: UNet | No
         described[-len(features) :] = features
         del features
     if config.mind:
-        described[:MIND_CHANNELS] = pooled_mind_ssc(scan.image, pool)
+        pooled_mind_ssc(scan.image, pool, out=described[:MIND_CHANNELS])
     return described
 
 

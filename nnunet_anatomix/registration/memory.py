@@ -21,12 +21,12 @@ _LIBRARIES = 350 * 2**20
 """NumPy, SciPy, SimpleITK, Numba and the code that they compile, beside PyTorch itself; measured."""
 _SCANS = 6
 """Volumes of the working grid that live all the time: both scans as images and tensors, and where they are known."""
-_MIND_SLAB = 30 * 2**20 * _NUMBER
+_MIND_SLAB = 30 * 2**19 * _NUMBER
 """Of :func:`pretraining.mind.pooled_mind_ssc`."""
 _FIELDS = 15
 """Volumes that writing a displacement takes: single and double precision, ITK's and ours."""
 _LEAST_CHANNELS = 8
-_CERTAIN = 0.9
+_CERTAIN = 0.93
 """Share of the target that estimates are held against."""
 _SHARE_OF_FIELDS = 0.2
 """Of the memory; what would take more is kept on a coarser grid."""
@@ -117,10 +117,13 @@ def _pyramid(voxels: int, descriptors: DescriptorConfig, solver: ConvexAdamConfi
 def _peak(voxels: int, shape: tuple[int, int, int], descriptors: DescriptorConfig, solver: ConvexAdamConfig, net: UNet | None) -> int:
     """Of the most hungry stage."""
     always = _SCANS * _NUMBER * voxels
-    both = 2 * _NUMBER * descriptors.count(net) * (voxels // solver.pool**3)
-    describing = both + _MIND_SLAB
+    channel = _NUMBER * (voxels // solver.pool**3)
+    both = 2 * descriptors.count(net) * channel
+    describing = both + _MIND_SLAB + _NUMBER * voxels
     if net is not None and descriptors.feature_weight:
-        describing = max(describing, both + _window(shape, voxels, descriptors, net))
+        # The second scan's features, while the first one's descriptors wait.
+        waiting = (descriptors.count(net) + net.config.out_channels) * channel
+        describing = max(describing, waiting + _window(shape, voxels, descriptors, net))
     searching = both + cost_bytes(voxels // solver.grid_spacing**3, solver.reach)
     descending = _pyramid(voxels, descriptors, solver, net) + 12 * _NUMBER * 3 * (voxels // solver.adam_spacing**3)
     return always + max(describing, searching, descending)

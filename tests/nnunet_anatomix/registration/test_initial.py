@@ -22,6 +22,8 @@ from pretraining.errors import InputError
 
 MIND = DescriptorConfig(feature_weight=0)
 SPACING_MM = 1.5
+CLOSE = 1.25
+"""Voxels, on average: little more than half a voxel of the grid that starts are judged on."""
 SHAPE = (48, 40, 44)
 AXES = sitk.Euler3DTransform((0.0, 0.0, 0.0), 0.1, -0.3, 0.2).GetMatrix()
 
@@ -119,7 +121,7 @@ def test_turned_and_scaled_scans_are_brought_back(tissues, stage, scale):
     moving = seen(moved(tissues, truth, grid((52, 46, 50))), T2, 1)
     start = started(seen(tissues, T1, 0), moving, stage)
     before = error_voxels(tissues, sitk.TranslationTransform(3), truth)
-    assert before > 3 and error_voxels(tissues, start.transform, truth) < 1
+    assert before > 3 and error_voxels(tissues, start.transform, truth) < CLOSE
 
 
 def test_features_bring_them_back_too(tissues):
@@ -127,8 +129,7 @@ def test_features_bring_them_back_too(tissues):
     moving = seen(moved(tissues, truth), T2, 1)
     net = load_weights(find_weights()).network().eval()
     start = best_start(seen(tissues, T1, 0), moving, DescriptorConfig(side=48), net=net, stage="affine")
-    # In volumes this small the network sees little but their border.
-    assert error_voxels(tissues, start.transform, truth) < 1.5
+    assert error_voxels(tissues, start.transform, truth) < CLOSE
 
 
 def test_a_start_that_turns_and_scales_agrees_better_than_none(tissues):
@@ -161,7 +162,7 @@ def test_how_the_moving_scan_is_stored_matters_little(tissues, change):
         "finer": lambda: resampled(moving, finer),
     }
     start = started(seen(tissues, T1, 0), changes[change](), "rigid")
-    assert error_voxels(tissues, start.transform, truth) < 1
+    assert error_voxels(tissues, start.transform, truth) < CLOSE
 
 
 def test_masks_leave_out_what_is_not_to_count(tissues):
@@ -173,7 +174,7 @@ def test_masks_leave_out_what_is_not_to_count(tissues):
     moving[:, :7] += 400 * outside[:, :7]
     masks = (None, sitk.BinaryDilate(sitk.Cast(there > 0, sitk.sitkUInt8), (2, 2, 2)))
     start = started(seen(tissues, T1, 0), tensor_image(moving, there), "rigid", masks=masks)
-    assert error_voxels(tissues, start.transform, truth) < 1
+    assert error_voxels(tissues, start.transform, truth) < CLOSE
 
 
 def test_of_equal_starts_the_headers_are_taken(tissues):
@@ -213,10 +214,11 @@ def test_a_linear_start_from_a_file_is_descended_from(tissues, tmp_path):
     truth = turned(tissues, 15, 1.0)
     fixed, moving = seen(tissues, T1, 0), seen(moved(tissues, truth, grid((52, 46, 50))), T2, 1)
     near = turned(tissues, 8, 1.0)
+    near.SetTranslation((12.0, -3.0, 2.0))
     sitk.WriteTransform(near, str(tmp_path / "start.tfm"))
     start = started(fixed, moving, "rigid", given=file_start(tmp_path / "start.tfm", fixed, moving))
     assert list(start.rivals) == ["file"]
-    assert error_voxels(tissues, near, truth) > 1 > error_voxels(tissues, start.transform, truth)
+    assert error_voxels(tissues, near, truth) > 4 and error_voxels(tissues, start.transform, truth) < CLOSE
 
 
 def bad_files(folder: Path, tissues: sitk.Image) -> dict[str, tuple[Path, str]]:

@@ -10,6 +10,7 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
+from nnunet_anatomix.registration import warp
 from nnunet_anatomix.registration.warp import (
     composed,
     coverage,
@@ -136,13 +137,15 @@ def test_composition_goes_first_through_the_first():
     assert not torch.allclose(found[inside], linear(first @ then)[inside], atol=1e-2)
 
 
-def test_a_smooth_displacement_and_its_inverse_cancel():
+@pytest.mark.parametrize("large", [24, 1000], ids=["from half the resolution", "at once"])
+def test_a_smooth_displacement_and_its_inverse_cancel(monkeypatch, large):
+    monkeypatch.setattr(warp, "_LARGE", large)
     shape = (33, 25, 29)
     displacement = waves(2.5, shape, length=3.0)
     inverse = inverted(displacement)
     assert displacement.norm(dim=0).max() > 2 and jacobian_determinant(displacement).min() > 0
-    # Where positions are voxels, the inverse is exact; between voxels it is linear, which costs a little.
-    assert composed(inverse, displacement).norm(dim=0).max() < 1e-4
+    # Where positions are voxels, the iteration ends close by; between voxels the inverse is linear, which costs a little.
+    assert composed(inverse, displacement).norm(dim=0).max() < 0.02
     assert composed(displacement, inverse).norm(dim=0).max() < 0.05
 
 
