@@ -67,7 +67,7 @@ def real_pairs(data: Path) -> Iterator[tuple[str, sitk.Image, sitk.Image, sitk.I
     for first, second in (("t1", "t2"), ("t2", "t1"), ("pd", "t1"), ("t1", "ct"), ("ct", "t1")):
         yield f"brain {first}-{second}", *(sitk.ReadImage(str(brain / f"{name}.nii.gz")) for name in (first, second)), labels, {}
     limbs = data / "nnUNet_raw" / "Dataset903_LimbSarcoma"
-    for case in ("STS_035",):
+    for case in ("STS_035", "STS_012"):
         t1, ct = (sitk.ReadImage(str(limbs / "imagesTr" / f"{case}_000{channel}.nii.gz")) for channel in (_T1, _CT))
         tumour = sitk.ReadImage(str(limbs / "labelsTr" / f"{case}.nii.gz"))
         yield f"limb {case} ct-t1", ct, t1, tumour, {"fixed_clip": (-450.0, 450.0)}

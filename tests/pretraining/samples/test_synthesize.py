@@ -88,16 +88,17 @@ def test_16_samples_are_the_same_however_they_were_made(request_of, bank_file, t
 
 @pytest.mark.parametrize(("how", "workers"), [(signal.SIGKILL, 2), (signal.SIGTERM, 2), (signal.SIGINT, 1)])
 def test_a_stopped_command_goes_on_where_it_was(request_of, bank_file, tmp_path, how, workers):
-    arguments = command(bank_file, tmp_path / "store", "--count", 60, "--workers", workers)
+    count = 150  # so many that a busy machine notices in time
+    arguments = command(bank_file, tmp_path / "store", "--count", count, "--workers", workers)
     code, said = stopped_after(10, how, arguments, tmp_path / "store")
     there = files(tmp_path / "store")
-    assert 10 <= len([name for name in there if name.startswith("shard-")]) < 60
+    assert 10 <= len([name for name in there if name.startswith("shard-")]) < count
     if how == signal.SIGKILL:
         assert code == -how
     else:
         assert code == 128 + how and "stopped; run the same command again to go on" in said and "Traceback" not in said
         assert not any(name.startswith(".") for name in there)
-    request = request_of(count=60, engine=EngineConfig(side=48))
+    request = request_of(count=count, engine=EngineConfig(side=48))
     assert synthesize(request, tmp_path / "store") == 0
     assert all(files(tmp_path / "store")[name] == content for name, content in there.items() if name.startswith("shard-"))
     assert stored(tmp_path / "store") == made_directly(request)
