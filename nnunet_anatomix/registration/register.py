@@ -170,6 +170,8 @@ def register(
         )
     known = torch.ones_like(scans[0].image) if scans[0].known is None else scans[0].known
     known = (known if scans[1].known is None else known * scans[1].known).cpu()
+    if not known.any():
+        raise InputError("the masks of fixed and moving meet nowhere under the start; check the masks, or leave them out")
     if config.solver == "convexadam":
         with _timed(seconds, "descriptors"):
             both = list(descriptors(*scans, budget.descriptors, pool=budget.solver.pool, net=net, progress=progress))

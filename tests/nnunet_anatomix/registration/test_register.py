@@ -330,3 +330,12 @@ def test_scans_of_few_voxels_are_refused(scans, bent):
     config = RegistrationConfig(init="none", spacing_mm=90.0, descriptors=MIND, convexadam=SOLVER)
     with pytest.raises(InputError, match="expected at least 4 along every axis; name a finer spacing"):
         register(scans["t1"], bent["t2"], config=config)
+
+
+def test_masks_that_meet_nowhere_are_refused():
+    scan = sitk.GetImageFromArray(np.random.default_rng(0).random((24, 26, 28)).astype(np.float32))
+    low, high = sitk.Image(scan.GetSize(), sitk.sitkUInt8), sitk.Image(scan.GetSize(), sitk.sitkUInt8)
+    low[:, :, :8], high[:, :, 14:] = 1, 1
+    config = RegistrationConfig(init="none", descriptors=DescriptorConfig(feature_weight=0))
+    with pytest.raises(InputError, match="meet nowhere"):
+        register(scan, scan, config=config, fixed_mask=low, moving_mask=high)
