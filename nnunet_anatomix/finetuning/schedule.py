@@ -92,8 +92,9 @@ def parameter_groups(network: nn.Module, config: ScheduleConfig, rate: float) ->
         members.setdefault(stage_of(name), []).append(parameter)
     depth = depths(members)
     groups = []
-    for stage, parameters in members.items():
-        trained = config.is_trained(stage)
+    # The head goes first: nnU-Net logs and plots the first group's rate.
+    for stage in sorted(members, key=depth.__getitem__):
+        parameters, trained = members[stage], config.is_trained(stage)
         for parameter in parameters:
             parameter.requires_grad_(trained)
         if trained:
