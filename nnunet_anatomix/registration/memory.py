@@ -69,27 +69,28 @@ def fitted(
     InputError
         If the scans themselves are too large, or the smallest window.
     """
-    voxels = min(prod(shape), LARGEST_GRID)
+    voxels, named, memory = min(prod(shape), LARGEST_GRID), memory, int(_CERTAIN * memory)
+    least_side = max(32, net.config.min_side) if net is not None else 32
     if scans_bytes + _LIBRARIES + _peak(32**3, shape, descriptors, solver, net) > memory:
         least = scans_bytes + _LIBRARIES + _peak(32**3, shape, _smaller_windows(descriptors, net), solver, net)
         if least > memory:
             raise InputError(
                 f"registering these scans takes at least {format_bytes(least)}B of memory, {format_bytes(scans_bytes)}B of it for the "
-                f"scans themselves, and {format_bytes(memory)}B were named; name more, resample the scans or crop them"
+                f"scans themselves, and {format_bytes(named)}B were named; name more, resample the scans or crop them"
             )
-    asked, memory = (descriptors, solver), int(_CERTAIN * memory)
+    asked = (descriptors, solver)
     while (needed := scans_bytes + _LIBRARIES + _peak(voxels, shape, descriptors, solver, net)) > memory:
         features = net is not None and descriptors.feature_weight
-        if features and descriptors.side > 64 and _window(shape, voxels, descriptors, net) > 0.4 * memory:
-            descriptors = replace(descriptors, side=max(64, descriptors.side - 32))
+        if features and descriptors.side > max(64, least_side) and _window(shape, voxels, descriptors, net) > 0.4 * memory:
+            descriptors = replace(descriptors, side=max(64, least_side, descriptors.side - 32))
         elif (channels := descriptors.channels or descriptors.count(net)) > _LEAST_CHANNELS and _pyramid(
             voxels, descriptors, solver, net
         ) > 0.5 * memory:
             descriptors = replace(descriptors, channels=max(_LEAST_CHANNELS, channels * 3 // 4))
         elif solver.grid_spacing < 8 and cost_bytes(voxels // solver.grid_spacing**3, solver.reach) > 0.3 * memory:
             solver = replace(solver, grid_spacing=solver.grid_spacing + solver.adam_spacing)
-        elif features and descriptors.side > 32:
-            descriptors = replace(descriptors, side=descriptors.side - 32)
+        elif features and descriptors.side > least_side:
+            descriptors = replace(descriptors, side=max(least_side, descriptors.side - 32))
         else:
             voxels = int(voxels * 0.9)
     if (descriptors, solver) != asked or voxels < prod(shape):

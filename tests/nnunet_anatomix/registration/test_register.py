@@ -339,3 +339,18 @@ def test_masks_that_meet_nowhere_are_refused():
     config = RegistrationConfig(init="none", descriptors=DescriptorConfig(feature_weight=0))
     with pytest.raises(InputError, match="meet nowhere"):
         register(scan, scan, config=config, fixed_mask=low, moving_mask=high)
+
+
+@pytest.mark.parametrize("poolings", [4, 5])
+def test_any_memory_is_kept_to_or_refused(poolings):
+    """From too little to plenty, the search for settings ends; windows stay as large as the network needs."""
+    net, kept = UNet(UNetConfig(width=4, poolings=poolings)), 0
+    for memory in range(400 * 2**20, 1200 * 2**20, 9 * 2**20):
+        try:
+            budget = fitted((180, 200, 190), 10**8, DescriptorConfig(), ConvexAdamConfig(), net, memory)
+        except InputError:
+            assert not kept  # more memory never serves worse
+            continue
+        kept += 1
+        assert budget.needed_bytes <= memory and budget.descriptors.side >= net.config.min_side
+    assert kept
