@@ -1,12 +1,13 @@
 # make demo   makes the environment if there is none, then a few-shot segmentation from nothing, with pictures
 # make test   the whole suite (slow tests: make test-slow)
+# make docs   the site, in docs/_build/html; warnings are errors
 # make pictures [TEMPLATES=BANK]   the pages of docs/gallery.md
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo pictures test test-slow benchmark lint format clean
+.PHONY: demo docs pictures test test-slow benchmark lint format clean
 
 demo: $(STAMP)
 	$(BIN)/nnunet-anatomix demo --out demo
@@ -14,6 +15,9 @@ demo: $(STAMP)
 pictures: $(STAMP)
 	$(BIN)/anatomix-pretrain preview $(if $(TEMPLATES),--templates $(TEMPLATES)) --preset paper --count 8 --out docs/images/synthetic.png
 	$(BIN)/anatomix-pretrain preview $(if $(TEMPLATES),--templates $(TEMPLATES)) --preset paper --count 1 --page artefacts --out docs/images/artefacts.png
+
+docs: $(STAMP)
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
@@ -34,7 +38,7 @@ format: $(STAMP)
 
 $(STAMP): setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --editable ".[dev,docs]"
 	touch $@
 
 clean:
