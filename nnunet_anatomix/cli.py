@@ -14,6 +14,7 @@ from nnunet_anatomix.features_command import features
 from nnunet_anatomix.registration.align_command import align
 from nnunet_anatomix.registration.register_command import register
 from nnunet_anatomix.registration.search_command import registration_search
+from nnunet_anatomix.weights_command import weights
 from pretraining.command_line import run_commands
 from pretraining.errors import CommandFailed, InputError
 
@@ -226,6 +227,7 @@ def _commands() -> dict[str, Callable[..., None]]:
         "align": align,
         "search": registration_search,
         "evaluate": evaluate,
+        "weights": weights,
         "doctor": doctor,
         "demo": demo,
     }

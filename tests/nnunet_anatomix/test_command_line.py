@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
 import pytest
 
-COMMANDS = ("plan", "plan-and-preprocess", "split", "study", "features", "register", "search", "evaluate", "doctor", "demo")
+COMMANDS = ("plan", "plan-and-preprocess", "split", "study", "features", "register", "search", "evaluate", "weights", "doctor", "demo")
 
 
 def run(*arguments: str, **options) -> subprocess.CompletedProcess:
@@ -30,3 +31,15 @@ def test_bad_input_is_one_line_and_a_non_zero_exit(nnunet):
     assert result.returncode == 1
     assert "no single dataset '77'" in result.stderr.splitlines()[-1] and "Traceback" not in result.stderr
     assert not list(nnunet.preprocessed.iterdir())
+
+
+def test_the_card_of_the_bundled_weights_is_shown():
+    text = run("weights").stdout
+    card = json.loads(run("weights", "--json-card").stdout)
+    assert all(str(value) in text for value in (card["iterations"], card["hardware"], *card["templates"]["sources"], card["licence"]))
+    assert "config" in card and "ensemble" not in text
+
+
+def test_a_missing_weights_file_is_named(tmp_path):
+    result = run("weights", str(tmp_path / "none.safetensors"))
+    assert result.returncode == 1 and "none.safetensors" in result.stderr.splitlines()[-1] and "Traceback" not in result.stderr
