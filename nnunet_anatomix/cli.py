@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from nnunet_anatomix.datasets.prepare_command import prepare
 from nnunet_anatomix.features_command import features
 from nnunet_anatomix.registration.align_command import align
 from nnunet_anatomix.registration.register_command import register
@@ -221,6 +222,7 @@ def _commands() -> dict[str, Callable[..., None]]:
         "plan": plan,
         "plan-and-preprocess": plan_and_preprocess,
         "split": split,
+        "prepare": prepare,
         "study": study,
         "features": features,
         "register": register,

@@ -1,0 +1,45 @@
+"""A folder belongs to one preparation: started again it goes on, and another one is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pretraining.atomic import write_text
+from pretraining.errors import InputError
+
+PREPARATION_FILE = "preparation.json"
+
+
+def claim(folder: Path, preparation: dict[str, Any]) -> None:
+    """Make ``folder`` that of this preparation.
+
+    Parameters
+    ----------
+    preparation : JSON types only; what makes it this one.
+
+    Raises
+    ------
+    InputError
+        If the folder holds another preparation, or anything else.
+    """
+    path = folder / PREPARATION_FILE
+    text = json.dumps(preparation, indent=1) + "\n"
+    if path.is_file():
+        if (earlier := path.read_text(encoding="utf-8")) != text:
+            before = json.loads(earlier)
+            different = sorted(key for key in before.keys() | preparation.keys() if before.get(key) != preparation.get(key))
+            raise InputError(f"{folder} holds another preparation (other {', '.join(different)}); name another --out, or move it away")
+    elif folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} holds something that was not prepared here; name another --out, or move it away")
+    else:
+        write_text(path, text)
+
+
+def files_digest(files: Iterable[Path]) -> str:
+    """Changes with the names and sizes of files."""
+    said = [[path.name, path.stat().st_size] for path in sorted(files)]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]

@@ -1,0 +1,145 @@
+"""Learn2Reg AbdomenMRCT: MRI and CT of the abdomen with four organs, for segmentation of MRI and for registration.
+
+Expected download (``AbdomenMRCT.zip``, unpacked)::
+
+    imagesTr/AbdomenMRCT_0001_0000.nii.gz     MRI; _0001 in place of _0000: CT
+    labelsTr/AbdomenMRCT_0001_0000.nii.gz     0 to 4, of all that is labelled
+    masksTr/AbdomenMRCT_0001_0000.nii.gz      what counts, for the pairs
+
+Segmentation (L2RAb-MRI): all labelled MRI, paired or not, 24 / 12 / 12; how the paper draws is not said: here at random, seed 0.
+Registration: the eight numbers of which there are both, MRI onto CT; 1 pair to tune on and 7 to test. Which one, the paper does not say:
+here the first. The labels are those of Learn2Reg; ``imagesTs`` has none and is not used.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from nnunet_anatomix.datasets.case_files import ENDING, convert_case, write_image
+from nnunet_anatomix.datasets.claim import claim, files_digest
+from nnunet_anatomix.datasets.layout import (
+    Counts,
+    Parts,
+    SourceCase,
+    drawn_parts,
+    files_by_case,
+    labelled_cases,
+    require_count,
+    require_folder,
+)
+from nnunet_anatomix.datasets.raw_dataset import SegmentationDataset
+from nnunet_anatomix.datasets.registration_pairs import PairRow, PairSettings, write_pairs
+from nnunet_anatomix.registration.scans import read_image
+from pretraining.errors import InputError
+
+_TITLE = "L2R AbdomenMRCT"
+_COUNTS = Counts(training=24, validation=12, test=12)
+_PAIRS, _TUNING_PAIRS = 8, 1
+_MRI, _CT = "0000", "0001"
+_ORGANS = ("liver", "spleen", "right_kidney", "left_kidney")
+CT_WINDOW_HU = (-450.0, 450.0)
+
+FOLDER = "Registration_L2RAbdomenMRCT"
+"""Below ``nnUNet_raw``, which nnU-Net does not take for a dataset."""
+
+
+def _files(source: Path, kind: str, modality: str) -> dict[str, Path]:
+    return files_by_case(require_folder(source, f"{kind}Tr", title=_TITLE), rf"(?P<case>AbdomenMRCT_\d+)_{modality}\.nii\.gz")
+
+
+def _find(source: Path, partial: bool) -> Parts:
+    cases = labelled_cases(_files(source, "images", _MRI), _files(source, "labels", _MRI), title=_TITLE, unlabelled=True)
+    require_count(cases, _COUNTS.total, "labelled MRI", title=_TITLE, partial=partial)
+    return drawn_parts(cases, _COUNTS)
+
+
+L2R_ABDOMEN_MRI = SegmentationDataset(
+    key="l2r-abdomen",
+    title="L2RAb-MRI",
+    number=703,
+    name="L2RAbdomenMRI",
+    modality="MRI",
+    labels=_ORGANS,
+    counts=_COUNTS,
+    shots=(3,),
+    find=_find,
+)
+
+
+def prepare_pairs(source: Path, out: Path, *, partial: bool = False) -> Path:
+    """Write the pairs, their labels and masks below ``out``; killed, it goes on.
+
+    Returns
+    -------
+    The folder of the pairs.
+
+    Raises
+    ------
+    InputError
+        For a download that is not as expected, or a folder of something else.
+    """
+    masks = {modality: _files(source, "masks", modality) for modality in (_MRI, _CT)} if (source / "masksTr").is_dir() else {}
+    images = {modality: _files(source, "images", modality) for modality in (_MRI, _CT)}
+    labels = {modality: _files(source, "labels", modality) for modality in (_MRI, _CT)}
+    names = sorted(images[_MRI].keys() & images[_CT].keys() & labels[_MRI].keys() & labels[_CT].keys())
+    pairs = {
+        name: {
+            modality: SourceCase(
+                name=f"{name}_{modality}",
+                image=images[modality][name],
+                label=labels[modality][name],
+                mask=masks[modality].get(name) if masks else None,
+            )
+            for modality in (_MRI, _CT)
+        }
+        for name in names
+    }
+    require_count([pair[_CT] for pair in pairs.values()], _PAIRS, "labelled pairs of MRI and CT", title=_TITLE, partial=partial)
+    if len(pairs) <= _TUNING_PAIRS:
+        raise InputError(f"{_TITLE}: expected at least {_TUNING_PAIRS + 1} labelled pairs, to tune and to test on, found {len(pairs)}")
+    cases = [case for pair in pairs.values() for case in pair.values()]
+    if unmasked := [case.image.name for case in cases if masks and case.mask is None]:
+        raise InputError(f"{_TITLE}: {len(unmasked)} scans of pairs have no mask in masksTr, the first is {unmasked[0]}; download again")
+    folder = out / FOLDER
+    files = files_digest(path for case in cases for path in (case.image, case.label, *([case.mask] if case.mask else [])))
+    claim(folder, {"dataset": "l2r-abdomen, pairs", "partial": partial, "files": files})
+    values = {value: value for value in range(len(_ORGANS) + 1)}
+    for case in cases:
+        convert_case(case, folder / "images" / f"{case.name}{ENDING}", folder / "labels" / f"{case.name}{ENDING}", values, _TITLE)
+        if case.mask:
+            _convert_mask(case, folder / "masks" / f"{case.name}{ENDING}")
+    rows = [_row(name, pair) for name, pair in pairs.items()]
+    write_pairs(folder, PairSettings(name=_TITLE, fixed_clip=CT_WINDOW_HU), rows[:_TUNING_PAIRS], rows[_TUNING_PAIRS:])
+    return folder
+
+
+def _row(name: str, pair: dict[str, SourceCase]) -> PairRow:
+    def paths(kind: str) -> dict[str, str]:
+        return {role: f"{kind}/{pair[modality].name}{ENDING}" for role, modality in (("fixed", _CT), ("moving", _MRI))}
+
+    masks = paths("masks") if pair[_CT].mask else {"fixed": "", "moving": ""}
+    labels = paths("labels")
+    return PairRow(
+        name=name,
+        **paths("images"),
+        fixed_labels=labels["fixed"],
+        moving_labels=labels["moving"],
+        fixed_mask=masks["fixed"],
+        moving_mask=masks["moving"],
+    )
+
+
+def _convert_mask(case: SourceCase, out: Path) -> None:
+    if out.is_file():
+        return
+    role = f"{_TITLE}, mask {case.mask.name}"
+    mask = read_image(case.mask, role)
+    scan = read_image(case.image, role)
+    if mask.GetSize() != scan.GetSize():
+        raise InputError(f"{role}: expected {scan.GetSize()} voxels as its scan, found {mask.GetSize()}; download both again")
+    written = sitk.GetImageFromArray((sitk.GetArrayViewFromImage(mask) > 0).astype(np.uint8))
+    written.CopyInformation(scan)
+    write_image(out, written)

@@ -1,0 +1,136 @@
+"""MM-WHS: CT and MRI of hearts of different people, brought to one space and paired for registration (App. B.4.4).
+
+Expected download (the training archives of the Multi-Modality Whole Heart Segmentation challenge 2017, unpacked side by side)::
+
+    ct_train/ct_train_1001_image.nii.gz, ct_train_1001_label.nii.gz, ...    20 CT
+    mr_train/mr_train_1001_image.nii.gz, mr_train_1001_label.nii.gz, ...    20 MRI
+
+As in the paper the first CT, on a grid of 160×160×128 voxels of 1.142×1.142×1.283 mm, sets the space. Other than there, all scans are
+aligned straight to it, by our own affine stage on descriptors, and not through a mean of the CT nor by the labels of the MRI. Scans become
+pairs by their order, MRI onto CT: 5 to tune on and 15 to test; the paper does not name its pairs. Its additional labels (descending aorta,
+spine) are not public.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from nnunet_anatomix.datasets.case_files import ENDING, checked_label, write_image
+from nnunet_anatomix.datasets.claim import claim, files_digest
+from nnunet_anatomix.datasets.layout import SourceCase, files_by_case, labelled_cases, require_count, require_folder
+from nnunet_anatomix.datasets.registration_pairs import PairRow, PairSettings, write_pairs
+from nnunet_anatomix.registration.scans import checked_scan, read_image
+from pretraining.atomic import write_text
+from pretraining.errors import InputError
+
+_TITLE = "MM-WHS"
+_SCANS, _TUNING_PAIRS = 20, 5
+_SIZE, _SPACING_MM = (160, 160, 128), (1.142, 1.142, 1.283)
+VALUES = {0: 0, 500: 1, 600: 2, 420: 3, 550: 4, 205: 5, 820: 6, 850: 7, 421: 3}
+"""Left ventricle, right ventricle, left atrium, right atrium, myocardium, ascending aorta, pulmonary artery; 421 is a slip for 420."""
+CT_WINDOW_HU = (-450.0, 450.0)
+
+FOLDER = "Registration_MMWHS"
+"""Below ``nnUNet_raw``, which nnU-Net does not take for a dataset."""
+
+
+def _cases(source: Path, modality: str, partial: bool) -> list[SourceCase]:
+    folder = require_folder(source, f"{modality}_train", title=_TITLE)
+    files = [files_by_case(folder, rf"(?:.*/)?(?P<case>{modality}_train_\d+)_{kind}\.nii\.gz") for kind in ("image", "label")]
+    cases = labelled_cases(*files, title=_TITLE)
+    require_count(cases, _SCANS, f"labelled scans in {modality}_train", title=_TITLE, partial=partial)
+    return cases
+
+
+def prepare_pairs(source: Path, out: Path, *, partial: bool = False, weights: str | None = None, device: str = "cpu") -> Path:
+    """Align all scans and write the pairs below ``out``; killed, it goes on.
+
+    Parameters
+    ----------
+    partial : take as many as there are.
+    weights, device : of the alignment, see :func:`nnunet_anatomix.registration.align.align_scans`; ``none`` for MIND-SSC alone.
+
+    Returns
+    -------
+    The folder of the pairs.
+
+    Raises
+    ------
+    InputError
+        For a download that is not as expected, or a folder of something else.
+    CommandFailed
+        If a scan can't be aligned; the others are, and stay.
+    """
+    from nnunet_anatomix.registration.align_command import align  # the alignment goes on by itself where it was killed
+
+    cases = {modality: _cases(source, modality, partial) for modality in ("ct", "mr")}
+    pairs = list(zip(cases["ct"], cases["mr"], strict=False))
+    tuning = _TUNING_PAIRS if len(pairs) == _SCANS else max(1, len(pairs) * _TUNING_PAIRS // _SCANS)
+    if len(pairs) <= tuning:
+        raise InputError(f"{_TITLE}: expected at least 2 CT and 2 MRI, to tune and to test on, found {len(pairs)} pairs")
+    folder = out / FOLDER
+    everything = [case for of_modality in cases.values() for case in of_modality]
+    files = files_digest(path for case in everything for path in (case.image, case.label))
+    claim(folder, {"dataset": "mm-whs", "partial": partial, "weights": weights or "bundled", "files": files})
+    for case in everything:
+        _convert_label(case, folder / "own_labels" / f"{case.name}{ENDING}")
+    reference = folder / f"reference{ENDING}"
+    if not reference.is_file():
+        write_image(reference, reference_grid(checked_scan(read_image(cases["ct"][0].image, _TITLE), _TITLE)))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["name", "scan", "labels", "group", "clip"])
+    for modality, window in (("ct", "{:g} {:g}".format(*CT_WINDOW_HU)), ("mr", "")):
+        for case in cases[modality]:
+            writer.writerow([case.name, str(case.image.resolve()), f"own_labels/{case.name}{ENDING}", modality, window])
+    write_text(folder / "scans.csv", text.getvalue())
+    aligned = folder / "aligned"
+    align(folder / "scans.csv", aligned, atlas=reference, weights=weights, atlas_clip=CT_WINDOW_HU, device=device)
+    for case in everything:
+        _write_mask(case, aligned, reference, folder / "masks" / f"{case.name}{ENDING}")
+    rows = [_row(fixed.name, moving.name) for fixed, moving in pairs]
+    write_pairs(folder, PairSettings(name=_TITLE, fixed_clip=CT_WINDOW_HU), rows[:tuning], rows[tuning:])
+    return folder
+
+
+def reference_grid(first: sitk.Image) -> sitk.Image:
+    """The first CT on the paper's grid about its own centre; beyond the scan lies air."""
+    direction = np.array(first.GetDirection()).reshape(3, 3)
+    centre = np.array(first.TransformContinuousIndexToPhysicalPoint([(side - 1) / 2 for side in first.GetSize()]))
+    origin = centre - direction @ ((np.array(_SIZE) - 1) / 2 * _SPACING_MM)
+    options = (sitk.Transform(), sitk.sitkLinear, origin.tolist(), _SPACING_MM, first.GetDirection(), CT_WINDOW_HU[0])
+    return sitk.Resample(first, _SIZE, *options)
+
+
+def _convert_label(case: SourceCase, out: Path) -> None:
+    if not out.is_file():
+        scan = checked_scan(read_image(case.image, f"{_TITLE}, {case.image.name}"), f"{_TITLE}, {case.image.name}")
+        write_image(out, checked_label(case.label, scan, VALUES, _TITLE))
+
+
+def _write_mask(case: SourceCase, aligned: Path, reference: Path, out: Path) -> None:
+    """Where the aligned scan is known: its field of view, which differs from scan to scan."""
+    if out.is_file():
+        return
+    scan, grid = sitk.ReadImage(str(case.image)), sitk.ReadImage(str(reference))
+    everywhere = sitk.Image(scan.GetSize(), sitk.sitkUInt8) + 1
+    everywhere.CopyInformation(scan)
+    transform = sitk.ReadTransform(str(aligned / f"{case.name}_affine.tfm"))
+    write_image(out, sitk.Resample(everywhere, grid, transform, sitk.sitkNearestNeighbor, 0.0))
+
+
+def _row(fixed: str, moving: str) -> PairRow:
+    return PairRow(
+        name=f"{moving}_on_{fixed}",
+        fixed=f"aligned/{fixed}_aligned{ENDING}",
+        moving=f"aligned/{moving}_aligned{ENDING}",
+        fixed_labels=f"aligned/{fixed}_labels{ENDING}",
+        moving_labels=f"aligned/{moving}_labels{ENDING}",
+        fixed_mask=f"masks/{fixed}{ENDING}",
+        moving_mask=f"masks/{moving}{ENDING}",
+    )

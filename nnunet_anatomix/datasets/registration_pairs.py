@@ -1,0 +1,72 @@
+"""Pairs of scans as ``register --pairs`` and ``search --pairs`` read them, in parts for tuning and for testing.
+
+Registration_NAME/images, labels, masks
+Registration_NAME/validation.csv, test.csv     the pairs
+Registration_NAME/pairs.json                   intensity windows and start, written last: the pairs are complete
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pretraining.atomic import write_text
+from pretraining.config import read_json
+from pretraining.errors import InputError
+
+PAIRS_FILE = "pairs.json"
+PARTS = ("validation", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairSettings:
+    """What all pairs of a folder share."""
+
+    name: str
+    fixed_clip: tuple[float, float] | None = None
+    """Intensities beyond which the fixed scans are cut."""
+    moving_clip: tuple[float, float] | None = None
+    init: str = "none"
+    """Of ``register``: pairs that lie on each other already start from their headers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairRow:
+    """One line of a CSV; paths relative to its folder."""
+
+    name: str
+    fixed: str
+    moving: str
+    fixed_labels: str
+    moving_labels: str
+    fixed_mask: str = ""
+    moving_mask: str = ""
+
+
+def write_pairs(folder: Path, settings: PairSettings, validation: Sequence[PairRow], test: Sequence[PairRow]) -> None:
+    """Write both CSV files and, last, the settings; each whole or not at all."""
+    for part, rows in zip(PARTS, (validation, test), strict=True):
+        text = io.StringIO()
+        columns = [name for name in PairRow.__dataclass_fields__ if any(getattr(row, name) for row in rows)]
+        writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+        write_text(folder / f"{part}.csv", text.getvalue())
+    write_text(folder / PAIRS_FILE, json.dumps(asdict(settings), indent=1) + "\n")
+
+
+def read_pair_settings(folder: Path) -> PairSettings:
+    """The settings of a prepared folder.
+
+    Raises
+    ------
+    InputError
+        If it was not prepared to its end.
+    """
+    if missing := [name for name in (*(f"{part}.csv" for part in PARTS), PAIRS_FILE) if not (folder / name).is_file()]:
+        raise InputError(f"{folder} has no {', '.join(missing)}; expected pairs as nnunet-anatomix prepare writes them (docs/reproduce.md)")
+    return read_json(PairSettings, folder / PAIRS_FILE)
