@@ -20,7 +20,7 @@ from nnunet_anatomix.registration.convexadam import ConvexAdamConfig, descent_di
 from nnunet_anatomix.registration.descriptors import DescriptorConfig, descriptors
 from nnunet_anatomix.registration.metrics import folded_share
 from nnunet_anatomix.registration.search_grid import Combination, SearchGrid
-from nnunet_anatomix.registration.search_pairs import IMAGES, LoadedPair, SearchPair, load_pair
+from nnunet_anatomix.registration.search_pairs import LoadedPair, SearchPair, load_pair
 from nnunet_anatomix.registration.search_report import ResultRow, appended, read_rows, write_report
 from pretraining.backbone.unet import UNet
 from pretraining.backbone.weights import tensors_sha256
@@ -158,6 +158,6 @@ def _settings(pair: SearchPair, description: DescriptorConfig, net: UNet | None,
         if net is None:
             raise ValueError("features have a weight, but there is no network to make them")
         digest.update(tensors_sha256(net.state_dict()).encode())
-    for role in IMAGES:
-        digest.update(hashlib.sha256(getattr(pair, role).read_bytes()).digest())
+    for path in pair.files.values():
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:12]

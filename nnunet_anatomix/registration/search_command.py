@@ -29,8 +29,8 @@ def registration_search(
     """Try settings of ConvexAdam on labelled pairs: a table, the best settings, a picture; killed, it goes on.
 
     Args:
-        pairs: CSV file with the header name,fixed,moving,fixed_labels,moving_labels and a line a pair; paths are relative to the file.
-            The scans of a pair are roughly aligned by their headers already.
+        pairs: CSV file with the header name,fixed,moving,fixed_labels,moving_labels, perhaps fixed_mask and moving_mask, and a line a pair;
+            paths are relative to the file. The scans of a pair are roughly aligned by their headers already.
         out: Folder for results.csv, summary.md, summary.csv and sweep.png; a later call may add settings, pairs and methods.
         methods: mind (MIND-SSC alone), features (with the pretrained network's beside).
         smoothness: Weights λ of the descent's smoothness.

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import SimpleITK as sitk
 import torch
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from pretraining.errors import InputError
 from pretraining.inference import Clip
 
 IMAGES = ("fixed", "moving", "fixed_labels", "moving_labels")
+MASKS = ("fixed_mask", "moving_mask")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,7 @@ class SearchPair:
     ----------
     name : different for every pair.
     fixed, moving, fixed_labels, moving_labels : files, in any format of ITK's.
+    fixed_mask, moving_mask : files, above 0 where a scan counts; None for everywhere.
     fixed_clip, moving_clip : intensities that the network sees as 0 and 1; None for the least and the greatest.
     """
 
@@ -37,12 +40,19 @@ class SearchPair:
     moving: Path
     fixed_labels: Path
     moving_labels: Path
+    fixed_mask: Path | None = None
+    moving_mask: Path | None = None
     fixed_clip: Clip | None = None
     moving_clip: Clip | None = None
 
+    @property
+    def files(self) -> dict[str, Path]:
+        """What is read of it, by role."""
+        return {role: path for role in (*IMAGES, *MASKS) if (path := getattr(self, role)) is not None}
+
 
 def read_search_pairs(path: Path, *, fixed_clip: Clip | None = None, moving_clip: Clip | None = None) -> list[SearchPair]:
-    """Read a CSV file with the header ``name,fixed,moving,fixed_labels,moving_labels``.
+    """Read a CSV file with the header ``name,fixed,moving,fixed_labels,moving_labels`` and perhaps ``fixed_mask``, ``moving_mask``.
 
     Parameters
     ----------
@@ -59,18 +69,19 @@ def read_search_pairs(path: Path, *, fixed_clip: Clip | None = None, moving_clip
         lines = [(reader.line_num, line) for line in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} can't be read as CSV: {error}; name a file with the header {','.join(('name', *IMAGES))}") from None
-    if sorted(reader.fieldnames or ()) != sorted(("name", *IMAGES)):
+    columns = list(reader.fieldnames or ())
+    if sorted(set(columns) - set(MASKS)) != sorted(("name", *IMAGES)) or len(set(columns)) < len(columns):
         raise InputError(f"{path}: expected the header {','.join(('name', *IMAGES))}, found {','.join(reader.fieldnames or ()) or 'none'}")
     if not lines:
         raise InputError(f"{path} holds no pairs, expected a line for each")
     pairs: dict[str, SearchPair] = {}
     for number, line in lines:
         where = f"{path}, line {number}"
-        if None in line or not all(line.values()):
-            raise InputError(f"{where}: expected {1 + len(IMAGES)} values, found {','.join(str(value or '') for value in line.values())}")
+        if None in line or not all(value or column in MASKS for column, value in line.items()):
+            raise InputError(f"{where}: expected {len(columns)} values, found {','.join(str(value or '') for value in line.values())}")
         if line["name"] in pairs:
             raise InputError(f"{where}: a second pair named '{line['name']}'; every pair needs a name of its own")
-        images = {role: path.parent / line[role] for role in IMAGES}
+        images = {role: path.parent / line[role] for role in columns if role != "name" and line[role]}
         for role, image in images.items():
             if not image.is_file():
                 raise InputError(f"{where}: {role}: no such file {image}")
@@ -113,20 +124,31 @@ def load_pair(pair: SearchPair, device: torch.device) -> LoadedPair:
     InputError
         For scans or labels that are none, or no label that both scans have on the fixed grid.
     """
-    roles = {role: f"{pair.name}, {role.replace('_', ' ')}" for role in IMAGES}
-    images = {role: read_image(getattr(pair, role), roles[role]) for role in IMAGES}
+    roles = {role: f"{pair.name}, {role.replace('_', ' ')}" for role in pair.files}
+    images = {role: read_image(path, roles[role]) for role, path in pair.files.items()}
     fixed, moving = (checked_scan(images[role], roles[role]) for role in ("fixed", "moving"))
     fixed_labels = checked_labels(images["fixed_labels"], fixed, roles["fixed_labels"])
     moving_labels = checked_labels(images["moving_labels"], moving, roles["moving_labels"])
-    reached = coverage(moving, fixed).to(device)
+    known = torch.ones(fixed.GetSize(), dtype=torch.float32)
+    reached = coverage(moving, fixed)
+    if pair.fixed_mask:
+        known = image_tensor(sitk.Cast(checked_labels(images["fixed_mask"], fixed, roles["fixed_mask"]) != 0, sitk.sitkFloat32))
+    if pair.moving_mask:
+        mask = checked_labels(images["moving_mask"], moving, roles["moving_mask"]) != 0
+        reached = reached * image_tensor(resampled(sitk.Cast(mask, sitk.sitkFloat32), fixed, nearest=True))
+    if not known.any() or not reached.any():
+        raise InputError(f"{pair.name}: nothing of the masks lies where both scans are; check the masks, or leave them out")
     loaded = LoadedPair(
-        fixed=Scan(image=image_tensor(fixed).to(device), clip=pair.fixed_clip),
-        moving=Scan(
-            image=image_tensor(resampled(moving, fixed)).to(device), known=None if bool(reached.all()) else reached, clip=pair.moving_clip
-        ),
+        fixed=Scan(image=image_tensor(fixed).to(device), known=_partly(known, device), clip=pair.fixed_clip),
+        moving=Scan(image=image_tensor(resampled(moving, fixed)).to(device), known=_partly(reached, device), clip=pair.moving_clip),
         fixed_labels=image_tensor(fixed_labels).to(device),
         moving_labels=image_tensor(resampled(moving_labels, fixed, nearest=True)).to(device),
     )
     if not loaded.labels:
         raise InputError(f"{pair.name}: on the fixed grid the scans share no label; check that they overlap and are labelled alike")
     return loaded
+
+
+def _partly(known: Tensor, device: torch.device) -> Tensor | None:
+    """``known`` on its device; None where all of it is."""
+    return None if bool(known.all()) else known.to(device)

@@ -233,6 +233,29 @@ def test_a_moving_scan_that_covers_part_of_the_fixed_one(folder, tmp_path):
     assert grid_search([pair], tmp_path / "out", replace(GRID, smoothness=(1.0,)), methods={"mind": METHODS["mind"]}, solver=SOLVER)
 
 
+def test_what_counts_is_inside_the_masks(folder, tmp_path):
+    plain = read_search_pairs(folder / "pairs.csv")[0]
+    mask = torch.zeros(SHAPE)
+    mask[3:] = 1
+    grid = sitk.ReadImage(str(plain.fixed))
+    sitk.WriteImage(tensor_image(mask, grid), str(tmp_path / "mask.nii.gz"))
+    sitk.WriteImage(tensor_image(torch.zeros(SHAPE), grid), str(tmp_path / "empty.nii.gz"))
+    cells = [
+        "one",
+        *(str(getattr(plain, role)) for role in ("fixed", "moving", "fixed_labels", "moving_labels")),
+        str(tmp_path / "mask.nii.gz"),
+    ]
+    (tmp_path / "pairs.csv").write_text(f"{HEADER.strip()},fixed_mask,moving_mask\n{','.join(cells)},\n")
+    (pair,) = read_search_pairs(tmp_path / "pairs.csv")
+    loaded = load_pair(pair, torch.device("cpu"))
+    assert torch.equal(loaded.fixed.known, mask) and loaded.moving.known is None
+    loaded = load_pair(replace(pair, moving_mask=tmp_path / "mask.nii.gz"), torch.device("cpu"))
+    assert torch.equal(loaded.moving.known, mask)
+    assert pair.files.keys() - plain.files.keys() == {"fixed_mask"}, "and so a row of other masks is another row"
+    with pytest.raises(InputError, match=r"one, fixed mask: empty"):
+        load_pair(replace(pair, fixed_mask=tmp_path / "empty.nii.gz"), torch.device("cpu"))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
