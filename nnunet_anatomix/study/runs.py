@@ -103,6 +103,33 @@ def starts_of(asked: Sequence[str]) -> dict[str, Start]:
     return starts
 
 
+def training_pool(folder: Path, cases: Sequence[str]) -> list[str]:
+    """Cases that a study may train on: all, or, where the raw dataset brings folds of its own, those of the fold that trains on most.
+
+    Parameters
+    ----------
+    folder : raw dataset, perhaps with a ``splits_final.json`` as ``nnunet-anatomix prepare`` writes it.
+    cases : all training cases.
+
+    Raises
+    ------
+    InputError
+        If that file is damaged or names other cases.
+    """
+    path = folder / SPLITS_FILE
+    if not path.is_file():
+        return sorted(cases)
+    try:
+        pool = max((fold["train"] for fold in json.loads(path.read_text(encoding="utf-8"))), key=len)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} holds no folds of nnU-Net's ({error!r}); prepare the dataset again, or remove the file") from None
+    if not pool or set(pool) - set(cases):
+        raise InputError(
+            f"{path} trains on cases that imagesTr does not have: {sorted(set(pool) - set(cases))[:3]}; prepare the dataset again"
+        )
+    return sorted(pool)
+
+
 def drawn_fold(cases: Sequence[str], shots: int, seed: int, *, validate_on_others: bool) -> Fold | None:
     """The cases that a seed trains on; for one seed, more shots contain fewer.
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from nnunet_anatomix.evaluation import read_case_dice
 from nnunet_anatomix.study.report import read_rows, rows_of, write_report, write_rows
-from nnunet_anatomix.study.runs import Run, StudySettings, carry_out, drawn_fold, prepare, starts_of
+from nnunet_anatomix.study.runs import Run, StudySettings, carry_out, drawn_fold, prepare, starts_of, training_pool
 from pretraining.atomic import write_text
 from pretraining.config import read_json
 from pretraining.errors import InputError
@@ -40,7 +40,8 @@ def study(
     ----------
     settings : of all runs.
     out : folder of the study. A later call may add shots, seeds and starts.
-    shots : labelled scans to train on; all of them if empty. Each seed draws its own, and more shots contain fewer.
+    shots : labelled scans to train on; all of them if empty. Each seed draws its own, and more shots contain fewer. Where the raw dataset
+        has a ``splits_final.json``, what its largest fold does not train on is never trained on here.
     seeds : of the drawing, of the network's random part and of training.
     starts : ``weights`` (the bundled ones), ``scratch``, ``stock`` nnU-Net, or files of weights.
     device : ``cpu``, ``cuda`` or ``mps``.
@@ -59,7 +60,7 @@ def study(
     from nnunet_anatomix.finetuning.dataset import find_dataset  # imports nnU-Net, which --help does without
 
     dataset = find_dataset(settings.dataset)
-    cases = sorted(dataset.cases)
+    cases = training_pool(dataset.folder, list(dataset.cases))
     shots = sorted(set(shots)) or [len(cases)]
     if not 1 <= shots[0] <= shots[-1] <= len(cases):
         raise InputError(f"expected from 1 to {len(cases)} shots, as there are so many training cases, found {shots}")
@@ -79,6 +80,8 @@ def study(
         if not finished.is_file():
             log.info("[%d/%d] %s", position, len(runs), run.name)
             fold = drawn_fold(cases, run.shots, run.seed, validate_on_others=tests is None)
+            if fold is None and len(cases) < len(dataset.cases):  # the dataset keeps cases for validation, which fold all would train on
+                fold = {"train": cases, "val": cases}
             summary = carry_out(run, settings, fold, out, tests, device)
             write_rows(finished, rows_of(run, read_case_dice(summary, dataset.description)))
             for checkpoint in folder.rglob("checkpoint_*.pth"):  # up to a gigabyte a run

@@ -123,6 +123,20 @@ def test_without_labelled_test_scans_the_cases_left_out_are_the_test(untested, c
         study(SETTINGS, tmp_path / "other", seeds=(0,))
 
 
+def test_cases_that_the_dataset_keeps_for_validation_are_never_trained_on(untested, commands, tmp_path):
+    cases = sorted(path.name.removesuffix(".nii.gz") for path in (untested / "labelsTr").iterdir())
+    folds = [{"train": cases[:1], "val": cases[2:]}, {"train": cases[:2], "val": cases[2:]}]
+    (untested / "splits_final.json").write_text(json.dumps(folds))
+    for kind in ("imagesTs", "labelsTs"):
+        (untested / kind).mkdir()
+    study(SETTINGS, tmp_path / "study", seeds=(0,), starts=("weights",))
+    (fold,) = json.loads((tmp_path / "study" / "nnUNet_preprocessed" / SETTINGS.dataset / "splits_final.json").read_text())
+    assert fold["train"] == cases[:2] and commands.named("nnUNetv2_train")[0][0][3] == "0", "not fold all, which knows no validation"
+    (untested / "splits_final.json").write_text(json.dumps([{"train": ["somebody"], "val": []}]))
+    with pytest.raises(InputError, match=r"imagesTr does not have: \['somebody'\]"):
+        study(SETTINGS, tmp_path / "other")
+
+
 @pytest.mark.parametrize("shots", [(0,), (4,)])
 def test_more_shots_than_cases_are_refused(hippocampus, commands, tmp_path, shots):
     with pytest.raises(InputError, match="from 1 to 3 shots"):
