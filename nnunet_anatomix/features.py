@@ -10,6 +10,8 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
+from nnunet_anatomix.other_network import suited_side
+from nnunet_anatomix.other_weights import OtherWeights
 from nnunet_anatomix.registration.scans import checked_scan
 from nnunet_anatomix.registration.warp import image_tensor
 from pretraining.backbone.weights import Weights
@@ -31,7 +33,7 @@ _FWHM = 2.355
 
 def extract_features(
     image: sitk.Image,
-    weights: Weights,
+    weights: Weights | OtherWeights,
     *,
     clip: Clip | None = None,
     side: int = LARGEST_SIDE,
@@ -47,7 +49,8 @@ def extract_features(
     Parameters
     ----------
     image : three axes, one channel, any orientation and spacing; see :func:`isotropic` for thick slices.
-    weights : of the network; those of one with instance norm get voxelwise normalization, as the published 94M network wants.
+    weights : of the network, or another network; those of ours with instance norm get voxelwise normalization, as the published 94M
+        network wants.
     clip : intensities that the network sees as 0 and 1; left out, the least and the greatest of the scan.
     side : of the windows, voxels; smaller ones are taken, and said so, where these do not fit into memory.
     overlap : of neighbouring windows, share of their side, in [0, 1).
@@ -82,6 +85,7 @@ def extract_features(
         spacing = "×".join(f"{side_mm:.3g}" for side_mm in image.GetSpacing())
         log.info("voxels of %s mm are far from cubes, which the network was pretrained on; --spacing resamples to such", spacing)
     net = weights.network().to(device)
+    side = suited_side(net, side)
     bf16 = has_bf16_units(device) if bf16 is None else bf16
     spare = _spare_bytes(net.config.out_channels * volume.numel() * volume.element_size(), memory, device)
     fitting = window_for(net, volume.shape, spare, bf16)

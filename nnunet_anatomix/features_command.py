@@ -30,7 +30,7 @@ def features(
     Args:
         image: A three-dimensional scan, in any format of ITK's.
         out: File for the features: .nii.gz, .nii, .nrrd or .mha with one vector a voxel, or .b2nd with the axes (C, Z, Y, X).
-        weights: Weights file or hf://owner/repo/file@revision; the bundled ones if left out.
+        weights: Weights file, hf://owner/repo/file@revision, or .json of another network (docs/reproduce.md); the bundled ones if left out.
         clip: Intensities that become 0 and 1, -450 450 for CT; the least and the greatest of the scan if left out.
         spacing: Cubic voxels to resample to before, mm; the features lie on that grid. The scan's own grid if left out.
         side: Of the windows, voxels; 128 as in the paper; features of others differ.
@@ -45,15 +45,15 @@ def features(
     from nnunet_anatomix.feature_files import feature_ending, write_features
     from nnunet_anatomix.feature_pictures import draw_features
     from nnunet_anatomix.features import extract_features, isotropic
+    from nnunet_anatomix.other_weights import feature_weights
     from nnunet_anatomix.registration.scans import checked_scan, read_image
-    from pretraining.backbone.weights import find_weights, load_weights
     from pretraining.byte_sizes import parse_bytes
     from pretraining.device import named_device
 
     ending = feature_ending(out)
     limit = None if memory == "auto" else parse_bytes(memory)
     runs_on = named_device(device)
-    loaded = load_weights(find_weights(weights))
+    loaded = feature_weights(weights)
     scan = checked_scan(read_image(image, "image"), "image")
     if spacing is not None:
         scan = isotropic(scan, spacing)

@@ -46,9 +46,9 @@ def align(
         device: auto, cpu or cuda.
     """
     # Imports torch, which --help does without.
+    from nnunet_anatomix.other_weights import feature_weights
     from nnunet_anatomix.registration.align import align_scans
     from nnunet_anatomix.registration.descriptors import DescriptorConfig
-    from pretraining.backbone.weights import find_weights, load_weights
     from pretraining.device import named_device
     from pretraining.precision import has_bf16_units
 
@@ -63,7 +63,7 @@ def align(
         rounds=rounds,
         spacing_mm=spacing,
         config=DescriptorConfig(bf16=has_bf16_units(runs_on)) if features else DescriptorConfig(feature_weight=0.0),
-        weights=load_weights(find_weights(weights)) if features else None,
+        weights=feature_weights(weights) if features else None,
         device=runs_on,
     )
     log.info("%d alignments computed, %d scans are aligned; all of it is in %s", done, len(found), out)

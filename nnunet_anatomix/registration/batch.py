@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from nnunet_anatomix.other_weights import OtherWeights
 from nnunet_anatomix.registration.metrics import read_landmarks
 from nnunet_anatomix.registration.register import RegistrationConfig, register
 from nnunet_anatomix.registration.scans import checked_labels, checked_scan, read_image
@@ -83,7 +84,7 @@ class Common:
     """What all pairs of a batch share."""
 
     config: RegistrationConfig
-    weights: Weights | None
+    weights: Weights | OtherWeights | None
     fixed_clip: Clip | None = None
     moving_clip: Clip | None = None
     memory: int | None = None

@@ -11,6 +11,7 @@ from skimage.filters import threshold_otsu
 from torch import Tensor
 from torch.nn import functional
 
+from nnunet_anatomix.other_network import suited_side
 from pretraining.backbone.unet import UNet
 from pretraining.errors import InputError
 from pretraining.inference import sliding_window_features
@@ -136,7 +137,14 @@ def reduced(fixed: Tensor, moving: Tensor, channels: int) -> tuple[Tensor, Tenso
 
 def _features(scan: Scan, net: UNet, config: DescriptorConfig, pool: int, progress: bool) -> Tensor:
     features = sliding_window_features(
-        net, scan.image, side=config.side, overlap=config.overlap, clip=scan.clip, bf16=config.bf16, pool=pool, progress=progress
+        net,
+        scan.image,
+        side=suited_side(net, config.side),
+        overlap=config.overlap,
+        clip=scan.clip,
+        bf16=config.bf16,
+        pool=pool,
+        progress=progress,
     )
     inside = functional.avg_pool3d(_foreground(scan)[None], pool)[0] > 0.5
     std, mean = torch.std_mean(features[:, inside], dim=1)

@@ -12,10 +12,11 @@ from typing import Literal
 
 import SimpleITK as sitk
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from nnunet_anatomix.other_weights import OtherWeights
 from nnunet_anatomix.registration.affine import Stage
 from nnunet_anatomix.registration.ants import AntsConfig, syn_displacement
 from nnunet_anatomix.registration.convexadam import ConvexAdamConfig, convex_adam
@@ -116,7 +117,7 @@ def register(
     moving: sitk.Image,
     *,
     config: RegistrationConfig | None = None,
-    weights: Weights | UNet | None = None,
+    weights: Weights | OtherWeights | UNet | None = None,
     fixed_mask: sitk.Image | None = None,
     moving_mask: sitk.Image | None = None,
     fixed_clip: Clip | None = None,
@@ -131,7 +132,7 @@ def register(
     ----------
     fixed, moving : three-dimensional scans of one channel.
     config : settings; the defaults suit most pairs.
-    weights : of the network that makes features; the bundled ones if left out.
+    weights : of the network that makes features, or the network; the bundled ones if left out.
     fixed_mask, moving_mask : what of each scan counts (above 0).
     fixed_clip, moving_clip : intensities beyond which a scan is cut before it is compared, e.g. (-450, 450) HU; left out, it is not.
     memory : bytes that may be used above PyTorch itself; left out, most of what is free.
@@ -221,12 +222,12 @@ def register(
     )
 
 
-def _network(weights: Weights | UNet | None, config: RegistrationConfig, device: torch.device) -> UNet | None:
+def _network(weights: Weights | OtherWeights | UNet | None, config: RegistrationConfig, device: torch.device) -> UNet | None:
     if not config.descriptors.feature_weight:
         return None
     if weights is None:
         weights = load_weights(find_weights())
-    net = weights.network() if isinstance(weights, Weights) else weights
+    net = weights if isinstance(weights, nn.Module) else weights.network()
     return net.to(device).eval()
 
 

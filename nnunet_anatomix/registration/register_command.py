@@ -52,7 +52,8 @@ def register(
         pairs: CSV with the columns fixed, moving and perhaps name, fixed_mask, moving_mask, fixed_labels, moving_labels, fixed_landmarks,
             moving_landmarks, init; paths are relative to it. Pairs already there are not registered again.
         solver: convexadam, or ants: SyN of antspyx, on features, or on mutual information with --features none.
-        features: Weights file or hf://owner/repo/file@revision; bundled ones if left out; none for MIND-SSC or mutual information alone.
+        features: Weights file, hf://owner/repo/file@revision, or .json of another network (docs/reproduce.md); bundled ones if left out;
+            none for MIND-SSC or mutual information alone.
         mind: Compare MIND-SSC too; --no-mind for features alone.
         feature_weight: Factor of the features beside MIND-SSC.
         init: auto judges several starts by descriptors, none trusts the headers, else a transform's file (.mat, .tfm, .h5, or a
@@ -76,11 +77,11 @@ def register(
         memory: What may be used above PyTorch itself, such as 4G; most of what is free by default.
         device: auto, cpu or cuda.
     """
+    from nnunet_anatomix.other_weights import feature_weights
     from nnunet_anatomix.registration.batch import Common, PairFiles, read_pairs, register_pair, register_pairs
     from nnunet_anatomix.registration.convexadam import ConvexAdamConfig
     from nnunet_anatomix.registration.descriptors import DescriptorConfig
     from nnunet_anatomix.registration.register import RegistrationConfig
-    from pretraining.backbone.weights import find_weights, load_weights
     from pretraining.byte_sizes import parse_bytes
     from pretraining.device import named_device
     from pretraining.errors import InputError
@@ -118,7 +119,7 @@ def register(
     )
     common = Common(
         config=config,
-        weights=load_weights(find_weights(features)) if described.feature_weight else None,
+        weights=feature_weights(features) if described.feature_weight else None,
         fixed_clip=fixed_clip,
         moving_clip=moving_clip,
         memory=None if memory == "auto" else parse_bytes(memory),

@@ -37,7 +37,7 @@ def registration_search(
         grid_spacing: Of the search's grid, voxels.
         reach: Greatest displacements of the search, voxels of its grid.
         adam_spacing: Of the descent's grid, voxels.
-        weights: Weights file or hf://owner/repo/file@revision; the bundled ones if left out.
+        weights: Weights file, hf://owner/repo/file@revision, or .json of another network (docs/reproduce.md); the bundled ones if left out.
         fixed_clip: Intensities that the network sees as 0 and 1, -450 450 for CT; the least and the greatest of a scan if left out.
         moving_clip: The same of the moving scans.
         device: auto, cpu or cuda.
@@ -46,9 +46,9 @@ def registration_search(
     # Imports torch, which --help does without.
     from dataclasses import replace
 
+    from nnunet_anatomix.other_weights import feature_weights
     from nnunet_anatomix.registration.search import METHODS, grid_search
     from nnunet_anatomix.registration.search_pairs import read_search_pairs
-    from pretraining.backbone.weights import find_weights, load_weights
     from pretraining.device import named_device
     from pretraining.errors import InputError
     from pretraining.precision import has_bf16_units
@@ -57,7 +57,7 @@ def registration_search(
         raise InputError("no methods to compare; name mind, features or both")
     found = read_search_pairs(pairs, fixed_clip=fixed_clip, moving_clip=moving_clip)
     runs_on = named_device(device)
-    net = load_weights(find_weights(weights)).network().to(runs_on) if "features" in methods else None
+    net = feature_weights(weights).network().to(runs_on) if "features" in methods else None
     chosen = {name: replace(METHODS[name], bf16=has_bf16_units(runs_on)) for name in methods}
     table = grid_search(found, out, grid, net=net, methods=chosen, device=runs_on)
     log.info("%s\nall of it is in %s", table, out)

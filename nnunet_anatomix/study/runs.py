@@ -93,6 +93,8 @@ def starts_of(asked: Sequence[str]) -> dict[str, Start]:
     starts: dict[str, Start] = {}
     for text in dict.fromkeys(asked):
         start = BY_NAME.get(text) or Start(name=re.sub(r"[^\w.-]", "_", Path(text).stem), weights=text)
+        if text.endswith(".json"):
+            raise InputError(f"{text} makes features only; a study starts from weights of our backbone, .safetensors or published .pth")
         if start.weights and not text.startswith("hf://"):
             if not Path(text).is_file():
                 raise InputError(f"expected a start among {sorted(BY_NAME)}, or a file of weights; found '{text}'")
