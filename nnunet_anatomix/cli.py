@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from nnunet_anatomix.backbone_command import backbone
 from nnunet_anatomix.datasets.prepare_command import prepare
 from nnunet_anatomix.features_command import features
 from nnunet_anatomix.registration.align_command import align
@@ -129,6 +130,8 @@ def study(
     iterations: int = 37_500,
     max_patch: int | None = None,
     batch: int | None = None,
+    patch: tuple[int, int, int] | None = None,
+    spacing: tuple[float, float, float] | None = None,
     device: Device = "auto",
 ) -> None:
     """Compare starts and numbers of labelled scans on scans never trained on: tables and a curve; killed, it goes on.
@@ -144,6 +147,8 @@ def study(
         iterations: Optimizer steps of every training.
         max_patch: Longest side of a patch, voxels; as planned if left out.
         batch: Patches a step; as planned if left out.
+        patch: Of our plan, voxels, slices first; as planned if left out.
+        spacing: Grid of our plan, mm, slices first; as planned if left out.
         device: auto, cpu, cuda or mps.
     """
     import torch
@@ -153,7 +158,9 @@ def study(
     from nnunet_anatomix.study.study import study as run_study
 
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    settings = StudySettings(dataset=find_dataset(dataset).name, iterations=iterations, max_patch=max_patch, batch=batch)
+    settings = StudySettings(
+        dataset=find_dataset(dataset).name, iterations=iterations, max_patch=max_patch, batch=batch, patch=patch, spacing_mm=spacing
+    )
     table = run_study(settings, out, shots=shots, seeds=seeds, starts=starts, device=device)
     logging.getLogger(__name__).info("%s\nall of it is in %s", table, out)
 
@@ -230,6 +237,7 @@ def _commands() -> dict[str, Callable[..., None]]:
         "search": registration_search,
         "evaluate": evaluate,
         "weights": weights,
+        "backbone": backbone,
         "doctor": doctor,
         "demo": demo,
     }

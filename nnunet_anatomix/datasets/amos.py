@@ -74,5 +74,7 @@ AMOS_CT = SegmentationDataset(
     ),
     counts=_COUNTS,
     shots=(3, 1),
+    crop=96,
+    spacing_mm=(1.5, 1.5, 2.0),
     find=_find,
 )

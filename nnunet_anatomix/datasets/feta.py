@@ -44,5 +44,7 @@ FETA = SegmentationDataset(
     labels=("external_csf", "grey_matter", "white_matter", "ventricles", "cerebellum", "deep_grey_matter", "brainstem"),
     counts=_COUNTS,
     shots=(3,),
+    crop=128,
+    spacing_mm=(0.5, 0.5, 0.5),
     find=_find,
 )

@@ -65,6 +65,8 @@ L2R_ABDOMEN_MRI = SegmentationDataset(
     labels=_ORGANS,
     counts=_COUNTS,
     shots=(3,),
+    crop=128,
+    spacing_mm=(2.0, 2.0, 2.0),
     find=_find,
 )
 

@@ -36,5 +36,7 @@ MSD_HEART = SegmentationDataset(
     labels=("left_atrium",),
     counts=_COUNTS,
     shots=(1,),
+    crop=96,
+    spacing_mm=(1.25, 1.25, 1.37),
     find=_find,
 )

@@ -37,5 +37,8 @@ NEURITE_OASIS = SegmentationDataset(
     labels=tuple(f"structure_{value:02d}" for value in range(1, 36)),
     counts=_COUNTS,
     shots=(1,),
+    crop=160,
+    spacing_mm=(1.0, 1.0, 1.0),
+    batch=3,
     find=_find,
 )

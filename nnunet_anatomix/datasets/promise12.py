@@ -44,5 +44,7 @@ PROMISE12 = SegmentationDataset(
     labels=("prostate",),
     counts=_COUNTS,
     shots=(2,),
+    crop=96,
+    spacing_mm=(0.625, 0.625, 0.625),
     find=_find,
 )

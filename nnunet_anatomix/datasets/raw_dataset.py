@@ -47,8 +47,14 @@ class SegmentationDataset:
     counts: Counts
     shots: tuple[int, ...]
     """Numbers of volumes that the paper fine-tunes on; the first is the default."""
+    crop: int
+    """Side of the paper's training crops, voxels."""
+    spacing_mm: tuple[float, float, float]
+    """Of the paper's training grid, slices last."""
     find: Callable[[Path, bool], Parts]
     """Download, and whether a part of it will do → its cases."""
+    batch: int = 4
+    """Crops a step."""
     values: Mapping[int, int] | None = None
     """Value in the download → label; None where they agree."""
 

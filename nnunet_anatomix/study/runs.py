@@ -36,10 +36,16 @@ class StudySettings:
     """Longest side of a patch, voxels; None leaves the plans as they are."""
     batch: int | None = None
     """Patches a step; None leaves the plans as they are."""
+    patch: tuple[int, int, int] | None = None
+    """Of our plans, voxels, slices first; None leaves it as planned. Stock nnU-Net's plan keeps its own."""
+    spacing_mm: tuple[float, float, float] | None = None
+    """Grid of our plans, slices first; None leaves it as planned. Stock nnU-Net's plan keeps its own."""
 
     def __post_init__(self) -> None:
-        if min(self.iterations, self.max_patch or 1, self.batch or 1) < 1:
+        if min(self.iterations, self.max_patch or 1, self.batch or 1, *(self.patch or (1,))) < 1:
             raise ValueError(f"need at least 1 iteration, patches of at least 1 voxel and at least 1 of them, got {self}")
+        if self.spacing_mm is not None and min(self.spacing_mm) <= 0:
+            raise ValueError(f"need spacings above 0 mm, got {self.spacing_mm}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +98,7 @@ def starts_of(asked: Sequence[str]) -> dict[str, Start]:
     """
     starts: dict[str, Start] = {}
     for text in dict.fromkeys(asked):
-        start = BY_NAME.get(text) or Start(name=re.sub(r"[^\w.-]", "_", Path(text).stem), weights=text)
+        start = BY_NAME.get(text) or Start(name=start_name(text), weights=text)
         if text.endswith(".json"):
             raise InputError(f"{text} makes features only; a study starts from weights of our backbone, .safetensors or published .pth")
         if start.weights and not text.startswith("hf://"):
@@ -103,6 +109,11 @@ def starts_of(asked: Sequence[str]) -> dict[str, Start]:
             raise InputError(f"two starts would be called '{start.name}'; rename the file, its name stands in the tables")
         starts[start.name] = start
     return starts
+
+
+def start_name(text: str) -> str:
+    """What a start is called in tables and folders: its own name, or that of its file."""
+    return text if text in BY_NAME else re.sub(r"[^\w.-]", "_", Path(text).stem)
 
 
 def training_pool(folder: Path, cases: Sequence[str]) -> list[str]:
@@ -151,8 +162,10 @@ def drawn_fold(cases: Sequence[str], shots: int, seed: int, *, validate_on_other
     return {"train": train, "val": others if validate_on_others else train}
 
 
-def cut_plan(plan: Mapping[str, Any], max_patch: int | None, batch: int | None) -> dict[str, Any]:
-    """A plan with its patch cut to at most ``max_patch`` voxels a side, in steps that its poolings can halve, and another batch.
+def cut_plan(
+    plan: Mapping[str, Any], max_patch: int | None, batch: int | None, patch: tuple[int, int, int] | None = None
+) -> dict[str, Any]:
+    """A plan with another batch, and another patch or its own cut to ``max_patch`` voxels a side, in steps that its poolings can halve.
 
     Raises
     ------
@@ -161,8 +174,12 @@ def cut_plan(plan: Mapping[str, Any], max_patch: int | None, batch: int | None) 
     """
     plan = json.loads(json.dumps(plan))
     configuration = plan["configurations"][CONFIGURATION]
+    steps = np.prod(configuration["architecture"]["arch_kwargs"]["strides"], axis=0).astype(int)
+    if patch is not None:
+        if np.mod(patch, steps).any():
+            raise InputError(f"{plan['plans_name']} pools {steps.tolist()} voxels into one: expected a patch of multiples, found {patch}")
+        configuration["patch_size"] = list(patch)
     if max_patch is not None:
-        steps = np.prod(configuration["architecture"]["arch_kwargs"]["strides"], axis=0).astype(int)
         if steps.max() > max_patch:
             raise InputError(f"{plan['plans_name']} pools {steps.tolist()} voxels into one: expected patches of at least {steps.max()}")
         configuration["patch_size"] = np.minimum(configuration["patch_size"], max_patch // steps * steps).tolist()
@@ -178,12 +195,15 @@ def prepare(out: Path, settings: StudySettings, starts: Collection[Start]) -> No
         STOCK_PLANS: ["nnUNetv2_plan_and_preprocess", "-d", str(int(settings.dataset[7:10])), "-c", CONFIGURATION],
         OUR_PLANS: ["nnunet-anatomix", "plan-and-preprocess", "-d", settings.dataset],
     }
+    if settings.spacing_mm is not None:
+        planning[OUR_PLANS] += ["-overwrite_target_spacing", *map(str, settings.spacing_mm)]
     for plans in sorted({start.plans for start in starts}):
         path, prepared = preprocessed / f"{plans}.json", preprocessed / f"{plans}.prepared"
         if not prepared.is_file():
             log.info("planning and preprocessing %s with %s", settings.dataset, plans)
             run_command(planning[plans], _environment(out, out), out / "log.txt")
-            plan = cut_plan(json.loads(path.read_text(encoding="utf-8")), settings.max_patch, settings.batch)
+            patch = settings.patch if plans == OUR_PLANS else None
+            plan = cut_plan(json.loads(path.read_text(encoding="utf-8")), settings.max_patch, settings.batch, patch)
             write_text(path, json.dumps(plan, indent=2))
             prepared.touch()
 

@@ -19,7 +19,7 @@ from nnunet_anatomix.evaluation import read_case_dice
 from nnunet_anatomix.study.report import read_rows, rows_of, write_report, write_rows
 from nnunet_anatomix.study.runs import Run, StudySettings, carry_out, drawn_fold, prepare, starts_of, training_pool
 from pretraining.atomic import write_text
-from pretraining.config import read_json
+from pretraining.config import read_json, to_dict
 from pretraining.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def _claim(out: Path, settings: StudySettings) -> None:
     """Make ``out`` the folder of this study, unless it is another's."""
     path = out / "study.json"
     if path.is_file():
-        earlier, now = asdict(read_json(StudySettings, path)), asdict(settings)
+        earlier, now = to_dict(read_json(StudySettings, path)), to_dict(settings)
         if changed := {name: f"{earlier[name]}, now {now[name]}" for name in now if earlier[name] != now[name]}:
             raise InputError(f"{out} holds a study with other settings ({changed}); name another folder")
     elif out.exists() and any(out.iterdir()):

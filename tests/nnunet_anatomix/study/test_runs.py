@@ -48,6 +48,12 @@ def test_cut_patches_fit_the_poolings(patch, poolings, limit, expected):
     assert whole["configurations"]["3d_fullres"]["batch_size"] == 4, "the plan given stays as it is"
 
 
+def test_a_patch_of_ones_own_goes_first():
+    assert cut_plan(plan([96, 128, 112], 4), None, 3, (80, 96, 96))["configurations"]["3d_fullres"]["patch_size"] == [80, 96, 96]
+    with pytest.raises(InputError, match=r"expected a patch of multiples, found \(80, 90, 96\)"):
+        cut_plan(plan([96] * 3, 4), None, None, (80, 90, 96))
+
+
 def test_nothing_asked_cuts_nothing():
     assert cut_plan(plan([96] * 3, 4), None, None) == plan([96] * 3, 4)
 
@@ -78,7 +84,7 @@ def test_starts_that_are_nothing_or_of_one_name_are_refused(tmp_path):
         starts_of([str(tmp_path / "stock.pth")])
 
 
-@pytest.mark.parametrize("wrong", [{"iterations": 0}, {"max_patch": -1}, {"batch": -2}])
+@pytest.mark.parametrize("wrong", [{"iterations": 0}, {"max_patch": -1}, {"batch": -2}, {"patch": (0, 8, 8)}])
 def test_senseless_settings_are_refused(wrong):
     with pytest.raises(ValueError, match="at least 1"):
         StudySettings(dataset="Dataset901_Hippocampus", **wrong)

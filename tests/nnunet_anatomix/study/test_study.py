@@ -93,6 +93,19 @@ def test_every_start_and_seed_is_trained_and_tested_once(hippocampus, commands, 
     assert not list(out.rglob("*.pth")), "checkpoints of finished runs are gone"
 
 
+def test_a_grid_and_patch_of_ones_own_are_for_our_plan(hippocampus, commands, tmp_path):
+    settings = StudySettings(dataset=SETTINGS.dataset, iterations=7, patch=(48, 32, 32), spacing_mm=(2.0, 1.5, 1.5))
+    for _ in range(2):  # and the folder is known again
+        study(settings, tmp_path / "study", seeds=(0,), starts=("weights", "stock"))
+    ((planned, _),) = commands.named("nnunet-anatomix")
+    assert planned[-4:] == ["-overwrite_target_spacing", "2.0", "1.5", "1.5"]
+    patches = {
+        path.stem: json.loads(path.read_text())["configurations"]["3d_fullres"]["patch_size"]
+        for path in (tmp_path / "study" / "nnUNet_preprocessed" / SETTINGS.dataset).glob("nnUNet*Plans.json")
+    }
+    assert patches == {"nnUNetAnatomixPlans": [48, 32, 32], "nnUNetPlans": [64, 64, 64]}
+
+
 def test_a_study_that_failed_goes_on_and_does_nothing_twice(hippocampus, commands, tmp_path):
     out = tmp_path / "study"
     commands.fails_at = 5  # planning, then the first run, then the second's training
