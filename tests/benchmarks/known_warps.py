@@ -137,7 +137,8 @@ def table(rows: list[dict]) -> str:
             return f"{np.mean([float(row[error]) for row in chosen]):.2f} / {np.mean([float(row[dice]) for row in chosen]):.3f}"
 
         lines.append(
-            [pair, mean("tre_before_mm", "dice_before", mine)]
+            # Each warp once, however many methods undid it.
+            [pair, mean("tre_before_mm", "dice_before", list({row["seed"]: row for row in mine}.values()))]
             + [mean("tre_mm", "dice", [row for row in mine if row["method"] == method]) for method in methods]
         )
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
