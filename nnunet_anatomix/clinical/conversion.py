@@ -1,0 +1,160 @@
+"""One case to nnU-Net's input files, link last: a case with a link is complete."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from nnunet_anatomix.clinical.choice import same_grid
+from nnunet_anatomix.clinical.needs import Channel
+from nnunet_anatomix.clinical.reading import read_series
+from nnunet_anatomix.clinical.series import Series
+from nnunet_anatomix.clinical.silence import quiet_readers
+from nnunet_anatomix.clinical.sources import SOURCES, CaseSource, ChannelSource, Grid, image_file, read_source, source_file, write_source
+from nnunet_anatomix.clinical.unusable import Unusable
+from pretraining.atomic import written_whole
+from pretraining.errors import CommandFailed, InputError
+
+MIN_COVERED = 0.5
+"""Share of channel 0's grid that another channel must cover to be resampled onto it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseJob:
+    """All that converting one case takes; goes to another process."""
+
+    root: Path
+    destination: Path
+    case: str
+    file_ending: str
+    channels: tuple[Channel, ...]
+    series: tuple[Series, ...]
+    """One for each channel."""
+    resampled: tuple[bool, ...]
+
+    def sources(self) -> tuple[ChannelSource, ...]:
+        """What the link says before anything is written."""
+        return tuple(
+            ChannelSource(
+                channel=channel.number,
+                name=channel.name,
+                kind=series.kind,
+                root=str(self.root),
+                files=series.files,
+                series_uid=series.series_uid,
+                study_uid=series.study_uid,
+                resampled=resampled,
+                fingerprint=series.fingerprint,
+            )
+            for channel, series, resampled in zip(self.channels, self.series, self.resampled, strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What became of a case: nothing to say if all went well, else a reason and the number of the channel it is about."""
+
+    reason: str = ""
+    channel: int = 0
+    note: str = ""
+
+
+def is_converted(job: CaseJob) -> bool:
+    """Whether an earlier run wrote this very case from these very files, and all of it is still there."""
+    try:
+        link = read_source(source_file(job.destination, job.case))
+    except InputError:
+        return False
+    if link.case != job.case or link.file_ending != job.file_ending:
+        return False
+    if tuple(replace(channel, image_bytes=0) for channel in link.channels) != job.sources():
+        return False
+    files = [image_file(job.destination, job.case, channel.channel, job.file_ending) for channel in link.channels]
+    return all(file.is_file() and file.stat().st_size == channel.image_bytes for file, channel in zip(files, link.channels, strict=True))
+
+
+def convert(job: CaseJob) -> Converted:
+    """Read, check and write one case.
+
+    An earlier link is removed first and the new one written last; if the case turns out to be unusable, none of its files stay.
+    """
+    remove_case(job.destination, job.case)
+    channel = 0
+    notes: list[str] = []
+    try:
+        with quiet_readers():
+            first = read_series(job.root, job.series[0])
+            written = []
+            for channel, (series, resampled, source) in enumerate(zip(job.series, job.resampled, job.sources(), strict=True)):
+                image = first if channel == 0 else read_series(job.root, series)
+                if channel and resampled:
+                    image, covered = on_grid_of(first, image)
+                    if covered < 0.995:
+                        notes.append(f"{job.channels[channel]} covers {100 * covered:.0f} % of the grid of channel 0")
+                elif channel:
+                    if not same_grid(Grid.of(image), Grid.of(first)):
+                        raise Unusable("lies on another grid than channel 0")
+                    image.CopyInformation(first)  # the last digits of headers differ
+                path = image_file(job.destination, job.case, channel, job.file_ending)
+                _write(image, path)
+                written.append(replace(source, image_bytes=path.stat().st_size))
+    except Unusable as reason:
+        remove_case(job.destination, job.case)
+        return Converted(str(reason), channel)
+    write_source(job.destination, CaseSource(case=job.case, file_ending=job.file_ending, channels=tuple(written), grid=Grid.of(first)))
+    return Converted(note="; ".join(notes))
+
+
+def _write(image: sitk.Image, path: Path) -> None:
+    with written_whole(path) as partial:
+        try:
+            sitk.WriteImage(image, str(partial), useCompression=path.suffix != ".nii")
+        except RuntimeError:
+            raise CommandFailed(f"cannot write {path.name} to {path.parent}; is there room on the disk?") from None
+
+
+def on_grid_of(fixed: sitk.Image, moving: sitk.Image) -> tuple[sitk.Image, float]:
+    """Resample ``moving`` linearly onto the grid of ``fixed``, where its own smallest value fills what it does not cover.
+
+    Returns
+    -------
+    The image, and the share of the grid that it covers.
+
+    Raises
+    ------
+    Unusable
+        If that is less than :data:`MIN_COVERED`.
+    """
+    size = moving.GetSize()
+    covers = sitk.Image(size, sitk.sitkUInt8) + 1
+    covers.CopyInformation(moving)
+    covers = sitk.Resample(covers, fixed, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
+    covered = float(np.mean(sitk.GetArrayViewFromImage(covers)))
+    if covered < MIN_COVERED:
+        raise Unusable(f"covers only {100 * covered:.0f} % of the grid of channel 0")
+    lowest = float(sitk.GetArrayViewFromImage(moving).min())
+    image = sitk.Resample(moving, fixed, sitk.Transform(), sitk.sitkLinear, lowest)
+    return image, covered
+
+
+def remove_case(destination: Path, case: str) -> None:
+    """Remove the link, then the images, of one case."""
+    source_file(destination, case).unlink(missing_ok=True)
+    folder = image_file(destination, case, 0, "").parent
+    if folder.is_dir():
+        # With what a killed run left half-written, which nnU-Net would take for an image.
+        for pattern in (f"{case}_[0-9][0-9][0-9][0-9].*", f".{case}_[0-9][0-9][0-9][0-9]-*"):
+            for file in folder.glob(pattern):
+                with suppress(FileNotFoundError):
+                    file.unlink()
+
+
+def left_over(destination: Path, known: Sequence[str]) -> list[str]:
+    """Cases with a link in ``destination`` that are not among those named."""
+    links = (destination / SOURCES).glob("case_*.json")
+    return sorted({link.stem for link in links} - set(known))

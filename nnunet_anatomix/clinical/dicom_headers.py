@@ -1,0 +1,213 @@
+"""One DICOM file: the few tags that intake needs, and whether its pixel data is all there."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from pydicom import Dataset, dcmread
+from pydicom.datadict import tag_for_keyword
+from pydicom.uid import UID, ImplicitVRLittleEndian, MediaStorageDirectoryStorage
+
+from nnunet_anatomix.clinical.pixel_data import DECODED, pixel_problem
+from nnunet_anatomix.clinical.unusable import Unusable
+from nnunet_anatomix.clinical.walk import FoundFile
+
+HEAD_BYTES = 1 << 16
+"""Most headers end before; parsing memory takes half the time of parsing a file."""
+_ESSENTIAL = (
+    "ImagePositionPatient ImageOrientationPatient PixelSpacing SamplesPerPixel NumberOfFrames Rows Columns BitsAllocated RescaleSlope "
+    "RescaleIntercept"
+)
+_USEFUL = (
+    "ImageType SOPClassUID SOPInstanceUID Modality SeriesDescription PatientID StudyInstanceUID SeriesInstanceUID SeriesNumber "
+    "FrameOfReferenceUID PhotometricInterpretation RescaleType ConvolutionKernel EchoTime InversionTime FlipAngle TriggerTime "
+    "TemporalPositionIdentifier AcquisitionNumber DiffusionBValue ContrastBolusAgent LossyImageCompression"
+)
+_NUMBERS = [tag_for_keyword(keyword) for keyword in f"{_ESSENTIAL} {_USEFUL}".split()]
+VOLUME_TAGS = ("echo_time", "b_value", "inversion_time", "flip_angle", "temporal_position", "trigger_time", "acquisition", "image_type")
+"""What tells several volumes of one series apart."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SliceHeader:
+    """One DICOM file. Missing or damaged values are None, missing texts empty."""
+
+    file: FoundFile
+    problem: str = ""
+    """Of this file alone."""
+    patient_id: str = ""
+    study_uid: str = ""
+    series_uid: str = ""
+    instance_uid: str = ""
+    frame_uid: str = ""
+    modality: str = ""
+    description: str = ""
+    series_number: str = ""
+    image_type: tuple[str, ...] = ()
+    rows: int = 0
+    columns: int = 0
+    samples: int = 1
+    photometric: str = ""
+    frames: int = 1
+    position_mm: tuple[float, ...] | None = None
+    orientation: tuple[float, ...] | None = None
+    pixel_spacing_mm: tuple[float, ...] | None = None
+    """Distance of rows, then of columns, as in the tag."""
+    slope: float | None = None
+    intercept: float | None = None
+    rescale_type: str = ""
+    kernel: str = ""
+    contrast_agent: bool = False
+    lossy: bool = False
+    coding: str = ""
+    echo_time: float | None = None
+    b_value: float | None = None
+    inversion_time: float | None = None
+    flip_angle: float | None = None
+    temporal_position: float | None = None
+    trigger_time: float | None = None
+    acquisition: float | None = None
+
+
+def is_dicom(head: bytes) -> bool:
+    """By the magic after the preamble, or, where old archives left the preamble out, by a first element of group 2 or 8."""
+    if head[128:132] == b"DICM":
+        return True
+    return len(head) > 132 and head[:2] in (b"\x02\x00", b"\x08\x00") and head[2:4] <= b"\x18\x00" and head[3] == 0
+
+
+def read_slice_header(found: FoundFile, stream: BinaryIO, head: bytes) -> SliceHeader:
+    """The header of one file.
+
+    Parameters
+    ----------
+    found : the file, for its size.
+    stream : the file, opened.
+    head : its first :data:`HEAD_BYTES`.
+
+    Raises
+    ------
+    Unusable
+        If the header is damaged so early that not even the series is known, or if it is no image but a directory.
+    """
+    with_preamble = head[128:132] == b"DICM"
+    try:
+        dataset, data_at = _parsed(io.BytesIO(head), with_preamble)
+        if data_at is None and len(head) < found.size_bytes:
+            stream.seek(0)
+            dataset, data_at = _parsed(stream, with_preamble)
+    except Exception:  # pydicom raises whatever a damaged byte leads it to
+        raise Unusable("damaged DICOM header") from None
+    meta = dataset.file_meta
+    if meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
+        raise Unusable("DICOM directory file, no image")
+    values = _Values(dataset)
+    series_uid, instance_uid = values.text("SeriesInstanceUID"), values.text("SOPInstanceUID")
+    if not series_uid and not values.text("Modality"):
+        raise Unusable("damaged DICOM header")
+    syntax = UID(str(meta.get("TransferSyntaxUID") or ImplicitVRLittleEndian))
+    header = {
+        "patient_id": values.text("PatientID"),
+        "study_uid": values.text("StudyInstanceUID"),
+        "series_uid": series_uid,
+        "instance_uid": instance_uid or str(meta.get("MediaStorageSOPInstanceUID") or ""),
+        "frame_uid": values.text("FrameOfReferenceUID"),
+        "modality": values.text("Modality"),
+        "description": values.text("SeriesDescription"),
+        "series_number": values.text("SeriesNumber"),
+        "image_type": values.texts("ImageType"),
+        "rows": int(values.number("Rows") or 0),
+        "columns": int(values.number("Columns") or 0),
+        "samples": int(values.number("SamplesPerPixel") or 1),
+        "photometric": values.text("PhotometricInterpretation"),
+        "frames": int(values.number("NumberOfFrames") or 1),
+        "position_mm": values.numbers("ImagePositionPatient", 3),
+        "orientation": values.numbers("ImageOrientationPatient", 6),
+        "pixel_spacing_mm": values.numbers("PixelSpacing", 2),
+        "slope": values.number("RescaleSlope"),
+        "intercept": values.number("RescaleIntercept"),
+        "rescale_type": values.text("RescaleType"),
+        "kernel": "\\".join(values.texts("ConvolutionKernel")),
+        "contrast_agent": bool(values.text("ContrastBolusAgent")),
+        "lossy": values.text("LossyImageCompression") == "01",
+        "coding": DECODED.get(syntax, ""),
+        "echo_time": values.number("EchoTime"),
+        "b_value": values.number("DiffusionBValue"),
+        "inversion_time": values.number("InversionTime"),
+        "flip_angle": values.number("FlipAngle"),
+        "temporal_position": values.number("TemporalPositionIdentifier"),
+        "trigger_time": values.number("TriggerTime"),
+        "acquisition": values.number("AcquisitionNumber"),
+    }
+    bits = int(values.number("BitsAllocated") or 16)
+    expected_bytes = math.ceil(header["rows"] * header["columns"] * header["samples"] * header["frames"] * bits / 8)
+    problem = ""
+    if damaged := [keyword for keyword in values.damaged if keyword in _ESSENTIAL.split()]:
+        problem = f"tag {damaged[0]} is damaged"
+    elif not header["rows"] or not header["columns"]:
+        problem = "no image"
+    else:
+        problem = pixel_problem(stream, data_at, found.size_bytes, expected_bytes, syntax)
+    return SliceHeader(file=found, problem=problem, **header)
+
+
+def _parsed(stream: BinaryIO, with_preamble: bool) -> tuple[Dataset, int | None]:
+    """The dataset, and where in the stream its pixel data element begins if that was reached."""
+    dataset = dcmread(stream, stop_before_pixels=True, specific_tags=_NUMBERS, force=not with_preamble)
+    at = stream.tell()
+    reached = stream.read(4) in (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")
+    return dataset, at if reached else None
+
+
+class _Values:
+    """Tags by keyword; what cannot be parsed is noted, never quoted."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self.damaged: list[str] = []
+
+    def _get(self, keyword: str) -> Any:
+        try:
+            return self._dataset.get(keyword)
+        except Exception:  # pydicom converts on access, and fails in many ways
+            self.damaged.append(keyword)
+            return None
+
+    def texts(self, keyword: str) -> tuple[str, ...]:
+        value = self._get(keyword)
+        if value is None or isinstance(value, str):
+            return (str(value).strip(" \0"),) if value else ()
+        return tuple(str(item).strip(" \0") for item in value)
+
+    def text(self, keyword: str) -> str:
+        value = self._get(keyword)
+        return "" if value is None else str(value).strip(" \0")
+
+    def number(self, keyword: str) -> float | None:
+        value = self._get(keyword)
+        if value is None or value == "":
+            return None
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            self.damaged.append(keyword)
+            return None
+        return number
+
+    def numbers(self, keyword: str, count: int) -> tuple[float, ...] | None:
+        value = self._get(keyword)
+        if value is None or value == "":
+            return None
+        try:
+            numbers = tuple(float(item) for item in value)
+        except (TypeError, ValueError):
+            numbers = ()
+        if len(numbers) != count or not all(map(math.isfinite, numbers)):
+            self.damaged.append(keyword)
+            return None
+        return numbers

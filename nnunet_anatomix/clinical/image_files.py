@@ -1,0 +1,160 @@
+"""Scans that are no DICOM: NIfTI, NRRD and MetaImage, judged by their headers, detached data included."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import struct
+from pathlib import Path, PurePosixPath
+
+import SimpleITK as sitk
+
+from nnunet_anatomix.clinical.pixel_data import MAX_IMAGE_BYTES
+from nnunet_anatomix.clinical.slices import SANE_SPACING_MM
+from nnunet_anatomix.clinical.sources import Grid
+from nnunet_anatomix.clinical.unusable import Unusable, counted
+
+READERS = {
+    ".nii": "NiftiImageIO",
+    ".nii.gz": "NiftiImageIO",
+    ".hdr": "NiftiImageIO",
+    ".nrrd": "NrrdImageIO",
+    ".nhdr": "NrrdImageIO",
+    ".mha": "MetaImageIO",
+    ".mhd": "MetaImageIO",
+}
+_NIFTI_HEADER_BYTES = 348
+_TEXT_BYTES = 1 << 16
+"""Of a detached header."""
+_BITS = {sitk.sitkUInt8: 8, sitk.sitkInt8: 8, sitk.sitkUInt16: 16, sitk.sitkInt16: 16, sitk.sitkUInt64: 64, sitk.sitkInt64: 64}
+
+
+def image_ending(name: str) -> str:
+    """The ending that says which reader a file needs; nothing for other files."""
+    lower = name.lower()
+    return max((ending for ending in READERS if lower.endswith(ending)), key=len, default="")
+
+
+def stem(file: str) -> str:
+    name = PurePosixPath(file).name
+    return name[: len(name) - len(image_ending(name))]
+
+
+def image_reader(path: Path) -> sitk.ImageFileReader:
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO(READERS[image_ending(path.name)])
+    reader.SetFileName(str(path))
+    return reader
+
+
+def data_files(root: Path, file: str) -> tuple[str, ...]:
+    """The files with a detached header's voxels, relative to ``root``; nothing if the voxels follow the header.
+
+    Raises
+    ------
+    Unusable
+        If they lie outside ``root``, are missing, or are a list or pattern of files.
+    """
+    ending = image_ending(file)
+    path = root / file
+    if ending == ".hdr":
+        beside = [f"{stem(file)}.img", f"{stem(file)}.img.gz"]
+        named = next((name for name in beside if (path.parent / name).is_file()), beside[0])
+    elif ending in (".mhd", ".mha"):
+        named = _header_value(path, ("elementdatafile",), "=")
+        if named.upper() == "LOCAL":
+            return ()
+    elif ending in (".nhdr", ".nrrd"):
+        named = _header_value(path, ("data file", "datafile"), ":")
+        if not named and ending == ".nrrd":
+            return ()
+    else:
+        return ()
+    if not named:
+        raise Unusable("header names no file with voxels")
+    if named.upper().startswith("LIST") or "%" in named or (len(named.split()) > 1 and not (path.parent / named).is_file()):
+        raise Unusable("voxels in several files, or a file that is missing")
+    data = Path(os.path.realpath(path.parent / named))
+    if not data.is_relative_to(root):
+        raise Unusable("header names a file with voxels outside of the folder: not opened")
+    if not data.is_file():
+        raise Unusable("file with the voxels is missing")
+    return (data.relative_to(root).as_posix(),)
+
+
+def image_grid(root: Path, file: str) -> Grid:
+    """The grid of a 3D scan of single values, from its header alone.
+
+    Raises
+    ------
+    Unusable
+        If the file cannot be read, is not 3D (a fourth axis of length 1 is), holds several values per voxel, or its header is not sane.
+    """
+    path = root / file
+    ending = image_ending(file)
+    if ending in (".nii", ".nii.gz", ".hdr"):
+        _check_nifti(path)
+    reader = image_reader(path)
+    try:
+        reader.ReadImageInformation()
+    except Exception as error:  # ITK's, or SWIG's for strange names
+        if "orthonormal" in str(error):
+            raise Unusable("axes are not at right angles (sheared)") from None
+        raise Unusable("damaged header, or file is truncated") from None
+    size = reader.GetSize()
+    if len(size) > 3 and math.prod(size[3:]) > 1:
+        raise Unusable(f"{len(size)}D: {math.prod(size[3:])} volumes in one file")
+    if len(size) < 3 or 1 in size[:3]:
+        raise Unusable("2D image")
+    if (components := reader.GetNumberOfComponents()) != 1:
+        raise Unusable(f"{counted(components, 'value')} per voxel (colour or vectors)")
+    voxels = math.prod(size)
+    if voxels * _BITS.get(reader.GetPixelID(), 32) / 8 > MAX_IMAGE_BYTES:
+        raise Unusable(f"header claims {voxels / 1e9:.0f} billion voxels")
+    dimension = len(size)
+    direction = tuple(reader.GetDirection()[row * dimension + column] for row in range(3) for column in range(3))
+    grid = Grid(size=size[:3], spacing_mm=reader.GetSpacing()[:3], origin_mm=reader.GetOrigin()[:3], direction=direction)
+    if not all(map(math.isfinite, (*grid.spacing_mm, *grid.origin_mm, *grid.direction))):
+        raise Unusable("header holds NaN or infinity")
+    if not all(SANE_SPACING_MM[0] <= mm <= SANE_SPACING_MM[1] for mm in grid.spacing_mm):
+        raise Unusable("spacing of {:g}×{:g}×{:g} mm is not sane".format(*grid.spacing_mm))
+    return grid
+
+
+def _check_nifti(path: Path) -> None:
+    """What nifti readers mend silently."""
+    try:
+        with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
+            header = file.read(_NIFTI_HEADER_BYTES)
+    except (OSError, EOFError, ValueError):
+        raise Unusable("damaged header, or file is truncated") from None
+    except Exception:  # zlib's own class
+        raise Unusable("damaged header, or file is truncated") from None
+    if len(header) < _NIFTI_HEADER_BYTES:
+        raise Unusable("damaged header, or file is truncated")
+    order = "<" if struct.unpack("<i", header[:4])[0] in (348, 540) else ">"
+    if struct.unpack(f"{order}i", header[:4])[0] == 540:  # NIfTI-2: left to ITK
+        return
+    if header[344:347] not in (b"n+1", b"ni1"):
+        raise Unusable("Analyze file: says nothing about orientation")
+    spacing = struct.unpack(f"{order}3f", header[80:92])
+    numbers = (*spacing, *struct.unpack(f"{order}18f", header[256:328]))
+    if not all(map(math.isfinite, numbers)):
+        raise Unusable("header holds NaN or infinity")
+    if min(spacing) <= 0:
+        raise Unusable("spacing in the header is not positive")
+    if not any(struct.unpack(f"{order}2h", header[252:256])):
+        raise Unusable("header says nothing about orientation (qform and sform codes are 0)")
+
+
+def _header_value(path: Path, keys: tuple[str, ...], separator: str) -> str:
+    with path.open("rb") as file:
+        text = file.read(_TEXT_BYTES)
+    for line in text.split(b"\n"):
+        key, found, value = line.partition(separator.encode())
+        if found and key.strip().lower().decode("latin-1") in keys:
+            return value.strip().decode("utf-8", "replace")
+        if not line.strip() and separator == ":":  # voxels follow
+            break
+    return ""

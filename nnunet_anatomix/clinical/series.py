@@ -1,0 +1,188 @@
+"""Found scans: DICOM files grouped to series, and every series judged by itself before anything is chosen."""
+
+from __future__ import annotations
+
+import filecmp
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from nnunet_anatomix.clinical.dicom_headers import SliceHeader
+from nnunet_anatomix.clinical.slices import stacked
+from nnunet_anatomix.clinical.sources import Grid
+from nnunet_anatomix.clinical.unusable import Unusable, counted
+from nnunet_anatomix.clinical.walk import FoundFile
+
+_NO_SCANS = {
+    "SEG": "segmentation",
+    "SR": "report",
+    "PR": "presentation state",
+    "KO": "key object note",
+    "RTSTRUCT": "radiotherapy contours",
+    "RTDOSE": "radiotherapy dose",
+    "RTPLAN": "radiotherapy plan",
+    "REG": "registration",
+    "DOC": "document",
+}
+_IN_UNITS = {"CT": "Hounsfield units", "PT": "activity"}
+"""Modalities whose stored values mean nothing without rescale tags."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """One scan as found: a DICOM series or one image file. Tag values and paths in it may identify a patient."""
+
+    kind: Literal["dicom", "image"]
+    files: tuple[str, ...]
+    """In the order of slices if the series is sound, else by name."""
+    fingerprint: str
+    case_key: tuple[str, str]
+    """What belongs to one case: patient and study of DICOM; folder and name, less the words for the channel, of other files."""
+    patient: str = ""
+    problem: str = ""
+    """Why it cannot be taken for anything; nothing if it is sound."""
+    notes: tuple[str, ...] = ()
+    grid: Grid | None = None
+    modality: str = ""
+    description: str = ""
+    image_type: tuple[str, ...] = ()
+    kernel: str = ""
+    rescale_type: str = ""
+    contrast_agent: bool = False
+    study_uid: str = ""
+    series_uid: str = ""
+    frame_uid: str = ""
+    rescales_differ: bool = False
+    coding: str = ""
+
+    @property
+    def folder(self) -> str:
+        parents = {str(PurePosixPath(file).parent) for file in self.files}
+        return parents.pop() if len(parents) == 1 else _common_folder(self.files)
+
+
+def fingerprint(files: Iterable[FoundFile]) -> str:
+    """Changes with names, sizes and times of files, and with their order."""
+    said = "\n".join(f"{file.file}\0{file.size_bytes}\0{file.mtime_ns}" for file in files)
+    return hashlib.sha256(said.encode()).hexdigest()[:32]
+
+
+def dicom_series(root: Path, headers: Iterable[SliceHeader]) -> list[Series]:
+    """Group files by SeriesInstanceUID and judge each group.
+
+    Files without that UID (as careless anonymization leaves them) are grouped by folder, study, number, modality, description and frame of
+    reference.
+    """
+    groups: dict[tuple, list[SliceHeader]] = defaultdict(list)
+    for header in headers:
+        folder = str(PurePosixPath(header.file.file).parent)
+        unnamed = (folder, header.study_uid, header.series_number, header.modality, header.description, header.frame_uid)
+        groups[(header.series_uid,) if header.series_uid else unnamed].append(header)
+    return [_judged(root, sorted(group, key=lambda header: header.file.file)) for group in groups.values()]
+
+
+def _judged(root: Path, headers: list[SliceHeader]) -> Series:
+    first = headers[0]
+    files = tuple(header.file.file for header in headers)
+    # Without a study's UID, a folder is the nearest thing to a study.
+    study = first.study_uid or f"folder {_common_folder(files)}"
+    series = Series(
+        kind="dicom",
+        files=files,
+        fingerprint=fingerprint(header.file for header in headers),
+        case_key=(first.patient_id, study),
+        patient=first.patient_id or study,
+        modality=first.modality,
+        description=first.description,
+        image_type=first.image_type,
+        kernel=first.kernel,
+        rescale_type=first.rescale_type,
+        contrast_agent=any(header.contrast_agent for header in headers),
+        study_uid=first.study_uid,
+        series_uid=first.series_uid,
+        frame_uid=first.frame_uid,
+        rescales_differ=len({(header.slope, header.intercept) for header in headers}) > 1,
+        coding=first.coding,
+    )
+    try:
+        distinct, copies = _without_copies(root, headers)
+        _require_sound_files(distinct)
+        _require_one_identity(distinct)
+        ordered, grid = stacked(distinct)
+        _require_rescale(distinct)
+    except Unusable as reason:
+        return replace(series, problem=str(reason))
+    notes = [f"{counted(copies, 'identical duplicate')} left out"] if copies else []
+    if any(header.lossy for header in ordered):
+        notes.append("compressed with loss")
+    return replace(
+        series,
+        files=tuple(header.file.file for header in ordered),
+        fingerprint=fingerprint(header.file for header in ordered),
+        grid=grid,
+        notes=tuple(notes),
+    )
+
+
+def _without_copies(root: Path, headers: Sequence[SliceHeader]) -> tuple[list[SliceHeader], int]:
+    """Each instance once, and how many identical copies there were."""
+    seen: dict[str, SliceHeader] = {}
+    distinct: list[SliceHeader] = []
+    for header in headers:
+        earlier = seen.setdefault(header.instance_uid or header.file.file, header)
+        if earlier is header:
+            distinct.append(header)
+            continue
+        try:
+            same = filecmp.cmp(root / earlier.file.file, root / header.file.file, shallow=False)
+        except OSError:
+            same = False
+        if not same:
+            raise Unusable("two different files carry one SOPInstanceUID")
+    return distinct, len(headers) - len(distinct)
+
+
+def _require_one_identity(headers: Sequence[SliceHeader]) -> None:
+    names = {"patient_id": "patient", "study_uid": "study", "modality": "modality", "frame_uid": "frame of reference"}
+    differing = [name for field, name in names.items() if len({getattr(header, field) for header in headers}) > 1]
+    if differing:
+        raise Unusable(f"different series share one SeriesInstanceUID: they differ in {', '.join(differing)}")
+
+
+def _require_sound_files(headers: Sequence[SliceHeader]) -> None:
+    modalities = {header.modality for header in headers}
+    if len(modalities) == 1 and headers[0].modality in _NO_SCANS:
+        raise Unusable(f"no scan: {_NO_SCANS[headers[0].modality]} ({headers[0].modality})")
+    if any(header.samples > 1 or header.photometric not in ("MONOCHROME1", "MONOCHROME2", "") for header in headers):
+        raise Unusable("colour image (such as a secondary capture of a screen)")
+    if problems := Counter(header.problem for header in headers if header.problem):
+        problem = problems.most_common(1)[0][0]
+        raise Unusable(f"{counted(sum(problems.values()), 'file')} of {len(headers)}: {problem}")
+    if any(header.frames > 1 for header in headers):
+        raise Unusable("multi-frame file: export it as single-frame DICOM, or convert it to NIfTI")
+    if any(header.photometric == "MONOCHROME1" for header in headers):
+        raise Unusable("grey values are inverted (MONOCHROME1)")
+
+
+def _require_rescale(headers: Sequence[SliceHeader]) -> None:
+    lacking = sum(header.slope is None or header.intercept is None for header in headers)
+    if any(header.slope == 0 for header in headers):
+        raise Unusable("rescale slope is 0")
+    modality = headers[0].modality
+    if lacking and modality in _IN_UNITS:
+        raise Unusable(f"{counted(lacking, 'file')} of {len(headers)} without rescale tags: values are no {_IN_UNITS[modality]}")
+    if 0 < lacking < len(headers):
+        raise Unusable(f"{counted(lacking, 'file')} of {len(headers)} without rescale tags that the others have")
+
+
+def _common_folder(files: Sequence[str]) -> str:
+    parts = [PurePosixPath(file).parent.parts for file in files]
+    shared = []
+    for level in zip(*parts, strict=False):
+        if len(set(level)) > 1:
+            break
+        shared.append(level[0])
+    return "/".join(shared) or "."
