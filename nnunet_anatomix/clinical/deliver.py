@@ -1,0 +1,248 @@
+"""Predictions brought back to where their scans came from: DICOM SEG, NIfTI on the source grid, overviews, volumes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import SimpleITK as sitk
+
+import nnunet_anatomix
+from nnunet_anatomix.clinical.channel_words import shown
+from nnunet_anatomix.clinical.deliver_records import (
+    DELIVERED,
+    NIFTI,
+    OVERVIEWS,
+    PLACES,
+    SEGMENTATIONS,
+    TABLE,
+    Record,
+    forget,
+    read_record,
+    sha256,
+    withdraw_outdated,
+    write_record,
+    write_tables,
+)
+from nnunet_anatomix.clinical.dicom_segmentation import Algorithm, dicom_segmentation
+from nnunet_anatomix.clinical.overview import overview
+from nnunet_anatomix.clinical.silence import quiet_readers
+from nnunet_anatomix.clinical.source_grid import image_on, on_source_grid
+from nnunet_anatomix.clinical.source_headers import SourceHeaders, read_source_headers
+from nnunet_anatomix.clinical.sources import SOURCES, CaseSource, image_file, read_source, source_file
+from nnunet_anatomix.clinical.structures import Structures, checked_labels
+from nnunet_anatomix.clinical.volumes import measured_volumes
+from nnunet_anatomix.registration.scans import read_image
+from pretraining.atomic import written_whole
+from pretraining.engine.label_files import is_label_file, stem
+from pretraining.errors import CommandFailed, InputError, Interrupted
+from pretraining.interruption import stop_requests
+
+if TYPE_CHECKING:
+    from highdicom.seg import Segmentation
+    from matplotlib.figure import Figure
+
+log = logging.getLogger(__name__)
+
+Format = Literal["dicom", "nifti", "both"]
+
+_NO_SEG = "the source is no DICOM: NIfTI in place of a SEG"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery:
+    """What all cases share."""
+
+    intake: Path
+    destination: Path
+    structures: Structures
+    algorithm: Algorithm = field(default_factory=Algorithm)
+    format: Format = "both"
+    overview: bool = True
+
+    def fingerprint(self, prediction_sha256: str, source: Path) -> str:
+        """Changes whenever a case would have to be delivered anew."""
+        said = [asdict(self.structures), asdict(self.algorithm), self.format, self.overview, nnunet_anatomix.__version__]
+        return hashlib.sha256(json.dumps([said, prediction_sha256, sha256(source)]).encode()).hexdigest()
+
+
+def deliver(predictions: Path, delivery: Delivery) -> int:
+    """Deliver every prediction of a folder.
+
+    Parameters
+    ----------
+    predictions : folder that nnUNetv2_predict filled from ``delivery.intake / "images"``.
+    delivery : where from, where to and how.
+
+    Returns
+    -------
+    How many cases were delivered now; the others were there already, unchanged.
+
+    Raises
+    ------
+    InputError
+        If there are no predictions, or the destination lies where nothing may be written.
+    CommandFailed
+        After all others, if some cases failed; why is in ``deliver.csv`` too.
+    Interrupted
+        If asked to stop, after the case in hand.
+    """
+    files = _predicted(predictions)
+    _require_apart(predictions, delivery)
+    if waiting := [path.stem for path in sorted((delivery.intake / SOURCES).glob("*.json")) if path.stem not in files]:
+        log.info("%d cases of the intake have no prediction: %s", len(waiting), _some(waiting))
+    failed: dict[str, str] = {}
+    done = 0
+    with stop_requests() as stop:
+        for number, (case, prediction) in enumerate(files.items(), 1):
+            try:
+                record, is_new = _delivered(case, prediction, delivery)
+                done += is_new
+                log.info("[%d/%d] %s: %s", number, len(files), case, _said(record) if is_new else "already there")
+            except (ValueError, RuntimeError, OSError, MemoryError) as error:
+                failed[case] = " ".join(str(error).split()) or type(error).__name__
+                log.error("[%d/%d] %s failed: %s", number, len(files), case, failed[case])
+                withdraw_outdated(delivery.destination, case, prediction)
+            if stop and number < len(files):
+                write_tables(delivery.destination, failed)
+                raise Interrupted(f"stopped after {number} of {len(files)} cases; the same command goes on", stop.signal)
+        write_tables(delivery.destination, failed)
+    if failed:
+        said = "; ".join(f"{case}: {why}" for case, why in list(failed.items())[:3])
+        raise CommandFailed(f"{len(failed)} of {len(files)} cases failed, see {delivery.destination / TABLE}: {said}")
+    return done
+
+
+def _predicted(predictions: Path) -> dict[str, Path]:
+    """Case → file."""
+    if not predictions.is_dir():
+        raise InputError(f"no folder {predictions}; name the one that nnUNetv2_predict wrote into (-o)")
+    files: dict[str, Path] = {}
+    for path in sorted(predictions.iterdir(), key=lambda path: (len(path.name), path.name)):
+        if is_label_file(path.name) and files.setdefault(stem(path.name), path) != path:
+            raise InputError(f"{path.name} and {files[stem(path.name)].name} in {predictions} are of one case; keep one of them")
+    if not files:
+        raise InputError(f"no predictions in {predictions}, expected CASE.nii.gz as nnUNetv2_predict writes them")
+    return files
+
+
+def _require_apart(predictions: Path, delivery: Delivery) -> None:
+    """Nothing may be written where predictions, intake or sources lie."""
+    sources = delivery.intake / SOURCES
+    if not sources.is_dir():
+        raise InputError(f"{delivery.intake} is no folder that nnunet-anatomix intake wrote: it has no {SOURCES}; name it with --intake")
+    roots = {channel.root for path in sources.glob("*.json") for channel in _readable(path)}
+    others = {
+        "the predictions": predictions,
+        "the intake": delivery.intake,
+        **{f"source folder {n}": Path(root) for n, root in enumerate(sorted(roots), 1)},
+    }
+    written = [delivery.destination.resolve() / place for place in (*PLACES, DELIVERED)]
+    for role, other in others.items():
+        other = other.resolve()
+        if written[0].parent.is_relative_to(other) or any(other.is_relative_to(place) for place in written):
+            raise InputError(f"{delivery.destination} lies in {role}, where nothing may be written; name another folder")
+
+
+def _readable(path: Path) -> Iterable:
+    try:
+        return read_source(path).channels
+    except InputError:  # fails its case later
+        return ()
+
+
+def _delivered(case: str, prediction: Path, delivery: Delivery) -> tuple[Record, bool]:
+    """The record of a case, and whether it is new."""
+    link = source_file(delivery.intake, case)
+    if not link.is_file():
+        raise InputError(f"intake made no case of this name: there is no {link}; was it predicted from {delivery.intake / 'images'}?")
+    source, prediction_sha256 = read_source(link), sha256(prediction)
+    fingerprint = delivery.fingerprint(prediction_sha256, link)
+    record = read_record(delivery.destination, case)
+    if record and record.fingerprint == fingerprint and record.is_complete(delivery.destination):
+        return record, False
+    labels = checked_labels(on_source_grid(read_image(prediction, "prediction"), source.grid), delivery.structures)
+    volumes = measured_volumes(case, labels, delivery.structures, source.grid)
+    record = Record(case=case, prediction_sha256=prediction_sha256, fingerprint=fingerprint, files={}, volumes=tuple(volumes))
+    return _written(record, labels, source, delivery), True
+
+
+def _written(record: Record, labels: np.ndarray, source: CaseSource, delivery: Delivery) -> Record:
+    """Make all files of a case, then write them, then the record that completes it."""
+    case, destination, is_dicom = record.case, delivery.destination, source.channels[0].kind == "dicom"
+    notes = [] if labels.any() else ["no structure found"]
+    writers: dict[str, Callable[[Path], None]] = {}
+    if delivery.format != "nifti" and is_dicom:
+        headers = read_source_headers(source)
+        writers[SEGMENTATIONS] = _segmentation(headers, labels, delivery).save_as
+        if headers.invented:
+            notes.append(f"the source has no {', '.join(headers.invented)}: made up for the SEG, an archive may not find its scan by them")
+    elif delivery.format != "nifti":
+        notes.append(_NO_SEG)
+    if delivery.format != "dicom" or not is_dicom:
+        image = image_on(source.grid, labels)
+        writers[NIFTI] = lambda path: sitk.WriteImage(image, str(path), useCompression=True)
+    if delivery.overview:
+        figure = _overview(record, labels, source, delivery)
+        writers[OVERVIEWS] = lambda path: figure.savefig(path, format="png")
+    # From here on the case is incomplete until its record is there again.
+    forget(destination, case)
+    files = {}
+    for place, suffix in PLACES.items():
+        path = destination / place / f"{case}{suffix}"
+        if place not in writers:
+            path.unlink(missing_ok=True)
+            continue
+        with quiet_readers(), written_whole(path) as partial:
+            writers[place](partial)
+        files[path.relative_to(destination).as_posix()] = path.stat().st_size
+    record = replace(record, files=files, notes=tuple(notes))
+    write_record(destination, record)
+    return record
+
+
+def _segmentation(headers: SourceHeaders, labels: np.ndarray, delivery: Delivery) -> Segmentation:
+    try:
+        with quiet_readers():
+            return dicom_segmentation(headers.slices, labels, delivery.structures, delivery.algorithm)
+    except MemoryError:
+        raise
+    except Exception as error:  # highdicom refuses by many kinds, and quotes tags
+        raise InputError(
+            f"the headers of the source make no valid SEG ({type(error).__name__}); use --format nifti, or mend its patient and study tags"
+        ) from None
+
+
+def _overview(record: Record, labels: np.ndarray, source: CaseSource, delivery: Delivery) -> Figure:
+    path = image_file(delivery.intake, record.case, 0, source.file_ending)
+    if not path.is_file():
+        raise InputError(f"{path} is gone, which the overview shows; run intake again, or use --no-overview")
+    channel = source.channels[0].name
+    return overview(
+        image_on(source.grid, on_source_grid(read_image(path, "scan"), source.grid)),
+        image_on(source.grid, labels),
+        delivery.structures,
+        [volume.volume_ml for volume in record.volumes],
+        title=f"{record.case}, {channel}" if channel else record.case,
+        is_ct="CT" in shown(channel),
+    )
+
+
+def _said(record: Record) -> str:
+    found = sum(volume.voxels > 0 for volume in record.volumes)
+    written = [name for name, place in (("SEG", SEGMENTATIONS), ("NIfTI", NIFTI), ("overview", OVERVIEWS)) if _has(record, place)]
+    return "; ".join([f"{found} of {len(record.volumes)} structures, {', '.join(written)}", *record.notes])
+
+
+def _has(record: Record, place: str) -> bool:
+    return any(file.startswith(f"{place}/") for file in record.files)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -1,0 +1,142 @@
+"""Headers of the source series, read again for a DICOM SEG: the same series still, slice by slice where intake found it.
+
+Messages tell slices by number: paths and values of tags may name a patient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from pydicom import Dataset, dcmread
+from pydicom.uid import generate_uid
+
+from nnunet_anatomix.clinical.silence import quiet_readers
+from nnunet_anatomix.clinical.sources import CaseSource, ChannelSource, Grid
+from pretraining.errors import InputError
+
+_NEEDED = [
+    "PatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "AccessionNumber",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+    "ReferringPhysicianName",
+]
+"""May be empty but must be there (type 2)."""
+_TOLERANCE_VOX = 0.1
+"""Greatest distance of a slice's corner from where intake found it; far below a slice, far above rounding."""
+
+
+class SourceHeaders(NamedTuple):
+    """A source series without its pixels."""
+
+    slices: list[Dataset]
+    """Slice k of the grid is item k."""
+    invented: tuple[str, ...]
+    """UIDs that the source lacks and that were made up; the same for every reading."""
+
+
+def read_source_headers(source: CaseSource) -> SourceHeaders:
+    """Read the headers of channel 0's DICOM series.
+
+    Raises
+    ------
+    InputError
+        If files are gone or unreadable, belong to another series than at intake, or do not lie on the grid.
+    """
+    channel = source.channels[0]
+    if channel.frames:
+        raise InputError("the source is a multi-frame DICOM file, for which no SEG is made; use --format nifti")
+    slices = [_read(channel, number) for number in range(len(channel.files))]
+    _require_same_series(slices, channel)
+    _require_grid(slices, source.grid)
+    invented = _complete(slices)
+    uids = [header.SOPInstanceUID for header in slices]
+    if len(set(uids)) < len(uids):
+        raise InputError(f"{len(uids) - len(set(uids)) + 1} slices of the source share a SOPInstanceUID: a SEG cannot refer to them")
+    return SourceHeaders(slices=slices, invented=invented)
+
+
+def _read(channel: ChannelSource, number: int) -> Dataset:
+    path = channel.paths()[number]
+    slice_name = f"slice {number + 1} of {len(channel.files)} of the source series"
+    if not path.is_file():
+        raise InputError(f"{slice_name} is gone from where intake found it; put the series back, or run intake again")
+    try:
+        with quiet_readers():
+            return dcmread(path, stop_before_pixels=True)
+    except Exception as error:  # pydicom raises many kinds for damaged files, and quotes them
+        raise InputError(f"{slice_name} can no longer be read ({type(error).__name__}); restore it, or run intake again") from None
+
+
+def _require_same_series(slices: Sequence[Dataset], channel: ChannelSource) -> None:
+    for number, header in enumerate(slices, 1):
+        found = tuple(str(header.get(keyword) or "") for keyword in ("SeriesInstanceUID", "StudyInstanceUID"))
+        if found != (channel.series_uid, channel.study_uid):
+            raise InputError(
+                f"slice {number} of {len(slices)} of the source belongs to another series or study than at intake; run intake again"
+            )
+
+
+def _require_grid(slices: Sequence[Dataset], grid: Grid) -> None:
+    """Voxel [k, j, i] of the grid must be row j, column i of slice k."""
+    columns, rows, count = grid.size
+    steps_mm = np.reshape(grid.direction, (3, 3)) * np.asarray(grid.spacing_mm)
+    moved = "the source series no longer lies where intake found it; run intake again"
+    if len(slices) != count:
+        raise InputError(f"{len(slices)} files for {count} slices: {moved}")
+    for number, header in enumerate(slices):
+        try:
+            orientation = np.array(header.ImageOrientationPatient, dtype=float).reshape(2, 3)
+            of_rows_mm, of_columns_mm = map(float, header.PixelSpacing)
+            position_mm = np.array(header.ImagePositionPatient, dtype=float)
+            size = (int(header.Columns), int(header.Rows))
+        except Exception:  # pydicom converts on access, and fails in many ways
+            raise InputError(f"slice {number + 1} of {count} has no position, orientation or spacing any more: {moved}") from None
+        there_mm = np.array([position_mm + i * of_columns_mm * orientation[0] + j * of_rows_mm * orientation[1] for i, j in _corners(size)])
+        here_mm = np.array([grid.origin_mm + steps_mm @ (i, j, number) for i, j in _corners((columns, rows))])
+        if size != (columns, rows) or not np.abs(np.linalg.solve(steps_mm, (there_mm - here_mm).T)).max() <= _TOLERANCE_VOX:
+            raise InputError(f"slice {number + 1} of {count}: {moved}")
+
+
+def _corners(size: tuple[int, int]) -> list[tuple[int, int]]:
+    return [(0, 0), (size[0] - 1, 0), (0, size[1] - 1)]
+
+
+def _complete(slices: Sequence[Dataset]) -> tuple[str, ...]:
+    """Give the headers what DICOM demands and careless anonymization took away; which UIDs had to be made up."""
+    invented = []
+    for number, header in enumerate(slices):
+        meta = header.file_meta
+        for keyword, from_meta in (("SOPClassUID", "MediaStorageSOPClassUID"), ("SOPInstanceUID", "MediaStorageSOPInstanceUID")):
+            if not header.get(keyword):
+                setattr(header, keyword, meta.get(from_meta) or "")
+        if not header.SOPClassUID:
+            raise InputError("the source has no SOPClassUID: a SEG cannot refer to it; use --format nifti")
+        if not header.SOPInstanceUID:
+            header.SOPInstanceUID = generate_uid(entropy_srcs=[*_identity(header), str(number)])
+            invented.append("SOPInstanceUID")
+        for keyword in _NEEDED:
+            if header.get(keyword) is None:
+                setattr(header, keyword, "")
+        if header.PatientSex not in ("M", "F", "O"):
+            header.PatientSex = ""
+    # After the instances' UIDs, on which the others are based: one scan has the same ones at every delivery.
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
+        if not slices[0].get(keyword):
+            uid = generate_uid(entropy_srcs=[keyword, *(header.SOPInstanceUID for header in slices)])
+            invented.append(keyword)
+            for header in slices:
+                setattr(header, keyword, uid)
+    return tuple(dict.fromkeys(invented))
+
+
+def _identity(header: Dataset) -> list[str]:
+    return [
+        str(header.get(keyword) or "") for keyword in ("SeriesInstanceUID", "FrameOfReferenceUID", "InstanceNumber", "ImagePositionPatient")
+    ]
