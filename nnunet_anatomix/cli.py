@@ -11,11 +11,14 @@ from typing import Annotated, Literal
 import tyro
 
 from nnunet_anatomix.backbone_command import backbone
+from nnunet_anatomix.clinical.deliver_command import deliver
+from nnunet_anatomix.clinical.intake_command import intake
 from nnunet_anatomix.datasets.prepare_command import prepare
 from nnunet_anatomix.features_command import features
 from nnunet_anatomix.registration.align_command import align
 from nnunet_anatomix.registration.register_command import register
 from nnunet_anatomix.registration.search_command import registration_search
+from nnunet_anatomix.reproduce.reproduce_command import reproduce
 from nnunet_anatomix.weights_command import weights
 from pretraining.command_line import run_commands
 from pretraining.errors import CommandFailed, InputError
@@ -230,12 +233,15 @@ def _commands() -> dict[str, Callable[..., None]]:
         "plan-and-preprocess": plan_and_preprocess,
         "split": split,
         "prepare": prepare,
+        "reproduce": reproduce,
         "study": study,
         "features": features,
         "register": register,
         "align": align,
         "search": registration_search,
         "evaluate": evaluate,
+        "intake": intake,
+        "deliver": deliver,
         "weights": weights,
         "backbone": backbone,
         "doctor": doctor,

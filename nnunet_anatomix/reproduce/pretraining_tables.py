@@ -1,0 +1,117 @@
+"""Table 3 and Fig. 7: what of the pretraining matters, by registration, by fine-tuning and by eye."""
+
+from __future__ import annotations
+
+import csv
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from nnunet_anatomix.reproduce.commands import (
+    pretraining_steps,
+    register_folder,
+    register_step,
+    registration_dice,
+    registration_folds,
+    search_folder,
+    search_step,
+    study_dice,
+    study_step,
+)
+from nnunet_anatomix.reproduce.plan import Cell, Step, Table, Tuned
+from nnunet_anatomix.reproduce.published import TABLE_3
+from nnunet_anatomix.reproduce.settings import Settings
+from nnunet_anatomix.reproduce.sources import pair_sources, segmentation_sources
+
+
+class _Variant(NamedTuple):
+    preset: str
+    bank: str
+    """Field of :class:`Settings` with its templates."""
+
+
+_VARIANTS = {
+    "Ours": _Variant("paper", "templates"),
+    "labels: smshapes": _Variant("paper_smshapes", "templates"),
+    "labels: Brains": _Variant("paper_brains", "brains"),
+    "labels: Ours+Brains": _Variant("paper_ours_and_brains", "templates_and_brains"),
+    "temperature 0.07": _Variant("paper_temperature_007", "templates"),
+    "temperature 0.20": _Variant("paper_temperature_020", "templates"),
+    "loss: denoising": _Variant("paper_denoising", "templates"),
+    "loss: without labels": _Variant("paper_label_free", "templates"),
+    "w/o foreground mask": _Variant("paper_no_foreground", "templates"),
+    "w/o mask, offline augmentation": _Variant("paper_no_offline_artefacts", "templates"),
+    "w/o mask, any augmentation": _Variant("paper_no_artefacts", "templates"),
+}
+"""Row of Table 3 → how to pretrain it."""
+_OF_FIGURE_7 = ("Ours", "temperature 0.07", "temperature 0.20", "labels: smshapes", "labels: Brains")
+
+
+def table_3(settings: Settings) -> Table:
+    """Variants of the pretraining, downstream."""
+    table = Table(name="table3", title="Table 3. Pretraining configurations: registration by ConvexAdam, few-shot segmentation")
+    pairs = pair_sources(settings)[: None if settings.pairs else 1]  # the paper's table has L2RAb alone
+    segmentation = segmentation_sources(settings, ("msd-heart", "amos-ct"))
+    for row, variant in _VARIANTS.items():
+        weights, exported, missing = _pretrained(settings, table, variant)
+        for source in pairs:
+            search = table.add(search_step(settings, source))
+            tuned = Tuned(search=search_folder(settings, source), method="features")
+            step = table.add(register_step(settings, source, variant.preset, "convexadam", weights, tuned=tuned, after=(search, exported)))
+            folder = register_folder(settings, source, variant.preset)
+            for column, read in ((source.title, registration_dice), (f"{source.title} folds", registration_folds)):
+                paper, why = TABLE_3[row].get(column, ""), missing or source.missing
+                table.cells.append(Cell(row=row, column=column, paper=paper, steps=(step,), read=partial(read, folder), why_not=why))
+        for source in segmentation:
+            step = table.add(study_step(settings, source, (str(weights),), (source.shots,), (exported,)))
+            read = partial(study_dice, settings, source, str(weights), source.shots)
+            paper, why = TABLE_3[row].get(source.title, ""), missing or source.missing
+            table.cells.append(Cell(row=row, column=source.title, paper=paper, steps=(step,), read=read, why_not=why))
+        if not settings.datasets:
+            table.cells.append(Cell(row=row, column="WUFetal", paper=TABLE_3[row]["WUFetal"], why_not="WUFetal was never published"))
+    table.notes += [
+        "Every row registers with the settings that a search with our own weights finds best on the validation pairs.",
+        "Samples are made on the fly, where the paper draws from 120,000 stored ones; anatomix-pretrain synthesize stores them.",
+    ]
+    return table
+
+
+def figure_7(settings: Settings) -> Table:
+    """Features of variants of the pretraining, drawn."""
+    table = Table(name="figure7", title="Fig. 7 and 11. Features for varying pretraining: pictures")
+    images = settings.images or _first_pair(settings)
+    for row in _OF_FIGURE_7:
+        variant = _VARIANTS[row]
+        weights, exported, missing = _pretrained(settings, table, variant)
+        for image in images:
+            name = image.name.split(".")[0]
+            out = settings.out / "figure7" / f"{variant.preset}_{name}.nii.gz"
+            command = ("nnunet-anatomix", "features", image, "--out", out, "--weights", weights, "--device", settings.device)
+            step = table.add(Step(name=f"features_{variant.preset}_{name}", command=command, after=(exported,)))
+            read = partial(_picture, settings.out, out)
+            table.cells.append(Cell(row=row, column=name, paper="figure", steps=(step,), read=read, why_not=missing))
+    table.notes.append("Scans are those of --images, or else the first pair to test registration on; CT is not clipped here.")
+    return table
+
+
+def _pretrained(settings: Settings, table: Table, variant: _Variant) -> tuple[Path, str, str]:
+    """The weights file, the step that writes it, and what is missing for it."""
+    bank: Path | None = getattr(settings, variant.bank)
+    steps, weights = pretraining_steps(settings, variant.preset, bank or Path(f"{variant.bank.upper()}.bank"))
+    exported = [table.add(step) for step in steps][-1]
+    flag = f"--{variant.bank.replace('_', '-')}"
+    return weights, exported, "" if bank else f"needs {flag} BANK, as anatomix-pretrain templates writes it"
+
+
+def _first_pair(settings: Settings) -> tuple[Path, ...]:
+    source = pair_sources(settings)[0]
+    listed = source.folder / "test.csv"
+    if not listed.is_file():
+        return (source.folder / "FIXED.nii.gz", source.folder / "MOVING.nii.gz")
+    with listed.open(newline="", encoding="utf-8") as file:
+        row = next(csv.DictReader(file))
+    return (source.folder / row["fixed"], source.folder / row["moving"])
+
+
+def _picture(out: Path, features: Path) -> str:
+    return (features.with_name(features.name.removesuffix(".nii.gz") + ".png")).relative_to(out).as_posix()

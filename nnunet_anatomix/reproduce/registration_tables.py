@@ -1,0 +1,162 @@
+"""Fig. 5, Table 4, Table 2 and Table 5: registration, by our features and those of other networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from nnunet_anatomix.reproduce.commands import (
+    our_start,
+    register_folder,
+    register_step,
+    registration_dice,
+    registration_folds,
+    registration_median,
+    search_folder,
+    search_numbers,
+    search_step,
+    study_dice,
+    study_step,
+)
+from nnunet_anatomix.reproduce.plan import Cell, Table, Tuned
+from nnunet_anatomix.reproduce.published import FIGURE_5, TABLE_2, TABLE_4, TABLE_5
+from nnunet_anatomix.reproduce.settings import Settings
+from nnunet_anatomix.reproduce.sources import PairSource, pair_sources, segmentation_sources
+from nnunet_anatomix.study.runs import start_name
+
+_METHODS = {"ConvexAdam-Ours": "features", "ConvexAdam": "mind"}
+"""Row → method of a search."""
+_GIVE_NETWORK = "its weights are not ours to bring: describe the network in a file {} and name it by --networks (docs/reproduce.md)"
+_WEIGHTS_OF_FEATURES = "Features are standardized per channel and weigh .3 beside MIND-SSC, where the paper multiplies the bare ones by .1."
+_SEARCH_OVERLAP = "The search makes features in windows that overlap by .5, the tested registrations by .8 as in the paper."
+
+
+def figure_5(settings: Settings) -> Table:
+    """Registration on the test pairs, with settings tuned on the validation pairs."""
+    table = Table(name="figure5", title="Fig. 5. Multi-modality registration: Dice over test pairs, and folded voxels")
+    for source in pair_sources(settings):
+        search = table.add(search_step(settings, source))
+        for row, method in _METHODS.items():
+            features = settings.weights if method == "features" else "none"
+            tuned = Tuned(search=search_folder(settings, source), method=method)
+            step = table.add(register_step(settings, source, _slug(row), "convexadam", features, tuned=tuned, after=(search,)))
+            table.cells += _columns(settings, source, row, step)
+        for row, features in (("ANTs-Ours", settings.weights), ("ANTs-MI", "none")):
+            step = table.add(register_step(settings, source, _slug(row), "ants", features))
+            table.cells += _columns(settings, source, row, step)
+    table.notes += [
+        "The paper's medians are drawn, not printed: from ANTs-MI to ANTs-Ours they rise by 26 (L2RAb) and 5 (MM-WHS) points, from "
+        "ConvexAdam to ConvexAdam-Ours by 11 and 6. Means are those of Tables 2 and 3.",
+        "SynthMorph-shapes (TensorFlow) and uniGradICON are other programs, which take one channel: not run here.",
+        _WEIGHTS_OF_FEATURES,
+        _SEARCH_OVERLAP,
+    ]
+    return table
+
+
+def table_4(settings: Settings) -> Table:
+    """The grid search on the validation pairs."""
+    table = Table(name="table4", title="Table 4. Grid search on validation pairs: mean ± std over combinations of settings, folds in %")
+    for source in pair_sources(settings):
+        step = table.add(search_step(settings, source))
+        for row, method in _METHODS.items():
+            for column, read in _search_columns(settings, source, method).items():
+                paper = TABLE_4[row].get(column, "")
+                table.cells.append(Cell(row=row, column=column, paper=paper, steps=(step,), read=read, why_not=source.missing))
+    table.notes.append(_WEIGHTS_OF_FEATURES)
+    return table
+
+
+def table_2(settings: Settings) -> Table:
+    """Features of other pretrained networks driving ANTs."""
+    table = Table(name="table2", title="Table 2. Features of other networks driving ANTs: mean Dice and its bootstrapped std")
+    rows: dict[str, str | Path | None] = {"MutualInfo": "none", "Ours": settings.weights} | _networks(settings, TABLE_2)
+    for source in pair_sources(settings):
+        table.cells += _ants_cells(settings, table, source, rows, TABLE_2)
+        table.cells += [_unnamed(row, source, TABLE_2) for row in TABLE_2 if row not in rows]
+    table.notes.append("MedicalNet is left out as in the paper: it has no decoder.")
+    return table
+
+
+def table_5(settings: Settings) -> Table:
+    """The second-best network at our architecture: segmentation and registration."""
+    table = Table(name="table5", title="Table 5. PrimGeoSeg at our parameters and architecture: mean Dice and its bootstrapped std")
+    networks = _networks(settings, TABLE_5)
+    segmentation = segmentation_sources(settings, ("msd-heart", "l2r-abdomen", "feta", "amos-ct"))
+    starts = {"Ours": our_start(settings)} | {row: str(path) for row, path in networks.items() if path.suffix != ".json"}
+    for source in segmentation:
+        for row, start in starts.items():
+            step = table.add(study_step(settings, source, (start,), (source.shots,)))
+            read = partial(study_dice, settings, source, start, source.shots)
+            paper = TABLE_5.get(row, {}).get(source.title, "")
+            table.cells.append(Cell(row=row, column=source.title, paper=paper, steps=(step,), read=read, why_not=source.missing))
+        for row, numbers in TABLE_5.items():
+            if row not in starts:
+                why = "weights of our architecture alone can be fine-tuned here" if row in networks else _GIVE_NETWORK.format(_file_of(row))
+                table.cells.append(Cell(row=row, column=source.title, paper=numbers.get(source.title, ""), why_not=why))
+    rows: dict[str, str | Path | None] = {"Ours": settings.weights} | networks
+    for source in pair_sources(settings):
+        table.cells += _ants_cells(settings, table, source, rows, TABLE_5)
+        table.cells += [_unnamed(row, source, TABLE_5) for row in TABLE_5 if row not in rows]
+    table.notes.append("PrimGeoSeg's pretraining is no part of this software: name weights of our architecture (.safetensors, .pth).")
+    return table
+
+
+def _networks(settings: Settings, paper: dict) -> dict[str, Path]:
+    """Row → file; a file that is called like a row of the paper's is that row."""
+    known = {_file_of(row).removesuffix(".json"): row for row in paper}
+    return {known.get(path.stem.lower(), start_name(str(path))): path for path in settings.networks}
+
+
+def _file_of(row: str) -> str:
+    return f"{row.lower().replace(' ', '_')}.json"
+
+
+def _ants_cells(settings: Settings, table: Table, source: PairSource, rows: dict[str, str | Path | None], paper: dict) -> list[Cell]:
+    cells = []
+    for row, features in rows.items():
+        method = {"MutualInfo": "ANTs-MI", "Ours": "ANTs-Ours"}.get(row, f"ANTs-{_slug(row)}")
+        step = table.add(register_step(settings, source, method, "ants", features))
+        read = partial(registration_dice, register_folder(settings, source, method))
+        number = paper.get(row, {}).get(source.title, "")
+        cells.append(Cell(row=row, column=source.title, paper=number, steps=(step,), read=read, why_not=source.missing))
+    return cells
+
+
+def _unnamed(row: str, source: PairSource, paper: dict) -> Cell:
+    return Cell(row=row, column=source.title, paper=paper[row].get(source.title, ""), why_not=_GIVE_NETWORK.format(_file_of(row)))
+
+
+def _columns(settings: Settings, source: PairSource, row: str, step: str) -> list[Cell]:
+    folder = register_folder(settings, source, _slug(row))
+    readers = {"mean": registration_dice, "median": registration_median, "folds": registration_folds}
+    return [
+        Cell(
+            row=row,
+            column=f"{source.title} {name}",
+            paper=FIGURE_5.get(row, {}).get(f"{source.title} {name}", ""),
+            steps=(step,),
+            read=partial(read, folder),
+            why_not=source.missing,
+        )
+        for name, read in readers.items()
+    ]
+
+
+def _search_columns(settings: Settings, source: PairSource, method: str) -> dict[str, Callable[[], str]]:
+    folder = search_folder(settings, source)
+
+    def dice() -> str:
+        numbers = search_numbers(folder, method)
+        return f"{float(numbers['dice']):.3f} ± {float(numbers['dice_std']):.3f}"
+
+    def folds() -> str:
+        numbers = search_numbers(folder, method)
+        return f"{100 * float(numbers['folded_share']):.3f} ± {100 * float(numbers['folded_share_std']):.3f}"
+
+    return {source.title: dice, f"{source.title} folds": folds}
+
+
+def _slug(row: str) -> str:
+    return row.replace(" ", "-")
