@@ -195,7 +195,13 @@ def evaluate(
     logging.getLogger(__name__).info("%s\nall of it is in %s", text, out or folder)
 
 
-def demo(out: Path = Path("demo"), iterations: int = 150, device: Literal["auto", "cpu", "cuda"] = "auto", seed: int = 0) -> None:
+def demo(
+    out: Path = Path("demo"),
+    iterations: int = 150,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    seed: int = 0,
+    only_data: bool = False,
+) -> None:
     """Train on three synthetic scans and segment two others, by stock nnU-Net commands: Dice, pictures and a report.
 
     Args:
@@ -203,9 +209,13 @@ def demo(out: Path = Path("demo"), iterations: int = 150, device: Literal["auto"
         iterations: Optimizer steps.
         device: auto, cpu or cuda.
         seed: Of the synthetic anatomy.
+        only_data: Only make the dataset, in OUT/nnUNet_raw; OUT must be new or empty.
     """
-    from nnunet_anatomix.demo import run_demo
+    from nnunet_anatomix.demo import make_demo_data, run_demo
 
+    if only_data:
+        make_demo_data(out, seed=seed)
+        return
     run_demo(out, iterations=iterations, device=device, seed=seed)
 
 

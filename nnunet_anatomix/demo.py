@@ -96,6 +96,31 @@ def run_demo(out: Path, *, iterations: int = 150, device: str = "auto", seed: in
     return dice
 
 
+def make_demo_data(out: Path, *, seed: int = 0) -> Path:
+    """Make nothing but the demo's dataset, in ``out/nnUNet_raw``, to train and predict with by hand.
+
+    Parameters
+    ----------
+    out : new or empty folder.
+    seed : of the anatomy and its subjects.
+
+    Returns
+    -------
+    Folder of the dataset.
+
+    Raises
+    ------
+    InputError
+        If ``out`` holds anything.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"{out} is not empty; name an empty or new folder")
+    raw = out / "nnUNet_raw" / DATASET
+    make_dataset(raw, seed=seed)
+    log.info("%d scans to train on and %d to test on are in %s", TRAINING_CASES, TEST_CASES, raw)
+    return raw
+
+
 def make_dataset(raw: Path, *, seed: int) -> None:
     """Write the demo as a dataset in nnU-Net's raw format, with labels of the test cases beside it."""
     import SimpleITK as sitk

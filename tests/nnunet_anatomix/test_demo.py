@@ -47,6 +47,16 @@ def test_the_dataset_is_in_nnunet_format(tmp_path):
             assert set(np.unique(sitk.GetArrayFromImage(labels))) == set(described["labels"].values())
 
 
+def test_the_dataset_alone_is_made_beside_nothing(tmp_path):
+    made = demo.make_demo_data(tmp_path / "new", seed=0)
+    assert made == tmp_path / "new" / "nnUNet_raw" / demo.DATASET
+    assert len(list((made / "imagesTr").iterdir())) == demo.TRAINING_CASES
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError, match="not empty"):
+        demo.make_demo_data(tmp_path / "new", seed=0)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_a_folder_of_someone_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(InputError, match="other than an earlier demo"):

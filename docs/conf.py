@@ -1,0 +1,41 @@
+"""Configuration of the site, which `make docs` builds; warnings are errors."""
+
+import sys
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "ext"))
+
+project = "nnunet-anatomix"
+author = "nnunet-anatomix maintainers"
+copyright = author
+version = release = installed_version(project)
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.mathjax",
+    "sphinx_copybutton",
+    "from_code",
+    "docstrings",
+]
+source_suffix = {".md": "markdown"}
+exclude_patterns = ["_build"]
+nitpicky = False  # annotations name classes of torch and SimpleITK, which this site has no pages of; tests/docs checks our own names
+
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_heading_anchors = 3
+myst_url_schemes = ("http", "https", "mailto")
+
+autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+napoleon_google_docstring = False
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+
+html_theme = "furo"
+html_title = f"{project} {version}"
+html_show_sourcelink = False
+copybutton_exclude = ".linenos, .gp, .go"
