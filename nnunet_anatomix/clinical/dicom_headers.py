@@ -17,6 +17,7 @@ from nnunet_anatomix.clinical.walk import FoundFile
 
 HEAD_BYTES = 1 << 16
 """Most headers end before; parsing memory takes half the time of parsing a file."""
+DAMAGED = "damaged DICOM header: not even its series is known"
 _ESSENTIAL = (
     "ImagePositionPatient ImageOrientationPatient PixelSpacing SamplesPerPixel NumberOfFrames Rows Columns BitsAllocated RescaleSlope "
     "RescaleIntercept"
@@ -100,14 +101,14 @@ def read_slice_header(found: FoundFile, stream: BinaryIO, head: bytes) -> SliceH
             stream.seek(0)
             dataset, data_at = _parsed(stream, with_preamble)
     except Exception:  # pydicom raises whatever a damaged byte leads it to
-        raise Unusable("damaged DICOM header") from None
+        raise Unusable(DAMAGED) from None
     meta = dataset.file_meta
     if meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
         raise Unusable("DICOM directory file, no image")
     values = _Values(dataset)
     series_uid, instance_uid = values.text("SeriesInstanceUID"), values.text("SOPInstanceUID")
-    if not series_uid and not values.text("Modality"):
-        raise Unusable("damaged DICOM header")
+    if data_at is None and not series_uid and not values.number("Rows"):
+        raise Unusable(DAMAGED)
     syntax = UID(str(meta.get("TransferSyntaxUID") or ImplicitVRLittleEndian))
     header = {
         "patient_id": values.text("PatientID"),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 import os
-import struct
 from pathlib import Path, PurePosixPath
 
 import SimpleITK as sitk
 
+from nnunet_anatomix.clinical.nifti import check_nifti_header
 from nnunet_anatomix.clinical.pixel_data import MAX_IMAGE_BYTES
 from nnunet_anatomix.clinical.slices import SANE_SPACING_MM
 from nnunet_anatomix.clinical.sources import Grid
@@ -24,7 +23,6 @@ READERS = {
     ".mha": "MetaImageIO",
     ".mhd": "MetaImageIO",
 }
-_NIFTI_HEADER_BYTES = 348
 _TEXT_BYTES = 1 << 16
 """Of a detached header."""
 _BITS = {sitk.sitkUInt8: 8, sitk.sitkInt8: 8, sitk.sitkUInt16: 16, sitk.sitkInt16: 16, sitk.sitkUInt64: 64, sitk.sitkInt64: 64}
@@ -94,7 +92,7 @@ def image_grid(root: Path, file: str) -> Grid:
     path = root / file
     ending = image_ending(file)
     if ending in (".nii", ".nii.gz", ".hdr"):
-        _check_nifti(path)
+        check_nifti_header(path)
     reader = image_reader(path)
     try:
         reader.ReadImageInformation()
@@ -120,32 +118,6 @@ def image_grid(root: Path, file: str) -> Grid:
     if not all(SANE_SPACING_MM[0] <= mm <= SANE_SPACING_MM[1] for mm in grid.spacing_mm):
         raise Unusable("spacing of {:g}×{:g}×{:g} mm is not sane".format(*grid.spacing_mm))
     return grid
-
-
-def _check_nifti(path: Path) -> None:
-    """What nifti readers mend silently."""
-    try:
-        with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
-            header = file.read(_NIFTI_HEADER_BYTES)
-    except (OSError, EOFError, ValueError):
-        raise Unusable("damaged header, or file is truncated") from None
-    except Exception:  # zlib's own class
-        raise Unusable("damaged header, or file is truncated") from None
-    if len(header) < _NIFTI_HEADER_BYTES:
-        raise Unusable("damaged header, or file is truncated")
-    order = "<" if struct.unpack("<i", header[:4])[0] in (348, 540) else ">"
-    if struct.unpack(f"{order}i", header[:4])[0] == 540:  # NIfTI-2: left to ITK
-        return
-    if header[344:347] not in (b"n+1", b"ni1"):
-        raise Unusable("Analyze file: says nothing about orientation")
-    spacing = struct.unpack(f"{order}3f", header[80:92])
-    numbers = (*spacing, *struct.unpack(f"{order}18f", header[256:328]))
-    if not all(map(math.isfinite, numbers)):
-        raise Unusable("header holds NaN or infinity")
-    if min(spacing) <= 0:
-        raise Unusable("spacing in the header is not positive")
-    if not any(struct.unpack(f"{order}2h", header[252:256])):
-        raise Unusable("header says nothing about orientation (qform and sform codes are 0)")
 
 
 def _header_value(path: Path, keys: tuple[str, ...], separator: str) -> str:

@@ -10,9 +10,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from nnunet_anatomix.clinical.channel_words import case_of_image
-from nnunet_anatomix.clinical.dicom_headers import HEAD_BYTES, SliceHeader, is_dicom, read_slice_header
+from nnunet_anatomix.clinical.dicom_headers import DAMAGED, HEAD_BYTES, SliceHeader, is_dicom, read_slice_header
 from nnunet_anatomix.clinical.image_files import data_files, image_ending, image_grid, stem
-from nnunet_anatomix.clinical.series import Series, dicom_series, fingerprint
+from nnunet_anatomix.clinical.series import Series, dicom_series, doubt, fingerprint
 from nnunet_anatomix.clinical.silence import quiet_readers
 from nnunet_anatomix.clinical.sources import Grid
 from nnunet_anatomix.clinical.unusable import Unusable
@@ -107,7 +107,8 @@ def scan_tree(root: Path, *, workers: int = 1) -> tuple[list[Series], list[Stray
     detached = {file for image in images for file in image.data}
     strays += [item for item in seen if isinstance(item, Stray) and item.file not in detached]
     names = {image.file.file for image in images}
-    series = dicom_series(root, headers) + [_image_series(image, by_name, names) for image in images]
+    damaged = [stray.file for stray in strays if stray.reason == DAMAGED]
+    series = doubt(dicom_series(root, headers), damaged) + [_image_series(image, by_name, names) for image in images]
     return sorted(series, key=lambda each: (min(each.files), each.series_uid)), sorted(strays, key=lambda stray: stray.file)
 
 

@@ -84,6 +84,34 @@ def dicom_series(root: Path, headers: Iterable[SliceHeader]) -> list[Series]:
     return [_judged(root, sorted(group, key=lambda header: header.file.file)) for group in groups.values()]
 
 
+def doubt(series: Sequence[Series], damaged: Iterable[str]) -> list[Series]:
+    """Look at DICOM files of which not even the series is known: the one series they lie with may lack them.
+
+    Parameters
+    ----------
+    damaged : paths.
+
+    Returns
+    -------
+    The series; one that has a folder to itself and damaged files is not sound any more, several in such a folder get a remark.
+    """
+    holders: dict[str, set[int]] = defaultdict(set)
+    for number, each in enumerate(series):
+        if each.kind == "dicom":
+            for file in each.files:
+                holders[str(PurePosixPath(file).parent)].add(number)
+    result = list(series)
+    for folder, count in Counter(str(PurePosixPath(file).parent) for file in damaged).items():
+        for number in holders[folder]:
+            lies = f"{counted(count, 'damaged DICOM file')} {'lies' if count == 1 else 'lie'} in its folder: perhaps a slice of it"
+            each = result[number]
+            if len(holders[folder]) > 1:
+                result[number] = replace(each, notes=(*each.notes, lies))
+            elif not each.problem:
+                result[number] = replace(each, problem=lies)
+    return result
+
+
 def _judged(root: Path, headers: list[SliceHeader]) -> Series:
     first = headers[0]
     files = tuple(header.file.file for header in headers)
