@@ -167,10 +167,21 @@ def _delivered(case: str, prediction: Path, delivery: Delivery) -> tuple[Record,
     record = read_record(delivery.destination, case)
     if record and record.fingerprint == fingerprint and record.is_complete(delivery.destination):
         return record, False
-    labels = checked_labels(on_source_grid(read_image(prediction, "prediction"), source.grid), delivery.structures)
+    labels = checked_labels(on_source_grid(_read_prediction(prediction), source.grid), delivery.structures)
     volumes = measured_volumes(case, labels, delivery.structures, source.grid)
     record = Record(case=case, prediction_sha256=prediction_sha256, fingerprint=fingerprint, files={}, volumes=tuple(volumes))
     return _written(record, labels, source, delivery), True
+
+
+def _read_prediction(path: Path) -> sitk.Image:
+    image = read_image(path, "prediction")
+    if path.name.lower().endswith((".nii", ".nii.gz")) and image.GetPixelID() in (sitk.sitkFloat32, sitk.sitkFloat64):
+        import nibabel
+
+        # ITK reads NaN of a NIfTI as 0.
+        if not np.isfinite(np.asarray(nibabel.load(path).dataobj)).all():
+            raise InputError("expected a prediction of whole numbers, found NaN; are these probabilities, or a scan?")
+    return image
 
 
 def _written(record: Record, labels: np.ndarray, source: CaseSource, delivery: Delivery) -> Record:

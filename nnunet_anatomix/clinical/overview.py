@@ -29,6 +29,8 @@ _LUNG_BELOW_HU, _BONE_ABOVE_HU = -500.0, 200.0
 """Medians of structures for which soft tissue's window would show nothing."""
 _RANGE = (1.0, 99.5)
 """Percentiles of what is not the darkest, shown black and white of any other scan."""
+_BLACK, _MARGIN = 0.05, 0.02
+"""Of the window, what is cut off around a scan; of its size, what is left of it."""
 _LINES = 26
 """Of a column of the legend."""
 
@@ -88,8 +90,10 @@ def overview_panels(scan: sitk.Image, labels: sitk.Image, structures: Structures
     # With Z turned, the first voxel is the patient's right, front and top: where pictures begin.
     oriented = [sitk.DICOMOrient(image, "LPS") for image in (scan, labels)]
     grey, numbers = (sitk.GetArrayViewFromImage(image).transpose(2, 1, 0)[..., ::-1] for image in oriented)
-    spacing_mm, at = np.array(oriented[0].GetSpacing()), _best_planes(numbers)
     window = _window(grey, numbers, is_ct=is_ct)
+    box = _content(grey, numbers, window)
+    grey, numbers, spacing_mm = grey[box], numbers[box], np.array(oriented[0].GetSpacing())
+    at = _best_planes(numbers)
     colours = structure_colours(len(structures.all))
     size_mm = spacing_mm * grey.shape
     per_mm = _SIDE_PX / max(size_mm[:2])
@@ -101,6 +105,17 @@ def overview_panels(scan: sitk.Image, labels: sitk.Image, structures: Structures
         shape = tuple(max(1, round(size_mm[axis] * scale)) for axis in reversed(axes))
         panels[view] = _drawn(grey[plane].T, numbers[plane].T, structures, shape, window, colours)
     return panels
+
+
+def _content(grey: np.ndarray, numbers: np.ndarray, window: tuple[float, float]) -> tuple[slice, ...]:
+    """All that is not black, and all structures."""
+    content = (grey > window[0] + _BLACK * (window[1] - window[0])) | (numbers > 0)
+    box = []
+    for axis, size in enumerate(content.shape):
+        where = np.flatnonzero(content.any(axis=tuple({0, 1, 2} - {axis})))
+        margin = round(_MARGIN * size)
+        box.append(slice(max(0, where[0] - margin), where[-1] + 1 + margin) if len(where) else slice(None))
+    return tuple(box)
 
 
 def _best_planes(numbers: np.ndarray) -> list[int]:
