@@ -25,7 +25,7 @@ _ESSENTIAL = (
 _USEFUL = (
     "ImageType SOPClassUID SOPInstanceUID Modality SeriesDescription PatientID StudyInstanceUID SeriesInstanceUID SeriesNumber "
     "FrameOfReferenceUID PhotometricInterpretation RescaleType ConvolutionKernel EchoTime InversionTime FlipAngle TriggerTime "
-    "TemporalPositionIdentifier AcquisitionNumber DiffusionBValue ContrastBolusAgent LossyImageCompression"
+    "TemporalPositionIdentifier AcquisitionNumber InstanceNumber DiffusionBValue ContrastBolusAgent LossyImageCompression"
 )
 _NUMBERS = [tag_for_keyword(keyword) for keyword in f"{_ESSENTIAL} {_USEFUL}".split()]
 VOLUME_TAGS = ("echo_time", "b_value", "inversion_time", "flip_angle", "temporal_position", "trigger_time", "acquisition", "image_type")
@@ -47,6 +47,7 @@ class SliceHeader:
     modality: str = ""
     description: str = ""
     series_number: str = ""
+    instance: float | None = None
     image_type: tuple[str, ...] = ()
     rows: int = 0
     columns: int = 0
@@ -119,6 +120,7 @@ def read_slice_header(found: FoundFile, stream: BinaryIO, head: bytes) -> SliceH
         "modality": values.text("Modality"),
         "description": values.text("SeriesDescription"),
         "series_number": values.text("SeriesNumber"),
+        "instance": values.number("InstanceNumber"),
         "image_type": values.texts("ImageType"),
         "rows": int(values.number("Rows") or 0),
         "columns": int(values.number("Columns") or 0),

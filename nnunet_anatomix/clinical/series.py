@@ -144,6 +144,8 @@ def _judged(root: Path, headers: list[SliceHeader]) -> Series:
     except Unusable as reason:
         return replace(series, problem=str(reason))
     notes = [f"{counted(copies, 'identical duplicate')} left out"] if copies else []
+    if (first_number := min(header.instance or 1 for header in ordered)) > 1:
+        notes.append(f"instance numbers begin at {first_number:.0f}: slices at an end may be missing")
     if any(header.lossy for header in ordered):
         notes.append("compressed with loss")
     return replace(
