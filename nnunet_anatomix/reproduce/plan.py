@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from pretraining.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,35 @@ class Table:
     cells: list[Cell] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """Where we depart from the paper."""
+
+    def only(self, rows: Sequence[str]) -> Table:
+        """The table with the named rows, and the steps that they need; all of it where none is named.
+
+        Raises
+        ------
+        InputError
+            For a row that it doesn't have.
+        """
+        known = list(dict.fromkeys(cell.row for cell in self.cells))
+        if unknown := [row for row in rows if row not in known]:
+            raise InputError(f"{self.name} has no row '{unknown[0]}'; there are {known}")
+        if not rows:
+            return self
+        cells = [cell for cell in self.cells if cell.row in rows]
+        needed = self.needed(cell for cell in cells if cell.read is not None)
+        return replace(self, cells=cells, steps=[step for step in self.steps if step.name in needed])
+
+    def needed(self, cells: Iterable[Cell]) -> set[str]:
+        """Names of all steps that these cells need, directly or through others."""
+        by_name = {step.name: step for step in self.steps}
+        needed: set[str] = set()
+        waiting = [name for cell in cells for name in cell.steps]
+        while waiting:
+            name = waiting.pop()
+            if name not in needed:
+                needed.add(name)
+                waiting += by_name[name].after
+        return needed
 
     def add(self, step: Step) -> str:
         """Add a step, unless it is there already; its name."""

@@ -18,6 +18,7 @@ def reproduce(
     table: Annotated[Name, tyro.conf.Positional],
     data: Path,
     out: Path,
+    rows: tuple[str, ...] = (),
     datasets: tuple[str, ...] = (),
     pairs: tuple[str, ...] = (),
     shots: int | None = None,
@@ -49,6 +50,7 @@ def reproduce(
         table: Of the paper.
         data: nnUNet_raw, with what nnunet-anatomix prepare wrote.
         out: Folder for everything; tables may share it, and then share what they have in common.
+        rows: Rows to run, as the table names them; all if left out.
         datasets: To segment, in place of the paper's: names of prepare, or IDs or names of any dataset in --data.
         pairs: To register, in place of the paper's: l2r-abdomen, mm-whs, or other folders with validation.csv, test.csv and pairs.json.
         shots: Volumes to fine-tune on; the paper's if left out.
@@ -111,7 +113,7 @@ def reproduce(
         images=images,
         device=named_device(device).type,
     )
-    planned = TABLES[table](settings)
+    planned = TABLES[table](settings).only(rows)
     if dry_run:
         sys.stdout.write(commands_of(planned, settings))
         return

@@ -88,14 +88,7 @@ def run(table: Table, settings: Settings) -> str:
 
 def wanted_steps(table: Table) -> list[Step]:
     """The steps that some cell which can be had needs, in their order."""
-    by_name = {step.name: step for step in table.steps}
-    wanted: set[str] = set()
-    waiting = [name for cell in table.cells if cell.read is not None and not cell.why_not for name in cell.steps]
-    while waiting:
-        name = waiting.pop()
-        if name not in wanted:
-            wanted.add(name)
-            waiting += by_name[name].after
+    wanted = table.needed(cell for cell in table.cells if cell.read is not None and not cell.why_not)
     return [step for step in table.steps if step.name in wanted]
 
 
