@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +19,8 @@ from nnunet_anatomix.clinical.unusable import Unusable
 from pretraining.atomic import written_whole
 from pretraining.errors import CommandFailed, InputError
 
+CONVERTING = "converting"
+"""Folder in DST for files that are being written; gone when a run ends."""
 MIN_COVERED = 0.5
 """Share of channel 0's grid that another channel must cover to be resampled onto it."""
 
@@ -101,7 +102,7 @@ def convert(job: CaseJob) -> Converted:
                         raise Unusable("lies on another grid than channel 0")
                     image.CopyInformation(first)  # the last digits of headers differ
                 path = image_file(job.destination, job.case, channel, job.file_ending)
-                _write(image, path)
+                _write(image, job.destination, path)
                 written.append(replace(source, image_bytes=path.stat().st_size))
     except Unusable as reason:
         remove_case(job.destination, job.case)
@@ -110,12 +111,15 @@ def convert(job: CaseJob) -> Converted:
     return Converted(note="; ".join(notes))
 
 
-def _write(image: sitk.Image, path: Path) -> None:
-    with written_whole(path) as partial:
+def _write(image: sitk.Image, destination: Path, path: Path) -> None:
+    """Write beside the folder of images, then move: nnU-Net would take a half-written file for an image."""
+    with written_whole(destination / CONVERTING / path.name) as partial:
         try:
             sitk.WriteImage(image, str(partial), useCompression=path.suffix != ".nii")
         except RuntimeError:
-            raise CommandFailed(f"cannot write {path.name} to {path.parent}; is there room on the disk?") from None
+            raise CommandFailed(f"cannot write {path.name} to {destination}; is there room on the disk?") from None
+    path.parent.mkdir(exist_ok=True)
+    (destination / CONVERTING / path.name).replace(path)
 
 
 def on_grid_of(fixed: sitk.Image, moving: sitk.Image) -> tuple[sitk.Image, float]:
@@ -147,11 +151,8 @@ def remove_case(destination: Path, case: str) -> None:
     source_file(destination, case).unlink(missing_ok=True)
     folder = image_file(destination, case, 0, "").parent
     if folder.is_dir():
-        # With what a killed run left half-written, which nnU-Net would take for an image.
-        for pattern in (f"{case}_[0-9][0-9][0-9][0-9].*", f".{case}_[0-9][0-9][0-9][0-9]-*"):
-            for file in folder.glob(pattern):
-                with suppress(FileNotFoundError):
-                    file.unlink()
+        for file in folder.glob(f"{case}_[0-9][0-9][0-9][0-9].*"):
+            file.unlink(missing_ok=True)
 
 
 def left_over(destination: Path, known: Sequence[str]) -> list[str]:

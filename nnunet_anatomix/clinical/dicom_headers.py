@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from pydicom import Dataset, dcmread
 from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import RawDataElement
 from pydicom.uid import UID, ImplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from nnunet_anatomix.clinical.pixel_data import DECODED, pixel_problem
@@ -27,12 +29,15 @@ _USEFUL = (
     "FrameOfReferenceUID PhotometricInterpretation RescaleType ConvolutionKernel EchoTime InversionTime FlipAngle TriggerTime "
     "TemporalPositionIdentifier AcquisitionNumber InstanceNumber DiffusionBValue ContrastBolusAgent LossyImageCompression"
 )
-_NUMBERS = [tag_for_keyword(keyword) for keyword in f"{_ESSENTIAL} {_USEFUL}".split()]
+_TAG_OF = {keyword: tag_for_keyword(keyword) for keyword in f"{_ESSENTIAL} {_USEFUL}".split()}
+_READ = [*_TAG_OF.values(), tag_for_keyword("SpecificCharacterSet")]
+_BINARY = {"Rows": "H", "Columns": "H", "SamplesPerPixel": "H", "BitsAllocated": "H", "DiffusionBValue": "d"}
+"""Keywords whose values are numbers, not text, and how ``struct`` calls their type."""
 VOLUME_TAGS = ("echo_time", "b_value", "inversion_time", "flip_angle", "temporal_position", "trigger_time", "acquisition", "image_type")
 """What tells several volumes of one series apart."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SliceHeader:
     """One DICOM file. Missing or damaged values are None, missing texts empty."""
 
@@ -118,7 +123,7 @@ def read_slice_header(found: FoundFile, stream: BinaryIO, head: bytes) -> SliceH
         "instance_uid": instance_uid or str(meta.get("MediaStorageSOPInstanceUID") or ""),
         "frame_uid": values.text("FrameOfReferenceUID"),
         "modality": values.text("Modality"),
-        "description": values.text("SeriesDescription"),
+        "description": values.decoded_text("SeriesDescription"),
         "series_number": values.text("SeriesNumber"),
         "instance": values.number("InstanceNumber"),
         "image_type": values.texts("ImageType"),
@@ -159,56 +164,63 @@ def read_slice_header(found: FoundFile, stream: BinaryIO, head: bytes) -> SliceH
 
 def _parsed(stream: BinaryIO, with_preamble: bool) -> tuple[Dataset, int | None]:
     """The dataset, and where in the stream its pixel data element begins if that was reached."""
-    dataset = dcmread(stream, stop_before_pixels=True, specific_tags=_NUMBERS, force=not with_preamble)
+    dataset = dcmread(stream, stop_before_pixels=True, specific_tags=_READ, force=not with_preamble)
     at = stream.tell()
     reached = stream.read(4) in (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")
     return dataset, at if reached else None
 
 
 class _Values:
-    """Tags by keyword; what cannot be parsed is noted, never quoted."""
+    """Tags by keyword, from the bytes as they were read: pydicom's own conversion takes as long as its parsing.
+
+    What cannot be converted is noted by its keyword, never quoted.
+    """
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
         self.damaged: list[str] = []
 
-    def _get(self, keyword: str) -> Any:
-        try:
-            return self._dataset.get(keyword)
-        except Exception:  # pydicom converts on access, and fails in many ways
-            self.damaged.append(keyword)
+    def _raw(self, keyword: str) -> RawDataElement | None:
+        element = self._dataset.get_item(_TAG_OF[keyword])
+        if element is None or not element.value:
             return None
+        if isinstance(element, RawDataElement) and isinstance(element.value, bytes):
+            return element
+        self.damaged.append(keyword)  # a sequence, where a value was due
+        return None
 
-    def texts(self, keyword: str) -> tuple[str, ...]:
-        value = self._get(keyword)
-        if value is None or isinstance(value, str):
-            return (str(value).strip(" \0"),) if value else ()
-        return tuple(str(item).strip(" \0") for item in value)
+    def decoded_text(self, keyword: str) -> str:
+        """In the file's character set."""
+        try:
+            return str(self._dataset.get(keyword) or "").strip(" \0")
+        except Exception:  # of unknown character sets, among others
+            return self.text(keyword)
 
     def text(self, keyword: str) -> str:
-        value = self._get(keyword)
-        return "" if value is None else str(value).strip(" \0")
+        element = self._raw(keyword)
+        return element.value.decode("latin-1").strip(" \0") if element else ""
+
+    def texts(self, keyword: str) -> tuple[str, ...]:
+        text = self.text(keyword)
+        return tuple(part.strip() for part in text.split("\\")) if text else ()
 
     def number(self, keyword: str) -> float | None:
-        value = self._get(keyword)
-        if value is None or value == "":
-            return None
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            number = math.nan
-        if not math.isfinite(number):
-            self.damaged.append(keyword)
-            return None
-        return number
+        numbers = self.numbers(keyword, 1)
+        return numbers[0] if numbers else None
 
     def numbers(self, keyword: str, count: int) -> tuple[float, ...] | None:
-        value = self._get(keyword)
-        if value is None or value == "":
+        element = self._raw(keyword)
+        if element is None:
             return None
         try:
-            numbers = tuple(float(item) for item in value)
-        except (TypeError, ValueError):
+            if kind := _BINARY.get(keyword):
+                numbers = struct.unpack(f"{'<' if element.is_little_endian else '>'}{count}{kind}", element.value)
+            else:
+                text = element.value.decode("ascii").strip(" \0")
+                if not text:
+                    return None
+                numbers = tuple(float(part) for part in text.split("\\"))
+        except (struct.error, ValueError):
             numbers = ()
         if len(numbers) != count or not all(map(math.isfinite, numbers)):
             self.damaged.append(keyword)

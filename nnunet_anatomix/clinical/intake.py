@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from nnunet_anatomix.clinical.choice import CaseChoice, choose
-from nnunet_anatomix.clinical.conversion import CaseJob, Converted, convert, is_converted, left_over, remove_case
+from nnunet_anatomix.clinical.conversion import CONVERTING, CaseJob, Converted, convert, is_converted, left_over, remove_case
 from nnunet_anatomix.clinical.intake_table import NOT_TAKEN, TAKEN, WAITING, Row, table_text, write_table
 from nnunet_anatomix.clinical.mapping import check_channels, check_uids, parse_maps
 from nnunet_anatomix.clinical.needs import find_needs
@@ -102,6 +103,7 @@ def intake(source: Path, destination: Path, model: str, *, maps: Sequence[str] =
         try:
             _convert_all(jobs, cases, decided, workers)
         finally:
+            shutil.rmtree(destination / CONVERTING, ignore_errors=True)
             write_table(destination, table_text(found, decided, strays))
     taken = tuple(sorted({row.case for row in decided.values() if row.taken in (TAKEN, WAITING)}, key=lambda case: (len(case), case)))
     if not taken and not dry_run:

@@ -15,8 +15,8 @@ log = logging.getLogger(__name__)
 
 
 def intake(
-    src: tyro.conf.Positional[Path],
-    dst: tyro.conf.Positional[Path],
+    src: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SRC")],
+    dst: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DST")],
     model: Annotated[str, tyro.conf.arg(aliases=["-m"])],
     maps: Annotated[tuple[str, ...], tyro.conf.arg(name="map")] = (),
     workers: int | None = None,

@@ -16,7 +16,7 @@ MIN_SLICES = 5
 """Fewer is a localizer or a sample, no volume."""
 _EXCLUDED_WORDS = {
     "localizer": r"localizer|localiser|loc|scout|topogram|topo|surview|scanogram|survey|3plane",
-    "dose report or protocol": r"dose|protocol",
+    "dose report or protocol": r"dose (report|info|record|summary|sheet|page)|(patient|exam) protocol",
     "projection (MIP or rendering)": r"mip|mips|minip|minips|vrt|rendering",
     "reformatted": r"mpr|mprs|reformat|reformats|reformatted|curved",
     "subtraction": r"sub|subtr|subtraction|subtracted|dsa",
@@ -98,12 +98,12 @@ def _not_original(series: Series) -> str:
         return f"derived image (ImageType {written})"
     if series.modality == "MR" and kinds[2:3] in (["P"], ["PHASE"], ["PHASE MAP"], ["R"], ["I"]):
         return "phase, real or imaginary part, not magnitude (ImageType)"
-    words = tokens(series.description)
+    words = " ".join(tokens(series.description))
     for what, pattern in _EXCLUDED_WORDS.items():
         # Siemens calls MPRAGE "mpr": in MR the word says nothing about an original image.
         if what == "reformatted" and series.modality == "MR" and kinds[:1] == ["ORIGINAL"]:
             continue
-        if any(re.fullmatch(pattern, word) for word in words):
+        if re.search(rf"(?<!\S)({pattern})(?!\S)", words):
             return f"{what} (description)"
     return ""
 

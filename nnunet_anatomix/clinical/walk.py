@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FoundFile:
     """A regular file; its path is relative to the tree, with forward slashes."""
 
@@ -17,7 +17,7 @@ class FoundFile:
     mtime_ns: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Stray:
     """A file or folder that is part of no scan, and why."""
 

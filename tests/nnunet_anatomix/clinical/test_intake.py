@@ -251,6 +251,7 @@ def test_a_killed_run_goes_on(tmp_path, ct_model):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
     process.wait()
+    assert all(path.name.startswith("case_") for path in (out / "images").iterdir())
     done = {path.stem for path in (out / "sources").glob("case_*.json")}
     assert {"case_001", "case_002"} <= done
     times = {case: image_file(out, case, 0, ".nii.gz").stat().st_mtime_ns for case in done}
@@ -259,6 +260,7 @@ def test_a_killed_run_goes_on(tmp_path, ct_model):
     assert sorted(path.name for path in (out / "images").iterdir()) == [f"case_{n:03d}_0000.nii.gz" for n in range(1, 7)]
     assert times == {case: image_file(out, case, 0, ".nii.gz").stat().st_mtime_ns for case in done}
     assert [row["taken"] for row in rows(out)] == ["yes"] * 6
+    assert sorted(path.name for path in out.iterdir()) == ["images", "intake.csv", "intake.json", "sources"]
 
 
 def test_several_processes_write_the_same(dump, tmp_path, ct_model):

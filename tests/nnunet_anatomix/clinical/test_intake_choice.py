@@ -72,6 +72,10 @@ def test_what_is_no_ct_has_its_reason(unfit, reason):
     assert re.search(reason, case.said[1])
 
 
+def test_low_dose_is_no_dose_report():
+    assert chosen([scan("Thorax Low Dose 1.0 (protocol B)")], channels("CT"))[0].chosen == (1,)
+
+
 def test_ranks_prefer_more_then_finer_then_larger_and_softer():
     best = scan("a", grid=replace(GRID, size=(64, 64, 60)))
     others = [

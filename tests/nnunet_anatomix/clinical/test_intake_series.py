@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import struct
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from pydicom.uid import generate_uid
 from nnunet_anatomix.clinical.reading import read_series
 from nnunet_anatomix.clinical.scan_tree import scan_tree
 from nnunet_anatomix.clinical.series import Series
+from nnunet_anatomix.clinical.silence import quiet_readers
 from nnunet_anatomix.clinical.unusable import Unusable
 from tests.nnunet_anatomix.clinical.dicom_series import AXIAL, CORONAL, SAGITTAL, ramp, write_series
 
@@ -232,6 +235,27 @@ def test_an_unknown_transfer_syntax_is_named(tmp_path):
     for path in tmp_path.iterdir():
         path.write_bytes(path.read_bytes().replace(b"1.2.840.10008.1.2.1\x00", b"1.2.840.10008.1.2.9\x00"))
     assert "transfer syntax 1.2.840.10008.1.2.9 cannot be decoded" in only_series(tmp_path).problem
+
+
+def test_readers_quote_nothing(tmp_path, capfd, caplog, recwarn):
+    def strange(dataset, k):
+        dataset.PatientName = "Müller" * 20
+        dataset.SeriesDescription = "Müller" * 20
+        dataset.AccessionNumber = "Müller\\nMüller"
+        dataset.PatientBirthDate = "Müller"
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for path in write_series(tmp_path / "Müller", change=strange, coding="jpeg2000"):
+            path.write_bytes(path.read_bytes().replace(b"ISO_IR 192", b"ISO_IR 999").replace(b"\xff\x4f\xff\x51", bytes(4)))
+    caplog.set_level(logging.DEBUG)
+    caplog.clear()
+    recwarn.clear()
+    series = only_series(tmp_path)
+    with quiet_readers(), pytest.raises(Unusable):
+        read_series(tmp_path, series)
+    said = "".join(capfd.readouterr()) + caplog.text + "".join(str(warning.message) for warning in recwarn)
+    assert not said
 
 
 def test_damaged_numbers_are_named_but_not_quoted(tmp_path):
