@@ -15,8 +15,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 from nnunet_anatomix.reproduce.commands import tuned_flags
 from nnunet_anatomix.reproduce.plan import Step, Table, Tuned
@@ -29,6 +31,8 @@ from pretraining.interruption import Stop, stop_requests
 log = logging.getLogger(__name__)
 
 _POLL_S = 1.0
+_CHUNK = 4096
+"""Bytes."""
 
 
 def dry_run(table: Table, settings: Settings) -> str:
@@ -126,10 +130,12 @@ def _run(words: Sequence[str], environment: dict[str, str], log_file: Path, stop
     log_file.parent.mkdir(parents=True, exist_ok=True)
     # A group of its own, where the system has them: a signal then reaches what the command has started itself.
     grouped = hasattr(os, "killpg")
-    with log_file.open("a", encoding="utf-8") as sink:
-        sink.write(f"\n$ {shlex.join(words)}\n")
-        sink.flush()
-        with subprocess.Popen([program, *words[1:]], env=environment, stdout=sink, stderr=sink, start_new_session=grouped) as process:
+    with log_file.open("ab", buffering=0) as sink:
+        sink.write(f"\n$ {shlex.join(words)}\n".encode())
+        pipes = {"stdout": sink, "stderr": subprocess.PIPE}
+        with subprocess.Popen([program, *words[1:]], env=environment, start_new_session=grouped, **pipes) as process:
+            telling = threading.Thread(target=_tell, args=(process.stderr, sink), daemon=True)
+            telling.start()
             asked = False
             while True:
                 try:
@@ -145,8 +151,17 @@ def _run(words: Sequence[str], environment: dict[str, str], log_file: Path, stop
                 except BaseException:
                     process.kill()
                     raise
+            telling.join()
     if code:
         raise CommandFailed(f"'{' '.join(words[:2])}' ended with exit code {code}: {_last_line(log_file)} (all of it in {log_file})")
+
+
+def _tell(pipe: IO[bytes], sink: IO[bytes]) -> None:
+    """Progress and messages go to the terminal as they come, and into the log."""
+    for chunk in iter(lambda: pipe.read1(_CHUNK), b""):
+        sink.write(chunk)
+        sys.stderr.write(chunk.decode(errors="replace"))
+        sys.stderr.flush()
 
 
 def _last_line(log_file: Path) -> str:

@@ -131,12 +131,12 @@ def test_cells_that_cannot_be_had_cost_nothing(commands, settings):
     assert not commands.asked and "SMIT on c: weights of others." in text and "| SMIT | – [.5] |" in text
 
 
-def test_a_failing_command_tells_its_last_line(tmp_path, settings):
+def test_a_failing_command_tells_its_last_line(tmp_path, settings, capsys):
     log_file = tmp_path / "log.txt"
     words = [sys.executable, "-c", "import sys; print('much'); sys.exit('the reason')"]
     with pytest.raises(CommandFailed, match=r"exit code 1: the reason"):
         running._run(words, dict(os.environ), log_file, running.Stop())
-    assert "much" in log_file.read_text()
+    assert "much" in log_file.read_text() and "the reason" in capsys.readouterr().err, "progress is seen as it comes"
 
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="this system has no process groups")
