@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -191,7 +192,8 @@ def _written(record: Record, labels: np.ndarray, source: CaseSource, delivery: D
     writers: dict[str, Callable[[Path], None]] = {}
     if delivery.format != "nifti" and is_dicom:
         headers = read_source_headers(source)
-        writers[SEGMENTATIONS] = _segmentation(headers, labels, delivery).save_as
+        segmentation = _segmentation(headers, labels, delivery)
+        writers[SEGMENTATIONS] = lambda path: _save(segmentation, path)
         if headers.invented:
             notes.append(f"the source has no {', '.join(headers.invented)}: made up for the SEG, an archive may not find its scan by them")
     elif delivery.format != "nifti":
@@ -219,12 +221,23 @@ def _written(record: Record, labels: np.ndarray, source: CaseSource, delivery: D
 
 
 def _segmentation(headers: SourceHeaders, labels: np.ndarray, delivery: Delivery) -> Segmentation:
+    with _unquoted(), quiet_readers():
+        return dicom_segmentation(headers.slices, labels, delivery.structures, delivery.algorithm)
+
+
+def _save(segmentation: Segmentation, path: Path) -> None:
+    with _unquoted():
+        segmentation.save_as(path)
+
+
+@contextmanager
+def _unquoted() -> Iterator[None]:
+    """One message for all that pydicom and highdicom refuse, since theirs quote tags."""
     try:
-        with quiet_readers():
-            return dicom_segmentation(headers.slices, labels, delivery.structures, delivery.algorithm)
-    except MemoryError:
+        yield
+    except (OSError, MemoryError):
         raise
-    except Exception as error:  # highdicom refuses by many kinds, and quotes tags
+    except Exception as error:
         raise InputError(
             f"the headers of the source make no valid SEG ({type(error).__name__}); use --format nifti, or mend its patient and study tags"
         ) from None

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from pydicom import Dataset, dcmread
 from pydicom.uid import generate_uid
+from pydicom.valuerep import DA, TM
 
 from nnunet_anatomix.clinical.silence import quiet_readers
 from nnunet_anatomix.clinical.sources import CaseSource, ChannelSource, Grid
@@ -28,6 +29,8 @@ _NEEDED = [
     "ReferringPhysicianName",
 ]
 """May be empty but must be there (type 2)."""
+_TIMES = {"PatientBirthDate": DA, "StudyDate": DA, "StudyTime": TM}
+"""What must be a date or time, or empty: anonymization writes 19500000, of which no SEG can be made."""
 _TOLERANCE_VOX = 0.1
 """Greatest distance of a slice's corner from where intake found it; far below a slice, far above rounding."""
 
@@ -53,10 +56,16 @@ def read_source_headers(source: CaseSource) -> SourceHeaders:
     if channel.frames:
         raise InputError("the source is a multi-frame DICOM file, for which no SEG is made; use --format nifti")
     slices = [_read(channel, number) for number in range(len(channel.files))]
-    _require_same_series(slices, channel)
-    _require_grid(slices, source.grid)
-    invented = _complete(slices)
-    uids = [header.SOPInstanceUID for header in slices]
+    try:
+        with quiet_readers():
+            _require_same_series(slices, channel)
+            _require_grid(slices, source.grid)
+            invented = _complete(slices)
+            uids = [str(header.SOPInstanceUID) for header in slices]
+    except InputError:
+        raise
+    except Exception as error:  # pydicom converts on access, fails in many ways, and quotes what it cannot convert
+        raise InputError(f"the headers of the source are damaged ({type(error).__name__}); restore them, or use --format nifti") from None
     if len(set(uids)) < len(uids):
         raise InputError(f"{len(uids) - len(set(uids)) + 1} slices of the source share a SOPInstanceUID: a SEG cannot refer to them")
     return SourceHeaders(slices=slices, invented=invented)
@@ -69,7 +78,7 @@ def _read(channel: ChannelSource, number: int) -> Dataset:
         raise InputError(f"{slice_name} is gone from where intake found it; put the series back, or run intake again")
     try:
         with quiet_readers():
-            return dcmread(path, stop_before_pixels=True)
+            return dcmread(path, stop_before_pixels=True, force=True)  # old archives left the preamble out
     except Exception as error:  # pydicom raises many kinds for damaged files, and quotes them
         raise InputError(f"{slice_name} can no longer be read ({type(error).__name__}); restore it, or run intake again") from None
 
@@ -96,7 +105,7 @@ def _require_grid(slices: Sequence[Dataset], grid: Grid) -> None:
             of_rows_mm, of_columns_mm = map(float, header.PixelSpacing)
             position_mm = np.array(header.ImagePositionPatient, dtype=float)
             size = (int(header.Columns), int(header.Rows))
-        except Exception:  # pydicom converts on access, and fails in many ways
+        except Exception:
             raise InputError(f"slice {number + 1} of {count} has no position, orientation or spacing any more: {moved}") from None
         there_mm = np.array([position_mm + i * of_columns_mm * orientation[0] + j * of_rows_mm * orientation[1] for i, j in _corners(size)])
         here_mm = np.array([grid.origin_mm + steps_mm @ (i, j, number) for i, j in _corners((columns, rows))])
@@ -126,6 +135,9 @@ def _complete(slices: Sequence[Dataset]) -> tuple[str, ...]:
                 setattr(header, keyword, "")
         if header.PatientSex not in ("M", "F", "O"):
             header.PatientSex = ""
+        for keyword, kind in _TIMES.items():
+            if not _is_valid(kind, header.get(keyword)):
+                setattr(header, keyword, "")
     # After the instances' UIDs, on which the others are based: one scan has the same ones at every delivery.
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
         if not slices[0].get(keyword):
@@ -134,6 +146,13 @@ def _complete(slices: Sequence[Dataset]) -> tuple[str, ...]:
             for header in slices:
                 setattr(header, keyword, uid)
     return tuple(dict.fromkeys(invented))
+
+
+def _is_valid(kind: type, value: object) -> bool:
+    try:
+        return not value or kind(str(value)) is not None
+    except Exception:  # of pydicom, in several kinds
+        return False
 
 
 def _identity(header: Dataset) -> list[str]:

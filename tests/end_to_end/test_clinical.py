@@ -119,7 +119,7 @@ def test_a_trained_model_and_stock_prediction(data_root, tmp_path):
     file = place.preprocessed / place.name / "nnUNetPlans.json"
     plan = json.loads(file.read_text())
     # Coarse, so that training and prediction take seconds.
-    plan["configurations"]["3d_fullres"] |= {"spacing": [4.0, 4.0, 4.0], "patch_size": [16, 96, 96]}
+    plan["configurations"]["3d_fullres"] |= {"spacing": [6.0, 6.0, 6.0], "patch_size": [16, 64, 64], "batch_size": 1}
     file.write_text(json.dumps(plan))
     place.run("nnUNetv2_preprocess", "-d", "905", "-c", "3d_fullres", "-np", "1")
     place.run(
@@ -131,7 +131,7 @@ def test_a_trained_model_and_stock_prediction(data_root, tmp_path):
         "AnatomixTrainer",
         "-device",
         "cpu",
-        ANATOMIX_ITERATIONS="40",
+        ANATOMIX_ITERATIONS="12",
         nnUNet_n_proc_DA="0",
     )
 

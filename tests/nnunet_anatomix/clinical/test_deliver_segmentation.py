@@ -8,12 +8,13 @@ import highdicom
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from pydicom import dcmread
+from pydicom import DataElement, dcmread
 from pydicom.sr.codedict import codes
 
 from nnunet_anatomix.clinical.deliver import Delivery, deliver
 from nnunet_anatomix.clinical.deliver_records import SEGMENTATIONS
 from nnunet_anatomix.clinical.dicom_segmentation import Algorithm
+from nnunet_anatomix.clinical.silence import quiet_readers
 from nnunet_anatomix.clinical.source_grid import image_on
 from nnunet_anatomix.clinical.source_headers import read_source_headers
 from nnunet_anatomix.clinical.sources import read_source, source_file
@@ -159,6 +160,8 @@ def test_headers_without_uids_get_the_same_ones_every_time(tmp_path):
         for keyword in ("FrameOfReferenceUID", "PatientName", "StudyID", "AccessionNumber", "StudyTime"):
             delattr(dataset, keyword)
         dataset.PatientSex = "UNKNOWN"
+        with quiet_readers():  # pydicom doubts it too
+            dataset.PatientBirthDate = "19500000"
 
     files = write_series(tmp_path / "src", change=strip)
     grid = take_series(tmp_path / "intake", tmp_path / "src", files)
@@ -168,6 +171,7 @@ def test_headers_without_uids_get_the_same_ones_every_time(tmp_path):
     first, again = (read_source_headers(read_source(source_file(tmp_path / "intake", "case_001"))) for _ in range(2))
     assert first.invented == ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
     assert [first.slices[0].get(keyword) for keyword in first.invented] == [again.slices[0].get(keyword) for keyword in again.invented]
+    assert segmentation.PatientBirthDate == segmentation.PatientSex == "" and segmentation.PatientID == dcmread(files[0]).PatientID
     assert first.slices[0].StudyInstanceUID == segmentation.StudyInstanceUID
 
 
@@ -242,3 +246,26 @@ def test_known_names_have_their_code_and_others_none_of_their_own(name, category
     assert code.category == getattr(codes.SCT, category) and code.type == getattr(codes.SCT, kind)
     assert code.side == (getattr(codes.SCT, side) if side else None)
     assert code.region == (codes.SCT.Liver if name == "liver tumour" else None)
+
+
+@pytest.mark.parametrize("keyword", ["StudyDate", "StudyTime", "PatientBirthDate", "PatientSize", "StudyID", "PixelSpacing"])
+def test_a_damaged_tag_is_never_quoted(keyword, tmp_path, caplog, capfd):
+    def damage(dataset, k):
+        element = DataElement(keyword, "LO", "about noon, says Müller")
+        dataset.add(element)
+
+    files = write_series(tmp_path / "src", change=damage if keyword != "PixelSpacing" else None)
+    grid = take_series(tmp_path / "intake", tmp_path / "src", files)
+    if keyword == "PixelSpacing":
+        for file in files:
+            dataset = dcmread(file)
+            damage(dataset, 0)
+            dataset.save_as(file)
+    try:
+        segmentation = delivered(tmp_path, image_on(grid, labels_of(grid.size)))
+    except CommandFailed as failure:
+        assert "the headers of the source" in str(failure) or "no position, orientation or spacing" in str(failure)
+        assert "Müller" not in str(failure)
+    else:
+        assert segmentation.number_of_segments == 3
+    assert "Müller" not in caplog.text + "".join(capfd.readouterr())
