@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "docs"
 PAGES = [DOCS / "index.md", *sorted((DOCS / "tutorial").glob("*.md")), *sorted((DOCS / "how-to").glob("*.md"))]
 RUNNABLE = ("bash", "python")
-SHOWN = ("text", "csv", "json", "sh")
+SHOWN = ("text", "json", "sh")
 """Languages of blocks that nobody types: output, files, sketches."""
 
 _COMMENT = re.compile(r"<!-- ([\w ]+): (.*) -->")

@@ -1,0 +1,86 @@
+"""Links between our texts lead somewhere, found out without a network; names of our own code exist."""
+
+from __future__ import annotations
+
+import ast
+import pydoc
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.docs.pages import DOCS, REPOSITORY
+
+TEXTS = [
+    *sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts),
+    *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "plans/README.md")),
+]
+_FENCED = re.compile(r"^( *)```.*?^\1```$", re.DOTALL | re.MULTILINE)
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_ROLE = re.compile(r"\{py:(\w+)\}`([\w.]+)`")
+
+
+def prose(path: Path) -> str:
+    return _FENCED.sub("", path.read_text(encoding="utf-8"))
+
+
+def anchors(path: Path) -> set[str]:
+    """Anchors of a text's headings, as GitHub and MyST make them."""
+    titles = re.findall(r"^#+ (.+)$", prose(path), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower().replace("`", "")).strip().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda path: path.relative_to(REPOSITORY).as_posix())
+def test_links_lead_to_files_and_headings(text):
+    for target in _LINK.findall(prose(text)):
+        if target.startswith(("http://", "https://", "mailto:")):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (text.parent / name).resolve() if name else text
+        assert file.exists(), f"{text.name} links to {target}, which is not there"
+        assert REPOSITORY in (file, *file.parents), f"{text.name} links to {target}, outside of the repository"
+        if anchor:
+            assert anchor in anchors(file), f"{text.name} links to {target}; headings there are {sorted(anchors(file))}"
+
+
+@pytest.mark.parametrize("text", [path for path in TEXTS if _ROLE.search(path.read_text(encoding="utf-8"))], ids=lambda path: path.stem)
+def test_functions_that_a_text_names_exist(text):
+    missing = [name for _, name in _ROLE.findall(text.read_text(encoding="utf-8")) if pydoc.locate(name) is None]
+    assert not missing
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda path: path.relative_to(REPOSITORY).as_posix())
+def test_tests_and_modules_that_a_text_names_exist(text):
+    named = set(re.findall(r"`((?:tests|pretraining|nnunet_anatomix|plans|docs)/[\w./]+\.(?:py|md|json|safetensors))`", text.read_text()))
+    assert not sorted(name for name in named if not (REPOSITORY / name).is_file())
+
+
+def test_every_error_explained_is_one_of_ours():
+    messages = [" ".join(message.split()) for message in _messages()]
+    page = DOCS / "how-to" / "troubleshooting.md"
+    explained = re.findall(r"^\| (`.+?`(?:, `.+?`)*)( \(.+?'s\))? \|", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(explained) > 50
+    for texts, others in explained:
+        for text in re.findall(r"`(.+?)`", texts):
+            pieces = [piece for piece in text.split("…") if piece.strip()]
+            pattern = re.compile(".*".join(map(re.escape, pieces)))
+            assert others or any(pattern.search(message) for message in messages), f"no error of ours says: {text}"
+
+
+def _messages() -> list[str]:
+    """Every text of an error in our code, with … for what is filled in."""
+    found = []
+    for package in ("pretraining", "nnunet_anatomix"):
+        for path in sorted((REPOSITORY / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("InputError", "CommandFailed"):
+                    found += [_text(argument) for argument in node.args]
+    return found
+
+
+def _text(node: ast.expr) -> str:
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(_text(part) if isinstance(part, ast.Constant) else "…" for part in node.values)
+    return "…"

@@ -1,0 +1,70 @@
+"""The site builds without a warning, with all that the code says of itself, and every name of ours on a page has a target."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.docs.pages import DOCS, REPOSITORY
+
+pytest.importorskip("sphinx", reason="pip install 'nnunet-anatomix[docs]'")
+sys.path.insert(0, str(DOCS / "ext"))
+import docstrings
+import from_code
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    # As `make docs`, into another folder.
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-d", folder / "doctrees", DOCS, folder / "html"]
+    built = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    assert built.returncode == 0, built.stdout
+    return folder / "html"
+
+
+@pytest.mark.timeout(900)
+def test_the_site_builds_without_a_warning(site):
+    assert (site / "index.html").is_file() and (site / "search.html").is_file()
+
+
+def test_every_command_is_on_its_page(site):
+    for program, page in (("nnunet-anatomix", "command_line"), ("anatomix-pretrain", "pretraining_command_line")):
+        text = (site / "reference" / f"{page}.html").read_text(encoding="utf-8")
+        for command in from_code.commands_of(program):
+            assert f"usage: {program} {command}" in text and "<!-- help of" not in text
+
+
+def test_names_of_our_code_are_links(site):
+    for page in (site / "explanation" / "paper_in_code.html", site / "reference" / "python" / "index.html"):
+        text = page.read_text(encoding="utf-8")
+        named = re.findall(r'<code class="xref py[^"]*">', text)
+        linked = re.findall(r'<a class="reference internal"[^>]*><code class="xref py[^"]*">', text)
+        assert len(named) == len(linked) > 8
+
+
+def test_every_package_has_a_reference_page():
+    setup = configparser.ConfigParser()
+    setup.read(REPOSITORY / "setup.cfg")
+    shown = {name for page in DOCS.rglob("python/*.md") for name in re.findall(r"<!-- modules of (\S+) -->", page.read_text())}
+    without_code = {"nnunet_anatomix.plans", "pretraining.presets", "pretraining.backbone.bundled"}
+    assert set(setup["options"]["packages"].split()) - without_code == shown
+
+
+def test_help_is_shown_as_a_terminal_shows_it():
+    text = from_code.help_of("nnunet-anatomix", "evaluate")
+    assert text.startswith("usage: nnunet-anatomix evaluate") and "\noptions:\n" in text
+    assert "Folder for tables and pictures" in text and "---" not in text
+
+
+def test_descriptions_without_a_type_are_descriptions():
+    lines = ["Parameters", "----------", "scales : spacings, |A| in voxels.", "", "Attributes", "----------", "x : of ``|B|`` and `c`."]
+    assert docstrings.readable(lines) == [
+        *("Parameters", "----------", "scales", r"    spacings, \|A| in voxels.", ""),
+        *("Parameters", "----------", "x", r"    of ``|B|`` and \`c\`."),
+    ]
