@@ -57,7 +57,7 @@ def deliver(
         overview=overview,
     )
     done = run(predictions, delivery)
-    log.info("%d cases delivered now; all of it is in %s", done, destination)
+    log.info("%d delivered now; all of it is in %s", done, destination)
 
 
 def _algorithm(predictions: Path, folder: str) -> Algorithm:

@@ -8,7 +8,23 @@ import sys
 
 import pytest
 
-COMMANDS = ("plan", "plan-and-preprocess", "split", "prepare", "reproduce", "study", "features", "register", "search", "evaluate", "weights", "backbone", "doctor", "demo")
+COMMANDS = (
+    "plan",
+    "plan-and-preprocess",
+    "split",
+    "prepare",
+    "reproduce",
+    "study",
+    "features",
+    "register",
+    "search",
+    "evaluate",
+    "deliver",
+    "weights",
+    "backbone",
+    "doctor",
+    "demo",
+)
 
 
 def run(*arguments: str, **options) -> subprocess.CompletedProcess:
