@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from pydicom import Dataset, dcmread
 from pydicom.datadict import tag_for_keyword
-from pydicom.dataelem import RawDataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.uid import UID, ImplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from nnunet_anatomix.clinical.pixel_data import DECODED, pixel_problem
@@ -19,7 +19,7 @@ from nnunet_anatomix.clinical.walk import FoundFile
 
 HEAD_BYTES = 1 << 16
 """Most headers end before; parsing memory takes half the time of parsing a file."""
-DAMAGED = "damaged DICOM header: not even its series is known"
+DAMAGED = "damaged header: not even its series is known"
 _ESSENTIAL = (
     "ImagePositionPatient ImageOrientationPatient PixelSpacing SamplesPerPixel NumberOfFrames Rows Columns BitsAllocated RescaleSlope "
     "RescaleIntercept"
@@ -29,8 +29,9 @@ _USEFUL = (
     "FrameOfReferenceUID PhotometricInterpretation RescaleType ConvolutionKernel EchoTime InversionTime FlipAngle TriggerTime "
     "TemporalPositionIdentifier AcquisitionNumber InstanceNumber DiffusionBValue ContrastBolusAgent LossyImageCompression"
 )
-_TAG_OF = {keyword: tag_for_keyword(keyword) for keyword in f"{_ESSENTIAL} {_USEFUL}".split()}
-_READ = [*_TAG_OF.values(), tag_for_keyword("SpecificCharacterSet")]
+_META = "MediaStorageSOPClassUID MediaStorageSOPInstanceUID TransferSyntaxUID"
+_TAG_OF = {keyword: tag_for_keyword(keyword) for keyword in f"{_ESSENTIAL} {_USEFUL} {_META} SpecificCharacterSet".split()}
+_READ = list(_TAG_OF.values())
 _BINARY = {"Rows": "H", "Columns": "H", "SamplesPerPixel": "H", "BitsAllocated": "H", "DiffusionBValue": "d"}
 """Keywords whose values are numbers, not text, and how ``struct`` calls their type."""
 VOLUME_TAGS = ("echo_time", "b_value", "inversion_time", "flip_angle", "temporal_position", "trigger_time", "acquisition", "image_type")
@@ -108,19 +109,18 @@ def read_slice_header(found: FoundFile, stream: BinaryIO, head: bytes) -> SliceH
             dataset, data_at = _parsed(stream, with_preamble)
     except Exception:  # pydicom raises whatever a damaged byte leads it to
         raise Unusable(DAMAGED) from None
-    meta = dataset.file_meta
-    if meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
+    meta, values = _Values(dataset.file_meta), _Values(dataset)
+    if meta.text("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
         raise Unusable("DICOM directory file, no image")
-    values = _Values(dataset)
     series_uid, instance_uid = values.text("SeriesInstanceUID"), values.text("SOPInstanceUID")
     if data_at is None and not series_uid and not values.number("Rows"):
         raise Unusable(DAMAGED)
-    syntax = UID(str(meta.get("TransferSyntaxUID") or ImplicitVRLittleEndian))
+    syntax = UID(meta.text("TransferSyntaxUID") or ImplicitVRLittleEndian)
     header = {
         "patient_id": values.text("PatientID"),
         "study_uid": values.text("StudyInstanceUID"),
         "series_uid": series_uid,
-        "instance_uid": instance_uid or str(meta.get("MediaStorageSOPInstanceUID") or ""),
+        "instance_uid": instance_uid or meta.text("MediaStorageSOPInstanceUID"),
         "frame_uid": values.text("FrameOfReferenceUID"),
         "modality": values.text("Modality"),
         "description": values.decoded_text("SeriesDescription"),
@@ -197,6 +197,9 @@ class _Values:
             return self.text(keyword)
 
     def text(self, keyword: str) -> str:
+        element = self._dataset.get_item(_TAG_OF[keyword])
+        if isinstance(element, DataElement) and isinstance(element.value, str):  # pydicom itself needed it
+            return element.value.strip(" \0")
         element = self._raw(keyword)
         return element.value.decode("latin-1").strip(" \0") if element else ""
 

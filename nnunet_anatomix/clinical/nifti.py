@@ -81,7 +81,7 @@ def check_nifti_voxels(files: Sequence[Path]) -> None:
                 # A short read may end within a voxel, only at the end of a file.
                 if kind and not np.isfinite(np.frombuffer(chunk[: len(chunk) // 8 * 8], f"{header.order}{kind}")).all():
                     raise Unusable("NaN or infinite voxels")
-    except (OSError, EOFError, zlib.error):
+    except (OSError, EOFError, zlib.error, ValueError, OverflowError):
         raise Unusable("file is truncated or damaged") from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import BinaryIO
 
@@ -40,7 +41,9 @@ def pixel_problem(stream: BinaryIO, at: int | None, size_bytes: int, expected_by
     if expected_bytes > MAX_IMAGE_BYTES:
         return f"header claims {expected_bytes / 1e9:.0f} GB of pixels"
     if syntax not in DECODED:
-        return f"transfer syntax {'of a private kind' if syntax.is_private else syntax.name} cannot be decoded"
+        # Damaged bytes could be anything, a name too.
+        shown = syntax.name if re.fullmatch(r"1\.2\.840\.10008\.[0-9.]+", syntax) else "of a private kind"
+        return f"transfer syntax {shown} cannot be decoded"
     if syntax == DeflatedExplicitVRLittleEndian:  # all of it was unpacked to find the header
         return ""
     if at is None:

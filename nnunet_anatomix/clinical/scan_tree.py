@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
@@ -21,6 +21,7 @@ from pretraining.processes import finished
 
 log = logging.getLogger(__name__)
 
+_EMPTY = "empty file"
 _CHUNK = 250
 """Files handed to a process at once."""
 _ARCHIVES = {
@@ -50,12 +51,14 @@ Seen = SliceHeader | ImageHeader | Stray
 def look_at(root: Path, found: FoundFile) -> Seen:
     """What one file is; reads its header alone."""
     if not found.size_bytes:
-        return Stray(found.file, "empty file")
+        return Stray(found.file, _EMPTY)
     try:
         with (root / found.file).open("rb") as stream:
             head = stream.read(HEAD_BYTES)
             if is_dicom(head):
                 return read_slice_header(found, stream, head)
+        if not head.strip(b"\0"):
+            return Stray(found.file, _EMPTY)
         if image_ending(found.file):
             return _image_header(root, found)
         if head[257:262] == b"ustar":
@@ -67,6 +70,8 @@ def look_at(root: Path, found: FoundFile) -> Seen:
         return Stray(found.file, str(reason))
     except OSError as error:
         return Stray(found.file, f"cannot be opened ({denied(error)})")
+    except Exception:  # one damaged file among thousands must not end the run
+        return Stray(found.file, DAMAGED)
     return Stray(found.file, "no image format that is known")
 
 
@@ -107,9 +112,15 @@ def scan_tree(root: Path, *, workers: int = 1) -> tuple[list[Series], list[Stray
     detached = {file for image in images for file in image.data}
     strays += [item for item in seen if isinstance(item, Stray) and item.file not in detached]
     names = {image.file.file for image in images}
-    damaged = [stray.file for stray in strays if stray.reason == DAMAGED]
-    series = doubt(dicom_series(root, headers), damaged) + [_image_series(image, by_name, names) for image in images]
+    damaged = [stray.file for stray in strays if stray.reason == DAMAGED or (stray.reason == _EMPTY and _named_like_a_slice(stray.file))]
+    series = doubt(dicom_series(root, headers), damaged)
+    series += [_image_series(image, by_name, names) for image in images]
     return sorted(series, key=lambda each: (min(each.files), each.series_uid)), sorted(strays, key=lambda stray: stray.file)
+
+
+def _named_like_a_slice(file: str) -> bool:
+    suffix = PurePosixPath(file).suffix.lower()
+    return suffix in ("", ".dcm", ".dicom", ".ima") or suffix[1:].isdigit()
 
 
 def _image_series(image: ImageHeader, by_name: dict[str, FoundFile], names: set[str]) -> Series:

@@ -27,6 +27,7 @@ _NO_SCANS = {
     "REG": "registration",
     "DOC": "document",
 }
+_ONE_DAMAGED = "1 file of 1: "
 _IN_UNITS = {"CT": "Hounsfield units", "PT": "activity"}
 """Modalities whose stored values mean nothing without rescale tags."""
 
@@ -85,27 +86,29 @@ def dicom_series(root: Path, headers: Iterable[SliceHeader]) -> list[Series]:
 
 
 def doubt(series: Sequence[Series], damaged: Iterable[str]) -> list[Series]:
-    """Look at DICOM files of which not even the series is known: the one series they lie with may lack them.
+    """Look at damaged DICOM files that no series claims: the one series they lie with may lack them.
 
     Parameters
     ----------
-    damaged : paths.
+    damaged : paths of files of which not even the series is known; damaged files that are a series of their own are counted with them.
 
     Returns
     -------
     The series; one that has a folder to itself and damaged files is not sound any more, several in such a folder get a remark.
     """
-    holders: dict[str, set[int]] = defaultdict(set)
-    for number, each in enumerate(series):
-        if each.kind == "dicom":
-            for file in each.files:
-                holders[str(PurePosixPath(file).parent)].add(number)
+    alone = {number for number, each in enumerate(series) if each.problem.startswith(_ONE_DAMAGED)}
+    lost = Counter(str(PurePosixPath(file).parent) for file in [*damaged, *(series[number].files[0] for number in alone)])
     result = list(series)
-    for folder, count in Counter(str(PurePosixPath(file).parent) for file in damaged).items():
-        for number in holders[folder]:
-            lies = f"{counted(count, 'damaged DICOM file')} {'lies' if count == 1 else 'lie'} in its folder: perhaps a slice of it"
+    for folder, count in lost.items():
+        holders = {
+            number
+            for number, each in enumerate(series)
+            if number not in alone and any(str(PurePosixPath(file).parent) == folder for file in each.files)
+        }
+        lies = f"{counted(count, 'damaged DICOM file')} {'lies' if count == 1 else 'lie'} in its folder: perhaps a slice of it"
+        for number in holders:
             each = result[number]
-            if len(holders[folder]) > 1:
+            if len(holders) > 1:
                 result[number] = replace(each, notes=(*each.notes, lies))
             elif not each.problem:
                 result[number] = replace(each, problem=lies)

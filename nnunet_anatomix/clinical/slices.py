@@ -136,7 +136,7 @@ def _even_spacing(heights: np.ndarray) -> float:
         return float(even)
     steps = np.round(gaps / typical)
     whole = np.abs(gaps - steps * typical) <= np.maximum(UNEVEN_SHARE * typical, 2 * SAME_PLACE_MM)
-    if whole.all() and (steps >= 1).all() and np.mean(steps > 1) <= 0.2:
+    if whole.all() and (steps >= 1).all() and np.mean(steps > 1) <= 1 / 3:
         missing = int((steps - 1).sum())
         raise Unusable(f"missing slices: {missing} of {len(heights) + missing} (gaps of {gaps.max():.4g} mm, spacing {typical:.4g} mm)")
     raise Unusable(f"mixed slice spacing: from {gaps.min():.4g} to {gaps.max():.4g} mm")

@@ -203,6 +203,13 @@ def test_a_file_cut_before_its_series_uid_spoils_the_series_it_lies_with(tmp_pat
     assert any("damaged" in reason for reason in [*(each.problem for each in series), *(stray.reason for stray in strays)])
 
 
+@pytest.mark.parametrize("left", [b"", bytes(100), bytes(4000)], ids=["nothing", "half a preamble", "zeros"])
+def test_an_interrupted_copy_spoils_its_series(tmp_path, left):
+    write_series(tmp_path)[7].write_bytes(left)
+    (series,), strays = scan_tree(tmp_path.resolve())
+    assert "1 damaged DICOM file lies in its folder" in series.problem and strays[0].reason == "empty file"
+
+
 def test_where_several_series_lie_a_damaged_file_is_a_remark(tmp_path):
     path = write_series(tmp_path, name="A{number}")[7]
     write_series(tmp_path, name="B{number}")
