@@ -141,7 +141,7 @@ def test_a_trained_model_and_stock_prediction(data_root, tmp_path):
     place.run("nnUNetv2_predict", "-i", intake / "images", "-o", predictions, *model, "-npp", "1", "-nps", "1")
     place.run("nnunet-anatomix", "deliver", predictions, delivered, "--intake", intake)
     predicted = sitk.GetArrayFromImage(sitk.ReadImage(str(predictions / "case_001.nii.gz")))
-    assert (predicted == 1).any()
+    assert predicted.any()
     assert_delivered(intake, delivered, lambda _, case, k: predicted[k])
     described = highdicom.seg.segread(delivered / "segmentations" / "case_001.dcm").get_segment_description(1)
     assert described.algorithm_identification.source == "Dataset905_Abdomen" and described.segmented_property_type.meaning == "Liver"
