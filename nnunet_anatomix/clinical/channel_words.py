@@ -14,15 +14,16 @@ _PATTERNS = {
     "CT": r"ct|cta|ldct|ncct|cect",
     "MR": r"mr|mri|mrt",
     "PET": r"pet|pt",
+    "SPECT": r"spect",
     "T1": rf"[es]?t1(w|wi|n)?{_SEQUENCE}|mprage|bravo|spgr|fspgr|vibe",
     "T1CE": r"t1(w)?(ce|c|gd|km|post)",
     "T2": rf"[es]?t2(w|wi)?{_SEQUENCE}",
-    "T2*": r"t2\*w?|t2w?\*|t2star|swi|swan|hemo",
+    "T2*": r"t2\*w?|t2w?\*|t2s|t2star|swi|swan|hemo",
     "FLAIR": r"[es]?(t2)?flair",
     "PD": rf"pd(w|wi)?{_SEQUENCE}",
 }
 _CONTRAST_AGENT = r"gd|gad|ce|km|post|postgd|contrast|contrasted|gadovist|dotarem|enhanced"
-_LABELS = r"seg|segs|segmentation|segmentations|label|labels|labelmap|mask|masks|roi|rois|gt|annotation|annotations"
+_LABELS = r"[a-z]*(seg|segmentation|label|labelmap|mask|annotation)s?|rois?|gt"
 _NEUTRAL = r"images?|scans?|nii|nifti|nrrd|volumes?|data|series|raw"
 _TOKEN = re.compile(r"[A-Za-z0-9*]+")
 
@@ -32,7 +33,7 @@ def tokens(text: str) -> list[str]:
 
 
 def shown(text: str) -> set[str]:
-    """Modalities and MR contrasts that a text has words for: some of CT, MR, PET and :data:`CONTRASTS`."""
+    """Modalities and MR contrasts that a text has words for: some of CT, MR, PET, SPECT and :data:`CONTRASTS`."""
     words = tokens(text)
     found = {kind for kind, pattern in _PATTERNS.items() if any(re.fullmatch(pattern, word) for word in words)}
     if {"dark", "fluid"} <= set(words) or "darkfluid" in words:

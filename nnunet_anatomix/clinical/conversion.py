@@ -47,6 +47,7 @@ class CaseJob:
                 kind=series.kind,
                 root=str(self.root),
                 files=series.files,
+                frames=series.frames,
                 series_uid=series.series_uid,
                 study_uid=series.study_uid,
                 resampled=resampled,

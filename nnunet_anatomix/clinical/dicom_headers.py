@@ -60,6 +60,8 @@ class SliceHeader:
     samples: int = 1
     photometric: str = ""
     frames: int = 1
+    frame: int = 0
+    """Number of the frame, from 1, if this is the header of one frame among several in a file."""
     position_mm: tuple[float, ...] | None = None
     orientation: tuple[float, ...] | None = None
     pixel_spacing_mm: tuple[float, ...] | None = None

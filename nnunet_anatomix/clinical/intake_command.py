@@ -39,6 +39,7 @@ def intake(
         dry_run: Write nothing, but print what intake.csv would hold.
     """
     from nnunet_anatomix.clinical.intake import intake as take_in
+    from nnunet_anatomix.clinical.unusable import counted
     from pretraining.errors import InputError
 
     if workers is not None and workers < 1:
@@ -46,6 +47,7 @@ def intake(
     done = take_in(src, dst, model, maps=maps, workers=workers or available_cores(), dry_run=dry_run)
     if dry_run:
         sys.stdout.write(done.table)
-        log.info("%d cases would be taken; nothing was written", len(done.cases))
+        log.info("%s would be taken; nothing was written", counted(len(done.cases), "case"))
         return
-    log.info("%d cases in %s, for nnUNetv2_predict -i; every series found is in %s", len(done.cases), dst / "images", dst / "intake.csv")
+    taken = counted(len(done.cases), "case")
+    log.info("%s in %s, for nnUNetv2_predict -i; every series found is in %s", taken, dst / "images", dst / "intake.csv")

@@ -59,12 +59,24 @@ def read_series(root: Path, series: Series) -> sitk.Image:
 
 
 def _dicom(root: Path, series: Series) -> sitk.Image:
+    if series.frames:
+        return _multi_frame(root / series.files[0], series)
     reader = sitk.ImageSeriesReader()
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileNames([str(root / file) for file in series.files])
     if series.rescales_differ:  # else the first slice's type would be all slices'
         reader.SetOutputPixelType(sitk.sitkFloat32)
     return reader.Execute()
+
+
+def _multi_frame(path: Path, series: Series) -> sitk.Image:
+    """Frames in the order of slices, on the grid of their own tags: files hold them in any order."""
+    frames = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="GDCMImageIO"))
+    image = sitk.GetImageFromArray(frames[[number - 1 for number in series.frames]])
+    image.SetSpacing(series.grid.spacing_mm)
+    image.SetOrigin(series.grid.origin_mm)
+    image.SetDirection(series.grid.direction)
+    return image
 
 
 def _pixel_type(pixel_type: int, low: float, high: float) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from nnunet_anatomix.clinical.dicom_headers import SliceHeader
+from nnunet_anatomix.clinical.frames import frame_headers
 from nnunet_anatomix.clinical.slices import stacked
 from nnunet_anatomix.clinical.sources import Grid
 from nnunet_anatomix.clinical.unusable import Unusable, counted
@@ -39,6 +40,8 @@ class Series:
     kind: Literal["dicom", "image"]
     files: tuple[str, ...]
     """In the order of slices if the series is sound, else by name."""
+    frames: tuple[int, ...] = ()
+    """Of the one multi-frame file, from 1, in the order of slices."""
     fingerprint: str
     case_key: tuple[str, str]
     """What belongs to one case: patient and study of DICOM; folder and name, less the words for the channel, of other files."""
@@ -135,15 +138,15 @@ def _judged(root: Path, headers: list[SliceHeader]) -> Series:
         study_uid=first.study_uid,
         series_uid=first.series_uid,
         frame_uid=first.frame_uid,
-        rescales_differ=len({(header.slope, header.intercept) for header in headers}) > 1,
         coding=first.coding,
     )
     try:
         distinct, copies = _without_copies(root, headers)
         _require_sound_files(distinct)
         _require_one_identity(distinct)
-        ordered, grid = stacked(distinct)
-        _require_rescale(distinct)
+        slices = _slices(root, distinct)
+        ordered, grid = stacked(slices)
+        _require_rescale(slices)
     except Unusable as reason:
         return replace(series, problem=str(reason))
     notes = [f"{counted(copies, 'identical duplicate')} left out"] if copies else []
@@ -153,11 +156,26 @@ def _judged(root: Path, headers: list[SliceHeader]) -> Series:
         notes.append("compressed with loss")
     return replace(
         series,
-        files=tuple(header.file.file for header in ordered),
-        fingerprint=fingerprint(header.file for header in ordered),
+        files=tuple(dict.fromkeys(header.file.file for header in ordered)),
+        frames=tuple(header.frame for header in ordered) if ordered[0].frame else (),
+        fingerprint=fingerprint(dict.fromkeys(header.file for header in ordered)),
+        rescale_type=ordered[0].rescale_type,
+        rescales_differ=len({(header.slope, header.intercept) for header in ordered}) > 1,
         grid=grid,
         notes=tuple(notes),
     )
+
+
+def _slices(root: Path, headers: list[SliceHeader]) -> list[SliceHeader]:
+    """The files' headers, or those of the frames of the one multi-frame file."""
+    if all(header.frames == 1 for header in headers):
+        return headers
+    if len(headers) > 1:
+        raise Unusable(f"{len(headers)} files, of which some hold several frames")
+    slices = frame_headers(root / headers[0].file.file, headers[0])
+    if len({(header.slope, header.intercept) for header in slices}) > 1:
+        raise Unusable("frames of one file are rescaled differently: export them as single-frame DICOM")
+    return slices
 
 
 def _without_copies(root: Path, headers: Sequence[SliceHeader]) -> tuple[list[SliceHeader], int]:
@@ -194,8 +212,6 @@ def _require_sound_files(headers: Sequence[SliceHeader]) -> None:
     if problems := Counter(header.problem for header in headers if header.problem):
         problem = problems.most_common(1)[0][0]
         raise Unusable(f"{counted(sum(problems.values()), 'file')} of {len(headers)}: {problem}")
-    if any(header.frames > 1 for header in headers):
-        raise Unusable("multi-frame file: export it as single-frame DICOM, or convert it to NIfTI")
     if any(header.photometric == "MONOCHROME1" for header in headers):
         raise Unusable("grey values are inverted (MONOCHROME1)")
 

@@ -25,7 +25,7 @@ _EXCLUDED_WORDS = {
     "derived map": r"derived|adc|eadc|trace|tracew|fa|colfa|cbf|cbv|rcbf|rcbv|mtt|ttp|tmax|map|maps|t1map|t2map|b0map",
     "not attenuation-corrected": r"nac|uncorrected",
 }
-_MODALITY = {"CT": "CT", "PET": "PT"}
+_MODALITY = {"CT": "CT", "PET": "PT", "SPECT": "NM"}
 _SHARP_KERNEL = r"lung|bone|bone\+|boneplus|edge|detail|[a-z]{1,2}[6-9]\d[a-z]?|ya|yb|yc|yd|d|l|fc[358]\d"
 
 

@@ -109,6 +109,7 @@ def test_a_tie_is_decided_by_order_and_said():
         ("t1_vibe_fs +C", {"T1CE"}),
         ("T1ce", {"T1CE"}),
         ("ax T2* GRE", {"T2*"}),
+        ("t2s", {"T2*"}),
         ("PD T2 dual", {"PD", "T2"}),
         ("pdw_tse", {"PD"}),
         ("MRI", {"MR"}),
@@ -250,8 +251,8 @@ def test_image_files_on_other_grids_are_no_case():
 
 
 def test_an_image_that_says_nothing_serves_the_only_channel():
-    cases = chosen([image("a.nii"), image("b_mr.nii"), image("c_label.nii")], channels("CT"))
-    assert [case.chosen for case in cases] == [(1,), (), ()]
+    cases = chosen([image("a.nii"), image("b_mr.nii"), image("c_label.nii"), image("cordseg.nii")], channels("CT"))
+    assert [case.chosen for case in cases] == [(1,), (), (), ()]
     assert "does not tell its modality" in cases[0].said[1]
     assert cases[1].said[2] == "name says MR, needed is CT"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import shutil
 import struct
@@ -11,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from highdicom.legacy import LegacyConvertedEnhancedCTImage, LegacyConvertedEnhancedMRImage
+from pydicom import dcmread
 from pydicom.uid import generate_uid
 
 from nnunet_anatomix.clinical.reading import read_series
@@ -68,6 +71,75 @@ def test_a_file_without_preamble_is_read(tmp_path):
     series = only_series(tmp_path)
     assert not series.problem
     assert np.array_equal(sitk.GetArrayFromImage(read_series(tmp_path, series)), ramp() - 1024)
+
+
+def enhanced(folder: Path, change=lambda dataset: None, **series) -> Path:
+    """A folder with one multi-frame file that holds a series, its last slice first."""
+    modality = series.setdefault("modality", "CT")
+    slices = [dcmread(path) for path in write_series(folder / "single", **series)]
+    for dataset in slices:  # highdicom wants names as the standard has them
+        dataset.PatientName = dataset.ReferringPhysicianName = "A^B"
+        dataset.Laterality, dataset.WindowCenter, dataset.WindowWidth = "", 40, 400
+    converted = {"CT": LegacyConvertedEnhancedCTImage, "MR": LegacyConvertedEnhancedMRImage}[modality]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        whole = converted(slices, generate_uid(), 1, generate_uid(), 1)
+    change(whole)
+    (folder / "multi").mkdir()
+    whole.save_as(folder / "multi" / "whole")
+    return folder / "multi"
+
+
+def rescaled_by_frame(slopes):
+    def change(dataset):
+        shared = dataset.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence
+        del dataset.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence
+        for frame, slope in zip(dataset.PerFrameFunctionalGroupsSequence, slopes, strict=True):
+            frame.PixelValueTransformationSequence = copy.deepcopy(shared)
+            frame.PixelValueTransformationSequence[0].RescaleSlope = slope
+
+    return change
+
+
+@pytest.mark.parametrize("direction", [AXIAL, CORONAL, oblique()], ids=["axial", "coronal", "oblique"])
+@pytest.mark.parametrize(
+    ("modality", "slope", "intercept"), [("CT", 2.0, -1000.0), ("MR", 1.5, 3.0), ("MR", None, None)], ids=["CT", "MR", "MR as stored"]
+)
+def test_a_multi_frame_file_is_its_single_frames(tmp_path, direction, modality, slope, intercept):
+    folder = enhanced(tmp_path, direction=direction, modality=modality, slope=slope, intercept=intercept)
+    series, single = only_series(folder), only_series(tmp_path / "single")
+    assert not series.problem and series.files == ("whole",) and sorted(series.frames) == list(range(1, 9))
+    image, expected = read_series(folder, series), read_series(tmp_path / "single", single)
+    assert np.array_equal(sitk.GetArrayFromImage(image), sitk.GetArrayFromImage(expected))
+    for quantity in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
+        assert np.allclose(getattr(image, quantity)(), getattr(expected, quantity)(), atol=1e-6)
+
+
+def test_frames_with_rescale_tags_of_their_own(tmp_path):
+    folder = enhanced(tmp_path / "same", rescaled_by_frame([3.0] * 8))
+    image = read_series(folder, only_series(folder))
+    assert np.array_equal(sitk.GetArrayFromImage(image), 3 * ramp() - 1024)
+    folder = enhanced(tmp_path / "other", rescaled_by_frame([1.0, 2.0] * 4))
+    assert "rescaled differently" in only_series(folder).problem
+
+
+def test_frames_without_places_or_with_one_place_are_refused(tmp_path):
+    def without_places(dataset):
+        del dataset.PerFrameFunctionalGroupsSequence
+
+    def without_one(dataset):
+        del dataset.PerFrameFunctionalGroupsSequence[-1]
+
+    def at_one_place(dataset):
+        first, second = dataset.PerFrameFunctionalGroupsSequence[:2]
+        second.PlanePositionSequence = first.PlanePositionSequence
+
+    for change, reason in (
+        (without_places, "does not tell where its frames lie"),
+        (without_one, "8 frames that describes 7"),
+        (at_one_place, "duplicate slices"),
+    ):
+        assert reason in only_series(enhanced(tmp_path / change.__name__, change)).problem
 
 
 def test_headers_longer_than_what_is_read_first(tmp_path):
@@ -153,7 +225,7 @@ UNUSABLE = {
     "colour": (coloured, "colour image"),
     "inverted": (set_tag("PhotometricInterpretation", "MONOCHROME1"), "inverted (MONOCHROME1)"),
     "segmentation": (set_tag("Modality", "SEG"), "no scan: segmentation"),
-    "multi-frame": (two_frames, "multi-frame"),
+    "multi-frame": (two_frames, "8 files, of which some hold several frames"),
     "short of pixels": (set_tag("Rows", 17), "fewer pixels than the header says"),
     "huge": (set_tag("Rows", 65535), "fewer pixels than the header says"),
 }
