@@ -68,6 +68,9 @@ def overview(
     for view, panel in panels.items():
         axis = figure.add_subplot(places[view])
         axis.imshow(panel)
+        if view != "axial":  # both as wide, so that both are of one scale
+            room = (beside - panel.shape[1]) / 2
+            axis.set_xlim(-0.5 - room, panel.shape[1] - 0.5 + room)
         axis.set_axis_off()
         _letter(axis, view)
     legend = figure.add_subplot(grid[:, 2])
