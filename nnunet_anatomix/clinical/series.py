@@ -101,13 +101,14 @@ def doubt(series: Sequence[Series], damaged: Iterable[str]) -> list[Series]:
     """
     alone = {number for number, each in enumerate(series) if each.problem.startswith(_ONE_DAMAGED)}
     lost = Counter(str(PurePosixPath(file).parent) for file in [*damaged, *(series[number].files[0] for number in alone)])
+    beside: dict[str, set[int]] = defaultdict(set)
+    for number, each in enumerate(series):
+        if number not in alone:
+            for folder in {file.rpartition("/")[0] or "." for file in each.files} & lost.keys():
+                beside[folder].add(number)
     result = list(series)
     for folder, count in lost.items():
-        holders = {
-            number
-            for number, each in enumerate(series)
-            if number not in alone and any(str(PurePosixPath(file).parent) == folder for file in each.files)
-        }
+        holders = beside[folder]
         lies = f"{counted(count, 'damaged DICOM file')} {'lies' if count == 1 else 'lie'} in its folder: perhaps a slice of it"
         for number in holders:
             each = result[number]
