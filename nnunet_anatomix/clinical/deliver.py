@@ -222,7 +222,7 @@ def _written(record: Record, labels: np.ndarray, source: CaseSource, delivery: D
 
 def _segmentation(headers: SourceHeaders, labels: np.ndarray, delivery: Delivery) -> Segmentation:
     with _unquoted(), quiet_readers():
-        return dicom_segmentation(headers.slices, labels, delivery.structures, delivery.algorithm)
+        return dicom_segmentation(headers, labels, delivery.structures, delivery.algorithm)
 
 
 def _save(segmentation: Segmentation, path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 
@@ -11,10 +11,10 @@ import numpy as np
 from highdicom.color import CIELabColor
 from highdicom.seg import Segmentation, SegmentDescription
 from highdicom.sr import CodedConcept
-from pydicom import Dataset
 from pydicom.sr.codedict import codes
 
 import nnunet_anatomix
+from nnunet_anatomix.clinical.source_headers import SourceHeaders
 from nnunet_anatomix.clinical.structure_codes import structure_code
 from nnunet_anatomix.clinical.structure_colours import structure_colours
 from nnunet_anatomix.clinical.structures import Structure, Structures
@@ -36,13 +36,13 @@ class Algorithm:
     """Trainer, plans, configuration: what is known."""
 
 
-def dicom_segmentation(slices: Sequence[Dataset], labels: np.ndarray, structures: Structures, algorithm: Algorithm) -> Segmentation:
+def dicom_segmentation(source: SourceHeaders, labels: np.ndarray, structures: Structures, algorithm: Algorithm) -> Segmentation:
     """Make a binary segmentation object, one segment a structure.
 
     Parameters
     ----------
-    slices : headers of the source series; patient, study and frame of reference are theirs.
-    labels : (Z, Y, X) checked labels; plane k lies on slice k, pixel by pixel.
+    source : headers of the source series; patient, study and frame of reference are theirs.
+    labels : (Z, Y, X) checked labels; plane k lies on the source's slice k, pixel by pixel.
     structures : what the labels mean; segment n is the n-th. Overlapping regions overlap as segments.
     algorithm : told in every segment.
 
@@ -51,15 +51,19 @@ def dicom_segmentation(slices: Sequence[Dataset], labels: np.ndarray, structures
     Frames without a voxel are left out, except in an empty prediction: that has one empty frame a segment, on the middle slice, so
     that "looked for, not found" arrives too.
     """
-    sources, further = list(slices), []
+    only = None
     if not labels.any():
-        middle = len(slices) // 2
-        sources, further = [slices[middle]], [*slices[:middle], *slices[middle + 1 :]]
-        labels = labels[middle : middle + 1]
+        middle = len(labels) // 2
+        labels, only = labels[middle : middle + 1], [highdicom.PlanePositionSequence("PATIENT", source.positions_mm[middle])]
+    elif source.frames:
+        # In the order of the file; frames of other volumes in it stay empty, and are left out.
+        ordered = np.zeros((int(source.images[0].NumberOfFrames), *labels.shape[1:]), dtype=labels.dtype)
+        ordered[np.array(source.frames) - 1] = labels
+        labels = ordered
     colours = structure_colours(len(structures.all))
     return Segmentation(
-        source_images=sources,
-        further_source_images=further or None,
+        source_images=source.images,
+        plane_positions=only,
         pixel_array=_pixels(labels, structures),
         segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=[

@@ -1,4 +1,4 @@
-"""Headers of the source series, read again for a DICOM SEG: the same series still, slice by slice where intake found it.
+"""Headers of the source series, read again for a DICOM SEG: still the same series, slice by slice where intake found it.
 
 Messages tell slices by number: paths and values of tags may name a patient.
 """
@@ -38,10 +38,24 @@ _TOLERANCE_VOX = 0.1
 class SourceHeaders(NamedTuple):
     """A source series without its pixels."""
 
-    slices: list[Dataset]
-    """Slice k of the grid is item k."""
-    invented: tuple[str, ...]
+    images: list[Dataset]
+    """A file a slice, in the order of the grid's slices; or the one multi-frame file."""
+    positions_mm: list[np.ndarray]
+    """Of the first voxel of each slice."""
+    frames: tuple[int, ...] = ()
+    """Of the multi-frame file, from 1, in the order of the grid's slices; else empty."""
+    invented: tuple[str, ...] = ()
     """UIDs that the source lacks and that were made up; the same for every reading."""
+
+
+class _Place(NamedTuple):
+    """Where one slice lies, by its tags."""
+
+    position_mm: np.ndarray
+    orientation: np.ndarray
+    """(2, 3): along rows, along columns."""
+    spacing_mm: tuple[float, float]
+    """Of rows, of columns."""
 
 
 def read_source_headers(source: CaseSource) -> SourceHeaders:
@@ -53,22 +67,21 @@ def read_source_headers(source: CaseSource) -> SourceHeaders:
         If files are gone or unreadable, belong to another series than at intake, or do not lie on the grid.
     """
     channel = source.channels[0]
-    if channel.frames:
-        raise InputError("the source is a multi-frame DICOM file, for which no SEG is made; use --format nifti")
-    slices = [_read(channel, number) for number in range(len(channel.files))]
+    images = [_read(channel, number) for number in range(len(channel.files))]
     try:
         with quiet_readers():
-            _require_same_series(slices, channel)
-            _require_grid(slices, source.grid)
-            invented = _complete(slices)
-            uids = [str(header.SOPInstanceUID) for header in slices]
+            _require_same_series(images, channel)
+            places = _places(images, channel.frames)
+            _require_grid(places, (int(images[0].Columns), int(images[0].Rows)), source.grid)
+            invented = _complete(images)
+            uids = [str(header.SOPInstanceUID) for header in images]
     except InputError:
         raise
     except Exception as error:  # pydicom converts on access, fails in many ways, and quotes what it cannot convert
         raise InputError(f"the headers of the source are damaged ({type(error).__name__}); restore them, or use --format nifti") from None
     if len(set(uids)) < len(uids):
         raise InputError(f"{len(uids) - len(set(uids)) + 1} slices of the source share a SOPInstanceUID: a SEG cannot refer to them")
-    return SourceHeaders(slices=slices, invented=invented)
+    return SourceHeaders(images, [place.position_mm for place in places], channel.frames, invented)
 
 
 def _read(channel: ChannelSource, number: int) -> Dataset:
@@ -92,25 +105,45 @@ def _require_same_series(slices: Sequence[Dataset], channel: ChannelSource) -> N
             )
 
 
-def _require_grid(slices: Sequence[Dataset], grid: Grid) -> None:
+def _places(images: Sequence[Dataset], frames: Sequence[int]) -> list[_Place | None]:
+    """None for a slice that does not tell; of a multi-frame file, the places of these frames."""
+    if not frames:
+        return [_place(image, image, image) for image in images]
+    shared = (images[0].get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    told = images[0].PerFrameFunctionalGroupsSequence
+    groups = [told[number - 1] if number <= len(told) else Dataset() for number in frames]
+
+    def item(group: Dataset, keyword: str) -> Dataset:
+        return (group.get(keyword) or shared.get(keyword) or [Dataset()])[0]
+
+    keywords = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
+    return [_place(*(item(group, keyword) for keyword in keywords)) for group in groups]
+
+
+def _place(position: Dataset, orientation: Dataset, measures: Dataset) -> _Place | None:
+    try:
+        rows_mm, columns_mm = map(float, measures.PixelSpacing)
+        axes = np.array(orientation.ImageOrientationPatient, dtype=float).reshape(2, 3)
+        return _Place(np.array(position.ImagePositionPatient, dtype=float).reshape(3), axes, (rows_mm, columns_mm))
+    except Exception:  # pydicom converts on access, and fails in many ways
+        return None
+
+
+def _require_grid(places: Sequence[_Place | None], size: tuple[int, int], grid: Grid) -> None:
     """Voxel [k, j, i] of the grid must be row j, column i of slice k."""
-    columns, rows, count = grid.size
     steps_mm = np.reshape(grid.direction, (3, 3)) * np.asarray(grid.spacing_mm)
     moved = "the source series no longer lies where intake found it; run intake again"
-    if len(slices) != count:
-        raise InputError(f"{len(slices)} files for {count} slices: {moved}")
-    for number, header in enumerate(slices):
-        try:
-            orientation = np.array(header.ImageOrientationPatient, dtype=float).reshape(2, 3)
-            of_rows_mm, of_columns_mm = map(float, header.PixelSpacing)
-            position_mm = np.array(header.ImagePositionPatient, dtype=float)
-            size = (int(header.Columns), int(header.Rows))
-        except Exception:
-            raise InputError(f"slice {number + 1} of {count} has no position, orientation or spacing any more: {moved}") from None
-        there_mm = np.array([position_mm + i * of_columns_mm * orientation[0] + j * of_rows_mm * orientation[1] for i, j in _corners(size)])
-        here_mm = np.array([grid.origin_mm + steps_mm @ (i, j, number) for i, j in _corners((columns, rows))])
-        if size != (columns, rows) or not np.abs(np.linalg.solve(steps_mm, (there_mm - here_mm).T)).max() <= _TOLERANCE_VOX:
-            raise InputError(f"slice {number + 1} of {count}: {moved}")
+    if len(places) != grid.size[2] or size != tuple(grid.size[:2]):
+        raise InputError(f"{len(places)} slices of {size[0]} x {size[1]} for a grid of {grid.size}: {moved}")
+    for number, place in enumerate(places):
+        if place is None:
+            raise InputError(f"slice {number + 1} of {len(places)} has no position, orientation or spacing any more: {moved}")
+        of_rows_mm, of_columns_mm = place.spacing_mm
+        along_row, along_column = place.orientation
+        there_mm = [place.position_mm + i * of_columns_mm * along_row + j * of_rows_mm * along_column for i, j in _corners(size)]
+        here_mm = [grid.origin_mm + steps_mm @ (i, j, number) for i, j in _corners(size)]
+        if not np.abs(np.linalg.solve(steps_mm, np.subtract(there_mm, here_mm).T)).max() <= _TOLERANCE_VOX:
+            raise InputError(f"slice {number + 1} of {len(places)}: {moved}")
 
 
 def _corners(size: tuple[int, int]) -> list[tuple[int, int]]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import highdicom
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from highdicom.legacy import LegacyConvertedEnhancedCTImage
 from pydicom import DataElement, dcmread
 from pydicom.sr.codedict import codes
+from pydicom.uid import generate_uid
 
 from nnunet_anatomix.clinical.deliver import Delivery, deliver
 from nnunet_anatomix.clinical.deliver_records import SEGMENTATIONS
@@ -17,10 +20,10 @@ from nnunet_anatomix.clinical.dicom_segmentation import Algorithm
 from nnunet_anatomix.clinical.silence import quiet_readers
 from nnunet_anatomix.clinical.source_grid import image_on
 from nnunet_anatomix.clinical.source_headers import read_source_headers
-from nnunet_anatomix.clinical.sources import read_source, source_file
+from nnunet_anatomix.clinical.sources import read_source, source_file, write_source
 from nnunet_anatomix.clinical.structure_codes import structure_code
 from nnunet_anatomix.clinical.structures import read_structures
-from pretraining.errors import CommandFailed
+from pretraining.errors import CommandFailed, InputError
 from tests.nnunet_anatomix.clinical.dicom_series import AXIAL, CORONAL, PATIENT, SAGITTAL, write_series
 from tests.nnunet_anatomix.clinical.intake_folder import take_series, write_prediction
 
@@ -144,6 +147,45 @@ def test_an_empty_prediction_arrives_as_looked_for_and_not_found(tmp_path, caplo
     assert {item.ReferencedSOPInstanceUID for item in series.ReferencedInstanceSequence} == {dcmread(f).SOPInstanceUID for f in files}
 
 
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_multi_frame_source_is_met_frame_by_frame(empty, tmp_path):
+    slices = [dcmread(file) for file in write_series(tmp_path / "src" / "single")]
+    order = [3, 0, 7, 1, 6, 2, 5, 4]  # slice of each frame
+    enhanced = LegacyConvertedEnhancedCTImage(
+        [slices[k] for k in order], series_instance_uid=generate_uid(), series_number=1, sop_instance_uid=generate_uid(), instance_number=1
+    )
+    enhanced.save_as(tmp_path / "src" / "enhanced")
+    # By the file itself, since the converter may sort frames.
+    z = [float(frame.PlanePositionSequence[0].ImagePositionPatient[2]) for frame in enhanced.PerFrameFunctionalGroupsSequence]
+    frames = tuple(int(number) + 1 for number in np.argsort(z))
+    assert list(frames) != sorted(frames)
+    grid = take_series(tmp_path / "intake", tmp_path / "src", sorted((tmp_path / "src" / "single").iterdir(), key=_height))
+    link = source_file(tmp_path / "intake", "case_001")
+    taken = read_source(link)
+    uids = {"series_uid": str(enhanced.SeriesInstanceUID), "study_uid": str(enhanced.StudyInstanceUID)}
+    write_source(tmp_path / "intake", replace(taken, channels=(replace(taken.channels[0], files=("enhanced",), frames=frames, **uids),)))
+    labels = labels_of(grid.size) * (not empty)
+    segmentation = delivered(tmp_path, image_on(grid, labels))
+    assert segmentation.ReferencedSeriesSequence[0].SeriesInstanceUID == enhanced.SeriesInstanceUID
+    if empty:
+        assert segmentation.NumberOfFrames == 3 and not segmentation.pixel_array.any()
+        return
+    for number in (1, 2, 3):
+        found = segmentation.get_pixels_by_source_frame(
+            enhanced.SOPInstanceUID, frames, segment_numbers=[number], assert_missing_frames_are_empty=True
+        )
+        assert np.array_equal(found[..., 0], labels == number)
+    first = dcmread(tmp_path / "src" / "enhanced")
+    first.PerFrameFunctionalGroupsSequence[2].PlanePositionSequence[0].ImagePositionPatient = [0, 0, 0]
+    first.save_as(tmp_path / "src" / "enhanced")
+    with pytest.raises(InputError, match="no longer lies where intake found it"):
+        read_source_headers(read_source(link))
+
+
+def _height(file: Path) -> float:
+    return float(dcmread(file, stop_before_pixels=True).ImagePositionPatient[2])
+
+
 def test_a_prediction_whose_file_runs_along_other_axes_is_put_in_order(tmp_path):
     files = write_series(tmp_path / "src", direction=CORONAL)
     grid = take_series(tmp_path / "intake", tmp_path / "src", files)
@@ -170,9 +212,9 @@ def test_headers_without_uids_get_the_same_ones_every_time(tmp_path):
     assert_overlays(segmentation, [dcmread(file).SOPInstanceUID for file in files], {n: labels == n for n in (1, 2, 3)})
     first, again = (read_source_headers(read_source(source_file(tmp_path / "intake", "case_001"))) for _ in range(2))
     assert first.invented == ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
-    assert [first.slices[0].get(keyword) for keyword in first.invented] == [again.slices[0].get(keyword) for keyword in again.invented]
+    assert [first.images[0].get(keyword) for keyword in first.invented] == [again.images[0].get(keyword) for keyword in again.invented]
     assert segmentation.PatientBirthDate == segmentation.PatientSex == "" and segmentation.PatientID == dcmread(files[0]).PatientID
-    assert first.slices[0].StudyInstanceUID == segmentation.StudyInstanceUID
+    assert first.images[0].StudyInstanceUID == segmentation.StudyInstanceUID
 
 
 def move(dataset):
