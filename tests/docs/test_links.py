@@ -17,7 +17,7 @@ TEXTS = [
 ]
 _FENCED = re.compile(r"^( *)```.*?^\1```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
-_ROLE = re.compile(r"\{py:(\w+)\}`([\w.]+)`")
+_ROLE = re.compile(r"\{py:(\w+)\}`~?([\w.]+)`")
 
 
 def prose(path: Path) -> str:
