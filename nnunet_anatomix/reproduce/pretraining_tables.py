@@ -7,19 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from nnunet_anatomix.reproduce.commands import (
-    pretraining_steps,
-    register_folder,
-    register_step,
-    registration_dice,
-    registration_folds,
-    search_folder,
-    search_step,
-    study_dice,
-    study_step,
-)
+from nnunet_anatomix.reproduce.commands import pretraining_steps, register_folder, register_step, search_folder, search_step, study_step
 from nnunet_anatomix.reproduce.plan import Cell, Step, Table, Tuned
 from nnunet_anatomix.reproduce.published import TABLE_3
+from nnunet_anatomix.reproduce.results import registration_dice, registration_folds, study_dice
 from nnunet_anatomix.reproduce.settings import Settings
 from nnunet_anatomix.reproduce.sources import pair_sources, segmentation_sources
 

@@ -6,21 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from nnunet_anatomix.reproduce.commands import (
-    our_start,
-    register_folder,
-    register_step,
-    registration_dice,
-    registration_folds,
-    registration_median,
-    search_folder,
-    search_numbers,
-    search_step,
-    study_dice,
-    study_step,
-)
+from nnunet_anatomix.reproduce.commands import our_start, register_folder, register_step, search_folder, search_step, study_step
 from nnunet_anatomix.reproduce.plan import Cell, Table, Tuned
 from nnunet_anatomix.reproduce.published import FIGURE_5, TABLE_2, TABLE_4, TABLE_5
+from nnunet_anatomix.reproduce.results import registration_dice, registration_folds, registration_median, search_numbers, study_dice
 from nnunet_anatomix.reproduce.settings import Settings
 from nnunet_anatomix.reproduce.sources import PairSource, pair_sources, segmentation_sources
 from nnunet_anatomix.study.runs import start_name

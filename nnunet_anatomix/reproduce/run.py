@@ -20,9 +20,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from nnunet_anatomix.reproduce.commands import tuned_flags
 from nnunet_anatomix.reproduce.plan import Step, Table, Tuned
 from nnunet_anatomix.reproduce.report import write_report
+from nnunet_anatomix.reproduce.results import tuned_flags
 from nnunet_anatomix.reproduce.settings import Settings
 from pretraining.atomic import write_text
 from pretraining.errors import CommandFailed, InputError, Interrupted

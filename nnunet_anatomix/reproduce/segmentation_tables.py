@@ -7,9 +7,10 @@ from functools import partial
 from pathlib import Path
 
 from nnunet_anatomix.datasets.catalog import SEGMENTATION
-from nnunet_anatomix.reproduce.commands import our_start, study_dice, study_step
+from nnunet_anatomix.reproduce.commands import our_start, study_step
 from nnunet_anatomix.reproduce.plan import Cell, Step, Table
 from nnunet_anatomix.reproduce.published import TABLE_1, TABLE_6
+from nnunet_anatomix.reproduce.results import study_dice
 from nnunet_anatomix.reproduce.settings import Settings
 from nnunet_anatomix.reproduce.sources import SegmentationSource, segmentation_sources
 from nnunet_anatomix.study.runs import start_name

@@ -104,6 +104,7 @@ def test_figure_5_by_convexadam_with_the_settings_that_were_tuned(data, out, in_
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @NEEDS_ANTS
 def test_registration_by_ants(data, out, tmp_path, monkeypatch, in_this_process):
     monkeypatch.setenv("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "1")

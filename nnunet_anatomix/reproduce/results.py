@@ -1,0 +1,94 @@
+"""What the commands of a table wrote, read as the paper prints it."""
+
+from __future__ import annotations
+
+import csv
+from math import isfinite
+from pathlib import Path
+
+import numpy as np
+
+from nnunet_anatomix.reproduce.commands import SEARCHED, study_folder
+from nnunet_anatomix.reproduce.plan import Tuned
+from nnunet_anatomix.reproduce.settings import Settings
+from nnunet_anatomix.reproduce.sources import SegmentationSource
+from nnunet_anatomix.study.report import read_rows, summarize
+from nnunet_anatomix.study.runs import start_name
+from pretraining.errors import InputError
+
+_BEFORE_SEARCH = ("0.75", "2", "1", "2")
+"""Shown for them in a dry run: the published defaults."""
+
+
+def study_dice(settings: Settings, source: SegmentationSource, start: str, shots: int | None) -> str:
+    """Mean Dice and its bootstrapped std, as the paper prints them; all training volumes where ``shots`` is None."""
+    runs = study_folder(settings, source) / "runs"
+    names = [f"{start_name(start)}_shots{source.cases if shots is None else shots}_seed{seed}" for seed in settings.scale.seeds]
+    (summary,) = summarize([row for name in names for row in read_rows(runs / name / "dice.csv")])
+    return mean_and_std(summary.dice, summary.std)
+
+
+def pair_numbers(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Mean Dice and folded share of every pair of a batch.
+
+    Raises
+    ------
+    InputError
+        If there is no Dice: pairs without labels.
+    """
+    from nnunet_anatomix.registration.summary import pair_row, read_registrations
+
+    rows = [pair_row(pair) for pair in read_registrations(folder)]
+    dice = np.array([row.dice for row in rows])
+    if not np.isfinite(dice).all():
+        raise InputError(f"{folder}: pairs without Dice; the pairs to test on need labels")
+    return dice, np.array([row.folded_share for row in rows])
+
+
+def registration_dice(folder: Path) -> str:
+    """Mean over pairs with its bootstrapped std."""
+    from nnunet_anatomix.evaluation import bootstrap_std
+
+    dice, _ = pair_numbers(folder)
+    return mean_and_std(float(dice.mean()), bootstrap_std(dice))
+
+
+def registration_median(folder: Path) -> str:
+    """Median over pairs."""
+    return _short(float(np.median(pair_numbers(folder)[0])))
+
+
+def registration_folds(folder: Path) -> str:
+    """Mean share of folded voxels."""
+    return f"{100 * pair_numbers(folder)[1].mean():.2f}%"
+
+
+def search_numbers(folder: Path, method: str) -> dict[str, str]:
+    """One line of a search's ``summary.csv``."""
+    with (folder / "summary.csv").open(newline="", encoding="utf-8") as file:
+        return next(row for row in csv.DictReader(file) if row["method"] == method)
+
+
+def tuned_flags(tuned: Tuned, *, dry: bool = False) -> list[str]:
+    """Flags of the best settings that a search found.
+
+    Raises
+    ------
+    InputError
+        If all settings fold too much.
+    """
+    if dry and not (tuned.search / "summary.csv").is_file():
+        return [word for pair in zip(SEARCHED.values(), _BEFORE_SEARCH, strict=True) for word in pair]
+    row = search_numbers(tuned.search, tuned.method)
+    if not row["best_smoothness"]:
+        raise InputError(f"{tuned.search}: no settings of {tuned.method} fold less than .5 %; widen the search")
+    return [word for name, flag in SEARCHED.items() for word in (flag, row[f"best_{name}"])]
+
+
+def mean_and_std(mean: float, std: float) -> str:
+    """``.89(.01)``, as the paper prints them; without std, where one subject leaves none."""
+    return f"{_short(mean)}({_short(std)})" if isfinite(std) else _short(mean)
+
+
+def _short(value: float) -> str:
+    return f"{value:.2f}".removeprefix("0") if value < 1 else f"{value:.2f}"
