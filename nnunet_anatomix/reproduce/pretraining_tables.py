@@ -80,7 +80,8 @@ def figure_7(settings: Settings) -> Table:
             command = ("nnunet-anatomix", "features", image, "--out", out, "--weights", weights, "--device", settings.device)
             step = table.add(Step(name=f"features_{variant.preset}_{name}", command=command, after=(exported,)))
             read = partial(_picture, settings.out, out)
-            table.cells.append(Cell(row=row, column=name, paper="figure", steps=(step,), read=read, why_not=missing))
+            why = missing or ("" if image.is_file() else "needs --images SCAN..., or pairs that are prepared")
+            table.cells.append(Cell(row=row, column=name, paper="figure", steps=(step,), read=read, why_not=why))
     table.notes.append("Scans are those of --images, or else the first pair to test registration on; CT is not clipped here.")
     return table
 

@@ -125,6 +125,25 @@ def test_without_data_nothing_is_run_and_what_to_do_is_said(tmp_path):
     assert any("nnunet-anatomix prepare promise12 --source" in why for why in reasons) and any("never published" in why for why in reasons)
 
 
+def test_figure_7_wants_scans_too(tmp_path):
+    for file in ("organs.bank", "brains.bank", "scan.nii.gz"):
+        (tmp_path / file).touch()
+    banks = {"templates": tmp_path / "organs.bank", "brains": tmp_path / "brains.bank"}
+    without = TABLES["figure7"](settings(tmp_path, **banks))
+    assert all("needs --images" in cell.why_not for cell in without.cells) and not wanted_steps(without)
+    table = TABLES["figure7"](settings(tmp_path, images=(tmp_path / "scan.nii.gz",), **banks))
+    assert not any(cell.why_not for cell in table.cells) and len(wanted_steps(table)) == 5 * 3
+
+
+def test_some_rows_alone_need_fewer_steps(tmp_path):
+    table = TABLES["table3"](settings(tmp_path))
+    (row,) = {cell.row for cell in table.only(["loss: denoising"]).cells}
+    steps = {step.name for step in table.only([row]).steps}
+    assert "pretrain_paper_denoising" in steps and not any("smshapes" in name for name in steps)
+    with pytest.raises(InputError, match="no row 'losses'; there are"):
+        table.only(["losses"])
+
+
 def dataset(raw: Path, name: str, cases: int) -> None:
     (raw / name / "labelsTr").mkdir(parents=True)
     (raw / name / "dataset.json").write_text("{}")
