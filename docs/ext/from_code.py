@@ -38,12 +38,12 @@ def commands_of(program: str) -> list[str]:
 
 
 def help_of(program: str, *command: str) -> str:
-    """What ``PROGRAM [COMMAND] --help`` prints on a terminal of 90 columns."""
+    """What ``PROGRAM [COMMAND] --help`` prints on a terminal of 88 columns."""
     main = importlib.import_module(CLI_MODULES[program]).main
     shown = io.StringIO()
     with (
         mock.patch.object(sys, "argv", [program, *command, "--help"]),
-        mock.patch.dict(os.environ, {"COLUMNS": "94", "NO_COLOR": "1"}),
+        mock.patch.dict(os.environ, {"COLUMNS": "90", "NO_COLOR": "1"}),
         contextlib.redirect_stdout(shown),
         contextlib.suppress(SystemExit),
     ):
