@@ -8,23 +8,9 @@ import sys
 
 import pytest
 
-COMMANDS = (
-    "plan",
-    "plan-and-preprocess",
-    "split",
-    "prepare",
-    "reproduce",
-    "study",
-    "features",
-    "register",
-    "search",
-    "evaluate",
-    "deliver",
-    "weights",
-    "backbone",
-    "doctor",
-    "demo",
-)
+from nnunet_anatomix.cli import _commands
+
+COMMANDS = tuple(_commands())
 
 
 def run(*arguments: str, **options) -> subprocess.CompletedProcess:
