@@ -12,6 +12,7 @@ from pretraining.engine.anatomy import AnatomyConfig, eligible_subjects
 from pretraining.engine.appearance import AppearanceConfig, apply_appearance, sample_appearance
 from pretraining.engine.ensemble import EnsembleConfig
 from pretraining.engine.label_models import LABEL_MODELS, LabelModelConfig, choose_label_model
+from pretraining.engine.one_thread import one_thread
 from pretraining.engine.online import OnlineConfig, apply_online, sample_online
 from pretraining.engine.seeds import sample_generator
 from pretraining.engine.smshapes import SmShapesConfig
@@ -63,8 +64,9 @@ class Pair(NamedTuple):
 def synthesize_pair(bank: TemplateBank, config: EngineConfig, *, seed: int, index: int, device: torch.device | str = "cpu") -> Pair:
     """Make sample ``index`` of the data set that (bank, config, seed) define.
 
-    The sample is a pure function of the arguments on a given device type: no global random state is read or changed, and
-    on CUDA the host never waits for the device. It equals :func:`vary` of the stored sample, read back from disk or not.
+    The sample is a pure function of the arguments on a given device type: no global random state is read or changed, the number of
+    threads does not matter, and on CUDA the host never waits for the device. It equals :func:`vary` of the stored sample, read back
+    from disk or not.
 
     Raises
     ------
@@ -86,6 +88,7 @@ def check_bank(bank: TemplateBank, config: EngineConfig) -> None:
         eligible_subjects(bank, config.anatomy)
 
 
+@one_thread()
 @torch.no_grad()
 def synthesize_stored(bank: TemplateBank, config: EngineConfig, *, seed: int, index: int, device: torch.device | str = "cpu") -> StoredPair:
     """Make sample ``index`` up to where the paper stores it: labels (Fig. 2A) and two views of them (Fig. 2B).
@@ -110,6 +113,7 @@ def synthesize_stored(bank: TemplateBank, config: EngineConfig, *, seed: int, in
         return StoredPair(labels, views)
 
 
+@one_thread()
 @torch.no_grad()
 def vary(stored: StoredPair, config: OnlineConfig, *, seed: int, draw: int) -> Pair:
     """Vary a stored sample by the online set (Fig. 12, red boxes), on its device.

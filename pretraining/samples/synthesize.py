@@ -172,13 +172,7 @@ def sample_maker(request: Request) -> Callable[[int], PackedSample]:
 
 
 def _make_sample(bank: TemplateBank, engine: EngineConfig, seed: int, device: str, index: int) -> PackedSample:
-    # One thread: there are as many processes as there is work for.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return pack(synthesize_stored(bank, engine, seed=seed, index=index, device=device))
-    finally:
-        torch.set_num_threads(threads)
+    return pack(synthesize_stored(bank, engine, seed=seed, index=index, device=device))
 
 
 def _missing(store: Path, config: StoreConfig, shards: Sequence[int], *, workers: int, verify: bool) -> list[int]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pretraining.config import from_dict, to_dict
+from pretraining.engine.artefacts.motion import MotionConfig
 from pretraining.engine.ensemble import render_ensemble, sample_ensemble
 from pretraining.engine.label_models import LabelModelConfig, choose_label_model
 from pretraining.engine.seeds import sample_generator
@@ -51,6 +52,22 @@ def test_training_settings_do_not_change_a_sample(bank):
         inside = synthesize_pair(bank, CONFIG, seed=1, index=5)
     assert torch.equal(plain.labels, inside.labels) and torch.equal(plain.views, inside.views)
     assert inside.views.dtype == torch.float32 and not inside.views.requires_grad
+
+
+def test_threads_do_not_change_a_sample(bank):
+    before = torch.get_num_threads()
+    # Motion was what depended on them, by MKL's transforms.
+    often = dataclasses.replace(CONFIG.online, motion=MotionConfig(probability=1.0))
+    config = dataclasses.replace(CONFIG, online=often)
+    samples = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            samples.append(synthesize_pair(bank, config, seed=1, index=0))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(sample.views, samples[0].views) for sample in samples)
 
 
 def test_appearance_settings_leave_the_labels_alone(bank):
