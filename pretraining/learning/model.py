@@ -8,10 +8,12 @@ import torch
 from torch import Generator, Tensor, nn
 
 from pretraining.backbone.unet import UNet, UNetConfig
+from pretraining.engine.seeds import noise_generator
 from pretraining.engine.synthesis import Pair
 from pretraining.learning.contrastive import supervised_contrastive_loss
+from pretraining.learning.moved_views import common_part, move_views
 from pretraining.learning.projection import ProjectionConfig, ProjectionHead
-from pretraining.learning.sampling import features_at, labels_at_level, sample_positions
+from pretraining.learning.sampling import features_at, sample_positions
 
 
 def contrastive_taps(config: UNetConfig) -> tuple[str, ...]:
@@ -41,8 +43,13 @@ class ContrastiveConfig:
     """Let every label count once in the loss's denominator, whatever its size."""
     rarity_weights: bool = False
     """Let every label count the same among the anchors, whatever its size."""
+    max_shift_vox: int = 0
+    """The two views are moved against each other by up to so many voxels along each axis, and their windows are so much smaller than the
+    samples; 0 is the paper's way."""
 
     def __post_init__(self) -> None:
+        if self.max_shift_vox < 0:
+            raise ValueError(f"max_shift_vox must not be negative, got {self.max_shift_vox}")
         if not 0 <= self.balanced_share <= 1:
             raise ValueError(f"balanced_share must be in [0, 1], got {self.balanced_share}")
         if self.positions < 2 or self.temperature <= 0:
@@ -68,23 +75,25 @@ class ContrastiveModel(nn.Module):
         Parameters
         ----------
         sample : two views, (2, X, Y, Z) in [0, 1], of labels (X, Y, Z).
-        generator : draws the positions, the same in both views; on the device of the labels.
+        generator : draws the positions, the same places in both views; on the device of the labels.
 
         Returns
         -------
         (len(self.terms),) float32; the total loss is their mean.
         """
-        labels, views, config = sample.labels, sample.views, self.config
-        features = self.backbone.features(views[:, None], self.taps)
+        config = self.config
+        # The windows' places are drawn on the host, which must not wait for the device; the seed lies on the host.
+        moved = move_views(sample, config.max_shift_vox, noise_generator(generator.initial_seed(), "cpu"))
+        features = self.backbone.features(moved.views[:, None], self.taps)
         losses = []
         for tap, level, head in zip(self.taps, self.levels, self.heads, strict=True):
-            coarse = labels_at_level(labels, level)
-            drawn = sample_positions(coarse, config.positions, balanced_share=config.balanced_share, generator=generator)
-            with torch.autocast(views.device.type, enabled=False):
+            common = common_part(moved, features[tap], level)
+            drawn = sample_positions(common.labels, config.positions, balanced_share=config.balanced_share, generator=generator)
+            with torch.autocast(moved.views.device.type, enabled=False):
                 losses.append(
                     supervised_contrastive_loss(
-                        head(features_at(features[tap], drawn).float()),
-                        coarse.flatten()[drawn],
+                        head(features_at(common.features, drawn).float()),
+                        common.labels.flatten()[drawn],
                         temperature=config.temperature,
                         balanced_denominator=config.balanced_denominator,
                         rarity_weights=config.rarity_weights,

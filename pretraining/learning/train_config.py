@@ -49,8 +49,16 @@ class TrainConfig:
             raise ValueError(f"average_decay must be in [0, 1), got {self.average_decay}")
         if self.precision not in ("auto", "bf16", "fp32"):
             raise ValueError(f"precision is 'auto', 'bf16' or 'fp32', got {self.precision!r}")
-        if self.engine.side % self.backbone.multiple or self.engine.side < self.backbone.min_side:
+        contrastive = self.objective.kind == "contrastive"
+        window = self.engine.side - self.objective.contrastive.max_shift_vox * contrastive
+        if window % self.backbone.multiple or window < self.backbone.min_side:
+            less = ", less objective.contrastive.max_shift_vox," if window < self.engine.side else ""
             raise ValueError(
-                f"engine.side must be a multiple of {self.backbone.multiple} and at least {self.backbone.min_side} "
-                f"for {self.backbone.poolings} poolings, got {self.engine.side}"
+                f"engine.side{less} must be a multiple of {self.backbone.multiple} and at least {self.backbone.min_side} "
+                f"for {self.backbone.poolings} poolings, got {window}"
+            )
+        if contrastive and self.objective.contrastive.max_shift_vox >= window:
+            raise ValueError(
+                f"objective.contrastive.max_shift_vox must be below the windows of {window} voxels that it leaves of engine.side, so that "
+                f"the views meet, got {self.objective.contrastive.max_shift_vox}"
             )

@@ -274,7 +274,8 @@ def test_needs_are_found_wherever_nnunet_keeps_them(tmp_path, nnunet):
     assert find_needs("43").channels[0].kind == "MR" and find_needs("Dataset044_New").channels[0].kind == "CT"
 
 
-def test_models_that_are_not_there_or_say_nothing_are_refused(tmp_path, nnunet):
+def test_models_that_are_not_there_or_say_nothing_are_refused(tmp_path, nnunet, monkeypatch):
+    monkeypatch.chdir(nnunet.raw)  # beside which there is no x
     dataset_json(nnunet.raw / "Dataset001_A")
     dataset_json(nnunet.results / "Dataset001_B")
     dataset_json(nnunet.raw / "Dataset002_Tif", ending=".tif")

@@ -41,6 +41,8 @@ def parse(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         from nnunetv2.run import run_training
 
         monkeypatch.setattr(run_training, "run_training", lambda *arguments, **options: None)
+        # It would give the rest of the suite all cores.
+        monkeypatch.setattr(run_training.torch, "set_num_threads", lambda threads: None)
         run_training.run_training_entry()
 
 
