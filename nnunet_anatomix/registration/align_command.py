@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from dataclasses import fields
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from nnunet_anatomix.registration.lists import read_list
 from pretraining.errors import InputError
 
 if TYPE_CHECKING:
@@ -79,37 +79,26 @@ def read_atlas_scans(path: Path, clip: Window = None) -> list[AtlasScan]:
     Raises
     ------
     InputError
-        For a missing file, unknown or missing columns, a row without a scan, a clip that is none, or two scans of one name.
+        As by :func:`~nnunet_anatomix.registration.lists.read_list`, or for a clip that is none.
     """
     from nnunet_anatomix.registration.atlas import AtlasScan
 
-    known = [one.name for one in fields(AtlasScan)]
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns, rows = reader.fieldnames or [], list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"scans: cannot read {path}: {error}") from None
-    if "scan" not in columns or set(columns) - set(known) or not rows:
-        raise InputError(f"scans: expected a CSV with the column scan, none but {known}, and a row a scan, found {columns} in {path}")
-    scans: dict[str, AtlasScan] = {}
-    for number, row in enumerate(rows, 2):
-        where = f"scans: line {number} of {path}"
-        if not row["scan"] or None in row:
-            raise InputError(f"{where} needs a scan, and no more cells than columns")
-        name = row.get("name") or Path(row["scan"]).name.removesuffix(".gz").rsplit(".", 1)[0]
-        if Path(name).name != name or name.startswith("."):
-            raise InputError(f"{where}: '{name}' begins names of files; use letters, digits, - and _")
-        if name in scans:
-            raise InputError(f"{where}: a second scan called '{name}'; give each a name of its own in a column name")
-        scans[name] = AtlasScan(
+    optional = [one.name for one in fields(AtlasScan) if one.name not in ("name", "scan")]
+    rows = read_list(path, "scans", required=("scan",), optional=optional, unnamed=lambda number, cells: _stem(cells["scan"]))
+    return [
+        AtlasScan(
             name=name,
-            scan=path.parent / row["scan"],
-            labels=path.parent / row["labels"] if row.get("labels") else None,
-            group=row.get("group") or "",
-            clip=_window(row["clip"], where) if row.get("clip") else clip,
+            scan=path.parent / cells["scan"],
+            labels=path.parent / cells["labels"] if "labels" in cells else None,
+            group=cells.get("group", ""),
+            clip=_window(cells["clip"], where) if "clip" in cells else clip,
         )
-    return list(scans.values())
+        for name, cells, where in rows
+    ]
+
+
+def _stem(scan: str) -> str:
+    return Path(scan).name.removesuffix(".gz").rsplit(".", 1)[0]
 
 
 def _window(cell: str, where: str) -> tuple[float, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import logging
@@ -13,6 +12,7 @@ from pathlib import Path
 import torch
 
 from nnunet_anatomix.other_weights import OtherWeights
+from nnunet_anatomix.registration.lists import numbered_pair, read_list
 from nnunet_anatomix.registration.metrics import read_landmarks
 from nnunet_anatomix.registration.register import RegistrationConfig, register
 from nnunet_anatomix.registration.scans import checked_labels, checked_scan, read_image
@@ -52,31 +52,11 @@ def read_pairs(path: Path) -> list[PairFiles]:
     Raises
     ------
     InputError
-        For a missing file, unknown or missing columns, a row without a scan, or two pairs of one name.
+        As by :func:`~nnunet_anatomix.registration.lists.read_list`.
     """
-    known = [one.name for one in fields(PairFiles)]
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns, rows = reader.fieldnames or [], list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"pairs: cannot read {path}: {error}") from None
-    if not {"fixed", "moving"} <= set(columns) or set(columns) - set(known):
-        raise InputError(f"pairs: expected a CSV with the columns fixed and moving, and none but {known}, found {columns} in {path}")
-    pairs = []
-    for number, row in enumerate(rows, 2):
-        if not row["fixed"] or not row["moving"] or None in row:
-            raise InputError(f"pairs: line {number} of {path} needs a fixed and a moving scan, and no more cells than columns")
-        name = row.pop("name", None) or f"pair{number - 1:03d}"
-        if Path(name).name != name or name.startswith("."):
-            raise InputError(f"pairs: line {number} of {path}: '{name}' becomes a folder's name; use letters, digits, - and _")
-        pairs.append(PairFiles(name=name, **{column: path.parent / cell for column, cell in row.items() if cell}))
-    if not pairs:
-        raise InputError(f"pairs: {path} has no rows below its columns")
-    names = [pair.name for pair in pairs]
-    if doubled := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"pairs: two pairs in {path} are called '{doubled[0]}'; their results would be in one folder")
-    return pairs
+    optional = [one.name for one in fields(PairFiles) if one.name not in ("name", "fixed", "moving")]
+    rows = read_list(path, "pairs", required=("fixed", "moving"), optional=optional, unnamed=numbered_pair)
+    return [PairFiles(name=row.name, **{column: path.parent / cell for column, cell in row.cells.items()}) for row in rows]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nnunet_anatomix.registration.descriptors import Scan
+from nnunet_anatomix.registration.lists import numbered_pair, read_list
 from nnunet_anatomix.registration.metrics import dice_by_label, shared_labels
 from nnunet_anatomix.registration.scans import checked_labels, checked_scan, read_image
 from nnunet_anatomix.registration.warp import coverage, image_tensor, resampled, warped
@@ -52,7 +52,7 @@ class SearchPair:
 
 
 def read_search_pairs(path: Path, *, fixed_clip: Clip | None = None, moving_clip: Clip | None = None) -> list[SearchPair]:
-    """Read a CSV file with the header ``name,fixed,moving,fixed_labels,moving_labels`` and perhaps ``fixed_mask``, ``moving_mask``.
+    """Read a CSV file with the columns of :class:`SearchPair`; ``name`` and the masks may be missing.
 
     Parameters
     ----------
@@ -62,31 +62,16 @@ def read_search_pairs(path: Path, *, fixed_clip: Clip | None = None, moving_clip
     Raises
     ------
     InputError
-        If it can't be read, holds no pairs, or a line lacks something, names a pair twice or a file that is not there.
+        As by :func:`~nnunet_anatomix.registration.lists.read_list`, or for a file that is not there.
     """
-    try:
-        reader = csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines(), strict=True)
-        lines = [(reader.line_num, line) for line in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} can't be read as CSV: {error}; name a file with the header {','.join(('name', *IMAGES))}") from None
-    columns = list(reader.fieldnames or ())
-    if sorted(set(columns) - set(MASKS)) != sorted(("name", *IMAGES)) or len(set(columns)) < len(columns):
-        raise InputError(f"{path}: expected the header {','.join(('name', *IMAGES))}, found {','.join(reader.fieldnames or ()) or 'none'}")
-    if not lines:
-        raise InputError(f"{path} holds no pairs, expected a line for each")
-    pairs: dict[str, SearchPair] = {}
-    for number, line in lines:
-        where = f"{path}, line {number}"
-        if None in line or not all(value or column in MASKS for column, value in line.items()):
-            raise InputError(f"{where}: expected {len(columns)} values, found {','.join(str(value or '') for value in line.values())}")
-        if line["name"] in pairs:
-            raise InputError(f"{where}: a second pair named '{line['name']}'; every pair needs a name of its own")
-        images = {role: path.parent / line[role] for role in columns if role != "name" and line[role]}
+    pairs = []
+    for name, cells, where in read_list(path, "pairs", required=IMAGES, optional=MASKS, unnamed=numbered_pair):
+        images = {role: path.parent / cell for role, cell in cells.items()}
         for role, image in images.items():
             if not image.is_file():
                 raise InputError(f"{where}: {role}: no such file {image}")
-        pairs[line["name"]] = SearchPair(name=line["name"], **images, fixed_clip=fixed_clip, moving_clip=moving_clip)
-    return list(pairs.values())
+        pairs.append(SearchPair(name=name, **images, fixed_clip=fixed_clip, moving_clip=moving_clip))
+    return pairs
 
 
 @dataclass(frozen=True, kw_only=True)

