@@ -109,7 +109,7 @@ def syn_displacement(
     Notes
     -----
     ANTs first rescales every channel of either image to [0, 1] by its extremes, inside the masks or not: outliers must be clipped
-    beforehand, channels weigh alike whatever their contrast, and where mean squares compare them, the extremes should be the same in both.
+    beforehand, and channels weigh alike whatever their contrast.
 
     References
     ----------

@@ -42,9 +42,6 @@ from pretraining.inference_memory import available_bytes
 
 log = logging.getLogger(__name__)
 
-_RANGE_STD = 4.0
-"""Features beyond so many standard deviations are outliers to ANTs."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class RegistrationConfig:
@@ -266,18 +263,7 @@ def _channels(scans: list[Scan], config: DescriptorConfig, net: UNet | None, pro
     if not config.feature_weight:
         return [(scan.image.clamp(*scan.clip) if scan.clip else scan.image)[None] for scan in scans]
     only = DescriptorConfig(mind=False, feature_weight=1.0, side=config.side, overlap=config.overlap, bf16=config.bf16)
-    return [_pinned(described(scan, only, pool=1, net=net, progress=progress)) for scan in scans]
-
-
-def _pinned(channels: Tensor) -> Tensor:
-    """Standardized channels, clipped, with the ends of the range in two corners.
-
-    ANTs rescales every channel of either scan by its extremes, which would undo the standardization that makes scans comparable; so their
-    extremes are made the same.
-    """
-    channels = channels.clamp(-_RANGE_STD, _RANGE_STD)
-    channels[:, 0, 0, 0], channels[:, -1, -1, -1] = -_RANGE_STD, _RANGE_STD
-    return channels
+    return [described(scan, only, pool=1, net=net, progress=progress) for scan in scans]
 
 
 def _inverse_transform(start: Start, displacement: Tensor, inverse: Tensor, grid: sitk.Image) -> sitk.Transform:

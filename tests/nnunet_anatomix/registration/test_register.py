@@ -307,25 +307,6 @@ def test_weights_make_the_features(scans, bent):
     assert torch.equal(first, again) and not torch.equal(first, second)
 
 
-def test_ants_sees_features_of_both_scans_on_one_scale(scans, bent, monkeypatch):
-    """It rescales every channel by its extremes: they must be the same in both scans, and the rest untouched but for outliers."""
-    seen = []
-
-    def solver(fixed: Tensor, moving: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
-        seen.extend((fixed, moving))
-        return (torch.zeros(3, *fixed.shape[1:]),) * 2
-
-    monkeypatch.setattr("nnunet_anatomix.registration.register.syn_displacement", solver)
-    config = RegistrationConfig(init="none", spacing_mm=10, solver="ants", descriptors=DescriptorConfig(mind=False, side=32))
-    torch.manual_seed(0)
-    register(scans["t1"], bent["t2"], config=config, weights=UNet(UNetConfig(width=2, poolings=2, out_channels=4)).eval())
-    for channels in seen:
-        assert len(channels) == 4 and torch.equal(channels.amax((1, 2, 3)), torch.full((4,), 4.0))
-        assert torch.equal(channels.amin((1, 2, 3)), torch.full((4,), -4.0))
-        assert all(0.3 < channel.std() < 3 for channel in channels)
-    assert not torch.equal(*seen)
-
-
 def test_a_start_that_bends_is_undone_as_well(scans, bent, truth, brain, tmp_path):
     # Half of the way from a file, the rest by the solver.
     half = itk_transform(0.5 * inverted(truth), scans["t1"]).GetDisplacementField()
