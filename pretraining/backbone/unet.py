@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pretraining.backbone.instance_norm import InstanceNorm
+
 
 @dataclass(frozen=True, kw_only=True)
 class UNetConfig:
@@ -24,7 +26,9 @@ class UNetConfig:
     poolings: int = 4
     """Halvings of the resolution between input and bottleneck."""
     norm: Literal["batch", "instance"] = "batch"
-    """``instance`` has no affine parameters; convolutions carry a bias then."""
+    """Normalization after every convolution: over the batch with running averages, or over each scan by itself."""
+    norm_affine: bool = False
+    """Whether instance normalization scales and shifts each channel; if not, convolutions carry a bias. Batch normalization always does."""
     norm_eps: float = 1e-5
     """Added to the variance inside the normalization."""
     pooling: Literal["max", "average"] = "max"
@@ -49,6 +53,8 @@ class UNetConfig:
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is one of {known}, got {getattr(self, name)!r}")
+        if self.norm_affine and self.norm == "batch":
+            raise ValueError("norm_affine is a choice of norm 'instance'; batch normalization always has scale and shift, so leave it out")
 
     @property
     def multiple(self) -> int:
@@ -74,7 +80,7 @@ class ConvBlock(nn.Module):
         if config.norm == "batch":
             self.norm: nn.Module = nn.BatchNorm3d(out_channels, eps=config.norm_eps)
         else:
-            self.norm = nn.InstanceNorm3d(out_channels, eps=config.norm_eps)
+            self.norm = InstanceNorm(out_channels, eps=config.norm_eps, affine=config.norm_affine)
 
     def activate(self, features: Tensor) -> Tensor:
         """What follows the convolution."""
@@ -207,7 +213,8 @@ class UNet(nn.Module):
 
 
 def _convolution(in_channels: int, out_channels: int, config: UNetConfig) -> nn.Conv3d:
-    return nn.Conv3d(in_channels, out_channels, 3, padding=1, bias=config.norm == "instance", padding_mode=config.padding)
+    bias = config.norm == "instance" and not config.norm_affine
+    return nn.Conv3d(in_channels, out_channels, 3, padding=1, bias=bias, padding_mode=config.padding)
 
 
 def _pair(in_channels: int, out_channels: int, config: UNetConfig) -> nn.Sequential:

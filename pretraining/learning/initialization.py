@@ -27,6 +27,6 @@ def build(construct: Callable[[], Module], generator: Generator) -> Module:
             nn.init.kaiming_normal_(part.weight, nonlinearity="relu", generator=generator)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
-        elif isinstance(part, nn.modules.batchnorm._BatchNorm):
+        elif hasattr(part, "reset_parameters"):  # normalizations, and our own modules whose start is not random
             part.reset_parameters()
     return module

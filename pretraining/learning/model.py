@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Generator, Tensor, nn
@@ -11,9 +11,10 @@ from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.engine.seeds import noise_generator
 from pretraining.engine.synthesis import Pair
 from pretraining.learning.contrastive import supervised_contrastive_loss
-from pretraining.learning.moved_views import common_part, move_views
+from pretraining.learning.local_matching import LocalMatching, LocalMatchingConfig
+from pretraining.learning.moved_views import PoseConfig, common_box, move_views
 from pretraining.learning.projection import ProjectionConfig, ProjectionHead
-from pretraining.learning.sampling import features_at, sample_positions
+from pretraining.learning.sampling import BlockLabel, sample_positions
 
 
 def contrastive_taps(config: UNetConfig) -> tuple[str, ...]:
@@ -46,6 +47,12 @@ class ContrastiveConfig:
     max_shift_vox: int = 0
     """The two views are moved against each other by up to so many voxels along each axis, and their windows are so much smaller than the
     samples; 0 is the paper's way."""
+    pose: PoseConfig = field(default_factory=PoseConfig)
+    """Rotation and scale of the second view."""
+    local: LocalMatchingConfig = field(default_factory=LocalMatchingConfig)
+    """A term that asks for the same voxel in the other view."""
+    block_label: BlockLabel = "centre"
+    """Which voxel's label a block of a coarse grid has; ``corner`` is the published way."""
 
     def __post_init__(self) -> None:
         if self.max_shift_vox < 0:
@@ -63,11 +70,15 @@ class ContrastiveModel(nn.Module):
         super().__init__()
         self.backbone = UNet(backbone)
         self.config = config
-        self.taps = self.terms = contrastive_taps(backbone)
-        self.weights = (1 / len(self.taps),) * len(self.taps)
+        self.taps = contrastive_taps(backbone)
+        self.terms = (*self.taps, "local matching") if config.local.weight else self.taps
+        self.weights = (1 / len(self.taps),) * len(self.taps) + ((config.local.weight,) if config.local.weight else ())
         shapes = self.backbone.tap_shapes()
+        if config.local.weight and (unknown := [level for level in config.local.levels if config.local.tap(level) not in shapes]):
+            raise ValueError(f"local.levels must be below the backbone's {backbone.poolings} poolings, got {unknown}")
         self.levels = tuple(shapes[tap][1] for tap in self.taps)
         self.heads = nn.ModuleList(ProjectionHead(shapes[tap][0], projection) for tap in self.taps)
+        self.local = LocalMatching(config.local) if config.local.weight else None
 
     def forward(self, sample: Pair, *, generator: Generator) -> Tensor:
         """Loss of one label map at every level.
@@ -83,20 +94,24 @@ class ContrastiveModel(nn.Module):
         """
         config = self.config
         # The windows' places are drawn on the host, which must not wait for the device; the seed lies on the host.
-        moved = move_views(sample, config.max_shift_vox, noise_generator(generator.initial_seed(), "cpu"))
-        features = self.backbone.features(moved.views[:, None], self.taps)
+        moved = move_views(sample, config.max_shift_vox, noise_generator(generator.initial_seed(), "cpu"), config.pose)
+        matched = {level: config.local.tap(level) for level in config.local.levels} if self.local else {}
+        features = self.backbone.features(moved.views[:, None], tuple({*self.taps, *matched.values()}))
+        boxes = {level: common_box(moved, level, config.block_label) for level in {*self.levels, *matched}}
         losses = []
-        for tap, level, head in zip(self.taps, self.levels, self.heads, strict=True):
-            common = common_part(moved, features[tap], level)
-            drawn = sample_positions(common.labels, config.positions, balanced_share=config.balanced_share, generator=generator)
-            with torch.autocast(moved.views.device.type, enabled=False):
+        with torch.autocast(moved.views.device.type, enabled=False):
+            for tap, level, head in zip(self.taps, self.levels, self.heads, strict=True):
+                box = boxes[level]
+                drawn = sample_positions(box.labels, config.positions, balanced_share=config.balanced_share, generator=generator)
                 losses.append(
                     supervised_contrastive_loss(
-                        head(features_at(common.features, drawn).float()),
-                        common.labels.flatten()[drawn],
+                        head(box.features_of_both(features[tap], drawn).float()),
+                        box.labels.flatten()[drawn],
                         temperature=config.temperature,
                         balanced_denominator=config.balanced_denominator,
                         rarity_weights=config.rarity_weights,
                     )
                 )
+            if self.local:
+                losses.append(self.local([boxes[level] for level in matched], [features[tap] for tap in matched.values()], generator))
         return torch.stack(losses)

@@ -1,73 +1,197 @@
-"""Two windows of one sample, moved against each other, so that the place in a window tells nothing about the anatomy in it.
+"""Two windows of one sample in different poses, so that the place in a window says nothing about the anatomy in it.
 
-The paper's two views share their geometry. What a network reads off the border of its window is then the same in both, and helps to tell
-labels apart; features that follow the place instead of the anatomy guide no registration.
+The paper's two views share their geometry. Cues that a network takes from the border of its window are then equal in both views and
+help to tell labels apart, but features that encode the place in the window cannot guide a registration.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
+from torch.nn import functional
 
+from pretraining.engine.affine import AffineConfig, about, sample_affine
+from pretraining.engine.draws import happens
 from pretraining.engine.synthesis import Pair
-from pretraining.learning.sampling import labels_at_level
+from pretraining.learning.sampling import BlockLabel, features_at, flat_index, labels_at_level, unravel
 
-Steps = tuple[int, int, int]
+Triple = tuple[int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoseConfig:
+    """Rotation and scale of the second view against the first, beside the shift."""
+
+    share: float = 0.0
+    """Probability that a sample's second view is rotated and scaled; the others are shifted by whole voxels only."""
+    max_rotation_deg: float = 10.0
+    """Each Euler angle is drawn from U[-max, max], degrees."""
+    max_scale: float = 0.1
+    """Each axis' scale is drawn from U[1 - max, 1 + max]."""
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.share <= 1 and 0 <= self.max_rotation_deg <= 45 and 0 <= self.max_scale < 0.5):
+            raise ValueError(f"need a share in [0, 1], a rotation in [0, 45] degrees and a scale in [0, 0.5), got {self}")
 
 
 class MovedViews(NamedTuple):
-    """What each view shows of the sample."""
+    """Two windows of a sample.
+
+    Attributes:
+        labels: (x, y, z) integers, in the first view's window.
+        views: (2, x, y, z), each view in its own window.
+        shift_vox: Voxel v of the first view shows the place of voxel v + shift of the second, before that is turned.
+        matrix: (3, 4) float64, from a voxel index of the first view to the index of the same place in the second.
+    """
 
     labels: Tensor
-    """(x, y, z), of the first view's window."""
     views: Tensor
-    """(2, x, y, z), each view in its own window."""
-    shift_vox: Steps
-    """Voxel v of the first view shows the place of voxel v + shift of the second."""
+    shift_vox: Triple
+    matrix: np.ndarray
 
 
-class CommonPart(NamedTuple):
-    """The box of places that both views show, on the grid of one level."""
+@dataclass(frozen=True)
+class CommonBox:
+    """Places that both views show, on the grid of one level.
+
+    Attributes:
+        labels: (a, b, c) labels of the box, in the first view.
+        first: Index of the box's first voxel in the first view, on this level's grid.
+        shape: (X, Y, Z) of either view on this level's grid.
+        matrix: (3, 4) from an index of the first view to the index of the same place in the second, on this level's grid.
+    """
 
     labels: Tensor
-    """(a, b, c), of the first view."""
-    features: Tensor
-    """(2, C, a, b, c), of either view there."""
+    first: Triple
+    shape: Triple
+    matrix: np.ndarray
+
+    def places(self, drawn: Tensor) -> Tensor:
+        """Voxel indices in the first view's window, (n, 3) int64, of flat positions in the box, (n,)."""
+        return unravel(drawn, tuple(self.labels.shape)) + drawn.new_tensor(self.first)
+
+    def counterparts(self, places: Tensor) -> Tensor:
+        """Voxel indices in the second view, (n, 3) int64, that lie nearest to the same places, given in the first view, (n, 3)."""
+        linear = torch.as_tensor(self.matrix, dtype=torch.float32).to(places.device, non_blocking=True)
+        return (places.float() @ linear[:, :3].T + linear[:, 3]).round().long()
+
+    def features_of_both(self, features: Tensor, drawn: Tensor) -> Tensor:
+        """Read the features of the same places in both views.
+
+        Args:
+            features: (2, C, X, Y, Z) on this level's grid.
+            drawn: (n,) flat positions in the box.
+
+        Returns:
+            (2, n, C).
+        """
+        places = self.places(drawn)
+        return torch.cat(
+            [
+                features_at(features[view : view + 1], flat_index(at, self.shape))
+                for view, at in enumerate((places, self.counterparts(places)))
+            ]
+        )
 
 
-def move_views(sample: Pair, max_shift_vox: int, generator: Generator) -> MovedViews:
-    """Cut a window out of each view, at places drawn apart.
+def move_views(sample: Pair, max_shift_vox: int, generator: Generator, pose: PoseConfig | None = None) -> MovedViews:
+    """Cut a window out of each view, at places drawn independently; rotate and scale the second one.
 
-    Parameters
-    ----------
-    sample : labels (X, Y, Z) and two views (2, X, Y, Z) of them.
-    max_shift_vox : how far the windows may lie apart along each axis, in [0, side); they are so much smaller than the sample.
-    generator : on the CPU.
+    Args:
+        sample: Labels (X, Y, Z) and two views (2, X, Y, Z) of them.
+        max_shift_vox: Largest distance of the two windows along each axis, voxels, in [0, side); windows are smaller than the sample by
+            this amount.
+        generator: Sole source of randomness, on the CPU.
+        pose: Rotation and scale of the second view, about the middle of what both windows show; None for a shift alone.
+
+    Notes:
+        Whole-voxel shifts copy voxels. A rotated view is interpolated trilinearly, and the border of the sample is repeated where the
+        window reaches beyond it.
     """
     corners = torch.randint(max_shift_vox + 1, (2, 3), generator=generator).tolist()
-    sides = [side - max_shift_vox for side in sample.labels.shape]
+    sides = tuple(side - max_shift_vox for side in sample.labels.shape)
     first, second = (tuple(slice(at, at + side) for at, side in zip(corner, sides, strict=True)) for corner in corners)
     shift = tuple(a - b for a, b in zip(*corners, strict=True))
-    return MovedViews(sample.labels[first], torch.stack([sample.views[0][first], sample.views[1][second]]), shift)
+    matrix = np.column_stack([np.eye(3), shift])
+    turned = pose is not None and happens(pose.share, generator)
+    if turned:
+        ranges = {"scale": (1 - pose.max_scale, 1 + pose.max_scale), "max_rotation_deg": pose.max_rotation_deg}
+        affine = sample_affine(AffineConfig(**ranges, max_shear=0.0, max_translation_vox=0.0, reflect=False), generator)
+        low, high = _shifted_overlap(shift, sides)
+        middle = (low + high - 1) / 2
+        matrix = about(affine, middle, middle + shift)
+        back = np.linalg.inv(matrix[:, :3])
+        # From the second window to the sample: back into the first window, and from there on by its corner.
+        to_sample = np.column_stack([back, corners[0] - back @ matrix[:, 3]])
+        moved = _resampled(sample.views[1], to_sample, sides)
+    else:
+        moved = sample.views[1][second]
+    return MovedViews(sample.labels[first], torch.stack([sample.views[0][first], moved]), shift, matrix)
 
 
-def common_part(moved: MovedViews, features: Tensor, level: int) -> CommonPart:
-    """What both views show, on a grid that was halved ``level`` times.
+def common_box(moved: MovedViews, level: int, block_label: BlockLabel = "centre") -> CommonBox:
+    """The box of places that both views show, on a grid that was halved ``level`` times.
 
-    Parameters
-    ----------
-    features : (2, C, x / 2^level, y / 2^level, z / 2^level).
+    Args:
+        moved: From :func:`move_views`.
+        level: Halvings of the resolution.
+        block_label: Which voxel's label a block has, see :func:`~pretraining.learning.sampling.labels_at_level`.
 
-    Notes
-    -----
-    On a coarse grid places agree to half a voxel of it: a shift of 3 voxels is 1 there at level 1, and 0 at level 3.
+    Returns:
+        The largest box for a shift. For a rotated view, a box whose corners the second view shows.
+
+    Raises:
+        ValueError: If the views do not overlap.
+
+    Notes:
+        On a coarse grid places agree to half a voxel of it: a shift of 3 voxels is 1 there at level 1, and 0 at level 3.
     """
-    steps = [round(shift / 2**level) for shift in moved.shift_vox]
-    first, second = (
-        tuple(slice(max(0, sign * step), side + min(0, sign * step)) for step, side in zip(steps, features.shape[2:], strict=True))
-        for sign in (-1, 1)
-    )
-    inside = torch.stack([features[0][(slice(None), *first)], features[1][(slice(None), *second)]]) if any(steps) else features
-    return CommonPart(labels_at_level(moved.labels, level)[first], inside)
+    step = 2**level
+    shape = tuple(side // step for side in moved.labels.shape)
+    linear = moved.matrix[:, :3]
+    # A coarse voxel i covers [i * step, (i + 1) * step), so its centre lies at (i + 1/2) * step - 1/2.
+    half = (step - 1) / 2
+    matrix = np.column_stack([linear, (linear.sum(axis=1) * half + moved.matrix[:, 3] - half) / step])
+    low, high = _overlap(matrix, np.rint(np.array(moved.shift_vox) / step).astype(int), shape)
+    box = tuple(slice(start, stop) for start, stop in zip(low, high, strict=True))
+    return CommonBox(labels_at_level(moved.labels, level, block_label)[box], low, shape, matrix)
+
+
+def _shifted_overlap(shift: Sequence[int], shape: Triple) -> tuple[np.ndarray, np.ndarray]:
+    """First index and the index after the last, per axis, of what two windows of one shape show that lie ``shift`` voxels apart."""
+    return np.maximum(0, -np.array(shift)), np.array(shape) + np.minimum(0, -np.array(shift))
+
+
+def _overlap(matrix: np.ndarray, shift: np.ndarray, shape: Triple) -> tuple[Triple, Triple]:
+    """The same for a second window that is turned, too: a box within, which the second window shows to the last corner."""
+    low, high = _shifted_overlap(shift, shape)
+    middle, half = (low + high - 1) / 2, (high - low - 1) / 2
+    diagonal = np.diag(matrix[:, :3])
+    aside = (np.abs(matrix[:, :3]) - np.diag(np.abs(diagonal))) @ half  # how far the other two axes move a place along this one
+    centre = matrix[:, :3] @ middle + matrix[:, 3]
+    # Half a voxel beyond the outermost centres still rounds to a voxel of the second window.
+    before = (centre + 0.499 - aside) / diagonal
+    after = (np.array(shape) - 1 + 0.499 - centre - aside) / diagonal
+    low, high = np.maximum(low, np.ceil(middle - before)), np.minimum(high, np.floor(middle + after) + 1)
+    if (low >= high).any():
+        raise ValueError(f"the two views share no place of {shape} (map {matrix.round(2).tolist()}); lower max_shift_vox or the pose")
+    return tuple(int(n) for n in low), tuple(int(n) for n in high)
+
+
+def _resampled(view: Tensor, matrix: np.ndarray, shape: Triple) -> Tensor:
+    """(x, y, z) of a (X, Y, Z) view, at the places that ``matrix`` (3, 4) gives for each output index."""
+    sides = np.array(view.shape)
+    # grid_sample's coordinates: -1 and 1 are the centres of the first and the last voxel, axes from the last to the first.
+    scaled = 2 / (sides - 1)
+    theta_in = scaled[:, None] * matrix
+    theta_in[:, 3] -= 1
+    half = (np.array(shape) - 1) / 2
+    theta = np.column_stack([theta_in[:, :3] * half, theta_in[:, 3] + theta_in[:, :3] @ half])[::-1][:, [2, 1, 0, 3]]
+    theta = torch.as_tensor(theta.copy(), dtype=torch.float32).to(view.device, non_blocking=True)
+    grid = functional.affine_grid(theta[None], [1, 1, *shape], align_corners=True)
+    return functional.grid_sample(view[None, None], grid, mode="bilinear", padding_mode="border", align_corners=True)[0, 0]

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from pretraining.learning.sampling import features_at, labels_at_level, sample_positions
+from pretraining.engine.shapes import procedural_bank
+from pretraining.engine.synthesis import EngineConfig, synthesize_pair
+from pretraining.learning.sampling import features_at, flat_index, labels_at_level, sample_positions, unravel
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -22,9 +24,35 @@ def labels() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("level", [0, 1, 2])
-def test_coarse_labels_are_nearest(labels, level):
+def test_coarse_labels_at_the_corner_are_the_published_ones(labels, level):
     expected = functional.interpolate(labels[None, None].float(), scale_factor=0.5**level, mode="nearest")[0, 0]
-    assert torch.equal(labels_at_level(labels, level).float(), expected)
+    assert torch.equal(labels_at_level(labels, level, "corner").float(), expected)
+
+
+@pytest.mark.parametrize(("level", "gain"), [(2, 0.05), (3, 0.08), (4, 0.05)])
+def test_labels_at_the_centre_fill_more_of_their_blocks(level, gain):
+    """Share of a block that has its label, over label-balanced draws on real samples."""
+    bank, engine = procedural_bank(40), EngineConfig(side=64)
+
+    def filled(block_label: str) -> float:
+        shares = []
+        for index in range(6):
+            labels = synthesize_pair(bank, engine, seed=0, index=index).labels
+            coarse = labels_at_level(labels, level, block_label)
+            same = labels == coarse.repeat_interleave(2**level, 0).repeat_interleave(2**level, 1).repeat_interleave(2**level, 2)
+            share = functional.avg_pool3d(same[None, None].float(), 2**level).flatten()
+            shares.append(share[sample_positions(coarse, 64, balanced_share=1.0, generator=generator(index))].mean())
+        return torch.stack(shares).mean().item()
+
+    assert filled("centre") > filled("corner") + gain
+
+
+def test_indices_of_voxels_and_flat_ones_are_inverse():
+    shape = (4, 5, 7)
+    flat = torch.arange(4 * 5 * 7).view(2, -1)
+    voxels = unravel(flat, shape)
+    assert torch.equal(flat_index(voxels, shape), flat)
+    assert torch.equal(voxels.view(-1, 3), torch.stack(torch.unravel_index(flat.flatten(), shape), dim=1))
 
 
 @pytest.mark.parametrize("balanced_share", [1.0, 0.5, 0.0])

@@ -1,0 +1,149 @@
+"""Local matching: features find the same voxel in the other view, among its neighbours and among far places.
+
+The contrastive loss (eq. 1) draws all voxels of an organ together. It does not ask where in the organ a voxel lies, which is what a
+registration needs to know. This term asks exactly that, of the features as they are used: standardized, compared by squared difference.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor, nn
+
+from pretraining.learning.moved_views import CommonBox
+from pretraining.learning.sampling import features_at, flat_index, sample_positions
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalMatchingConfig:
+    """Anchors, candidates and weight of the local matching term."""
+
+    weight: float = 0.0
+    """Of the term, the mean of eq. 1's levels having weight 1; 0 leaves it out, as in the paper."""
+    anchors: int = 1024
+    """Voxels of one view that are sought in the other, drawn half by label and half anywhere."""
+    near_vox: int = 2
+    """All places up to this distance along each axis are candidates."""
+    shells_vox: tuple[int, ...] = (4, 8)
+    """Distances along each axis of 26 further candidates each."""
+    far: bool = True
+    """Whether the places of all other anchors are candidates, so that features do not repeat within an organ."""
+    levels: tuple[int, ...] = (0,)
+    """Grids on which voxels are matched: 0 is the output, l the first convolution of decoder level l. Distances are in its voxels."""
+    sigma_vox: float = 0.4
+    """Standard deviation of the Gaussian around the true place that is the target."""
+    inverse_temperature: float = 5.0
+    """Factor of the mean squared difference at the start of a training; it is learned, one for each level."""
+
+    def __post_init__(self) -> None:
+        if self.weight < 0 or self.anchors < 2 or self.near_vox < 1 or min(self.shells_vox, default=1) <= 0:
+            raise ValueError(f"need weight >= 0, anchors >= 2, near_vox >= 1 and shells_vox > 0, got {self}")
+        if not self.levels or min(self.levels) < 0 or len(set(self.levels)) != len(self.levels):
+            raise ValueError(f"need distinct levels from 0 on, got {self.levels}")
+        if self.sigma_vox <= 0 or self.inverse_temperature <= 0:
+            raise ValueError(f"need sigma_vox > 0 and inverse_temperature > 0, got {self.sigma_vox} and {self.inverse_temperature}")
+
+    def tap(self, level: int) -> str:
+        """The convolution whose output is matched at a level."""
+        return f"decoder.{level}.0" if level else "output"
+
+
+class LocalMatching(nn.Module):
+    """Cross-entropy of the true place among candidates, in both directions.
+
+    Args:
+        config: Anchors and candidates.
+    """
+
+    def __init__(self, config: LocalMatchingConfig) -> None:
+        super().__init__()
+        self.config = config
+        self._true = len(_cube(config.near_vox)) // 2
+        count = len(candidate_offsets(config.near_vox, config.shells_vox))
+        self.log_inverse_temperature = nn.Parameter(torch.empty(len(config.levels)))
+        self.register_buffer("offsets", torch.empty((count, 3), dtype=torch.int64), persistent=False)
+        self.register_buffer("target", torch.empty(count), persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set the start of a training, and the constants, which are not part of the state."""
+        config = self.config
+        with torch.no_grad():
+            offsets = candidate_offsets(config.near_vox, config.shells_vox)
+            self.offsets.copy_(offsets)
+            self.target.copy_(torch.softmax(-offsets.square().sum(dim=1) / (2 * config.sigma_vox**2), dim=0))
+            self.log_inverse_temperature.fill_(math.log(config.inverse_temperature))
+
+    def forward(self, boxes: list[CommonBox], features: list[Tensor], generator: Generator) -> Tensor:
+        """Mean loss over the levels.
+
+        Args:
+            boxes: What both views show, on each of ``config.levels``.
+            features: (2, C, X, Y, Z) of both views on each of them.
+            generator: Draws the anchors; on the features' device.
+
+        Returns:
+            () float32.
+        """
+        losses = []
+        for box, found, log_factor in zip(boxes, features, self.log_inverse_temperature, strict=True):
+            losses.append(self._of_level(box, found, log_factor.exp(), generator))
+        return torch.stack(losses).mean()
+
+    def _of_level(self, box: CommonBox, features: Tensor, factor: Tensor, generator: Generator) -> Tensor:
+        drawn = sample_positions(box.labels, self.config.anchors, balanced_share=0.5, generator=generator)
+        first = box.places(drawn)
+        places = (first, box.counterparts(first))
+        standardized = [_standardized_at(features, view, box.shape) for view in (0, 1)]
+        loss = features.new_zeros((), dtype=torch.float32)
+        for here, there in ((0, 1), (1, 0)):
+            anchors = standardized[here](places[here])
+            around = places[there][:, None] + self.offsets
+            inside = ((around >= 0) & (around < around.new_tensor(box.shape))).all(dim=-1)
+            candidates = standardized[there](around.clamp(min=0).minimum(around.new_tensor(box.shape) - 1))
+            logits = -factor * (anchors[:, None] - candidates).square().mean(dim=-1)
+            logits = logits.masked_fill(~inside, -torch.inf)
+            if self.config.far:
+                logits = torch.cat([logits, self._far(anchors, candidates, places[there], factor)], dim=1)
+            target = self.target.where(inside, 0)
+            target = target / target.sum(dim=1, keepdim=True)
+            log_probability = logits.log_softmax(dim=1)[:, : len(self.offsets)]
+            loss = loss - torch.where(target > 0, target * log_probability, 0).sum(dim=1).mean() / 2
+        return loss
+
+    def _far(self, anchors: Tensor, candidates: Tensor, places: Tensor, factor: Tensor) -> Tensor:
+        """(n, n) logits of the places of the other anchors; those among the near candidates already do not count again."""
+        others = candidates[:, self._true]
+        # Mean squared difference by the binomial formula: one matrix product in place of (n, n, C) differences.
+        squared = anchors.square().mean(-1)[:, None] + others.square().mean(-1) - 2 * anchors @ others.T / anchors.shape[-1]
+        near = (places[:, None] - places).abs().amax(dim=-1) <= self.config.near_vox
+        return (-factor * squared.clamp_min(0)).masked_fill(near, -torch.inf)
+
+
+def candidate_offsets(near_vox: int, shells_vox: tuple[int, ...]) -> Tensor:
+    """(K, 3) int64: all offsets up to ``near_vox`` along each axis, then 26 directions at the distance of each shell.
+
+    The true place, (0, 0, 0), is one of them. Every offset occurs once.
+    """
+    near, directions = _cube(near_vox), _cube(1)
+    shells = [directions[directions.any(dim=1)] * shell for shell in shells_vox if shell > near_vox]
+    return torch.cat([near, *shells])
+
+
+def _cube(reach: int) -> Tensor:
+    """((2 * reach + 1)^3, 3) int64 on the CPU, also where modules are being made without memory."""
+    steps = torch.arange(-reach, reach + 1, device="cpu")
+    return torch.cartesian_prod(steps, steps, steps)
+
+
+def _standardized_at(features: Tensor, view: int, shape: tuple[int, int, int]):
+    """A function that reads one view's features at voxel indices (..., 3), each channel with mean 0 and std 1 over the view."""
+    std, mean = torch.std_mean(features[view].float().flatten(1), dim=1)
+
+    def read(places: Tensor) -> Tensor:
+        rows = features_at(features[view : view + 1], flat_index(places, shape).flatten())[0].float()
+        return ((rows - mean) / std.clamp_min(1e-4)).unflatten(0, places.shape[:-1])
+
+    return read
