@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from pretraining.engine.affine import AffineConfig, about, sample_affine
+from pretraining.engine.balance import draw_balanced
 from pretraining.engine.draws import integer, integers
 from pretraining.engine.foreground import Foreground, ForegroundConfig, apply_foreground, sample_foreground
 from pretraining.engine.median import median_3x3x3
@@ -25,6 +26,9 @@ class EnsembleConfig:
 
     template_count: tuple[int, int] = (20, 40)
     """Range of the number of templates, both ends included; each is one label."""
+    draw: Literal["uniform", "balanced"] = "uniform"
+    """``uniform``: each template of the bank is equally likely, as published. ``balanced``: a region of the body is drawn first, then
+    a kind of organ, then a template of it, so that a source with many subjects does not fill all samples."""
     affine: AffineConfig = field(default_factory=AffineConfig)
     """Random map of each template."""
     placement: Literal["published", "paper"] = "published"
@@ -39,6 +43,8 @@ class EnsembleConfig:
         low, high = self.template_count
         if not 1 <= low <= high <= 250:
             raise ValueError(f"template_count must be a range within 1 to 250, as labels are 8-bit, got {self.template_count}")
+        if self.draw not in ("uniform", "balanced"):
+            raise ValueError(f"draw must be 'uniform' or 'balanced', got {self.draw!r}")
         if self.placement not in ("published", "paper"):
             raise ValueError(f"placement must be 'published' or 'paper', got {self.placement!r}")
 
@@ -68,12 +74,26 @@ class Ensemble:
         )
 
 
-def sample_ensemble(config: EnsembleConfig, shape: Shape, bank_size: int, generator: Generator) -> Ensemble:
-    """Draw which templates come where, and the foreground mask."""
+def sample_ensemble(config: EnsembleConfig, shape: Shape, bank: TemplateBank, generator: Generator) -> Ensemble:
+    """Draw which templates come where, and the foreground mask.
+
+    Args:
+        config: Ranges and probabilities.
+        shape: (X, Y, Z) of the volume, voxels.
+        bank: Templates to choose from; no mask is read.
+        generator: Sole source of randomness.
+
+    Returns:
+        All that :func:`render_ensemble` needs beside the bank.
+    """
     count = integer(*config.template_count, generator)
+    if config.draw == "balanced":
+        templates = draw_balanced(bank.regions, count, generator)
+    else:
+        templates = tuple(integers(count, 0, len(bank) - 1, generator))
     return Ensemble(
         shape=shape,
-        templates=tuple(integers(count, 0, bank_size - 1, generator)),
+        templates=templates,
         affines=tuple(sample_affine(config.affine, generator) for _ in range(count)),
         placement=config.placement,
         median=config.median,
