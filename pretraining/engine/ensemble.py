@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 
 from pretraining.engine.affine import AffineConfig, about, sample_affine
 from pretraining.engine.balance import draw_balanced
+from pretraining.engine.bending import Bend, BendConfig, Curves, bend_curves, sample_bend
 from pretraining.engine.draws import integer, integers
 from pretraining.engine.foreground import Foreground, ForegroundConfig, apply_foreground, sample_foreground
 from pretraining.engine.median import median_3x3x3
@@ -31,6 +32,8 @@ class EnsembleConfig:
     a kind of organ, then a template of it, so that a source with many subjects does not fill all samples."""
     affine: AffineConfig = field(default_factory=AffineConfig)
     """Random map of each template."""
+    bend: BendConfig = field(default_factory=BendConfig)
+    """Smooth random deformation of each template; none by default, as published."""
     placement: Literal["published", "paper"] = "published"
     """``published``: the map acts about voxel (0, 0, 0) and the padded template repeats periodically. ``paper``: the template
     is centre-cropped or padded to the volume, the map acts about the centre, and outside is nothing (Algorithm 1 read literally)."""
@@ -62,6 +65,8 @@ class Ensemble:
     placement: Literal["published", "paper"]
     median: bool
     foreground: Foreground | None
+    bends: tuple[Bend | None, ...]
+    """Deformation of each template."""
 
     @property
     def label_count(self) -> int:
@@ -98,6 +103,8 @@ def sample_ensemble(config: EnsembleConfig, shape: Shape, bank: TemplateBank, ge
         placement=config.placement,
         median=config.median,
         foreground=sample_foreground(config.foreground, shape, generator),
+        # Drawn last, so that nothing else changes with it.
+        bends=tuple(sample_bend(config.bend, generator) for _ in range(count)),
     )
 
 
@@ -120,7 +127,10 @@ def render_ensemble(params: Ensemble, bank: TemplateBank, device: torch.device |
     """
     labels = torch.zeros(params.shape, dtype=torch.uint8, device=device)
     place_template = PLACEMENTS[params.placement]
-    placements = [place_template(affine, bank.shape(i), params.shape) for i, affine in zip(params.templates, params.affines, strict=True)]
+    placements = [
+        place_template(affine, bank.shape(i), params.shape, bend_curves(bend, params.shape) if bend else None)
+        for i, affine, bend in zip(params.templates, params.affines, params.bends, strict=True)
+    ]
     stamp(labels, [bank.packed(i) for i in params.templates], placements)
     if params.median:
         labels = median_3x3x3(labels)
@@ -129,14 +139,14 @@ def render_ensemble(params: Ensemble, bank: TemplateBank, device: torch.device |
     return labels
 
 
-def place_published(affine: np.ndarray, crop: Shape, shape: Shape) -> Placement:
+def place_published(affine: np.ndarray, crop: Shape, shape: Shape, curves: Curves | None = None) -> Placement:
     """Pad the template symmetrically to at least the volume's shape, repeat it periodically, map about voxel (0, 0, 0)."""
     period = tuple(max(n, size) for n, size in zip(crop, shape, strict=True))
     offset = tuple((p - n) // 2 for p, n in zip(period, crop, strict=True))
-    return place(affine, crop=crop, offset=offset, period=period, shape=shape)
+    return place(affine, crop=crop, offset=offset, period=period, shape=shape, curves=curves)
 
 
-def place_paper(affine: np.ndarray, crop: Shape, shape: Shape) -> Placement:
+def place_paper(affine: np.ndarray, crop: Shape, shape: Shape, curves: Curves | None = None) -> Placement:
     """Centre-crop or pad the template to the volume's shape and map about the centre; nothing re-enters."""
     middle = (np.array(shape) - 1) / 2
     count = tuple(min(n, size) for n, size in zip(crop, shape, strict=True))
@@ -144,8 +154,11 @@ def place_paper(affine: np.ndarray, crop: Shape, shape: Shape) -> Placement:
     offset = tuple((size - used) // 2 for size, used in zip(shape, count, strict=True))
     # A period longer than any distance within the mapped volume: the repetition is never seen.
     reach = np.abs(affine[:, :3]) @ np.array(shape) + 2 * np.abs(affine[:, 3]) + np.array(shape)
+    if curves is not None:
+        reach = reach + 2 * sum(np.abs(curve).max(1) for curve in curves)
     period = tuple(2 * int(r) for r in reach)
-    return place(about(affine, middle, middle), crop=crop, offset=offset, period=period, shape=shape, first=first, count=count)
+    where = {"crop": crop, "offset": offset, "period": period, "shape": shape, "first": first, "count": count}
+    return place(about(affine, middle, middle), **where, curves=curves)
 
 
 PLACEMENTS = {"published": place_published, "paper": place_paper}

@@ -75,7 +75,7 @@ def test_labels_without_foreground(bank):
     labels = render_ensemble(ensemble, bank)
     assert labels.shape == SHAPE and labels.dtype == torch.uint8 and ensemble.label_count == 6
     # The last template lies on top of all others: it shows whole.
-    last = dataclasses.replace(ensemble, templates=ensemble.templates[-1:], affines=ensemble.affines[-1:])
+    last = dataclasses.replace(ensemble, templates=ensemble.templates[-1:], affines=ensemble.affines[-1:], bends=(None,))
     assert torch.equal(labels == 5, render_ensemble(last, bank) == 1)
     assert labels.unique()[-1] == 5
 
