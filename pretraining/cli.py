@@ -40,7 +40,14 @@ DEFAULT_PRESET = "short"
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
-def templates(source: tuple[Path, ...], out: Path, spacing: float = 1.5, workers: int | None = None, licence: tuple[str, ...] = ()) -> None:
+def templates(
+    source: tuple[Path, ...],
+    out: Path,
+    spacing: float = 1.5,
+    workers: int | None = None,
+    licence: tuple[str, ...] = (),
+    region: tuple[str, ...] = (),
+) -> None:
     """Build a bank of organ templates; a build that was killed goes on when started again.
 
     Args:
@@ -49,8 +56,11 @@ def templates(source: tuple[Path, ...], out: Path, spacing: float = 1.5, workers
         spacing: Isotropic grid of the templates, mm.
         workers: Processes that read, by default one per core.
         licence: Of sources that have no LICENCE file: one for all, or one for each source in order.
+        region: Part of the body that each source shows, in order, for balanced draws; by default sources whose organs
+            have other names are other regions.
     """
-    report = build_bank(source, out, spacing_mm=spacing, processes=available_cores() if workers is None else workers, licences=licence)
+    processes = available_cores() if workers is None else workers
+    report = build_bank(source, out, spacing_mm=spacing, processes=processes, licences=licence, regions=region)
     log.info("%s\n%s", out, report.summary())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from pretraining.engine.affine import AffineConfig, about, sample_affine
 from pretraining.engine.compiled import compiled
-from pretraining.engine.draws import integer, uniforms
+from pretraining.engine.draws import integer, subset, uniforms, weighted
 from pretraining.engine.fields import SmoothNoise, sample_smooth_noise, smooth_noise
 from pretraining.engine.placement import place, stamp
 from pretraining.engine.templates import TemplateBank
@@ -21,7 +21,7 @@ from pretraining.errors import InputError
 Shape = tuple[int, int, int]
 
 ORGAN_LIMIT = 250
-"""Labels are 8-bit; a subject's organs beyond that many are left out."""
+"""Labels are 8-bit: of a subject with more organs, this many are drawn for each sample, and the others are left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,8 @@ class AnatomyConfig:
     """Subjects with fewer templates are never drawn: single shapes are no anatomy."""
     sources: tuple[str, ...] = ()
     """Only subjects whose source begins with one of these are drawn; none: of all sources."""
+    draw: Literal["uniform", "balanced"] = "uniform"
+    """``uniform``: each subject is equally likely. ``balanced``: a region of the body is drawn first, then a subject of it."""
     scale: tuple[float, float] = (0.8, 1.2)
     """Range of each axis' scale, input voxels per output voxel: above 1 the subject shrinks."""
     max_rotation_deg: float = 15.0
@@ -46,6 +48,8 @@ class AnatomyConfig:
     def __post_init__(self) -> None:
         if self.min_organs < 1:
             raise ValueError(f"min_organs must be at least 1, got {self.min_organs}")
+        if self.draw not in ("uniform", "balanced"):
+            raise ValueError(f"draw must be 'uniform' or 'balanced', got {self.draw!r}")
         if not 0 < self.scale[0] <= self.scale[1] or min(self.max_rotation_deg, self.max_shear) < 0:
             raise ValueError(f"need a range of scales > 0 and maxima >= 0, got {self}")
         if min(self.warp_scales_vox, default=1) <= 0 or self.max_warp_std_vox < 0:
@@ -59,7 +63,7 @@ class Anatomy:
     shape: Shape
     """Of the volume, voxels."""
     organs: tuple[int, ...]
-    """Indices into the bank: all templates of one subject, in the bank's order."""
+    """Indices into the bank: all templates of one subject, at most ``ORGAN_LIMIT``, in the bank's order."""
     matrix: np.ndarray
     """(3, 4), from index in the volume to index in the subject's own volume."""
     warp: SmoothNoise
@@ -74,19 +78,28 @@ class Anatomy:
 def sample_anatomy(config: AnatomyConfig, shape: Shape, bank: TemplateBank, generator: Generator) -> Anatomy:
     """Draw a subject, what part of it is seen, and its deformation.
 
-    Notes
-    -----
-    Along an axis where the box around all organs is shorter than the volume, the box lies anywhere within it. Where it is longer, the
-    middle of the volume is a random voxel of a random organ, moved so that no more than the box is seen, but by at most a quarter of
-    the volume: so parts of the body with many organs are seen more often, and none where there is nothing.
+    Args:
+        config: Ranges, and which subjects may be drawn.
+        shape: (X, Y, Z) of the volume, voxels.
+        bank: Templates with their places in their subjects; one mask is read.
+        generator: Sole source of randomness.
 
-    Raises
-    ------
-    InputError
-        If the bank has no such subject.
+    Raises:
+        InputError: If the bank has no such subject.
+
+    Notes:
+        Along an axis where the box around all organs is shorter than the volume, the box lies anywhere within it. Where it
+        is longer, the middle of the volume is a random voxel of a random organ, moved so that no more than the box is
+        seen, but by at most a quarter of the volume. So parts of the body with many organs are seen more often, and empty
+        space alone is never seen.
     """
     subjects = eligible_subjects(bank, config)
+    if config.draw == "balanced":
+        regions = bank.derived(_by_region, config.min_organs, config.sources)
+        subjects = regions[weighted([weight for weight, _ in regions], generator)][1]
     organs = subjects[integer(0, len(subjects) - 1, generator)]
+    if len(organs) > ORGAN_LIMIT:
+        organs = tuple(organs[i] for i in subset(len(organs), ORGAN_LIMIT, generator))
     low, high = _boxes(bank, organs)
     organ = integer(0, len(organs) - 1, generator)
     focus = low[organ] + _any_voxel(bank, organs[organ], generator)
@@ -116,29 +129,34 @@ def _any_voxel(bank: TemplateBank, template: int, generator: Generator) -> np.nd
 def eligible_subjects(bank: TemplateBank, config: AnatomyConfig) -> Sequence[tuple[int, ...]]:
     """Templates of each subject that may be drawn, at least one subject.
 
-    Raises
-    ------
-    InputError
-        If there is none.
+    Raises:
+        InputError: If there is none.
     """
     # Banks have tens of thousands of subjects: they are gone through once, not for every sample.
-    known = _ELIGIBLE.setdefault(bank, {})
-    question = (config.min_organs, config.sources)
-    if question not in known:
-        candidates = {name: organs for name, organs in bank.subjects().items() if not config.sources or name[0].startswith(config.sources)}
-        known[question] = [organs[:ORGAN_LIMIT] for organs in candidates.values() if len(organs) >= config.min_organs]
-        if not known[question]:
-            most = max(map(len, candidates.values()), default=0)
-            where = f" from {', '.join(config.sources)}" if config.sources else ""
-            raise InputError(
-                f"real label maps need a subject with at least {config.min_organs} organs; of the bank's {len(candidates)} subjects{where} "
-                f"none has more than {most}; build the bank from whole label maps with `anatomix-pretrain templates`, or change "
-                "engine.anatomy.min_organs or engine.anatomy.sources"
-            )
-    return known[question]
+    return bank.derived(_eligible, config.min_organs, config.sources)
 
 
-_ELIGIBLE: WeakKeyDictionary[TemplateBank, dict[tuple, list[tuple[int, ...]]]] = WeakKeyDictionary()
+def _eligible(bank: TemplateBank, min_organs: int, sources: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+    candidates = {name: organs for name, organs in bank.subjects().items() if not sources or name[0].startswith(sources)}
+    found = tuple(organs for organs in candidates.values() if len(organs) >= min_organs)
+    if not found:
+        most = max(map(len, candidates.values()), default=0)
+        where = f" from {', '.join(sources)}" if sources else ""
+        raise InputError(
+            f"real label maps need a subject with at least {min_organs} organs; of the bank's {len(candidates)} subjects{where} "
+            f"none has more than {most}; build the bank from whole label maps with `anatomix-pretrain templates`, or change "
+            "engine.anatomy.min_organs or engine.anatomy.sources"
+        )
+    return found
+
+
+def _by_region(bank: TemplateBank, min_organs: int, sources: tuple[str, ...]) -> tuple[tuple[int, list[tuple[int, ...]]], ...]:
+    """For each region that has eligible subjects, its weight and those subjects."""
+    place = {i: number for number, region in enumerate(bank.regions) for kind in region.kinds for i in kind}
+    found: dict[int, list[tuple[int, ...]]] = {}
+    for organs in bank.derived(_eligible, min_organs, sources):
+        found.setdefault(place[organs[0]], []).append(organs)
+    return tuple((bank.regions[number].weight, subjects) for number, subjects in found.items())
 
 
 def render_anatomy(params: Anatomy, bank: TemplateBank, device: torch.device | str = "cpu") -> Tensor:

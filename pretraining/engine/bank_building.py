@@ -19,7 +19,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pretraining.atomic import write_text
-from pretraining.engine.bank_file import FAMILY, MAGIC, TemplateEntry, write_bank
+from pretraining.engine.bank_file import FAMILY, MAGIC, REGIONS, TemplateEntry, write_bank
 from pretraining.engine.bank_parts import Part, Reading, make_part, read_part
 from pretraining.engine.build_report import BuildReport
 from pretraining.engine.organs import is_one_subject
@@ -35,42 +35,50 @@ SHOWN_PROBLEMS = 20
 
 
 def build_bank(
-    sources: Sequence[Path], out: Path, spacing_mm: float = 1.5, *, min_voxels: int = 8, processes: int = 1, licences: Sequence[str] = ()
+    sources: Sequence[Path],
+    out: Path,
+    spacing_mm: float = 1.5,
+    *,
+    min_voxels: int = 8,
+    processes: int = 1,
+    licences: Sequence[str] = (),
+    regions: Sequence[str] = (),
 ) -> BuildReport:
     """Read label files and write a bank and, beside it, ``OUT.report.txt``, each whole or not at all.
 
-    Called again after it was killed, with the same arguments, it goes on where it stopped. While it runs it needs twice the bank's
-    place on the disk.
+    Called again after it was killed, with the same arguments, it continues where it stopped. While it runs, it needs twice the
+    bank's size on the disk.
 
-    Parameters
-    ----------
-    sources, licences : see :func:`pretraining.engine.sources.find_sources`.
-    out : the bank file; an older bank is replaced.
-    spacing_mm, min_voxels : see :class:`pretraining.engine.bank_parts.Reading`.
-    processes : how many read at a time; each holds one volume in memory.
+    Args:
+        sources: See :func:`pretraining.engine.sources.find_sources`, as for ``licences`` and ``regions``.
+        out: The bank file; an older bank is replaced.
+        spacing_mm: See :class:`pretraining.engine.bank_parts.Reading`, as for ``min_voxels``.
+        min_voxels: Masks with fewer voxels are rejected.
+        processes: Number of processes that read; each holds one volume in memory.
+        licences: Stated with each template.
+        regions: Parts of the body, for balanced draws.
 
-    Raises
-    ------
-    InputError
-        If a source does not exist or holds no label file, if ``out`` is no place for a bank, or if not one template in all sources is
-        usable. An unreadable file among others only stands in the report.
-    CommandFailed
-        If the disk is full or a reading process was ended from outside; what is finished is kept for the next call.
+    Raises:
+        InputError: If a source does not exist or holds no label file, if ``out`` cannot be a bank, or if not one
+            template in all sources is usable. An unreadable file among others only stands in the report.
+        CommandFailed: If the disk is full or a reading process was ended from outside; what is finished is kept for the
+            next call.
     """
     reading = Reading(spacing_mm=spacing_mm, min_voxels=min_voxels)
     if processes < 1:
         raise InputError(f"expected at least one process to read with, found {processes}")
     out = Path(out)
     _check_place(out)
-    found, rejected = find_sources([Path(source) for source in sources], licences)
+    found, rejected = find_sources([Path(source) for source in sources], licences, regions)
     parts = out.with_name(f"{out.name}.parts")
     parts.mkdir(parents=True, exist_ok=True)
     with _keeping(parts):
-        done = _read_all(_decided(found, processes), reading, parts, processes)
+        groups = _decided(found, processes)
+        done = _read_all(groups, reading, parts, processes)
         rejected += [line for part in done for line in part.rejected]
         usable = any(part.template_count for part in done)
         if usable:
-            index = write_bank(out, _templates(done), spacing_mm=spacing_mm)
+            index = write_bank(out, _templates(done), spacing_mm=spacing_mm, notes=_region_notes(groups))
             report = BuildReport.of(index, rejected)
             write_text(out.with_name(f"{out.name}.report.txt"), f"{report}\n")
     shutil.rmtree(parts)
@@ -117,6 +125,11 @@ def _decided(found: Sequence[Source], processes: int) -> list[Group | Procedural
     for source in found:
         decided += source.groups(one_subject=one_subject[source]) if isinstance(source, PlainFolder) else [source]
     return decided
+
+
+def _region_notes(groups: Sequence[Group | ProceduralShapes]) -> dict[str, dict[str, str]]:
+    stated = {group.source: group.region for group in groups if group.region}
+    return {REGIONS: stated} if stated else {}
 
 
 def _is_one_subject(folder: PlainFolder) -> bool:

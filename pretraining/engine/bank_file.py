@@ -40,6 +40,8 @@ ROW = np.dtype(
     ]
 )
 """One template; texts are numbers in the index's list of names, ``crc32`` is that of the packed mask."""
+REGIONS = "regions"
+"""Note of a bank whose maker stated regions of the body: {source: region}."""
 RESIDENT_LIMIT = 2**26
 """After that many bytes of masks read, their pages are given back: a process does not seem to need the memory of the whole bank."""
 

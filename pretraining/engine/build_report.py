@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pretraining.engine.bank_file import BankIndex
+from pretraining.engine.balance import Region, group_by_region
+from pretraining.engine.bank_file import REGIONS, BankIndex
 from pretraining.engine.rejection import Kind, Rejection
 
 HEADINGS: dict[Kind, str] = {"empty": "empty masks", "small": "too small", "unusable": "not usable"}
@@ -22,6 +23,8 @@ class BuildReport:
     template_count: int
     subject_count: int
     templates_of_source: dict[str, int]
+    regions: tuple[Region, ...]
+    """As balanced draws have them."""
     templates_of_licence: dict[str, int]
     """An empty text stands for templates whose source states none."""
     templates_of_organ: dict[str, int]
@@ -36,6 +39,7 @@ class BuildReport:
             template_count=len(entries),
             subject_count=len({(entry.source, entry.subject) for entry in entries}),
             templates_of_source=dict(Counter(entry.source for entry in entries)),
+            regions=group_by_region(entries, index.notes.get(REGIONS, {})),
             templates_of_licence=dict(Counter(entry.licence for entry in entries)),
             templates_of_organ=dict(Counter(entry.organ for entry in entries).most_common()),
             rejected=tuple(dict.fromkeys(rejected)),
@@ -49,10 +53,19 @@ class BuildReport:
         everything = max(len(self.rejected), self.template_count)
         return self._text(everything, dict.fromkeys(HEADINGS, everything), with_organs=True)
 
+    def _region_lines(self) -> list[str]:
+        total = sum(region.weight for region in self.regions)
+        return [
+            f"  {sum(map(len, region.kinds)):6d} in region {region.name}, {len(region.kinds)} kinds, "
+            f"{region.weight / total:.0%} of balanced draws"
+            for region in self.regions
+        ]
+
     def _text(self, counts: int, lines: dict[Kind, int], *, with_organs: bool) -> str:
         kinds = f"{len(self.templates_of_organ)} kinds of organ"
         text = [f"{self.template_count} templates, {kinds}, of {self.subject_count} subjects at {self.spacing_mm:g} mm"]
         text += _counted("from ", self.templates_of_source, counts)
+        text += _cut(self._region_lines(), counts)
         text += _counted("licence: ", {name or "not stated": count for name, count in self.templates_of_licence.items()}, counts)
         text += _counted("organ: ", self.templates_of_organ, counts) if with_organs else []
         for kind, heading in HEADINGS.items():

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from weakref import WeakKeyDictionary
 
 import torch
 
@@ -19,8 +18,6 @@ from pretraining.errors import InputError
 
 BACKGROUND, INSIDE, ENVELOPE, OTHER = range(4)
 """Classes of their own: nothing, the foreground mask where no organ is, its envelope, and organs of rare kinds."""
-
-_KINDS: WeakKeyDictionary[TemplateBank, tuple[str, ...]] = WeakKeyDictionary()
 
 
 def class_count(kinds: int) -> int:
@@ -44,7 +41,7 @@ def synthesize_classes(
     """
     if config.labels.smshapes or config.labels.anatomy:
         raise InputError("classes are known of label ensembles only; set engine.labels.smshapes and engine.labels.anatomy to 0")
-    ensemble = sample_ensemble(config.ensemble, (config.side,) * 3, len(bank), sample_generator(seed, index, "ensemble"))
+    ensemble = sample_ensemble(config.ensemble, (config.side,) * 3, bank, sample_generator(seed, index, "ensemble"))
     table = torch.tensor(classes_of(ensemble, [bank.entry(i).organ for i in ensemble.templates], frequent_kinds(bank)[:kinds]))
     pair = synthesize_pair(bank, config, seed=seed, index=index, device=device)
     classes = table.to(torch.uint8).to(pair.labels.device).index_select(0, pair.labels.flatten().int())
@@ -62,7 +59,9 @@ def classes_of(ensemble: Ensemble, organs: Sequence[str], kinds: Sequence[str]) 
 
 def frequent_kinds(bank: TemplateBank) -> tuple[str, ...]:
     """Kinds of organ in a bank, the most frequent first, then by name; counted once a bank."""
-    if bank not in _KINDS:
-        counts = Counter(entry.organ for entry in bank.entries())
-        _KINDS[bank] = tuple(sorted(counts, key=lambda kind: (-counts[kind], kind)))
-    return _KINDS[bank]
+    return bank.derived(_frequent_kinds)
+
+
+def _frequent_kinds(bank: TemplateBank) -> tuple[str, ...]:
+    counts = Counter(entry.organ for entry in bank.entries())
+    return tuple(sorted(counts, key=lambda kind: (-counts[kind], kind)))

@@ -10,6 +10,8 @@ import torch
 from torch import Generator, Tensor
 
 from pretraining.engine.affine import AffineConfig, about, sample_affine
+from pretraining.engine.balance import draw_balanced
+from pretraining.engine.bending import Bend, BendConfig, Curves, bend_curves, sample_bend
 from pretraining.engine.draws import integer, integers
 from pretraining.engine.foreground import Foreground, ForegroundConfig, apply_foreground, sample_foreground
 from pretraining.engine.median import median_3x3x3
@@ -25,8 +27,13 @@ class EnsembleConfig:
 
     template_count: tuple[int, int] = (20, 40)
     """Range of the number of templates, both ends included; each is one label."""
+    draw: Literal["uniform", "balanced"] = "uniform"
+    """``uniform``: each template of the bank is equally likely, as published. ``balanced``: a region of the body is drawn first, then
+    a kind of organ, then a template of it, so that a source with many subjects does not fill all samples."""
     affine: AffineConfig = field(default_factory=AffineConfig)
     """Random map of each template."""
+    bend: BendConfig = field(default_factory=BendConfig)
+    """Smooth random deformation of each template; none by default, as published."""
     placement: Literal["published", "paper"] = "published"
     """``published``: the map acts about voxel (0, 0, 0) and the padded template repeats periodically. ``paper``: the template
     is centre-cropped or padded to the volume, the map acts about the centre, and outside is nothing (Algorithm 1 read literally)."""
@@ -39,6 +46,8 @@ class EnsembleConfig:
         low, high = self.template_count
         if not 1 <= low <= high <= 250:
             raise ValueError(f"template_count must be a range within 1 to 250, as labels are 8-bit, got {self.template_count}")
+        if self.draw not in ("uniform", "balanced"):
+            raise ValueError(f"draw must be 'uniform' or 'balanced', got {self.draw!r}")
         if self.placement not in ("published", "paper"):
             raise ValueError(f"placement must be 'published' or 'paper', got {self.placement!r}")
 
@@ -56,6 +65,8 @@ class Ensemble:
     placement: Literal["published", "paper"]
     median: bool
     foreground: Foreground | None
+    bends: tuple[Bend | None, ...]
+    """Deformation of each template."""
 
     @property
     def label_count(self) -> int:
@@ -68,16 +79,32 @@ class Ensemble:
         )
 
 
-def sample_ensemble(config: EnsembleConfig, shape: Shape, bank_size: int, generator: Generator) -> Ensemble:
-    """Draw which templates come where, and the foreground mask."""
+def sample_ensemble(config: EnsembleConfig, shape: Shape, bank: TemplateBank, generator: Generator) -> Ensemble:
+    """Draw which templates come where, and the foreground mask.
+
+    Args:
+        config: Ranges and probabilities.
+        shape: (X, Y, Z) of the volume, voxels.
+        bank: Templates to choose from; no mask is read.
+        generator: Sole source of randomness.
+
+    Returns:
+        All that :func:`render_ensemble` needs beside the bank.
+    """
     count = integer(*config.template_count, generator)
+    if config.draw == "balanced":
+        templates = draw_balanced(bank.regions, count, generator)
+    else:
+        templates = tuple(integers(count, 0, len(bank) - 1, generator))
     return Ensemble(
         shape=shape,
-        templates=tuple(integers(count, 0, bank_size - 1, generator)),
+        templates=templates,
         affines=tuple(sample_affine(config.affine, generator) for _ in range(count)),
         placement=config.placement,
         median=config.median,
         foreground=sample_foreground(config.foreground, shape, generator),
+        # Drawn last, so that nothing else changes with it.
+        bends=tuple(sample_bend(config.bend, generator) for _ in range(count)),
     )
 
 
@@ -100,7 +127,10 @@ def render_ensemble(params: Ensemble, bank: TemplateBank, device: torch.device |
     """
     labels = torch.zeros(params.shape, dtype=torch.uint8, device=device)
     place_template = PLACEMENTS[params.placement]
-    placements = [place_template(affine, bank.shape(i), params.shape) for i, affine in zip(params.templates, params.affines, strict=True)]
+    placements = [
+        place_template(affine, bank.shape(i), params.shape, bend_curves(bend, params.shape) if bend else None)
+        for i, affine, bend in zip(params.templates, params.affines, params.bends, strict=True)
+    ]
     stamp(labels, [bank.packed(i) for i in params.templates], placements)
     if params.median:
         labels = median_3x3x3(labels)
@@ -109,14 +139,14 @@ def render_ensemble(params: Ensemble, bank: TemplateBank, device: torch.device |
     return labels
 
 
-def place_published(affine: np.ndarray, crop: Shape, shape: Shape) -> Placement:
+def place_published(affine: np.ndarray, crop: Shape, shape: Shape, curves: Curves | None = None) -> Placement:
     """Pad the template symmetrically to at least the volume's shape, repeat it periodically, map about voxel (0, 0, 0)."""
     period = tuple(max(n, size) for n, size in zip(crop, shape, strict=True))
     offset = tuple((p - n) // 2 for p, n in zip(period, crop, strict=True))
-    return place(affine, crop=crop, offset=offset, period=period, shape=shape)
+    return place(affine, crop=crop, offset=offset, period=period, shape=shape, curves=curves)
 
 
-def place_paper(affine: np.ndarray, crop: Shape, shape: Shape) -> Placement:
+def place_paper(affine: np.ndarray, crop: Shape, shape: Shape, curves: Curves | None = None) -> Placement:
     """Centre-crop or pad the template to the volume's shape and map about the centre; nothing re-enters."""
     middle = (np.array(shape) - 1) / 2
     count = tuple(min(n, size) for n, size in zip(crop, shape, strict=True))
@@ -124,8 +154,11 @@ def place_paper(affine: np.ndarray, crop: Shape, shape: Shape) -> Placement:
     offset = tuple((size - used) // 2 for size, used in zip(shape, count, strict=True))
     # A period longer than any distance within the mapped volume: the repetition is never seen.
     reach = np.abs(affine[:, :3]) @ np.array(shape) + 2 * np.abs(affine[:, 3]) + np.array(shape)
+    if curves is not None:
+        reach = reach + 2 * sum(np.abs(curve).max(1) for curve in curves)
     period = tuple(2 * int(r) for r in reach)
-    return place(about(affine, middle, middle), crop=crop, offset=offset, period=period, shape=shape, first=first, count=count)
+    where = {"crop": crop, "offset": offset, "period": period, "shape": shape, "first": first, "count": count}
+    return place(about(affine, middle, middle), **where, curves=curves)
 
 
 PLACEMENTS = {"published": place_published, "paper": place_paper}

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
 from pretraining.engine.anatomy import Anatomy, render_anatomy, sample_anatomy
-from pretraining.engine.draws import uniform
+from pretraining.engine.draws import weighted
 from pretraining.engine.ensemble import Ensemble, render_ensemble, sample_ensemble
 from pretraining.engine.smshapes import SmShapes, render_smshapes, sample_smshapes
 from pretraining.engine.templates import TemplateBank
@@ -50,10 +48,7 @@ class LabelModel(NamedTuple):
 
 
 LABEL_MODELS = {
-    "ensemble": LabelModel(
-        lambda config, shape, bank, generator: sample_ensemble(config, shape, len(bank), generator),
-        render_ensemble,
-    ),
+    "ensemble": LabelModel(sample_ensemble, render_ensemble),
     "smshapes": LabelModel(
         lambda config, shape, bank, generator: sample_smshapes(config, shape, generator),
         lambda params, bank, device: render_smshapes(params, device),
@@ -66,6 +61,4 @@ LABEL_MODELS = {
 def choose_label_model(config: LabelModelConfig, generator: Generator) -> str:
     """Draw the name of a label model, each with its share."""
     shares = {name: share for name, share in asdict(config).items() if share > 0}
-    bounds = list(accumulate(shares.values()))
-    # Without the last bound, no rounding can lead past the last model.
-    return list(shares)[bisect_right(bounds[:-1], uniform(0.0, bounds[-1], generator))]
+    return list(shares)[weighted(list(shares.values()), generator)]

@@ -54,17 +54,20 @@ def place(
     shape: Triple,
     first: Triple = (0, 0, 0),
     count: Triple | None = None,
+    curves: Sequence[np.ndarray] | None = None,
 ) -> Placement:
     """Prepare a lookup.
 
-    Parameters
-    ----------
-    matrix : (3, 4), from output index to index in the padded template.
-    crop : shape of the template's bounding box, voxels.
-    offset : index of the crop's first used voxel in the padded template.
-    period : after how many voxels the padded template repeats.
-    shape : of the output, voxels.
-    first, count : the part of the crop that is used, by default all of it.
+    Args:
+        matrix: (3, 4), from output index to index in the padded template.
+        crop: Shape of the template's bounding box, voxels.
+        offset: Index of the crop's first used voxel in the padded template.
+        period: Number of voxels after which the padded template repeats.
+        shape: (X, Y, Z) of the output, voxels.
+        first: Index in the crop of the first voxel that is used.
+        count: How many voxels of the crop are used from there on; by default all.
+        curves: For each output axis, (3, X), (3, Y), (3, Z), what an index adds to the mapped coordinates, voxels; see
+            :func:`pretraining.engine.bending.bend_curves`.
     """
     turns_per_voxel = TURN / np.asarray(period, dtype=np.float64)
     # Half a voxel turns "the nearest" into "the voxel that we are in".
@@ -72,6 +75,8 @@ def place(
     contributions = []
     for axis, size in enumerate(shape):
         steps = matrix[:, axis, None] * np.arange(size) * turns_per_voxel[:, None]
+        if curves is not None:
+            steps = steps + curves[axis] * turns_per_voxel[:, None]
         if axis == 0:
             steps = steps + origin[:, None]
         contributions.append((np.rint(steps).astype(np.int64) % TURN).astype(np.uint32).view(np.int32))
@@ -153,12 +158,18 @@ def _stamp_rows(labels, label, words, along_x, along_y, along_z, limits, crop, l
     Within a stretch there are no branches, so that a processor's vector units can take it.
     """
     nx, ny, nz = labels.shape
-    turn, step, steps_a_unit = np.empty(3, np.int32), np.zeros(3, np.int64), np.zeros(3, np.float64)
+    turn, rises, falls = np.empty(3, np.int32), np.zeros(3, np.bool_), np.zeros(3, np.bool_)
+    steps_a_unit = np.zeros(3, np.float64)
     for axis in range(3):
-        if nz > 1:
-            step[axis] = np.int32(along_z[axis, 1] - along_z[axis, 0])
-        if step[axis]:
-            steps_a_unit[axis] = 1 / abs(step[axis])
+        longest = np.int64(0)
+        for z in range(nz - 1):
+            # The nearest way around the period; wrapped to 32 bits.
+            step = np.int64(np.int32(along_z[axis, z + 1] - along_z[axis, z]))
+            rises[axis] |= step > 0
+            falls[axis] |= step < 0
+            longest = max(longest, abs(step))
+        if longest:
+            steps_a_unit[axis] = 1 / longest
     (scale_x, scale_y, scale_z), (offset_x, offset_y, offset_z), (last_x, last_y, last_z) = scale, offset, last
     bit, is_set = np.empty(nz, np.uint32), np.empty(nz, np.uint32)
     for x in range(nx):
@@ -166,18 +177,21 @@ def _stamp_rows(labels, label, words, along_x, along_y, along_z, limits, crop, l
             row_x, row_y, row_z = along_x[0, x] + along_y[0, y], along_x[1, x] + along_y[1, y], along_x[2, x] + along_y[2, y]
             z = 0
             while z < nz:
-                # How far until a coordinate may enter, and until one may leave. Contributions are rounded, by up to one unit each;
-                # so the last step of each way is looked at again.
+                # How far until a coordinate may enter, and until one may leave, in steps as long as the longest. A coordinate that
+                # rises and falls may do so on either side. Divisions are rounded; so the last step is looked at again.
                 outside, inside = 0, nz
                 for axis in range(3):
                     turn[axis] = along_x[axis, x] + along_y[axis, y] + along_z[axis, z]
                     beyond = np.int64(turn[axis]) - limits[axis]
-                    until_wrap = np.int64(turn[axis]) + TURN // 2 if step[axis] < 0 else TURN // 2 - np.int64(turn[axis])
                     if beyond > 0:
-                        to_enter = beyond if step[axis] < 0 else until_wrap
-                        outside = max(outside, int(to_enter * steps_a_unit[axis]) - 1 if step[axis] else nz, 1)
-                    elif step[axis]:
-                        to_leave = until_wrap if step[axis] < 0 else -beyond
+                        to_enter = TURN // 2 - np.int64(turn[axis]) if rises[axis] else beyond
+                        if falls[axis]:
+                            to_enter = min(to_enter, beyond)
+                        outside = max(outside, int(to_enter * steps_a_unit[axis]) - 1 if steps_a_unit[axis] else nz, 1)
+                    elif steps_a_unit[axis]:
+                        to_leave = -beyond if rises[axis] else np.int64(turn[axis]) + TURN // 2
+                        if falls[axis]:
+                            to_leave = min(to_leave, np.int64(turn[axis]) + TURN // 2)
                         inside = min(inside, int(to_leave * steps_a_unit[axis]))
                 if outside:
                     z += outside

@@ -29,6 +29,8 @@ class Group:
     names: tuple[str, ...]
     """Of the files in the folder; the whole paths of 140,000 files would fill the memory."""
     licence: str = ""
+    region: str = ""
+    """Part of the body, where stated."""
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -45,6 +47,8 @@ class PlainFolder:
     path: tuple[str, ...]
     """Name of the source and the folders from there down to this one."""
     licence: str = ""
+    region: str = ""
+    """Part of the body, where stated."""
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -53,7 +57,7 @@ class PlainFolder:
 
     def groups(self, *, one_subject: bool) -> list[Group]:
         """What there is to read, once it is known what the files are."""
-        where = {"folder": self.folder, "licence": self.licence}
+        where = {"folder": self.folder, "licence": self.licence, "region": self.region}
         if one_subject:
             return [Group(source="/".join(self.path[:-1] or self.path), subject=self.path[-1], names=self.names, **where)]
         stems = [stem(name) for name in self.names]
@@ -69,38 +73,48 @@ class ProceduralShapes:
 
     count: int
     licence: str = ""
+    region: str = ""
+
+    @property
+    def source(self) -> str:
+        """Name that their templates have as their source."""
+        return "procedural"
 
 
 Source = Group | PlainFolder | ProceduralShapes
 
 
-def find_sources(sources: Sequence[Path], licences: Sequence[str] = ()) -> tuple[list[Source], list[Rejection]]:
+def find_sources(
+    sources: Sequence[Path], licences: Sequence[str] = (), regions: Sequence[str] = ()
+) -> tuple[list[Source], list[Rejection]]:
     """List what there is to read, in an order that depends on names alone, and the folders that can't be looked into.
 
     A folder is searched with all its subfolders, links included; one that is reached twice counts once. A folder called
-    ``segmentations`` is one TotalSegmentator subject, named after the folder above, where the scan lies (v1 and v2 layout). In any other
-    folder with a ``labels.json``, {organ: number}, each file is a label map; without one the content decides.
+    ``segmentations`` is one TotalSegmentator subject, named after the folder above, where the scan lies (v1 and v2 layout). In any
+    other folder with a ``labels.json``, {organ: number}, each file is a label map; without one the content decides.
 
-    Parameters
-    ----------
-    sources : folders and files, ``procedural`` or ``procedural:COUNT``.
-    licences : one for all sources, one for each, or none; a LICENCE file in a source goes first.
+    Args:
+        sources: Folders and files, ``procedural`` or ``procedural:COUNT``.
+        licences: One for all sources, one for each, or none; a LICENCE file in a source goes first.
+        regions: Parts of the body that the sources show, one for each, or none.
 
-    Raises
-    ------
-    InputError
-        If a source does not exist or holds no label file, or if the number of licences fits neither way.
+    Raises:
+        InputError: If a source does not exist or holds no label file, or if the number of licences or regions does not
+            fit.
     """
     if len(licences) not in (0, 1, len(sources)):
         raise InputError(f"expected one licence for all sources or one for each of the {len(sources)}, found {len(licences)}")
+    if len(regions) not in (0, len(sources)):
+        raise InputError(f"expected one region for each of the {len(sources)} sources, or none, found {len(regions)}")
     found: list[Source] = []
     rejected: list[Rejection] = []
     seen: set[tuple[int, int]] = set()
     times: Counter[str] = Counter()
     for i, source in enumerate(sources):
         licence = licences[i % len(licences)] if licences else ""
+        region = regions[i] if regions else ""
         if (procedural := PROCEDURAL.fullmatch(str(source))) and not source.exists():
-            found.append(ProceduralShapes(count=int(procedural[1] or PROCEDURAL_COUNT), licence=licence))
+            found.append(ProceduralShapes(count=int(procedural[1] or PROCEDURAL_COUNT), licence=licence, region=region))
             continue
         name = source.resolve().name
         times[name] += 1
@@ -108,15 +122,16 @@ def find_sources(sources: Sequence[Path], licences: Sequence[str] = ()) -> tuple
         root = name if times[name] == 1 else f"{name} ({times[name]})"
         if source.is_file():
             licence = _licence_file(source.parent) or licence
-            found.append(Group(source=root, subject=stem(source.name), folder=source.parent, names=(source.name,), licence=licence))
+            where = {"folder": source.parent, "names": (source.name,), "licence": licence, "region": region}
+            found.append(Group(source=root, subject=stem(source.name), **where))
         elif source.is_dir():
-            found += _in_folder(source, root, licence, seen, rejected)
+            found += _in_folder(source, root, licence, region, seen, rejected)
         else:
             raise InputError(f"no such template source: {source}")
     return found, rejected
 
 
-def _in_folder(source: Path, root: str, licence: str, seen: set[tuple[int, int]], rejected: list[Rejection]) -> list[Source]:
+def _in_folder(source: Path, root: str, licence: str, region: str, seen: set[tuple[int, int]], rejected: list[Rejection]) -> list[Source]:
     found: list[Source] = []
     licence_of = {source.parent: licence}
     rejected_before = len(rejected)
@@ -124,7 +139,7 @@ def _in_folder(source: Path, root: str, licence: str, seen: set[tuple[int, int]]
         licence_of[folder] = _licence_file(folder) or licence_of[folder.parent]
         files = tuple(name for name in names if is_label_file(name))
         path = (root, *folder.relative_to(source).parts)
-        where = {"folder": folder, "names": files, "licence": licence_of[folder]}
+        where = {"folder": folder, "names": files, "licence": licence_of[folder], "region": region}
         if not files or "segmentations" in subfolders:
             continue
         if folder.name == "segmentations":

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pretraining.engine.bank_file import BankIndex, IndexBuilder, MappedMasks, TemplateEntry, checked_bits, read_bank
+from pretraining.engine.balance import Region, group_by_region
+from pretraining.engine.bank_file import REGIONS, BankIndex, IndexBuilder, MappedMasks, TemplateEntry, checked_bits, read_bank
 from pretraining.engine.packing import pack, unpack
 from pretraining.errors import InputError
+
+Value = TypeVar("Value")
 
 
 class TemplateBank:
@@ -31,6 +35,7 @@ class TemplateBank:
         self._index = index
         self._masks = masks
         self._shapes = index.rows["shape"].astype(np.int64)
+        self._derived: dict[Hashable, Any] = {}
         self.path = path
 
     @classmethod
@@ -87,6 +92,25 @@ class TemplateBank:
     def subjects(self) -> dict[tuple[str, str], tuple[int, ...]]:
         """(source, subject) -> its templates, in order; within one subject, their offsets say how they lie to each other."""
         return self._subjects
+
+    @cached_property
+    def regions(self) -> tuple[Region, ...]:
+        """The templates by region of the body and kind of organ, see :func:`pretraining.engine.balance.group_by_region`."""
+        return group_by_region(self.entries(), self._index.notes.get(REGIONS, {}))
+
+    def derived(self, compute: Callable[..., Value], *arguments: Hashable) -> Value:
+        """Call ``compute(bank, *arguments)``, once for each bank.
+
+        Args:
+            compute: A pure function, defined in a module.
+            arguments: What it takes beside the bank.
+
+        Returns:
+            Its value, the same object in every call.
+        """
+        if (compute, arguments) not in self._derived:
+            self._derived[compute, arguments] = compute(self, *arguments)
+        return self._derived[compute, arguments]
 
     def shape(self, i: int) -> tuple[int, int, int]:
         """(X, Y, Z) of template ``i``, voxels."""

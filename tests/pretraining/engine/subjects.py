@@ -9,15 +9,16 @@ from pretraining.engine.packing import pack
 from pretraining.engine.templates import TemplateBank
 
 
-def bank_of_subjects(subjects: dict[tuple[str, str], list[np.ndarray]]) -> TemplateBank:
-    """From (source, subject) -> masks (X, Y, Z) of its organs, all in the subject's own volume."""
+def bank_of_subjects(subjects: dict[tuple[str, str], list[np.ndarray]], regions: dict[str, str] | None = None) -> TemplateBank:
+    """From (source, subject) -> masks (X, Y, Z) of its organs, all in the subject's own volume, and source -> region."""
     builder, bits = IndexBuilder(), []
     for (source, subject), masks in subjects.items():
         for i, mask in enumerate(masks):
             packed = pack(mask)
             builder.add(TemplateEntry.of(packed, source=source, subject=subject, organ=f"organ {i}"), packed.bits)
             bits.append(packed.bits)
-    return TemplateBank(builder.index(spacing_mm=1.5), np.concatenate(bits))
+    notes = {"regions": regions} if regions else None
+    return TemplateBank(builder.index(spacing_mm=1.5, notes=notes), np.concatenate(bits))
 
 
 def body(count: int, shape: tuple[int, int, int] = (60, 44, 52), seed: int = 0) -> list[np.ndarray]:

@@ -280,6 +280,7 @@ def test_one_bad_file_among_many_and_a_report_that_names_them_all(tmp_path, capl
         ({"min_voxels": 0}, "at least 1 voxel"),
         ({"processes": 0}, "at least one process"),
         ({"licences": ("a", "b")}, "one licence for all"),
+        ({"regions": ("head", "body")}, "one region for each of the 1 sources"),
         ({"out": "."}, "is a folder"),
         ({"out": "maps/case0.nii.gz"}, "is no template bank; name another file"),
     ],
@@ -302,6 +303,17 @@ def test_procedural_shapes_go_into_a_bank_too(tmp_path):
     assert all(np.less(TemplateBank.open(tmp_path / "b.bank").shape(i), made.shape(i)).all() for i in range(9))
 
 
+def test_stated_regions_are_kept_in_the_bank(tmp_path):
+    sources = [cases(tmp_path / "maps"), cases(tmp_path / "more"), Path("procedural:9")]
+    report = build_bank(sources, tmp_path / "a.bank", regions=["head", "body", ""])
+    regions = TemplateBank.open(tmp_path / "a.bank").regions
+    assert [region.name for region in regions] == ["head", "body", "procedural"] and report.regions == regions
+    assert "in region body, 2 kinds, " in str(report)
+    # Left to their organs, the first two are one.
+    build_bank(sources, tmp_path / "b.bank")
+    assert [region.name for region in TemplateBank.open(tmp_path / "b.bank").regions] == ["maps", "procedural"]
+
+
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
@@ -309,6 +321,7 @@ def test_procedural_shapes_go_into_a_bank_too(tmp_path):
         (("--spacing", "0"), "spacing > 0"),
         (("--workers", "0"), "at least one process"),
         (("--licence", "a", "b"), "one licence for all"),
+        (("--region", "a", "b"), "one region for each"),
     ],
 )
 def test_bad_flags_are_one_line(tmp_path, monkeypatch, flags, named):
@@ -334,7 +347,8 @@ def test_the_command_on_real_data(data_root, tmp_path):
     templates = TemplateBank.open(bank)
     templates.verify()
     subjects = templates.subjects()
-    assert len(templates) > 800 and len(subjects) == 29
+    maps = [path for path in source.rglob("*.n*") if path.suffix in (".gz", ".nrrd") and path.parent.name != "segmentations"]
+    assert len(templates) > 800 and len(subjects) == len(maps) + 1
     found = [templates.entry(i).organ for i in subjects["templates/totalsegmentator", "s0327"]]
     assert (
         found.count("ribs") == found.count("vertebrae") == 1 and len(found) == 67 and not any(organ.startswith("rib_") for organ in found)

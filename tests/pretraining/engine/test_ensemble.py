@@ -18,7 +18,8 @@ SHAPE = (32, 48, 40)
 
 @pytest.fixture(scope="module")
 def drawn():
-    return [sample_ensemble(EnsembleConfig(), (128, 128, 128), 7, sample_generator(0, index)) for index in range(600)]
+    bank = procedural_bank(count=7)
+    return [sample_ensemble(EnsembleConfig(), (128, 128, 128), bank, sample_generator(0, index)) for index in range(600)]
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +71,11 @@ def test_rotations_and_shears():
 
 def test_labels_without_foreground(bank):
     config = EnsembleConfig(template_count=(5, 5), foreground=ForegroundConfig(probability=0.0), median=False)
-    ensemble = sample_ensemble(config, SHAPE, len(bank), sample_generator(0, 0))
+    ensemble = sample_ensemble(config, SHAPE, bank, sample_generator(0, 0))
     labels = render_ensemble(ensemble, bank)
     assert labels.shape == SHAPE and labels.dtype == torch.uint8 and ensemble.label_count == 6
     # The last template lies on top of all others: it shows whole.
-    last = dataclasses.replace(ensemble, templates=ensemble.templates[-1:], affines=ensemble.affines[-1:])
+    last = dataclasses.replace(ensemble, templates=ensemble.templates[-1:], affines=ensemble.affines[-1:], bends=(None,))
     assert torch.equal(labels == 5, render_ensemble(last, bank) == 1)
     assert labels.unique()[-1] == 5
 
@@ -106,14 +107,15 @@ def test_unwarped_foreground_is_the_sphere():
     assert (foreground_mask(shape, params).numpy() != sphere).mean() < 0.005
 
 
-def test_bank_of_one_template(bank):
-    ensemble = sample_ensemble(EnsembleConfig(), SHAPE, 1, sample_generator(0, 0))
+def test_bank_of_one_template():
+    bank = procedural_bank(count=1)
+    ensemble = sample_ensemble(EnsembleConfig(), SHAPE, bank, sample_generator(0, 0))
     assert set(ensemble.templates) == {0}
     assert render_ensemble(ensemble, bank).any()
 
 
-def test_a_draw_can_travel_to_another_process():
-    ensemble = sample_ensemble(EnsembleConfig(), SHAPE, 3, sample_generator(0, 0))
+def test_a_draw_can_travel_to_another_process(bank):
+    ensemble = sample_ensemble(EnsembleConfig(), SHAPE, bank, sample_generator(0, 0))
     assert pickle.loads(pickle.dumps(ensemble)).templates == ensemble.templates
 
 

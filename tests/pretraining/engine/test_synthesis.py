@@ -78,7 +78,7 @@ def test_appearance_settings_leave_the_labels_alone(bank):
 
 
 def test_by_default_the_labels_are_an_ensemble_and_nothing_else_takes_from_its_numbers(bank):
-    ensemble = sample_ensemble(CONFIG.ensemble, (32, 32, 32), len(bank), sample_generator(4, 7, "ensemble"))
+    ensemble = sample_ensemble(CONFIG.ensemble, (32, 32, 32), bank, sample_generator(4, 7, "ensemble"))
     assert torch.equal(synthesize_stored(bank, CONFIG, seed=4, index=7).labels, render_ensemble(ensemble, bank))
 
 

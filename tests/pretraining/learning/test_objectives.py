@@ -120,7 +120,7 @@ def test_classes_are_those_of_the_templates(bank):
     config = EngineConfig(side=32, online=OnlineConfig(enabled=False))
     seen = set()
     for index in range(12):
-        ensemble = sample_ensemble(config.ensemble, (32,) * 3, len(bank), sample_generator(0, index, "ensemble"))
+        ensemble = sample_ensemble(config.ensemble, (32,) * 3, bank, sample_generator(0, index, "ensemble"))
         instances = render_ensemble(ensemble, bank)
         classes = synthesize_classes(bank, config, seed=0, index=index, kinds=5).labels
         kinds = frequent_kinds(bank)[:5]
@@ -150,7 +150,7 @@ def test_classes_need_templates(bank):
 def test_kinds_are_counted():
     assert set(frequent_kinds(procedural_bank(16))) == set(KINDS)
     assert frequent_kinds(procedural_bank(9))[0] == next(iter(KINDS))
-    ensemble = sample_ensemble(EnsembleConfig(), (32,) * 3, 4, sample_generator(0, 1))
+    ensemble = sample_ensemble(EnsembleConfig(), (32,) * 3, procedural_bank(4), sample_generator(0, 1))
     assert len(classes_of(ensemble, ["a"] * len(ensemble.templates), ["b"])) == ensemble.label_count
 
 
