@@ -42,7 +42,8 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     if world == 1:
         yield Ranks()
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    # Tensors on the host go by gloo on any machine, so that hosts can agree without waiting for their devices.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield Ranks(rank=dist.get_rank(), world=world, local_rank=local_rank())
     finally:
@@ -70,6 +71,15 @@ def average_gradients(parameters: list[nn.Parameter], ranks: Ranks, flag: Tensor
     message /= ranks.world
     for part, mean in zip(parts, message.split([part.numel() for part in parts]), strict=True):
         part.copy_(mean.view_as(part))
+
+
+def from_first_rank(value: float, ranks: Ranks) -> float:
+    """Return the first rank's ``value`` on every rank; hosts wait for the first rank's host, never for a device."""
+    if ranks.world == 1:
+        return value
+    message = torch.tensor([value], dtype=torch.float64)
+    dist.broadcast(message, src=0)
+    return message.item()
 
 
 def average_statistics(model: nn.Module, ranks: Ranks) -> None:

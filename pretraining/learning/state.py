@@ -18,7 +18,6 @@ from pretraining.interruption import Stop
 from pretraining.learning.checkpoint import Checkpoint, save_checkpoint
 from pretraining.learning.distributed import Ranks, average_gradients, average_statistics, mean_over_ranks, share_forgetting
 from pretraining.learning.objective import Objective, make_objective
-from pretraining.learning.schedule import rate_at
 from pretraining.learning.train_config import TrainConfig
 from pretraining.precision import has_bf16_units
 
@@ -34,6 +33,11 @@ class Window:
     gradient_norms: list[Tensor] = field(default_factory=list)
     stopping: Tensor | None = None
     """() float, above 0 if any rank was asked to stop."""
+
+    @property
+    def steps(self) -> int:
+        """Steps since the last record."""
+        return len(self.gradient_norms)
 
     def mean_by_term(self, ranks: Ranks) -> Tensor:
         """(terms,) means over all ranks; this is where the host waits for the device."""
@@ -74,11 +78,11 @@ class TrainingState:
         """The model that is validated and exported: the average, if there is one."""
         return self.average.module if self.average else self.model
 
-    def step(self, step: int, samples: Iterator[tuple[int, Pair]], window: Window, stop: Stop) -> None:
-        """One step of the optimizer, on this rank's share of the label maps."""
+    def step(self, rate: float, samples: Iterator[tuple[int, Pair]], window: Window, stop: Stop) -> None:
+        """Take one step of the optimizer with a learning rate, on this rank's share of the label maps."""
         config, ranks = self.config, self.ranks
         for group in self.optimizer.param_groups:
-            group["lr"] = rate_at(step, config.steps, config.optimizer)
+            group["lr"] = rate
         for _ in range(config.label_maps // ranks.world):
             asked = time.monotonic()
             index, pair = next(samples)
@@ -87,7 +91,8 @@ class TrainingState:
                 losses = losses_of(self.model, pair, index, config.seed)
             (total(self.model, losses) * ranks.world / config.label_maps).backward()
             window.losses.append((index, losses.detach()))
-        window.stopping = torch.tensor(float(bool(stop)), device=self.device)
+        # Filled on the device: a copy from the host would wait for it.
+        window.stopping = torch.full((), float(bool(stop)), device=self.device)
         average_gradients(self.parameters, ranks, window.stopping)
         limit = config.optimizer.max_gradient_norm or math.inf
         window.gradient_norms.append(torch.nn.utils.clip_grad_norm_(self.parameters, limit))
