@@ -55,17 +55,17 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def average_gradients(parameters: list[nn.Parameter], ranks: Ranks, flag: Tensor | None = None) -> None:
+def average_gradients(parameters: list[nn.Parameter], ranks: Ranks, *others: Tensor) -> None:
     """Replace gradients by their means over the ranks, in one message.
 
     Parameters
     ----------
-    flag : () float32 that travels with them and becomes the mean over the ranks, too: above 0 where it was so on any rank.
+    others : float32 tensors that travel with them and become means over the ranks, too.
     """
     if ranks.world == 1:
         return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    parts = gradients if flag is None else [*gradients, flag]
+    parts = [*gradients, *others]
     message = torch.cat([part.flatten() for part in parts])
     dist.all_reduce(message)
     message /= ranks.world

@@ -1,7 +1,7 @@
 """Contrastive pretraining (Fig. 3): samples in, weights out, at home in one run folder.
 
 RUN/config.json      the configuration
-RUN/log.jsonl        losses, rate and speed, one record a line; the same in RUN/tensorboard
+RUN/log.jsonl        losses, rate, speed and the gradient's noise scale, one record a line; the same in RUN/tensorboard
 RUN/pictures         a pair and its features, at every validation
 RUN/checkpoint.pt    the last state; ``resume`` goes on from here
 RUN/best.pt          the state with the lowest validation loss
@@ -178,6 +178,7 @@ def _record(done: int, state: TrainingState, window: Window, monitor: Monitor | 
             f"the loss is {found} at step {done} (samples from {indices[0] if indices else 'another rank'} on, seed {config.seed}); "
             f"the checkpoint holds step {checkpoint.step}: lower the rate and start from its weights"
         )
+    noise_scale = state.noise_scale.update(window.noise)
     if monitor:
         seconds = time.monotonic() - window.began
         speed = len(window.losses) * state.ranks.world / seconds
@@ -190,6 +191,7 @@ def _record(done: int, state: TrainingState, window: Window, monitor: Monitor | 
             steps_per_s=speed / config.label_maps,
             samples_per_s=speed,
             waiting=window.waited / seconds,
+            **({} if noise_scale is None else {"noise_scale": noise_scale}),
         )
 
 
