@@ -31,7 +31,7 @@ myst_url_schemes = ("http", "https", "mailto")
 autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-napoleon_google_docstring = False
+napoleon_google_docstring = True
 napoleon_use_rtype = False
 napoleon_use_ivar = True
 

@@ -221,6 +221,7 @@ def _train(default: TrainConfig) -> Callable[..., None]:
         templates: Path | None = None,
         samples: Path | None = None,
         preset: str = DEFAULT_PRESET,
+        minutes: float | None = None,
         resume: Switch = False,
         init_from: Path | None = None,
         device: str = "auto",
@@ -234,7 +235,8 @@ def _train(default: TrainConfig) -> Callable[..., None]:
             templates: A template bank; procedural shapes if left out.
             samples: A store made by synthesize, in place of templates; its engine configuration is the run's.
             preset: Configuration to start from, by name or .json file; flags override it.
-            resume: Go on with the run in --out, by its own configuration.
+            minutes: Wall time of all sittings, in place of --steps; the learning rate's schedule ends with it. May change with --resume.
+            resume: Go on with the run in --out, by its own configuration and minutes.
             init_from: Weights file to start from.
             device: auto, cpu, cuda or cuda:N.
             workers: Processes that make samples on the CPU; by default 1 on a CPU, none (samples on the GPU) on a GPU. Or that read them.
@@ -243,7 +245,9 @@ def _train(default: TrainConfig) -> Callable[..., None]:
         if templates and samples:
             raise InputError("expected --templates or --samples, not both")
         samples_from = open_store(samples) if samples else _bank(templates)
-        checkpoint = train_backbone(out, config, samples_from, resume=resume, init_from=init_from, device=device, workers=workers)
+        checkpoint = train_backbone(
+            out, config, samples_from, minutes=minutes, resume=resume, init_from=init_from, device=device, workers=workers
+        )
         log.info("%s: step %d, validation loss %.4f", out, checkpoint.step, checkpoint.validation_loss or float("nan"))
 
     return train

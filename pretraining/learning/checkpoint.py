@@ -28,6 +28,8 @@ class Checkpoint:
     seconds : wall time spent training, over all sittings.
     first_loss : the first that was recorded, None before that.
     average : state dict of the running average of the weights, None if there is none.
+    minutes : wall time of the whole training where that limits it, else None.
+    reserve_s : seconds of ``minutes`` that are kept for the last validation and checkpoint; None while unknown.
     """
 
     step: int
@@ -40,6 +42,8 @@ class Checkpoint:
     seconds: float = 0.0
     first_loss: float | None = None
     average: dict[str, Any] | None = None
+    minutes: float | None = None
+    reserve_s: float | None = None
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:

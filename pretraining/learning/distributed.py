@@ -42,7 +42,8 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     if world == 1:
         yield Ranks()
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    # Tensors on the host go by gloo on any machine, so that hosts can agree without waiting for their devices.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield Ranks(rank=dist.get_rank(), world=world, local_rank=local_rank())
     finally:
@@ -54,22 +55,31 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def average_gradients(parameters: list[nn.Parameter], ranks: Ranks, flag: Tensor | None = None) -> None:
+def average_gradients(parameters: list[nn.Parameter], ranks: Ranks, *others: Tensor) -> None:
     """Replace gradients by their means over the ranks, in one message.
 
     Parameters
     ----------
-    flag : () float32 that travels with them and becomes the mean over the ranks, too: above 0 where it was so on any rank.
+    others : float32 tensors that travel with them and become means over the ranks, too.
     """
     if ranks.world == 1:
         return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    parts = gradients if flag is None else [*gradients, flag]
+    parts = [*gradients, *others]
     message = torch.cat([part.flatten() for part in parts])
     dist.all_reduce(message)
     message /= ranks.world
     for part, mean in zip(parts, message.split([part.numel() for part in parts]), strict=True):
         part.copy_(mean.view_as(part))
+
+
+def from_first_rank(value: float, ranks: Ranks) -> float:
+    """Return the first rank's ``value`` on every rank; hosts wait for the first rank's host, never for a device."""
+    if ranks.world == 1:
+        return value
+    message = torch.tensor([value], dtype=torch.float64)
+    dist.broadcast(message, src=0)
+    return message.item()
 
 
 def average_statistics(model: nn.Module, ranks: Ranks) -> None:

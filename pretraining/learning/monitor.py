@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pretraining.atomic import write_text, written_whole
+from pretraining.learning.budget import Budget
 
 
 class Monitor:
@@ -18,10 +19,11 @@ class Monitor:
     Parameters
     ----------
     run : the folder; records beyond ``first_step`` (of an attempt that was cut off) are dropped.
-    first_step, steps : where the training stands and ends.
+    first_step : where the training stands.
+    budget : how long it lasts, which the progress bar shows.
     """
 
-    def __init__(self, run: Path, *, first_step: int, steps: int) -> None:
+    def __init__(self, run: Path, *, first_step: int, budget: Budget) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only trainings need it
 
         self._run = run
@@ -38,11 +40,20 @@ class Monitor:
         write_text(path, "".join(f"{line}\n" for line in kept))
         self._file = path.open("a")
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=first_step + 1)
-        self._bar = tqdm(total=steps, initial=first_step, unit="step", dynamic_ncols=True, mininterval=1.0)
+        self._budget, self._step = budget, first_step
+        self._bar = tqdm(
+            total=budget.total,
+            initial=budget.position(first_step),
+            unit=budget.unit,
+            bar_format=budget.bar_format,
+            dynamic_ncols=True,
+            mininterval=1.0,
+        )
 
     def advance(self) -> None:
         """One more step is done."""
-        self._bar.update()
+        self._step += 1
+        self._bar.update(self._budget.position(self._step) - self._bar.n)
 
     def record(self, step: int, **values: Any) -> None:
         """Write one record: numbers, or dicts of numbers by name."""
@@ -51,7 +62,8 @@ class Monitor:
         for name, value in values.items():
             for key, number in value.items() if isinstance(value, dict) else [("", value)]:
                 self._board.add_scalar(f"{name}/{key}" if key else name, number, step)
-        shown = {name: f"{value:.4g}" for name, value in values.items() if isinstance(value, float)}
+        shown = {"step": step} if self._budget.unit != "step" else {}
+        shown |= {name: f"{value:.4g}" for name, value in values.items() if isinstance(value, float)}
         self._bar.set_postfix(shown, refresh=False)
 
     def picture(self, step: int, name: str, picture: np.ndarray) -> None:

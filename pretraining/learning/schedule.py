@@ -22,11 +22,12 @@ class OptimizerConfig:
     max_gradient_norm: float = 0.0
     """Longer gradients are cut to this length; 0: none is."""
     schedule: Literal["stairs", "cosine"] = "stairs"
-    """``stairs`` drops the rate every ``stair_steps``; ``cosine`` ends at zero after the last step."""
+    """``stairs`` drops the rate every ``stair_steps``; ``cosine`` ends at zero after the last step. Where a training is limited by wall
+    time, stairs share the time equally and the cosine ends with it."""
     warmup_steps: int = 0
     """Steps over which the rate rises linearly from zero."""
     stair_steps: int = 120_000
-    """Length of one stair, steps."""
+    """Length of one stair, steps; of no effect where a training is limited by wall time."""
     stair_factors: tuple[float, ...] = (1.0, 0.8, 0.6, 0.4, 0.2)
     """Rate on each stair, in units of ``rate``; the last one lasts."""
 
@@ -49,3 +50,21 @@ def rate_at(step: int, steps: int, config: OptimizerConfig) -> float:
         return config.rate * config.stair_factors[min(step // config.stair_steps, len(config.stair_factors) - 1)]
     progress = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
     return config.rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def rate_in_time(step: int, progress: float, config: OptimizerConfig) -> float:
+    """Compute the learning rate in a training that is limited by wall time.
+
+    Args:
+        step: Current step, from 0; counts for the warm-up only, which multiplies the schedule.
+        progress: Share of the wall time that is over, in [0, 1].
+        config: The highest rate and its schedule. The stairs share the time equally, as the paper's five do.
+
+    Returns:
+        The rate; for ``cosine`` it is 0 at ``progress`` 1.
+    """
+    rate = config.rate * (min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0)
+    if config.schedule == "stairs":
+        factors = config.stair_factors
+        return rate * factors[min(int(progress * len(factors)), len(factors) - 1)]
+    return rate * 0.5 * (1 + math.cos(math.pi * progress))

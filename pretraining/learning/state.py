@@ -17,8 +17,8 @@ from pretraining.engine.synthesis import Pair
 from pretraining.interruption import Stop
 from pretraining.learning.checkpoint import Checkpoint, save_checkpoint
 from pretraining.learning.distributed import Ranks, average_gradients, average_statistics, mean_over_ranks, share_forgetting
+from pretraining.learning.noise_scale import GradientNoise, NoiseScale
 from pretraining.learning.objective import Objective, make_objective
-from pretraining.learning.schedule import rate_at
 from pretraining.learning.train_config import TrainConfig
 from pretraining.precision import has_bf16_units
 
@@ -32,8 +32,15 @@ class Window:
     losses: list[tuple[int, Tensor]] = field(default_factory=list)
     """(sample, (terms,)) of each label map of this rank."""
     gradient_norms: list[Tensor] = field(default_factory=list)
+    noise: list[Tensor] = field(default_factory=list)
+    """(2,) estimates of each step, see :class:`~pretraining.learning.noise_scale.GradientNoise`."""
     stopping: Tensor | None = None
     """() float, above 0 if any rank was asked to stop."""
+
+    @property
+    def steps(self) -> int:
+        """Steps since the last record."""
+        return len(self.gradient_norms)
 
     def mean_by_term(self, ranks: Ranks) -> Tensor:
         """(terms,) means over all ranks; this is where the host waits for the device."""
@@ -61,6 +68,8 @@ class TrainingState:
         )
         if checkpoint.optimizer:
             self.optimizer.load_state_dict(checkpoint.optimizer)
+        self.noise = GradientNoise(self.parameters, label_maps=config.label_maps, world=ranks.world)
+        self.noise_scale = NoiseScale()
         self.average = None
         if config.average_decay:
             self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.average_decay), use_buffers=True)
@@ -74,11 +83,11 @@ class TrainingState:
         """The model that is validated and exported: the average, if there is one."""
         return self.average.module if self.average else self.model
 
-    def step(self, step: int, samples: Iterator[tuple[int, Pair]], window: Window, stop: Stop) -> None:
-        """One step of the optimizer, on this rank's share of the label maps."""
+    def step(self, rate: float, samples: Iterator[tuple[int, Pair]], window: Window, stop: Stop) -> None:
+        """Take one step of the optimizer with a learning rate, on this rank's share of the label maps."""
         config, ranks = self.config, self.ranks
         for group in self.optimizer.param_groups:
-            group["lr"] = rate_at(step, config.steps, config.optimizer)
+            group["lr"] = rate
         for _ in range(config.label_maps // ranks.world):
             asked = time.monotonic()
             index, pair = next(samples)
@@ -87,8 +96,14 @@ class TrainingState:
                 losses = losses_of(self.model, pair, index, config.seed)
             (total(self.model, losses) * ranks.world / config.label_maps).backward()
             window.losses.append((index, losses.detach()))
-        window.stopping = torch.tensor(float(bool(stop)), device=self.device)
-        average_gradients(self.parameters, ranks, window.stopping)
+            self.noise.after_label_map()
+        # Filled on the device: a copy from the host would wait for it.
+        window.stopping = torch.full((), float(bool(stop)), device=self.device)
+        single_square = self.noise.single_square()
+        average_gradients(self.parameters, ranks, window.stopping, single_square)
+        estimate = self.noise.estimate(single_square)
+        if estimate is not None:
+            window.noise.append(estimate)
         limit = config.optimizer.max_gradient_norm or math.inf
         window.gradient_norms.append(torch.nn.utils.clip_grad_norm_(self.parameters, limit))
         self.optimizer.step()

@@ -1,6 +1,5 @@
 """What buys the best features at equal wall time: several variants of a training, each judged on real images.
 
-SWEEP/NAME/plan.json      steps that fit into the time, measured on this machine
 SWEEP/NAME/run            the training, as ever; killed, it goes on
 SWEEP/NAME/result.json    its scores
 SWEEP/table.md, .csv      all that are finished
@@ -12,8 +11,7 @@ import csv
 import io
 import json
 import logging
-import math
-import tempfile
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +24,7 @@ from pretraining.config import from_dict, to_dict
 from pretraining.engine.templates import TemplateBank
 from pretraining.errors import InputError
 from pretraining.judge import judge, network_features
+from pretraining.learning.budget import check_minutes
 from pretraining.learning.checkpoint import Checkpoint
 from pretraining.learning.export import backbone_state
 from pretraining.learning.train import train
@@ -33,9 +32,6 @@ from pretraining.learning.train_config import TrainConfig
 
 log = logging.getLogger(__name__)
 
-TRIAL_WINDOW, TRIAL_WINDOWS = 4, 6
-"""Steps and number of the windows in which the speed of a variant is taken: the fastest counts, so that neither the first steps nor what
-else the machine does weigh on it."""
 CHOOSING = ("t2", "pd")
 """Modalities that T1 is judged against; CT is left for reporting."""
 
@@ -58,11 +54,11 @@ def read_variants(path: Path, base: TrainConfig) -> dict[str, TrainConfig]:
 
 
 def sweep(variants: Mapping[str, TrainConfig], bank: TemplateBank, brain: Path, out: Path, *, minutes: float, device: str = "auto") -> str:
-    """Train every variant for about ``minutes`` of wall time, judge it, and write the table; what is done already stays.
+    """Train every variant for ``minutes`` of wall time, judge it, and write the table; what is done already stays.
 
     Parameters
     ----------
-    variants : name → configuration; its ``steps`` are replaced by what fits into the time.
+    variants : name → configuration; the time takes the place of its ``steps``, and only the end is validated.
     bank : organ templates.
     brain : folder with T1, T2, PD and regions on one grid, see :func:`pretraining.aligned.read_brain`.
     out : folder of the sweep.
@@ -71,21 +67,20 @@ def sweep(variants: Mapping[str, TrainConfig], bank: TemplateBank, brain: Path, 
     -------
     The table, as Markdown.
     """
-    if minutes <= 0:
-        raise InputError(f"expected --minutes above 0, got {minutes}")
+    check_minutes(minutes)
     images = read_brain(brain, CHOOSING)
-    # All at once before the first is trained: what else the machine has to do then slows all of them alike.
-    plans = {name: _planned(out / name / "plan.json", config, bank, minutes=minutes, device=device) for name, config in variants.items()}
     rows = []
-    for name, planned in plans.items():
+    for name, config in variants.items():
         folder = out / name
         result = folder / "result.json"
         if not result.is_file():
-            log.info("%s: %d steps", name, planned.steps)
-            checkpoint = train(folder / "run", planned, bank, resume=True, device=device)
-            scores = judge({name: network_features(_network(checkpoint, planned))}, [images])
+            log.info("%s: %g minutes", name, minutes)
+            checkpoint = train(
+                folder / "run", replace(config, validate_every=sys.maxsize), bank, minutes=minutes, resume=True, device=device
+            )
+            scores = judge({name: network_features(_network(checkpoint, config))}, [images])
             nearest = {f"{score.first}→{score.second}": round(score.nearest, 4) for score in scores}
-            row = {"variant": name, "steps": planned.steps, "minutes": round(checkpoint.seconds / 60, 2)}
+            row = {"variant": name, "steps": checkpoint.step, "minutes": round(checkpoint.seconds / 60, 2)}
             write_text(result, json.dumps(row | nearest | {"mean": round(sum(nearest.values()) / len(nearest), 4)}) + "\n")
         rows.append(json.loads(result.read_text()))
         text = _markdown(rows)
@@ -93,23 +88,6 @@ def sweep(variants: Mapping[str, TrainConfig], bank: TemplateBank, brain: Path, 
         write_text(out / "table.csv", _csv(rows))
         log.info("%s", rows[-1])
     return text
-
-
-def _planned(path: Path, config: TrainConfig, bank: TemplateBank, *, minutes: float, device: str) -> TrainConfig:
-    """``config`` with the steps that fit into the time and a schedule that ends with them."""
-    if path.is_file():
-        return from_dict(TrainConfig, json.loads(path.read_text()))
-    steps = TRIAL_WINDOW * TRIAL_WINDOWS
-    trial = replace(config, steps=steps, log_every=TRIAL_WINDOW, validate_every=steps, validation_pairs=1)
-    with tempfile.TemporaryDirectory() as folder:
-        train(Path(folder), trial, bank, device=device)
-        records = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
-    speed = max(record["steps_per_s"] for record in records if "steps_per_s" in record)
-    steps = max(1, math.floor(minutes * 60 * speed))
-    warmup = min(config.optimizer.warmup_steps, steps // 5)
-    planned = replace(config, steps=steps, validate_every=steps, optimizer=replace(config.optimizer, warmup_steps=warmup))
-    write_text(path, json.dumps(to_dict(planned), indent=2) + "\n")
-    return planned
 
 
 def _network(checkpoint: Checkpoint, config: TrainConfig) -> UNet:

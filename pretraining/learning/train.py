@@ -1,7 +1,7 @@
 """Contrastive pretraining (Fig. 3): samples in, weights out, at home in one run folder.
 
 RUN/config.json      the configuration
-RUN/log.jsonl        losses, rate and speed, one record a line; the same in RUN/tensorboard
+RUN/log.jsonl        losses, rate, speed and the gradient's noise scale, one record a line; the same in RUN/tensorboard
 RUN/pictures         a pair and its features, at every validation
 RUN/checkpoint.pt    the last state; ``resume`` goes on from here
 RUN/best.pt          the state with the lowest validation loss
@@ -25,8 +25,9 @@ from pretraining.engine.synthesis import Pair, check_bank
 from pretraining.engine.templates import TemplateBank
 from pretraining.errors import Diverged, InputError, Interrupted
 from pretraining.interruption import Stop, stop_requests
+from pretraining.learning.budget import Budget, StepBudget, TimeBudget, check_minutes
 from pretraining.learning.checkpoint import Checkpoint
-from pretraining.learning.distributed import average_statistics, joined, local_rank
+from pretraining.learning.distributed import Ranks, average_statistics, joined, local_rank
 from pretraining.learning.monitor import Monitor
 from pretraining.learning.objective import Objective, sample_maker
 from pretraining.learning.pictures import feature_picture
@@ -49,6 +50,7 @@ def train(
     config: TrainConfig,
     given: TemplateBank | Store,
     *,
+    minutes: float | None = None,
     resume: bool = False,
     init_from: Path | None = None,
     device: str = "auto",
@@ -61,6 +63,8 @@ def train(
     run : folder of the run, see the module's head.
     config : what to train; ``resume`` wants the one that the run was started with.
     given : organ templates, of which samples are made on the fly, or a store of samples.
+    minutes : wall time of the training over all sittings, in place of ``config.steps``; the rate's schedule ends with it. None: what the
+        run that is resumed had, else no limit. Resuming with other minutes changes the rest of the schedule.
     resume : go on from ``run``'s checkpoint if there is one.
     init_from : weights whose backbone a new run starts from; the heads start afresh.
     device : ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. A CPU run is resumed bit for bit.
@@ -82,6 +86,8 @@ def train(
     """
     if isinstance(given, TemplateBank):
         check_bank(given, config.engine)
+    if minutes is not None:
+        check_minutes(minutes)
     place = placed(device)
     make = sample_maker(config.objective)
     source = sample_source(given, config.engine, seed=config.seed, validation_count=config.validation_pairs, make=make)
@@ -95,10 +101,11 @@ def train(
         samples = made_ahead(
             source.samples(start=checkpoint.step * config.label_maps + ranks.rank, stride=ranks.world, device=place, workers=workers), place
         )
-        monitor = Monitor(run, first_step=checkpoint.step, steps=config.steps) if ranks.first else None
-        log.info("training on %s in %s from step %d to %d", place, run, checkpoint.step, config.steps)
+        budget = _budget(checkpoint, config, minutes, ranks, place)
+        monitor = Monitor(run, first_step=checkpoint.step, budget=budget) if ranks.first else None
+        log.info("training on %s in %s from step %d for %s", place, run, checkpoint.step, budget)
         try:
-            _loop(run, state, samples, source, monitor, stop)
+            _loop(run, state, samples, source, budget, monitor, stop)
         finally:
             if monitor:
                 monitor.close()
@@ -113,14 +120,30 @@ def placed(device: str) -> torch.device:
     return torch.device("cuda", local_rank()) if on_gpu else torch.device("cpu")
 
 
-def _loop(run: Path, state: TrainingState, samples: Iterator, source: Source, monitor: Monitor | None, stop: Stop) -> None:
+def _budget(checkpoint: Checkpoint, config: TrainConfig, minutes: float | None, ranks: Ranks, place: torch.device) -> Budget:
+    """The length of the training: a wall time if one is asked for or the resumed run had one, else the configuration's steps."""
+    before = checkpoint.minutes
+    total = before if minutes is None else minutes
+    if total is None:
+        return StepBudget(config.steps, checkpoint)
+    if checkpoint.step and total != before:
+        was = f"{config.steps} steps" if before is None else f"{before:g} minutes"
+        spent = checkpoint.seconds / 60
+        log.warning("%g minutes in place of %s, %.1f of them spent: the rest of the rate's schedule changes", total, was, spent)
+    # On a GPU the host runs ahead, and meets the device at every record.
+    return TimeBudget(total, checkpoint, ranks, steps_in_flight=config.log_every if place.type == "cuda" else 1)
+
+
+def _loop(run: Path, state: TrainingState, samples: Iterator, source: Source, budget: Budget, monitor: Monitor | None, stop: Stop) -> None:
     config, checkpoint = state.config, state.checkpoint
-    began, began_at = time.monotonic(), checkpoint.seconds
     window = Window()
-    for step in range(checkpoint.step, config.steps):
-        state.step(step, samples, window, stop)
-        done, last = step + 1, step + 1 == config.steps
-        validating = done % config.validate_every == 0 or last
+    done = checkpoint.step
+    last = budget.over(done)
+    while not last:
+        state.step(budget.rate(done, config.optimizer), samples, window, stop)
+        done += 1
+        last = budget.over(done)
+        validating = done % config.validate_every == 0 or last or budget.needs_measurement
         # On a GPU the host runs ahead and asks only now and then; elsewhere asking costs nothing.
         asking = state.device.type != "cuda" or done % config.log_every == 0
         stopping = asking and bool(window.stopping > 0)
@@ -128,16 +151,17 @@ def _loop(run: Path, state: TrainingState, samples: Iterator, source: Source, mo
         if done % config.log_every == 0 or saving:
             # Nothing is saved of which it is not known that it is sound.
             _record(done, state, window, monitor)
+            ended = time.monotonic()
+            best = _validate(done, state, source, monitor) if validating else False
+            if saving:
+                state.save(run, done, budget.seconds, best=best)
+            ending_s = time.monotonic() - ended if validating else None
+            budget.measure(steps=window.steps, steps_s=ended - window.began, ending_s=ending_s)
             window = Window()
-        best = False
-        if validating:
-            best = _validate(done, state, source, monitor)
-        if saving:
-            state.save(run, done, began_at + time.monotonic() - began, best=best)
         if monitor:
             monitor.advance()
         if stopping and not last:
-            raise Interrupted(f"asked to stop; {run} is saved at step {done} of {config.steps}, --resume goes on", stop.signal)
+            raise Interrupted(f"asked to stop; {run} is saved at step {done}, --resume goes on until {budget} are over", stop.signal)
 
 
 def _record(done: int, state: TrainingState, window: Window, monitor: Monitor | None) -> None:
@@ -154,6 +178,7 @@ def _record(done: int, state: TrainingState, window: Window, monitor: Monitor | 
             f"the loss is {found} at step {done} (samples from {indices[0] if indices else 'another rank'} on, seed {config.seed}); "
             f"the checkpoint holds step {checkpoint.step}: lower the rate and start from its weights"
         )
+    noise_scale = state.noise_scale.update(window.noise)
     if monitor:
         seconds = time.monotonic() - window.began
         speed = len(window.losses) * state.ranks.world / seconds
@@ -166,6 +191,7 @@ def _record(done: int, state: TrainingState, window: Window, monitor: Monitor | 
             steps_per_s=speed / config.label_maps,
             samples_per_s=speed,
             waiting=window.waited / seconds,
+            **({} if noise_scale is None else {"noise_scale": noise_scale}),
         )
 
 

@@ -91,6 +91,7 @@ def test_training_learns(tmp_path, bank):
     records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert {"step", "loss", "terms", "rate", "steps_per_s", "waiting"} <= records[0].keys()
     losses = [record["loss"] for record in records if "loss" in record]
+    assert records[5]["noise_scale"] > 0
     # Means over ten label maps each; .17 to .18 with two seeds when this was written.
     assert losses[-1] < losses[0] - 0.08
 
@@ -233,6 +234,8 @@ def test_two_processes_follow_one(tmp_path):
     for first, second in zip(*records, strict=True):
         assert first["step"] == second["step"]
         assert first.get("loss", 0) == pytest.approx(second.get("loss", 0), rel=0.01)
+        assert first.get("noise_scale", 0) == pytest.approx(second.get("noise_scale", 0), rel=0.05)
+    assert any(record.get("noise_scale", 0) > 0 for record in records[0])
 
 
 def test_label_maps_that_ranks_cannot_share_are_refused(tmp_path, bank, monkeypatch):
