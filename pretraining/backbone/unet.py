@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -9,6 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from pretraining.backbone.convolutions import Conv3x3x3, SkipConv3x3x3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +71,9 @@ class UNetConfig:
 class ConvBlock(nn.Module):
     """3×3×3 convolution, normalization, ReLU."""
 
-    def __init__(self, in_channels: int, out_channels: int, config: UNetConfig) -> None:
+    def __init__(self, conv: Conv3x3x3, config: UNetConfig) -> None:
         super().__init__()
-        self.conv = _convolution(in_channels, out_channels, config)
+        self.conv, out_channels = conv, conv.out_channels
         if config.norm == "batch":
             self.norm: nn.Module = nn.BatchNorm3d(out_channels, eps=config.norm_eps)
         else:
@@ -80,15 +83,15 @@ class ConvBlock(nn.Module):
         """What follows the convolution."""
         return functional.relu(self.norm(features), inplace=True)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.activate(self.conv(x))
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.activate(self.conv(*inputs))
 
 
 class UNet(nn.Module):
     """Volume-to-features network of Table 7.
 
     Blocks, in the order of computation: ``stem``; ``encoder.L`` for L = 0 (finest) to ``poolings - 1``, two convolutions
-    each; ``bottleneck``; ``decoder.L`` for L = ``poolings - 1`` down to 0, whose input is (skip of level L, upsampled);
+    each; ``bottleneck``; ``decoder.L`` for L = ``poolings - 1`` down to 0, whose first convolution sees (skip of level L, upsampled);
     ``output``, a plain convolution. A *tap* names one convolution, e.g. ``bottleneck.0`` or ``decoder.3.0``.
 
     Parameters
@@ -100,14 +103,11 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config = config or UNetConfig()
         levels = range(config.poolings)
-        self.stem = ConvBlock(config.in_channels, config.width, config)
-        self.encoder = nn.ModuleList(
-            _pair(config.channels(level - 1) if level else config.width, config.channels(level), config) for level in levels
-        )
-        self.bottleneck = _pair(config.channels(config.poolings - 1), config.channels(config.poolings), config)
-        self.decoder = nn.ModuleList(
-            _pair(config.channels(level) + config.channels(level + 1), config.channels(level), config) for level in levels
-        )
+        self.stem = ConvBlock(_convolution(config.in_channels, config.width, config), config)
+        sizes = [config.width, *(config.channels(level) for level in range(config.poolings + 1))]
+        *encoder, self.bottleneck = (_pair(_convolution(*pair, config), config) for pair in itertools.pairwise(sizes))
+        self.encoder = nn.ModuleList(encoder)
+        self.decoder = nn.ModuleList(_pair(_skip_convolution(level, config), config) for level in levels)
         self.output = _convolution(config.width, config.out_channels, config)
 
     def convolutions(self) -> Iterator[tuple[str, nn.Conv3d]]:
@@ -171,10 +171,10 @@ class UNet(nn.Module):
                 found[tap] = features
             return features
 
-        def through(stage: str, blocks: nn.Sequential, x: Tensor) -> Tensor:
+        def through(stage: str, blocks: nn.Sequential, *inputs: Tensor) -> Tensor:
             for position, block in enumerate(blocks):
-                x = block.activate(tapped(f"{stage}.{position}", block.conv(x)))
-            return x
+                inputs = (block.activate(tapped(f"{stage}.{position}", block.conv(*inputs))),)
+            return inputs[0]
 
         x = self.stem.activate(tapped("stem", self.stem.conv(x)))
         skips: list[Tensor] = []
@@ -183,7 +183,7 @@ class UNet(nn.Module):
             skips.append(x)
         x = through("bottleneck", self.bottleneck, self._pool(x))
         for level in reversed(range(self.config.poolings)):
-            x = through(f"decoder.{level}", self.decoder[level], torch.cat((skips[level], self._upsample(x)), dim=1))
+            x = through(f"decoder.{level}", self.decoder[level], skips[level], x)
         tapped("output", self.output(x))
         return found
 
@@ -195,20 +195,21 @@ class UNet(nn.Module):
     def _pool(self, x: Tensor) -> Tensor:
         if self.config.pooling == "average":
             return functional.avg_pool3d(x, 2)
-        # The greatest of bf16 values is one of them; autocast would widen them for nothing, here and when upsampling.
+        # The greatest of bf16 values is one of them; autocast would widen them for nothing.
         with torch.autocast(x.device.type, enabled=False):
             return functional.max_pool3d(x, 2)
 
-    def _upsample(self, x: Tensor) -> Tensor:
-        if self.config.upsampling == "trilinear":
-            return functional.interpolate(x, scale_factor=2, mode="trilinear")
-        with torch.autocast(x.device.type, enabled=False):
-            return functional.interpolate(x, scale_factor=2, mode="nearest")
+
+def _convolution(in_channels: int, out_channels: int, config: UNetConfig) -> Conv3x3x3:
+    return Conv3x3x3(in_channels, out_channels, bias=config.norm == "instance", padding=config.padding)
 
 
-def _convolution(in_channels: int, out_channels: int, config: UNetConfig) -> nn.Conv3d:
-    return nn.Conv3d(in_channels, out_channels, 3, padding=1, bias=config.norm == "instance", padding_mode=config.padding)
+def _skip_convolution(level: int, config: UNetConfig) -> SkipConv3x3x3:
+    skip, below = config.channels(level), config.channels(level + 1)
+    kinds = {"padding": config.padding, "upsampling": config.upsampling}
+    return SkipConv3x3x3(skip, below, skip, bias=config.norm == "instance", **kinds)
 
 
-def _pair(in_channels: int, out_channels: int, config: UNetConfig) -> nn.Sequential:
-    return nn.Sequential(ConvBlock(in_channels, out_channels, config), ConvBlock(out_channels, out_channels, config))
+def _pair(first: Conv3x3x3, config: UNetConfig) -> nn.Sequential:
+    channels = first.out_channels
+    return nn.Sequential(ConvBlock(first, config), ConvBlock(_convolution(channels, channels, config), config))
