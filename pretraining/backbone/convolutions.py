@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pretraining.backbone.neighbourhoods import convolution_at
 from pretraining.backbone.padding import pad_by_one
 from pretraining.backbone.subpixel import add_upsampled_convolution
 
@@ -34,6 +35,18 @@ class Conv3x3x3(nn.Conv3d):
         if self.padding_mode == "zeros":
             return functional.conv3d(input, weight, bias, padding=1)
         return functional.conv3d(pad_by_one(input, "reflect"), weight, bias)
+
+    def at(self, x: Tensor, positions: Tensor) -> Tensor:
+        """Output at some voxels only, see :func:`pretraining.backbone.neighbourhoods.convolution_at`.
+
+        Args:
+            x: (B, in_channels, X, Y, Z).
+            positions: (n,) or (B, n) int64 flat indices into (X, Y, Z).
+
+        Returns:
+            (B, n, out_channels).
+        """
+        return convolution_at(x, positions, self.weight, self.bias, padding=self.padding_mode)
 
 
 class SkipConv3x3x3(Conv3x3x3):

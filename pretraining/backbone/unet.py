@@ -161,6 +161,25 @@ class UNet(nn.Module):
         ValueError
             For an unknown tap or an axis that the poolings or the reflection cannot take.
         """
+        found, last = self.features_before_output(x, taps)
+        if "output" in taps:
+            found["output"] = self.output(last)
+        return found
+
+    def features_before_output(self, x: Tensor, taps: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
+        """All but the last convolution, which need not be evaluated everywhere: see :meth:`output_at`.
+
+        Args:
+            x: As for :meth:`forward`.
+            taps: As for :meth:`features`; ``output`` may be among them and is left out of what is returned.
+
+        Returns:
+            What :meth:`features` returns, without ``output``; and the input of the last convolution, (B, width, X, Y, Z), of
+            which ``net.output`` makes the dense output.
+
+        Raises:
+            ValueError: As :meth:`features`.
+        """
         if unknown := set(taps) - self.tap_shapes().keys():
             raise ValueError(f"no tap {sorted(unknown)}; there are {list(self.tap_shapes())}")
         self._check(x.shape[2:])
@@ -184,8 +203,20 @@ class UNet(nn.Module):
         x = through("bottleneck", self.bottleneck, self._pool(x))
         for level in reversed(range(self.config.poolings)):
             x = through(f"decoder.{level}", self.decoder[level], skips[level], x)
-        tapped("output", self.output(x))
-        return found
+        return found, x
+
+    def output_at(self, last: Tensor, positions: Tensor) -> Tensor:
+        """Features of the output level at some voxels, without those of the others.
+
+        Args:
+            last: From :meth:`features_before_output`, (B, width, X, Y, Z).
+            positions: (n,) int64 flat indices into (X, Y, Z), the same in all of B, or (B, n). The dense ``net.output`` is the
+                cheaper one for more than about one voxel in 27.
+
+        Returns:
+            (B, n, out_channels), what the dense output has there.
+        """
+        return self.output.at(last, positions)
 
     def _check(self, shape: Sequence[int]) -> None:
         multiple, least = self.config.multiple, self.config.min_side
