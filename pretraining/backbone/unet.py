@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pretraining.backbone.convolutions import Conv3x3x3, SkipConv3x3x3
 from pretraining.backbone.instance_norm import InstanceNorm
 
 
@@ -66,6 +68,11 @@ class UNetConfig:
         """Smallest input axis, voxels: reflection needs two voxels at the bottleneck."""
         return 2 * self.multiple if self.padding == "reflect" else self.multiple
 
+    @property
+    def conv_bias(self) -> bool:
+        """Whether convolutions carry a bias: where no normalization shifts their channels."""
+        return self.norm == "instance" and not self.norm_affine
+
     def channels(self, level: int) -> int:
         """Channels at ``level``: 0 is the input's resolution, ``poolings`` the bottleneck."""
         return self.width * 2**level
@@ -74,9 +81,9 @@ class UNetConfig:
 class ConvBlock(nn.Module):
     """3×3×3 convolution, normalization, ReLU."""
 
-    def __init__(self, in_channels: int, out_channels: int, config: UNetConfig) -> None:
+    def __init__(self, conv: Conv3x3x3, config: UNetConfig) -> None:
         super().__init__()
-        self.conv = _convolution(in_channels, out_channels, config)
+        self.conv, out_channels = conv, conv.out_channels
         if config.norm == "batch":
             self.norm: nn.Module = nn.BatchNorm3d(out_channels, eps=config.norm_eps)
         else:
@@ -86,15 +93,15 @@ class ConvBlock(nn.Module):
         """What follows the convolution."""
         return functional.relu(self.norm(features), inplace=True)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.activate(self.conv(x))
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.activate(self.conv(*inputs))
 
 
 class UNet(nn.Module):
     """Volume-to-features network of Table 7.
 
     Blocks, in the order of computation: ``stem``; ``encoder.L`` for L = 0 (finest) to ``poolings - 1``, two convolutions
-    each; ``bottleneck``; ``decoder.L`` for L = ``poolings - 1`` down to 0, whose input is (skip of level L, upsampled);
+    each; ``bottleneck``; ``decoder.L`` for L = ``poolings - 1`` down to 0, whose first convolution sees (skip of level L, upsampled);
     ``output``, a plain convolution. A *tap* names one convolution, e.g. ``bottleneck.0`` or ``decoder.3.0``.
 
     Parameters
@@ -106,14 +113,11 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config = config or UNetConfig()
         levels = range(config.poolings)
-        self.stem = ConvBlock(config.in_channels, config.width, config)
-        self.encoder = nn.ModuleList(
-            _pair(config.channels(level - 1) if level else config.width, config.channels(level), config) for level in levels
-        )
-        self.bottleneck = _pair(config.channels(config.poolings - 1), config.channels(config.poolings), config)
-        self.decoder = nn.ModuleList(
-            _pair(config.channels(level) + config.channels(level + 1), config.channels(level), config) for level in levels
-        )
+        self.stem = ConvBlock(_convolution(config.in_channels, config.width, config), config)
+        sizes = [config.width, *(config.channels(level) for level in range(config.poolings + 1))]
+        *encoder, self.bottleneck = (_pair(_convolution(*pair, config), config) for pair in itertools.pairwise(sizes))
+        self.encoder = nn.ModuleList(encoder)
+        self.decoder = nn.ModuleList(_pair(_skip_convolution(level, config), config) for level in levels)
         self.output = _convolution(config.width, config.out_channels, config)
 
     def convolutions(self) -> Iterator[tuple[str, nn.Conv3d]]:
@@ -167,6 +171,25 @@ class UNet(nn.Module):
         ValueError
             For an unknown tap or an axis that the poolings or the reflection cannot take.
         """
+        found, last = self.features_before_output(x, taps)
+        if "output" in taps:
+            found["output"] = self.output(last)
+        return found
+
+    def features_before_output(self, x: Tensor, taps: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
+        """All but the last convolution, which need not be evaluated everywhere: see :meth:`output_at`.
+
+        Args:
+            x: As for :meth:`forward`.
+            taps: As for :meth:`features`; ``output`` may be among them and is left out of what is returned.
+
+        Returns:
+            What :meth:`features` returns, without ``output``; and the input of the last convolution, (B, width, X, Y, Z), of
+            which ``net.output`` makes the dense output.
+
+        Raises:
+            ValueError: As :meth:`features`.
+        """
         if unknown := set(taps) - self.tap_shapes().keys():
             raise ValueError(f"no tap {sorted(unknown)}; there are {list(self.tap_shapes())}")
         self._check(x.shape[2:])
@@ -177,10 +200,10 @@ class UNet(nn.Module):
                 found[tap] = features
             return features
 
-        def through(stage: str, blocks: nn.Sequential, x: Tensor) -> Tensor:
+        def through(stage: str, blocks: nn.Sequential, *inputs: Tensor) -> Tensor:
             for position, block in enumerate(blocks):
-                x = block.activate(tapped(f"{stage}.{position}", block.conv(x)))
-            return x
+                inputs = (block.activate(tapped(f"{stage}.{position}", block.conv(*inputs))),)
+            return inputs[0]
 
         x = self.stem.activate(tapped("stem", self.stem.conv(x)))
         skips: list[Tensor] = []
@@ -189,9 +212,21 @@ class UNet(nn.Module):
             skips.append(x)
         x = through("bottleneck", self.bottleneck, self._pool(x))
         for level in reversed(range(self.config.poolings)):
-            x = through(f"decoder.{level}", self.decoder[level], torch.cat((skips[level], self._upsample(x)), dim=1))
-        tapped("output", self.output(x))
-        return found
+            x = through(f"decoder.{level}", self.decoder[level], skips[level], x)
+        return found, x
+
+    def output_at(self, last: Tensor, positions: Tensor) -> Tensor:
+        """Features of the output level at some voxels, without those of the others.
+
+        Args:
+            last: From :meth:`features_before_output`, (B, width, X, Y, Z).
+            positions: (n,) int64 flat indices into (X, Y, Z), the same in all of B, or (B, n). The dense ``net.output`` is the
+                cheaper one for more than about one voxel in 27.
+
+        Returns:
+            (B, n, out_channels), what the dense output has there.
+        """
+        return self.output.at(last, positions)
 
     def _check(self, shape: Sequence[int]) -> None:
         multiple, least = self.config.multiple, self.config.min_side
@@ -201,21 +236,21 @@ class UNet(nn.Module):
     def _pool(self, x: Tensor) -> Tensor:
         if self.config.pooling == "average":
             return functional.avg_pool3d(x, 2)
-        # The greatest of bf16 values is one of them; autocast would widen them for nothing, here and when upsampling.
+        # The greatest of bf16 values is one of them; autocast would widen them for nothing.
         with torch.autocast(x.device.type, enabled=False):
             return functional.max_pool3d(x, 2)
 
-    def _upsample(self, x: Tensor) -> Tensor:
-        if self.config.upsampling == "trilinear":
-            return functional.interpolate(x, scale_factor=2, mode="trilinear")
-        with torch.autocast(x.device.type, enabled=False):
-            return functional.interpolate(x, scale_factor=2, mode="nearest")
+
+def _convolution(in_channels: int, out_channels: int, config: UNetConfig) -> Conv3x3x3:
+    return Conv3x3x3(in_channels, out_channels, bias=config.conv_bias, padding=config.padding)
 
 
-def _convolution(in_channels: int, out_channels: int, config: UNetConfig) -> nn.Conv3d:
-    bias = config.norm == "instance" and not config.norm_affine
-    return nn.Conv3d(in_channels, out_channels, 3, padding=1, bias=bias, padding_mode=config.padding)
+def _skip_convolution(level: int, config: UNetConfig) -> SkipConv3x3x3:
+    skip, below = config.channels(level), config.channels(level + 1)
+    kinds = {"padding": config.padding, "upsampling": config.upsampling}
+    return SkipConv3x3x3(skip, below, skip, bias=config.conv_bias, **kinds)
 
 
-def _pair(in_channels: int, out_channels: int, config: UNetConfig) -> nn.Sequential:
-    return nn.Sequential(ConvBlock(in_channels, out_channels, config), ConvBlock(out_channels, out_channels, config))
+def _pair(first: Conv3x3x3, config: UNetConfig) -> nn.Sequential:
+    channels = first.out_channels
+    return nn.Sequential(ConvBlock(first, config), ConvBlock(_convolution(channels, channels, config), config))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import numpy as np
 import pytest
 import torch
 
+from pretraining.backbone.convolutions import upsampled
 from pretraining.backbone.published import from_published
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.learning.model import contrastive_taps
+from tests.oracles.plain_unet import plain_features
 
 GOLDEN = ("unet_batch_max_nearest", "unet_instance_avg_trilinear")
 FLAT_TAPS = {
@@ -63,12 +66,12 @@ def test_concatenation_is_skip_then_upsampled(golden):
     arrays = np.load(golden / "unet_batch_max_nearest.npz")
     net = published_network(golden, "unet_batch_max_nearest")
     seen = {}
-    net.decoder[3].register_forward_pre_hook(lambda _, inputs: seen.update(x=inputs[0]))
-    net.decoder[3][0].conv.register_forward_pre_hook(lambda _, inputs: seen.update(x=inputs[0]))
+    net.decoder[3][0].conv.register_forward_pre_hook(lambda _, inputs: seen.update(skip=inputs[0], below=inputs[1]))
     net.encoder[1][0].conv.register_forward_pre_hook(lambda _, inputs: seen.update(pooled=inputs[0]))
     with torch.no_grad():
         net(torch.from_numpy(arrays["input"]))
-    np.testing.assert_allclose(stored(seen["x"]), arrays["tap_37"], atol=1e-4)
+    concatenation = torch.cat((seen["skip"], upsampled(seen["below"], "nearest")), dim=1)
+    np.testing.assert_allclose(stored(concatenation), arrays["tap_37"], atol=1e-4)
     np.testing.assert_allclose(stored(seen["pooled"]), arrays["tap_9"], atol=1e-4)
 
 
@@ -118,3 +121,42 @@ def test_published_keys_and_shapes(golden, name):
     assert list(back) == list(keys)
     assert {key: [list(tensor.shape), str(tensor.dtype)] for key, tensor in back.items()} == keys
     assert {key: tensor.shape for key, tensor in own.items()} == {key: tensor.shape for key, tensor in state.items()}
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last_3d, torch.contiguous_format])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"padding": "zeros"}, {"norm": "instance", "pooling": "average"}, {"norm": "instance", "upsampling": "trilinear"}],
+    ids=str,
+)
+def test_equals_the_plain_forward_pass(options, layout):
+    """Features, gradients and running averages, to double precision."""
+    torch.manual_seed(0)
+    net = UNet(UNetConfig(width=3, poolings=2, out_channels=5, **options)).double().to(memory_format=layout)
+    plain = copy.deepcopy(net)
+    # The finest level has more coarse voxels than convolutions.COARSE_VOXELS, the other fewer.
+    x = torch.rand(2, 1, 32, 24, 40, dtype=torch.float64)
+    features, expected = net.features(x, tuple(net.tap_shapes())), plain_features(plain, x)
+    assert features.keys() == expected.keys()
+    loss, loss_expected = (sum(each.square().mean() for each in found.values()) for found in (features, expected))
+    loss.backward()
+    loss_expected.backward()
+    for tap, found in features.items():
+        torch.testing.assert_close(found, expected[tap], rtol=1e-11, atol=1e-12, msg=tap)
+        assert found.stride() == expected[tap].stride(), tap
+    for (name, ours), theirs in zip(net.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-9, atol=1e-12, msg=name)
+    for (name, ours), theirs in zip(net.named_buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-13, msg=name)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # of the check of the input's shape
+def test_compiles_to_one_graph_and_traces():
+    torch.manual_seed(0)
+    net = UNet(UNetConfig(width=2, poolings=1)).double()
+    x = torch.rand(1, 1, 32, 24, 40, dtype=torch.float64)
+    expected = net(x)
+    torch.testing.assert_close(torch.compile(net, fullgraph=True, backend="aot_eager")(x), expected)
+    net.eval()
+    torch.testing.assert_close(torch.jit.trace(net, x)(x), net(x))
+    torch.testing.assert_close(torch.export.export(net, (x,)).module()(x), net(x))
