@@ -2,6 +2,7 @@
 
 The contrastive loss (eq. 1) draws all voxels of an organ together. It does not ask where in the organ a voxel lies, which is what a
 registration needs to know. This term asks exactly that, of the features as they are used: standardized, compared by squared difference.
+Each channel is standardized over the anchors of its view.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from torch import Generator, Tensor, nn
 
 from pretraining.learning.moved_views import CommonBox
 from pretraining.learning.sampling import features_at, flat_index, sample_positions
+
+_LEAST_STD = 1e-4
+"""Of a channel, so that one that is constant stays 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,27 +99,31 @@ class LocalMatching(nn.Module):
     def _of_level(self, box: CommonBox, features: Tensor, factor: Tensor, generator: Generator) -> Tensor:
         drawn = sample_positions(box.labels, self.config.anchors, balanced_share=0.5, generator=generator)
         first = box.places(drawn)
-        places = (first, box.counterparts(first))
-        standardized = [_standardized_at(features, view, box.shape) for view in (0, 1)]
+        places = torch.stack((first, box.counterparts(first)))
+        around = places[:, :, None] + self.offsets
+        # All that is read of the features is read at once: every reading has a gradient of the size of the volume.
+        last = around.new_tensor(box.shape) - 1
+        inside = ((around >= 0) & (around <= last)).all(dim=-1)
+        candidates = features_at(features, flat_index(around.clamp(min=0).minimum(last), box.shape).flatten(1)).float()
+        candidates = candidates.unflatten(1, around.shape[1:3])
+        anchors = candidates[:, :, self._true]
+        std, mean = torch.std_mean(anchors, dim=1, keepdim=True)
+        scale = std.clamp_min(_LEAST_STD).reciprocal()
+        anchors, candidates = (anchors - mean) * scale, (candidates - mean[:, :, None]) * scale[:, :, None]
         loss = features.new_zeros((), dtype=torch.float32)
         for here, there in ((0, 1), (1, 0)):
-            anchors = standardized[here](places[here])
-            around = places[there][:, None] + self.offsets
-            inside = ((around >= 0) & (around < around.new_tensor(box.shape))).all(dim=-1)
-            candidates = standardized[there](around.clamp(min=0).minimum(around.new_tensor(box.shape) - 1))
-            logits = -factor * (anchors[:, None] - candidates).square().mean(dim=-1)
-            logits = logits.masked_fill(~inside, -torch.inf)
+            logits = -factor * (anchors[here, :, None] - candidates[there]).square().mean(dim=-1)
+            logits = logits.masked_fill(~inside[there], -torch.inf)
             if self.config.far:
-                logits = torch.cat([logits, self._far(anchors, candidates, places[there], factor)], dim=1)
-            target = self.target.where(inside, 0)
+                logits = torch.cat([logits, self._far(anchors[here], anchors[there], places[there], factor)], dim=1)
+            target = self.target.where(inside[there], 0)
             target = target / target.sum(dim=1, keepdim=True)
             log_probability = logits.log_softmax(dim=1)[:, : len(self.offsets)]
             loss = loss - torch.where(target > 0, target * log_probability, 0).sum(dim=1).mean() / 2
         return loss
 
-    def _far(self, anchors: Tensor, candidates: Tensor, places: Tensor, factor: Tensor) -> Tensor:
+    def _far(self, anchors: Tensor, others: Tensor, places: Tensor, factor: Tensor) -> Tensor:
         """(n, n) logits of the places of the other anchors; those among the near candidates already do not count again."""
-        others = candidates[:, self._true]
         # Mean squared difference by the binomial formula: one matrix product in place of (n, n, C) differences.
         squared = anchors.square().mean(-1)[:, None] + others.square().mean(-1) - 2 * anchors @ others.T / anchors.shape[-1]
         near = (places[:, None] - places).abs().amax(dim=-1) <= self.config.near_vox
@@ -136,14 +144,3 @@ def _cube(reach: int) -> Tensor:
     """((2 * reach + 1)^3, 3) int64 on the CPU, also where modules are being made without memory."""
     steps = torch.arange(-reach, reach + 1, device="cpu")
     return torch.cartesian_prod(steps, steps, steps)
-
-
-def _standardized_at(features: Tensor, view: int, shape: tuple[int, int, int]):
-    """A function that reads one view's features at voxel indices (..., 3), each channel with mean 0 and std 1 over the view."""
-    std, mean = torch.std_mean(features[view].float().flatten(1), dim=1)
-
-    def read(places: Tensor) -> Tensor:
-        rows = features_at(features[view : view + 1], flat_index(places, shape).flatten())[0].float()
-        return ((rows - mean) / std.clamp_min(1e-4)).unflatten(0, places.shape[:-1])
-
-    return read

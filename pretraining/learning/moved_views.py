@@ -91,12 +91,8 @@ class CommonBox:
             (2, n, C).
         """
         places = self.places(drawn)
-        return torch.cat(
-            [
-                features_at(features[view : view + 1], flat_index(at, self.shape))
-                for view, at in enumerate((places, self.counterparts(places)))
-            ]
-        )
+        both = torch.stack((places, self.counterparts(places)))
+        return features_at(features, flat_index(both, self.shape))
 
 
 def move_views(sample: Pair, max_shift_vox: int, generator: Generator, pose: PoseConfig | None = None) -> MovedViews:

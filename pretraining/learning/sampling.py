@@ -63,16 +63,22 @@ def sample_positions(labels: Tensor, count: int, *, balanced_share: float, gener
 def features_at(features: Tensor, positions: Tensor) -> Tensor:
     """Read the features of voxels.
 
-    Parameters
-    ----------
-    features : (B, C, X, Y, Z).
-    positions : (n,) flat indices into (X, Y, Z), the same for all of B.
+    Args:
+        features: (B, C, X, Y, Z), best in channels-last layout: else it is copied as a whole.
+        positions: (n,) int64 flat indices into (X, Y, Z), the same for all of B, or (B, n); a voxel may be read several times.
 
-    Returns
-    -------
-    (B, n, C).
+    Returns:
+        (B, n, C).
+
+    Notes:
+        In channels-last layout the features of a voxel lie side by side, and so does their gradient, which has the layout of ``features``.
+        Gradients are added in a fixed order: on a CPU by ``index_select``; on other devices, where that uses atomics, by indexing with a
+        tensor.
     """
-    return features.flatten(2).index_select(2, positions).transpose(1, 2)
+    batch, channels = features.shape[:2]
+    rows = features.movedim(1, -1).reshape(-1, channels)
+    index = positions.expand(batch, -1) + features[0, 0].numel() * torch.arange(batch, device=positions.device)[:, None]
+    return rows.index_select(0, index.flatten()).unflatten(0, index.shape) if rows.device.type == "cpu" else rows[index]
 
 
 def unravel(flat: Tensor, shape: tuple[int, int, int]) -> Tensor:

@@ -17,6 +17,7 @@ from pretraining.learning.local_matching import LocalMatching, LocalMatchingConf
 from pretraining.learning.model import ContrastiveConfig, ContrastiveModel
 from pretraining.learning.moved_views import MovedViews, common_box, move_views
 from pretraining.learning.projection import ProjectionConfig
+from pretraining.learning.sampling import sample_positions
 from pretraining.learning.state import losses_of
 
 SHAPE = (20, 24, 28)
@@ -84,11 +85,12 @@ def test_it_is_the_cross_entropy_over_near_candidates_written_out():
     features = torch.randn((2, 5, *moved.labels.shape), generator=generator(2))
     config = LocalMatchingConfig(weight=1, anchors=40, near_vox=1, shells_vox=(3,), far=False, sigma_vox=0.5, inverse_temperature=2)
     term, box = LocalMatching(config), common_box(moved, 0)
-    standard = [(view - view.mean((1, 2, 3), keepdim=True)) / view.std((1, 2, 3), keepdim=True) for view in features]
-    from pretraining.learning.sampling import sample_positions
-
     here = box.places(sample_positions(box.labels, 40, balanced_share=0.5, generator=generator(1)))
     there = box.counterparts(here)
+    standard = []
+    for view, at in zip(features, (here, there), strict=True):
+        std, mean = torch.std_mean(view[:, at[:, 0], at[:, 1], at[:, 2]], dim=1)
+        standard.append((view - mean.view(-1, 1, 1, 1)) / std.view(-1, 1, 1, 1))
     expected = []
     for anchors, others, a, b in ((here, there, *standard), (there, here, *reversed(standard))):
         for anchor, place in zip(anchors, others, strict=True):
