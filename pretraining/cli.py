@@ -28,6 +28,7 @@ from pretraining.learning.export import export_run
 from pretraining.learning.train import train as train_backbone
 from pretraining.learning.train_config import TrainConfig
 from pretraining.preview import contact_sheet
+from pretraining.probing.frames import FRAMES
 from pretraining.processes import available_cores
 from pretraining.samples.slurm import submit
 from pretraining.samples.store import open_store, read_store_config
@@ -37,6 +38,7 @@ from pretraining.samples.synthesize import synthesize as fill_store
 log = logging.getLogger(__name__)
 
 DEFAULT_PRESET = "short"
+FrameName = Literal["aligned", "moved", "turned"]
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
@@ -107,31 +109,39 @@ def judge(
     data: Path,
     weights: Annotated[str | None, tyro.conf.Positional] = None,
     json: Path | None = None,
+    templates: Path | None = None,
+    frames: tuple[FrameName, ...] = ("aligned", "moved", "turned"),
     device: str = "auto",
     voxels: int = COUNT,
     seed: int = 0,
 ) -> None:
     """Judge features on real images of one body in several modalities, beside a random network and MIND-SSC.
 
-    A cell of the table is: share of voxels whose nearest neighbour in the other modality's features lies at the same place / how often a
-    voxel is more similar to one at the same place than to one elsewhere. T1 to T2 and T1 to PD of the brain are for choosing settings and
-    weights; T1 to CT, of the brain and of limbs, is only reported: choose nothing by it.
+    A cell of the table is nearest / separation / local. Nearest: share of voxels whose nearest neighbour in the other modality's features
+    lies at the same place. Separation: how often a voxel is more similar to one at the same place than to one elsewhere. Local: share of
+    voxels whose true place is the most similar one among the 125 places within 4 voxels. T1 to T2, T1 to PD and synthetic samples are for
+    choosing settings and weights. T1 to CT is only reported: choose nothing by it.
 
     Args:
         data: Folder with registration/mni_multimodal and nnUNet_raw/Dataset903_LimbSarcoma, or one of these.
         weights: A .safetensors or published .pth file, or hf://owner/repo/file@revision; by default ANATOMIX_WEIGHTS, else bundled.
         json: File to write the scores of every subject to.
+        templates: A template bank for the synthetic samples; procedural shapes if left out.
+        frames: How the second image lies in its frame: as it is, behind an empty margin of 40 voxels, or turned by 10 degrees and scaled
+            by 1.1. Aligned images also share the place in the frame, so trust the other two.
         device: auto, cpu, cuda or cuda:N.
         voxels: Drawn in each subject.
-        seed: Of the drawing and of the random network.
+        seed: Of the drawing, of the random network and of the samples.
     """
     place = named_device(device)
     path = find_weights(weights)
     loaded = load_weights(path)
-    scores = judge_weights(loaded, data, name=path.stem, count=voxels, seed=seed, device=place)
-    log.info("%s", table(scores))
+    chosen = [frame for frame in FRAMES if frame.name in frames]
+    bank = TemplateBank.open(templates) if templates else None
+    scores, samples = judge_weights(loaded, data, name=path.stem, count=voxels, seed=seed, device=place, frames=chosen, bank=bank)
+    log.info("%s", table(scores, samples))
     if json:
-        write_scores(json, scores, weights=str(path), sha256=loaded.sha256, voxels=voxels, seed=seed)
+        write_scores(json, scores, weights=str(path), sha256=loaded.sha256, voxels=voxels, seed=seed, samples=samples)
         log.info("wrote %s", json)
 
 

@@ -11,22 +11,30 @@ from pretraining.engine.compiled import compiled
 from pretraining.engine.upload import upload
 
 
-def resample_linear(volumes: Tensor, matrix: np.ndarray) -> Tensor:
-    """Map (C, X, Y, Z) float32 by trilinear interpolation; outside is each volume's least value.
+def resample_linear(volumes: Tensor, matrix: np.ndarray, shape: tuple[int, int, int] | None = None) -> Tensor:
+    """Map volumes by trilinear interpolation.
 
-    Notes
-    -----
-    As in ITK, a volume reaches half a voxel beyond its outermost voxel centres, and is constant there.
+    Args:
+        volumes: (C, X, Y, Z) float32.
+        matrix: (3, 4), from output voxel index to input voxel index.
+        shape: (x, y, z) of the output, voxels; that of the input if left out.
+
+    Returns:
+        (C, x, y, z) float32; outside of the input, each volume's least value.
+
+    Notes:
+        As in ITK, a volume reaches half a voxel beyond its outermost voxel centres, and is constant there.
     """
-    shape = tuple(volumes.shape[1:])
+    inner = tuple(volumes.shape[1:])
+    shape = shape or inner
     if volumes.device.type == "cpu":
-        mapped = torch.empty_like(volumes, memory_format=torch.contiguous_format)
+        mapped = torch.empty((len(volumes), *shape), dtype=volumes.dtype)
         least = volumes.amin(dim=(1, 2, 3)).numpy()
         _resample_linear_on_host(volumes.contiguous().numpy(), mapped.numpy(), least, *_contributions(matrix, shape))
         return mapped
     where = _coordinates(matrix, shape, volumes.device)
-    outside = _outside(where, shape)
-    grid = torch.stack([position * (2 / max(size - 1, 1)) - 1 for position, size in zip(where, shape, strict=True)][::-1], dim=-1)
+    outside = _outside(where, inner)
+    grid = torch.stack([position * (2 / max(size - 1, 1)) - 1 for position, size in zip(where, inner, strict=True)][::-1], dim=-1)
     mapped = F.grid_sample(volumes[None], grid[None], mode="bilinear", padding_mode="border", align_corners=True)[0]
     return torch.where(outside, volumes.amin(dim=(1, 2, 3), keepdim=True), mapped)
 
@@ -84,12 +92,13 @@ def _resample_linear_on_host(volumes, mapped, least, along_x, along_y, along_z):
     one, up_y, up_x = np.uint32(1), np.uint32(nz + 1), np.uint32((ny + 1) * (nz + 1))
     zero, half = np.float32(0), np.float32(0.5)
     last_x, last_y, last_z = np.float32(nx - 1), np.float32(ny - 1), np.float32(nz - 1)
-    corner, inside = np.empty(nz, np.uint32), np.empty(nz, np.bool_)
-    part_x, part_y, part_z = np.empty(nz, np.float32), np.empty(nz, np.float32), np.empty(nz, np.float32)
-    for x in range(nx):
-        for y in range(ny):
+    _, out_x, out_y, out_z = mapped.shape
+    corner, inside = np.empty(out_z, np.uint32), np.empty(out_z, np.bool_)
+    part_x, part_y, part_z = np.empty(out_z, np.float32), np.empty(out_z, np.float32), np.empty(out_z, np.float32)
+    for x in range(out_x):
+        for y in range(out_y):
             row_x, row_y, row_z = along_x[0, x] + along_y[0, y], along_x[1, x] + along_y[1, y], along_x[2, x] + along_y[2, y]
-            for z in range(nz):
+            for z in range(out_z):
                 free_x, free_y, free_z = row_x + along_z[0, z], row_y + along_z[1, z], row_z + along_z[2, z]
                 px, py, pz = min(max(free_x, zero), last_x), min(max(free_y, zero), last_y), min(max(free_z, zero), last_z)
                 inside[z] = (abs(free_x - px) <= half) & (abs(free_y - py) <= half) & (abs(free_z - pz) <= half)
@@ -98,7 +107,7 @@ def _resample_linear_on_host(volumes, mapped, least, along_x, along_y, along_z):
                 corner[z] = np.uint32(x0) * up_x + np.uint32(y0) * up_y + np.uint32(z0)
             for c in range(channels):
                 values, outside, row = flat[c], least[c], mapped[c, x, y]
-                for z in range(nz):
+                for z in range(out_z):
                     i, share = corner[z], part_z[z]
                     low_low = values[i] + share * (values[i + one] - values[i])
                     i += up_y

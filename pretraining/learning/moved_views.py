@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Generator, Tensor
-from torch.nn import functional
 
 from pretraining.engine.affine import AffineConfig, about, sample_affine
 from pretraining.engine.draws import happens
+from pretraining.engine.resample import resample_linear
 from pretraining.engine.synthesis import Pair
 from pretraining.learning.sampling import BlockLabel, features_at, flat_index, labels_at_level, unravel
 
@@ -106,8 +106,8 @@ def move_views(sample: Pair, max_shift_vox: int, generator: Generator, pose: Pos
         pose: Rotation and scale of the second view, about the middle of what both windows show; None for a shift alone.
 
     Notes:
-        Whole-voxel shifts copy voxels. A rotated view is interpolated trilinearly, and the border of the sample is repeated where the
-        window reaches beyond it.
+        Whole-voxel shifts copy voxels. A rotated view is interpolated trilinearly, and shows its least value where the window reaches
+        beyond the sample.
     """
     corners = torch.randint(max_shift_vox + 1, (2, 3), generator=generator).tolist()
     sides = tuple(side - max_shift_vox for side in sample.labels.shape)
@@ -124,7 +124,7 @@ def move_views(sample: Pair, max_shift_vox: int, generator: Generator, pose: Pos
         back = np.linalg.inv(matrix[:, :3])
         # From the second window to the sample: back into the first window, and from there on by its corner.
         to_sample = np.column_stack([back, corners[0] - back @ matrix[:, 3]])
-        moved = _resampled(sample.views[1], to_sample, sides)
+        moved = resample_linear(sample.views[1:], to_sample, sides)[0]
     else:
         moved = sample.views[1][second]
     return MovedViews(sample.labels[first], torch.stack([sample.views[0][first], moved]), shift, matrix)
@@ -177,17 +177,3 @@ def _overlap(matrix: np.ndarray, shift: np.ndarray, shape: Triple) -> tuple[Trip
     if (low >= high).any():
         raise ValueError(f"the two views share no place of {shape} (map {matrix.round(2).tolist()}); lower max_shift_vox or the pose")
     return tuple(int(n) for n in low), tuple(int(n) for n in high)
-
-
-def _resampled(view: Tensor, matrix: np.ndarray, shape: Triple) -> Tensor:
-    """(x, y, z) of a (X, Y, Z) view, at the places that ``matrix`` (3, 4) gives for each output index."""
-    sides = np.array(view.shape)
-    # grid_sample's coordinates: -1 and 1 are the centres of the first and the last voxel, axes from the last to the first.
-    scaled = 2 / (sides - 1)
-    theta_in = scaled[:, None] * matrix
-    theta_in[:, 3] -= 1
-    half = (np.array(shape) - 1) / 2
-    theta = np.column_stack([theta_in[:, :3] * half, theta_in[:, 3] + theta_in[:, :3] @ half])[::-1][:, [2, 1, 0, 3]]
-    theta = torch.as_tensor(theta.copy(), dtype=torch.float32).to(view.device, non_blocking=True)
-    grid = functional.affine_grid(theta[None], [1, 1, *shape], align_corners=True)
-    return functional.grid_sample(view[None, None], grid, mode="bilinear", padding_mode="border", align_corners=True)[0, 0]

@@ -1,16 +1,19 @@
-"""Judging finds features that name the place perfect, chance at chance, and the bundled weights far above MIND-SSC."""
+"""Judging finds features that name the anatomy perfect in every frame, those that name the place only where it is shared."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from pretraining.aligned import aligned_images, read_brain
 from pretraining.backbone.unet import UNet, UNetConfig
-from pretraining.backbone.weights import Weights, find_weights, load_weights
-from pretraining.judge import averaged, contenders, judge, network_features, table, write_scores
+from pretraining.backbone.weights import Weights
+from pretraining.engine.shapes import procedural_bank
+from pretraining.judge import averaged, contenders, judge, judge_samples, network_features, table, write_scores
+from pretraining.probing.frames import ALIGNED, TURNED, Frame
 from tests.pretraining.aligned_folders import brain_folder, limbs_folder
 
 
@@ -20,16 +23,26 @@ def brain(tmp_path):
     return read_brain(tmp_path / "brain", count=400), regions
 
 
+def one_hot(regions: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.one_hot(regions, 10).movedim(-1, 0).float()
+
+
+def grey_value(image: torch.Tensor) -> torch.Tensor:
+    """Of a scan whose regions have grey values of their own: features of the anatomy."""
+    return one_hot((image / 10).round().long())
+
+
+def place_in_frame(image: torch.Tensor) -> torch.Tensor:
+    """What a network would give that looks at the border of its window alone."""
+    axes = torch.meshgrid(*[torch.arange(float(side)) for side in image.shape], indexing="ij")
+    return torch.cat([torch.stack([(axis / 5).sin(), (axis / 5).cos()]) for axis in axes])
+
+
 def test_features_that_name_the_region_are_perfect_and_noise_is_at_chance(brain):
     images, regions = brain
     generator = torch.Generator().manual_seed(0)
-    scores = judge(
-        {
-            "regions": lambda image: torch.nn.functional.one_hot(regions).movedim(-1, 0).float(),
-            "noise": lambda image: torch.randn(8, *image.shape, generator=generator),
-        },
-        [images],
-    )
+    noise = {"noise": lambda image: torch.randn(8, *image.shape, generator=generator)}
+    scores = judge({"regions": lambda image: one_hot(regions), **noise}, [images], [ALIGNED])
     assert [(score.features, score.second) for score in scores] == [
         (name, second) for name in ("regions", "noise") for second in ("t2", "pd", "ct")
     ]
@@ -38,14 +51,42 @@ def test_features_that_name_the_region_are_perfect_and_noise_is_at_chance(brain)
             assert score.nearest == score.separation == 1
         else:
             assert score.nearest == pytest.approx(score.chance, abs=0.07) and score.separation == pytest.approx(0.5, abs=0.03)
+            assert score.local < 0.06
         assert score.chance == pytest.approx(1 / 8, abs=0.02)
 
 
-def test_every_image_is_looked_at_once(brain):
+def test_features_of_the_place_are_found_out_by_the_frames_and_features_of_the_anatomy_are_not(brain):
+    images, _ = brain
+    grey = {name: image for name, image in images.images.items() if name in ("t1", "t2")}
+    # Modalities that look alike, so that grey values name the anatomy.
+    same_looks = replace(images, images={**grey, "t2": grey["t1"]}, crossings=images.crossings[:1])
+    scores = judge({"place": place_in_frame, "anatomy": grey_value}, [same_looks], [ALIGNED, FEW, TURNED])
+    rate = {(score.features, score.frame): score.nearest for score in scores}
+    assert rate["place", "aligned"] == rate["anatomy", "aligned"] == rate["anatomy", "few"] == 1
+    assert rate["place", "few"] < 0.6 and rate["anatomy", "turned"] > 0.8
+    local = {(score.features, score.frame): score.local for score in scores}
+    assert local["place", "aligned"] == 1 and local["place", "few"] < 0.05
+
+
+FEW = Frame(name="few", margin_vox=7)
+"""Small images, small margin."""
+
+
+def test_every_image_is_looked_at_once_in_each_frame(brain):
     images, _ = brain
     seen = []
-    judge({"a": lambda image: seen.append(image) or torch.rand(2, *image.shape)}, [images])
-    assert len(seen) == 4
+    judge({"a": lambda image: seen.append(image) or torch.rand(2, *image.shape)}, [images], [ALIGNED, FEW])
+    assert len(seen) == 1 + 3 * 2
+
+
+def test_the_local_rate_on_samples_is_perfect_for_a_code_of_the_labels_place_and_chance_for_the_windows():
+    bank = procedural_bank(8)
+    rates = judge_samples({"place": place_in_frame, "grey": lambda view: view[None]}, bank, count=2)
+    assert (
+        rates["place"] < 0.02
+        and rates["grey"] < 0.2
+        and rates == judge_samples({"place": place_in_frame, "grey": lambda view: view[None]}, bank, count=2)
+    )
 
 
 def test_contenders_are_the_weights_a_random_start_and_mind(brain):
@@ -73,26 +114,16 @@ def test_means_table_and_file(tmp_path):
     scores = judge(
         {"grey": lambda image: torch.stack([image, image**2]), "axes": lambda image: torch.rand(3, *image.shape)},
         aligned_images(tmp_path, count=60),
+        [ALIGNED],
     )
     means = averaged(scores)
     assert [(mean.features, mean.subject) for mean in means] == [(f, s) for s in ("template", "mean of 2") for f in ("grey", "axes")]
     values = [score.nearest for score in scores if score.features == "grey" and score.subject in "ab"]
     assert means[2].nearest == pytest.approx(sum(values) / 2)
-    lines = table(scores).splitlines()
-    assert len(lines) == 4 and len({len(line) for line in lines}) == 1
+    lines = table(scores, {"grey": 0.25}).splitlines()
+    assert len(lines) == 5 and len({len(line) for line in lines}) == 1
+    assert "synthetic samples" in lines[4] and "0.250" in lines[4]
     assert "T1 → T2" in lines[2] and "for choosing" in lines[2] and "T1 → CT" in lines[3] and "only reported" in lines[3]
     write_scores(tmp_path / "scores.json", scores, weights="none")
     written = json.loads((tmp_path / "scores.json").read_text())
     assert (written["weights"], len(written["scores"]), len(written["subjects"])) == ("none", 4, 6)
-
-
-def test_the_bundled_weights_reach_the_goal_and_their_card_tells_the_truth(data_root):
-    weights = load_weights(find_weights("bundled"))
-    brain = read_brain(data_root / "registration" / "mni_multimodal", ("t2", "pd"))
-    scores = {score.second: score for score in judge({"bundled": network_features(weights.network())}, [brain])}
-    assert scores["t2"].nearest > 0.65 and scores["pd"].nearest > 0.60
-    for second, score in scores.items():
-        said = weights.card["judge"]["pairs"][f"mni_multimodal t1 to {second}"]
-        assert score.nearest == pytest.approx(said["nearest"][weights.card["name"]], abs=0.01)
-        assert score.separation == pytest.approx(said["separation"][weights.card["name"]], abs=0.01)
-        assert max(said["nearest"][name] for name in ("random init", "MIND-SSC")) < score.nearest - 0.2

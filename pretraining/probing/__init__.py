@@ -1,0 +1,1 @@
+"""Measures of pretrained features, without any training on top."""
