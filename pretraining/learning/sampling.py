@@ -54,13 +54,17 @@ def sample_positions(labels: Tensor, count: int, *, balanced_share: float, gener
 def features_at(features: Tensor, positions: Tensor) -> Tensor:
     """Read the features of voxels.
 
-    Parameters
-    ----------
-    features : (B, C, X, Y, Z).
-    positions : (n,) flat indices into (X, Y, Z), the same for all of B.
+    Args:
+        features: (B, C, X, Y, Z).
+        positions: (n,) int64 flat indices into (X, Y, Z), the same for all of B; a voxel may be read several times.
 
-    Returns
-    -------
-    (B, n, C).
+    Returns:
+        (B, n, C).
+
+    Notes:
+        In channels-last layout the features of a voxel lie side by side, and so does their gradient, which has the layout of
+        ``features``. Indexing by a tensor adds gradients in a fixed order on every device; ``index_select`` uses atomics.
     """
-    return features.flatten(2).index_select(2, positions).transpose(1, 2)
+    if features.stride(1) == 1:
+        return features.permute(0, 2, 3, 4, 1).flatten(1, 3)[:, positions]
+    return features.flatten(2)[:, :, positions].transpose(1, 2)
