@@ -86,12 +86,25 @@ def test_uniform_positions_take_every_voxel_equally_often(labels):
     assert shares(labels, balanced_share=0.0) == pytest.approx({0: 1416 / 1536, 3: 100 / 1536, 7: 20 / 1536}, abs=0.02)
 
 
-def test_features_are_read_at_the_same_voxels_of_both_views():
-    features = torch.rand(2, 3, 4, 5, 6, generator=generator())
+@pytest.mark.parametrize("layout", [torch.channels_last_3d, torch.contiguous_format])
+def test_features_are_read_at_the_same_voxels_of_both_views(layout):
+    """Voxels may come twice; gradients add up then, and have the layout of the features."""
+    features = torch.rand(2, 3, 4, 5, 6, generator=generator()).contiguous(memory_format=layout).requires_grad_()
+    places = [(0, 0, 0), (0, 1, 1), (3, 4, 5), (0, 1, 1)]
+    read = features_at(features, torch.tensor([0, 7, 119, 7]))
+    expected = torch.stack([features[:, :, x, y, z] for x, y, z in places], dim=1)
+    assert torch.equal(read, expected)
+    weights = torch.rand(read.shape, generator=generator(1))
+    found, theirs = (torch.autograd.grad((each * weights).sum(), features)[0] for each in (read, expected))
+    torch.testing.assert_close(found, theirs)
+    assert found.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last_3d, torch.contiguous_format])
+def test_features_are_read_from_a_part_of_a_volume(layout):
+    part = torch.rand(2, 3, 6, 7, 8, generator=generator()).contiguous(memory_format=layout)[..., 1:5, 2:, :-2]
     positions = torch.tensor([0, 7, 119])
-    read = features_at(features, positions)
-    for n, (x, y, z) in enumerate([(0, 0, 0), (0, 1, 1), (3, 4, 5)]):
-        assert torch.equal(read[:, n], features[:, :, x, y, z])
+    assert torch.equal(features_at(part, positions), part.flatten(2).index_select(2, positions).transpose(1, 2))
 
 
 def test_a_mixture_takes_its_share_of_each_way(labels):
