@@ -64,7 +64,7 @@ def features_at(features: Tensor, positions: Tensor) -> Tensor:
     """Read the features of voxels.
 
     Args:
-        features: (B, C, X, Y, Z), best in channels-last layout: else it is copied as a whole.
+        features: (B, C, X, Y, Z), best in channels-last layout.
         positions: (n,) int64 flat indices into (X, Y, Z), the same for all of B, or (B, n); a voxel may be read several times.
 
     Returns:
@@ -72,12 +72,15 @@ def features_at(features: Tensor, positions: Tensor) -> Tensor:
 
     Notes:
         In channels-last layout the features of a voxel lie side by side, and so does their gradient, which has the layout of ``features``.
-        Gradients are added in a fixed order: on a CPU by ``index_select``; on other devices, where that uses atomics, by indexing with a
+        They are added in a fixed order then: on a CPU by ``index_select``; on other devices, where that uses atomics, by indexing with a
         tensor.
     """
     batch, channels = features.shape[:2]
-    rows = features.movedim(1, -1).reshape(-1, channels)
-    index = positions.expand(batch, -1) + features[0, 0].numel() * torch.arange(batch, device=positions.device)[:, None]
+    positions = positions.expand(batch, -1)
+    if features.stride(1) != 1:
+        return features.flatten(2).gather(2, positions[:, None].expand(-1, channels, -1)).transpose(1, 2)
+    rows = features.permute(0, 2, 3, 4, 1).reshape(-1, channels)
+    index = positions + features[0, 0].numel() * torch.arange(batch, device=positions.device)[:, None]
     return rows.index_select(0, index.flatten()).unflatten(0, index.shape) if rows.device.type == "cpu" else rows[index]
 
 
