@@ -53,7 +53,8 @@ def templates(
     """Build a bank of organ templates; a build that was killed goes on when started again.
 
     Args:
-        source: TotalSegmentator folders, folders of binary masks, multi-label maps (NIfTI, NRRD, MHA), or procedural[:COUNT].
+        source: TotalSegmentator folders, nnU-Net raw datasets, folders of binary masks, multi-label maps (NIfTI, NRRD, MHA),
+            or procedural[:COUNT].
         out: The bank to write; OUT.report.txt beside it names all that was not used.
         spacing: Isotropic grid of the templates, mm.
         workers: Processes that read, by default one per core.

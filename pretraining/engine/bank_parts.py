@@ -79,7 +79,7 @@ def read_part(path: Path) -> tuple[Templates, tuple[Rejection, ...]]:
 
 def _digest(reading: Reading, group: Group | ProceduralShapes) -> str:
     stamps = []
-    for path in (*group.files, group.folder / "labels.json") if isinstance(group, Group) else ():
+    for path in (*group.files, group.names_file) if isinstance(group, Group) else ():
         try:
             status = path.stat()
             stamps.append((status.st_size, status.st_mtime_ns))

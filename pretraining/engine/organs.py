@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pretraining.engine.label_files import read_labels, read_size, resample_nearest, stem
+from pretraining.engine.label_names import Names, read_label_names
 from pretraining.engine.packing import PackedMask, cropped, pack
 from pretraining.engine.rejection import Rejected, Rejection, too_small
 from pretraining.engine.sources import Group
@@ -55,7 +55,9 @@ def read_group(group: Group, spacing_mm: float, min_voxels: int) -> GroupContent
     """
     content = GroupContent()
     organs: dict[str, Part] = {}
-    names = _label_names(group.folder / "labels.json", content)
+    names, problem = read_label_names(group.names_file)
+    if problem:
+        content.rejected.append(problem)
     size = common_size(group.files) if len(group.files) > 1 else None
     for path in group.files:
         try:
@@ -102,9 +104,12 @@ def is_one_subject(files: tuple[Path, ...]) -> bool:
     return True
 
 
-def _parts(path: Path, spacing_mm: float, names: dict[int, str]) -> Iterator[tuple[str, Part]]:
+def _parts(path: Path, spacing_mm: float, names: Names) -> Iterator[tuple[str, Part]]:
     """Organ and box for each label of one file; the box is empty for what resampling has lost."""
     labels, file_spacing_mm, values = read_labels(path)
+    if not_organs := [value for value in values if names.get(value, "") is None]:
+        labels = np.where(np.isin(labels, not_organs), 0, labels)
+        values = tuple(value for value in values if value not in not_organs)
     if not values:
         raise Rejected("the mask is empty", "empty")
     labels = resample_nearest(labels, file_spacing_mm, spacing_mm)
@@ -140,14 +145,3 @@ def _union(a: Part, b: Part) -> Part:
 def merged_name(organ: str) -> str:
     """``ribs`` or ``vertebrae`` for one of them, any other name unchanged."""
     return next((merged for pattern, merged in MERGED if pattern.search(organ)), organ)
-
-
-def _label_names(path: Path, content: GroupContent) -> dict[int, str]:
-    """Value -> name as ``labels.json`` has it, {name: value}; nothing if there is no such file or it makes no sense."""
-    try:
-        return {int(value): str(name) for name, value in json.loads(path.read_text(encoding="utf-8")).items()}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        content.rejected.append(Rejection(str(path), f'expected {{"organ": number, ...}}, so labels go by number ({error})'))
-        return {}

@@ -1,4 +1,4 @@
-"""Finding label files: TotalSegmentator folders, multi-label maps, folders of binary masks, procedural shapes."""
+"""Finding label files: TotalSegmentator folders, nnU-Net datasets, multi-label maps, folders of binary masks, procedural shapes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pretraining.engine.label_files import SUFFIXES, is_label_file, stem
+from pretraining.engine.label_names import DATASET_FILE, LABELS_FILE
 from pretraining.engine.rejection import Rejection, unreadable
 from pretraining.errors import InputError
 
@@ -17,6 +18,8 @@ PROCEDURAL = re.compile(r"procedural(?::([1-9]\d*))?")
 """What names shapes of our own instead of a folder, with how many of them."""
 PROCEDURAL_COUNT = 160
 TWICE = "reached twice, used once"
+TRAINING, TEST = "labelsTr", "labelsTs"
+"""Folders with the label maps of an nnU-Net dataset."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +39,11 @@ class Group:
     def files(self) -> tuple[Path, ...]:
         """Where they are."""
         return tuple(self.folder / name for name in self.names)
+
+    @property
+    def names_file(self) -> Path:
+        """File that says what numbers are called, if it exists: of the dataset in nnU-Net's layout, else of the folder."""
+        return self.folder.parent / DATASET_FILE if _is_of_dataset(self.folder) else self.folder / LABELS_FILE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +98,10 @@ def find_sources(
     """List what there is to read, in an order that depends on names alone, and the folders that can't be looked into.
 
     A folder is searched with all its subfolders, links included; one that is reached twice counts once. A folder called
-    ``segmentations`` is one TotalSegmentator subject, named after the folder above, where the scan lies (v1 and v2 layout). In any
-    other folder with a ``labels.json``, {organ: number}, each file is a label map; without one the content decides.
+    ``segmentations`` is one TotalSegmentator subject, named after the folder above, where the scan lies (v1 and v2 layout). Of an
+    nnU-Net raw dataset (``dataset.json`` and ``labelsTr``), each file in ``labelsTr`` is a label map, and nothing else is used:
+    scans hold no labels, and the labels of test cases are for testing. In any other folder with a ``labels.json``,
+    {organ: number}, each file is a label map; without one the content decides.
 
     Args:
         sources: Folders and files, ``procedural`` or ``procedural:COUNT``.
@@ -140,12 +150,19 @@ def _in_folder(source: Path, root: str, licence: str, region: str, seen: set[tup
         files = tuple(name for name in names if is_label_file(name))
         path = (root, *folder.relative_to(source).parts)
         where = {"folder": folder, "names": files, "licence": licence_of[folder], "region": region}
+        if DATASET_FILE in names and TRAINING in subfolders:
+            if TEST in subfolders:
+                rejected.append(Rejection(str(folder / TEST), "labels of test cases are not used"))
+            subfolders[:] = [TRAINING]
+            continue
         if not files or "segmentations" in subfolders:
             continue
         if folder.name == "segmentations":
             subject = path[-2] if len(path) > 1 else folder.resolve().parent.name
             found.append(Group(source="/".join(path[:-2] or path[:1]), subject=subject, **where))
-        elif "labels.json" in names:
+        elif _is_of_dataset(folder):
+            found += PlainFolder(path=path[:-1] or path, **where).groups(one_subject=False)
+        elif LABELS_FILE in names:
             found += PlainFolder(path=path, **where).groups(one_subject=False)
         else:
             found.append(PlainFolder(path=path, **where))
@@ -156,6 +173,11 @@ def _in_folder(source: Path, root: str, licence: str, region: str, seen: set[tup
             f"no label files under {source}{reason}; expected {', '.join(SUFFIXES)} (for example SUBJECT/segmentations/liver.nii.gz)"
         )
     return found
+
+
+def _is_of_dataset(folder: Path) -> bool:
+    """Whether a folder holds the label maps of an nnU-Net dataset, whose ``dataset.json`` names them."""
+    return folder.name in (TRAINING, TEST) and (folder.parent / DATASET_FILE).is_file()
 
 
 def _walk(source: Path, seen: set[tuple[int, int]], rejected: list[Rejection]) -> Iterator[tuple[Path, list[str], list[str]]]:

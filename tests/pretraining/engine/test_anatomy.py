@@ -131,6 +131,10 @@ def test_more_organs_than_labels():
     bank = bank_of_subjects({("many", "a"): list(masks)})
     params = sample_anatomy(STILL, (24, 24, 16), bank, sample_generator(0, 0))
     assert params.label_count == 251 and render_anatomy(params, bank).unique().tolist() == list(range(251))
+    # Not always the same are left out.
+    drawn = [sample_anatomy(STILL, (24, 24, 16), bank, sample_generator(0, index)).organs for index in range(12)]
+    assert all(len(organs) == 250 and list(organs) == sorted(set(organs)) for organs in drawn)
+    assert {i for organs in drawn for i in organs} == set(range(260))
 
 
 def test_an_anatomy_depends_on_the_draw_alone(bank):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import signal
@@ -303,6 +304,42 @@ def test_procedural_shapes_go_into_a_bank_too(tmp_path):
     assert all(np.less(TemplateBank.open(tmp_path / "b.bank").shape(i), made.shape(i)).all() for i in range(9))
 
 
+def nnunet_dataset(folder: Path, labels: object) -> Path:
+    """Two training cases with three labels, and a test case, with scans."""
+    rng = np.random.default_rng(0)
+    for place, case in (("Tr", "case0"), ("Tr", "case1"), ("Ts", "case2")):
+        save(folder / f"images{place}" / f"{case}_0000.nii.gz", rng.integers(0, 200, (16, 14, 12)).astype(np.uint8))
+        save(folder / f"labels{place}" / f"{case}.nii.gz", box(0, 4) + box(4, 8, value=2) + box(8, 12, value=3))
+    (folder / "dataset.json").write_text(labels if isinstance(labels, str) else json.dumps({"labels": labels}))
+    return folder
+
+
+def test_an_nnunet_dataset_gives_its_training_labels_by_name(tmp_path):
+    source = nnunet_dataset(tmp_path / "Dataset001_A", {"background": 0, "both": [1, 2], "core": 2, "ignore": 3})
+    report = build_bank([source], tmp_path / "a.bank")
+    assert organs(tmp_path / "a.bank") == [(case, organ) for case in ("case0", "case1") for organ in ("both", "core")]
+    assert report.templates_of_source == {"Dataset001_A": 4} and [line.why for line in report.rejected] == [
+        "labels of test cases are not used"
+    ]
+
+
+def test_a_malformed_dataset_json_is_one_line_and_leaves_numbers(tmp_path):
+    report = build_bank([nnunet_dataset(tmp_path / "Dataset001_A", "[]")], tmp_path / "a.bank")
+    assert {organ for _, organ in organs(tmp_path / "a.bank")} == {"label_1", "label_2", "label_3"}
+    (line,) = [line for line in report.rejected if line.what.endswith("dataset.json")]
+    assert "so labels go by number" in line.why and "\n" not in line.why
+
+
+def test_a_folder_of_scans_is_refused_with_the_reason(tmp_path):
+    source = nnunet_dataset(tmp_path / "Dataset001_A", {"background": 0, "liver": 1})
+    with pytest.raises(InputError, match=r"nothing usable .*case0_0000.nii.gz: .* only \d+% of neighbouring voxels are equal .*: a scan"):
+        build_bank([source / "imagesTr"], tmp_path / "a.bank")
+    # Beside label maps, a scan stands in the report.
+    save(source / "labelsTr" / "case3.nii.gz", np.random.default_rng(0).integers(0, 200, (16, 14, 12)).astype(np.uint8))
+    build_bank([source], tmp_path / "a.bank")
+    assert "case3.nii.gz: expected labels, found 199 values" in (tmp_path / "a.bank.report.txt").read_text()
+
+
 def test_stated_regions_are_kept_in_the_bank(tmp_path):
     sources = [cases(tmp_path / "maps"), cases(tmp_path / "more"), Path("procedural:9")]
     report = build_bank(sources, tmp_path / "a.bank", regions=["head", "body", ""])
@@ -335,9 +372,9 @@ def test_bad_flags_are_one_line(tmp_path, monkeypatch, flags, named):
 
 
 def test_the_command_on_real_data(data_root, tmp_path):
-    source = data_root / "templates"
+    sources = [str(data_root / "templates" / name) for name in ("totalsegmentator", "totalsegmentator_multilabel", "head_neck")]
     bank = tmp_path / "a.bank"
-    command = [sys.executable, "-m", "pretraining", "templates", "--source", str(source), "--out", str(bank), "--workers", "2"]
+    command = [sys.executable, "-m", "pretraining", "templates", "--source", *sources, "--out", str(bank), "--workers", "2"]
     said = subprocess.run([*command, "--licence", "CC BY 4.0"], check=True, capture_output=True, text=True).stderr
     report = (tmp_path / "a.bank.report.txt").read_text()
     empty = [line for line in report.splitlines() if line.endswith(": the mask is empty")]
@@ -347,12 +384,13 @@ def test_the_command_on_real_data(data_root, tmp_path):
     templates = TemplateBank.open(bank)
     templates.verify()
     subjects = templates.subjects()
-    maps = [path for path in source.rglob("*.n*") if path.suffix in (".gz", ".nrrd") and path.parent.name != "segmentations"]
-    assert len(templates) > 800 and len(subjects) == len(maps) + 1
-    found = [templates.entry(i).organ for i in subjects["templates/totalsegmentator", "s0327"]]
+    assert len(templates) > 500 and len(subjects) == 22
+    found = [templates.entry(i).organ for i in subjects["totalsegmentator", "s0327"]]
     assert (
         found.count("ribs") == found.count("vertebrae") == 1 and len(found) == 67 and not any(organ.startswith("rib_") for organ in found)
     )
     brains = [entry for entry in templates.entries() if entry.organ == "Brain"]
     assert len(brains) == 20 and all(40 < side < 140 for entry in brains for side in entry.shape)
     assert {entry.licence for entry in templates.entries()} == {"CC BY 4.0"}
+    # Two subjects of TotalSegmentator, one as masks and one as a label map, show the same part of the body.
+    assert [region.name for region in templates.regions] == ["totalsegmentator", "head_neck"]

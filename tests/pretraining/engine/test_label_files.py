@@ -13,7 +13,7 @@ import SimpleITK
 
 from pretraining.engine import label_files
 from pretraining.engine.intact import check_intact
-from pretraining.engine.label_files import read_labels, read_size, resample_nearest
+from pretraining.engine.label_files import FEW_VALUES, agreement, read_labels, read_size, resample_nearest
 from pretraining.engine.rejection import Rejected
 from tests.pretraining.engine.label_maps import box, save
 
@@ -113,6 +113,75 @@ NOT_FINITE[2, 3, 4] = np.nan
 def test_what_is_no_label_map_is_refused(tmp_path, array, reason, suffix):
     with pytest.raises(Rejected, match=reason):
         read_labels(save(tmp_path / f"a{suffix}", array))
+
+
+def parcels(shape: tuple[int, int, int], size: int) -> np.ndarray:
+    """Cubes of ``size`` voxels, each with its own label."""
+    counts = [-(-n // size) for n in shape]
+    labels = np.arange(1, np.prod(counts) + 1, dtype=np.uint16).reshape(counts)
+    for axis in range(3):
+        labels = labels.repeat(size, axis)
+    return labels[tuple(map(slice, shape))]
+
+
+def scan(shape: tuple[int, int, int]) -> np.ndarray:
+    """Smooth tissue with noise in 8 bits."""
+    tissue = np.sin(np.arange(shape[0]) / 7)[:, None, None] + np.cos(np.arange(shape[2]) / 5) + np.zeros(shape)
+    noise = np.random.default_rng(0).normal(scale=0.05, size=shape)
+    return np.clip(120 + 50 * (tissue + noise), 0, 255).astype(np.uint8)
+
+
+def test_a_scan_in_whole_numbers_is_no_label_map(tmp_path):
+    with pytest.raises(Rejected, match=r"found \d+ values, and only \d+% of neighbouring voxels are equal .*: a scan"):
+        read_labels(save(tmp_path / "a.nii.gz", scan((24, 20, 22))))
+
+
+def test_small_and_thin_label_maps_are_none_the_less(tmp_path):
+    rng = np.random.default_rng(0)
+    thin = np.zeros((40, 12, 10), dtype=np.uint8)
+    thin[:, 3, 4] = np.arange(1, 41)  # each label a single voxel, in one line
+    thin[::2] = 0
+    sheet = np.zeros((30, 30, 5), dtype=np.uint16)
+    sheet[:, :, 2] = parcels((30, 30, 1), 5)[:, :, 0]
+    few = rng.integers(0, FEW_VALUES + 1, (9, 8, 7)).astype(np.uint8)
+    for labels in (box(2, 3), thin, sheet, few, parcels((24, 20, 22), 4)):
+        assert np.array_equal(read_labels(save(tmp_path / "a.nii.gz", labels)).labels, labels)
+
+
+@pytest.mark.parametrize("chunk", [1, 300, 2**22])
+def test_agreement_counts_pairs_that_are_not_background(monkeypatch, chunk):
+    monkeypatch.setattr(label_files, "CHUNK", chunk)
+    labels = np.random.default_rng(1).integers(0, 3, (7, 6, 5))
+    pairs = [
+        (labels[place], labels[tuple(np.add(place, step))])
+        for place in np.ndindex(*labels.shape)
+        for step in np.eye(3, dtype=int)
+        if all(np.add(place, step) < labels.shape)
+    ]
+    pairs = [(one, other) for one, other in pairs if one and other]
+    assert np.isclose(agreement(labels), np.mean([one == other for one, other in pairs]))
+    assert agreement(np.zeros((3, 4, 5), dtype=np.uint8)) == 1.0
+
+
+def test_real_scans_and_label_maps_are_told_apart(data_root):
+    maps = [*(data_root / "templates" / "head_atlases").iterdir(), *(data_root / "templates" / "brain_cortex").iterdir()]
+    folder = data_root / "registration"
+    maps += [*folder.glob("*/labels*.nii.gz"), *folder.glob("*/*seg.nii.gz"), *folder.glob("*/*levels.nii.gz")]
+    assert len(maps) > 15 and all(read_labels(path).values for path in maps)
+    scans = [folder / "mni_multimodal" / f"{name}.nii.gz" for name in ("t1", "t2", "pd", "epi", "ct", "pet", "spect", "colin_t1")]
+    scans += [folder / "spinal_cord" / f"{name}.nii.gz" for name in ("t1", "t2", "t2s", "mt0")]
+    scans += [*(data_root / "nnUNet_raw").glob("*/imagesTr/*.nii.gz")]
+    for path in scans:
+        with pytest.raises(Rejected, match=r"a scan|an intensity image"):
+            read_labels(path)
+
+
+def test_an_8_bit_scan_that_was_taken_for_labels(data_root):
+    path = data_root.parent / "cases" / "files" / "8bit_image_taken_for_labels.nii.gz"
+    if not path.exists():
+        pytest.skip(f"{path} is missing")
+    with pytest.raises(Rejected, match="found 106 values, and only 7% of neighbouring voxels are equal"):
+        read_labels(path)
 
 
 def test_vectors_are_refused(tmp_path):

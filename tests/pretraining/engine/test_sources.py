@@ -58,6 +58,27 @@ def test_the_content_of_a_plain_folder_decides(tmp_path):
     assert named(folder.groups(one_subject=True))[0][:2] == ("patient", "patient")
 
 
+def test_of_an_nnunet_dataset_the_training_labels_alone(tmp_path):
+    for dataset in ("Dataset001_A", "Dataset002_B"):
+        folder = tmp_path / "raw" / dataset
+        touch(folder / "dataset.json", folder / "labelsTs" / "c.nii.gz", folder / "stray.nii.gz")
+        touch(*(folder / place / f"{case}.nii.gz" for place in ("imagesTr", "labelsTr") for case in ("a_0000", "b")))
+    found, rejected = find_sources([tmp_path / "raw"])
+    assert named(found) == [
+        (f"raw/{dataset}", subject, (f"{subject}.nii.gz",)) for dataset in ("Dataset001_A", "Dataset002_B") for subject in ("a_0000", "b")
+    ]
+    assert {group.names_file for group in found} == {tmp_path / "raw" / name / "dataset.json" for name in ("Dataset001_A", "Dataset002_B")}
+    assert [line.what.rpartition("/")[2] for line in rejected] == ["labelsTs"] * 2 and "test cases" in rejected[0].why
+    # One dataset, and the folders in it by name, whoever asks for the test cases.
+    folder = tmp_path / "raw" / "Dataset001_A"
+    assert [group[:2] for group in named(find_sources([folder])[0])] == [("Dataset001_A", "a_0000"), ("Dataset001_A", "b")]
+    for name in ("labelsTr", "labelsTs"):
+        assert {group.names_file for group in find_sources([folder / name])[0]} == {folder / "dataset.json"}
+    # Without labels there is nothing but a plain folder.
+    touch(tmp_path / "bids" / "dataset.json", tmp_path / "bids" / "a.nii.gz")
+    assert isinstance(find_sources([tmp_path / "bids"])[0][0], PlainFolder)
+
+
 def test_sources_of_one_name_keep_their_subjects_apart(tmp_path):
     touch(tmp_path / "a" / "ts" / "s1" / "segmentations" / "liver.nii", tmp_path / "b" / "ts" / "s1" / "segmentations" / "liver.nii")
     found, _ = find_sources([tmp_path / "a" / "ts", tmp_path / "b" / "ts"])
