@@ -119,6 +119,24 @@ class UNet(nn.Module):
         self.encoder = nn.ModuleList(encoder)
         self.decoder = nn.ModuleList(_pair(_skip_convolution(level, config), config) for level in levels)
         self.output = _convolution(config.width, config.out_channels, config)
+        self._frozen_statistics = False
+
+    def freeze_statistics(self) -> UNet:
+        """Let batch normalization use its running averages in training as well, so that training sees what evaluation will.
+
+        Every feature then depends on what lies near its voxel alone, not on what else the window shows. Scale and shift are still learned.
+        """
+        self._frozen_statistics = True
+        return self.train(self.training)
+
+    def train(self, mode: bool = True) -> UNet:
+        """Set the mode; frozen statistics stay frozen."""
+        super().train(mode)
+        if self._frozen_statistics:
+            for part in self.modules():
+                if isinstance(part, nn.BatchNorm3d):
+                    part.eval()
+        return self
 
     def convolutions(self) -> Iterator[tuple[str, nn.Conv3d]]:
         """Tap names and convolutions in the order of computation."""

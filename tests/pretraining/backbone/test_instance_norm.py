@@ -87,6 +87,18 @@ def test_affine_instance_norm_has_scale_and_shift_in_place_of_the_bias_and_is_ke
         transfer(loaded.state, UNet(UNetConfig(norm="instance", **SMALL)))
 
 
+def test_frozen_statistics_stay_those_of_evaluation_in_training_and_let_scale_and_shift_learn():
+    net = trained(UNetConfig(**SMALL)).eval()
+    scan = torch.rand((2, 1, 16, 8, 12), generator=generator())
+    expected, before = net(scan).detach(), {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    net.freeze_statistics().train()
+    output = net(scan)
+    torch.testing.assert_close(output, expected)
+    output.square().sum().backward()
+    assert net.training and net.stem.norm.weight.grad.any() and net.stem.norm.bias.grad.any()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
 def test_batch_norm_with_a_choice_of_affine_is_refused():
     with pytest.raises(ValueError, match="norm_affine"):
         UNetConfig(norm_affine=True)
