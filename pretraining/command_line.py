@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import io
 import logging
@@ -14,7 +15,8 @@ from typing import Any
 
 import tyro
 
-from pretraining.errors import CommandFailed, Interrupted
+from pretraining.config import check_finite, not_finite
+from pretraining.errors import CommandFailed, InputError, Interrupted
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +71,17 @@ def _parsed(program: str, commands: Commands, description: str) -> Callable[[], 
 def _deferred(command: Callable[..., Any]) -> Callable[..., Callable[[], Any]]:
     @functools.wraps(command)
     def later(*args: Any, **kwargs: Any) -> Callable[[], Any]:
+        for name, value in kwargs.items():
+            _check_flag(name, value)
         return functools.partial(command, *args, **kwargs)
 
     return later
+
+
+def _check_flag(name: str, value: Any) -> None:
+    """Raise InputError if a flag, or a field of a configuration, is a number that is NaN or infinite."""
+    if dataclasses.is_dataclass(value):
+        check_finite(value)
+        return
+    for field, number in not_finite(value, name):
+        raise InputError(f"--{field.replace('_', '-')} must be a finite number, got {number}")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,15 +32,46 @@ def from_dict(kind: type[Config], data: dict[str, Any]) -> Config:
     Raises
     ------
     InputError
-        For an unknown key, a value of the wrong type or one that the dataclass refuses.
+        For an unknown key, a value of the wrong type, a number that is not finite or a value that the dataclass refuses.
     """
+    check_finite(data, kind.__name__)
     try:
-        return dacite.from_dict(kind, data, dacite.Config(strict=True, cast=[tuple, float]))
+        config = dacite.from_dict(kind, data, dacite.Config(strict=True, cast=[tuple, float]))
     except dacite.UnexpectedDataError as error:
         known = sorted(field.name for field in dataclasses.fields(kind))
         raise InputError(f"{kind.__name__}: unknown keys {sorted(error.keys)}; known at the top level are {known}") from None
     except (dacite.DaciteError, ValueError, TypeError) as error:
         raise InputError(f"{kind.__name__}: {error}") from None
+    check_finite(config)  # once more: text may have become a number
+    return config
+
+
+def check_finite(config: Any, name: str | None = None) -> None:
+    """Look at every number of a configuration.
+
+    Args:
+        config: A dataclass, or the nested dict of one.
+        name: What the error calls it; by default its class.
+
+    Raises:
+        InputError: If a number is NaN or infinite; its field is named.
+    """
+    for field, number in not_finite(config):
+        raise InputError(f"{name or type(config).__name__}: {field} must be a finite number, got {number}")
+
+
+def not_finite(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """Find the numbers that are NaN or infinite, however deep in dataclasses, dicts, tuples and lists, with their dotted names."""
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            yield name, value
+    elif isinstance(value, Mapping) or (dataclasses.is_dataclass(value) and not isinstance(value, type)):
+        named = value if isinstance(value, Mapping) else {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        for key, part in named.items():
+            yield from not_finite(part, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, tuple | list):
+        for position, part in enumerate(value):
+            yield from not_finite(part, f"{name}[{position}]")
 
 
 def read_json(kind: type[Config], path: str | Path) -> Config:
@@ -55,7 +88,10 @@ def read_json(kind: type[Config], path: str | Path) -> Config:
         raise InputError(f"{path} is not JSON ({error}); expected a {kind.__name__} as written by an earlier run") from None
     if not isinstance(data, dict):
         raise InputError(f"{path} holds a {type(data).__name__}; expected a JSON object with the fields of {kind.__name__}")
-    return from_dict(kind, data)
+    try:
+        return from_dict(kind, data)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def preset_names() -> list[str]:

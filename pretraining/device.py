@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from pretraining.errors import InputError
 
 
 def named_device(name: str) -> torch.device:
-    """``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+    """Find the device that a flag names; CUDA is counted, not touched.
 
-    Raises
-    ------
-    InputError
-        For another name or a GPU that is not there.
+    Args:
+        name: ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``. ``auto`` and ``cuda`` give each process that
+            torchrun has started a GPU of its own, by its number on this machine.
+
+    Returns:
+        The device; a GPU with its number.
+
+    Raises:
+        InputError: For another name or a GPU that is not there.
     """
     gpus = torch.cuda.device_count()
-    if name == "auto":
-        return torch.device("cuda" if gpus else "cpu")
-    known = {"cpu", *(("cuda",) if gpus else ()), *(f"cuda:{number}" for number in range(gpus))}
-    if name not in known:
-        raise InputError(f"no device '{name}' here; there are {sorted(known)}, or say auto")
-    return torch.device(name)
+    wanted = ("cuda" if gpus else "cpu") if name == "auto" else name
+    if wanted == "cuda" and gpus:
+        wanted = f"cuda:{local_rank()}"
+    known = ["cpu", *(["cuda"] if gpus else []), *(f"cuda:{number}" for number in range(gpus))]
+    if wanted not in known:
+        hint = ", and torchrun starts one process for each GPU" if "LOCAL_RANK" in os.environ else ", or say auto"
+        raise InputError(f"no device '{wanted}' here; there are {known}{hint}")
+    return torch.device(wanted)
+
+
+def local_rank() -> int:
+    """Return the number of this process on its machine, as torchrun counts; 0 for a process on its own."""
+    return int(os.environ.get("LOCAL_RANK", "0"))

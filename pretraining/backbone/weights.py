@@ -19,6 +19,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from pretraining.archive import check_archive
 from pretraining.atomic import written_whole
 from pretraining.backbone.published import from_published, to_published
 from pretraining.backbone.unet import UNet, UNetConfig
@@ -185,6 +186,8 @@ def _read_safetensors(path: Path) -> Weights:
 
 
 def _read_published(path: Path) -> Weights:
+    if zipfile.is_zipfile(path):  # files of PyTorch before 1.6 are not, and carry no checksums
+        check_archive(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:

@@ -27,8 +27,7 @@ class StepBudget:
     """Whether a validation and a checkpoint are wanted now, in order to measure how long they take."""
 
     def __init__(self, steps: int, checkpoint: Checkpoint) -> None:
-        self.total = float(steps)
-        self._steps = steps
+        self.total = self._steps = steps
         self._clock = _Clock(checkpoint.seconds)
 
     @property
@@ -44,9 +43,9 @@ class StepBudget:
         """Learning rate of ``step`` (from 0)."""
         return rate_at(step, self._steps, config)
 
-    def position(self, step: int) -> float:
+    def position(self, step: int) -> int:
         """How much of ``total`` is used up after ``step`` steps."""
-        return float(step)
+        return step
 
     def measure(self, *, steps: int, steps_s: float, ending_s: float | None) -> None:
         """Ignore measured times: they don't change the number of steps."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pretraining.archive import check_archive
 from pretraining.atomic import written_whole
 from pretraining.errors import InputError
 
@@ -53,17 +53,16 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint onto the CPU.
+    """Read a checkpoint onto the CPU, after comparing all of it with its checksums; no objects are unpickled.
 
-    Raises
-    ------
-    InputError
-        If there is none, or the file is damaged or of another kind.
+    Raises:
+        InputError: If there is none, or the file is damaged or of another kind.
     """
     if not Path(path).is_file():
         raise InputError(f"no checkpoint at {path}; expected the folder of a training that has saved one")
+    check_archive(path)
     try:
         return Checkpoint(**torch.load(path, map_location="cpu", weights_only=True))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError, KeyError) as error:
-        reason = str(error).strip().splitlines()[:1]
-        raise InputError(f"{path} is damaged or no checkpoint of this version ({reason}); start a new run elsewhere") from None
+    except Exception as error:  # whatever the content of another kind of file makes of the reader
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise InputError(f"{path} is no checkpoint of this version ({reason}); start a new run elsewhere") from None

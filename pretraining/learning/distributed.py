@@ -17,6 +17,8 @@ import torch.distributed as dist
 import torch.distributed.nn  # now: imported later, its default arguments would keep the process group, and gloo's threads, for ever
 from torch import Tensor, nn
 
+from pretraining.device import local_rank
+
 PATIENCE = timedelta(minutes=10)
 """How long a rank waits for the others before the job ends with an error."""
 
@@ -48,11 +50,6 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         yield Ranks(rank=dist.get_rank(), world=world, local_rank=local_rank())
     finally:
         dist.destroy_process_group()
-
-
-def local_rank() -> int:
-    """Number of this process on its machine: the GPU it should take."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def average_gradients(parameters: list[nn.Parameter], ranks: Ranks, *others: Tensor) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pretraining.backbone.statistics import with_statistics
 from pretraining.backbone.transfer import transfer
 from pretraining.backbone.weights import load_weights
-from pretraining.config import differences, from_dict, to_dict
+from pretraining.config import differences, from_dict, read_json, to_dict
 from pretraining.engine.seeds import sample_generator
 from pretraining.errors import InputError
 from pretraining.learning.checkpoint import Checkpoint, load_checkpoint
@@ -34,21 +34,50 @@ def opened(run: Path, config: TrainConfig, templates: dict[str, Any], *, resume:
     Raises
     ------
     InputError
-        If the folder holds a training and ``resume`` is not set, or one of another configuration or other samples, or if the weights do
-        not fit.
+        If the folder holds a training and ``resume`` is not set, or one of another configuration or other samples, or something else, or
+        a damaged checkpoint, or if the weights do not fit.
+
+    Notes
+    -----
+    Where the last checkpoint has gone, the best one is the state to go on from.
     """
-    path = run / "checkpoint.pt"
-    if not path.is_file():
+    _refuse_other_things(run, type(config))
+    last, best = run / "checkpoint.pt", run / "best.pt"
+    if not last.is_file() and not best.is_file():
         return _first_checkpoint(config, templates, init_from)
-    if not resume:
+    if not resume and last.is_file():
         raise InputError(f"{run} already holds a training; add --resume to go on with it or name another folder")
+    if not resume:
+        raise InputError(f"{run} holds the {best.name} of a training; add --resume to go on from it, or name another folder")
     if init_from:
         raise InputError(f"{run} already holds a training; --init-from is for new ones")
-    checkpoint = load_checkpoint(path)
+    checkpoint = _last_or_best(last, best)
     if changed := differences(from_dict(type(config), checkpoint.config), config):
         raise InputError(f"{run} was started with another configuration ({'; '.join(changed)}); resume with the old one")
     if checkpoint.templates != templates:
         raise InputError(f"{run} was started with other templates ({checkpoint.templates}, now {templates}); name those")
+    return checkpoint
+
+
+def _refuse_other_things(run: Path, kind: type[TrainConfig]) -> None:
+    """Raise InputError if the folder's configuration is not one of a training: a store of samples has one of the same name."""
+    path = run / "config.json"
+    if path.is_file():
+        try:
+            read_json(kind, path)
+        except InputError as error:
+            raise InputError(f"{path} is of no training of this version; name a new or an empty folder ({error})") from None
+
+
+def _last_or_best(last: Path, best: Path) -> Checkpoint:
+    if last.is_file():
+        try:
+            return load_checkpoint(last)
+        except InputError as error:
+            hint = f"; or delete it, then --resume goes on from {best}" if best.is_file() else ""
+            raise InputError(f"{error}{hint}") from None
+    checkpoint = load_checkpoint(best)
+    log.warning("%s is missing: the training goes on from %s, step %d", last, best, checkpoint.step)
     return checkpoint
 
 

@@ -20,14 +20,16 @@ import torch
 from torch import Tensor
 
 from pretraining.atomic import write_text
-from pretraining.config import to_dict
+from pretraining.config import check_finite, to_dict
+from pretraining.device import named_device
 from pretraining.engine.synthesis import Pair, check_bank
 from pretraining.engine.templates import TemplateBank
 from pretraining.errors import Diverged, InputError, Interrupted
 from pretraining.interruption import Stop, stop_requests
 from pretraining.learning.budget import Budget, StepBudget, TimeBudget, check_minutes
-from pretraining.learning.checkpoint import Checkpoint
-from pretraining.learning.distributed import Ranks, average_statistics, joined, local_rank
+from pretraining.learning.checkpoint import Checkpoint, save_checkpoint
+from pretraining.learning.cuda_session import cuda_session
+from pretraining.learning.distributed import Ranks, average_statistics, joined
 from pretraining.learning.monitor import Monitor
 from pretraining.learning.objective import Objective, sample_maker
 from pretraining.learning.pictures import feature_picture
@@ -77,8 +79,8 @@ def train(
     Raises
     ------
     InputError
-        If ``run`` already holds a training and ``resume`` is not set, or was started with another configuration or
-        templates, or ``init_from`` does not fit.
+        If ``run`` already holds a training and ``resume`` is not set, or something else, or was started with another configuration or
+        templates, or its checkpoint is damaged, or ``init_from`` does not fit, or there is no such device.
     Diverged
         If the loss is not finite or far above where it began; the last good checkpoint stays.
     Interrupted
@@ -88,15 +90,18 @@ def train(
         check_bank(given, config.engine)
     if minutes is not None:
         check_minutes(minutes)
-    place = placed(device)
+    check_finite(config)
+    place = named_device(device)
     make = sample_maker(config.objective)
     source = sample_source(given, config.engine, seed=config.seed, validation_count=config.validation_pairs, make=make)
-    with joined(place) as ranks, stop_requests() as stop:
+    with cuda_session(place), joined(place) as ranks, stop_requests() as stop:
         if config.label_maps % ranks.world:
             raise InputError(f"label_maps={config.label_maps} can't be shared among {ranks.world} processes; use a multiple of it")
         checkpoint = opened(run, config, source.description(), resume=resume, init_from=init_from)
         if ranks.first:
             write_text(run / "config.json", json.dumps(to_dict(config), indent=2) + "\n")
+            if checkpoint.step and not (run / "checkpoint.pt").is_file():  # it goes on from best.pt, perhaps with no step left
+                save_checkpoint(run / "checkpoint.pt", checkpoint)
         state = TrainingState(config, checkpoint, place, ranks)
         samples = made_ahead(
             source.samples(start=checkpoint.step * config.label_maps + ranks.rank, stride=ranks.world, device=place, workers=workers), place
@@ -110,14 +115,6 @@ def train(
             if monitor:
                 monitor.close()
         return state.checkpoint
-
-
-def placed(device: str) -> torch.device:
-    """The device that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` stands for in this process."""
-    if device not in ("auto", "cuda"):
-        return torch.device(device)
-    on_gpu = device == "cuda" or torch.cuda.is_available()
-    return torch.device("cuda", local_rank()) if on_gpu else torch.device("cpu")
 
 
 def _budget(checkpoint: Checkpoint, config: TrainConfig, minutes: float | None, ranks: Ranks, place: torch.device) -> Budget:

@@ -189,7 +189,10 @@ def agreed_config(store: Path, wanted: StoreConfig) -> StoreConfig:
         if store.is_dir() and any(not entry.name.startswith(".") for entry in store.iterdir()):
             raise InputError(f"{store} holds other files and no {CONFIG} of a store; name a new or an empty folder")
         return wanted
-    there = read_store_config(store)
+    try:
+        there = read_store_config(store)
+    except InputError as error:
+        raise InputError(f"{store / CONFIG} is of no store of this version; name a new or an empty folder ({error})") from None
     wanted = replace(wanted, shard_samples=there.shard_samples)
     same_but_larger = replace(wanted, count=there.count) if wanted.count > there.count else wanted
     if changed := differences(there, same_but_larger):

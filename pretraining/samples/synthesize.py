@@ -17,10 +17,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from pretraining.device import named_device
 from pretraining.engine.provenance import describe_templates
 from pretraining.engine.seeds import SEED_LIMIT
 from pretraining.engine.synthesis import EngineConfig, check_bank, synthesize_stored
@@ -122,8 +122,7 @@ def synthesize(request: Request, store: Path, *, share: Share | None = None, wor
     """
     if workers < 0:
         raise InputError(f"expected --workers of at least 0, got {workers}")
-    if request.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("expected a GPU for --device cuda, found none that PyTorch can use")
+    named_device(request.device)
     share = share or Share()
     config = agreed_config(store, request.config())
     own = range(share.number, config.shard_count, share.of)

@@ -5,10 +5,13 @@ import dataclasses
 import pytest
 import torch
 
-from pretraining.config import differences, load_preset, preset_names
+from pretraining.config import differences, from_dict, load_preset, preset_names
 from pretraining.engine.appearance import sample_appearance
 from pretraining.engine.seeds import sample_generator
 from pretraining.engine.synthesis import EngineConfig, synthesize_pair, synthesize_stored
+from pretraining.errors import InputError
+from pretraining.learning.schedule import OptimizerConfig
+from pretraining.learning.train import train
 from pretraining.learning.train_config import TrainConfig
 from tests.pretraining.engine.subjects import bank_of_subjects, body
 
@@ -59,3 +62,28 @@ def test_augmentations_are_taken_away_one_after_the_other(bank):
         assert any(look.mixture.stds[0] == 0 for look in looks) == offline
     plain = synthesize_pair(bank, rows[-1], seed=0, index=0)
     assert torch.equal(plain.views, synthesize_stored(bank, rows[-1], seed=0, index=0).views / 255)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), "nan", "Infinity"])
+@pytest.mark.parametrize(
+    ("path", "named"),
+    [
+        (("optimizer", "rate"), "optimizer.rate"),
+        (("optimizer", "stair_factors"), r"optimizer.stair_factors\[1\]"),
+        (("engine", "appearance", "bias_field", "probability"), "engine.appearance.bias_field.probability"),
+        (("average_decay",), "average_decay"),
+    ],
+)
+def test_numbers_that_are_not_finite_are_refused_by_name(path, named, value):
+    changes: object = [1.0, value] if path[-1] == "stair_factors" else value
+    for name in reversed(path):
+        changes = {name: changes}
+    with pytest.raises(InputError, match=f"TrainConfig: .*{named if isinstance(value, float) else path[-1]}"):
+        from_dict(TrainConfig, changes)
+
+
+def test_a_training_looks_at_a_configuration_made_in_python_too(tmp_path, bank):
+    config = TrainConfig(steps=1, engine=EngineConfig(side=32), optimizer=OptimizerConfig(weight_decay=float("nan")))
+    with pytest.raises(InputError, match=r"TrainConfig: optimizer\.weight_decay must be a finite number, got nan"):
+        train(tmp_path / "run", config, bank, device="cpu")
+    assert not (tmp_path / "run").exists()
