@@ -178,7 +178,7 @@ def judge_samples(features: Mapping[str, Features], bank: TemplateBank, *, count
         places = box.places(drawn)
         for name, extract in features.items():
             first, second = (extract(view) for view in moved.views)
-            rates[name].append(local_rate(first, second, places, box.counterparts(places)))
+            rates[name].append(local_rate(first, second, places, box.counterparts(places).long()))
     return {name: sum(values) / len(values) for name, values in rates.items()}
 
 

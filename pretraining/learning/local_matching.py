@@ -68,16 +68,13 @@ class LocalMatching(nn.Module):
         count = len(candidate_offsets(config.near_vox, config.shells_vox))
         self.log_inverse_temperature = nn.Parameter(torch.empty(len(config.levels)))
         self.register_buffer("offsets", torch.empty((count, 3), dtype=torch.int64), persistent=False)
-        self.register_buffer("target", torch.empty(count), persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Set the start of a training, and the constants, which are not part of the state."""
         config = self.config
         with torch.no_grad():
-            offsets = candidate_offsets(config.near_vox, config.shells_vox)
-            self.offsets.copy_(offsets)
-            self.target.copy_(torch.softmax(-offsets.square().sum(dim=1) / (2 * config.sigma_vox**2), dim=0))
+            self.offsets.copy_(candidate_offsets(config.near_vox, config.shells_vox))
             self.log_inverse_temperature.fill_(math.log(config.inverse_temperature))
 
     def forward(self, boxes: list[CommonBox], features: list[Tensor], generator: Generator) -> Tensor:
@@ -99,7 +96,11 @@ class LocalMatching(nn.Module):
     def _of_level(self, box: CommonBox, features: Tensor, factor: Tensor, generator: Generator) -> Tensor:
         drawn = sample_positions(box.labels, self.config.anchors, balanced_share=0.5, generator=generator)
         first = box.places(drawn)
-        places = torch.stack((first, box.counterparts(first)))
+        exact = box.counterparts(first)
+        second = exact.round().long()
+        places = torch.stack((first, second))
+        # Places agree to half a voxel; the target lies where the true place is.
+        fractions = torch.stack((box.origins(second) - first, exact - second))
         around = places[:, :, None] + self.offsets
         # All that is read of the features is read at once: every reading has a gradient of the size of the volume.
         last = around.new_tensor(box.shape) - 1
@@ -116,8 +117,8 @@ class LocalMatching(nn.Module):
             logits = logits.masked_fill(~inside[there], -torch.inf)
             if self.config.far:
                 logits = torch.cat([logits, self._far(anchors[here], anchors[there], places[there], factor)], dim=1)
-            target = self.target.where(inside[there], 0)
-            target = target / target.sum(dim=1, keepdim=True)
+            distances = (self.offsets - fractions[there][:, None]).square().sum(dim=-1)
+            target = (-distances / (2 * self.config.sigma_vox**2)).masked_fill(~inside[there], -torch.inf).softmax(dim=1)
             log_probability = logits.log_softmax(dim=1)[:, : len(self.offsets)]
             loss = loss - torch.where(target > 0, target * log_probability, 0).sum(dim=1).mean() / 2
         return loss

@@ -76,9 +76,13 @@ class CommonBox:
         return unravel(drawn, tuple(self.labels.shape)) + drawn.new_tensor(self.first)
 
     def counterparts(self, places: Tensor) -> Tensor:
-        """Voxel indices in the second view, (n, 3) int64, that lie nearest to the same places, given in the first view, (n, 3)."""
-        linear = torch.as_tensor(self.matrix, dtype=torch.float32).to(places.device, non_blocking=True)
-        return (places.float() @ linear[:, :3].T + linear[:, 3]).round().long()
+        """Where the same places, given in the first view, lie in the second: (n, 3) float32 voxel indices, fractions included."""
+        return _mapped(self.matrix, places)
+
+    def origins(self, counterparts: Tensor) -> Tensor:
+        """Where places, given in the second view, lie in the first: the inverse of :meth:`counterparts`."""
+        back = np.linalg.inv(self.matrix[:, :3])
+        return _mapped(np.column_stack([back, -back @ self.matrix[:, 3]]), counterparts)
 
     def features_of_both(self, features: Tensor, drawn: Tensor) -> Tensor:
         """Read the features of the same places in both views.
@@ -91,8 +95,13 @@ class CommonBox:
             (2, n, C).
         """
         places = self.places(drawn)
-        both = torch.stack((places, self.counterparts(places)))
+        both = torch.stack((places, self.counterparts(places).round().long()))
         return features_at(features, flat_index(both, self.shape))
+
+
+def _mapped(matrix: np.ndarray, places: Tensor) -> Tensor:
+    matrix = torch.as_tensor(matrix, dtype=torch.float32).to(places.device, non_blocking=True)
+    return places.float() @ matrix[:, :3].T + matrix[:, 3]
 
 
 def move_views(sample: Pair, max_shift_vox: int, generator: Generator, pose: PoseConfig | None = None) -> MovedViews:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from pretraining.engine.synthesis import EngineConfig, Pair, synthesize_pair
 from pretraining.learning.initialization import build
 from pretraining.learning.local_matching import LocalMatching, LocalMatchingConfig, candidate_offsets
 from pretraining.learning.model import ContrastiveConfig, ContrastiveModel
-from pretraining.learning.moved_views import MovedViews, common_box, move_views
+from pretraining.learning.moved_views import CommonBox, MovedViews, common_box, move_views
 from pretraining.learning.projection import ProjectionConfig
 from pretraining.learning.sampling import sample_positions
 from pretraining.learning.state import losses_of
@@ -86,7 +87,7 @@ def test_it_is_the_cross_entropy_over_near_candidates_written_out():
     config = LocalMatchingConfig(weight=1, anchors=40, near_vox=1, shells_vox=(3,), far=False, sigma_vox=0.5, inverse_temperature=2)
     term, box = LocalMatching(config), common_box(moved, 0)
     here = box.places(sample_positions(box.labels, 40, balanced_share=0.5, generator=generator(1)))
-    there = box.counterparts(here)
+    there = box.counterparts(here).long()
     standard = []
     for view, at in zip(features, (here, there), strict=True):
         std, mean = torch.std_mean(view[:, at[:, 0], at[:, 1], at[:, 2]], dim=1)
@@ -105,6 +106,24 @@ def test_it_is_the_cross_entropy_over_near_candidates_written_out():
     assert term([box], [features], generator(1)).item() == pytest.approx(torch.stack(expected).mean().item(), rel=1e-5)
 
 
+def test_the_target_lies_at_the_true_place_between_voxels():
+    shift = torch.tensor([0.4, -0.3, 0.2])
+    coordinates = torch.stack(torch.meshgrid(*[torch.arange(float(side)) for side in SHAPE], indexing="ij"))
+
+    def waves(places: Tensor) -> Tensor:
+        return torch.cat([function(places / length) for length in (2.0, 3.0) for function in (torch.sin, torch.cos)])
+
+    # Voxel q of the second view shows what lies at q - shift in the first.
+    features = torch.stack([waves(coordinates), waves(coordinates - shift.view(3, 1, 1, 1))])
+    config = LocalMatchingConfig(weight=1, anchors=300, shells_vox=(), far=False, sigma_vox=0.5, inverse_temperature=8)
+
+    def loss_for(said: Tensor) -> float:
+        box = CommonBox(torch.zeros(12, 12, 12, dtype=torch.uint8), (3, 3, 3), SHAPE, np.column_stack([np.eye(3), said]))
+        return LocalMatching(config)([box], [features], generator(1)).item()
+
+    assert loss_for(shift) < min(loss_for(torch.zeros(3)), loss_for(-shift)) - 0.05
+
+
 def test_candidates_are_distinct_and_the_true_place_is_one_of_them():
     offsets = candidate_offsets(2, (2, 4, 8))
     assert len(offsets) == len(offsets.unique(dim=0)) == 125 + 26 + 26  # a shell within the near cube adds nothing
@@ -118,7 +137,7 @@ def test_the_term_reaches_the_backbone_and_its_temperature():
     terms = losses_of(model, synthesize_pair(procedural_bank(8), EngineConfig(side=48), seed=0, index=0), 3, 0)
     terms[-1].backward()
     assert model.local.log_inverse_temperature.grad.abs().min() > 0 and model.backbone.stem.conv.weight.grad.any()
-    assert not any("offsets" in name or "target" in name for name in model.state_dict())  # constants are not saved
+    assert not any("offsets" in name for name in model.state_dict())  # constants are not saved
 
 
 def test_settings_that_make_no_sense_are_refused():

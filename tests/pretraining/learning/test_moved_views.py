@@ -95,7 +95,10 @@ def test_what_lies_in_the_common_box_lies_inside_the_second_view(seed):
     windows = move_views(sample(), APART, torch.Generator().manual_seed(seed), PoseConfig(share=1.0, max_rotation_deg=25, max_scale=0.2))
     for level in range(4):
         box = common_box(windows, level)
-        there = box.counterparts(box.places(torch.arange(box.labels.numel())))
+        places = box.places(torch.arange(box.labels.numel()))
+        exact = box.counterparts(places)
+        torch.testing.assert_close(box.origins(exact), places.float(), atol=1e-3, rtol=0)
+        there = exact.round().long()
         assert there.min() >= 0 and (there < torch.tensor(box.shape)).all()
 
 
