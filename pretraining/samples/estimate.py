@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
+from itertools import islice
 from pathlib import Path
 
 from pretraining.errors import InputError
 from pretraining.samples.shards import PackedSample
+from pretraining.samples.store import MissingSamples
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +20,7 @@ TRIALS, TRIAL_SECONDS = 8, 2.0
 
 
 def tried(
-    make: Callable[[int], PackedSample], indices: Sequence[int], store: Path, *, workers: int, others: int = 0
+    make: Callable[[int], PackedSample], indices: Collection[int] | MissingSamples, store: Path, *, workers: int, others: int = 0
 ) -> list[tuple[int, PackedSample]]:
     """Make the first few of ``indices``, and say how long all of them will take and how much disk.
 
@@ -39,7 +41,7 @@ def tried(
     """
     made: list[tuple[int, PackedSample]] = []
     times = [time.monotonic()]
-    for index in indices[:TRIALS]:
+    for index in islice(indices, TRIALS):
         made.append((index, make(index)))
         times.append(time.monotonic())
         if len(made) > 1 and times[-1] - times[1] > TRIAL_SECONDS:

@@ -11,7 +11,7 @@ import torch
 
 from pretraining.errors import CommandFailed, InputError
 from pretraining.samples.estimate import tried
-from pretraining.samples.store import absent_samples, agreed_config, begin_store
+from pretraining.samples.store import MissingSamples, agreed_config, begin_store
 from pretraining.samples.synthesize import Request, Share, sample_maker, synthesize
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def submit(
 
     Parameters
     ----------
-    shares : jobs.
+    shares : jobs, at most one for each file.
     workers : cores of each.
     minutes : limit of each; one that runs into it queues again by itself.
     partition : of the cluster; None: its default. All else can be set by Slurm's own variables, such as ``SBATCH_ACCOUNT``.
@@ -90,8 +90,9 @@ def submit(
     # A job starts in another folder.
     store = store.absolute()
     config = agreed_config(store, request.config())
+    shares = min(shares, config.shard_count)
     if request.device == "cpu" or torch.cuda.is_available():  # a login node may have no GPU to try
-        tried(sample_maker(request), absent_samples(store, config), store, workers=shares * workers)
+        tried(sample_maker(request), MissingSamples.on_disk(store, config), store, workers=shares * workers)
     begin_store(store, config)
     folder = store / LOGS
     executor = submitit.AutoExecutor(folder=folder, cluster=cluster, slurm_max_num_timeout=SITTINGS)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +30,9 @@ CONFIG = "config.json"
 MANIFEST = "manifest.jsonl"
 MAX_SHARD_SAMPLES = 16
 MANY_FILES = 1000
+MAX_COUNT = 2**40
+"""Samples are numbered below this; higher numbers validate."""
+_SHARD_NAME = re.compile(r"shard-(\d+)\.b2nd")
 AGAIN = "run the same `anatomix-pretrain synthesize` command again, which makes what is missing"
 REPAIR = "run the same `anatomix-pretrain synthesize` command again with --verify, which makes damaged files anew"
 
@@ -63,6 +67,8 @@ class StoreConfig:
     def __post_init__(self) -> None:
         if self.count < 1 or self.shard_samples < 1:
             raise ValueError(f"expected at least one sample, and one in a file, got {self.count} and {self.shard_samples}")
+        if self.count > MAX_COUNT:
+            raise ValueError(f"expected at most {MAX_COUNT} samples, got {self.count}")
         if not 0 <= self.seed < SEED_LIMIT:
             raise ValueError(f"the seed must be an integer from 0 to 2**63 - 1, got {self.seed}")
 
@@ -88,10 +94,52 @@ def shard_path(store: Path, config: StoreConfig, shard: int) -> Path:
     return store / f"shard-{config.indices(shard)[0]:07d}.b2nd"
 
 
-def absent_samples(store: Path, config: StoreConfig) -> list[int]:
-    """Indices of all samples whose file is not there."""
-    shards = (shard for shard in range(config.shard_count) if not shard_path(store, config, shard).is_file())
-    return [index for shard in shards for index in config.indices(shard)]
+def present_shards(store: Path, config: StoreConfig) -> frozenset[int]:
+    """Find the shards whose file is there, by listing the folder: a store of any size is begun at once."""
+    found = set()
+    for path in store.glob("shard-*.b2nd"):
+        if (match := _SHARD_NAME.fullmatch(path.name)) and path.is_file():
+            shard, rest = divmod(int(match[1]), config.shard_samples)
+            if not rest and shard < config.shard_count and path == shard_path(store, config, shard):
+                found.add(shard)
+    return frozenset(found)
+
+
+@dataclass(frozen=True)
+class MissingSamples:
+    """Indices of samples still to be made, in order; takes memory for what is there, not for what is missing.
+
+    Args:
+        config: Of the store.
+        shards: Those looked at, a share of the store.
+        present: Those of them that need not be made.
+    """
+
+    config: StoreConfig
+    shards: range
+    present: frozenset[int]
+
+    @classmethod
+    def on_disk(cls, store: Path, config: StoreConfig, shards: range | None = None) -> MissingSamples:
+        """The samples of ``shards``, by default all, whose file is not there."""
+        shards = range(config.shard_count) if shards is None else shards
+        return cls(config, shards, frozenset(shard for shard in present_shards(store, config) if shard in shards))
+
+    @property
+    def shard_count(self) -> int:
+        """Of the shards to be made."""
+        return len(self.shards) - len(self.present)
+
+    def __iter__(self) -> Iterator[int]:
+        for shard in self.shards:
+            if shard not in self.present:
+                yield from self.config.indices(shard)
+
+    def __len__(self) -> int:
+        config, last = self.config, self.config.shard_count - 1
+        full = self.shard_count * config.shard_samples
+        shorter = last in self.shards and last not in self.present
+        return full - (config.shard_samples - len(config.indices(last))) * shorter
 
 
 class Store:
@@ -141,7 +189,7 @@ def open_store(path: str | Path) -> Store:
     config = read_store_config(path)
     manifest = path / MANIFEST
     if not manifest.is_file():
-        there = sum(shard_path(path, config, shard).is_file() for shard in range(config.shard_count))
+        there = len(present_shards(path, config))
         raise InputError(f"{path} is not finished: {there} of its {config.shard_count} shards are there; {AGAIN}")
     checksums: list[str] = []
     try:
@@ -214,9 +262,9 @@ def finish_store(store: Path) -> int:
     Several processes may find that theirs was the last: they write the same.
     """
     config = read_store_config(store)
-    files = [shard_path(store, config, shard) for shard in range(config.shard_count)]
-    if missing := sum(not file.is_file() for file in files):
+    if missing := config.shard_count - len(present_shards(store, config)):
         return missing
+    files = [shard_path(store, config, shard) for shard in range(config.shard_count)]
     lines = list(_manifest(config, files))
     if len(lines) == len(files):
         write_text(store / MANIFEST, "".join(f"{json.dumps(line)}\n" for line in lines))

@@ -9,11 +9,11 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
@@ -29,7 +29,16 @@ from pretraining.errors import CommandFailed, InputError, Interrupted
 from pretraining.processes import ProcessLost, finished
 from pretraining.samples.estimate import tried
 from pretraining.samples.shards import PackedSample, pack, read_shard, verify_shard, write_shard
-from pretraining.samples.store import StoreConfig, absent_samples, agreed_config, begin_store, finish_store, samples_per_shard, shard_path
+from pretraining.samples.store import (
+    MAX_COUNT,
+    MissingSamples,
+    StoreConfig,
+    agreed_config,
+    begin_store,
+    finish_store,
+    samples_per_shard,
+    shard_path,
+)
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +84,8 @@ class Request:
         check_bank(self.bank, self.engine)
         if self.count < 1:
             raise InputError(f"expected --count of at least 1, got {self.count}")
+        if self.count > MAX_COUNT:
+            raise InputError(f"expected --count of at most {MAX_COUNT}, got {self.count}")
         if self.device not in ("cpu", "cuda"):
             raise InputError(f"expected --device cpu or cuda, got {self.device!r}")
         if not 0 <= self.seed < SEED_LIMIT:
@@ -128,37 +139,36 @@ def synthesize(request: Request, store: Path, *, share: Share | None = None, wor
     own = range(share.number, config.shard_count, share.of)
     with _told_how_to_go_on(store), _sigterm_interrupts():
         missing = _missing(store, config, own, workers=max(1, workers), verify=verify)
-        log.info("%s, share %s: %d of %d shards are there", store, share, len(own) - len(missing), len(own))
+        log.info("%s, share %s: %d of %d shards are there", store, share, len(missing.present), len(own))
         _make(request, store, config, missing, workers=max(1, workers))
         still_missing = finish_store(store)
     log.info("%s: %s", store, f"{still_missing} shards are still missing" if still_missing else f"all {config.count} samples are there")
     return still_missing
 
 
-def _make(request: Request, store: Path, config: StoreConfig, shards: Sequence[int], *, workers: int) -> None:
-    shard_of = {index: shard for shard in shards for index in config.indices(shard)}
-    indices = list(shard_of)
+def _make(request: Request, store: Path, config: StoreConfig, indices: MissingSamples, *, workers: int) -> None:
     make = sample_maker(request)
-    others = len(set(absent_samples(store, config)).difference(indices))
+    others = len(MissingSamples.on_disk(store, config)) - len(MissingSamples.on_disk(store, config, indices.shards))
     first = tried(make, indices, store, workers=workers, others=others)
     begin_store(store, config)
     if not indices:
         return
-    rest = indices[len(first) :]
+    rest = islice(indices, len(first), None)
     samples: dict[int, PackedSample] = {}
     # A job's log should not fill with bars.
     bar = tqdm(total=len(indices), unit="sample", dynamic_ncols=True, mininterval=1.0 if sys.stderr.isatty() else 30.0)
-    made = finished(make, rest, processes=max(1, min(workers, len(rest))))
+    made = finished(make, rest, processes=max(1, min(workers, len(indices) - len(first))))
     # Written beside: a process that waits for its disk would let the workers wait for their next sample. One at a time, to bound memory.
     writing: Future[None] | None = None
     with logging_redirect_tqdm([logging.getLogger()]), bar, closing(made), ThreadPoolExecutor(1) as writer:
         for index, sample in chain(first, made):
             samples[index] = sample
-            wanted = config.indices(shard_of[index])
+            shard = index // config.shard_samples
+            wanted = config.indices(shard)
             if all(i in samples for i in wanted):
                 if writing:
                     writing.result()
-                path, content = shard_path(store, config, shard_of[index]), [samples.pop(i) for i in wanted]
+                path, content = shard_path(store, config, shard), [samples.pop(i) for i in wanted]
                 writing = writer.submit(write_shard, path, content, store=config.digest, first=wanted[0], side=config.engine.side)
             bar.update()
         if writing:
@@ -174,18 +184,19 @@ def _make_sample(bank: TemplateBank, engine: EngineConfig, seed: int, device: st
     return pack(synthesize_stored(bank, engine, seed=seed, index=index, device=device))
 
 
-def _missing(store: Path, config: StoreConfig, shards: Sequence[int], *, workers: int, verify: bool) -> list[int]:
-    """Shards to be made, in order."""
+def _missing(store: Path, config: StoreConfig, shards: range, *, workers: int, verify: bool) -> MissingSamples:
+    """Samples of ``shards`` to be made: those whose file is not there or not what it should be."""
     find = functools.partial(_fault, store, config, verify)
+    there = sorted(MissingSamples.on_disk(store, config, shards).present)
     faults: dict[int, str | None] = {}
     # Without decoding, a process would take longer to start than to do it.
-    with closing(finished(find, shards, processes=workers if verify else 1)) as found:
-        for shard, fault in tqdm(found, total=len(shards), unit="shard", desc="verifying", dynamic_ncols=True, disable=not verify):
+    with closing(finished(find, there, processes=workers if verify else 1)) as found:
+        for shard, fault in tqdm(found, total=len(there), unit="shard", desc="verifying", dynamic_ncols=True, disable=not verify):
             faults[shard] = fault
-    for shard in shards:
+    for shard in there:
         if faults[shard]:
             log.warning("made anew: %s", faults[shard])
-    return [shard for shard in shards if faults[shard] is not None]
+    return MissingSamples(config, shards, frozenset(shard for shard in there if faults[shard] is None))
 
 
 def _fault(store: Path, config: StoreConfig, verify: bool, number: int) -> str | None:

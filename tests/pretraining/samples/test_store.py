@@ -16,11 +16,13 @@ from pretraining.engine.synthesis import EngineConfig, synthesize_stored
 from pretraining.errors import InputError
 from pretraining.samples.shards import pack, write_shard
 from pretraining.samples.store import (
+    MissingSamples,
     StoreConfig,
     agreed_config,
     begin_store,
     finish_store,
     open_store,
+    present_shards,
     read_store_config,
     samples_per_shard,
 )
@@ -35,6 +37,25 @@ def test_every_sample_has_one_place_and_files_are_few(count):
     assert list(chain.from_iterable(shards)) == list(range(count))
     assert len(shards) <= max(2_000, count / 16)
     assert count > 100 or len(shards) == count, "few samples still keep many processes busy"
+
+
+@pytest.mark.parametrize("shards", [range(0, 4), range(1, 4, 2), range(0, 4, 3), range(2, 2)])
+@pytest.mark.parametrize("present", [(), (3,), (0, 2), (0, 1, 2, 3)])
+def test_missing_samples_are_counted_as_they_are_listed(shards, present):
+    config = replace(CONFIG, count=11, shard_samples=3)
+    missing = MissingSamples(config, shards, frozenset(present) & frozenset(shards))
+    expected = [index for shard in shards if shard not in present for index in range(3 * shard, min(3 * shard + 3, 11))]
+    assert list(missing) == expected and len(missing) == len(expected)
+    assert missing.shard_count == len([shard for shard in shards if shard not in present])
+
+
+def test_only_files_of_this_store_are_there(store_folder):
+    config = read_store_config(store_folder)
+    for name in ("shard-0000002.b2nd", "shard-0000012.b2nd", "shard-4.b2nd", "shard-x.b2nd", "old-shard-0000000.b2nd"):
+        (store_folder / name).touch()
+    (store_folder / "shard-0000008.b2nd").unlink()
+    assert present_shards(store_folder, config) == {0, 1}
+    assert present_shards(store_folder / "nowhere", config) == frozenset()
 
 
 def test_samples_come_back_in_any_order_and_in_another_process(pristine_store, request_of):

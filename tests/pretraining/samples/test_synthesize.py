@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -26,7 +27,7 @@ from pretraining.learning.train_config import TrainConfig
 from pretraining.processes import ProcessLost
 from pretraining.samples import synthesize as module
 from pretraining.samples.shards import pack
-from pretraining.samples.store import begin_store, open_store
+from pretraining.samples.store import begin_store, finish_store, open_store
 from pretraining.samples.synthesize import Share, synthesize
 
 
@@ -300,3 +301,25 @@ def test_from_templates_through_a_store_to_a_training(run, bank_file, tmp_path):
         with pytest.raises(SystemExit, match=named):
             run(*arguments)
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("share", [(), ("--shard", "3/7"), ("--executor", "slurm", "--shards", 10**9)])
+def test_a_count_beyond_any_disk_is_answered_at_once(run, bank_file, tmp_path, monkeypatch, share):
+    monkeypatch.setattr("pretraining.samples.estimate.shutil.disk_usage", lambda _: SimpleNamespace(free=10**11))
+    monkeypatch.setattr("submitit.SlurmExecutor.affinity", lambda: 2)
+    start = ("synthesize", "--templates", bank_file, "--out", "store", "--engine.side", 16, *share)
+    began = time.monotonic()
+    with pytest.raises(SystemExit, match=r"\d{9,10} samples need about .* GB, the disk of .* has 100\.0 GB free; make room"):
+        run(*start, "--count", 10**9)
+    with pytest.raises(SystemExit, match="--count of at most 1099511627776, got"):
+        run(*start, "--count", 10**30)
+    assert time.monotonic() - began < 30 and not (tmp_path / "store").exists()
+
+
+def test_a_store_begun_with_a_huge_count_is_found_unfinished_at_once(run, request_of, tmp_path):
+    begin_store(tmp_path / "store", request_of(count=10**9, engine=EngineConfig(side=32)).config())
+    began = time.monotonic()
+    with pytest.raises(SystemExit, match="0 of its 62500000 shards are there"):
+        run("train", "--samples", "store", "--out", "run", "--device", "cpu")
+    assert finish_store(tmp_path / "store") == 62500000
+    assert time.monotonic() - began < 30
