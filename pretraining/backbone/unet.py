@@ -126,6 +126,8 @@ class UNet(nn.Module):
 
         Every feature then depends on what lies near its voxel alone, not on what else the window shows. Scale and shift are still learned.
         """
+        if self._frozen_statistics:
+            return self
         self._frozen_statistics = True
         return self.train(self.training)
 

@@ -39,6 +39,10 @@ class StepBudget:
         """Whether the training ends after ``step`` steps."""
         return step >= self._steps
 
+    def progress(self, step: int) -> float:
+        """Share of the training that is done after ``step`` steps, in [0, 1]."""
+        return step / self._steps
+
     def rate(self, step: int, config: OptimizerConfig) -> float:
         """Learning rate of ``step`` (from 0)."""
         return rate_at(step, self._steps, config)
@@ -101,6 +105,10 @@ class TimeBudget:
         progress = self._clock.seconds / usable if usable > 0 else float(step > 0)
         self._progress = min(1.0, from_first_rank(progress, self._ranks))
         return self._progress >= 1
+
+    def progress(self, step: int) -> float:
+        """Share of the training that is done, in [0, 1], as of when :meth:`over` was asked last."""
+        return self._progress
 
     def rate(self, step: int, config: OptimizerConfig) -> float:
         """Learning rate of ``step`` (from 0), as of when :meth:`over` was asked last."""

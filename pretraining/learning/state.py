@@ -56,8 +56,6 @@ class TrainingState:
         model.load_state_dict(checkpoint.model)
         layout = torch.channels_last_3d if config.channels_last else torch.contiguous_format
         self.model = model.to(device, memory_format=layout).train()
-        if config.statistics == "frozen":
-            self.model.backbone.freeze_statistics()
         share_forgetting(self.model, ranks)
         self.parameters = list(self.model.parameters())
         optimizer = config.optimizer

@@ -137,6 +137,8 @@ def _loop(run: Path, state: TrainingState, samples: Iterator, source: Source, bu
     done = checkpoint.step
     last = budget.over(done)
     while not last:
+        if budget.progress(done) >= config.freeze_statistics_after:
+            state.model.backbone.freeze_statistics()
         state.step(budget.rate(done, config.optimizer), samples, window, stop)
         done += 1
         last = budget.over(done)

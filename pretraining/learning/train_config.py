@@ -23,9 +23,9 @@ class TrainConfig:
     """Label maps a step, two views each; batch statistics and loss are per label map."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Of the backbone's convolutions; ``auto`` is bf16 where the device has units for it."""
-    statistics: Literal["batch", "frozen"] = "batch"
-    """Of the backbone's batch normalization: each batch's own, as in the paper, or ``frozen`` at the running averages of the weights that
-    the training starts from, so that it sees the network that will be evaluated."""
+    freeze_statistics_after: float = 1.0
+    """Share of the training after which the backbone's batch normalization keeps its running averages, so that training sees the network
+    that will be evaluated; 1: never, as in the paper; 0: from the start, for a training that starts from trained weights."""
     log_every: int = 10
     """Steps between two records of the log."""
     validate_every: int = 1_000
@@ -50,10 +50,10 @@ class TrainConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.average_decay < 1:
             raise ValueError(f"average_decay must be in [0, 1), got {self.average_decay}")
-        if self.statistics not in ("batch", "frozen"):
-            raise ValueError(f"statistics is 'batch' or 'frozen', got {self.statistics!r}")
-        if self.statistics == "frozen" and self.backbone.norm != "batch":
-            raise ValueError("statistics 'frozen' is for backbone.norm 'batch'; instance normalization has none to freeze")
+        if not 0 <= self.freeze_statistics_after <= 1:
+            raise ValueError(f"freeze_statistics_after must be in [0, 1], got {self.freeze_statistics_after}")
+        if self.freeze_statistics_after < 1 and self.backbone.norm != "batch":
+            raise ValueError("freeze_statistics_after is for backbone.norm 'batch'; instance norm has no running averages, leave it at 1")
         if self.precision not in ("auto", "bf16", "fp32"):
             raise ValueError(f"precision is 'auto', 'bf16' or 'fp32', got {self.precision!r}")
         contrastive = self.objective.kind == "contrastive"

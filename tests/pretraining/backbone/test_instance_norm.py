@@ -91,7 +91,7 @@ def test_frozen_statistics_stay_those_of_evaluation_in_training_and_let_scale_an
     net = trained(UNetConfig(**SMALL)).eval()
     scan = torch.rand((2, 1, 16, 8, 12), generator=generator())
     expected, before = net(scan).detach(), {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    net.freeze_statistics().train()
+    net.freeze_statistics().freeze_statistics().train()
     output = net(scan)
     torch.testing.assert_close(output, expected)
     output.square().sum().backward()

@@ -37,8 +37,11 @@ def banks() -> dict[bool, TemplateBank]:
 def in_small(name: str, banks: dict[bool, TemplateBank]) -> tuple[TrainConfig, nn.Module, Callable[[int], Any]]:
     """Configuration, model, and index → sample of a preset."""
     config = load_preset(TrainConfig, name)
-    engine = replace(config.engine, side=32)
-    model = build(lambda: make_objective(config.objective, UNetConfig(width=8)), torch.Generator().manual_seed(0))
+    contrastive = config.objective.contrastive
+    shift = min(contrastive.max_shift_vox, 16)
+    objective = replace(config.objective, contrastive=replace(contrastive, max_shift_vox=shift))
+    engine = replace(config.engine, side=32 + shift)
+    model = build(lambda: make_objective(objective, UNetConfig(width=8)), torch.Generator().manual_seed(0))
     make = sample_maker(config.objective)
     return config, model, lambda index: make(banks[engine.labels.anatomy > 0], engine, seed=0, index=index)
 

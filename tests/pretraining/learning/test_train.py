@@ -304,3 +304,17 @@ def test_every_preset_is_valid(name):
 def test_a_wrong_config_is_refused_by_name(wrong, named):
     with pytest.raises(InputError, match=named):
         from_dict(TrainConfig, wrong)
+
+
+@pytest.mark.parametrize(("after", "batches"), [(0.0, 0), (0.5, 3), (1.0, 6)])
+def test_running_averages_are_kept_after_the_share_that_is_asked_for(tmp_path, bank, after, batches):
+    checkpoint = train(tmp_path, replace(TINY, freeze_statistics_after=after), bank, device="cpu", workers=0)
+    assert checkpoint.model["backbone.stem.norm.num_batches_tracked"] == batches
+    assert (checkpoint.model["backbone.stem.norm.running_mean"] == 0).all() == (batches == 0)
+
+
+def test_running_averages_of_a_network_without_any_are_refused():
+    with pytest.raises(ValueError, match="freeze_statistics_after is for"):
+        replace(TINY, freeze_statistics_after=0.5, backbone=UNetConfig(width=2, poolings=2, norm="instance"))
+    with pytest.raises(ValueError, match=r"in \[0, 1\]"):
+        replace(TINY, freeze_statistics_after=1.5)
