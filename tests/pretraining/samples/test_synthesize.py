@@ -56,7 +56,9 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def command(bank: Path, out: Path, *flags: object) -> list[str]:
-    options = ["--templates", bank, "--out", out, "--seed", 3, "--engine.side", 48, *flags]
+    # The paper's engine has the defaults, as `request_of` does.
+    preset = [] if "--preset" in flags else ["--preset", "paper"]
+    options = ["--templates", bank, "--out", out, "--seed", 3, *preset, "--engine.side", 48, *flags]
     return [sys.executable, "-m", "pretraining", "synthesize", *map(str, options)]
 
 
