@@ -12,11 +12,11 @@ from torch import Tensor
 
 from nnunet_anatomix.other_network import suited_side
 from nnunet_anatomix.other_weights import OtherWeights
-from nnunet_anatomix.registration.scans import checked_scan
 from nnunet_anatomix.registration.warp import image_tensor
 from pretraining.backbone.weights import Weights
 from pretraining.byte_sizes import format_bytes
 from pretraining.errors import InputError
+from pretraining.imaging.scans import checked_scan
 from pretraining.inference import Clip, padded_shape, rescaled, sliding_window_features, whole_volume_features
 from pretraining.inference_memory import LARGEST_SIDE, available_bytes, peak_bytes, window_for
 from pretraining.precision import has_bf16_units

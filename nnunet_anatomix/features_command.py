@@ -46,9 +46,9 @@ def features(
     from nnunet_anatomix.feature_pictures import draw_features
     from nnunet_anatomix.features import extract_features, isotropic
     from nnunet_anatomix.other_weights import feature_weights
-    from nnunet_anatomix.registration.scans import checked_scan, read_image
     from pretraining.byte_sizes import parse_bytes
     from pretraining.device import named_device
+    from pretraining.imaging.scans import checked_scan, read_image
 
     ending = feature_ending(out)
     limit = None if memory == "auto" else parse_bytes(memory)

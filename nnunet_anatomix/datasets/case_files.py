@@ -11,9 +11,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_anatomix.datasets.layout import SourceCase
-from nnunet_anatomix.registration.scans import checked_scan, read_image, same_grid
 from pretraining.atomic import written_whole
 from pretraining.errors import InputError
+from pretraining.imaging.scans import checked_scan, read_image, same_grid
 
 log = logging.getLogger(__name__)
 

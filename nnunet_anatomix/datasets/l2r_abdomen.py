@@ -32,8 +32,8 @@ from nnunet_anatomix.datasets.layout import (
 )
 from nnunet_anatomix.datasets.raw_dataset import SegmentationDataset
 from nnunet_anatomix.datasets.registration_pairs import PairRow, PairSettings, write_pairs
-from nnunet_anatomix.registration.scans import read_image
 from pretraining.errors import InputError
+from pretraining.imaging.scans import read_image
 
 _TITLE = "L2R AbdomenMRCT"
 _COUNTS = Counts(training=24, validation=12, test=12)

@@ -20,7 +20,7 @@ from torch.optim import Adam, Optimizer
 from tqdm import tqdm
 
 from nnunet_anatomix.finetuning.augmentation import imperfect_earlier_stage, initial_patch_size, modalities_of, table9
-from nnunet_anatomix.finetuning.labels import require_foreground
+from nnunet_anatomix.finetuning.labels import require_labels
 from nnunet_anatomix.finetuning.network import AnatomixNetwork
 from nnunet_anatomix.finetuning.recipe import recipe_of, whole_number
 from nnunet_anatomix.finetuning.schedule import RatePerIteration, parameter_groups
@@ -74,7 +74,7 @@ class AnatomixTrainer(nnUNetTrainer):
         # nnU-Net's constructor makes the output folder: what can be checked is checked before.
         self.recipe = recipe_of(plans)
         self.seed = whole_number("ANATOMIX_SEED", os.environ, least=0)
-        require_foreground(plans["dataset_name"], dataset_json["labels"])
+        require_labels(plans["dataset_name"], dataset_json)
         if configuration not in plans["configurations"]:
             raise InputError(f"{plans['plans_name']} has no configuration '{configuration}'; it has {sorted(plans['configurations'])}")
         backbone_of(PlansManager(plans).get_configuration(configuration))

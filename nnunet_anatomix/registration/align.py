@@ -28,7 +28,6 @@ from nnunet_anatomix.registration.atlas import (
 )
 from nnunet_anatomix.registration.descriptors import DescriptorConfig
 from nnunet_anatomix.registration.initial import Start, best_start
-from nnunet_anatomix.registration.scans import checked_labels, read_image
 from nnunet_anatomix.registration.warp import (
     LARGEST_FIELD,
     near_isotropic_grid,
@@ -38,6 +37,7 @@ from pretraining.atomic import write_text, written_whole
 from pretraining.backbone.unet import UNet
 from pretraining.backbone.weights import Weights
 from pretraining.errors import CommandFailed, InputError, Interrupted
+from pretraining.imaging.scans import checked_labels, read_image
 from pretraining.inference import Clip
 from pretraining.interruption import Stop, stop_requests
 

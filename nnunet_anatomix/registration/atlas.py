@@ -19,7 +19,6 @@ import SimpleITK as sitk
 import torch
 from scipy.linalg import expm, logm
 
-from nnunet_anatomix.registration.scans import checked_scan, read_image
 from nnunet_anatomix.registration.warp import (
     coverage,
     image_tensor,
@@ -28,6 +27,7 @@ from nnunet_anatomix.registration.warp import (
     tensor_image,
 )
 from pretraining.errors import InputError
+from pretraining.imaging.scans import checked_scan, read_image
 from pretraining.inference import Clip
 
 log = logging.getLogger(__name__)

@@ -15,10 +15,10 @@ from torch.nn import functional
 
 from nnunet_anatomix.registration.affine import APART, Described, Stage, agreement, descended, matching_translation
 from nnunet_anatomix.registration.descriptors import DescriptorConfig, Scan, described
-from nnunet_anatomix.registration.scans import read_image
 from nnunet_anatomix.registration.warp import coverage, grid_of_cubes, image_tensor, near_isotropic_grid, resampled
 from pretraining.backbone.unet import UNet
 from pretraining.errors import InputError
+from pretraining.imaging.scans import read_image
 from pretraining.inference import Clip
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def file_start(path: Path, fixed: sitk.Image, moving: sitk.Image) -> Start:
     except RuntimeError:
         transform = None
     if transform is None:
-        field = read_image(path, "initial transform")
+        field = read_image(path, "initial transform", vectors=True)
         if field.GetDimension() != 3 or field.GetNumberOfComponentsPerPixel() != 3:
             raise InputError(f"initial transform: {path} is neither a transform of ITK's nor a displacement field of 3 components")
         transform = sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64))

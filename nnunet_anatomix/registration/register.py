@@ -23,7 +23,6 @@ from nnunet_anatomix.registration.convexadam import ConvexAdamConfig, convex_ada
 from nnunet_anatomix.registration.descriptors import DescriptorConfig, Scan, described, descriptors
 from nnunet_anatomix.registration.initial import Start, best_start, file_start, header_start
 from nnunet_anatomix.registration.memory import fitted
-from nnunet_anatomix.registration.scans import checked_labels, checked_scan
 from nnunet_anatomix.registration.warp import (
     coverage,
     displacement_of,
@@ -37,6 +36,7 @@ from nnunet_anatomix.registration.warp import (
 from pretraining.backbone.unet import UNet
 from pretraining.backbone.weights import Weights, find_weights, load_weights
 from pretraining.errors import InputError
+from pretraining.imaging.scans import checked_labels, checked_scan
 from pretraining.inference import Clip
 from pretraining.inference_memory import available_bytes
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from nnunet_anatomix.registration.descriptors import Scan
 from nnunet_anatomix.registration.lists import numbered_pair, read_list
 from nnunet_anatomix.registration.metrics import dice_by_label, shared_labels
-from nnunet_anatomix.registration.scans import checked_labels, checked_scan, read_image
 from nnunet_anatomix.registration.warp import coverage, image_tensor, resampled, warped
 from pretraining.errors import InputError
+from pretraining.imaging.scans import checked_labels, checked_scan, read_image
 from pretraining.inference import Clip
 
 IMAGES = ("fixed", "moving", "fixed_labels", "moving_labels")

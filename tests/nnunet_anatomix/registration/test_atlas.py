@@ -15,9 +15,9 @@ from scipy.linalg import expm, logm
 from nnunet_anatomix.registration.align import align_scans
 from nnunet_anatomix.registration.align_command import align, read_atlas_scans
 from nnunet_anatomix.registration.atlas import affine_transform, homogeneous, mean_pose
-from nnunet_anatomix.registration.scans import same_grid
 from nnunet_anatomix.registration.warp import resampled
 from pretraining.errors import CommandFailed, InputError
+from pretraining.imaging.scans import same_grid
 
 SHAPE, SPACING_MM = (40, 34, 44), 1.5
 NAMES = ("a", "b", "c", "d")
