@@ -47,10 +47,12 @@ def features(
     from nnunet_anatomix.features import extract_features, isotropic
     from nnunet_anatomix.other_weights import feature_weights
     from pretraining.byte_sizes import parse_bytes
+    from pretraining.common.outputs import try_file
     from pretraining.device import named_device
     from pretraining.imaging.scans import checked_scan, read_image
 
     ending = feature_ending(out)
+    try_file(out)
     limit = None if memory == "auto" else parse_bytes(memory)
     runs_on = named_device(device)
     loaded = feature_weights(weights)

@@ -16,6 +16,7 @@ from pretraining.aligned import COUNT
 from pretraining.artefact_page import artefact_page
 from pretraining.backbone.weights import export_published, find_weights, load_weights, save_weights
 from pretraining.command_line import run_commands
+from pretraining.common.outputs import try_file, try_folder
 from pretraining.config import load_preset, read_json
 from pretraining.device import named_device
 from pretraining.engine.bank_building import build_bank
@@ -134,6 +135,8 @@ def judge(
         voxels: Drawn in each subject.
         seed: Of the drawing, of the random network and of the samples.
     """
+    if json:
+        try_file(json, "--json")
     place = named_device(device)
     path = find_weights(weights)
     loaded = load_weights(path)
@@ -165,6 +168,7 @@ def _preview(default: TrainConfig) -> Callable[..., None]:
             count: Samples to draw.
             config: Configuration.
         """
+        try_file(out)
         bank = _bank(templates)
         check_bank(bank, config.engine)
         if page == "samples":
@@ -287,6 +291,7 @@ def sweep(
     from pretraining.learning.sweep import read_variants
     from pretraining.learning.sweep import sweep as run_sweep
 
+    try_folder(out)
     base = load_preset(TrainConfig, preset)
     log.info("%s", run_sweep(read_variants(variants, base), _bank(templates), data, out, minutes=minutes, device=device))
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import SimpleITK as sitk
 
 import nnunet_anatomix
 from nnunet_anatomix.clinical.channel_words import shown
@@ -40,9 +39,11 @@ from nnunet_anatomix.clinical.sources import SOURCES, CaseSource, image_file, re
 from nnunet_anatomix.clinical.structures import Structures, checked_labels
 from nnunet_anatomix.clinical.volumes import measured_volumes
 from pretraining.atomic import written_whole
+from pretraining.common.outputs import try_folder
 from pretraining.engine.label_files import is_label_file, stem
 from pretraining.errors import CommandFailed, InputError, Interrupted
 from pretraining.imaging.scans import read_image
+from pretraining.imaging.writing import save_image
 from pretraining.interruption import stop_requests
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def deliver(predictions: Path, delivery: Delivery) -> int:
     """
     files = _predicted(predictions)
     _require_apart(predictions, delivery)
+    try_folder(delivery.destination, "DST")
     if waiting := [path.stem for path in sorted((delivery.intake / SOURCES).glob("*.json")) if path.stem not in files]:
         log.info("%d cases of the intake have no prediction: %s", len(waiting), _some(waiting))
     failed: dict[str, str] = {}
@@ -189,7 +191,7 @@ def _written(record: Record, labels: np.ndarray, source: CaseSource, delivery: D
         notes.append(_NO_SEG)
     if delivery.format != "dicom" or not is_dicom:
         image = image_on(source.grid, labels)
-        writers[NIFTI] = lambda path: sitk.WriteImage(image, str(path), useCompression=True)
+        writers[NIFTI] = lambda path: save_image(path, image)
     if delivery.overview:
         figure = _overview(record, labels, source, delivery)
         writers[OVERVIEWS] = lambda path: figure.savefig(path, format="png")

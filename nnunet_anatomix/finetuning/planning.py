@@ -33,6 +33,7 @@ from nnunet_anatomix.finetuning.recipe import BLOCK, Recipe
 from pretraining.atomic import write_text
 from pretraining.backbone.unet import UNetConfig
 from pretraining.backbone.weights import find_weights, load_weights
+from pretraining.common.outputs import try_file
 from pretraining.config import from_dict, read_json, to_dict
 from pretraining.errors import InputError
 
@@ -178,6 +179,7 @@ def write_plan(
     if target <= 0 or (spacing_mm is not None and (len(spacing_mm) != 3 or min(spacing_mm) <= 0)):
         raise InputError(f"expected a memory target above 0 GB and three spacings above 0 mm, found {target} and {spacing_mm}")
     raw = find_dataset(dataset)
+    try_file(Path(nnUNet_preprocessed) / raw.name / f"{plans_name}.json", "nnUNet_preprocessed")
     check_cases(raw)
     plan = anatomix_plan(
         _stock_plan(raw, plans_name, template.geometry, spacing_mm),

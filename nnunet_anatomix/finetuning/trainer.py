@@ -25,9 +25,9 @@ from nnunet_anatomix.finetuning.network import AnatomixNetwork
 from nnunet_anatomix.finetuning.recipe import recipe_of, whole_number
 from nnunet_anatomix.finetuning.schedule import RatePerIteration, parameter_groups
 from nnunet_anatomix.finetuning.splits import STOCK_FOLDS, few_shot_splits
-from nnunet_anatomix.finetuning.stopping import stops_on_bad_input
+from nnunet_anatomix.finetuning.stopping import StoppedByInput, stops_on_bad_input
 from nnunet_anatomix.finetuning.transfer import start_from, weights_of
-from pretraining.atomic import write_text, written_whole
+from pretraining.common.atomic import NotWritten, atomic_write, write_text
 from pretraining.errors import InputError
 
 NETWORK = f"{AnatomixNetwork.__module__}.{AnatomixNetwork.__qualname__}"
@@ -130,8 +130,11 @@ class AnatomixTrainer(nnUNetTrainer):
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)
             return
-        with written_whole(filename) as partial:
-            super().save_checkpoint(str(partial))
+        try:
+            with atomic_write(filename) as partial:
+                super().save_checkpoint(str(partial))
+        except NotWritten as error:  # the checkpoint before is still there, to continue from
+            raise StoppedByInput(f"Error: {error}") from None
 
     def configure_optimizers(self) -> tuple[Optimizer, RatePerIteration]:
         recipe, optimizer = self.recipe, self.recipe.optimizer

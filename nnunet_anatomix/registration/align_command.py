@@ -49,9 +49,11 @@ def align(
     from nnunet_anatomix.other_weights import feature_weights
     from nnunet_anatomix.registration.align import align_scans
     from nnunet_anatomix.registration.descriptors import DescriptorConfig
+    from pretraining.common.outputs import try_folder
     from pretraining.device import named_device
     from pretraining.precision import has_bf16_units
 
+    try_folder(out)
     runs_on = named_device(device)
     found = read_atlas_scans(scans, clip)
     features = weights != "none"

@@ -23,6 +23,9 @@ from torch import Tensor
 
 from nnunet_anatomix.registration.warp import displacement_of, tensor_image
 from pretraining.errors import CommandFailed, InputError
+from pretraining.imaging.rejection import Rejected
+from pretraining.imaging.scans import load_image
+from pretraining.imaging.writing import save_image
 
 # Of the package ants only its library is imported, which takes a tenth of a second rather than two. The default action of SIGPIPE, which
 # Python ignores, ends ANTs at its next iteration where the program that started it is gone.
@@ -128,13 +131,21 @@ def syn_displacement(
         folder = Path(name)
         for role, channels in (("fixed", fixed), ("moving", moving)):
             for channel, volume in enumerate(channels):
-                sitk.WriteImage(tensor_image(volume.float(), axes_only), str(folder / f"{role}{channel}.nii"))
+                save_image(folder / f"{role}{channel}.nii", tensor_image(volume.float(), axes_only))
         for role, mask in masks.items():
-            sitk.WriteImage(tensor_image(mask, axes_only), str(folder / f"{role}_mask.nii"))
+            save_image(folder / f"{role}_mask.nii", tensor_image(mask, axes_only))
         _run(package.submodule_search_locations[0], _arguments(config, metric, len(fixed), bool(masks), seed), folder, threads, progress)
-        fields = [sitk.ReadImage(str(folder / f"0{kind}.nii.gz"), sitk.sitkVectorFloat64) for kind in ("Warp", "InverseWarp")]
+        fields = [_field(folder / f"0{kind}.nii.gz") for kind in ("Warp", "InverseWarp")]
     forward, inverse = (displacement_of(sitk.DisplacementFieldTransform(field), axes_only).to(fixed.device) for field in fields)
     return forward, inverse
+
+
+def _field(path: Path) -> sitk.Image:
+    """A displacement field that ANTs wrote; its writer does not report a full disk either."""
+    try:
+        return sitk.Cast(load_image(path, vectors=True)[0], sitk.sitkVectorFloat64)
+    except Rejected as reason:
+        raise CommandFailed(f"ANTs' registration left a damaged file ({reason}); is there room in {path.parent.parent}?") from None
 
 
 def _masks(fixed: Tensor | None, moving: Tensor | None, shape: torch.Size) -> dict[str, Tensor]:

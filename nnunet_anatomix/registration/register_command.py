@@ -83,6 +83,7 @@ def register(
     from nnunet_anatomix.registration.descriptors import DescriptorConfig
     from nnunet_anatomix.registration.register import RegistrationConfig
     from pretraining.byte_sizes import parse_bytes
+    from pretraining.common.outputs import try_folder
     from pretraining.device import named_device
     from pretraining.errors import InputError
     from pretraining.precision import has_bf16_units
@@ -101,6 +102,7 @@ def register(
         raise InputError("name the scans with --fixed and --moving, or many of them with --pairs CSV")
     if features == "none" and not mind and solver == "convexadam":
         raise InputError("--features none with --no-mind leaves nothing to compare")
+    try_folder(out)
     runs_on = named_device(device)
     given = {"overlap": overlap, "feature_weight": 0.0 if features == "none" else feature_weight}
     described = DescriptorConfig(

@@ -49,6 +49,7 @@ def registration_search(
     from nnunet_anatomix.other_weights import feature_weights
     from nnunet_anatomix.registration.search import METHODS, grid_search
     from nnunet_anatomix.registration.search_pairs import read_search_pairs
+    from pretraining.common.outputs import try_folder
     from pretraining.device import named_device
     from pretraining.errors import InputError
     from pretraining.precision import has_bf16_units
@@ -56,6 +57,7 @@ def registration_search(
     if not methods:
         raise InputError("no methods to compare; name mind, features or both")
     found = read_search_pairs(pairs, fixed_clip=fixed_clip, moving_clip=moving_clip)
+    try_folder(out)
     runs_on = named_device(device)
     net = feature_weights(weights).network().to(runs_on) if "features" in methods else None
     chosen = {name: replace(METHODS[name], bf16=has_bf16_units(runs_on)) for name in methods}

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pretraining.byte_sizes import format_bytes
 from pretraining.common.completeness import Incomplete, check_complete
+from pretraining.common.outputs import blocking_file
 from pretraining.errors import CommandFailed, InputError
 
 _ABANDONED_AFTER_S = 3600
@@ -22,8 +23,12 @@ _FULL = 2**20
 """Bytes: a disk with less than this left is taken for full when a library fails to write and does not say why."""
 
 
-class NotWritten(CommandFailed):
+class NotWritten(CommandFailed, OSError):
     """A file that did not arrive on disk whole; an older one of its name is still there."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.errno = errno.ENOSPC
 
 
 @contextmanager
@@ -51,10 +56,9 @@ def atomic_write(path: str | Path, *, verify: Callable[[Path], None] | None = No
     path = Path(path)
     if path.is_dir():
         raise InputError(f"cannot write {path}: a folder has this name; move it away, or name another file")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise InputError(f"cannot write {path}: {error.filename} is a file, expected a folder; move it away, or name another") from None
+    if (obstacle := blocking_file(path.parent)) is not None:
+        raise InputError(f"cannot write {path}: {obstacle} is a file, expected a folder; move it away, or name another")
+    path.parent.mkdir(parents=True, exist_ok=True)
     prefix, suffix = f".{path.name.split('.')[0]}-", "".join(path.suffixes)
     for abandoned in path.parent.glob(f"{glob.escape(prefix)}????????{glob.escape(suffix)}"):
         with suppress(OSError):  # another process may be clearing up too
