@@ -86,6 +86,7 @@ def convert(job: CaseJob) -> Converted:
     What an earlier run made of it stays until all new images are complete on disk; the new link is written last. If the case turns out
     to be unusable, none of its files stay.
     """
+    image_file(job.destination, job.case, 0, job.file_ending).parent.mkdir(parents=True, exist_ok=True)
     channel = 0
     notes: list[str] = []
     try:
@@ -111,7 +112,6 @@ def convert(job: CaseJob) -> Converted:
     remove_case(job.destination, job.case)
     for source in written:
         path = image_file(job.destination, job.case, source.channel, job.file_ending)
-        path.parent.mkdir(exist_ok=True)
         (job.destination / CONVERTING / path.name).replace(path)
     write_source(job.destination, CaseSource(case=job.case, file_ending=job.file_ending, channels=tuple(written), grid=Grid.of(first)))
     return Converted(note="; ".join(notes))
