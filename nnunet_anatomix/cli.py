@@ -22,7 +22,7 @@ from nnunet_anatomix.reproduce.reproduce_command import reproduce
 from nnunet_anatomix.weights_command import weights
 from pretraining.command_line import run_commands
 from pretraining.common.outputs import try_folder
-from pretraining.errors import CommandFailed, InputError
+from pretraining.errors import CommandFailed, UsageError
 
 Datasets = Annotated[tuple[str, ...], tyro.conf.arg(aliases=["-d"])]
 MemoryTarget = Annotated[float | None, tyro.conf.arg(aliases=["-gpu_memory_target"])]
@@ -189,7 +189,7 @@ def evaluate(
 
         text = write_summary(folder, out)
     elif truth is None:
-        raise InputError("evaluate segmentation needs two folders: segmentations, and true ones of the same names")
+        raise UsageError("evaluate segmentation needs two folders: segmentations, and true ones of the same names")
     else:
         from nnunet_anatomix.segmentation_scores import evaluate_segmentation
 

@@ -23,7 +23,7 @@ from pretraining.engine.bank_building import build_bank
 from pretraining.engine.shapes import procedural_bank
 from pretraining.engine.synthesis import EngineConfig, check_bank
 from pretraining.engine.templates import TemplateBank
-from pretraining.errors import InputError
+from pretraining.errors import InputError, UsageError
 from pretraining.judge import judge_weights, table, write_scores
 from pretraining.learning.export import export_run
 from pretraining.learning.train import train as train_backbone
@@ -258,7 +258,7 @@ def _train(default: TrainConfig) -> Callable[..., None]:
             config: Configuration.
         """
         if templates and samples:
-            raise InputError("expected --templates or --samples, not both")
+            raise UsageError("expected --templates or --samples, not both")
         samples_from = open_store(samples) if samples else _bank(templates)
         checkpoint = train_backbone(
             out, config, samples_from, minutes=minutes, resume=resume, init_from=init_from, device=device, workers=workers

@@ -37,6 +37,7 @@ from pretraining.atomic import write_text
 from pretraining.backbone.unet import UNet
 from pretraining.backbone.weights import Weights
 from pretraining.errors import CommandFailed, InputError, Interrupted
+from pretraining.imaging.limits import check_spacing
 from pretraining.imaging.scans import checked_labels, read_image
 from pretraining.imaging.writing import write_image, write_transform
 from pretraining.inference import Clip
@@ -97,8 +98,9 @@ def align_scans(
     paper, descriptors of the scans are compared, not their labels across modalities, nor mutual information within one; the template is the
     mean, not the median, which would hold all scans at once; and the pose's mean is affine, not rigid.
     """
-    if rounds < 1 or (spacing_mm is not None and spacing_mm <= 0):
-        raise InputError(f"expected at least 1 round and a spacing above 0 mm, got {rounds} and {spacing_mm}")
+    if rounds < 1:
+        raise InputError(f"expected at least 1 round, got {rounds}")
+    check_spacing(spacing_mm)
     config = config or DescriptorConfig(**({} if weights else {"feature_weight": 0.0}))
     given = AtlasScan(name="atlas", scan=atlas, clip=atlas_clip) if atlas else None
     with stop_requests() as stop:

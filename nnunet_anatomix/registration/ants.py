@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -63,9 +64,9 @@ class AntsConfig:
         levels = len(self.iterations)
         if not levels or {len(self.shrink_factors), len(self.smoothing_sigmas_vox)} != {levels}:
             raise InputError(f"SyN's iterations, shrink_factors and smoothing_sigmas_vox need one entry per level each, found {self}")
-        if min(self.iterations) < 0 or min(self.shrink_factors) < 1 or min(self.smoothing_sigmas_vox) < 0:
+        if min(self.iterations) < 0 or min(self.shrink_factors) < 1 or not all(0 <= sigma < inf for sigma in self.smoothing_sigmas_vox):
             raise InputError(f"SyN needs iterations and smoothing_sigmas_vox >= 0 and shrink_factors >= 1, found {self}")
-        if self.gradient_step <= 0 or self.feature_weight <= 0 or not 0 < self.sampling <= 1:
+        if not 0 < self.gradient_step < inf or not 0 < self.feature_weight < inf or not 0 < self.sampling <= 1:
             raise InputError(f"SyN needs gradient_step > 0, feature_weight > 0 and 0 < sampling <= 1, found {self}")
         if self.mi_bins < 5:
             raise InputError(f"SyN needs mi_bins >= 5, as a histogram's outermost two bins on each side stay empty, found {self.mi_bins}")

@@ -17,6 +17,7 @@ from nnunet_anatomix.registration.affine import APART, Described, Stage, agreeme
 from nnunet_anatomix.registration.descriptors import DescriptorConfig, Scan, described
 from nnunet_anatomix.registration.warp import coverage, grid_of_cubes, image_tensor, near_isotropic_grid, resampled
 from pretraining.backbone.unet import UNet
+from pretraining.common.finite import require_finite
 from pretraining.errors import InputError
 from pretraining.imaging.scans import read_image
 from pretraining.inference import Clip
@@ -125,6 +126,7 @@ def best_start(
         after = agreement(ours, theirs, better)
         if after > score:
             found[name] = (after, better)
+    require_finite(torch.tensor([score for score, _ in found.values()]), "agreement of the scans")
     rivals = {name: round(score, 4) for name, (score, _) in found.items()}
     name = max(found, key=lambda name: found[name][0] + (_HEADER_BONUS if name == "header" else 0))
     score, transform = found[name]

@@ -316,7 +316,7 @@ def test_commands_that_cannot_work_end_in_one_line(tmp_path, flags, said, monkey
     monkeypatch.setattr(logging, "basicConfig", lambda **options: None)
     with pytest.raises(SystemExit) as caught:
         cli.main()
-    assert said in str(caught.value.code) and "\n" not in str(caught.value.code)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
