@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from nnunet_anatomix.clinical.sources import Grid
 from nnunet_anatomix.clinical.unusable import Unusable, counted
 from pretraining.imaging.headers import read_header
-from pretraining.imaging.integrity import check_header, require_volume
+from pretraining.imaging.integrity import check_header, check_voxels, require_volume
 from pretraining.imaging.orientation import is_sheared_alone, orientation_note, ras_affine
 
 READERS = {
@@ -110,6 +110,7 @@ def image_grid(root: Path, file: str) -> tuple[Grid, str]:
     except Exception as error:  # ITK's, or SWIG's for strange names
         if is_sheared_alone(header) or "orthonormal" in str(error):
             raise Unusable("axes are not at right angles (sheared)") from None
+        check_voxels(header)  # knows the reason, perhaps
         raise Unusable("damaged header, or file is truncated") from None
     if (components := reader.GetNumberOfComponents()) != 1:
         raise Unusable(f"{counted(components, 'value')} per voxel (colour or vectors)")

@@ -14,7 +14,6 @@ from typing import Literal
 
 import numpy as np
 
-from pretraining.common.completeness import inflated
 from pretraining.imaging.limits import TEXT_HEADER_BYTES
 from pretraining.imaging.rejection import Rejected, unreadable
 
@@ -103,12 +102,16 @@ def read_header(path: Path) -> VolumeHeader | None:
         Rejected: If there is no such file, or it does not begin as its name says.
     """
     name = path.name.lower()
+    if not name.endswith((*NIFTI_SUFFIXES, *NRRD_SUFFIXES, *META_SUFFIXES)):
+        return None
     try:
+        if path.stat().st_size == 0:
+            raise Rejected("empty file")
         if name.endswith(NIFTI_SUFFIXES):
             return _nifti(path)
         if name.endswith(NRRD_SUFFIXES):
             return _nrrd(path)
-        return _metaimage(path) if name.endswith(META_SUFFIXES) else None
+        return _metaimage(path)
     except OSError as error:
         raise unreadable(error) from None
 
@@ -182,8 +185,8 @@ def _first_bytes(path: Path) -> bytes:
             return file.read(_NIFTI_BYTES)
         file.seek(0)
         try:
-            return next(inflated(file), b"")[:_NIFTI_BYTES]
-        except (EOFError, zlib.error):
+            return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(file.read(TEXT_HEADER_BYTES), _NIFTI_BYTES)
+        except zlib.error:
             raise Rejected("damaged: its compressed header cannot be unpacked") from None
 
 
@@ -196,7 +199,8 @@ def _quaternion_affine(pixdim: tuple[float, ...], numbers: tuple[float, ...]) ->
         [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
     ]
     affine = np.eye(4)
-    affine[:3, :3] = np.array(rotation) * (pixdim[1], pixdim[2], pixdim[3] * (-1 if pixdim[0] < 0 else 1))
+    with np.errstate(invalid="ignore"):  # judged later
+        affine[:3, :3] = np.array(rotation) * (pixdim[1], pixdim[2], pixdim[3] * (-1 if pixdim[0] < 0 else 1))
     affine[:3, 3] = offset
     return affine
 
