@@ -32,23 +32,22 @@ def backbone(checkpoint: Annotated[Path, tyro.conf.Positional], out: Path) -> No
 
 def _read(path: Path) -> tuple[dict, object, dict]:
     """Tensors of the backbone, its architecture, and a card."""
-    import pickle
-
     import torch
 
     from nnunet_anatomix.finetuning.network import AnatomixNetwork, backbone_config
+    from pretraining.backbone.tensor_files import check_state, load_tensor_file
     from pretraining.backbone.unet import UNet, UNetConfig
     from pretraining.errors import InputError
 
     if not path.is_file():
         raise InputError(f"no checkpoint at {path}; nnU-Net writes fold_X/checkpoint_final.pth when a training ends")
+    content = load_tensor_file(path, "expected a checkpoint of nnU-Net; name a checkpoint_final.pth")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        tensors, plans = content["network_weights"], content["init_args"]["plans"]
+        tensors, plans = dict(content["network_weights"]), content["init_args"]["plans"]
         plan = plans["configurations"][content["init_args"]["configuration"]]["architecture"]
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise InputError(f"{path} is damaged or no checkpoint of nnU-Net's ({reason[:120]}); name a checkpoint_final.pth") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is no checkpoint of nnU-Net's ({error!r}); name a checkpoint_final.pth") from None
+    check_state(path, tensors, floats_only=False)
     state = {name.removeprefix(_BACKBONE): tensor for name, tensor in tensors.items() if name.startswith(_BACKBONE)}
     if not state:
         raise InputError(f"{path} holds no backbone of ours, but {next(iter(tensors), 'nothing')}, ...; train with -tr AnatomixTrainer")

@@ -21,7 +21,8 @@ from nnunet_anatomix.registration.search_command import registration_search
 from nnunet_anatomix.reproduce.reproduce_command import reproduce
 from nnunet_anatomix.weights_command import weights
 from pretraining.command_line import run_commands
-from pretraining.errors import CommandFailed, InputError
+from pretraining.common.outputs import try_folder
+from pretraining.errors import CommandFailed, UsageError
 
 Datasets = Annotated[tuple[str, ...], tyro.conf.arg(aliases=["-d"])]
 MemoryTarget = Annotated[float | None, tyro.conf.arg(aliases=["-gpu_memory_target"])]
@@ -182,12 +183,13 @@ def evaluate(
         truth: True segmentations of the same names; for segmentations only.
         out: Folder for tables and pictures; by default the folder itself.
     """
+    try_folder(out or folder)
     if kind == "registration":
         from nnunet_anatomix.registration.summary import write_summary
 
-        text = write_summary(folder) if out is None else write_summary(folder, out)
+        text = write_summary(folder, out)
     elif truth is None:
-        raise InputError("evaluate segmentation needs two folders: segmentations, and true ones of the same names")
+        raise UsageError("evaluate segmentation needs two folders: segmentations, and true ones of the same names")
     else:
         from nnunet_anatomix.segmentation_scores import evaluate_segmentation
 

@@ -125,6 +125,8 @@ def make_dataset(raw: Path, *, seed: int) -> None:
     """Write the demo as a dataset in nnU-Net's raw format, with labels of the test cases beside it."""
     import SimpleITK as sitk
 
+    from pretraining.imaging.writing import write_image
+
     for number in range(TRAINING_CASES + TEST_CASES):
         part = "Tr" if number < TRAINING_CASES else "Ts"
         subject = make_subject(seed, number)
@@ -132,10 +134,9 @@ def make_dataset(raw: Path, *, seed: int) -> None:
             (f"images{part}", f"subject_{number:03d}_0000.nii.gz", subject.image),
             (f"labels{part}", f"subject_{number:03d}.nii.gz", subject.labels),
         ):
-            (raw / folder).mkdir(parents=True, exist_ok=True)
             image = sitk.GetImageFromArray(volume.numpy())
             image.SetSpacing((1.5, 1.5, 1.5))
-            sitk.WriteImage(image, str(raw / folder / name))
+            write_image(raw / folder / name, image)
     description = {
         "channel_names": {"0": "MRI"},
         "labels": {"background": 0, **{organ: label for label, organ in enumerate(ORGANS, start=1)}},

@@ -8,8 +8,10 @@ import numpy as np
 import SimpleITK as sitk
 from torch import Tensor
 
-from pretraining.atomic import written_whole
+from pretraining.common.atomic import atomic_write
+from pretraining.common.completeness import Incomplete
 from pretraining.errors import InputError
+from pretraining.imaging.writing import write_image
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".b2nd")
 
@@ -39,17 +41,17 @@ def write_features(path: str | Path, features: Tensor, image: sitk.Image) -> Non
     features : (C, X, Y, Z).
     image : any on their grid.
     """
-    ending = feature_ending(path)
-    with written_whole(path) as partial:
-        if ending == ".b2nd":
-            _write_blosc2(partial, features, image)
-            return
-        vectors = sitk.GetImageFromArray(np.ascontiguousarray(features.permute(3, 2, 1, 0).numpy()), isVector=True)
-        vectors.CopyInformation(image)
-        sitk.WriteImage(vectors, str(partial))
+    if feature_ending(path) == ".b2nd":
+        array = np.ascontiguousarray(features.permute(0, 3, 2, 1).numpy())
+        with atomic_write(path, verify=lambda partial: _verify_blosc2(partial, array)) as partial:
+            _write_blosc2(partial, array, image)
+        return
+    vectors = sitk.GetImageFromArray(np.ascontiguousarray(features.permute(3, 2, 1, 0).numpy()), isVector=True)
+    vectors.CopyInformation(image)
+    write_image(path, vectors, compress=False)
 
 
-def _write_blosc2(path: Path, features: Tensor, image: sitk.Image) -> None:
+def _write_blosc2(path: Path, array: np.ndarray, image: sitk.Image) -> None:
     import blosc2
 
     path.unlink()  # blosc2 does not write over a file that is there
@@ -59,8 +61,19 @@ def _write_blosc2(path: Path, features: Tensor, image: sitk.Image) -> None:
         "origin": list(image.GetOrigin()),
         "direction": list(image.GetDirection()),
     }
-    array = np.ascontiguousarray(features.permute(0, 3, 2, 1).numpy())
     compression = blosc2.CParams(codec=blosc2.Codec.ZSTD, clevel=1)
     chunks = (1, *(min(64, side) for side in array.shape[1:]))
     stored = blosc2.asarray(array, urlpath=str(path), mode="w", chunks=chunks, cparams=compression)
     stored.schunk.vlmeta["geometry"] = geometry
+
+
+def _verify_blosc2(path: Path, array: np.ndarray) -> None:
+    import blosc2
+
+    try:
+        stored = blosc2.open(str(path), mode="r")
+        is_same = stored.shape == array.shape and all(np.array_equal(stored[channel], array[channel]) for channel in range(len(array)))
+    except (RuntimeError, OSError, ValueError) as error:
+        raise Incomplete(str(error)) from None
+    if not is_same:
+        raise Incomplete("other values came back than were written")

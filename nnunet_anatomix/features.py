@@ -12,11 +12,13 @@ from torch import Tensor
 
 from nnunet_anatomix.other_network import suited_side
 from nnunet_anatomix.other_weights import OtherWeights
-from nnunet_anatomix.registration.scans import checked_scan
 from nnunet_anatomix.registration.warp import image_tensor
 from pretraining.backbone.weights import Weights
 from pretraining.byte_sizes import format_bytes
+from pretraining.common.finite import require_finite
 from pretraining.errors import InputError
+from pretraining.imaging.limits import check_spacing
+from pretraining.imaging.scans import checked_scan
 from pretraining.inference import Clip, padded_shape, rescaled, sliding_window_features, whole_volume_features
 from pretraining.inference_memory import LARGEST_SIDE, available_bytes, peak_bytes, window_for
 from pretraining.precision import has_bf16_units
@@ -68,6 +70,8 @@ def extract_features(
     ------
     InputError
         For an image that is no scan, a clip window outside its intensities, or too little memory.
+    NotFinite
+        If the network computes NaN or infinity.
 
     Notes
     -----
@@ -96,7 +100,7 @@ def extract_features(
             raise InputError(
                 f"the whole volume at once needs {format_bytes(needed)}B of memory, but there is {format_bytes(spare)}B; use windows"
             )
-        return whole_volume_features(net, volume, **options)
+        return _finite(whole_volume_features(net, volume, **options))
     if fitting is not None and fitting < side:
         log.warning(
             "windows of %d voxels do not fit into %sB of memory; taking %d, whose features differ from theirs",
@@ -105,7 +109,7 @@ def extract_features(
             fitting,
         )
         side = fitting
-    return sliding_window_features(net, volume, side=side, overlap=overlap, progress=progress, **options)
+    return _finite(sliding_window_features(net, volume, side=side, overlap=overlap, progress=progress, **options))
 
 
 def isotropic(image: sitk.Image, spacing_mm: float) -> sitk.Image:
@@ -120,8 +124,7 @@ def isotropic(image: sitk.Image, spacing_mm: float) -> sitk.Image:
     -------
     float32 image; no voxel lies beyond the old ones.
     """
-    if not spacing_mm > 0:
-        raise InputError(f"expected a spacing above 0 mm, found {spacing_mm:g}")
+    check_spacing(spacing_mm)
     image = sitk.Cast(image, sitk.sitkFloat32)
     old, size = np.array(image.GetSpacing()), np.array(image.GetSize())
     new_size = np.maximum(1, np.round(size * old / spacing_mm)).astype(int)
@@ -135,6 +138,11 @@ def isotropic(image: sitk.Image, spacing_mm: float) -> sitk.Image:
     outside = float(sitk.GetArrayViewFromImage(image).min())
     spacing = [float(spacing_mm)] * 3
     return sitk.Resample(image, new_size.tolist(), sitk.Transform(), sitk.sitkLinear, origin, spacing, image.GetDirection(), outside)
+
+
+def _finite(features: Tensor) -> Tensor:
+    require_finite(features, "features")
+    return features
 
 
 def _check_clip(volume: Tensor, clip: Clip | None) -> None:

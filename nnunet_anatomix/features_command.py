@@ -23,6 +23,7 @@ def features(
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     memory: str = "auto",
     picture: bool = True,
+    trust_code: bool = False,
     device: Annotated[Literal["auto", "cpu", "cuda"], tyro.conf.arg(aliases=["-device"])] = "auto",
 ) -> None:
     """Write the pretrained network's features of a scan, with a picture of them beside.
@@ -39,6 +40,7 @@ def features(
         precision: fp32, bf16, or auto: bf16 where that is faster.
         memory: What may be used, such as 4G; most of what is free by default.
         picture: Draw slices of scan and features beside the file.
+        trust_code: Call the code that a .json names even if it is no torch.nn.Module, or the file comes from the hub.
         device: auto, cpu or cuda.
     """
     # Imports torch, which --help does without.
@@ -46,14 +48,19 @@ def features(
     from nnunet_anatomix.feature_pictures import draw_features
     from nnunet_anatomix.features import extract_features, isotropic
     from nnunet_anatomix.other_weights import feature_weights
-    from nnunet_anatomix.registration.scans import checked_scan, read_image
     from pretraining.byte_sizes import parse_bytes
+    from pretraining.common.outputs import try_file
     from pretraining.device import named_device
+    from pretraining.imaging.limits import check_spacing, check_window
+    from pretraining.imaging.scans import checked_scan, read_image
 
     ending = feature_ending(out)
+    check_spacing(spacing)
+    check_window(clip)
+    try_file(out)
     limit = None if memory == "auto" else parse_bytes(memory)
     runs_on = named_device(device)
-    loaded = feature_weights(weights)
+    loaded = feature_weights(weights, trust_code=trust_code)
     scan = checked_scan(read_image(image, "image"), "image")
     if spacing is not None:
         scan = isotropic(scan, spacing)

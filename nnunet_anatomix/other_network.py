@@ -24,7 +24,7 @@ class NetworkSpec:
     """What a JSON file says of a network."""
 
     network: str
-    """Dotted path of its class, or of a function that makes it; it takes one channel."""
+    """Dotted path of its class, a subclass of torch.nn.Module that takes one channel; a function that makes one needs --trust-code."""
     state: str
     """File with its state dict (.pth, .pt or .safetensors), relative to the JSON file; read without unpickling objects."""
     kwargs: dict[str, Any] = field(default_factory=dict)

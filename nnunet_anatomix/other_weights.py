@@ -5,22 +5,25 @@ Where a command takes a weights file for features (``register --features``, ``se
 
     {"network": "monai.networks.nets.UNet", "state": "unet.pth", "multiple": 16,
      "kwargs": {"spatial_dims": 3, "in_channels": 1, "out_channels": 16, "channels": [16, 32, 64], "strides": [2, 2]}}
+
+Such a file names code. Only classes of networks are called, and none that a file from the hub names, unless ``--trust-code`` is given.
 """
 
 from __future__ import annotations
 
-import pickle
+import inspect
+import posixpath
 import pydoc
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import safetensors
-import safetensors.torch
-import torch
 from torch import Tensor, nn
 
 from nnunet_anatomix.other_network import NetworkSpec, OtherConfig, OtherNetwork
-from pretraining.backbone.weights import Weights, find_weights, load_weights, tensors_sha256
+from pretraining.backbone.tensor_files import check_state, load_tensor_file
+from pretraining.backbone.weights import HUB, Weights, find_weights, load_weights, named_weights, tensors_sha256
 from pretraining.config import read_json
 from pretraining.errors import InputError
 
@@ -48,38 +51,46 @@ class OtherWeights:
         return self.net.eval()
 
 
-def feature_weights(name: str | None = None) -> Weights | OtherWeights:
-    """What makes features: weights as :func:`~pretraining.backbone.weights.find_weights` finds them, or the network of a ``.json`` file.
+def feature_weights(name: str | None = None, *, trust_code: bool = False) -> Weights | OtherWeights:
+    """Load what makes features: weights of ours, or the network that a ``.json`` file names.
 
-    Raises
-    ------
-    InputError
-        If there is no such file, or it doesn't serve.
+    Args:
+        name: As for :func:`~pretraining.backbone.weights.find_weights`.
+        trust_code: Whether code that a ``.json`` file names may be called although it is no class of a network, or the file comes from
+            the hub.
+
+    Raises:
+        InputError: If there is no such file, it does not serve, or it needs trust that was not given.
     """
+    address = named_weights(name)[1]
+    is_remote = address.startswith(HUB)
+    if is_remote and _file_of(address).endswith(".json") and not trust_code:
+        raise InputError(f"{address} names code that would be called here; if you know and trust its authors, add --trust-code")
     path = find_weights(name)
-    return load_other(path) if path.suffix == ".json" else load_weights(path)
+    if path.suffix != ".json":
+        return load_weights(path)
+    return load_other(path, trust_code=trust_code, address=address if is_remote else None)
 
 
-def load_other(path: Path) -> OtherWeights:
-    """The network that a JSON file describes.
+def load_other(path: Path, *, trust_code: bool = False, address: str | None = None) -> OtherWeights:
+    """Build the network that a JSON file describes.
 
-    Raises
-    ------
-    InputError
-        For another JSON, a class that can't be found or built, or a state dict that is missing, damaged or of another network.
+    Args:
+        path: The file.
+        trust_code: Whether to call what is no class of a network.
+        address: Where the file was fetched from; its state is fetched from there too.
+
+    Raises:
+        InputError: For another JSON, a class that is no network, can't be found or built, or a state dict that is missing, damaged or
+            of another network.
     """
     spec = read_json(NetworkSpec, path)
-    state_path = path.parent / spec.state
+    kind = _network_class(spec, path, trust_code)
+    state_path = path.parent / spec.state if address is None else find_weights(_beside(address, spec.state))
     state = _stripped(_read_state(state_path, spec.state_key), spec)
     try:
-        kind = pydoc.locate(spec.network)
-    except pydoc.ErrorDuringImport as error:
-        raise InputError(f"{path}: importing {spec.network} fails: {' '.join(str(error).split())[:200]}") from None
-    if not callable(kind):
-        raise InputError(f"{path}: there is no {spec.network} here; install its package, or correct the dotted path")
-    try:
         net = kind(**spec.kwargs)
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+    except Exception as error:  # whatever a constructor makes of its arguments
         raise InputError(f"{path}: {spec.network} does not take these kwargs: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(net, nn.Module):
         raise InputError(f"{path}: {spec.network} makes a {type(net).__name__}, expected a torch.nn.Module")
@@ -88,18 +99,41 @@ def load_other(path: Path) -> OtherWeights:
     return OtherWeights(other, tensors_sha256(other.state_dict()))
 
 
+def _network_class(spec: NetworkSpec, path: Path, trust_code: bool) -> Callable[..., Any]:
+    """What the dotted path names: a class of a network; something else only if it is trusted. Nothing is called here."""
+    try:
+        kind = pydoc.locate(spec.network)
+    except pydoc.ErrorDuringImport as error:
+        raise InputError(f"{path}: importing {spec.network} fails: {' '.join(str(error).split())[:200]}") from None
+    if not callable(kind):
+        raise InputError(f"{path}: there is no {spec.network} here; install its package, or correct the dotted path")
+    if not (inspect.isclass(kind) and issubclass(kind, nn.Module)) and not trust_code:
+        what = "a class" if inspect.isclass(kind) else "a function"
+        raise InputError(
+            f"{path}: {spec.network} is {what}, expected a subclass of torch.nn.Module; if you know what it does, add --trust-code"
+        )
+    return kind
+
+
+def _file_of(address: str) -> str:
+    """``hf://owner/repo/folder/net.json@main`` without its revision."""
+    return address.partition("@")[0]
+
+
+def _beside(address: str, file: str) -> str:
+    """The address of a file in the folder of another."""
+    repo, revision = "/".join(address.split("/")[:4]), address.partition("@")[2]
+    folder = posixpath.dirname(_file_of(address).removeprefix(f"{repo}/"))
+    place = posixpath.normpath(posixpath.join(folder, file))
+    if place.startswith(("..", "/")):
+        raise InputError(f"{address}: its state lies at {file}, expected a file of the same repository")
+    return f"{repo}/{place}@{revision}"
+
+
 def _read_state(path: Path, key: str | None) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"no state dict at {path}; correct 'state', which is relative to the JSON file")
-    try:
-        content = (
-            safetensors.torch.load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except (pickle.UnpicklingError, safetensors.SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise InputError(
-            f"{path} is damaged or holds more than tensors ({reason[:120]}); save net.state_dict() alone, objects are not unpickled here"
-        ) from None
+    content = load_tensor_file(path, "save net.state_dict() alone, objects are not unpickled here")
     if key is not None:
         if not isinstance(content, dict) or key not in content:
             raise InputError(f"{path} has no '{key}', it has {list(content)[:5] if isinstance(content, dict) else type(content).__name__}")
@@ -107,6 +141,7 @@ def _read_state(path: Path, key: str | None) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not content or not all(isinstance(value, Tensor) for value in content.values()):
         kind = f"keys {list(content)[:3]}" if isinstance(content, dict) else f"a {type(content).__name__}"
         raise InputError(f"{path}: expected names to tensors, found {kind}; say which of them with 'state_key'")
+    check_state(path, content, floats_only=False)
     return content
 
 

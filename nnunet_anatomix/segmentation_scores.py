@@ -15,11 +15,11 @@ import SimpleITK as sitk
 
 from nnunet_anatomix.evaluation import bootstrap_std, subject_means
 from nnunet_anatomix.registration.metrics import dice_by_label, hd95_mm_by_label
-from nnunet_anatomix.registration.scans import read_image, same_grid
 from pretraining.atomic import write_text, written_whole
-from pretraining.engine.label_files import is_label_file, read_labels, stem
-from pretraining.engine.rejection import Rejected
+from pretraining.engine.label_files import is_label_file, label_map, stem
 from pretraining.errors import InputError
+from pretraining.imaging.rejection import Rejected
+from pretraining.imaging.scans import read_image, same_grid
 
 log = logging.getLogger(__name__)
 
@@ -171,15 +171,16 @@ def _label_files(folder: Path) -> dict[str, Path]:
 
 def _read_pair(prediction: Path, truth: Path) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
     """Labels, and the spacing of their grid."""
-    (predicted, first), (true, second) = _read(prediction), _read(truth)
+    (predicted, first), (true, second) = _read(prediction, "prediction"), _read(truth, "truth")
     if not same_grid(first, second):
         found = f"{first.GetSize()} voxels of {first.GetSpacing()} mm for {second.GetSize()} of {second.GetSpacing()} mm, or other axes"
         raise InputError(f"{prediction} is not on the grid of {truth}: {found}; resample it to the truth")
     return predicted, true, second.GetSpacing()
 
 
-def _read(path: Path) -> tuple[np.ndarray, sitk.Image]:
+def _read(path: Path, role: str) -> tuple[np.ndarray, sitk.Image]:
+    image = read_image(path, role)
     try:
-        return read_labels(path).labels, read_image(path, "segmentation")
+        return label_map(image).labels, image
     except Rejected as rejected:
-        raise InputError(f"{path} is no label map: {rejected}") from None
+        raise InputError(f"{role}: {path}: {rejected}") from None

@@ -236,14 +236,12 @@ def _read(path: Path) -> tuple[Tensor, tuple[float, ...]]:
     """Voxels as (Z, Y, X) float32 and spacing, mm, in the same order."""
     import SimpleITK as sitk  # not everywhere where training runs
 
-    if not path.is_file():
-        raise InputError(f"no image at {path}; expected it beside the others")
-    try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise InputError(f"{path} is damaged or no image ({str(error).strip().splitlines()[-1]}); fetch it again") from None
+    from pretraining.imaging.scans import read_image
+
+    image = read_image(path, path.name)
     if image.GetDimension() != 3:
         raise InputError(f"{path} has {image.GetDimension()} dimensions; expected three")
-    if image.GetNumberOfComponentsPerPixel() != 1:
-        raise InputError(f"{path} has {image.GetNumberOfComponentsPerPixel()} values per voxel; expected one")
-    return torch.from_numpy(sitk.GetArrayFromImage(image).astype(np.float32)), image.GetSpacing()[::-1]
+    values = torch.from_numpy(sitk.GetArrayFromImage(image).astype(np.float32))
+    if not values.isfinite().all():
+        raise InputError(f"{path} has NaN or infinite voxels; replace them by the background's value")
+    return values, image.GetSpacing()[::-1]

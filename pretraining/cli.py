@@ -16,13 +16,14 @@ from pretraining.aligned import COUNT
 from pretraining.artefact_page import artefact_page
 from pretraining.backbone.weights import export_published, find_weights, load_weights, save_weights
 from pretraining.command_line import run_commands
+from pretraining.common.outputs import try_file, try_folder
 from pretraining.config import load_preset, read_json
 from pretraining.device import named_device
 from pretraining.engine.bank_building import build_bank
 from pretraining.engine.shapes import procedural_bank
 from pretraining.engine.synthesis import EngineConfig, check_bank
 from pretraining.engine.templates import TemplateBank
-from pretraining.errors import InputError
+from pretraining.errors import InputError, UsageError
 from pretraining.judge import judge_weights, table, write_scores
 from pretraining.learning.export import export_run
 from pretraining.learning.train import train as train_backbone
@@ -134,6 +135,8 @@ def judge(
         voxels: Drawn in each subject.
         seed: Of the drawing, of the random network and of the samples.
     """
+    if json:
+        try_file(json, "--json")
     place = named_device(device)
     path = find_weights(weights)
     loaded = load_weights(path)
@@ -165,6 +168,7 @@ def _preview(default: TrainConfig) -> Callable[..., None]:
             count: Samples to draw.
             config: Configuration.
         """
+        try_file(out)
         bank = _bank(templates)
         check_bank(bank, config.engine)
         if page == "samples":
@@ -254,7 +258,7 @@ def _train(default: TrainConfig) -> Callable[..., None]:
             config: Configuration.
         """
         if templates and samples:
-            raise InputError("expected --templates or --samples, not both")
+            raise UsageError("expected --templates or --samples, not both")
         samples_from = open_store(samples) if samples else _bank(templates)
         checkpoint = train_backbone(
             out, config, samples_from, minutes=minutes, resume=resume, init_from=init_from, device=device, workers=workers
@@ -287,6 +291,7 @@ def sweep(
     from pretraining.learning.sweep import read_variants
     from pretraining.learning.sweep import sweep as run_sweep
 
+    try_folder(out)
     base = load_preset(TrainConfig, preset)
     log.info("%s", run_sweep(read_variants(variants, base), _bank(templates), data, out, minutes=minutes, device=device))
 

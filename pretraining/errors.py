@@ -5,6 +5,10 @@ class InputError(ValueError):
     """Bad input: the message is one line that says what was expected, what was found and what to do."""
 
 
+class UsageError(InputError):
+    """A command line that cannot be meant so: arguments that are missing, or do not go together."""
+
+
 class CommandFailed(RuntimeError):
     """Work that did not succeed although its input was good: the message is one line that says what failed and where to look."""
 

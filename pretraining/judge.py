@@ -23,6 +23,7 @@ from pretraining.aligned import COUNT, AlignedImages, Crossing, aligned_images
 from pretraining.atomic import write_text
 from pretraining.backbone.unet import UNet
 from pretraining.backbone.weights import Weights
+from pretraining.common.finite import require_finite
 from pretraining.correspondence import nearest_rate, separation, similarity
 from pretraining.engine.seeds import sample_generator
 from pretraining.engine.shapes import procedural_bank
@@ -126,6 +127,7 @@ def judge(features: Mapping[str, Features], subjects: Iterable[AlignedImages], f
             for crossing in subject.crossings:
                 if crossing.first not in first_of:
                     first_of[crossing.first] = extract(subject.images[crossing.first])
+                    require_finite(first_of[crossing.first], f"features {name} of {crossing.first} of {subject.subject}")
                 scores += [_score(name, extract, subject, crossing, first_of[crossing.first], frame) for frame in frames]
         log.info("judged %s %s", subject.collection, subject.subject)
     return scores
@@ -134,6 +136,7 @@ def judge(features: Mapping[str, Features], subjects: Iterable[AlignedImages], f
 def _score(name: str, extract: Features, subject: AlignedImages, crossing: Crossing, first: Tensor, frame: Frame) -> Score:
     image = subject.images[crossing.second]
     second = extract(frame.lay(image))
+    require_finite(second, f"features {name} of {crossing.second} of {subject.subject}")
     places = torch.stack(torch.unravel_index(subject.voxels, tuple(image.shape)), dim=1)
     counterparts, inside = frame.places(places, tuple(image.shape))
     places, counterparts = places[inside], counterparts[inside]
@@ -178,6 +181,7 @@ def judge_samples(features: Mapping[str, Features], bank: TemplateBank, *, count
         places = box.places(drawn)
         for name, extract in features.items():
             first, second = (extract(view) for view in moved.views)
+            require_finite({"view 1": first, "view 2": second}, f"features {name} of synthetic samples")
             rates[name].append(local_rate(first, second, places, box.counterparts(places).long()))
     return {name: sum(values) / len(values) for name, values in rates.items()}
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,6 +42,39 @@ def data_root() -> Path:
 def golden() -> Path:
     """Outputs of the published network and loss."""
     return _shared_folder("ANATOMIX_TEST_GOLDEN", _REPOSITORY.parent / "shared" / "golden")
+
+
+class SmallDisk:
+    """A file system of 8 MB."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._filler = folder / "filler"
+
+    def leave(self, free_bytes: int) -> None:
+        """Fill all but so much of it."""
+        self._filler.unlink(missing_ok=True)
+        free = shutil.disk_usage(self.folder).free - free_bytes
+        self._filler.write_bytes(bytes(max(0, free)))
+
+    def files(self) -> dict[str, bytes]:
+        """All there is on it."""
+        found = (path for path in self.folder.rglob("*") if path.is_file() and path != self._filler)
+        return {path.relative_to(self.folder).as_posix(): path.read_bytes() for path in found}
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[SmallDisk]:
+    """A real disk that can be filled; skipped where none may be mounted."""
+    folder = tmp_path / "small_disk"
+    folder.mkdir()
+    mounted = shutil.which("mount") and subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], capture_output=True)
+    if not mounted or mounted.returncode:
+        pytest.skip("a small file system can be mounted by root on Linux alone")
+    try:
+        yield SmallDisk(folder)
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 @pytest.fixture(scope="session")

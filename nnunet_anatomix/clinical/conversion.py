@@ -16,8 +16,8 @@ from nnunet_anatomix.clinical.series import Series
 from nnunet_anatomix.clinical.silence import quiet_readers
 from nnunet_anatomix.clinical.sources import SOURCES, CaseSource, ChannelSource, Grid, image_file, read_source, source_file, write_source
 from nnunet_anatomix.clinical.unusable import Unusable
-from pretraining.atomic import written_whole
-from pretraining.errors import CommandFailed, InputError
+from pretraining.errors import InputError
+from pretraining.imaging.writing import write_image
 
 CONVERTING = "converting"
 """Folder in DST for files that are being written; gone when a run ends."""
@@ -83,9 +83,10 @@ def is_converted(job: CaseJob) -> bool:
 def convert(job: CaseJob) -> Converted:
     """Read, check and write one case.
 
-    An earlier link is removed first and the new one written last; if the case turns out to be unusable, none of its files stay.
+    What an earlier run made of it stays until all new images are complete on disk; the new link is written last. If the case turns out
+    to be unusable, none of its files stay.
     """
-    remove_case(job.destination, job.case)
+    image_file(job.destination, job.case, 0, job.file_ending).parent.mkdir(parents=True, exist_ok=True)
     channel = 0
     notes: list[str] = []
     try:
@@ -102,25 +103,18 @@ def convert(job: CaseJob) -> Converted:
                     if not same_grid(Grid.of(image), Grid.of(first)):
                         raise Unusable("lies on another grid than channel 0")
                     image.CopyInformation(first)  # the last digits of headers differ
-                path = image_file(job.destination, job.case, channel, job.file_ending)
-                _write(image, job.destination, path)
+                path = job.destination / CONVERTING / image_file(job.destination, job.case, channel, job.file_ending).name
+                write_image(path, image)  # beside the folder of images: nnU-Net would take a half-written file for one
                 written.append(replace(source, image_bytes=path.stat().st_size))
     except Unusable as reason:
         remove_case(job.destination, job.case)
         return Converted(str(reason), channel)
+    remove_case(job.destination, job.case)
+    for source in written:
+        path = image_file(job.destination, job.case, source.channel, job.file_ending)
+        (job.destination / CONVERTING / path.name).replace(path)
     write_source(job.destination, CaseSource(case=job.case, file_ending=job.file_ending, channels=tuple(written), grid=Grid.of(first)))
     return Converted(note="; ".join(notes))
-
-
-def _write(image: sitk.Image, destination: Path, path: Path) -> None:
-    """Write beside the folder of images, then move: nnU-Net would take a half-written file for an image."""
-    with written_whole(destination / CONVERTING / path.name) as partial:
-        try:
-            sitk.WriteImage(image, str(partial), useCompression=path.suffix != ".nii")
-        except RuntimeError:
-            raise CommandFailed(f"cannot write {path.name} to {destination}; is there room on the disk?") from None
-    path.parent.mkdir(exist_ok=True)
-    (destination / CONVERTING / path.name).replace(path)
 
 
 def on_grid_of(fixed: sitk.Image, moving: sitk.Image) -> tuple[sitk.Image, float]:

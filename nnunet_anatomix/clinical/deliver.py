@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import SimpleITK as sitk
 
 import nnunet_anatomix
 from nnunet_anatomix.clinical.channel_words import shown
@@ -39,10 +38,12 @@ from nnunet_anatomix.clinical.source_headers import SourceHeaders, read_source_h
 from nnunet_anatomix.clinical.sources import SOURCES, CaseSource, image_file, read_source, source_file
 from nnunet_anatomix.clinical.structures import Structures, checked_labels
 from nnunet_anatomix.clinical.volumes import measured_volumes
-from nnunet_anatomix.registration.scans import read_image
 from pretraining.atomic import written_whole
+from pretraining.common.outputs import try_folder
 from pretraining.engine.label_files import is_label_file, stem
 from pretraining.errors import CommandFailed, InputError, Interrupted
+from pretraining.imaging.scans import read_image
+from pretraining.imaging.writing import save_image
 from pretraining.interruption import stop_requests
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def deliver(predictions: Path, delivery: Delivery) -> int:
     """
     files = _predicted(predictions)
     _require_apart(predictions, delivery)
+    try_folder(delivery.destination, "DST")
     if waiting := [path.stem for path in sorted((delivery.intake / SOURCES).glob("*.json")) if path.stem not in files]:
         log.info("%d cases of the intake have no prediction: %s", len(waiting), _some(waiting))
     failed: dict[str, str] = {}
@@ -168,21 +170,10 @@ def _delivered(case: str, prediction: Path, delivery: Delivery) -> tuple[Record,
     record = read_record(delivery.destination, case)
     if record and record.fingerprint == fingerprint and record.is_complete(delivery.destination):
         return record, False
-    labels = checked_labels(on_source_grid(_read_prediction(prediction), source.grid), delivery.structures)
+    labels = checked_labels(on_source_grid(read_image(prediction, "prediction"), source.grid), delivery.structures)
     volumes = measured_volumes(case, labels, delivery.structures, source.grid)
     record = Record(case=case, prediction_sha256=prediction_sha256, fingerprint=fingerprint, files={}, volumes=tuple(volumes))
     return _written(record, labels, source, delivery), True
-
-
-def _read_prediction(path: Path) -> sitk.Image:
-    image = read_image(path, "prediction")
-    if path.name.lower().endswith((".nii", ".nii.gz")) and image.GetPixelID() in (sitk.sitkFloat32, sitk.sitkFloat64):
-        import nibabel
-
-        # ITK reads NaN of a NIfTI as 0.
-        if not np.isfinite(np.asarray(nibabel.load(path).dataobj)).all():
-            raise InputError("expected a prediction of whole numbers, found NaN; are these probabilities, or a scan?")
-    return image
 
 
 def _written(record: Record, labels: np.ndarray, source: CaseSource, delivery: Delivery) -> Record:
@@ -200,7 +191,7 @@ def _written(record: Record, labels: np.ndarray, source: CaseSource, delivery: D
         notes.append(_NO_SEG)
     if delivery.format != "dicom" or not is_dicom:
         image = image_on(source.grid, labels)
-        writers[NIFTI] = lambda path: sitk.WriteImage(image, str(path), useCompression=True)
+        writers[NIFTI] = lambda path: save_image(path, image)
     if delivery.overview:
         figure = _overview(record, labels, source, delivery)
         writers[OVERVIEWS] = lambda path: figure.savefig(path, format="png")

@@ -8,11 +8,11 @@ from pathlib import Path, PurePosixPath
 
 import SimpleITK as sitk
 
-from nnunet_anatomix.clinical.nifti import check_nifti_header
-from nnunet_anatomix.clinical.pixel_data import MAX_IMAGE_BYTES
-from nnunet_anatomix.clinical.slices import SANE_SPACING_MM
 from nnunet_anatomix.clinical.sources import Grid
 from nnunet_anatomix.clinical.unusable import Unusable, counted
+from pretraining.imaging.headers import read_header
+from pretraining.imaging.integrity import check_header, check_voxels, require_volume
+from pretraining.imaging.orientation import is_sheared_alone, orientation_note, ras_affine
 
 READERS = {
     ".nii": "NiftiImageIO",
@@ -25,7 +25,6 @@ READERS = {
 }
 _TEXT_BYTES = 1 << 16
 """Of a detached header."""
-_BITS = {sitk.sitkUInt8: 8, sitk.sitkInt8: 8, sitk.sitkUInt16: 16, sitk.sitkInt16: 16, sitk.sitkUInt64: 64, sitk.sitkInt64: 64}
 
 
 def image_ending(name: str) -> str:
@@ -81,43 +80,46 @@ def data_files(root: Path, file: str) -> tuple[str, ...]:
     return (data.relative_to(root).as_posix(),)
 
 
-def image_grid(root: Path, file: str) -> Grid:
-    """The grid of a 3D scan of single values, from its header alone.
+def image_grid(root: Path, file: str) -> tuple[Grid, str]:
+    """Read the grid of a 3D scan of single values from its header alone.
 
-    Raises
-    ------
-    Unusable
-        If the file cannot be read, is not 3D (a fourth axis of length 1 is), holds several values per voxel, or its header is not sane.
+    Args:
+        root: Folder that all is below.
+        file: Path of the header, relative to it.
+
+    Returns:
+        The grid, and a note: which of two placements in a NIfTI header is taken, or nothing.
+
+    Raises:
+        Unusable: If the file cannot be read, is not 3D (a fourth axis of length 1 is), holds several values per voxel, or its header
+            is not sane (see :mod:`pretraining.imaging.integrity`).
     """
     path = root / file
-    ending = image_ending(file)
-    if ending in (".nii", ".nii.gz", ".hdr"):
-        check_nifti_header(path)
+    header = read_header(path)
+    if header.is_analyze:
+        raise Unusable("Analyze file: says nothing about orientation")
+    check_header(header)
+    require_volume(header)
+    if 1 in header.size:
+        raise Unusable("2D image")
+    if header.is_nifti and not header.transforms:
+        raise Unusable("header says nothing about orientation (qform and sform codes are 0)")
     reader = image_reader(path)
     try:
         reader.ReadImageInformation()
     except Exception as error:  # ITK's, or SWIG's for strange names
-        if "orthonormal" in str(error):
+        if is_sheared_alone(header) or "orthonormal" in str(error):
             raise Unusable("axes are not at right angles (sheared)") from None
+        check_voxels(header)  # knows the reason, perhaps
         raise Unusable("damaged header, or file is truncated") from None
-    size = reader.GetSize()
-    if len(size) > 3 and math.prod(size[3:]) > 1:
-        raise Unusable(f"{len(size)}D: {math.prod(size[3:])} volumes in one file")
-    if len(size) < 3 or 1 in size[:3]:
-        raise Unusable("2D image")
     if (components := reader.GetNumberOfComponents()) != 1:
         raise Unusable(f"{counted(components, 'value')} per voxel (colour or vectors)")
-    voxels = math.prod(size)
-    if voxels * _BITS.get(reader.GetPixelID(), 32) / 8 > MAX_IMAGE_BYTES:
-        raise Unusable(f"header claims {voxels / 1e9:.0f} billion voxels")
-    dimension = len(size)
+    dimension = len(reader.GetSize())
     direction = tuple(reader.GetDirection()[row * dimension + column] for row in range(3) for column in range(3))
-    grid = Grid(size=size[:3], spacing_mm=reader.GetSpacing()[:3], origin_mm=reader.GetOrigin()[:3], direction=direction)
+    grid = Grid(size=reader.GetSize()[:3], spacing_mm=reader.GetSpacing()[:3], origin_mm=reader.GetOrigin()[:3], direction=direction)
     if not all(map(math.isfinite, (*grid.spacing_mm, *grid.origin_mm, *grid.direction))):
         raise Unusable("header holds NaN or infinity")
-    if not all(SANE_SPACING_MM[0] <= mm <= SANE_SPACING_MM[1] for mm in grid.spacing_mm):
-        raise Unusable("spacing of {:g}×{:g}×{:g} mm is not sane".format(*grid.spacing_mm))
-    return grid
+    return grid, orientation_note(header, ras_affine(grid.direction, grid.spacing_mm, grid.origin_mm)) if header.is_nifti else ""
 
 
 def _header_value(path: Path, keys: tuple[str, ...], separator: str) -> str:

@@ -21,6 +21,7 @@ from nnunet_anatomix.clinical.series import Series
 from nnunet_anatomix.clinical.sources import source_file
 from nnunet_anatomix.clinical.unusable import counted
 from nnunet_anatomix.clinical.walk import Stray
+from pretraining.common.outputs import try_folder
 from pretraining.errors import CommandFailed, InputError
 from pretraining.processes import ProcessLost, finished
 
@@ -69,6 +70,8 @@ def intake(source: Path, destination: Path, model: str, *, maps: Sequence[str] =
     needs = find_needs(model)
     given = parse_maps(maps, needs.channels)
     check_channels(given, needs.channels)
+    if not dry_run:
+        try_folder(destination, "DST")
     register = Register.open(destination, root, needs)
     series, strays = scan_tree(root, workers=workers)
     found = dict(enumerate(series, 1))

@@ -8,11 +8,11 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_anatomix.clinical.choice import same_grid
-from nnunet_anatomix.clinical.image_files import READERS, image_ending, image_reader
-from nnunet_anatomix.clinical.nifti import check_nifti_voxels
+from nnunet_anatomix.clinical.image_files import image_reader
 from nnunet_anatomix.clinical.series import Series
 from nnunet_anatomix.clinical.sources import Grid
 from nnunet_anatomix.clinical.unusable import Unusable
+from pretraining.imaging.integrity import check_file
 
 _FLOATS = (sitk.sitkFloat32, sitk.sitkFloat64)
 _WIDE = {sitk.sitkInt64: sitk.sitkInt32, sitk.sitkUInt64: sitk.sitkUInt32, sitk.sitkFloat64: sitk.sitkFloat32}
@@ -32,8 +32,8 @@ def read_series(root: Path, series: Series) -> sitk.Image:
     Unusable
         If pixels cannot be decoded, are NaN or infinite, are all the same, or lie on another grid than the headers say.
     """
-    if series.kind == "image" and READERS[image_ending(series.files[0])] == "NiftiImageIO":
-        check_nifti_voxels([root / file for file in series.files])
+    if series.kind == "image":
+        check_file(root / series.files[0])
     try:
         image = _dicom(root, series) if series.kind == "dicom" else image_reader(root / series.files[0]).Execute()
     except Exception:  # ITK's messages quote paths

@@ -43,6 +43,7 @@ class ImageHeader:
     data: tuple[str, ...] = ()
     grid: Grid | None = None
     problem: str = ""
+    note: str = ""
 
 
 Seen = SliceHeader | ImageHeader | Stray
@@ -79,7 +80,8 @@ def _image_header(root: Path, found: FoundFile) -> ImageHeader:
     data: tuple[str, ...] = ()
     try:
         data = data_files(root, found.file)
-        return ImageHeader(found, data, image_grid(root, found.file))
+        grid, note = image_grid(root, found.file)
+        return ImageHeader(found, data, grid, note=note)
     except Unusable as reason:
         return ImageHeader(found, data, problem=str(reason))
 
@@ -133,6 +135,7 @@ def _image_series(image: ImageHeader, by_name: dict[str, FoundFile], names: set[
         case_key=key,
         patient="/".join(key),
         problem=image.problem,
+        notes=(image.note,) if image.note else (),
         grid=image.grid,
         description=stem(image.file.file),
     )

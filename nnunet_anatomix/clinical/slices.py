@@ -10,9 +10,8 @@ import numpy as np
 from nnunet_anatomix.clinical.dicom_headers import VOLUME_TAGS, SliceHeader
 from nnunet_anatomix.clinical.sources import Grid
 from nnunet_anatomix.clinical.unusable import Unusable, counted
+from pretraining.imaging.limits import SANE_SPACING_MM
 
-SANE_SPACING_MM = (1e-3, 100.0)
-"""From a micrometre to ten centimetres; anything else is a damaged header."""
 SAME_PLACE_MM = 1e-2
 """Positions closer than this are one; scanners round to a hundredth or finer."""
 UNEVEN_SHARE = 0.05

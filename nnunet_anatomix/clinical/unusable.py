@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from pretraining.imaging.rejection import Unusable
 
-class Unusable(Exception):
-    """A scan that is not taken; the message is the reason in ``intake.csv``. Never holds values that may identify a person."""
+__all__ = ["Unusable", "code_word", "counted", "listed"]
 
 
 def counted(number: int, what: str) -> str:

@@ -11,9 +11,10 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_anatomix.datasets.layout import SourceCase
-from nnunet_anatomix.registration.scans import checked_scan, read_image, same_grid
-from pretraining.atomic import written_whole
+from pretraining.common.atomic import atomic_write
 from pretraining.errors import InputError
+from pretraining.imaging.scans import checked_scan, read_image, same_grid
+from pretraining.imaging.writing import write_image
 
 log = logging.getLogger(__name__)
 
@@ -42,11 +43,11 @@ def convert_case(case: SourceCase, image_out: Path, label_out: Path, values: Map
     image = read_image(case.image, role)
     scan = checked_scan(image, role)
     label = checked_label(case.label, scan, values, title)
-    with written_whole(image_out) as partial:
-        if case.image.name.endswith(ENDING):
+    if case.image.name.endswith(ENDING):
+        with atomic_write(image_out) as partial:
             shutil.copyfile(case.image, partial)  # as it is, and faster than compressing again
-        else:
-            sitk.WriteImage(image, str(partial), useCompression=True)
+    else:
+        write_image(image_out, image)
     write_image(label_out, label)
 
 
@@ -81,12 +82,6 @@ def checked_label(path: Path, scan: sitk.Image, values: Mapping[int, int], title
     label = sitk.GetImageFromArray(written)
     label.CopyInformation(scan)
     return label
-
-
-def write_image(path: Path, image: sitk.Image) -> None:
-    """Write a compressed image, whole or not at all."""
-    with written_whole(path) as partial:
-        sitk.WriteImage(image, str(partial), useCompression=True)
 
 
 def _corner_distance_vox(image: sitk.Image, scan: sitk.Image) -> float:

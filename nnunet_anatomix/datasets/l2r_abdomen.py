@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_anatomix.datasets.case_files import ENDING, convert_case, write_image
+from nnunet_anatomix.datasets.case_files import ENDING, convert_case
 from nnunet_anatomix.datasets.claim import claim, files_digest
 from nnunet_anatomix.datasets.layout import (
     Counts,
@@ -32,8 +32,9 @@ from nnunet_anatomix.datasets.layout import (
 )
 from nnunet_anatomix.datasets.raw_dataset import SegmentationDataset
 from nnunet_anatomix.datasets.registration_pairs import PairRow, PairSettings, write_pairs
-from nnunet_anatomix.registration.scans import read_image
 from pretraining.errors import InputError
+from pretraining.imaging.scans import read_image
+from pretraining.imaging.writing import write_image
 
 _TITLE = "L2R AbdomenMRCT"
 _COUNTS = Counts(training=24, validation=12, test=12)

@@ -20,13 +20,14 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_anatomix.datasets.case_files import ENDING, checked_label, write_image
+from nnunet_anatomix.datasets.case_files import ENDING, checked_label
 from nnunet_anatomix.datasets.claim import claim, files_digest
 from nnunet_anatomix.datasets.layout import SourceCase, files_by_case, labelled_cases, require_count, require_folder
 from nnunet_anatomix.datasets.registration_pairs import PairRow, PairSettings, write_pairs
-from nnunet_anatomix.registration.scans import checked_scan, read_image
 from pretraining.atomic import write_text
 from pretraining.errors import InputError
+from pretraining.imaging.scans import checked_scan, read_image
+from pretraining.imaging.writing import write_image
 
 _TITLE = "MM-WHS"
 _SCANS, _TUNING_PAIRS = 20, 5

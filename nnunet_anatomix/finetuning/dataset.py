@@ -18,15 +18,19 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from tqdm import tqdm
 
-from nnunet_anatomix.finetuning.labels import require_foreground
+from nnunet_anatomix.finetuning.labels import require_labels
 from pretraining.errors import InputError
+from pretraining.imaging.headers import VolumeHeader
+from pretraining.imaging.integrity import check_file, require_volume
+from pretraining.imaging.limits import SANE_SPACING_MM
+from pretraining.imaging.orientation import is_sheared_alone, orientation_note, ras_affine
+from pretraining.imaging.rejection import Rejected
 from pretraining.processes import available_cores, finished
 
 log = logging.getLogger(__name__)
 
 _NEEDED = ("channel_names", "labels", "file_ending")
-SANE_SPACING_MM = (1e-4, 100.0)
-"""From a tenth of a micrometre to ten centimetres; anything else is a damaged header."""
+_SEE = "see dataset_format.md of nnU-Net"
 _GRID_TOLERANCE = 1e-3
 """Of spacings, origins and directions of one case's files: relative, or mm."""
 
@@ -65,11 +69,8 @@ def find_dataset(dataset: str) -> RawDataset:
         description = load_json(str(folder / "dataset.json"))
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {folder / 'dataset.json'} ({error}); see dataset_format.md of nnU-Net") from None
-    if "modality" in description:
-        description.setdefault("channel_names", description["modality"])
-    if missing := [key for key in _NEEDED if key not in description]:
-        raise InputError(f"{folder / 'dataset.json'} has no {missing}; see dataset_format.md of nnU-Net")
-    require_foreground(name, description["labels"])
+    _check_description(folder / "dataset.json", description)
+    require_labels(name, description)
     cases = get_filenames_of_train_images_and_targets(str(folder), description) if _has_images(folder, description) else {}
     if not cases:
         raise InputError(f"{name} has no training images in {folder / 'imagesTr'}")
@@ -86,14 +87,28 @@ def find_dataset(dataset: str) -> RawDataset:
     return RawDataset(name=name, folder=folder, description=description, cases=cases)
 
 
+def _check_description(path: Path, description: Any) -> None:
+    if not isinstance(description, dict):
+        raise InputError(f"{path} holds a {type(description).__name__}, expected an object with {list(_NEEDED)}; {_SEE}")
+    if "modality" in description:
+        description.setdefault("channel_names", description["modality"])
+    if missing := [key for key in _NEEDED if key not in description]:
+        raise InputError(f"{path} has no {missing}; {_SEE}")
+    channels, ending = description["channel_names"], description["file_ending"]
+    if not isinstance(channels, dict) or sorted(map(str, channels)) != sorted(map(str, range(max(1, len(channels))))):
+        raise InputError(f'{path}: expected channel_names such as {{"0": "CT"}}, numbered from 0 on, found {str(channels)[:120]}; {_SEE}')
+    if not isinstance(ending, str) or not ending.startswith("."):
+        raise InputError(f"{path}: expected a file_ending such as .nii.gz, found {str(ending)[:120]!r}; {_SEE}")
+
+
 def check_cases(dataset: RawDataset) -> None:
     """Read every training case, and refuse what nothing can be learned from.
 
     Raises
     ------
     InputError
-        Naming the case: unreadable or 2D files, files of one case on different grids, NaN or infinite voxels, a constant channel, label
-        values that ``dataset.json`` does not name.
+        Naming the case: damaged, unreadable or 2D files (see :mod:`pretraining.imaging.integrity`), files of one case on different
+        grids, NaN or infinite voxels, a constant channel, label values that ``dataset.json`` does not name.
 
     Notes
     -----
@@ -105,13 +120,15 @@ def check_cases(dataset: RawDataset) -> None:
     processes = min(len(jobs), default_num_processes, available_cores())
     shown: set[int] = set()
     # Spawned processes take longer to start than a few scans take to read.
-    for (case, *_), found in tqdm(
+    for (case, *_), (found, notes) in tqdm(
         finished(_inspect, jobs, processes=processes if len(jobs) > 8 else 1),
         total=len(jobs),
         desc="checking scans",
         leave=False,
         disable=None,
     ):
+        for note in notes:
+            log.warning("%s: case '%s': %s", dataset.name, case, note)
         if strange := sorted(found - known):
             raise InputError(f"{dataset.name}: labels of case '{case}' hold the values {strange}, dataset.json names {sorted(known)}")
         shown |= found
@@ -120,9 +137,10 @@ def check_cases(dataset: RawDataset) -> None:
         log.warning("%s: no training case shows label %s %s; it cannot be learned", dataset.name, unseen, sorted(names))
 
 
-def _inspect(job: tuple[str, list[str], str, Mapping[str, Any]]) -> set[int]:
-    """The label values of one case, all else having been found in order."""
+def _inspect(job: tuple[str, list[str], str, Mapping[str, Any]]) -> tuple[set[int], list[str]]:
+    """The label values of one case, and notes on it, all else having been found in order."""
     case, images, label, description = job
+    headers = {Path(path): _judged(case, Path(path)) for path in (*images, label)}
     reader = determine_reader_writer_from_dataset_json(dict(description), images[0], verbose=False)()
     try:
         scan, properties = reader.read_images(images)
@@ -150,11 +168,42 @@ def _inspect(job: tuple[str, list[str], str, Mapping[str, Any]]) -> set[int]:
             raise InputError(f"case '{case}': {Path(image).name} has NaN or infinite voxels; replace them by the background's value")
         if low == high:
             raise InputError(f"case '{case}': {Path(image).name} is constant ({low:g} everywhere); take it out or replace it")
+    notes = _orientation_notes(headers, Path(images[0]), properties)
     values = np.unique(segmentation)
     if not np.array_equal(values, np.round(values)):
         strange = values[values % 1 != 0][0]
         raise InputError(f"case '{case}': {Path(label).name} must hold whole numbers, found {strange:g}")
-    return {int(value) for value in values}
+    return {int(value) for value in values}, notes
+
+
+def _judged(case: str, path: Path) -> VolumeHeader | None:
+    try:
+        header = check_file(path)
+        if header is not None:
+            require_volume(header)
+    except Rejected as reason:
+        raise InputError(f"case '{case}': {path.name}: {reason}") from None
+    return header
+
+
+def _orientation_notes(headers: Mapping[Path, VolumeHeader | None], first: Path, properties: Mapping[str, Any]) -> list[str]:
+    """Which of two placements nnU-Net's reader took, where a header has two."""
+    header = headers[first]
+    if header is None or not header.is_nifti:
+        return []
+    if "sitk_stuff" in properties:
+        grid = properties["sitk_stuff"]
+        taken = ras_affine(grid["direction"], grid["spacing"], grid["origin"])
+    elif "nibabel_stuff" in properties:
+        taken = np.asarray(properties["nibabel_stuff"]["original_affine"])
+    else:
+        return []
+    note = (
+        "its axes are not at right angles (sheared), and are taken for such"
+        if is_sheared_alone(header)
+        else orientation_note(header, taken)
+    )
+    return [f"{first.name}: {note}"] if note else []
 
 
 def _grids(image: Mapping[str, Any], label: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

@@ -8,6 +8,7 @@ import dataclasses
 import io
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -33,8 +34,10 @@ from nnunet_anatomix.finetuning.recipe import BLOCK, Recipe
 from pretraining.atomic import write_text
 from pretraining.backbone.unet import UNetConfig
 from pretraining.backbone.weights import find_weights, load_weights
+from pretraining.common.outputs import try_file
 from pretraining.config import from_dict, read_json, to_dict
 from pretraining.errors import InputError
+from pretraining.imaging.limits import check_spacing
 
 log = logging.getLogger(__name__)
 
@@ -175,9 +178,12 @@ def write_plan(
         changes |= _checked_weights(weights, template.backbone)
     recipe = from_dict(Recipe, {**to_dict(template.anatomix), **changes})
     target = default_memory_target_gb(template.geometry) if memory_target_gb is None else memory_target_gb
-    if target <= 0 or (spacing_mm is not None and (len(spacing_mm) != 3 or min(spacing_mm) <= 0)):
-        raise InputError(f"expected a memory target above 0 GB and three spacings above 0 mm, found {target} and {spacing_mm}")
+    if not 0 < target < math.inf or (spacing_mm is not None and len(spacing_mm) != 3):
+        raise InputError(f"expected a memory target above 0 GB and three spacings, found {target} and {spacing_mm}")
+    for axis_mm in spacing_mm or ():
+        check_spacing(axis_mm, "target spacing")
     raw = find_dataset(dataset)
+    try_file(Path(nnUNet_preprocessed) / raw.name / f"{plans_name}.json", "nnUNet_preprocessed")
     check_cases(raw)
     plan = anatomix_plan(
         _stock_plan(raw, plans_name, template.geometry, spacing_mm),

@@ -20,14 +20,14 @@ from torch.optim import Adam, Optimizer
 from tqdm import tqdm
 
 from nnunet_anatomix.finetuning.augmentation import imperfect_earlier_stage, initial_patch_size, modalities_of, table9
-from nnunet_anatomix.finetuning.labels import require_foreground
+from nnunet_anatomix.finetuning.labels import require_labels
 from nnunet_anatomix.finetuning.network import AnatomixNetwork
 from nnunet_anatomix.finetuning.recipe import recipe_of, whole_number
 from nnunet_anatomix.finetuning.schedule import RatePerIteration, parameter_groups
 from nnunet_anatomix.finetuning.splits import STOCK_FOLDS, few_shot_splits
-from nnunet_anatomix.finetuning.stopping import stops_on_bad_input
+from nnunet_anatomix.finetuning.stopping import StoppedByInput, stops_on_bad_input
 from nnunet_anatomix.finetuning.transfer import start_from, weights_of
-from pretraining.atomic import write_text, written_whole
+from pretraining.common.atomic import NotWritten, atomic_write, write_text
 from pretraining.errors import InputError
 
 NETWORK = f"{AnatomixNetwork.__module__}.{AnatomixNetwork.__qualname__}"
@@ -74,7 +74,7 @@ class AnatomixTrainer(nnUNetTrainer):
         # nnU-Net's constructor makes the output folder: what can be checked is checked before.
         self.recipe = recipe_of(plans)
         self.seed = whole_number("ANATOMIX_SEED", os.environ, least=0)
-        require_foreground(plans["dataset_name"], dataset_json["labels"])
+        require_labels(plans["dataset_name"], dataset_json)
         if configuration not in plans["configurations"]:
             raise InputError(f"{plans['plans_name']} has no configuration '{configuration}'; it has {sorted(plans['configurations'])}")
         backbone_of(PlansManager(plans).get_configuration(configuration))
@@ -130,8 +130,11 @@ class AnatomixTrainer(nnUNetTrainer):
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)
             return
-        with written_whole(filename) as partial:
-            super().save_checkpoint(str(partial))
+        try:
+            with atomic_write(filename) as partial:
+                super().save_checkpoint(str(partial))
+        except NotWritten as error:  # the checkpoint before is still there, to continue from
+            raise StoppedByInput(f"Error: {error}") from None
 
     def configure_optimizers(self) -> tuple[Optimizer, RatePerIteration]:
         recipe, optimizer = self.recipe, self.recipe.optimizer

@@ -28,16 +28,18 @@ from nnunet_anatomix.registration.atlas import (
 )
 from nnunet_anatomix.registration.descriptors import DescriptorConfig
 from nnunet_anatomix.registration.initial import Start, best_start
-from nnunet_anatomix.registration.scans import checked_labels, read_image
 from nnunet_anatomix.registration.warp import (
     LARGEST_FIELD,
     near_isotropic_grid,
     resampled,
 )
-from pretraining.atomic import write_text, written_whole
+from pretraining.atomic import write_text
 from pretraining.backbone.unet import UNet
 from pretraining.backbone.weights import Weights
 from pretraining.errors import CommandFailed, InputError, Interrupted
+from pretraining.imaging.limits import check_spacing
+from pretraining.imaging.scans import checked_labels, read_image
+from pretraining.imaging.writing import write_image, write_transform
 from pretraining.inference import Clip
 from pretraining.interruption import Stop, stop_requests
 
@@ -96,8 +98,9 @@ def align_scans(
     paper, descriptors of the scans are compared, not their labels across modalities, nor mutual information within one; the template is the
     mean, not the median, which would hold all scans at once; and the pose's mean is affine, not rigid.
     """
-    if rounds < 1 or (spacing_mm is not None and spacing_mm <= 0):
-        raise InputError(f"expected at least 1 round and a spacing above 0 mm, got {rounds} and {spacing_mm}")
+    if rounds < 1:
+        raise InputError(f"expected at least 1 round, got {rounds}")
+    check_spacing(spacing_mm)
     config = config or DescriptorConfig(**({} if weights else {"feature_weight": 0.0}))
     given = AtlasScan(name="atlas", scan=atlas, clip=atlas_clip) if atlas else None
     with stop_requests() as stop:
@@ -171,7 +174,7 @@ class _Aligner:
         """Write the atlas and what was aligned; files that were made from the same already stay, those of failed scans go."""
         atlas = self.out / ATLAS
         if not (given and atlas.exists() and atlas.samefile(given.scan)) and not self._stands(ATLAS, template.key, [atlas]):
-            _write_image(atlas, given.read() if given else template.images[0])
+            write_image(atlas, given.read() if given else template.images[0])
             self._save(ATLAS, template.key)
         for scan in self._each("writing", scans):
             names = ("affine.tfm", "aligned.nii.gz", *(["labels.nii.gz"] if scan.labels else []))
@@ -229,12 +232,11 @@ class _Aligner:
 
 def _write_aligned(scan: AtlasScan, transform: sitk.AffineTransform, grid: sitk.Image, affine: Path, aligned: Path, *labels: Path) -> None:
     image = scan.read()
-    with written_whole(affine) as partial:
-        sitk.WriteTransform(transform, str(partial))
-    _write_image(aligned, resampled(image, grid, transform))
+    write_transform(affine, transform)
+    write_image(aligned, resampled(image, grid, transform))
     for path in labels:
         role = f"{scan.name}, labels"
-        _write_image(path, resampled(checked_labels(read_image(scan.labels, role), image, role), grid, transform, nearest=True))
+        write_image(path, resampled(checked_labels(read_image(scan.labels, role), image, role), grid, transform, nearest=True))
 
 
 def _first_readable(scans: Sequence[AtlasScan], spacing_mm: float | None) -> tuple[AtlasScan, sitk.Image]:
@@ -250,8 +252,3 @@ def _first_readable(scans: Sequence[AtlasScan], spacing_mm: float | None) -> tup
 
 def _listed(failed: Mapping[str, str]) -> str:
     return "; ".join(f"{name}: {why}" for name, why in failed.items())
-
-
-def _write_image(path: Path, image: sitk.Image) -> None:
-    with written_whole(path) as partial:
-        sitk.WriteImage(image, str(partial), useCompression=True)

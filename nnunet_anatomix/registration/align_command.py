@@ -29,6 +29,7 @@ def align(
     clip: Window = None,
     atlas_clip: Window = None,
     spacing: float | None = None,
+    trust_code: bool = False,
     device: Annotated[Literal["auto", "cpu", "cuda"], tyro.conf.arg(aliases=["-device"])] = "auto",
 ) -> None:
     """Bring many scans to one space by affine transforms: an atlas made of them, or a given one; killed, it goes on.
@@ -43,15 +44,18 @@ def align(
         clip: Intensities that become 0 and 1 in scans without a clip of their own: -450 450 for CT; least and greatest if left out.
         atlas_clip: The same of the given atlas.
         spacing: Of the atlas' grid, mm; the first scan's own if left out.
+        trust_code: Call the code that a .json names even if it is no torch.nn.Module, or the file comes from the hub.
         device: auto, cpu or cuda.
     """
     # Imports torch, which --help does without.
     from nnunet_anatomix.other_weights import feature_weights
     from nnunet_anatomix.registration.align import align_scans
     from nnunet_anatomix.registration.descriptors import DescriptorConfig
+    from pretraining.common.outputs import try_folder
     from pretraining.device import named_device
     from pretraining.precision import has_bf16_units
 
+    try_folder(out)
     runs_on = named_device(device)
     found = read_atlas_scans(scans, clip)
     features = weights != "none"
@@ -63,7 +67,7 @@ def align(
         rounds=rounds,
         spacing_mm=spacing,
         config=DescriptorConfig(bf16=has_bf16_units(runs_on)) if features else DescriptorConfig(feature_weight=0.0),
-        weights=feature_weights(weights) if features else None,
+        weights=feature_weights(weights, trust_code=trust_code) if features else None,
         device=runs_on,
     )
     log.info("%d alignments computed, %d scans are aligned; all of it is in %s", done, len(found), out)

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -23,6 +24,9 @@ from torch import Tensor
 
 from nnunet_anatomix.registration.warp import displacement_of, tensor_image
 from pretraining.errors import CommandFailed, InputError
+from pretraining.imaging.rejection import Rejected
+from pretraining.imaging.scans import load_image
+from pretraining.imaging.writing import save_image
 
 # Of the package ants only its library is imported, which takes a tenth of a second rather than two. The default action of SIGPIPE, which
 # Python ignores, ends ANTs at its next iteration where the program that started it is gone.
@@ -60,9 +64,9 @@ class AntsConfig:
         levels = len(self.iterations)
         if not levels or {len(self.shrink_factors), len(self.smoothing_sigmas_vox)} != {levels}:
             raise InputError(f"SyN's iterations, shrink_factors and smoothing_sigmas_vox need one entry per level each, found {self}")
-        if min(self.iterations) < 0 or min(self.shrink_factors) < 1 or min(self.smoothing_sigmas_vox) < 0:
+        if min(self.iterations) < 0 or min(self.shrink_factors) < 1 or not all(0 <= sigma < inf for sigma in self.smoothing_sigmas_vox):
             raise InputError(f"SyN needs iterations and smoothing_sigmas_vox >= 0 and shrink_factors >= 1, found {self}")
-        if self.gradient_step <= 0 or self.feature_weight <= 0 or not 0 < self.sampling <= 1:
+        if not 0 < self.gradient_step < inf or not 0 < self.feature_weight < inf or not 0 < self.sampling <= 1:
             raise InputError(f"SyN needs gradient_step > 0, feature_weight > 0 and 0 < sampling <= 1, found {self}")
         if self.mi_bins < 5:
             raise InputError(f"SyN needs mi_bins >= 5, as a histogram's outermost two bins on each side stay empty, found {self.mi_bins}")
@@ -128,13 +132,21 @@ def syn_displacement(
         folder = Path(name)
         for role, channels in (("fixed", fixed), ("moving", moving)):
             for channel, volume in enumerate(channels):
-                sitk.WriteImage(tensor_image(volume.float(), axes_only), str(folder / f"{role}{channel}.nii"))
+                save_image(folder / f"{role}{channel}.nii", tensor_image(volume.float(), axes_only))
         for role, mask in masks.items():
-            sitk.WriteImage(tensor_image(mask, axes_only), str(folder / f"{role}_mask.nii"))
+            save_image(folder / f"{role}_mask.nii", tensor_image(mask, axes_only))
         _run(package.submodule_search_locations[0], _arguments(config, metric, len(fixed), bool(masks), seed), folder, threads, progress)
-        fields = [sitk.ReadImage(str(folder / f"0{kind}.nii.gz"), sitk.sitkVectorFloat64) for kind in ("Warp", "InverseWarp")]
+        fields = [_field(folder / f"0{kind}.nii.gz") for kind in ("Warp", "InverseWarp")]
     forward, inverse = (displacement_of(sitk.DisplacementFieldTransform(field), axes_only).to(fixed.device) for field in fields)
     return forward, inverse
+
+
+def _field(path: Path) -> sitk.Image:
+    """A displacement field that ANTs wrote; its writer does not report a full disk either."""
+    try:
+        return sitk.Cast(load_image(path, vectors=True)[0], sitk.sitkVectorFloat64)
+    except Rejected as reason:
+        raise CommandFailed(f"ANTs' registration left a damaged file ({reason}); is there room in {path.parent.parent}?") from None
 
 
 def _masks(fixed: Tensor | None, moving: Tensor | None, shape: torch.Size) -> dict[str, Tensor]:

@@ -19,7 +19,6 @@ import SimpleITK as sitk
 import torch
 from scipy.linalg import expm, logm
 
-from nnunet_anatomix.registration.scans import checked_scan, read_image
 from nnunet_anatomix.registration.warp import (
     coverage,
     image_tensor,
@@ -28,6 +27,8 @@ from nnunet_anatomix.registration.warp import (
     tensor_image,
 )
 from pretraining.errors import InputError
+from pretraining.imaging.limits import check_window
+from pretraining.imaging.scans import checked_scan, read_image
 from pretraining.inference import Clip
 
 log = logging.getLogger(__name__)
@@ -54,8 +55,7 @@ class AtlasScan:
     """Intensities that become 0 and 1, e.g. (-450, 450) HU; the least and the greatest if left out."""
 
     def __post_init__(self) -> None:
-        if self.clip and not self.clip[0] < self.clip[1]:
-            raise InputError(f"{self.name}: expected a clip from lower to higher intensities, got {self.clip}")
+        check_window(self.clip, f"{self.name}: clip")
 
     def stamp(self) -> list[Any]:
         """Changes with the scan's file and window."""

@@ -15,12 +15,13 @@ from nnunet_anatomix.other_weights import OtherWeights
 from nnunet_anatomix.registration.lists import numbered_pair, read_list
 from nnunet_anatomix.registration.metrics import read_landmarks
 from nnunet_anatomix.registration.register import RegistrationConfig, register
-from nnunet_anatomix.registration.scans import checked_labels, checked_scan, read_image
 from nnunet_anatomix.registration.summary import REGISTRATION_FILE
 from nnunet_anatomix.registration.writing import measured, write_registration
 from pretraining.atomic import write_text
 from pretraining.backbone.weights import Weights
 from pretraining.errors import CommandFailed, InputError, Interrupted
+from pretraining.imaging.limits import check_window
+from pretraining.imaging.scans import checked_labels, checked_scan, read_image
 from pretraining.inference import Clip
 from pretraining.interruption import stop_requests
 
@@ -69,6 +70,10 @@ class Common:
     moving_clip: Clip | None = None
     memory: int | None = None
     device: torch.device | str = "cpu"
+
+    def __post_init__(self) -> None:
+        check_window(self.fixed_clip, "--fixed-clip")
+        check_window(self.moving_clip, "--moving-clip")
 
     def fingerprint(self, pair: PairFiles) -> str:
         """Changes whenever a pair would have to be registered anew."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import gcd
+from math import gcd, inf
 from typing import Literal
 
 import torch
@@ -38,7 +38,7 @@ class ConvexAdamConfig:
     """What the descent finds beyond the grid: its border goes on, or ``zeros`` as in the authors' program."""
 
     def __post_init__(self) -> None:
-        if min(self.grid_spacing, self.reach, self.adam_spacing) < 1 or self.iterations < 0 or self.smoothness < 0:
+        if min(self.grid_spacing, self.reach, self.adam_spacing) < 1 or self.iterations < 0 or not 0 <= self.smoothness < inf:
             raise InputError(f"ConvexAdam needs spacings and reach >= 1, iterations and smoothness >= 0, found {self}")
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from math import inf
 
 import torch
 from scipy import ndimage
@@ -44,8 +45,13 @@ class DescriptorConfig:
     def __post_init__(self) -> None:
         if not self.mind and self.feature_weight == 0:
             raise InputError("nothing to compare: let MIND-SSC take part, or give the features a weight")
-        if self.feature_weight < 0 or (self.channels is not None and self.channels < 1):
-            raise InputError(f"need a feature weight >= 0 and at least 1 channel, got {self.feature_weight} and {self.channels}")
+        if not 0 <= self.feature_weight < inf or not 0 <= self.overlap < 1 or self.side < 1:
+            raise InputError(
+                "need a finite feature weight >= 0, an overlap from 0 to below 1 and windows of at least 1 voxel, "
+                f"got {self.feature_weight:g}, {self.overlap:g} and {self.side}"
+            )
+        if self.channels is not None and self.channels < 1:
+            raise InputError(f"need at least 1 channel, got {self.channels}")
 
     def count(self, net: UNet | None) -> int:
         """Channels before any reduction."""

@@ -15,10 +15,11 @@ from torch.nn import functional
 
 from nnunet_anatomix.registration.affine import APART, Described, Stage, agreement, descended, matching_translation
 from nnunet_anatomix.registration.descriptors import DescriptorConfig, Scan, described
-from nnunet_anatomix.registration.scans import read_image
 from nnunet_anatomix.registration.warp import coverage, grid_of_cubes, image_tensor, near_isotropic_grid, resampled
 from pretraining.backbone.unet import UNet
+from pretraining.common.finite import require_finite
 from pretraining.errors import InputError
+from pretraining.imaging.scans import read_image
 from pretraining.inference import Clip
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ def file_start(path: Path, fixed: sitk.Image, moving: sitk.Image) -> Start:
     except RuntimeError:
         transform = None
     if transform is None:
-        field = read_image(path, "initial transform")
+        field = read_image(path, "initial transform", vectors=True)
         if field.GetDimension() != 3 or field.GetNumberOfComponentsPerPixel() != 3:
             raise InputError(f"initial transform: {path} is neither a transform of ITK's nor a displacement field of 3 components")
         transform = sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64))
@@ -125,6 +126,7 @@ def best_start(
         after = agreement(ours, theirs, better)
         if after > score:
             found[name] = (after, better)
+    require_finite(torch.tensor([score for score, _ in found.values()]), "agreement of the scans")
     rivals = {name: round(score, 4) for name, (score, _) in found.items()}
     name = max(found, key=lambda name: found[name][0] + (_HEADER_BONUS if name == "header" else 0))
     score, transform = found[name]

@@ -9,9 +9,9 @@ import numpy as np
 import SimpleITK as sitk
 from torch import Tensor
 
-from nnunet_anatomix.registration.scans import same_grid
 from pretraining.atomic import written_whole
 from pretraining.errors import InputError
+from pretraining.imaging.scans import same_grid
 
 Plane = TypeVar("Plane", np.ndarray, Tensor)
 

@@ -23,7 +23,6 @@ from nnunet_anatomix.registration.convexadam import ConvexAdamConfig, convex_ada
 from nnunet_anatomix.registration.descriptors import DescriptorConfig, Scan, described, descriptors
 from nnunet_anatomix.registration.initial import Start, best_start, file_start, header_start
 from nnunet_anatomix.registration.memory import fitted
-from nnunet_anatomix.registration.scans import checked_labels, checked_scan
 from nnunet_anatomix.registration.warp import (
     coverage,
     displacement_of,
@@ -36,7 +35,10 @@ from nnunet_anatomix.registration.warp import (
 )
 from pretraining.backbone.unet import UNet
 from pretraining.backbone.weights import Weights, find_weights, load_weights
+from pretraining.common.finite import require_finite
 from pretraining.errors import InputError
+from pretraining.imaging.limits import check_spacing, check_window
+from pretraining.imaging.scans import checked_labels, checked_scan
 from pretraining.inference import Clip
 from pretraining.inference_memory import available_bytes
 
@@ -61,6 +63,9 @@ class RegistrationConfig:
     """Settings of that solver."""
     ants: AntsConfig = field(default_factory=AntsConfig)
     """Settings of that solver."""
+
+    def __post_init__(self) -> None:
+        check_spacing(self.spacing_mm, "spacing of the working grid")
 
     @property
     def stage(self) -> Stage:
@@ -144,8 +149,12 @@ def register(
     InputError
         For scans that cannot be registered (see :mod:`nnunet_anatomix.registration.scans`), that don't overlap, or for which the memory
         doesn't suffice.
+    NotFinite
+        If descriptors or solver compute NaN or infinity.
     """
     config, device = config or RegistrationConfig(), torch.device(device)
+    check_window(fixed_clip, "clip of the fixed scan")
+    check_window(moving_clip, "clip of the moving scan")
     seconds: dict[str, float] = {}
     fixed, moving = checked_scan(fixed, "fixed"), checked_scan(moving, "moving")
     masks = tuple(
@@ -193,9 +202,11 @@ def register(
             masked = dict(zip(("fixed_mask", "moving_mask"), (scan.known for scan in scans), strict=True))
             displacement, inverse = syn_displacement(*both, grid, metric=metric, config=config.ants, **masked)
     del both, scans, masked
+    require_finite(displacement, "displacement field")
 
     with _timed(seconds, "transforms"):
         inverse = inverted(displacement) if inverse is None else inverse
+        require_finite(inverse, "inverse displacement field")
         forward_transform = sitk.CompositeTransform([start.transform, itk_transform(displacement, grid)])
         inverse_transform = _inverse_transform(start, displacement, inverse, grid)
         moved = resampled(moving, fixed, forward_transform)

@@ -41,6 +41,7 @@ def register(
     overlap: float | None = None,
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     memory: str = "auto",
+    trust_code: bool = False,
     device: Annotated[Literal["auto", "cpu", "cuda"], tyro.conf.arg(aliases=["-device"])] = "auto",
 ) -> None:
     """Align a moving scan with a fixed one, of any modalities, grids and orientations; or many pairs from a CSV.
@@ -75,6 +76,7 @@ def register(
         overlap: Of the network's windows, share of their side.
         precision: fp32, bf16, or auto: bf16 where that is faster.
         memory: What may be used above PyTorch itself, such as 4G; most of what is free by default.
+        trust_code: Call the code that a .json names even if it is no torch.nn.Module, or the file comes from the hub.
         device: auto, cpu or cuda.
     """
     from nnunet_anatomix.other_weights import feature_weights
@@ -83,8 +85,9 @@ def register(
     from nnunet_anatomix.registration.descriptors import DescriptorConfig
     from nnunet_anatomix.registration.register import RegistrationConfig
     from pretraining.byte_sizes import parse_bytes
+    from pretraining.common.outputs import try_folder
     from pretraining.device import named_device
-    from pretraining.errors import InputError
+    from pretraining.errors import UsageError
     from pretraining.precision import has_bf16_units
 
     for_one_pair = {
@@ -96,11 +99,12 @@ def register(
         "moving_landmarks": moving_landmarks,
     }
     if pairs is not None and (fixed or moving or any(for_one_pair.values())):
-        raise InputError("with --pairs, scans, masks, labels and landmarks stand in the CSV; leave their flags out")
+        raise UsageError("with --pairs, scans, masks, labels and landmarks stand in the CSV; leave their flags out")
     if pairs is None and (fixed is None or moving is None):
-        raise InputError("name the scans with --fixed and --moving, or many of them with --pairs CSV")
+        raise UsageError("name the scans with --fixed and --moving, or many of them with --pairs CSV")
     if features == "none" and not mind and solver == "convexadam":
-        raise InputError("--features none with --no-mind leaves nothing to compare")
+        raise UsageError("--features none with --no-mind leaves nothing to compare")
+    try_folder(out)
     runs_on = named_device(device)
     given = {"overlap": overlap, "feature_weight": 0.0 if features == "none" else feature_weight}
     described = DescriptorConfig(
@@ -119,7 +123,7 @@ def register(
     )
     common = Common(
         config=config,
-        weights=feature_weights(features) if described.feature_weight else None,
+        weights=feature_weights(features, trust_code=trust_code) if described.feature_weight else None,
         fixed_clip=fixed_clip,
         moving_clip=moving_clip,
         memory=None if memory == "auto" else parse_bytes(memory),

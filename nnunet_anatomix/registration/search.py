@@ -25,6 +25,7 @@ from nnunet_anatomix.registration.search_report import ResultRow, appended, read
 from pretraining.backbone.unet import UNet
 from pretraining.backbone.weights import tensors_sha256
 from pretraining.byte_sizes import format_bytes
+from pretraining.common.finite import require_finite
 from pretraining.errors import InputError, Interrupted
 from pretraining.inference_memory import available_bytes
 from pretraining.interruption import stop_requests
@@ -147,7 +148,9 @@ def _solved(
                 found = search_stage(*described, config, **stage) if found is None else found
                 if config.adam_spacing not in dissimilarities:
                     dissimilarities[config.adam_spacing] = descent_dissimilarity(*described, config, **stage)
-                yield config, descent_stage(dissimilarities[config.adam_spacing], found, tuple(pair.fixed.image.shape), config)
+                displacement = descent_stage(dissimilarities[config.adam_spacing], found, tuple(pair.fixed.image.shape), config)
+                require_finite(displacement, "displacement field")
+                yield config, displacement
 
 
 def _settings(pair: SearchPair, description: DescriptorConfig, net: UNet | None, solver: ConvexAdamConfig) -> str:

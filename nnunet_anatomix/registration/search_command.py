@@ -22,6 +22,7 @@ def registration_search(
     reach: tuple[int, ...] = SearchGrid.reach,
     adam_spacing: tuple[int, ...] = SearchGrid.adam_spacing,
     weights: str | None = None,
+    trust_code: bool = False,
     fixed_clip: tuple[float, float] | None = None,
     moving_clip: tuple[float, float] | None = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], tyro.conf.arg(aliases=["-device"])] = "auto",
@@ -40,6 +41,7 @@ def registration_search(
         weights: Weights file, hf://owner/repo/file@revision, or .json of another network (docs/reproduce.md); the bundled ones if left out.
         fixed_clip: Intensities that the network sees as 0 and 1, -450 450 for CT; the least and the greatest of a scan if left out.
         moving_clip: The same of the moving scans.
+        trust_code: Call the code that a .json names even if it is no torch.nn.Module, or the file comes from the hub.
         device: auto, cpu or cuda.
     """
     grid = SearchGrid(smoothness=smoothness, grid_spacing=grid_spacing, reach=reach, adam_spacing=adam_spacing)
@@ -49,15 +51,17 @@ def registration_search(
     from nnunet_anatomix.other_weights import feature_weights
     from nnunet_anatomix.registration.search import METHODS, grid_search
     from nnunet_anatomix.registration.search_pairs import read_search_pairs
+    from pretraining.common.outputs import try_folder
     from pretraining.device import named_device
-    from pretraining.errors import InputError
+    from pretraining.errors import UsageError
     from pretraining.precision import has_bf16_units
 
     if not methods:
-        raise InputError("no methods to compare; name mind, features or both")
+        raise UsageError("no methods to compare; name mind, features or both")
     found = read_search_pairs(pairs, fixed_clip=fixed_clip, moving_clip=moving_clip)
+    try_folder(out)
     runs_on = named_device(device)
-    net = feature_weights(weights).network().to(runs_on) if "features" in methods else None
+    net = feature_weights(weights, trust_code=trust_code).network().to(runs_on) if "features" in methods else None
     chosen = {name: replace(METHODS[name], bf16=has_bf16_units(runs_on)) for name in methods}
     table = grid_search(found, out, grid, net=net, methods=chosen, device=runs_on)
     log.info("%s\nall of it is in %s", table, out)

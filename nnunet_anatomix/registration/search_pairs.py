@@ -14,9 +14,10 @@ from torch import Tensor
 from nnunet_anatomix.registration.descriptors import Scan
 from nnunet_anatomix.registration.lists import numbered_pair, read_list
 from nnunet_anatomix.registration.metrics import dice_by_label, shared_labels
-from nnunet_anatomix.registration.scans import checked_labels, checked_scan, read_image
 from nnunet_anatomix.registration.warp import coverage, image_tensor, resampled, warped
 from pretraining.errors import InputError
+from pretraining.imaging.limits import check_window
+from pretraining.imaging.scans import checked_labels, checked_scan, read_image
 from pretraining.inference import Clip
 
 IMAGES = ("fixed", "moving", "fixed_labels", "moving_labels")
@@ -44,6 +45,10 @@ class SearchPair:
     moving_mask: Path | None = None
     fixed_clip: Clip | None = None
     moving_clip: Clip | None = None
+
+    def __post_init__(self) -> None:
+        check_window(self.fixed_clip, f"{self.name}: clip of the fixed scan")
+        check_window(self.moving_clip, f"{self.name}: clip of the moving scan")
 
     @property
     def files(self) -> dict[str, Path]:

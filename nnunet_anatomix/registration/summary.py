@@ -177,26 +177,28 @@ def _median(values: Iterable[float]) -> float:
     return float(np.median(known)) if known else nan
 
 
-def write_summary(folder: Path) -> str:
-    """Summarize a batch into its folder: ``pairs.csv``, ``summary.csv``, ``summary.md`` and, if there is any Dice, ``dice.png``.
+def write_summary(folder: Path, out: Path | None = None) -> str:
+    """Summarize a batch: ``pairs.csv``, ``summary.csv``, ``summary.md`` and, if there is any Dice, ``dice.png``.
 
-    Returns
-    -------
-    The table, as Markdown.
+    Args:
+        folder: Of the batch, with a folder for each pair.
+        out: Folder for the summary; that of the batch if left out.
 
-    Raises
-    ------
-    InputError
-        As :func:`read_registrations`.
+    Returns:
+        The table, as Markdown.
+
+    Raises:
+        InputError: As :func:`read_registrations`.
     """
+    out = folder if out is None else out
     pairs = read_registrations(folder)
     rows, summaries = [pair_row(pair) for pair in pairs], summarize(pairs)
     text = markdown(summaries)
-    _write_csv(folder / "pairs.csv", rows)
-    _write_csv(folder / "summary.csv", summaries)
-    write_text(folder / "summary.md", text)
+    _write_csv(out / "pairs.csv", rows)
+    _write_csv(out / "summary.csv", summaries)
+    write_text(out / "summary.md", text)
     if any(isfinite(row.dice) for row in rows):
-        draw_dice(folder / "dice.png", rows)
+        draw_dice(out / "dice.png", rows)
     return text
 
 

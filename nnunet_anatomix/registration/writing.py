@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,8 @@ from nnunet_anatomix.registration.pictures import draw_registration
 from nnunet_anatomix.registration.register import Registration
 from nnunet_anatomix.registration.summary import REGISTRATION_FILE
 from nnunet_anatomix.registration.warp import LARGEST_FIELD, near_isotropic_grid, resampled
-from pretraining.atomic import write_text, written_whole
+from pretraining.common.atomic import NotWritten, write_text
+from pretraining.imaging.writing import write_image, write_transform
 
 MOVED, MOVED_LABELS = "moved.nii.gz", "moved_labels.nii.gz"
 FORWARD, INVERSE = "forward.nii.gz", "inverse.nii.gz"
@@ -76,34 +78,52 @@ def measured(
 def write_registration(
     out: Path, registration: Registration, metrics: Mapping[str, Any], *, pair: str, moving_labels: sitk.Image | None = None, **about: Any
 ) -> None:
-    """Write everything into ``out``; each file whole or not at all, the JSON last: where it is, all is.
+    """Write everything into ``out``: all files of a registration or none, the JSON last: where it is, all is.
 
-    Parameters
-    ----------
-    metrics : from :func:`measured`.
-    pair : its name.
-    about : what else the JSON shall say.
+    Args:
+        out: Folder; what an earlier registration left in it stays until all of this one is complete on disk.
+        registration: What was found.
+        metrics: From :func:`measured`.
+        pair: Its name.
+        moving_labels: To be moved along.
+        **about: What else the JSON shall say.
 
-    Notes
-    -----
-    ``forward.nii.gz`` and ``inverse.nii.gz`` are displacement fields in mm that hold the start too. ``forward.h5`` and ``inverse.h5`` are
-    the same as ITK composites of their parts, where there is a start besides the headers.
+    Notes:
+        ``forward.nii.gz`` and ``inverse.nii.gz`` are displacement fields in mm that hold the start too. ``forward.h5`` and
+        ``inverse.h5`` are the same as ITK composites of their parts, where there is a start besides the headers.
     """
     out.mkdir(parents=True, exist_ok=True)
-    _write_image(out / MOVED, registration.moved)
+    with TemporaryDirectory(prefix=".registration-", dir=out) as staged:
+        try:
+            _write_files(Path(staged), registration, metrics, pair, moving_labels, about)
+        except NotWritten as error:
+            raise NotWritten(str(error).replace(staged, str(out))) from None
+        written = sorted(Path(staged).iterdir(), key=lambda path: path.name == REGISTRATION_FILE)
+        (out / REGISTRATION_FILE).unlink(missing_ok=True)
+        for path in written:
+            path.replace(out / path.name)
+
+
+def _write_files(
+    out: Path,
+    registration: Registration,
+    metrics: Mapping[str, Any],
+    pair: str,
+    moving_labels: sitk.Image | None,
+    about: Mapping[str, Any],
+) -> None:
+    write_image(out / MOVED, registration.moved)
     if moving_labels is not None:
-        _write_image(out / MOVED_LABELS, registration.moved_labels(moving_labels))
+        write_image(out / MOVED_LABELS, registration.moved_labels(moving_labels))
     moving = registration.moving
     too_large = moving.GetNumberOfPixels() > LARGEST_FIELD
     moving_grid = near_isotropic_grid(moving, spacing_mm=min(moving.GetSpacing()), at_most_voxels=LARGEST_FIELD) if too_large else moving
     for name, transform, grid in ((FORWARD, registration.forward, registration.grid), (INVERSE, registration.inverse, moving_grid)):
-        _write_image(out / name, _field(transform, grid))
+        write_image(out / name, _field(transform, grid))
         if registration.start.name != "header" or not _is_identity(registration.start.transform):
-            with written_whole(out / name.replace(".nii.gz", ".h5")) as partial:
-                sitk.WriteTransform(transform, str(partial))
+            write_transform(out / name.replace(".nii.gz", ".h5"), transform)
     if registration.start.transform.IsLinear():
-        with written_whole(out / "start.tfm") as partial:
-            sitk.WriteTransform(registration.start.transform, str(partial))
+        write_transform(out / "start.tfm", registration.start.transform)
     before = resampled(registration.moving, registration.fixed, registration.start.transform)
     draw_registration(out / PICTURE, registration.fixed, before, registration.moved, title=pair)
     document = {
@@ -128,11 +148,6 @@ def _field(transform: sitk.Transform, grid: sitk.Image) -> sitk.Image:
 def _is_identity(transform: sitk.Transform) -> bool:
     points = [(0.0, 0.0, 0.0), (100.0, 0.0, 0.0), (0.0, 100.0, 0.0), (0.0, 0.0, 100.0)]
     return all(np.allclose(transform.TransformPoint(point), point, atol=1e-9) for point in points)
-
-
-def _write_image(path: Path, image: sitk.Image) -> None:
-    with written_whole(path) as partial:
-        sitk.WriteImage(image, str(partial), useCompression=True)
 
 
 def _array(labels: sitk.Image) -> np.ndarray:

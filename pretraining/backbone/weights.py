@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
-import pickle
 import re
 import zipfile
 from dataclasses import dataclass, field
@@ -19,17 +19,21 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from pretraining.archive import check_archive
 from pretraining.atomic import written_whole
 from pretraining.backbone.published import from_published, to_published
+from pretraining.backbone.tensor_files import check_state, load_tensor_file
 from pretraining.backbone.unet import UNet, UNetConfig
+from pretraining.common.finite import require_finite
 from pretraining.config import from_dict, to_dict
 from pretraining.errors import InputError
 
 FORMAT = "anatomix-weights/1"
 _CHECKPOINT_KEY = "network_weights"
 """Where nnU-Net's checkpoints keep the network."""
+_LARGEST = {"in_channels": 1024, "out_channels": 4096, "width": 1024, "poolings": 8}
+"""Ten times what any published network has, and still a network whose size can be computed."""
 BUNDLED_NAME = "anatomix_unet16.safetensors"
+HUB = "hf://"
 _HUB = re.compile(r"hf://(?P<repo>[^/@]+/[^/@]+)/(?P<file>[^@]+)(?:@(?P<revision>.*))?")
 
 log = logging.getLogger(__name__)
@@ -84,6 +88,7 @@ def save_weights(path: str | Path, state: dict[str, Tensor], architecture: UNetC
     The tensors' sha256.
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    require_finite(state, f"weights for {path}")
     sha256 = tensors_sha256(state)
     metadata = {
         "format": FORMAT,
@@ -111,6 +116,7 @@ def load_weights(path: str | Path) -> Weights:
 
 def export_published(path: str | Path, weights: Weights) -> None:
     """Write ``weights`` as a published ``.pth`` state dict, whole or not at all."""
+    require_finite(weights.state, f"weights for {path}")
     with written_whole(path) as partial:
         torch.save(to_published(weights.state, weights.architecture), partial)
 
@@ -129,19 +135,29 @@ def find_weights(explicit: str | None = None, plan: str | None = None) -> Path:
         If the named file does not exist: a wish that cannot be met is never replaced by the next place. Also for an address of the
         hub without revision: the same words must not mean other weights tomorrow.
     """
-    wishes = (("--weights", explicit), ("ANATOMIX_WEIGHTS", os.environ.get("ANATOMIX_WEIGHTS")), ("the plan's anatomix.weights", plan))
-    for origin, wish in wishes:
-        if wish and wish != "bundled":
-            path = _fetch(wish) if wish.startswith("hf://") else Path(wish).expanduser()
-            if not path.is_file():
-                raise InputError(f"{origin} names {wish}, but there is no such file; correct it or leave it out for the bundled weights")
-            return path
-        if wish:
-            break
+    origin, wish = named_weights(explicit, plan)
+    if wish != "bundled":
+        path = _fetch(wish) if wish.startswith(HUB) else Path(wish).expanduser()
+        if not path.is_file():
+            raise InputError(f"{origin} names {wish}, but there is no such file; correct it or leave it out for the bundled weights")
+        return path
     bundled = Path(str(resources.files("pretraining.backbone.bundled") / BUNDLED_NAME))
     if not bundled.is_file():
         raise InputError(f"no bundled weights at {bundled}; name weights by --weights or ANATOMIX_WEIGHTS")
     return bundled
+
+
+def named_weights(explicit: str | None = None, plan: str | None = None) -> tuple[str, str]:
+    """Decide which weights are meant, without looking for them.
+
+    Args:
+        explicit, plan: As for :func:`find_weights`.
+
+    Returns:
+        Where the name stands, for messages, and the name: a path, an address of the hub, or ``bundled``.
+    """
+    named = (("--weights", explicit), ("ANATOMIX_WEIGHTS", os.environ.get("ANATOMIX_WEIGHTS")), ("the plan's anatomix.weights", plan))
+    return next(((origin, wish) for origin, wish in named if wish), ("nothing", "bundled"))
 
 
 def _fetch(address: str) -> Path:
@@ -174,37 +190,39 @@ def _read_safetensors(path: Path) -> Weights:
     if metadata.get("format") != FORMAT:
         raise InputError(f"{path} is not an anatomix weights file: expected format '{FORMAT}', found {metadata.get('format')!r}")
     try:
-        architecture = from_dict(UNetConfig, json.loads(metadata["architecture"]))
-        card = json.loads(metadata["card"])
-    except (KeyError, json.JSONDecodeError, InputError) as error:
+        described, card = json.loads(metadata["architecture"]), json.loads(metadata["card"])
+        if not isinstance(described, dict) or not isinstance(card, dict):
+            raise InputError(f"expected JSON objects, found {type(described).__name__} and {type(card).__name__}")
+        architecture = from_dict(UNetConfig, described)
+    except (KeyError, ValueError, RecursionError) as error:
         raise InputError(f"{path} has no readable architecture and card ({error!r}); fetch or export it again") from None
+    _check_architecture(path, architecture)
     _check_fit(path, state, architecture)
     sha256 = tensors_sha256(state)
     if card.get("sha256") != sha256:
         raise InputError(f"{path} is damaged: its tensors have sha256 {sha256}, its card says {card.get('sha256')}; fetch it again")
+    check_state(path, state)
     return Weights(architecture, state, card, sha256)
 
 
 def _read_published(path: Path) -> Weights:
-    if zipfile.is_zipfile(path):  # files of PyTorch before 1.6 are not, and carry no checksums
-        check_archive(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        content = load_tensor_file(path, "expected a published state dict (.pth) or our .safetensors")
+    except InputError:
         _refuse_checkpoint(path)
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"{path} is damaged or holds more than tensors ({reason[:160]}); expected a published state dict (.pth) or our .safetensors"
-        ) from None
+        raise
     if isinstance(content, dict) and _CHECKPOINT_KEY in content:
         _refuse_checkpoint(path)
     if not isinstance(content, dict) or not content or not all(isinstance(value, Tensor) for value in content.values()):
         kind = f"a dict with keys {list(content)[:3]}" if isinstance(content, dict) else f"a {type(content).__name__}"
         raise InputError(f"{path} holds {kind}; expected a state dict, tensor names to tensors")
+    check_state(path, content)
     try:
         state, architecture = from_published(content)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+    except (RuntimeError, OverflowError) as error:
+        raise InputError(f"{path}: no UNet has tensors of these shapes ({str(error).splitlines()[0][:160]})") from None
     return Weights(architecture, state, {"name": path.stem, "imported_from": path.name}, tensors_sha256(state))
 
 
@@ -212,7 +230,8 @@ def _refuse_checkpoint(path: Path) -> None:
     """Raise if ``path`` is a trained model of nnU-Net, which holds objects that are never unpickled here: their names tell."""
     try:
         with zipfile.ZipFile(path) as archive:
-            pickles = [archive.read(name) for name in archive.namelist() if name.endswith("data.pkl")]
+            parts = [part for part in archive.infolist() if part.filename.endswith("data.pkl") and part.file_size <= path.stat().st_size]
+            pickles = [archive.read(part) for part in parts]
     except (zipfile.BadZipFile, OSError):
         return
     if any(_CHECKPOINT_KEY.encode() in content for content in pickles):
@@ -220,6 +239,14 @@ def _refuse_checkpoint(path: Path) -> None:
             f"{path} is a checkpoint of nnU-Net, not a pretrained backbone; to start from all of it but its segmentation heads, "
             "leave ANATOMIX_WEIGHTS alone and train with -pretrained_weights"
         )
+
+
+def _check_architecture(path: Path, architecture: UNetConfig) -> None:
+    """Refuse networks larger than any, before they are built."""
+    too_large = {name: getattr(architecture, name) for name, most in _LARGEST.items() if getattr(architecture, name) > most}
+    if too_large or not math.isfinite(architecture.norm_eps):
+        found = too_large or {"norm_eps": architecture.norm_eps}
+        raise InputError(f"{path} describes a network with {found}, expected at most {_LARGEST} and a finite norm_eps; fetch it again")
 
 
 def _check_fit(path: Path, state: dict[str, Tensor], architecture: UNetConfig) -> None:

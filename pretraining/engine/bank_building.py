@@ -19,6 +19,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pretraining.atomic import write_text
+from pretraining.common.outputs import try_file
 from pretraining.engine.bank_file import FAMILY, MAGIC, REGIONS, TemplateEntry, write_bank
 from pretraining.engine.bank_parts import Part, Reading, make_part, read_part
 from pretraining.engine.build_report import BuildReport
@@ -69,6 +70,7 @@ def build_bank(
         raise InputError(f"expected at least one process to read with, found {processes}")
     out = Path(out)
     _check_place(out)
+    try_file(out)
     found, rejected = find_sources([Path(source) for source in sources], licences, regions)
     parts = out.with_name(f"{out.name}.parts")
     parts.mkdir(parents=True, exist_ok=True)

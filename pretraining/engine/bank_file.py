@@ -24,6 +24,7 @@ import numpy as np
 from pretraining.atomic import written_whole
 from pretraining.engine.packing import PackedMask, packed_length
 from pretraining.errors import InputError
+from pretraining.imaging.limits import LARGEST_VOXELS, check_spacing
 
 FAMILY = b"anatomix-bank-"
 MAGIC = FAMILY + b"3\n"
@@ -206,10 +207,33 @@ def read_bank(path: Path) -> tuple[BankIndex, MappedMasks]:
         content = file.read(head_length + count * ROW.itemsize)
     if hashlib.sha256(content).digest() != digest:
         raise InputError(f"{path} is damaged: its index is not what was written; make it again or copy it again")
-    head = json.loads(content[:head_length])
     rows = np.frombuffer(content, dtype=ROW, offset=head_length)
-    index = BankIndex(spacing_mm=head["spacing_mm"], names=tuple(head["names"]), rows=rows, notes=head.get("notes", {}))
+    try:
+        head = json.loads(content[:head_length])
+        index = BankIndex(spacing_mm=head["spacing_mm"], names=tuple(head["names"]), rows=rows, notes=head.get("notes", {}))
+        _check_index(index, start - len(MAGIC))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path} is no sound template bank ({error!r}); make it again with `anatomix-pretrain templates`") from None
     return index, MappedMasks(path, start - len(MAGIC))
+
+
+def _check_index(index: BankIndex, mask_bytes: int) -> None:
+    """ValueError for an index that no writer of ours makes, though its digest fits: sizes, names and spacing must be possible."""
+    if isinstance(index.spacing_mm, bool) or not isinstance(index.spacing_mm, (int, float)) or not isinstance(index.notes, dict):
+        raise ValueError(f"expected a spacing and notes, found {type(index.spacing_mm).__name__} and {type(index.notes).__name__}")
+    check_spacing(index.spacing_mm)
+    if not all(isinstance(name, str) for name in index.names):
+        raise ValueError("its names are no texts")
+    for column in ("source", "subject", "organ", "licence"):
+        if len(index.rows) and index.rows[column].max() >= len(index.names):
+            raise ValueError(f"a {column} has no name")
+    shapes = index.rows["shape"].astype(np.int64)
+    if (shapes < 1).any() or (shapes.astype(float).prod(axis=1) > LARGEST_VOXELS).any():
+        raise ValueError("a mask has a size that none can have")
+    if (index.rows["voxel_count"] > shapes.prod(axis=1)).any():
+        raise ValueError("a mask has more voxels than its box")
+    if int(packed_length(shapes).sum()) != mask_bytes:
+        raise ValueError(f"its masks take {int(packed_length(shapes).sum())} bytes, there are {mask_bytes}")
 
 
 def checked_bits(index: BankIndex, masks: MappedMasks | np.ndarray, i: int, path: Path | None) -> np.ndarray:

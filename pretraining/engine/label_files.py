@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from pretraining.engine.intact import check_intact
-from pretraining.engine.rejection import Rejected, unreadable
+from pretraining.imaging.headers import read_header
+from pretraining.imaging.integrity import check_header, require_volume
+from pretraining.imaging.limits import LARGEST_VOXELS
+from pretraining.imaging.rejection import Rejected
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 LABEL_LIMIT = 2000
@@ -24,8 +28,6 @@ LEAST_AGREEMENT = 0.5
 Measured: real label maps with 41 to 312 values have .80 or more, and the one with the least (158 regions of a brain at 1 mm) still
 .51 if only every fourth voxel of each axis is kept; scans stored as whole numbers have .44 or less.
 """
-VOXEL_LIMIT = 2**31
-"""More voxels than any scan has, before or after resampling: such a header is wrong, and reading on would end the process."""
 CHUNK = 2**22
 """Voxels that are looked at in one go."""
 
@@ -51,44 +53,44 @@ def stem(name: str) -> str:
 
 
 def read_size(path: Path) -> tuple[int, int, int]:
-    """(X, Y, Z), voxels, by the header alone; refuses what :func:`read_labels` refuses for its header."""
-    # Imported here, since a machine that only opens banks needs no SimpleITK.
-    import SimpleITK
+    """Read the size of a label file from its header alone.
 
-    reader = SimpleITK.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        with path.open("rb"), _quiet():
-            reader.ReadImageInformation()
-    except (OSError, RuntimeError) as error:
-        raise unreadable(error) from None
-    size, spacing_mm, values_per_voxel = reader.GetSize(), reader.GetSpacing(), reader.GetNumberOfComponents()
-    if len(size) != 3 or values_per_voxel != 1:
-        shape = (*size, values_per_voxel)
-        raise Rejected(f"expected a volume with three dimensions and one value per voxel, found shape and values per voxel {shape}")
-    if not all(0 < spacing < math.inf for spacing in spacing_mm):
-        raise Rejected(f"expected voxel sizes > 0, found {spacing_mm} mm")
-    if math.prod(size) > VOXEL_LIMIT:
-        raise Rejected(f"expected at most {VOXEL_LIMIT} voxels, found {' x '.join(map(str, size))} in its header")
-    return size
+    Returns:
+        (X, Y, Z), voxels.
+
+    Raises:
+        Rejected: For what :func:`read_labels` refuses for its header.
+    """
+    header = read_header(path)
+    if header is None:
+        raise Rejected(f"expected {', '.join(SUFFIXES)}")
+    check_header(header)
+    require_volume(header)
+    return header.size
 
 
 def read_labels(path: Path) -> LabelMap:
     """Read one label file.
 
     Raises:
-        Rejected: If it can't be read, was cut short or damaged, or is no label map: not three-dimensional, not finite, with
-            fractions, negative values or too many values, or with many values that differ from voxel to voxel.
+        Rejected: If it is damaged or cannot be read (see :mod:`pretraining.imaging.integrity`), or is no label map: not
+            three-dimensional, with fractions, negative values or too many values, or with many values that differ from voxel to
+            voxel.
+    """
+    # Imported here, since a machine that only opens banks needs no SimpleITK.
+    from pretraining.imaging.scans import load_image
+
+    return label_map(load_image(path)[0])
+
+
+def label_map(image: sitk.Image) -> LabelMap:
+    """Take an image of three axes for labels.
+
+    Raises:
+        Rejected: As :func:`read_labels`.
     """
     import SimpleITK
 
-    read_size(path)
-    check_intact(path)
-    try:
-        with _quiet():
-            image = SimpleITK.ReadImage(str(path))
-    except RuntimeError as error:
-        raise unreadable(error) from None
     # Transposed, so that axes come as X, Y, Z; a view, and the memory behind it is read in its own order below.
     voxels = SimpleITK.GetArrayViewFromImage(image)
     low, high = voxels.min(), voxels.max()
@@ -150,9 +152,9 @@ def resample_nearest(labels: np.ndarray, spacing_mm: tuple[float, ...], wanted_m
     if np.allclose(spacing_mm, wanted_mm, rtol=1e-3, atol=0):
         return labels
     counts = [max(1, round(size * spacing / wanted_mm)) for size, spacing in zip(labels.shape, spacing_mm, strict=True)]
-    if math.prod(counts) > VOXEL_LIMIT:
+    if math.prod(counts) > LARGEST_VOXELS:
         found = f"{' x '.join(map(str, counts))} at {wanted_mm:g} mm, from voxels of {spacing_mm} mm"
-        raise Rejected(f"expected at most {VOXEL_LIMIT} voxels, found {found}")
+        raise Rejected(f"expected at most {LARGEST_VOXELS} voxels, found {found}")
     picks = []
     for size, spacing, count in zip(labels.shape, spacing_mm, counts, strict=True):
         centres = (np.arange(count) + 0.5) * (wanted_mm / spacing)
@@ -173,16 +175,3 @@ def _distinct(labels: np.ndarray, high: int) -> list[int]:
     if high < 2**16:
         return np.flatnonzero(np.bincount(labels.ravel(), minlength=high + 1)).tolist()
     return np.unique(labels).tolist()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """ITK's own warnings, several lines each on standard error, left out: what matters is checked here."""
-    import SimpleITK
-
-    before = SimpleITK.ProcessObject.GetGlobalWarningDisplay()
-    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        yield
-    finally:
-        SimpleITK.ProcessObject.SetGlobalWarningDisplay(before)

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from pretraining.archive import check_archive
 from pretraining.atomic import written_whole
+from pretraining.backbone.tensor_files import load_tensor_file
 from pretraining.errors import InputError
 
 
@@ -60,9 +60,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     """
     if not Path(path).is_file():
         raise InputError(f"no checkpoint at {path}; expected the folder of a training that has saved one")
-    check_archive(path)
+    content = load_tensor_file(Path(path), "expected a checkpoint of a training: start a new run elsewhere")
     try:
-        return Checkpoint(**torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:  # whatever the content of another kind of file makes of the reader
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise InputError(f"{path} is no checkpoint of this version ({reason}); start a new run elsewhere") from None
+        return Checkpoint(**content)
+    except TypeError as error:
+        raise InputError(f"{path} is no checkpoint of this version ({error}); start a new run elsewhere") from None

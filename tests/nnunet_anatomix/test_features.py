@@ -134,7 +134,7 @@ def test_isotropic_keeps_places(spacing_mm):
 
 def test_isotropic_wants_a_spacing():
     for spacing_mm in (0, -1, float("nan")):
-        with pytest.raises(InputError, match="above 0 mm"):
+        with pytest.raises(InputError, match=r"expected 0\.0001 to 100 mm"):
             isotropic(scan(9, 8, 10), spacing_mm)
     with pytest.raises(InputError, match="name a larger one"):
         isotropic(scan(9, 8, 10), 0.001)

@@ -127,7 +127,7 @@ BAD = [
     ({"network": "monai.networks.nets.NoSuchNet"}, STATE, "no monai.networks.nets.NoSuchNet here"),
     ({"network": "no_such_package.Net"}, STATE, "no no_such_package.Net here"),
     ({"network": "math.pi"}, STATE, "no math.pi here"),
-    ({"network": "builtins.dict", "kwargs": {}}, STATE, "makes a dict"),
+    ({"network": "builtins.dict", "kwargs": {}}, STATE, r"dict is a class, expected a subclass of torch\.nn\.Module"),
     ({"kwargs": KWARGS | {"colour": "red"}}, STATE, "does not take these kwargs.*colour"),
     ({"kwargs": KWARGS | {"out_channels": 6}}, STATE, r"does not fit .* tensors differ.*expected \(.*found \("),
     ({"kwargs": KWARGS | {"in_channels": 2}}, {**MonaiUNet(**(KWARGS | {"in_channels": 2})).state_dict()}, "fails on a cube of 8 voxels"),
@@ -189,3 +189,79 @@ def test_they_drive_ants(tmp_path):
     registration = register(fixed, moving, config=config, weights=feature_weights(str(described(tmp_path, STATE))))
     assert registration.settings["method"] == "ants-features"
     assert error(registration.moved, fixed) < 0.95 * error(moving, fixed)
+
+
+class Flag:
+    """Notes that it was called."""
+
+    called = False
+
+    def __init__(self, **options: object) -> None:
+        type(self).called = True
+
+
+def make_net(**options: object) -> MonaiUNet:
+    """A function that makes a network."""
+    Flag.called = True
+    return MonaiUNet(**options)
+
+
+@pytest.mark.parametrize("named", ["Flag", "make_net"])
+def test_nothing_is_called_that_is_no_network(tmp_path, monkeypatch, named):
+    monkeypatch.setattr(Flag, "called", False)
+    with pytest.raises(InputError, match=r"expected a subclass of torch\.nn\.Module.*--trust-code"):
+        feature_weights(str(described(tmp_path, STATE, network=f"{__name__}.{named}")))
+    assert not Flag.called
+
+
+def test_a_shell_is_not_called(tmp_path, monkeypatch):
+    """As it was reported: check_output with a command line for a network."""
+    monkeypatch.chdir(tmp_path)
+    path = described(tmp_path, STATE, network="subprocess.check_output", kwargs={"args": "touch code_was_run", "shell": True})
+    sitk.WriteImage(scan(), "scan.nii.gz")
+    monkeypatch.setattr(sys, "argv", ["nnunet-anatomix", "features", "scan.nii.gz", "--out", "f.nii.gz", "--weights", str(path)])
+    with pytest.raises(SystemExit, match=r"subprocess\.check_output is a function"):
+        main()
+    assert not (tmp_path / "code_was_run").exists() and not (tmp_path / "f.nii.gz").exists()
+
+
+def test_a_function_is_called_once_it_is_trusted(tmp_path):
+    path = str(described(tmp_path, STATE, network=f"{__name__}.make_net"))
+    assert feature_weights(path, trust_code=True).architecture.out_channels == 5
+    with pytest.raises(InputError, match="makes a Flag"):
+        feature_weights(str(described(tmp_path, STATE, network=f"{__name__}.Flag")), trust_code=True)
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A hub that has the files of a folder; gives what it was asked for."""
+    import huggingface_hub
+
+    asked = []
+
+    def download(repo: str, file: str, revision: str | None) -> str:
+        asked.append((repo, file, revision))
+        return str(tmp_path / Path(file).name)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    return asked
+
+
+def test_code_from_the_hub_needs_trust_even_for_a_network(tmp_path, hub):
+    described(tmp_path, STATE, state="deep/net.pth")
+    with pytest.raises(InputError, match="add --trust-code"):
+        feature_weights("hf://owner/repo/nets/net.json@v1")
+    assert not hub
+    assert isinstance(feature_weights("hf://owner/repo/nets/net.json@v1", trust_code=True), OtherWeights)
+    assert hub == [("owner/repo", "nets/net.json", "v1"), ("owner/repo", "nets/deep/net.pth", "v1")]
+    described(tmp_path, STATE, state="../../../elsewhere.pth")
+    with pytest.raises(InputError, match="of the same repository"):
+        feature_weights("hf://owner/repo/nets/net.json@v1", trust_code=True)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_states_that_are_not_finite_are_refused(tmp_path, value):
+    state = {name: tensor.clone() for name, tensor in STATE.items()}
+    next(iter(state.values())).view(-1)[0] = value
+    with pytest.raises(InputError, match=r"1 of .* values of .* are NaN or infinite"):
+        feature_weights(str(described(tmp_path, state)))

@@ -136,7 +136,7 @@ def test_every_prediction_needs_a_truth_but_not_the_other_way_round(folders, cap
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda folder: (folder / "case.0.nii.gz").write_bytes(b"torn"), r"case\.0\.nii\.gz is no label map"),
+        (lambda folder: (folder / "case.0.nii.gz").write_bytes(b"torn"), r"case\.0\.nii\.gz: damaged|case\.0\.nii\.gz: cut short"),
         (lambda folder: write(folder / "case.0.nii.gz", boxes(0) + np.float32(0.5)), "not whole"),
         (lambda folder: write(folder / "case.0.mha", boxes(0)), "are of one name"),
         (lambda folder: (folder / "dataset.json").write_text('{"labels": {"0": "background"}}'), "has no nnU-Net labels"),

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -13,8 +16,10 @@ import torch
 from pretraining.backbone.unet import UNetConfig
 from pretraining.backbone.weights import load_weights
 from pretraining.cli import main
+from pretraining.command_line import run_commands
 from pretraining.config import to_dict
 from pretraining.engine.synthesis import EngineConfig
+from pretraining.errors import InputError
 from pretraining.learning.model import ContrastiveConfig
 from pretraining.learning.objective import ObjectiveConfig
 from pretraining.learning.projection import ProjectionConfig
@@ -37,14 +42,18 @@ def run(monkeypatch, caplog):
 
 
 @pytest.fixture
-def fails(run):
+def fails(run, capsys):
     """Runs the command and returns the one line that it ends with."""
 
-    def command(*arguments: object) -> str:
+    def command(*arguments: object, code: int = 1) -> str:
         with pytest.raises(SystemExit) as caught:
             run(*arguments)
-        line = caught.value.code
-        assert isinstance(line, str) and line.startswith("anatomix-pretrain: ") and "\n" not in line
+        line = str(caught.value)
+        # Python prints a code that is a text, and exits with 1.
+        assert caught.value.code == (line if code == 1 else code)
+        if code == 2:
+            assert capsys.readouterr().err.splitlines()[-1] == line
+        assert line.startswith("anatomix-pretrain: ") and "\n" not in line
         return line
 
     return command
@@ -98,7 +107,7 @@ def test_judging_prints_a_table_and_writes_it(run, fails, tmp_path, weights_file
     said = run("judge", weights_file, "--data", tmp_path / "brain", "--json", tmp_path / "scores.json", "--device", "cpu", "--voxels", 100)
     assert "T1 → T2" in said and all(name in said for name in ("random init", "MIND-SSC", weights_file.stem))
     written = json.loads((tmp_path / "scores.json").read_text())
-    assert written["sha256"] == load_weights(weights_file).sha256 and len(written["scores"]) == 3
+    assert written["sha256"] == load_weights(weights_file).sha256 and len(written["scores"]) == 9
     assert "name the folder" in fails("judge", weights_file, "--data", tmp_path / "nothing")
 
 
@@ -135,9 +144,6 @@ def test_no_run_is_overwritten(run, fails, tmp_path, preset):
     ("arguments", "named"),
     [
         (("train", "--out", "run", "--preset", "papre"), "no preset 'papre'"),
-        (("train", "--out", "run", "--engine.side", "40"), "multiple of 16"),
-        (("train", "--out", "run", "--sidee", "40"), "--sidee"),
-        (("train",), "--out"),
         (("train", "--out", "run", "--device", "cuda:77"), "no device 'cuda:77' here"),
         (("train", "--out", "run", "--device", "tpu"), "no device 'tpu' here"),
         (("train", "--out", "run", "--optimizer.rate", "nan"), "optimizer.rate must be a finite number, got nan"),
@@ -145,7 +151,6 @@ def test_no_run_is_overwritten(run, fails, tmp_path, preset):
         (("train", "--out", "run", "--optimizer.stair-factors", "1", "nan"), "optimizer.stair_factors[1] must be a finite number, got nan"),
         (("train", "--out", "run", "--minutes", "nan"), "--minutes must be a finite number, got nan"),
         (("templates", "--source", "procedural:2", "--out", "t.bank", "--spacing", "inf"), "--spacing must be a finite number, got inf"),
-        (("trane",), "trane"),
         (("train", "--out", "run", "--templates", "nowhere.bank"), "no template bank at nowhere.bank"),
         (("train", "--out", "run", "--init-from", "nowhere.safetensors"), "no weights file at nowhere.safetensors"),
         (("export", "nowhere", "--out", "w.safetensors"), "no checkpoint at nowhere"),
@@ -163,6 +168,72 @@ def test_bad_input_is_one_line_and_leaves_nothing(fails, tmp_path, monkeypatch, 
     before = sorted(path.name for path in tmp_path.iterdir())
     assert named in fails(*arguments)
     assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("train", "--out", "run", "--sidee", "40"), "--sidee"),
+        (("train",), "--out"),
+        (("trane",), "trane"),
+        ((), "templates"),
+        (("train", "--out", "run", "--steps", "many"), "--steps"),
+        (("train", "--out", "run", "--engine.side", "40"), "multiple of 16"),
+    ],
+)
+def test_wrong_usage_has_a_code_of_its_own(fails, tmp_path, monkeypatch, arguments, named):
+    monkeypatch.chdir(tmp_path)
+    line = fails(*arguments, code=2)
+    assert named in line and line.endswith("(see anatomix-pretrain --help)")
+    assert not any(tmp_path.iterdir())
+
+
+def ends(monkeypatch, error: Exception) -> str:
+    """The line that a command ends with if it raises this."""
+
+    def broken() -> None:
+        raise error
+
+    monkeypatch.setattr("sys.argv", ["program", "broken"])
+    with pytest.raises(SystemExit) as caught:
+        run_commands("program", lambda: {"broken": broken, "other": broken}, "")
+    assert "\n" not in caught.value.code
+    return caught.value.code
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("background"), RuntimeError("a\nb"), AssertionError(), TypeError("2 arguments"), IndexError("x")]
+)
+def test_what_nobody_foresaw_is_one_line_that_says_so(monkeypatch, error):
+    monkeypatch.delenv("ANATOMIX_DEBUG", raising=False)
+    line = ends(monkeypatch, error)
+    assert line.startswith(f"program: unexpected {type(error).__name__}: ") and "ANATOMIX_DEBUG=1" in line
+    monkeypatch.setenv("ANATOMIX_DEBUG", "1")
+    with pytest.raises(type(error)):
+        run_commands("program", lambda: {"broken": lambda: (_ for _ in ()).throw(error)} | {"other": print}, "")
+
+
+def test_a_value_error_of_a_library_is_not_taken_for_a_message_to_users(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["program", "broken"])
+    with pytest.raises(SystemExit, match="unexpected UnicodeDecodeError"):
+        run_commands("program", lambda: {"broken": lambda: json.loads(b"\xff"), "other": print}, "")
+    assert ends(monkeypatch, InputError("expected a, found b")) == "program: expected a, found b"
+    assert ends(monkeypatch, PermissionError(13, "Permission denied", "file")) == "program: [Errno 13] Permission denied: 'file'"
+    assert "memory ran out" in ends(monkeypatch, MemoryError())
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_a_reader_that_leaves_ends_the_command_quietly(tmp_path, lines):
+    program = (
+        "import sys\nfrom pretraining.command_line import run_commands\n"
+        f"def talk():\n    for number in range({lines}):\n        sys.stdout.write('a line of some length\\n')\n"
+        "sys.argv = ['program', 'talk']\nrun_commands('program', lambda: {'talk': talk, 'other': talk}, '')\n"
+    )
+    read, write = os.pipe()
+    os.close(read)  # the reader has left before the first line
+    with os.fdopen(write, "wb") as pipe:
+        ended = subprocess.run([sys.executable, "-c", program], stdout=pipe, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 141 and ended.stderr == ""
 
 
 def test_a_vit_checkpoint_is_refused_by_name(fails, tmp_path):

@@ -24,8 +24,8 @@ from nnunet_anatomix.clinical.overview import overview_panels
 from nnunet_anatomix.clinical.source_grid import image_on
 from nnunet_anatomix.clinical.structure_colours import structure_colours
 from nnunet_anatomix.clinical.structures import read_structures
-from nnunet_anatomix.registration.scans import same_grid
 from pretraining.errors import CommandFailed, InputError
+from pretraining.imaging.scans import same_grid
 from tests.nnunet_anatomix.clinical.dicom_series import PATIENT, SAGITTAL, write_series
 from tests.nnunet_anatomix.clinical.intake_folder import LABELS, take_image, take_series, write_prediction
 
@@ -180,9 +180,9 @@ def cropped(clinic, image):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (probabilities, "one number in a voxel"),
+        (probabilities, "values per voxel"),
         (fractions, "NaN or fractions"),
-        (holes, "found NaN"),
+        (holes, "1 voxel is NaN on disk"),
         (negative, "label -1"),
         (shifted, "predict again from what intake wrote"),
         (cropped, "the prediction has 20 x 16 x 7 voxels"),

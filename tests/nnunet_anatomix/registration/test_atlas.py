@@ -15,9 +15,9 @@ from scipy.linalg import expm, logm
 from nnunet_anatomix.registration.align import align_scans
 from nnunet_anatomix.registration.align_command import align, read_atlas_scans
 from nnunet_anatomix.registration.atlas import affine_transform, homogeneous, mean_pose
-from nnunet_anatomix.registration.scans import same_grid
 from nnunet_anatomix.registration.warp import resampled
 from pretraining.errors import CommandFailed, InputError
+from pretraining.imaging.scans import same_grid
 
 SHAPE, SPACING_MM = (40, 34, 44), 1.5
 NAMES = ("a", "b", "c", "d")
@@ -158,7 +158,7 @@ def test_other_groups_follow_the_first_and_a_broken_scan_holds_up_nothing(folder
         ("file\na.nii\n", "columns scan .*found file"),
         ("scan\nx/a.nii\ny/a.nii.gz\n", "a second row called 'a'"),
         ("scan,clip\na.nii,450\n", "two numbers"),
-        ("scan,clip\na.nii,450 -450\n", "lower to higher"),
+        ("scan,clip\na.nii,450 -450\n", "the lower one first"),
     ],
 )
 def test_a_table_that_is_none_is_refused_in_one_line(text, message, tmp_path):

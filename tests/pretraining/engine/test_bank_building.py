@@ -368,7 +368,7 @@ def test_bad_flags_are_one_line(tmp_path, monkeypatch, flags, named):
     )
     with pytest.raises(SystemExit) as caught:
         main()
-    assert named in caught.value.code and "\n" not in caught.value.code and names(tmp_path) == ["maps"]
+    assert named in str(caught.value) and "\n" not in str(caught.value) and names(tmp_path) == ["maps"]
 
 
 def test_the_command_on_real_data(data_root, tmp_path):

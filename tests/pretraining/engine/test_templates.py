@@ -1,5 +1,7 @@
 """The bank in memory and on disk: what goes in comes out, and what was damaged or is no bank is refused."""
 
+import hashlib
+import json
 import pickle
 import subprocess
 import sys
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pretraining.engine.bank_file import FAMILY, FOOTER, MAGIC, TemplateEntry, write_bank
+from pretraining.engine.bank_file import FAMILY, FOOTER, MAGIC, ROW, TemplateEntry, write_bank
 from pretraining.engine.packing import cropped, pack, unpack
 from pretraining.engine.provenance import describe_templates
 from pretraining.engine.synthesis import EngineConfig, synthesize_pair
@@ -148,6 +150,50 @@ def test_a_changed_index_is_refused_at_opening_and_a_changed_mask_when_it_is_rea
     for read in (lambda: bank.packed(4), lambda: bank.mask(4), bank.verify):
         with pytest.raises(InputError, match=r"its mask 4 \(organ 4 of s p2\)"):
             read()
+
+
+def crafted(path, change_head=lambda head: head, **columns: object):
+    """A bank whose head and rows were changed, and its digest with them."""
+    content = written(path, masks()).read_bytes()
+    start, head_length, count, _, _ = FOOTER.unpack(content[-FOOTER.size :])
+    head = json.dumps(change_head(json.loads(content[start : start + head_length]))).encode()
+    rows = np.frombuffer(content[start + head_length : -FOOTER.size], dtype=ROW).copy()
+    for column, value in columns.items():
+        rows[column][0] = value
+    index = head + rows.tobytes()
+    footer = FOOTER.pack(start, len(head), count, hashlib.sha256(index).digest(), MAGIC)
+    path.write_bytes(content[:start] + index + footer)
+    return path
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"change_head": lambda head: [head]},
+        {"change_head": lambda head: None},
+        {"change_head": lambda head: head | {"spacing_mm": float("nan")}},
+        {"change_head": lambda head: head | {"spacing_mm": 0}},
+        {"change_head": lambda head: head | {"spacing_mm": "1.5"}},
+        {"change_head": lambda head: head | {"names": 7}},
+        {"change_head": lambda head: head | {"names": head["names"][:1]}},
+        {"change_head": lambda head: head | {"names": [1] * len(head["names"])}},
+        {"change_head": lambda head: head | {"notes": [1]}},
+        {"change_head": lambda head: {"names": head["names"]}},
+        {"shape": (30000, 30000, 30000)},
+        {"shape": (-8, -8, 8)},
+        {"shape": (1, 1, 1)},
+        {"organ": 4_000_000_000},
+        {"voxel_count": 4_000_000_000},
+    ],
+)
+def test_a_crafted_index_is_refused_in_one_line(tmp_path, change):
+    with pytest.raises(InputError, match=r"a\.bank is no sound template bank") as caught:
+        TemplateBank.open(crafted(tmp_path / "a.bank", **change))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_index_that_was_put_together_again_is_sound(tmp_path):
+    TemplateBank.open(crafted(tmp_path / "a.bank")).verify()
 
 
 def test_foreign_missing_and_older_files_are_refused(tmp_path):

@@ -270,7 +270,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(run, bank_file, tmp_path, flag
     (tmp_path / "a file").write_text("x")
     with pytest.raises(SystemExit) as caught:
         run("synthesize", "--templates", bank_file, "--out", "store", "--count", 4, "--engine.side", 16, *flags)
-    line = caught.value.code
+    line = str(caught.value)
     assert isinstance(line, str) and named in line and "\n" not in line
     assert [path.name for path in tmp_path.iterdir()] == ["a file"]
 

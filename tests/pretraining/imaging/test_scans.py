@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_anatomix.registration.scans import checked_labels, checked_scan, read_image, same_grid
 from pretraining.errors import InputError
+from pretraining.imaging.scans import checked_labels, checked_scan, read_image, same_grid
 
 SHAPE = (9, 7, 5)
 
@@ -100,7 +100,7 @@ def test_headers_written_by_hand_are_read(tmp_path, ending):
 @pytest.mark.parametrize("directions", [SHEARED, SINGULAR], ids=["sheared", "singular"])
 def test_directions_that_are_not_at_right_angles_are_refused(tmp_path, ending, directions):
     message = said(checked_file, written_by_hand(tmp_path / f"scan.{ending}", directions))
-    assert message.startswith("fixed: ") and ("direction" in message or "cannot read" in message)
+    assert message.startswith("fixed: ") and ("direction" in message or "unreadable" in message)
 
 
 def test_a_sheared_scan_is_to_be_resampled(tmp_path):
@@ -108,7 +108,7 @@ def test_a_sheared_scan_is_to_be_resampled(tmp_path):
     assert "sheared" in message and "0.5" in message and "resample it" in message
 
 
-def test_a_sheared_nifti_is_refused_by_itk_itself(tmp_path):
+def test_a_sheared_nifti_is_refused_for_its_shear(tmp_path):
     affine = np.eye(4)
     affine[0, 1] = 0.5
     nifti = nibabel.Nifti1Image(volume(SHAPE), affine)
@@ -116,7 +116,7 @@ def test_a_sheared_nifti_is_refused_by_itk_itself(tmp_path):
     nifti.header["qform_code"] = 0
     nibabel.save(nifti, tmp_path / "scan.nii.gz")
     message = said(checked_file, tmp_path / "scan.nii.gz")
-    assert message.startswith("fixed: ITK cannot read") and "scan.nii.gz" in message and "orthonormal" in message
+    assert message.startswith("fixed: ") and "scan.nii.gz" in message and "not at right angles (sheared)" in message
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -131,7 +131,7 @@ def test_a_truncated_file_is_named(tmp_path, name):
     path.write_bytes(content[: len(content) // 2])
     message = said(checked_file, path)
     assert message.startswith("fixed: ") and str(path) in message
-    assert ("ends before its last voxel" if ".nii" in name else "ITK cannot read") in message
+    assert "cut short" in message
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int16, np.float64])
@@ -141,7 +141,7 @@ def test_a_nifti_that_lacks_its_last_bytes_is_cut_off(tmp_path, ending, kind):
     sitk.WriteImage(image((100 * volume()).astype(kind)), str(whole))
     assert read_image(whole, "fixed").GetSize() == SHAPE
     cut.write_bytes(whole.read_bytes()[:-1])
-    assert "copy it" in said(read_image, cut, "fixed")
+    assert "cut short" in said(read_image, cut, "fixed")
 
 
 def test_a_damaged_archive_is_refused(tmp_path):
@@ -157,7 +157,9 @@ def test_a_damaged_archive_is_refused(tmp_path):
 def test_a_file_that_is_no_image_is_named(tmp_path, name):
     (tmp_path / name).write_text("Dear diary,\n")
     message = said(read_image, tmp_path / name, "moving")
-    assert message.startswith("moving: ITK cannot read") and name in message
+    assert message.startswith(f"moving: {tmp_path / name}: ") and (
+        "unreadable" in message or "cut short" in message or "damaged" in message
+    )
 
 
 def test_a_folder_is_no_image(tmp_path):

@@ -1,0 +1,105 @@
+"""Images and transforms on disk, read back before they take their names: ITK's writers do not report a full disk."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from pretraining.common.atomic import NotWritten, atomic_write
+from pretraining.common.completeness import Incomplete, check_complete
+from pretraining.imaging.headers import read_header
+from pretraining.imaging.integrity import check_header, check_voxels
+from pretraining.imaging.rejection import Rejected
+from pretraining.imaging.scans import quiet_itk
+
+_POINTS = [tuple(map(float, point)) for point in itertools.product((-211, -53, 0, 61, 197), repeat=3)]
+"""Millimetres: where a transform that comes back is compared with the one that was written."""
+_SAME_MM = 1e-3
+
+
+def write_image(path: str | Path, image: sitk.Image, *, compress: bool = True) -> None:
+    """Write an image, whole or not at all.
+
+    Args:
+        path: NIfTI, NRRD or MetaImage, by its suffix.
+        image: To write.
+        compress: Whether voxels are compressed; those of ``.nii.gz`` are in any case.
+
+    Raises:
+        NotWritten: If not all of it arrived on disk; an older file is unchanged then.
+    """
+    with atomic_write(path, verify=lambda partial: _verify_image(partial, image)) as partial:
+        save_image(partial, image, compress=compress)
+
+
+def save_image(path: str | Path, image: sitk.Image, *, compress: bool = True) -> None:
+    """Write an image in place: for a file that only another program waits for, or that is renamed afterwards.
+
+    Args:
+        path, image, compress: As for :func:`write_image`.
+
+    Raises:
+        NotWritten: If ITK fails, or not all of it arrived on disk.
+    """
+    path = Path(path)
+    try:
+        with quiet_itk():
+            sitk.WriteImage(image, str(path), useCompression=compress and path.suffix != ".nii")
+        _verify_image(path, image)
+    except RuntimeError as error:
+        if isinstance(error, NotWritten):
+            raise
+        raise NotWritten(f"{path} could not be written ({_last_line(error)}); is there room on the disk?") from None
+    except Incomplete as reason:
+        raise NotWritten(f"{path} did not arrive on disk whole ({reason}); is there room on the disk?") from None
+
+
+def write_transform(path: str | Path, transform: sitk.Transform) -> None:
+    """Write a transform, whole or not at all.
+
+    Args:
+        path: Any format of ITK's: ``.tfm``, ``.h5``.
+        transform: To write.
+
+    Raises:
+        NotWritten: If not all of it arrived on disk; an older file is unchanged then.
+    """
+    expected = np.array([transform.TransformPoint(point) for point in _POINTS])
+
+    def verify(partial: Path) -> None:
+        try:
+            found = sitk.ReadTransform(str(partial))
+        except RuntimeError as error:
+            raise Incomplete(_last_line(error)) from None
+        if not np.allclose([found.TransformPoint(point) for point in _POINTS], expected, rtol=0, atol=_SAME_MM):
+            raise Incomplete("another transform came back than was written")
+
+    with atomic_write(path, verify=verify) as partial:
+        try:
+            with quiet_itk():
+                sitk.WriteTransform(transform, str(partial))
+        except RuntimeError as error:
+            raise NotWritten(f"{path} could not be written ({_last_line(error)}); is there room on the disk?") from None
+
+
+def _verify_image(path: Path, image: sitk.Image) -> None:
+    """Raise :class:`Incomplete` unless the file holds as many voxels as the image."""
+    try:
+        check_complete(path)
+        header = read_header(path)
+        if header is None:
+            return
+        check_header(header)
+        check_voxels(header, finite=False)
+    except Rejected as reason:
+        raise Incomplete(str(reason)) from None
+    values = image.GetNumberOfPixels() * image.GetNumberOfComponentsPerPixel()
+    if header.voxels * header.values != values:
+        raise Incomplete(f"{header.voxels * header.values:,} of {values:,} values came back")
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1].strip()
