@@ -8,6 +8,7 @@ from math import prod
 import psutil
 import torch
 
+from pretraining.backbone.convolutions import SkipConv3x3x3
 from pretraining.backbone.unet import UNet
 from pretraining.byte_sizes import format_bytes
 from pretraining.errors import InputError
@@ -15,8 +16,10 @@ from pretraining.inference import padded_shape
 
 _SINGLE, _HALF = 4, 2
 """Bytes of an activation in float32 and bfloat16."""
-_WORKSPACE = {_SINGLE: 1.15, _HALF: 1.25}
-"""Of convolutions and of what the allocator holds back, beside the activations, measured."""
+_WORKSPACE = 1.15
+"""Factor on the activations, for buffers of convolutions, measured."""
+_HOLES, _HEAP_BYTES = 3, 2**25
+"""So many volumes' worth of memory is held back by glibc's heap, from which volumes below this size come, measured."""
 _LIBRARIES = 32 * 2**20
 """Bytes of buffers that do not grow with the window."""
 _AVAILABLE = 0.8
@@ -28,8 +31,9 @@ LARGEST_SIDE = 128
 def peak_bytes(net: UNet, shape: Sequence[int], bf16: bool = False) -> int:
     """Peak of one forward pass without gradients, beside weights and input.
 
-    Every convolution holds its input, that input with a border, its output, all skip connections so far and, in the decoder, what was
-    upsampled; trilinear upsampling leaves a layout that convolutions copy.
+    Every convolution holds its input, that input with a border, its output, the skip connections that are still to be read and, in the
+    decoder, the level below. A decoder's first one holds either the upsampled concatenation, of which trilinear upsampling leaves a
+    layout that is copied, or one after the other what its two halves need.
 
     Parameters
     ----------
@@ -39,23 +43,33 @@ def peak_bytes(net: UNet, shape: Sequence[int], bf16: bool = False) -> int:
 
     Notes
     -----
-    Checked against measured peaks on a CPU (``tests/pretraining/test_inference_memory.py``): 1.0 to 1.3 times as much.
+    Checked against measured peaks on a CPU (``tests/pretraining/test_inference_memory.py``): 1.0 to 1.35 times as much, up to
+    1.7 times for small windows.
     """
     if not isinstance(net, UNet):
         return net.peak_bytes(shape, bf16)  # another network in its place knows itself
     config, shapes, size = net.config, net.tap_shapes(), _HALF if bf16 else _SINGLE
     skips = {level: config.channels(level) * _voxels(shape, level) for level in range(config.poolings)}
+    largest = size * config.channels(0) * _voxels(shape, 0)
     peak, copied = 0.0, 0
     for tap, conv in net.convolutions():
         level, stage = shapes[tap][1], tap.split(".")[0]
-        held = sum(skip for above, skip in skips.items() if above < level or stage in ("decoder", "output"))
+        voxels, padded = _voxels(shape, level), _voxels(shape, level, border=1)
+        held = sum(skip for above, skip in skips.items() if (above < level or stage == "bottleneck") and stage != "output")
+        live = conv.in_channels * (voxels + padded)
         if stage == "decoder":
             held += config.channels(level + 1) * _voxels(shape, level + 1)
-        inputs = _voxels(shape, level) + (2 if config.upsampling == "trilinear" else 1) * _voxels(shape, level, border=1)
-        live = conv.in_channels * inputs + conv.out_channels * _voxels(shape, level)
+        if isinstance(conv, SkipConv3x3x3):
+            held += skips[level]
+            if conv.on_coarse_grid(_voxels(shape, level + 1)):
+                below = (conv.in_channels - conv.skip_channels) * _voxels(shape, level + 1, border=1)
+                live = max(conv.skip_channels * padded, below + 8 * conv.out_channels * _voxels(shape, level + 1, border=0.5))
+            elif config.upsampling == "trilinear":
+                live += conv.in_channels * padded
+        live += conv.out_channels * voxels
         copied += _HALF * conv.weight.numel() if bf16 else 0  # autocast keeps them until it ends
-        peak = max(peak, size * (held + live) * _WORKSPACE[size] + copied)
-    return int(peak) + _LIBRARIES
+        peak = max(peak, size * (held + live) * _WORKSPACE + copied)
+    return int(peak) + _HOLES * min(largest, _HEAP_BYTES) + _LIBRARIES
 
 
 def window_for(net: UNet, shape: Sequence[int], memory_bytes: int, bf16: bool = False) -> int | None:
@@ -101,5 +115,5 @@ def available_bytes(device: torch.device) -> int:
     return int(_AVAILABLE * free)
 
 
-def _voxels(shape: Sequence[int], level: int, border: int = 0) -> int:
-    return prod((side >> level) + 2 * border for side in shape)
+def _voxels(shape: Sequence[int], level: int, border: float = 0) -> int:
+    return prod((side >> level) + int(2 * border) for side in shape)

@@ -7,6 +7,7 @@ from math import prod
 
 import torch
 
+from pretraining.backbone.convolutions import SkipConv3x3x3
 from pretraining.backbone.unet import UNet, UNetConfig
 
 GB = 2**30
@@ -25,9 +26,10 @@ _RUNTIME_GB = 0.6
 def activation_bytes(backbone: UNetConfig, patch: Sequence[int], batch: int) -> int:
     """What the forward pass keeps for the backward pass, in 16-bit autocast.
 
-    Every convolution keeps its padded input, its output and what follows normalization and ReLU; a decoder's first one also the
-    concatenation that it padded, and pooling its result and, of maxima, where they were found. The features go to the head in
-    float32, which is as much again as their normalization would have kept.
+    Every convolution keeps its padded input, its output and what follows normalization and ReLU; pooling keeps its result and, of
+    maxima, where they were found. The input of a decoder's first convolution is the padded concatenation, or the skip connection and
+    the level below, padded each. The features go to the head in float32, which is as much again as their normalization would have
+    kept.
 
     Parameters
     ----------
@@ -43,11 +45,14 @@ def activation_bytes(backbone: UNetConfig, patch: Sequence[int], batch: int) -> 
         level = shapes[tap][1]
         sides = [side // 2**level for side in patch]
         voxels, padded = prod(sides), prod(side + 2 for side in sides)
-        total += _HALF * (conv.in_channels * padded + 2 * conv.out_channels * voxels)
-        stage, _, position = tap.rpartition(".")
-        if stage.startswith("decoder") and position == "0":
-            total += _HALF * conv.in_channels * voxels
-        elif level and position == "0":
+        inputs = conv.in_channels * padded
+        if isinstance(conv, SkipConv3x3x3):
+            coarse = [side // 2 for side in sides]
+            if conv.on_coarse_grid(batch * prod(coarse)):
+                below = conv.in_channels - conv.skip_channels
+                inputs = conv.skip_channels * padded + below * prod(side + 2 for side in coarse)
+        total += _HALF * (inputs + 2 * conv.out_channels * voxels)
+        if level and tap.endswith(".0") and not isinstance(conv, SkipConv3x3x3):
             total += (_HALF + (_INDEX if backbone.pooling == "max" else 0)) * conv.in_channels * voxels
     return batch * total
 

@@ -78,6 +78,10 @@ class SkipConv3x3x3(Conv3x3x3):
         self.skip_channels = skip_channels
         self.upsampling = upsampling
 
+    def on_coarse_grid(self, voxels: int) -> bool:
+        """Whether the level below is convolved as it is, given its number of voxels, over the batch."""
+        return self.upsampling == "nearest" and voxels >= COARSE_VOXELS
+
     def forward(self, skip: Tensor, below: Tensor) -> Tensor:
         """Convolve (skip, upsampled).
 
@@ -89,7 +93,7 @@ class SkipConv3x3x3(Conv3x3x3):
             (B, out_channels, 2X, 2Y, 2Z).
         """
         # A trace holds for grids of all sizes.
-        if self.upsampling == "trilinear" or torch.jit.is_tracing() or below[:, 0].numel() < COARSE_VOXELS:
+        if torch.jit.is_tracing() or not self.on_coarse_grid(below[:, 0].numel()):
             both = torch.cat((skip, upsampled(below, self.upsampling)), dim=1)
             return self._conv_forward(both, self.weight, self.bias)
         of_skip, of_below = self.weight.tensor_split((self.skip_channels,), dim=1)

@@ -220,19 +220,22 @@ class UNet(nn.Module):
                 found[tap] = features
             return features
 
+        def stem(x: Tensor) -> Tensor:
+            return self.stem.activate(tapped("stem", self.stem.conv(x)))
+
         def through(stage: str, blocks: nn.Sequential, *inputs: Tensor) -> Tensor:
             for position, block in enumerate(blocks):
                 inputs = (block.activate(tapped(f"{stage}.{position}", block.conv(*inputs))),)
             return inputs[0]
 
-        x = self.stem.activate(tapped("stem", self.stem.conv(x)))
+        # Volumes are handed over, not kept in a name: without gradients each is freed as soon as it is read.
         skips: list[Tensor] = []
         for level, blocks in enumerate(self.encoder):
-            x = through(f"encoder.{level}", blocks, self._pool(x) if level else x)
+            x = through(f"encoder.{level}", blocks, self._pool(x) if level else stem(x))
             skips.append(x)
         x = through("bottleneck", self.bottleneck, self._pool(x))
         for level in reversed(range(self.config.poolings)):
-            x = through(f"decoder.{level}", self.decoder[level], skips[level], x)
+            x = through(f"decoder.{level}", self.decoder[level], skips.pop(), x)
         return found, x
 
     def output_at(self, last: Tensor, positions: Tensor) -> Tensor:
