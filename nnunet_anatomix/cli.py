@@ -39,6 +39,7 @@ def plan(
     overwrite_target_spacing: TargetSpacing = None,
     overwrite_plans_name: PlansName = "nnUNetAnatomixPlans",
     architecture: str = "anatomix_unet16",
+    statistics: Literal["running", "own"] = "running",
 ) -> None:
     """Write plans for the pretrained backbone, for nnUNetv2_preprocess -plans_name and nnUNetv2_train -p.
 
@@ -50,6 +51,7 @@ def plan(
         overwrite_target_spacing: Grid to resample to, mm, slices first; by the rule of plans/README.md if left out.
         overwrite_plans_name: Name of the plan.
         architecture: anatomix_unet16 or anatomix_dev, a template of the folder plans; anatomix_dev needs weights named.
+        statistics: What batch normalization uses: the running averages of its training, or each patch's own (instance normalization).
     """
     from nnunet_anatomix.finetuning.planning import write_plan  # imports torch and nnU-Net, which --help does without
 
@@ -62,6 +64,7 @@ def plan(
             memory_target_gb=gpu_memory_target,
             spacing_mm=overwrite_target_spacing,
             architecture=architecture,
+            statistics=statistics,
         )
         logging.getLogger(__name__).info("next: nnUNetv2_preprocess -d %s -plans_name %s -c 3d_fullres", one, overwrite_plans_name)
 
@@ -74,6 +77,7 @@ def plan_and_preprocess(
     overwrite_target_spacing: TargetSpacing = None,
     overwrite_plans_name: PlansName = "nnUNetAnatomixPlans",
     architecture: str = "anatomix_unet16",
+    statistics: Literal["running", "own"] = "running",
     np: Annotated[int | None, tyro.conf.arg(aliases=["-np"])] = None,
 ) -> None:
     """Plan, then preprocess with nnU-Net's own code: all that is needed before nnUNetv2_train -p.
@@ -86,6 +90,7 @@ def plan_and_preprocess(
         overwrite_target_spacing: Grid to resample to, mm, slices first; by the rule of plans/README.md if left out.
         overwrite_plans_name: Name of the plan.
         architecture: anatomix_unet16 or anatomix_dev, a template of the folder plans; anatomix_dev needs weights named.
+        statistics: What batch normalization uses: the running averages of its training, or each patch's own (instance normalization).
         np: Processes that preprocess; by default one a core, as nnU-Net counts them.
     """
     from nnunet_anatomix.finetuning.planning import preprocess, write_plan
@@ -99,6 +104,7 @@ def plan_and_preprocess(
             memory_target_gb=gpu_memory_target,
             spacing_mm=overwrite_target_spacing,
             architecture=architecture,
+            statistics=statistics,
         )
         preprocess(path, processes=np)
         logging.getLogger(__name__).info(

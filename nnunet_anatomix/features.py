@@ -51,7 +51,7 @@ def extract_features(
     Parameters
     ----------
     image : three axes, one channel, any orientation and spacing; see :func:`isotropic` for thick slices.
-    weights : of the network, or another network; those of ours with instance norm get voxelwise normalization, as the published 94M
+    weights : of the network, or another one; ours with instance norm without scale and shift get voxelwise normalization, as the published 94M
         network wants.
     clip : intensities that the network sees as 0 and 1; left out, the least and the greatest of the scan.
     side : of the windows, voxels; smaller ones are taken, and said so, where these do not fit into memory.
@@ -89,11 +89,12 @@ def extract_features(
         spacing = "×".join(f"{side_mm:.3g}" for side_mm in image.GetSpacing())
         log.info("voxels of %s mm are far from cubes, which the network was pretrained on; --spacing resamples to such", spacing)
     net = weights.network().to(device)
+    architecture = weights.architecture
     side = suited_side(net, side)
     bf16 = has_bf16_units(device) if bf16 is None else bf16
     spare = _spare_bytes(net.config.out_channels * volume.numel() * volume.element_size(), memory, device)
     fitting = window_for(net, volume.shape, spare, bf16)
-    options = {"clip": clip, "bf16": bf16, "voxelwise": weights.architecture.norm == "instance"}
+    options = {"clip": clip, "bf16": bf16, "voxelwise": architecture.norm == "instance" and not getattr(architecture, "norm_affine", False)}
     if whole:
         if fitting is not None:
             needed = peak_bytes(net, padded_shape(net, volume.shape), bf16)

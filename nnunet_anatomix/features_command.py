@@ -24,6 +24,7 @@ def features(
     memory: str = "auto",
     picture: bool = True,
     trust_code: bool = False,
+    statistics: Literal["running", "own"] = "running",
     device: Annotated[Literal["auto", "cpu", "cuda"], tyro.conf.arg(aliases=["-device"])] = "auto",
 ) -> None:
     """Write the pretrained network's features of a scan, with a picture of them beside.
@@ -41,6 +42,7 @@ def features(
         memory: What may be used, such as 4G; most of what is free by default.
         picture: Draw slices of scan and features beside the file.
         trust_code: Call the code that a .json names even if it is no torch.nn.Module, or the file comes from the hub.
+        statistics: What batch normalization uses: the running averages of its training, or each scan's own.
         device: auto, cpu or cuda.
     """
     # Imports torch, which --help does without.
@@ -60,7 +62,7 @@ def features(
     try_file(out)
     limit = None if memory == "auto" else parse_bytes(memory)
     runs_on = named_device(device)
-    loaded = feature_weights(weights, trust_code=trust_code)
+    loaded = feature_weights(weights, trust_code=trust_code, statistics=statistics)
     scan = checked_scan(read_image(image, "image"), "image")
     if spacing is not None:
         scan = isotropic(scan, spacing)

@@ -22,6 +22,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from nnunet_anatomix.other_network import NetworkSpec, OtherConfig, OtherNetwork
+from pretraining.backbone.statistics import DEFAULT as DEFAULT_STATISTICS
+from pretraining.backbone.statistics import Statistics, with_statistics
 from pretraining.backbone.tensor_files import check_state, load_tensor_file
 from pretraining.backbone.weights import HUB, Weights, find_weights, load_weights, named_weights, tensors_sha256
 from pretraining.config import read_json
@@ -51,13 +53,16 @@ class OtherWeights:
         return self.net.eval()
 
 
-def feature_weights(name: str | None = None, *, trust_code: bool = False) -> Weights | OtherWeights:
+def feature_weights(
+    name: str | None = None, *, trust_code: bool = False, statistics: Statistics = DEFAULT_STATISTICS
+) -> Weights | OtherWeights:
     """Load what makes features: weights of ours, or the network that a ``.json`` file names.
 
     Args:
         name: As for :func:`~pretraining.backbone.weights.find_weights`.
         trust_code: Whether code that a ``.json`` file names may be called although it is no class of a network, or the file comes from
             the hub.
+        statistics: What batch normalization of our weights uses, see :func:`~pretraining.backbone.statistics.with_statistics`.
 
     Raises:
         InputError: If there is no such file, it does not serve, or it needs trust that was not given.
@@ -68,7 +73,7 @@ def feature_weights(name: str | None = None, *, trust_code: bool = False) -> Wei
         raise InputError(f"{address} names code that would be called here; if you know and trust its authors, add --trust-code")
     path = find_weights(name)
     if path.suffix != ".json":
-        return load_weights(path)
+        return with_statistics(load_weights(path), statistics)
     return load_other(path, trust_code=trust_code, address=address if is_remote else None)
 
 

@@ -32,6 +32,8 @@ from nnunet_anatomix.finetuning.memory import GB, training_memory_gb
 from nnunet_anatomix.finetuning.network import backbone_config
 from nnunet_anatomix.finetuning.recipe import BLOCK, Recipe
 from pretraining.atomic import write_text
+from pretraining.backbone.statistics import DEFAULT as DEFAULT_STATISTICS
+from pretraining.backbone.statistics import Statistics, fitted_to
 from pretraining.backbone.unet import UNetConfig
 from pretraining.backbone.weights import find_weights, load_weights
 from pretraining.common.outputs import try_file
@@ -64,6 +66,14 @@ class PlanTemplate:
     def backbone(self) -> UNetConfig:
         """The network that the pretrained weights must fit."""
         return backbone_config(self.configuration["architecture"]["arch_kwargs"])
+
+    def with_statistics(self, statistics: Statistics) -> PlanTemplate:
+        """The template whose network normalizes with the given statistics, see :mod:`pretraining.backbone.statistics`."""
+        if statistics == "running" or self.backbone.norm == "instance":
+            return self
+        architecture = self.configuration["architecture"]
+        kwargs = {**architecture["arch_kwargs"], "norm": "instance", "norm_affine": True}
+        return dataclasses.replace(self, configuration={**self.configuration, "architecture": {**architecture, "arch_kwargs": kwargs}})
 
 
 def load_template(name: str = DEFAULT_ARCHITECTURE) -> PlanTemplate:
@@ -148,6 +158,7 @@ def write_plan(
     memory_target_gb: float | None = None,
     spacing_mm: Sequence[float] | None = None,
     architecture: str = DEFAULT_ARCHITECTURE,
+    statistics: Statistics = DEFAULT_STATISTICS,
 ) -> Path:
     """Plan ``dataset`` (ID or name) into nnU-Net's preprocessed folder; the fingerprint is extracted if there is none.
 
@@ -160,6 +171,7 @@ def write_plan(
     memory_target_gb : of the card to train on; by default see :func:`default_memory_target_gb`.
     spacing_mm : grid to resample to, in the axis order of nnU-Net's fingerprint (slices first), in place of the rule's.
     architecture : name of a template in the folder ``plans``.
+    statistics : what its batch normalization uses: ``own`` makes it an instance normalization that starts from the same scale and shift.
 
     Returns
     -------
@@ -170,7 +182,7 @@ def write_plan(
     InputError
         If folders, dataset, scans, labels or weights are missing or do not fit.
     """
-    template = load_template(architecture)
+    template = load_template(architecture).with_statistics(statistics)
     if weights is None and architecture != DEFAULT_ARCHITECTURE:
         raise InputError(f"no bundled weights fit {architecture}; name some by --weights: a file or hf://owner/repo/file@revision")
     changes: dict[str, Any] = {} if iterations is None else {"iterations": iterations}
@@ -259,7 +271,7 @@ def _heads(raw: RawDataset) -> int:
 def _checked_weights(weights: str, backbone: UNetConfig) -> dict[str, str]:
     path = find_weights(explicit=weights)
     loaded = load_weights(path)
-    if loaded.architecture != backbone:
+    if fitted_to(loaded, backbone).architecture != backbone:
         raise InputError(f"{weights} holds {loaded.architecture}; this plan is for {backbone}")
     address = weights if weights.startswith("hf://") else str(path.resolve())
     return {"weights": address, "sha256": loaded.sha256}

@@ -30,6 +30,7 @@ def align(
     atlas_clip: Window = None,
     spacing: float | None = None,
     trust_code: bool = False,
+    statistics: Literal["running", "own"] = "running",
     device: Annotated[Literal["auto", "cpu", "cuda"], tyro.conf.arg(aliases=["-device"])] = "auto",
 ) -> None:
     """Bring many scans to one space by affine transforms: an atlas made of them, or a given one; killed, it goes on.
@@ -45,6 +46,7 @@ def align(
         atlas_clip: The same of the given atlas.
         spacing: Of the atlas' grid, mm; the first scan's own if left out.
         trust_code: Call the code that a .json names even if it is no torch.nn.Module, or the file comes from the hub.
+        statistics: What batch normalization uses: the running averages of its training, or each scan's own.
         device: auto, cpu or cuda.
     """
     # Imports torch, which --help does without.
@@ -67,7 +69,7 @@ def align(
         rounds=rounds,
         spacing_mm=spacing,
         config=DescriptorConfig(bf16=has_bf16_units(runs_on)) if features else DescriptorConfig(feature_weight=0.0),
-        weights=feature_weights(weights, trust_code=trust_code) if features else None,
+        weights=feature_weights(weights, trust_code=trust_code, statistics=statistics) if features else None,
         device=runs_on,
     )
     log.info("%d alignments computed, %d scans are aligned; all of it is in %s", done, len(found), out)

@@ -42,6 +42,7 @@ def register(
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     memory: str = "auto",
     trust_code: bool = False,
+    statistics: Literal["running", "own"] = "running",
     device: Annotated[Literal["auto", "cpu", "cuda"], tyro.conf.arg(aliases=["-device"])] = "auto",
 ) -> None:
     """Align a moving scan with a fixed one, of any modalities, grids and orientations; or many pairs from a CSV.
@@ -77,6 +78,7 @@ def register(
         precision: fp32, bf16, or auto: bf16 where that is faster.
         memory: What may be used above PyTorch itself, such as 4G; most of what is free by default.
         trust_code: Call the code that a .json names even if it is no torch.nn.Module, or the file comes from the hub.
+        statistics: What batch normalization uses: the running averages of its training, or each scan's own.
         device: auto, cpu or cuda.
     """
     from nnunet_anatomix.other_weights import feature_weights
@@ -123,7 +125,7 @@ def register(
     )
     common = Common(
         config=config,
-        weights=feature_weights(features, trust_code=trust_code) if described.feature_weight else None,
+        weights=feature_weights(features, trust_code=trust_code, statistics=statistics) if described.feature_weight else None,
         fixed_clip=fixed_clip,
         moving_clip=moving_clip,
         memory=None if memory == "auto" else parse_bytes(memory),

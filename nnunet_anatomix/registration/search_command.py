@@ -23,6 +23,7 @@ def registration_search(
     adam_spacing: tuple[int, ...] = SearchGrid.adam_spacing,
     weights: str | None = None,
     trust_code: bool = False,
+    statistics: Literal["running", "own"] = "running",
     fixed_clip: tuple[float, float] | None = None,
     moving_clip: tuple[float, float] | None = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], tyro.conf.arg(aliases=["-device"])] = "auto",
@@ -42,6 +43,7 @@ def registration_search(
         fixed_clip: Intensities that the network sees as 0 and 1, -450 450 for CT; the least and the greatest of a scan if left out.
         moving_clip: The same of the moving scans.
         trust_code: Call the code that a .json names even if it is no torch.nn.Module, or the file comes from the hub.
+        statistics: What batch normalization uses: the running averages of its training, or each scan's own.
         device: auto, cpu or cuda.
     """
     grid = SearchGrid(smoothness=smoothness, grid_spacing=grid_spacing, reach=reach, adam_spacing=adam_spacing)
@@ -61,7 +63,7 @@ def registration_search(
     found = read_search_pairs(pairs, fixed_clip=fixed_clip, moving_clip=moving_clip)
     try_folder(out)
     runs_on = named_device(device)
-    net = feature_weights(weights, trust_code=trust_code).network().to(runs_on) if "features" in methods else None
+    net = feature_weights(weights, trust_code=trust_code, statistics=statistics).network().to(runs_on) if "features" in methods else None
     chosen = {name: replace(METHODS[name], bf16=has_bf16_units(runs_on)) for name in methods}
     table = grid_search(found, out, grid, net=net, methods=chosen, device=runs_on)
     log.info("%s\nall of it is in %s", table, out)

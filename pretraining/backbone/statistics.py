@@ -5,9 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
+from pretraining.backbone.unet import UNetConfig
 from pretraining.backbone.weights import Weights, tensors_sha256
 
 Statistics = Literal["running", "own"]
+DEFAULT: Statistics = "running"
+"""As the networks were evaluated when they were trained."""
+
+
+def fitted_to(weights: Weights, architecture: UNetConfig) -> Weights:
+    """The weights with own statistics where ``architecture`` has instance normalization in place of their batch normalization."""
+    changes = weights.architecture.norm == "batch" and architecture.norm == "instance" and architecture.norm_affine
+    return with_statistics(weights, "own") if changes else weights
 
 
 def with_statistics(weights: Weights, statistics: Statistics) -> Weights:

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pretraining.backbone.statistics import with_statistics
+from pretraining.backbone.statistics import fitted_to
 from pretraining.backbone.transfer import transfer
 from pretraining.backbone.weights import load_weights
 from pretraining.config import differences, from_dict, read_json, to_dict
@@ -85,8 +85,5 @@ def _first_checkpoint(config: TrainConfig, templates: dict[str, Any], init_from:
     model = build(lambda: make_objective(config.objective, config.backbone), sample_generator(config.seed, 0, "initial weights"))
     if init_from:
         weights = load_weights(init_from)
-        if (weights.architecture.norm, config.backbone.norm) == ("batch", "instance"):
-            log.info("%s: batch normalization becomes instance normalization with the same scale and shift", init_from)
-            weights = with_statistics(weights, "own")
-        log.info("%s: %s", init_from, transfer(weights.state, model.backbone))
+        log.info("%s: %s", init_from, transfer(fitted_to(weights, config.backbone).state, model.backbone))
     return Checkpoint(step=0, config=to_dict(config), templates=templates, model=model.state_dict(), optimizer={})
