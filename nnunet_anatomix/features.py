@@ -51,7 +51,7 @@ def extract_features(
     Parameters
     ----------
     image : three axes, one channel, any orientation and spacing; see :func:`isotropic` for thick slices.
-    weights : of the network, or another one; ours with instance norm without scale and shift get voxelwise normalization, as the published 94M
+    weights : of the network, or another one; ours with plain instance norm get voxelwise normalization, as the published 94M
         network wants.
     clip : intensities that the network sees as 0 and 1; left out, the least and the greatest of the scan.
     side : of the windows, voxels; smaller ones are taken, and said so, where these do not fit into memory.
