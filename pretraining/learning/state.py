@@ -10,16 +10,17 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pretraining.engine.seeds import noise_generator, sample_generator
 from pretraining.engine.synthesis import Pair
 from pretraining.interruption import Stop
 from pretraining.learning.checkpoint import Checkpoint, save_checkpoint
+from pretraining.learning.compiled_backbone import compile_backbone
 from pretraining.learning.distributed import Ranks, average_gradients, average_statistics, mean_over_ranks, share_forgetting
 from pretraining.learning.noise_scale import GradientNoise, NoiseScale
 from pretraining.learning.objective import Objective, make_objective
 from pretraining.learning.train_config import TrainConfig
+from pretraining.learning.weight_average import WeightAverage
 from pretraining.precision import has_bf16_units
 
 
@@ -72,9 +73,10 @@ class TrainingState:
         self.noise_scale = NoiseScale()
         self.average = None
         if config.average_decay:
-            self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.average_decay), use_buffers=True)
-            if checkpoint.average:
-                self.average.load_state_dict(checkpoint.average)
+            self.average = WeightAverage(self.model, decay=config.average_decay, state=checkpoint.average)
+        if config.compile:
+            for model in (self.model, *([self.judged] if self.average else [])):
+                compile_backbone(model.backbone)
         bf16 = has_bf16_units(device) if config.precision == "auto" else config.precision == "bf16"
         self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
 

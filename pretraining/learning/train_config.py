@@ -38,6 +38,8 @@ class TrainConfig:
     """Of a running average of the weights (EMA), which then is what is validated and exported; 0: none."""
     channels_last: bool = True
     """Memory layout of the backbone: faster convolutions and batch normalization on CPUs and GPUs."""
+    compile: bool = False
+    """Compile the backbone, which takes minutes at the start and makes a GPU's steps faster; results differ by rounding."""
     backbone: UNetConfig = field(default_factory=UNetConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

@@ -82,7 +82,7 @@ def load_stored(pairs: StoredPairs, *, workers: int = 0, prefetch: int = 2) -> I
     if torch.device(pairs.device).type == "cpu":
         yield from load(pairs, workers=workers, prefetch=prefetch)
     else:
-        for use, stored in load(StoredReads(pairs), workers=workers, prefetch=prefetch):
+        for use, stored in load(StoredReads(pairs), workers=workers, prefetch=prefetch, pin=torch.device(pairs.device).type == "cuda"):
             yield use, pairs.varied(use, stored)
 
 

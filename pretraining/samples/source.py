@@ -13,7 +13,7 @@ import torch
 
 from pretraining.config import differences
 from pretraining.engine.provenance import describe_templates
-from pretraining.engine.synthesis import EngineConfig, Pair, StoredPair, synthesize_pair, vary
+from pretraining.engine.synthesis import EngineConfig, Pair, StoredPair, synthesize_pair, synthesize_stored, vary
 from pretraining.engine.templates import TemplateBank
 from pretraining.errors import InputError
 from pretraining.processes import available_cores
@@ -45,9 +45,20 @@ class TemplateSource:
     def samples(self, *, start: int, stride: int = 1, device: torch.device, workers: int | None = None) -> Iterator[tuple[int, Pair]]:
         """Numbers ``start``, ``start + stride``, ...; made by ``workers`` processes, by default one for a CPU and none for a GPU."""
         workers = (1 if device.type == "cpu" else 0) if workers is None else workers
-        made_on = "cpu" if workers else str(device)
-        stream = PairStream(bank=self.bank, config=self.engine, seed=self.seed, start=start, stride=stride, device=made_on, make=self.make)
-        return load(stream, workers=workers)
+        common = {"bank": self.bank, "config": self.engine, "seed": self.seed, "start": start, "stride": stride}
+        if not workers:
+            return load(PairStream(device=str(device), make=self.make, **common))
+        if device.type == "cpu" or self.make is not synthesize_pair:
+            return load(PairStream(make=self.make, **common), workers=workers, pin=device.type == "cuda")
+        # A third of the bytes travel, and the GPU varies them.
+        stored = load(PairStream(make=synthesize_stored, **common), workers=workers, pin=device.type == "cuda")
+        return self.varied(stored, device)
+
+    def varied(self, stored: Iterator[tuple[int, StoredPair]], device: torch.device) -> Iterator[tuple[int, Pair]]:
+        """Move samples to ``device`` as they are stored, and vary them there."""
+        for index, sample in stored:
+            moved = StoredPair(*(part.to(device, non_blocking=True) for part in sample))
+            yield index, vary(moved, self.engine.online, seed=self.seed, draw=index)
 
     def validation(self, device: torch.device) -> Iterator[tuple[int, Pair]]:
         """Samples of the same kind, far beyond those of training."""

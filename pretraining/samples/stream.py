@@ -61,12 +61,27 @@ def own_numbers(start: int, stride: int, length: int | None) -> Iterator[int]:
         position += step
 
 
-def load(stream: Stream, *, workers: int = 0, prefetch: int = 2) -> Iterator[tuple[int, Any]]:
-    """Iterate over a stream with ``workers`` processes, each one thread wide and at most ``prefetch`` samples ahead."""
+def load(stream: Stream, *, workers: int = 0, prefetch: int = 2, pin: bool = False) -> Iterator[tuple[int, Any]]:
+    """Iterate over a stream.
+
+    Args:
+        stream: Yields numbered samples.
+        workers: Processes, each one thread wide; 0: this one.
+        prefetch: Samples that each process is ahead at most.
+        pin: Put samples in page-locked memory, from where a GPU copies them while the host goes on; needs CUDA.
+
+    Raises:
+        ValueError: If processes were to make samples on another device than the CPU.
+    """
     if workers and torch.device(stream.device).type != "cpu":
         raise ValueError(f"worker processes make samples on the CPU, got device {stream.device!r}; use workers=0 on other devices")
     # The loader draws a seed for its workers, which they have no use for: from a generator of its own, not from the global one.
     loader = DataLoader(
-        stream, batch_size=None, num_workers=workers, prefetch_factor=prefetch if workers else None, generator=torch.Generator()
+        stream,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=prefetch if workers else None,
+        pin_memory=pin,
+        generator=torch.Generator(),
     )
     return iter(loader)

@@ -35,6 +35,30 @@ def test_samples_go_on_anywhere(source):
         assert torch.equal(pair.views, whole[number][1].views)
 
 
+def test_samples_stored_by_workers_and_varied_here_are_the_same(request_of, monkeypatch):
+    """What is done for a GPU, on a CPU: workers send 8-bit samples."""
+    request = request_of()
+    source = sample_source(request.bank, request.engine, seed=7, validation_count=1)
+    whole = list(islice(source.samples(start=2, device=CPU, workers=0), 3))
+    sent = []
+
+    def noted(self, stored, device):
+        def note():
+            for index, sample in stored:
+                sent.append(sample)
+                yield index, sample
+
+        return varied(self, note(), CPU)
+
+    varied = TemplateSource.varied
+    monkeypatch.setattr(TemplateSource, "varied", noted)
+    found = list(islice(source.samples(start=2, device=torch.device("meta"), workers=2), 3))
+    assert all(part.dtype == torch.uint8 for sample in sent for part in sample) and len(sent) >= 3
+    for (index, pair), (expected_index, expected) in zip(found, whole, strict=True):
+        assert index == expected_index
+        assert torch.equal(pair.labels, expected.labels) and torch.equal(pair.views, expected.views)
+
+
 def test_validation_is_fixed_and_apart_from_training(source):
     first, again = list(source.validation(CPU)), list(source.validation(CPU))
     assert len(first) == 3 and all(torch.equal(a.views, b.views) for (_, a), (_, b) in zip(first, again, strict=True))

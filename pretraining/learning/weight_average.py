@@ -1,0 +1,46 @@
+"""The running average of the weights (EMA)."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+
+class WeightAverage(AveragedModel):
+    """PyTorch's average of weights and buffers, with an update that never waits for the device.
+
+    PyTorch's own asks the device at every update how many there were before.
+
+    Args:
+        model: What is averaged; copied here.
+        decay: Share of the old average that an update keeps, in (0, 1).
+        state: State dict to go on from, if any.
+    """
+
+    def __init__(self, model: nn.Module, *, decay: float, state: dict[str, Tensor] | None = None) -> None:
+        super().__init__(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+        if state:
+            self.load_state_dict(state)
+        self._empty = not bool(self.n_averaged)
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Take a model's weights and buffers into the average; the first ones are it."""
+        pairs = list(zip(_tensors(self.module), _tensors(model), strict=True))
+        for floating in (True, False):
+            chosen = [pair for pair in pairs if pair[0].is_floating_point() == floating]
+            if chosen and self._empty:
+                for average, new in chosen:
+                    average.copy_(new)
+            elif chosen:
+                averages, news = map(list, zip(*chosen, strict=True))
+                self.multi_avg_fn(averages, news, self.n_averaged)
+        self.n_averaged += 1
+        self._empty = False
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    return [tensor.detach() for tensor in chain(model.parameters(), model.buffers())]
