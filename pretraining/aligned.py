@@ -158,8 +158,11 @@ def read_limbs(folder: Path, *, count: int = COUNT, seed: int = 0) -> Iterator[A
     CT is clipped to [-450, 450] HU. All is resampled to 1.5 mm, the grid of the templates that the network learned from: with
     slices of 3.3 mm, shapes would be squashed to a third, and all features would be coarser along one axis.
     """
-    description = json.loads((folder / "dataset.json").read_text())
-    channels = {name.lower(): int(number) for number, name in description.get("channel_names", {}).items()}
+    try:
+        description = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+        channels = {name.lower(): int(number) for number, name in description.get("channel_names", {}).items()}
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{folder / 'dataset.json'} is no dataset.json of nnU-Net ({error}); mend it, or move it away") from None
     if len(channels) != 2 or "ct" not in channels:
         raise InputError(f"{folder} has channels {sorted(channels)}; expected CT and one other")
     other = next(name for name in channels if name != "ct")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,6 +80,8 @@ def file_start(path: Path, fixed: sitk.Image, moving: sitk.Image) -> Start:
         if field.GetDimension() != 3 or field.GetNumberOfComponentsPerPixel() != 3:
             raise InputError(f"initial transform: {path} is neither a transform of ITK's nor a displacement field of 3 components")
         transform = sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64))
+    if transform.GetDimension() == 3 and not np.isfinite([transform.TransformPoint(corner) for corner in _corners_mm(fixed)]).all():
+        raise InputError(f"initial transform: {path} holds NaN or infinity; make it anew, or leave --init out")
     if transform.GetDimension() != 3:
         raise InputError(f"initial transform: {path} works in {transform.GetDimension()} dimensions, expected 3")
     return _overlapping(fixed, moving, Start(name="file", transform=transform, rivals={}))
@@ -191,6 +194,11 @@ def _overlapping(fixed: sitk.Image, moving: sitk.Image, start: Start) -> Start:
             "use --init auto, or name an initial transform with --init FILE"
         )
     return start
+
+
+def _corners_mm(scan: sitk.Image) -> list[tuple[float, ...]]:
+    corners = itertools.product(*((0, side - 1) for side in scan.GetSize()))
+    return [scan.TransformIndexToPhysicalPoint(corner) for corner in corners]
 
 
 def _translation(fixed_point: np.ndarray, moving_point: np.ndarray) -> sitk.AffineTransform:

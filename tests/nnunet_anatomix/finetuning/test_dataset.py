@@ -129,3 +129,54 @@ def test_regions_and_the_ignore_label_count_as_known(folder, caplog):
     with caplog.at_level(logging.WARNING):
         check_cases(find_dataset("43"))
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("label_names", "more", "message"),
+    [
+        ({"liver": 1, "spleen": 2}, {}, '"background": 0, found none'),
+        ({"background": 1, "liver": 0}, {}, '"background": 0, found 1'),
+        ({"background": [0], "liver": 1}, {}, r'"background": 0, found \[0\]'),
+        (["background", "liver"], {}, "expected labels as names with a number"),
+        (None, {}, "expected labels as names with a number"),
+        ({"background": 0, "liver": "1"}, {}, "expected labels as names with a number"),
+        ({"background": 0, "liver": 1.5}, {}, "expected labels as names with a number"),
+        ({"background": 0, "liver": {"left": 1}}, {}, "expected labels as names with a number"),
+        ({"background": 0, "liver": []}, {}, "expected labels as names with a number"),
+        ({"0": "background", "1": "liver"}, {}, "expected labels as names with a number"),
+        ({"background": 0, "liver": 1, "spleen": 3}, {}, r"expected the labels 0 to 2, found \[0, 1, 3\]"),
+        ({"background": 0, "liver": 1, "ignore": 1}, {}, "expected 2 for the label ignore"),
+        ({"background": 0, "liver": 1, "ignore": [2]}, {}, "expected 2 for the label ignore"),
+        (
+            {"background": 0, "both": [1, 2], "liver": 1},
+            {},
+            "expected regions_class_order with a number for each of the 2 regions, found None",
+        ),
+        ({"background": 0, "both": [1, 2], "liver": 1}, {"regions_class_order": [1]}, r"each of the 2 regions, found \[1\]"),
+        ({"background": 0, "both": [1, 2], "liver": 1}, {"regions_class_order": {"a": 1}}, "each of the 2 regions"),
+        ({"background": 0, "liver": 1}, {"channel_names": ["CT", "T1"]}, "expected channel_names such as"),
+        ({"background": 0, "liver": 1}, {"channel_names": {"1": "CT", "2": "T1"}}, "numbered from 0 on"),
+        ({"background": 0, "liver": 1}, {"file_ending": 7}, "expected a file_ending such as"),
+    ],
+)
+def test_what_a_dataset_json_must_not_say_is_one_line(folder, label_names, more, message):
+    describe(folder, label_names, **more)
+    with pytest.raises(InputError, match=message) as caught:
+        find_dataset("43")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", "7", "null", '{"labels"', ""])
+def test_a_dataset_json_that_is_none_is_one_line(folder, content):
+    (folder / "dataset.json").write_text(content)
+    with pytest.raises(InputError, match=r"dataset\.json") as caught:
+        find_dataset("43")
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_damaged_are_refused_where_nnunets_reader_mends_them(folder):
+    spoilt = scan()
+    spoilt[2, 3, 4] = np.nan
+    write(image(folder), spoilt)
+    with pytest.raises(InputError, match=r"case 'b': b_0001\.nii\.gz: 1 voxel is NaN on disk"):
+        check_cases(find_dataset("43"))
