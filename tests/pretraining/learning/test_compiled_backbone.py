@@ -50,6 +50,7 @@ def test_the_graph_is_whole_and_nothing_else_changes(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_compiled_steps_agree_within_rounding(tmp_path):
     bank = procedural_bank(8)
     config = replace(SMALL, steps=2, average_decay=0.0, backbone=UNetConfig(width=2, poolings=1), engine=EngineConfig(side=16))
