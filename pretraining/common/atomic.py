@@ -40,8 +40,8 @@ def atomic_write(path: str | Path, *, verify: Callable[[Path], None] | None = No
 
     Args:
         path: The file to write. Missing folders are made.
-        verify: Called with the temporary path after it was read back; raises
-            :class:`~pretraining.common.completeness.Incomplete` for a file that is not what was meant to be written.
+        verify: Reads the temporary file back in place of ``check_complete``, and raises
+            :class:`~pretraining.common.completeness.Incomplete` for one that is not what was meant to be written.
 
     Yields:
         The temporary path, an empty file with the suffix of ``path``, by which SimpleITK and matplotlib choose a format.
@@ -74,9 +74,7 @@ def atomic_write(path: str | Path, *, verify: Callable[[Path], None] | None = No
             with partial.open("rb+") as file:
                 os.fsync(file.fileno())
         try:
-            check_complete(partial)
-            if verify is not None:
-                verify(partial)
+            (verify or check_complete)(partial)
         except Incomplete as reason:
             raise NotWritten(f"{path} did not arrive on disk whole ({reason}); {_room(path.parent)}") from None
         umask = os.umask(0)

@@ -32,7 +32,7 @@ def write_image(path: str | Path, image: sitk.Image, *, compress: bool = True) -
         NotWritten: If not all of it arrived on disk; an older file is unchanged then.
     """
     with atomic_write(path, verify=lambda partial: _verify_image(partial, image)) as partial:
-        save_image(partial, image, compress=compress)
+        _write(partial, image, compress, path)
 
 
 def save_image(path: str | Path, image: sitk.Image, *, compress: bool = True) -> None:
@@ -45,14 +45,9 @@ def save_image(path: str | Path, image: sitk.Image, *, compress: bool = True) ->
         NotWritten: If ITK fails, or not all of it arrived on disk.
     """
     path = Path(path)
+    _write(path, image, compress, path)
     try:
-        with quiet_itk():
-            sitk.WriteImage(image, str(path), useCompression=compress and path.suffix != ".nii")
         _verify_image(path, image)
-    except RuntimeError as error:
-        if isinstance(error, NotWritten):
-            raise
-        raise NotWritten(f"{path} could not be written ({_last_line(error)}); is there room on the disk?") from None
     except Incomplete as reason:
         raise NotWritten(f"{path} did not arrive on disk whole ({reason}); is there room on the disk?") from None
 
@@ -70,6 +65,7 @@ def write_transform(path: str | Path, transform: sitk.Transform) -> None:
     expected = np.array([transform.TransformPoint(point) for point in _POINTS])
 
     def verify(partial: Path) -> None:
+        check_complete(partial)
         try:
             found = sitk.ReadTransform(str(partial))
         except RuntimeError as error:
@@ -85,12 +81,20 @@ def write_transform(path: str | Path, transform: sitk.Transform) -> None:
             raise NotWritten(f"{path} could not be written ({_last_line(error)}); is there room on the disk?") from None
 
 
+def _write(path: Path, image: sitk.Image, compress: bool, named: str | Path) -> None:
+    try:
+        with quiet_itk():
+            sitk.WriteImage(image, str(path), useCompression=compress and path.suffix != ".nii")
+    except RuntimeError as error:
+        raise NotWritten(f"{named} could not be written ({_last_line(error)}); is there room on the disk?") from None
+
+
 def _verify_image(path: Path, image: sitk.Image) -> None:
     """Raise :class:`Incomplete` unless the file holds as many voxels as the image."""
     try:
-        check_complete(path)
         header = read_header(path)
         if header is None:
+            check_complete(path)
             return
         check_header(header)
         check_voxels(header, finite=False)

@@ -184,7 +184,7 @@ BAD = [
     (_fractions, r"la_001.*holds the values \['0.5'\]"),
     (_other_size, r"la_001.*expected labels of \(12, 10, 9\) voxels as the scan"),
     (_other_place, "la_001.*57.0 voxels off its scan"),
-    (_four_dimensional, "la_001.*expected three axes"),
+    (_four_dimensional, r"la_001.*4D: 2 volumes in one file"),
     (_constant, "la_001.*constant"),
     (_cut_off, "la_001"),
     (_no_labels_folder, r"expected a folder labelsTr in .*found \['imagesTr', 'labels'\]"),
