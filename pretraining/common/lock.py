@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 LOCK = ".anatomix.lock"
 HEARTBEAT_S = 20.0
 SILENCE_S = 180.0
-"""A lock from another machine that is not touched for so long is abandoned; long enough for slow disks and caches of network file systems."""
+"""A lock from another machine that was not touched for so long is abandoned; slow disks and caches on the network need less."""
 OLD_S = 3600.0
 """A lock untouched for so long is abandoned whatever the clocks of two machines differ by."""
 _POLL_S = 1.0
