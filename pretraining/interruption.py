@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -60,7 +61,13 @@ def stop_signals_interrupt() -> Iterator[None]:
         return
     taken = [number for number in SIGNALS if signal.getsignal(number) == signal.SIG_DFL]
 
+    owner = os.getpid()
+
     def interrupt(number: int, frame: object) -> None:
+        if os.getpid() != owner:  # a forked worker, which whoever started it ends in this way
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
         raise KeyboardInterrupt(number)
 
     for number in taken:
