@@ -123,7 +123,7 @@ def split(
     Args:
         dataset: ID or name of a planned dataset.
         shots: Cases to train on.
-        seed: Of the drawing.
+        seed: Fold 0 trains on the same cases as a study with this seed.
         repeats: Folds, each with other cases.
     """
     from nnunet_anatomix.finetuning.splits import split_dataset

@@ -5,7 +5,6 @@ It shows that everything is in place and how the commands go together; synthetic
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import os
@@ -17,8 +16,10 @@ import numpy as np
 import torch
 
 from nnunet_anatomix.demo_anatomy import ORGANS, make_subject
-from nnunet_anatomix.stock_commands import run_command
 from pretraining.atomic import write_text, written_whole
+from pretraining.common.child import run_child
+from pretraining.common.lock import LOCK, is_vacant, locked
+from pretraining.common.tables import markdown_table, write_csv
 from pretraining.errors import CommandFailed, InputError
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,11 @@ def run_demo(out: Path, *, iterations: int = 150, device: str = "auto", seed: in
     CommandFailed
         If a command fails or the mean Dice is below 0.5.
     """
+    with locked(out):
+        return _run_demo(out, iterations=iterations, device=device, seed=seed)
+
+
+def _run_demo(out: Path, *, iterations: int, device: str, seed: int) -> dict[str, float]:
     began = time.monotonic()
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     _clear(out)
@@ -82,7 +88,7 @@ def run_demo(out: Path, *, iterations: int = 150, device: str = "auto", seed: in
     }
     for number, (title, command) in enumerate(steps.items(), start=2):
         log.info("[%d/6] %s: %s", number, title, " ".join(command))
-        run_command(command, environment, out / "log.txt")
+        run_child(command, environment, out / "log.txt")
     summary = json.loads((predictions / "summary.json").read_text(encoding="utf-8"))
     dice = {organ: summary["mean"][str(label)]["Dice"] for label, organ in enumerate(ORGANS, start=1)}
     _report(out, raw, predictions, dice, summary, seconds=time.monotonic() - began)
@@ -113,10 +119,11 @@ def make_demo_data(out: Path, *, seed: int = 0) -> Path:
     InputError
         If ``out`` holds anything.
     """
-    if out.exists() and any(out.iterdir()):
-        raise InputError(f"{out} is not empty; name an empty or new folder")
     raw = out / "nnUNet_raw" / DATASET
-    make_dataset(raw, seed=seed)
+    with locked(out):
+        if not is_vacant(out):
+            raise InputError(f"{out} is not empty; name an empty or new folder")
+        make_dataset(raw, seed=seed)
     log.info("%d scans to train on and %d to test on are in %s", TRAINING_CASES, TEST_CASES, raw)
     return raw
 
@@ -147,11 +154,14 @@ def make_dataset(raw: Path, *, seed: int) -> None:
 
 
 def _clear(out: Path) -> None:
-    if out.exists() and any(out.iterdir()):
+    if not is_vacant(out):
         if not (out / _MARK).is_file():
             raise InputError(f"{out} holds something other than an earlier demo; name an empty or new folder")
-        shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
+        for entry in out.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry.name not in (LOCK, _MARK):
+                entry.unlink()
     (out / _MARK).touch()
 
 
@@ -172,18 +182,15 @@ def _report(out: Path, raw: Path, predictions: Path, dice: dict[str, float], sum
             },
         )
     rows = [
-        {"case": Path(case["prediction_file"]).name, "organ": organ, "dice": round(case["metrics"][str(label)]["Dice"], 4)}
+        [Path(case["prediction_file"]).name, organ, case["metrics"][str(label)]["Dice"]]
         for case in summary["metric_per_case"]
         for label, organ in enumerate(ORGANS, start=1)
     ]
-    with written_whole(out / "dice.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    table = "\n".join(f"| {organ} | {value:.3f} |" for organ, value in dice.items())
+    write_csv(out / "dice.csv", ["case", "organ", "dice"], rows)
+    table = markdown_table(["organ", "Dice"], [[organ, f"{value:.3f}"] for organ, value in dice.items()])
     write_text(
         out / "report.md",
         f"# Demo of nnunet-anatomix\n\n{TRAINING_CASES} synthetic scans to train on, {TEST_CASES} to test on, {seconds:.0f} s in all.\n"
         f"Synthetic scans show that everything works; they are no evidence of quality.\n\n"
-        f"| organ | Dice |\n|---|---|\n{table}\n\n![scan, truth and prediction](overview.png)\n",
+        f"{table}\n![scan, truth and prediction](overview.png)\n",
     )

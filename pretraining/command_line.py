@@ -18,6 +18,7 @@ import tyro
 
 from pretraining.config import check_finite, not_finite
 from pretraining.errors import CommandFailed, InputError, Interrupted, UsageError
+from pretraining.interruption import signal_of, stop_signals_interrupt
 
 log = logging.getLogger(__name__)
 
@@ -53,10 +54,11 @@ def run_commands(program: str, commands: Callable[[], Commands], description: st
     for package in _OURS:
         logging.getLogger(package).setLevel(logging.INFO)
     try:
-        _parsed(program, commands(), description)()
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        sys.exit(130)
+        with stop_signals_interrupt():
+            _parsed(program, commands(), description)()
+            sys.stdout.flush()
+    except KeyboardInterrupt as interrupt:
+        sys.exit(128 + signal_of(interrupt))
     except Interrupted as interrupted:
         log.warning("%s", interrupted)
         sys.exit(interrupted.exit_code)

@@ -1,14 +1,15 @@
-"""Being asked to stop: the work in hand is finished and saved, then the process ends."""
+"""Requests to stop: noted by work that saves its state first, raised as KeyboardInterrupt in all other work."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
-"""Slurm sends SIGTERM, or what ``--signal`` names, ahead of a job's end; Ctrl-C is SIGINT."""
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
+"""Slurm sends SIGTERM, or what ``--signal`` names, ahead of a job's end; Ctrl-C is SIGINT; a terminal that closes sends SIGHUP."""
 
 
 class Stop:
@@ -31,17 +32,53 @@ def stop_requests() -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    # What nohup ignores stays ignored.
+    before = {number: handler for number in SIGNALS if (handler := signal.getsignal(number)) != signal.SIG_IGN}
 
     def note(number: int, frame: object) -> None:
         stop.signal = signal.Signals(number)
         for other, handler in before.items():
             signal.signal(other, handler)
 
-    for number in SIGNALS:
+    for number in before:
         signal.signal(number, note)
     try:
         yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def stop_signals_interrupt() -> Iterator[None]:
+    """Let every request to stop end the work as Ctrl-C does, by a KeyboardInterrupt, whose argument is the signal's number.
+
+    Files are then cleaned up, locks released and child processes ended on the way out. Signals that somebody else has a use for
+    (submitit, nohup) keep it; outside the main thread, where Python takes no signals, nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    taken = [number for number in SIGNALS if signal.getsignal(number) == signal.SIG_DFL]
+
+    owner = os.getpid()
+
+    def interrupt(number: int, frame: object) -> None:
+        if os.getpid() != owner:  # a forked worker, which whoever started it ends in this way
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        raise KeyboardInterrupt(number)
+
+    for number in taken:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def signal_of(interrupt: KeyboardInterrupt) -> int:
+    """Number of the signal that ``interrupt`` is about."""
+    return interrupt.args[0] if interrupt.args else signal.SIGINT

@@ -20,8 +20,7 @@ from tqdm import tqdm
 from nnunet_anatomix.datasets.case_files import ENDING, convert_case
 from nnunet_anatomix.datasets.claim import claim, files_digest
 from nnunet_anatomix.datasets.layout import Counts, Parts
-from nnunet_anatomix.finetuning.splits import SPLITS_FILE
-from nnunet_anatomix.study.runs import drawn_fold
+from nnunet_anatomix.finetuning.splits import SPLITS_FILE, draw_folds
 from pretraining.atomic import write_text
 from pretraining.errors import InputError
 
@@ -115,5 +114,5 @@ class SegmentationDataset:
 
 def _folds(parts: Parts, shots: int) -> list[dict[str, list[str]]]:
     training, validation = ([case.name for case in part] for part in (parts.training, parts.validation))
-    few = drawn_fold(training, shots, 0, validate_on_others=False)
-    return [{"train": few["train"] if few else training, "val": validation}, {"train": training, "val": validation}]
+    (few,) = draw_folds(training, shots, seed=0)
+    return [{"train": few["train"], "val": validation}, {"train": training, "val": validation}]

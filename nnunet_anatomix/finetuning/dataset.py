@@ -19,6 +19,7 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from tqdm import tqdm
 
 from nnunet_anatomix.finetuning.labels import require_labels
+from pretraining.common.child import hides_progress_bars
 from pretraining.errors import InputError
 from pretraining.imaging.headers import VolumeHeader
 from pretraining.imaging.integrity import check_file, require_volume
@@ -125,7 +126,7 @@ def check_cases(dataset: RawDataset) -> None:
         total=len(jobs),
         desc="checking scans",
         leave=False,
-        disable=None,
+        disable=hides_progress_bars(),
     ):
         for note in notes:
             log.warning("%s: case '%s': %s", dataset.name, case, note)

@@ -47,24 +47,22 @@ def few_shot_splits(cases: Sequence[str]) -> list[Fold]:
     return [{"train": [other for other in cases if other != case], "val": [case]} for case in cases]
 
 
-def shots_splits(cases: Sequence[str], shots: int, *, seed: int, repeats: int = 1) -> list[Fold]:
-    """Folds that train on ``shots`` cases drawn at random and validate on all others.
+def draw_folds(cases: Sequence[str], shots: int, *, seed: int, repeats: int = 1, validation: Sequence[str] | None = None) -> list[Fold]:
+    """Draw folds that train on few cases; the first fold of a seed is the one that a study trains on with that seed.
 
-    Parameters
-    ----------
-    cases : identifiers of the training cases.
-    shots : cases to train on.
-    seed : of the drawing.
-    repeats : folds; they differ as long as there are that many different draws.
+    Args:
+        cases: Identifiers of the training cases; their order does not matter.
+        shots: Cases to train on. With one seed, more shots contain fewer.
+        seed: Sole source of randomness.
+        repeats: Folds; they differ as long as there are that many different draws.
+        validation: Identifiers of the cases to validate on, as far as a fold does not train on them; ``cases`` by default. Where none is
+            left, a fold validates on its training cases, which costs nnU-Net the least time.
 
-    Returns
-    -------
-    One ``{"train": [...], "val": [...]}`` a repeat; with all cases in training they validate themselves too.
+    Returns:
+        One ``{"train": [...], "val": [...]}`` a repeat, sorted.
 
-    Raises
-    ------
-    InputError
-        If there are fewer cases than shots, or nothing is asked for.
+    Raises:
+        InputError: If there are fewer cases than shots, or nothing is asked for.
     """
     if not 1 <= shots <= len(cases):
         raise InputError(f"expected from 1 to {len(cases)} shots, as there are so many training cases, found {shots}")
@@ -73,11 +71,39 @@ def shots_splits(cases: Sequence[str], shots: int, *, seed: int, repeats: int = 
     cases, rng = sorted(map(str, cases)), np.random.default_rng(seed)
     drawn: list[list[str]] = []
     while len(drawn) < repeats:
-        chosen = sorted(cases[index] for index in rng.choice(len(cases), shots, replace=False))
+        chosen = sorted(cases[index] for index in rng.permutation(len(cases))[:shots])
         # All different draws once, before any comes again.
         if drawn.count(chosen) == len(drawn) // comb(len(cases), shots):
             drawn.append(chosen)
-    return [{"train": train, "val": [case for case in cases if case not in train] or train} for train in drawn]
+    candidates = cases if validation is None else sorted(map(str, validation))
+    return [{"train": train, "val": [case for case in candidates if case not in train] or train} for train in drawn]
+
+
+def training_pool(folder: Path, cases: Sequence[str]) -> list[str]:
+    """List the cases that few-shot folds may train on.
+
+    Args:
+        folder: Raw dataset, perhaps with a ``splits_final.json`` as ``nnunet-anatomix prepare`` writes it.
+        cases: Identifiers of all training cases.
+
+    Returns:
+        All cases, or, where the raw dataset brings folds of its own, those of the fold that trains on most; sorted.
+
+    Raises:
+        InputError: If that file is damaged or names other cases.
+    """
+    path = folder / SPLITS_FILE
+    if not path.is_file():
+        return sorted(cases)
+    try:
+        pool = max((fold["train"] for fold in json.loads(path.read_text(encoding="utf-8"))), key=len)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} holds no folds of nnU-Net's ({error!r}); prepare the dataset again, or remove the file") from None
+    if not pool or set(pool) - set(cases):
+        raise InputError(
+            f"{path} trains on cases that imagesTr does not have: {sorted(set(pool) - set(cases))[:3]}; prepare the dataset again"
+        )
+    return sorted(pool)
 
 
 def write_splits(folder: Path, folds: Sequence[Fold]) -> Path | None:
@@ -104,7 +130,7 @@ def write_splits(folder: Path, folds: Sequence[Fold]) -> Path | None:
 
 
 def split_dataset(dataset: str, shots: int, *, seed: int = 0, repeats: int = 1) -> Path:
-    """Give a planned dataset few-shot folds, see :func:`shots_splits`; an older file is kept beside.
+    """Give a planned dataset few-shot folds, see :func:`draw_folds`; an older file is kept beside.
 
     Returns
     -------
@@ -116,7 +142,7 @@ def split_dataset(dataset: str, shots: int, *, seed: int = 0, repeats: int = 1) 
 
     raw = find_dataset(dataset)
     folder = Path(nnUNet_preprocessed) / raw.name
-    folds = shots_splits(list(raw.cases), shots, seed=seed, repeats=repeats)
+    folds = draw_folds(training_pool(raw.folder, list(raw.cases)), shots, seed=seed, repeats=repeats, validation=list(raw.cases))
     if backup := write_splits(folder, folds):
         log.info("the older folds are now in %s", backup)
     for number, fold in enumerate(folds):

@@ -28,6 +28,7 @@ from nnunet_anatomix.finetuning.splits import STOCK_FOLDS, few_shot_splits
 from nnunet_anatomix.finetuning.stopping import StoppedByInput, stops_on_bad_input
 from nnunet_anatomix.finetuning.transfer import start_from, weights_of
 from pretraining.common.atomic import NotWritten, atomic_write, write_text
+from pretraining.common.child import hides_progress_bars
 from pretraining.errors import InputError
 
 NETWORK = f"{AnatomixNetwork.__module__}.{AnatomixNetwork.__qualname__}"
@@ -151,7 +152,7 @@ class AnatomixTrainer(nnUNetTrainer):
             desc=f"epoch {self.current_epoch} of {self.num_epochs}",
             unit="iteration",
             leave=False,
-            disable=None if self.local_rank == 0 else True,
+            disable=hides_progress_bars() if self.local_rank == 0 else True,
         )
 
     def train_step(self, batch: dict) -> dict:

@@ -2,6 +2,7 @@
 
 OUT/steps/NAME.json     the command of a finished step
 OUT/logs/NAME.txt       what it printed
+OUT/failed.csv          steps that failed, and why
 OUT/TABLE.md, .csv      the paper's numbers beside ours, after every step
 """
 
@@ -11,28 +12,20 @@ import json
 import logging
 import os
 import shlex
-import shutil
-import signal
-import subprocess
-import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
 from nnunet_anatomix.reproduce.plan import Step, Table, Tuned
 from nnunet_anatomix.reproduce.report import write_report
 from nnunet_anatomix.reproduce.results import tuned_flags
 from nnunet_anatomix.reproduce.settings import Settings
 from pretraining.atomic import write_text
-from pretraining.errors import CommandFailed, InputError, Interrupted
-from pretraining.interruption import Stop, stop_requests
+from pretraining.common.batch import FAILURES, run_batch
+from pretraining.common.child import GRACE_S, run_child
+from pretraining.common.lock import locked
+from pretraining.errors import CommandFailed
 
 log = logging.getLogger(__name__)
-
-_POLL_S = 1.0
-_CHUNK = 4096
-"""Bytes."""
 
 
 def dry_run(table: Table, settings: Settings) -> str:
@@ -57,36 +50,35 @@ def run(table: Table, settings: Settings) -> str:
     CommandFailed
         After all others, if steps failed; the same call tries them again.
     Interrupted
-        If asked to stop, after the command in hand has stopped; the same call goes on.
+        If asked to stop, after the command in hand has been stopped; the same call goes on.
+    InUse
+        If another process runs tables in the same folder.
     """
-    for folder in _folders(settings).values():
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    steps = wanted_steps(table)
-    finished: set[str] = set()
-    failed: dict[str, str] = {}
-    with stop_requests() as stop:
-        for number, step in enumerate(steps, 1):
-            progress = f"[{number}/{len(steps)}] {step.name}"
+    with locked(settings.out):
+        for folder in _folders(settings).values():
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        steps = {step.name: step for step in wanted_steps(table)}
+        finished: set[str] = set()
+
+        def is_done(step: Step) -> bool:
+            if not all(name in finished for name in step.after) or not _is_recorded(step, settings):
+                return False
+            finished.add(step.name)
+            return True
+
+        def work(step: Step) -> None:
             if lacking := [name for name in step.after if name not in finished]:
-                failed[step.name] = f"needs {lacking[0]}"
-                log.warning("%s: left out, it needs %s", progress, lacking[0])
-                continue
-            try:
-                _finish(step, settings, progress, stop)
-                finished.add(step.name)
-            except (CommandFailed, InputError, OSError) as error:
-                if stop:
-                    raise Interrupted(f"stopped in step {number} of {len(steps)}; the same command goes on", stop.signal) from None
-                failed[step.name] = " ".join(str(error).split())
-                log.error("%s failed: %s", progress, failed[step.name])
-            text = write_report(table, settings.out, finished)
-            if stop and number < len(steps):
-                raise Interrupted(f"stopped after step {number} of {len(steps)}; the same command goes on", stop.signal)
-    if not steps:
+                raise CommandFailed(f"needs {lacking[0]}")
+            words = _words(step)
+            log.info("%s", shlex.join(words))
+            run_child(words, {**os.environ, **_folders(settings)}, settings.out / "logs" / f"{step.name}.txt", grace_s=2 * GRACE_S)
+            write_text(_record(step, settings), _said(words))
+            finished.add(step.name)
+            write_report(table, settings.out, finished)
+
+        outcome = run_batch(steps, work, noun="step", is_done=is_done, failures=settings.out)
         text = write_report(table, settings.out, finished)
-    if failed:
-        listed = "; ".join(f"{name}: {why}" for name, why in failed.items())
-        raise CommandFailed(f"{len(failed)} of {len(steps)} steps failed: {listed}; the rest is in {settings.out / table.name}.md")
+        outcome.require_all("steps", see=settings.out / FAILURES)
     return text
 
 
@@ -96,16 +88,18 @@ def wanted_steps(table: Table) -> list[Step]:
     return [step for step in table.steps if step.name in wanted]
 
 
-def _finish(step: Step, settings: Settings, progress: str, stop: Stop) -> None:
-    record = settings.out / "steps" / f"{step.name}.json"
-    words = _words(step)
-    said = json.dumps(words, indent=1) + "\n"
-    if record.is_file() and record.read_text(encoding="utf-8") == said:
-        log.info("%s: already done", progress)
-        return
-    log.info("%s: %s", progress, shlex.join(words))
-    _run(words, {**os.environ, **_folders(settings)}, settings.out / "logs" / f"{step.name}.txt", stop)
-    write_text(record, said)
+def _is_recorded(step: Step, settings: Settings) -> bool:
+    """Whether an earlier call finished the same command."""
+    record = _record(step, settings)
+    return record.is_file() and record.read_text(encoding="utf-8") == _said(_words(step))
+
+
+def _record(step: Step, settings: Settings) -> Path:
+    return settings.out / "steps" / f"{step.name}.json"
+
+
+def _said(words: Sequence[str]) -> str:
+    return json.dumps(words, indent=1) + "\n"
 
 
 def _words(step: Step, *, dry: bool = False) -> list[str]:
@@ -116,54 +110,3 @@ def _folders(settings: Settings) -> dict[str, str]:
     """The variables that nnU-Net's commands want."""
     folders = {"nnUNet_raw": settings.data} | {name: settings.out / name for name in ("nnUNet_preprocessed", "nnUNet_results")}
     return {name: str(folder.resolve()) for name, folder in folders.items()}
-
-
-def _run(words: Sequence[str], environment: dict[str, str], log_file: Path, stop: Stop) -> None:
-    """Run a console script of this environment; asked to stop, it is asked to stop as well, with all that it started.
-
-    Raises
-    ------
-    CommandFailed
-        If it ends with any other exit code than 0.
-    """
-    program = shutil.which(words[0], path=str(Path(sys.executable).parent)) or words[0]
-    log_file.parent.mkdir(parents=True, exist_ok=True)
-    # A group of its own, where the system has them: a signal then reaches what the command has started itself.
-    grouped = hasattr(os, "killpg")
-    with log_file.open("ab", buffering=0) as sink:
-        sink.write(f"\n$ {shlex.join(words)}\n".encode())
-        pipes = {"stdout": sink, "stderr": subprocess.PIPE}
-        with subprocess.Popen([program, *words[1:]], env=environment, start_new_session=grouped, **pipes) as process:
-            telling = threading.Thread(target=_tell, args=(process.stderr, sink), daemon=True)
-            telling.start()
-            asked = False
-            while True:
-                try:
-                    code = process.wait(timeout=_POLL_S)
-                    break
-                except subprocess.TimeoutExpired:
-                    if stop and not asked:
-                        asked = True
-                        if grouped:
-                            os.killpg(process.pid, signal.SIGTERM)
-                        else:
-                            process.terminate()
-                except BaseException:
-                    process.kill()
-                    raise
-            telling.join()
-    if code:
-        raise CommandFailed(f"'{' '.join(words[:2])}' ended with exit code {code}: {_last_line(log_file)} (all of it in {log_file})")
-
-
-def _tell(pipe: IO[bytes], sink: IO[bytes]) -> None:
-    """Progress and messages go to the terminal as they come, and into the log."""
-    for chunk in iter(lambda: pipe.read1(_CHUNK), b""):
-        sink.write(chunk)
-        sys.stderr.write(chunk.decode(errors="replace"))
-        sys.stderr.flush()
-
-
-def _last_line(log_file: Path) -> str:
-    lines = [line.strip() for line in log_file.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return lines[-1][-300:] if lines else ""

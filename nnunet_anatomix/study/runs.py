@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +15,17 @@ from typing import Any
 import numpy as np
 
 from nnunet_anatomix.finetuning.splits import SPLITS_FILE, Fold
-from nnunet_anatomix.stock_commands import run_command
 from pretraining.atomic import write_text
+from pretraining.common.child import run_child
+from pretraining.common.lock import LOCK
 from pretraining.errors import InputError
 
 log = logging.getLogger(__name__)
 
 CONFIGURATION = "3d_fullres"
 OUR_PLANS, STOCK_PLANS = "nnUNetAnatomixPlans", "nnUNetPlans"
+PREPROCESSED = "nnUNet_preprocessed"
+"""Folder of nnU-Net's, one of the study and one of each run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,52 +120,6 @@ def start_name(text: str) -> str:
     return text if text in BY_NAME else re.sub(r"[^\w.-]", "_", Path(text).stem)
 
 
-def training_pool(folder: Path, cases: Sequence[str]) -> list[str]:
-    """Cases that a study may train on: all, or, where the raw dataset brings folds of its own, those of the fold that trains on most.
-
-    Parameters
-    ----------
-    folder : raw dataset, perhaps with a ``splits_final.json`` as ``nnunet-anatomix prepare`` writes it.
-    cases : all training cases.
-
-    Raises
-    ------
-    InputError
-        If that file is damaged or names other cases.
-    """
-    path = folder / SPLITS_FILE
-    if not path.is_file():
-        return sorted(cases)
-    try:
-        pool = max((fold["train"] for fold in json.loads(path.read_text(encoding="utf-8"))), key=len)
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} holds no folds of nnU-Net's ({error!r}); prepare the dataset again, or remove the file") from None
-    if not pool or set(pool) - set(cases):
-        raise InputError(
-            f"{path} trains on cases that imagesTr does not have: {sorted(set(pool) - set(cases))[:3]}; prepare the dataset again"
-        )
-    return sorted(pool)
-
-
-def drawn_fold(cases: Sequence[str], shots: int, seed: int, *, validate_on_others: bool) -> Fold | None:
-    """The cases that a seed trains on; for one seed, more shots contain fewer.
-
-    Parameters
-    ----------
-    cases : all training cases.
-    validate_on_others : else on themselves, which costs nnU-Net the least time.
-
-    Returns
-    -------
-    A fold of ``splits_final.json``; None for all cases, nnU-Net's fold ``all``.
-    """
-    if shots == len(cases):
-        return None
-    order = [cases[index] for index in np.random.default_rng(seed).permutation(len(cases))]
-    train, others = sorted(order[:shots]), sorted(order[shots:])
-    return {"train": train, "val": others if validate_on_others else train}
-
-
 def cut_plan(
     plan: Mapping[str, Any], max_patch: int | None, batch: int | None, patch: tuple[int, int, int] | None = None
 ) -> dict[str, Any]:
@@ -189,7 +147,7 @@ def cut_plan(
 
 def prepare(out: Path, settings: StudySettings, starts: Collection[Start]) -> None:
     """Plan and preprocess below ``out``, once for every plan that a start needs, and cut the patches."""
-    preprocessed = out / "nnUNet_preprocessed" / settings.dataset
+    preprocessed = out / PREPROCESSED / settings.dataset
     preprocessed.mkdir(parents=True, exist_ok=True)
     planning = {
         STOCK_PLANS: ["nnUNetv2_plan_and_preprocess", "-d", str(int(settings.dataset[7:10])), "-c", CONFIGURATION],
@@ -201,7 +159,7 @@ def prepare(out: Path, settings: StudySettings, starts: Collection[Start]) -> No
         path, prepared = preprocessed / f"{plans}.json", preprocessed / f"{plans}.prepared"
         if not prepared.is_file():
             log.info("planning and preprocessing %s with %s", settings.dataset, plans)
-            run_command(planning[plans], _environment(out, out), out / "log.txt")
+            run_child(planning[plans], _environment(out / PREPROCESSED, out), out / "log.txt")
             patch = settings.patch if plans == OUR_PLANS else None
             plan = cut_plan(json.loads(path.read_text(encoding="utf-8")), settings.max_patch, settings.batch, patch)
             write_text(path, json.dumps(plan, indent=2))
@@ -209,32 +167,63 @@ def prepare(out: Path, settings: StudySettings, starts: Collection[Start]) -> No
 
 
 def carry_out(run: Run, settings: StudySettings, fold: Fold | None, out: Path, tests: Path | None, device: str) -> Path:
-    """Train one network, from where it was if it was killed, and test it.
+    """Train one network and test it; a training that was stopped continues from its last checkpoint.
 
-    Parameters
-    ----------
-    fold : from :func:`drawn_fold`.
-    out : folder of the study.
-    tests : raw dataset with ``imagesTs`` and ``labelsTs``; without it, nnU-Net's validation after training is the test.
+    Args:
+        run: Which one.
+        settings: Of the study.
+        fold: From :func:`~nnunet_anatomix.finetuning.splits.draw_folds`; None for nnU-Net's fold ``all``.
+        out: Folder of the study.
+        tests: Raw dataset with ``imagesTs`` and ``labelsTs``; without it, nnU-Net's validation after training is the test.
+        device: For nnU-Net's ``-device``.
 
-    Returns
-    -------
-    nnU-Net's ``summary.json`` of the test.
+    Returns:
+        nnU-Net's ``summary.json`` of the test.
     """
     folder = out / "runs" / run.name
-    folder.mkdir(parents=True, exist_ok=True)
-    environment = _environment(out, folder) | {
+    environment = _environment(own_folds(out / PREPROCESSED / settings.dataset, fold, folder / PREPROCESSED), folder) | {
         "ANATOMIX_ITERATIONS": str(settings.iterations),
         "ANATOMIX_SEED": str(run.seed),
         "ANATOMIX_WEIGHTS": run.start.weights,
     }
-    if fold is not None:
-        write_text(out / "nnUNet_preprocessed" / settings.dataset / SPLITS_FILE, json.dumps([fold], indent=2))
     for command in _commands(run, settings, "all" if fold is None else "0", folder.resolve(), tests, device):
-        run_command(command, environment, folder / "log.txt")
+        run_child(command, environment, folder / "log.txt")
     if tests is not None:
         return folder / "predictions" / "summary.json"
     return folder / settings.dataset / f"{run.start.trainer}__{run.start.plans}__{CONFIGURATION}" / "fold_0" / "validation" / "summary.json"
+
+
+def own_folds(shared: Path, fold: Fold | None, out: Path) -> Path:
+    """Make a preprocessed folder of nnU-Net's that has folds of its own, and everything else in common with ``shared``.
+
+    nnU-Net's trainers read their folds from ``splits_final.json`` in the dataset's preprocessed folder. Runs that shared that file would
+    train on each other's cases as soon as two of them run at once.
+
+    Args:
+        shared: Preprocessed folder of one dataset.
+        fold: Number 0 of the folds; None leaves them out, for fold ``all``.
+        out: To take the place of ``nnUNet_preprocessed``; filled with relative links, or with copies where a disk has no links.
+
+    Returns:
+        ``out``.
+    """
+    own = out / shared.name
+    own.mkdir(parents=True, exist_ok=True)
+    for entry in shared.iterdir():
+        link = own / entry.name
+        if entry.name == SPLITS_FILE or entry.name.startswith(LOCK) or link.exists():
+            continue
+        try:
+            link.unlink(missing_ok=True)  # of a study that was moved
+            link.symlink_to(os.path.relpath(entry.resolve(), own.resolve()), target_is_directory=entry.is_dir())
+        except (OSError, NotImplementedError):
+            if entry.is_dir():
+                shutil.copytree(entry, link)
+            else:
+                shutil.copy2(entry, link)
+    if fold is not None:
+        write_text(own / SPLITS_FILE, json.dumps([fold], indent=2))
+    return out
 
 
 def _commands(run: Run, settings: StudySettings, fold: str, folder: Path, tests: Path | None, device: str) -> Iterator[list[str]]:
@@ -250,6 +239,6 @@ def _commands(run: Run, settings: StudySettings, fold: str, folder: Path, tests:
         yield ["nnUNetv2_evaluate_folder", str(tests / "labelsTs"), str(predictions), *described]
 
 
-def _environment(out: Path, results: Path) -> dict[str, str]:
-    folders = {"nnUNet_preprocessed": out / "nnUNet_preprocessed", "nnUNet_results": results}
+def _environment(preprocessed: Path, results: Path) -> dict[str, str]:
+    folders = {"nnUNet_preprocessed": preprocessed, "nnUNet_results": results}
     return {**os.environ, **{name: str(folder.resolve()) for name, folder in folders.items()}}

@@ -2,27 +2,33 @@
 
 OUT/study.json                settings; a folder of other ones is refused
 OUT/nnUNet_preprocessed       plans and scans, the same for all runs
-OUT/runs/NAME/dice.csv        one run, finished; killed before, it goes on
-OUT/cases.csv                 every case of every run
-OUT/table.md, .csv, curve.png what they come to
+OUT/runs/NAME                 one run, with folds of its own; dice.csv is written when it is finished
+OUT/failed.csv                runs that failed, and why
+OUT/cases.csv                 every case of every finished run
+OUT/table.md, .csv, curve.png means
+
+Several calls may work in one folder at once, each on runs of its own: a run that another process works on is left to it.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from nnunet_anatomix.evaluation import read_case_dice
-from nnunet_anatomix.study.report import read_rows, rows_of, write_report, write_rows
-from nnunet_anatomix.study.runs import Run, StudySettings, carry_out, drawn_fold, prepare, starts_of, training_pool
+from nnunet_anatomix.finetuning.splits import draw_folds, training_pool
+from nnunet_anatomix.study.report import Row, read_rows, rows_of, write_report, write_rows
+from nnunet_anatomix.study.runs import BY_NAME, Run, StudySettings, carry_out, prepare, starts_of
 from pretraining.atomic import write_text
+from pretraining.common.batch import FAILURES, run_batch
+from pretraining.common.lock import is_vacant, locked
 from pretraining.config import read_json, to_dict
 from pretraining.errors import InputError
 
-log = logging.getLogger(__name__)
+FINISHED = "dice.csv"
+"""Of a run."""
 
 
 def study(
@@ -34,28 +40,24 @@ def study(
     starts: Sequence[str] = ("weights", "scratch", "stock"),
     device: str = "cpu",
 ) -> str:
-    """Run all that is not finished, by stock commands, and write tables and curve; what is done already stays.
+    """Run everything that is not finished, by stock commands, and write tables and curve.
 
-    Parameters
-    ----------
-    settings : of all runs.
-    out : folder of the study. A later call may add shots, seeds and starts.
-    shots : labelled scans to train on; all of them if empty. Each seed draws its own, and more shots contain fewer. Where the raw dataset
-        has a ``splits_final.json``, what its largest fold does not train on is never trained on here.
-    seeds : of the drawing, of the network's random part and of training.
-    starts : ``weights`` (the bundled ones), ``scratch``, ``stock`` nnU-Net, or files of weights.
-    device : ``cpu``, ``cuda`` or ``mps``.
+    Args:
+        settings: Of all runs.
+        out: Folder of the study. A later call may add shots, seeds and starts; calls at the same time share the work.
+        shots: Labelled scans to train on; all of them if empty. Each seed draws its own, and more shots contain fewer. Where the raw
+            dataset has a ``splits_final.json``, cases that its largest fold does not train on are never trained on here.
+        seeds: Of the drawing, of the network's random part and of training.
+        starts: ``weights`` (the bundled ones), ``scratch``, ``stock`` nnU-Net, or files of weights.
+        device: ``cpu``, ``cuda`` or ``mps``.
 
-    Returns
-    -------
-    The table, as Markdown.
+    Returns:
+        The table of all runs that are finished in ``out``, as Markdown.
 
-    Raises
-    ------
-    InputError
-        If the dataset has no case to test on, or the folder belongs to another study.
-    CommandFailed
-        If a command fails; the next call goes on where it did.
+    Raises:
+        InputError: If the dataset has no case to test on, or the folder belongs to another study.
+        CommandFailed: If planning fails; or, after all other runs, if some failed or are left to other processes.
+        Interrupted: When this process is asked to stop, after the command in hand has been stopped. The next call resumes.
     """
     from nnunet_anatomix.finetuning.dataset import find_dataset  # imports nnU-Net, which --help does without
 
@@ -70,25 +72,40 @@ def study(
             f"{dataset.name} has no labelsTs: it is tested on the training cases left out, so shots must be below {len(cases)}"
         )
     named = starts_of(starts)
-    _claim(out, settings)
-    prepare(out, settings, named.values())
+    with locked(out, wait=True):
+        _claim(out, settings)
+        prepare(out, settings, named.values())
     runs = [Run(start=start, shots=number, seed=seed) for number in shots for seed in sorted(set(seeds)) for start in named.values()]
-    rows = []
-    for position, run in enumerate(runs, start=1):
+
+    def is_done(run: Run) -> bool:
+        return (out / "runs" / run.name / FINISHED).is_file()
+
+    def work(run: Run) -> None:
         folder = out / "runs" / run.name
-        finished = folder / "dice.csv"
-        if not finished.is_file():
-            log.info("[%d/%d] %s", position, len(runs), run.name)
-            fold = drawn_fold(cases, run.shots, run.seed, validate_on_others=tests is None)
-            if fold is None and len(cases) < len(dataset.cases):  # the dataset keeps cases for validation, which fold all would train on
-                fold = {"train": cases, "val": cases}
-            summary = carry_out(run, settings, fold, out, tests, device)
-            write_rows(finished, rows_of(run, read_case_dice(summary, dataset.description)))
+        with locked(folder):
+            if is_done(run):  # by another process, just now
+                return
+            (fold,) = draw_folds(cases, run.shots, seed=run.seed, validation=cases if tests is None else ())
+            is_everything = run.shots == len(dataset.cases)
+            summary = carry_out(run, settings, None if is_everything else fold, out, tests, device)
+            write_rows(folder / FINISHED, rows_of(run, read_case_dice(summary, dataset.description)))
             for checkpoint in folder.rglob("checkpoint_*.pth"):  # up to a gigabyte a run
                 checkpoint.unlink()
-        rows += read_rows(finished)
-        table = write_report(out, rows, f"{dataset.name}, {settings.iterations} iterations")
-    return table
+        report()
+
+    def report() -> str:
+        return write_report(out, _finished_rows(out, list(named)), f"{dataset.name}, {settings.iterations} iterations")
+
+    outcome = run_batch({run.name: run for run in runs}, work, noun="run", is_done=is_done, failures=out)
+    outcome.require_all("runs", see=out / FAILURES)
+    return report()
+
+
+def _finished_rows(out: Path, starts: Sequence[str]) -> list[Row]:
+    """Rows of all runs: fewest shots first, then by seed, the given starts before others."""
+    rows = [row for path in sorted(out.glob(f"runs/*/{FINISHED}")) for row in read_rows(path)]
+    order = [*starts, *BY_NAME, *sorted({row.start for row in rows})]
+    return sorted(rows, key=lambda row: (row.shots, row.seed, order.index(row.start)))
 
 
 def _claim(out: Path, settings: StudySettings) -> None:
@@ -98,7 +115,7 @@ def _claim(out: Path, settings: StudySettings) -> None:
         earlier, now = to_dict(read_json(StudySettings, path)), to_dict(settings)
         if changed := {name: f"{earlier[name]}, now {now[name]}" for name in now if earlier[name] != now[name]}:
             raise InputError(f"{out} holds a study with other settings ({changed}); name another folder")
-    elif out.exists() and any(out.iterdir()):
+    elif not is_vacant(out):
         raise InputError(f"{out} holds something other than a study; name an empty or new folder")
     else:
         write_text(path, json.dumps(asdict(settings), indent=2) + "\n")

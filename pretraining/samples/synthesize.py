@@ -6,9 +6,7 @@ import errno
 import functools
 import logging
 import re
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -26,6 +24,7 @@ from pretraining.engine.seeds import SEED_LIMIT
 from pretraining.engine.synthesis import EngineConfig, check_bank, synthesize_stored
 from pretraining.engine.templates import TemplateBank
 from pretraining.errors import CommandFailed, InputError, Interrupted
+from pretraining.interruption import signal_of, stop_signals_interrupt
 from pretraining.processes import ProcessLost, finished
 from pretraining.samples.estimate import tried
 from pretraining.samples.shards import PackedSample, pack, read_shard, verify_shard, write_shard
@@ -137,7 +136,7 @@ def synthesize(request: Request, store: Path, *, share: Share | None = None, wor
     share = share or Share()
     config = agreed_config(store, request.config())
     own = range(share.number, config.shard_count, share.of)
-    with _told_how_to_go_on(store), _sigterm_interrupts():
+    with _told_how_to_go_on(store), stop_signals_interrupt():
         missing = _missing(store, config, own, workers=max(1, workers), verify=verify)
         log.info("%s, share %s: %d of %d shards are there", store, share, len(missing.present), len(own))
         _make(request, store, config, missing, workers=max(1, workers))
@@ -222,7 +221,7 @@ def _told_how_to_go_on(store: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        raise Interrupted(f"{store}: stopped; {GO_ON}", *(interrupt.args or (signal.SIGINT,))) from None
+        raise Interrupted(f"{store}: stopped; {GO_ON}", signal_of(interrupt)) from None
     except ProcessLost as lost:
         raise CommandFailed(
             f"a worker was ended from outside, most likely because memory ran out, at one of numbers {sorted(lost.items)} of {store}; "
@@ -232,20 +231,3 @@ def _told_how_to_go_on(store: Path) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise CommandFailed(f"no space left on the disk of {store}: make room, then {GO_ON}") from error
-
-
-@contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Let SIGTERM end the work as Ctrl-C does, unless somebody else, such as submitit, has a use for it."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
-        return
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt(number)
-
-    signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -14,11 +14,11 @@ from nnunet_anatomix.datasets import mm_whs, raw_dataset
 from nnunet_anatomix.datasets.catalog import SEGMENTATION
 from nnunet_anatomix.datasets.prepare_command import prepare
 from nnunet_anatomix.finetuning.dataset import check_cases, find_dataset
+from nnunet_anatomix.finetuning.splits import draw_folds, training_pool
 from nnunet_anatomix.registration import align as alignment
 from nnunet_anatomix.registration.batch import read_pairs
 from nnunet_anatomix.registration.initial import Start
 from nnunet_anatomix.registration.search_pairs import read_search_pairs
-from nnunet_anatomix.study.runs import drawn_fold, training_pool
 from pretraining.errors import InputError
 from tests.nnunet_anatomix.datasets.downloads import download, empty_download, labels, placed, scan, stamp, write
 
@@ -84,7 +84,7 @@ def test_a_prepared_dataset_is_one_that_nnunet_takes(nnunet, tmp_path, key):
     few, full = (set(fold["train"]) for fold in folds)
     validation = set(folds[0]["val"])
     assert len(few) == 1 and few <= full and not full & validation and full | validation == set(raw.cases)
-    assert few == set((drawn_fold(sorted(full), 1, 0, validate_on_others=False) or {"train": full})["train"]), "as a study's seed 0"
+    assert few == set(draw_folds(sorted(full), 1, seed=0)[0]["train"]), "as a study's seed 0"
     assert training_pool(raw.folder, list(raw.cases)) == sorted(full)
     tests = {path.name.removesuffix(".nii.gz") for path in (raw.folder / "labelsTs").iterdir()}
     assert tests and tests == {path.name.removesuffix("_0000.nii.gz") for path in (raw.folder / "imagesTs").iterdir()}

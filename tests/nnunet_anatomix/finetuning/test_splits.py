@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
 
-from nnunet_anatomix.finetuning.splits import few_shot_splits, shots_splits, split_dataset, write_splits
+from nnunet_anatomix.finetuning.splits import draw_folds, few_shot_splits, split_dataset, training_pool, write_splits
 from pretraining.errors import InputError
 
 CASES = [f"case_{number}" for number in (4, 0, 3, 1, 2)]
@@ -30,23 +31,57 @@ def test_other_counts_are_not_for_leave_one_out(count):
 
 @pytest.mark.parametrize("shots", [1, 2, 4])
 def test_shots_train_and_the_others_validate(shots):
-    for fold in shots_splits(CASES, shots, seed=1, repeats=5):
+    for fold in draw_folds(CASES, shots, seed=1, repeats=5):
         assert len(fold["train"]) == shots and sorted(fold["train"] + fold["val"]) == sorted(CASES)
 
 
 def test_repeats_differ_as_long_as_they_can_and_share_nothing_with_another_seed():
-    folds = shots_splits(CASES, 2, seed=0, repeats=20)
+    folds = draw_folds(CASES, 2, seed=0, repeats=20)
     draws = [tuple(fold["train"]) for fold in folds]
     assert len(set(draws[:10])) == 10 and len(set(draws[10:])) == 10
-    assert shots_splits(CASES[::-1], 2, seed=0, repeats=20) == folds != shots_splits(CASES, 2, seed=1, repeats=20)
+    assert draw_folds(CASES[::-1], 2, seed=0, repeats=20) == folds != draw_folds(CASES, 2, seed=1, repeats=20)
+
+
+def test_more_shots_contain_fewer():
+    folds = [draw_folds(CASES, shots, seed=3)[0]["train"] for shots in range(1, 6)]
+    for fewer, more in itertools.pairwise(folds):
+        assert set(fewer) < set(more)
+
+
+def test_the_cases_of_earlier_studies_are_drawn_again():
+    cases = [f"case_{number}" for number in range(8)]
+    drawn = [draw_folds(cases, 3, seed=seed)[0]["train"] for seed in (0, 1, 2)]
+    assert drawn == [["case_2", "case_3", "case_4"], ["case_0", "case_1", "case_5"], ["case_5", "case_6", "case_7"]]
+
+
+def test_split_and_study_train_on_the_same_cases(nnunet, data_root):
+    """A dataset that keeps cases for validation keeps them from both."""
+    folder, source = nnunet.raw / "Dataset901_Hippocampus", data_root / "nnUNet_raw" / "Dataset901_Hippocampus"
+    folder.mkdir()
+    for name in ("imagesTr", "labelsTr", "dataset.json"):
+        (folder / name).symlink_to(source / name)
+    cases = sorted(path.name.removesuffix(".nii.gz") for path in (folder / "labelsTr").iterdir())
+    (folder / "splits_final.json").write_text(json.dumps([{"train": cases[:2], "val": cases[2:]}]))
+    (nnunet.preprocessed / folder.name).mkdir()
+    for seed in range(4):
+        (fold,) = json.loads(split_dataset("901", 1, seed=seed).read_text())
+        assert fold["train"] == draw_folds(training_pool(folder, cases), 1, seed=seed)[0]["train"]
+        assert set(fold["train"]) < set(cases[:2]) and set(fold["val"]) == set(cases) - set(fold["train"])
+
+
+def test_what_may_be_validated_on_can_be_said():
+    (fold,) = draw_folds(CASES, 2, seed=0, validation=())
+    assert fold["val"] == fold["train"]
+    (other,) = draw_folds(CASES, 2, seed=0, validation=[*CASES, "case_9"])
+    assert other["train"] == fold["train"] and set(other["val"]) == {*CASES, "case_9"} - set(fold["train"])
 
 
 def test_fewer_repeats_are_the_first_of_more():
-    assert shots_splits(CASES, 3, seed=2, repeats=2) == shots_splits(CASES, 3, seed=2, repeats=6)[:2]
+    assert draw_folds(CASES, 3, seed=2, repeats=2) == draw_folds(CASES, 3, seed=2, repeats=6)[:2]
 
 
 def test_all_cases_validate_themselves():
-    assert shots_splits(CASES, 5, seed=0) == [{"train": sorted(CASES), "val": sorted(CASES)}]
+    assert draw_folds(CASES, 5, seed=0) == [{"train": sorted(CASES), "val": sorted(CASES)}]
 
 
 @pytest.mark.parametrize(
@@ -55,11 +90,11 @@ def test_all_cases_validate_themselves():
 )
 def test_nonsense_is_refused(shots, more, message):
     with pytest.raises(InputError, match=message):
-        shots_splits(CASES, shots, **{"seed": 0, **more})
+        draw_folds(CASES, shots, **{"seed": 0, **more})
 
 
 def test_older_folds_are_kept(tmp_path):
-    one, two, three = (shots_splits(CASES, shots, seed=0) for shots in (1, 2, 3))
+    one, two, three = (draw_folds(CASES, shots, seed=0) for shots in (1, 2, 3))
     assert write_splits(tmp_path, one) is None and write_splits(tmp_path, one) is None
     backups = [write_splits(tmp_path, two), write_splits(tmp_path, three)]
     assert [json.loads(path.read_text()) for path in (*backups, tmp_path / "splits_final.json")] == [one, two, three]

@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
+import json
 
 import pytest
 
-from nnunet_anatomix.study.runs import StudySettings, cut_plan, drawn_fold, starts_of
+from nnunet_anatomix.study.runs import StudySettings, cut_plan, own_folds, starts_of
 from pretraining.errors import InputError
-
-CASES = [f"case_{number}" for number in range(8)]
 
 
 def plan(patch: list[int], poolings: int) -> dict:
     strides = [[1, 1, 1], *[[2, 2, 2]] * poolings]
     configuration = {"patch_size": patch, "batch_size": 4, "architecture": {"arch_kwargs": {"strides": strides}}}
     return {"plans_name": "plans", "configurations": {"3d_fullres": configuration}}
-
-
-def test_more_shots_contain_fewer_and_seeds_draw_differently():
-    folds = [drawn_fold(CASES, shots, 3, validate_on_others=True) for shots in range(1, 8)]
-    for fewer, more in itertools.pairwise(folds):
-        assert set(fewer["train"]) < set(more["train"])
-    for shots, fold in enumerate(folds, start=1):
-        assert len(fold["train"]) == shots and sorted(fold["train"] + fold["val"]) == CASES
-    assert len({tuple(drawn_fold(CASES, 2, seed, validate_on_others=True)["train"]) for seed in range(10)}) > 3
-
-
-def test_with_test_scans_the_training_cases_are_the_validation_which_is_cheapest():
-    fold = drawn_fold(CASES, 2, 0, validate_on_others=False)
-    assert fold["val"] == fold["train"]
-
-
-def test_all_cases_are_nnunets_fold_all():
-    assert drawn_fold(CASES, len(CASES), 0, validate_on_others=False) is None
 
 
 @pytest.mark.parametrize(("patch", "poolings", "limit", "expected"), [
@@ -88,3 +68,36 @@ def test_starts_that_are_nothing_or_of_one_name_are_refused(tmp_path):
 def test_senseless_settings_are_refused(wrong):
     with pytest.raises(ValueError, match="at least 1"):
         StudySettings(dataset="Dataset901_Hippocampus", **wrong)
+
+
+def test_runs_have_folds_of_their_own_and_all_else_in_common(tmp_path):
+    shared = tmp_path / "shared" / "Dataset901_Hippocampus"
+    (shared / "nnUNetPlans_3d_fullres").mkdir(parents=True)
+    (shared / "nnUNetPlans_3d_fullres" / "case.b2nd").touch()
+    (shared / "nnUNetPlans.json").write_text("{}")
+    (shared / "splits_final.json").write_text("[]")
+    folds = [{"train": [name], "val": [name]} for name in "ab"]
+    folders = [own_folds(shared, fold, tmp_path / "runs" / name) for fold, name in zip(folds, "ab", strict=True)]
+    for folder, fold in zip(folders, folds, strict=True):
+        own = folder / shared.name
+        assert json.loads((own / "splits_final.json").read_text()) == [fold]
+        assert (own / "nnUNetPlans_3d_fullres" / "case.b2nd").is_file() and (own / "nnUNetPlans.json").read_text() == "{}"
+    assert (shared / "splits_final.json").read_text() == "[]"
+    (shared / "later.json").touch()
+    (tmp_path / "runs").rename(tmp_path / "moved")  # broken links are made anew
+    again = own_folds(shared, folds[0], tmp_path / "moved" / "deeper" / "a") / shared.name
+    assert (again / "later.json").is_file()
+    assert not (own_folds(shared, None, tmp_path / "all") / shared.name / "splits_final.json").exists()
+
+
+def test_where_a_disk_has_no_links_runs_get_copies(tmp_path, monkeypatch):
+    (tmp_path / "Dataset1" / "data").mkdir(parents=True)
+    (tmp_path / "Dataset1" / "data" / "case.b2nd").write_text("voxels")
+    (tmp_path / "Dataset1" / "plans.json").write_text("{}")
+
+    def refuse(*_, **__):
+        raise OSError("no links here")
+
+    monkeypatch.setattr("pathlib.Path.symlink_to", refuse)
+    own = own_folds(tmp_path / "Dataset1", None, tmp_path / "run") / "Dataset1"
+    assert (own / "data" / "case.b2nd").read_text() == "voxels" and (own / "plans.json").read_text() == "{}"

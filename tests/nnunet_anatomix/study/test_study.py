@@ -23,9 +23,16 @@ class Commands:
     def __init__(self) -> None:
         self.asked: list[tuple[list[str], dict[str, str]]] = []
         self.fails_at: int | None = None
+        self.trained_on: list[dict[str, list[str]]] = []
+
+    def folds_file(self, environment) -> Path:
+        """Where nnU-Net's trainers look."""
+        return Path(environment["nnUNet_preprocessed"]) / SETTINGS.dataset / "splits_final.json"
 
     def __call__(self, command, environment, log_file) -> None:
         self.asked.append((list(command), dict(environment)))
+        if command[0] == "nnUNetv2_train" and (self.folds_file(environment)).is_file():
+            self.trained_on.append(json.loads(self.folds_file(environment).read_text())[0])
         if len(self.asked) == self.fails_at:
             raise CommandFailed(f"'{command[0]}' ended with exit code 1")
         preprocessed = Path(environment["nnUNet_preprocessed"]) / SETTINGS.dataset
@@ -56,7 +63,7 @@ class Commands:
 @pytest.fixture
 def commands(monkeypatch) -> Commands:
     commands = Commands()
-    monkeypatch.setattr(runs, "run_command", commands)
+    monkeypatch.setattr(runs, "run_child", commands)
     return commands
 
 
@@ -119,6 +126,42 @@ def test_a_study_that_failed_goes_on_and_does_nothing_twice(hippocampus, command
     assert len(commands.asked) == before
 
 
+def test_two_studies_at_once_in_one_folder_share_the_runs_and_not_the_folds(untested, commands, tmp_path, caplog):
+    """As two jobs on a cluster: the second begins while the first trains, and meets a run that the first has."""
+    out, asked = tmp_path / "study", {"shots": (1,), "starts": ("weights",)}
+    inner: list[str] = []
+
+    def first(command, environment, log_file) -> None:
+        if command[0] == "nnUNetv2_train" and not inner:
+            before = commands.folds_file(environment).read_bytes()
+            inner.append(command[0])
+            with pytest.raises(
+                CommandFailed, match=r"1 of 2 runs are left to other processes \(weights_shots1_seed0: .* is in use by process"
+            ):
+                study(SETTINGS, out, seeds=(0, 1), **asked)
+            assert commands.folds_file(environment).read_bytes() == before, "nobody changes the folds of a run while it trains"
+        commands(command, environment, log_file)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "run_child", first)
+        study(SETTINGS, out, seeds=(0,), **asked)
+    assert len(commands.named("nnUNetv2_train")) == 2 and commands.trained_on[0]["train"] != commands.trained_on[1]["train"]
+    assert {(row.seed, row.start) for row in read_rows(out / "cases.csv")} == {(0, "weights"), (1, "weights")}, "the table has all runs"
+    study(SETTINGS, out, seeds=(0, 1), **asked)
+    assert len(commands.named("nnUNetv2_train")) == 2
+    assert not list(out.rglob(".anatomix.lock*"))
+
+
+def test_a_run_that_fails_does_not_stop_the_others(hippocampus, commands, tmp_path):
+    commands.fails_at = 2  # after planning, the first run's training
+    with pytest.raises(CommandFailed, match=r"1 of 2 runs failed .*weights_shots3_seed0: 'nnUNetv2_train' ended"):
+        study(SETTINGS, tmp_path / "study", seeds=(0, 1), starts=("weights",))
+    assert {row.seed for row in read_rows(tmp_path / "study" / "cases.csv")} == {1}
+    assert "weights_shots3_seed0" in (tmp_path / "study" / "failed.csv").read_text()
+    study(SETTINGS, tmp_path / "study", seeds=(0, 1), starts=("weights",))
+    assert not (tmp_path / "study" / "failed.csv").exists()
+
+
 def test_a_later_call_adds_seeds_and_starts(hippocampus, commands, tmp_path):
     study(SETTINGS, tmp_path / "study", seeds=(0,), starts=("weights",))
     study(SETTINGS, tmp_path / "study", seeds=(0, 1), starts=("weights", "scratch"))
@@ -130,8 +173,7 @@ def test_without_labelled_test_scans_the_cases_left_out_are_the_test(untested, c
     out = tmp_path / "study"
     study(SETTINGS, out, shots=(1, 2), seeds=(0,), starts=("weights",))
     assert {row.dice for row in read_rows(out / "cases.csv")} == {0.9} and not commands.named("nnUNetv2_predict")
-    (fold,) = json.loads((out / "nnUNet_preprocessed" / SETTINGS.dataset / "splits_final.json").read_text())
-    assert len(fold["train"]) == 2 and len(fold["val"]) == 1
+    assert [(len(fold["train"]), len(fold["val"])) for fold in commands.trained_on] == [(1, 2), (2, 1)]
     with pytest.raises(InputError, match="shots must be below 3"):
         study(SETTINGS, tmp_path / "other", seeds=(0,))
 
@@ -143,7 +185,7 @@ def test_cases_that_the_dataset_keeps_for_validation_are_never_trained_on(untest
     for kind in ("imagesTs", "labelsTs"):
         (untested / kind).mkdir()
     study(SETTINGS, tmp_path / "study", seeds=(0,), starts=("weights",))
-    (fold,) = json.loads((tmp_path / "study" / "nnUNet_preprocessed" / SETTINGS.dataset / "splits_final.json").read_text())
+    (fold,) = commands.trained_on
     assert fold["train"] == cases[:2] and commands.named("nnUNetv2_train")[0][0][3] == "0", "not fold all, which knows no validation"
     (untested / "splits_final.json").write_text(json.dumps([{"train": ["somebody"], "val": []}]))
     with pytest.raises(InputError, match=r"imagesTr does not have: \['somebody'\]"):
