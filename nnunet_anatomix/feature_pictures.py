@@ -11,16 +11,14 @@ from torch import Tensor
 
 from nnunet_anatomix.registration.warp import image_tensor
 from pretraining.atomic import written_whole
+from pretraining.imaging.feature_colours import RANGE, FeatureColours
+from pretraining.imaging.views import VIEWS, letter_sides
 from pretraining.inference import Clip
 
 CHANNELS = 6
 """Single channels shown, those that vary most."""
-_RANGE = (0.01, 0.99)
-"""Quantiles of the foreground that are drawn as darkest and brightest."""
 _SAMPLE = 200_000
 """Voxels of the foreground that tell ranges and principal components."""
-_VIEWS = {"axial": ((0, 1), "R"), "coronal": ((0, 2), "R"), "sagittal": ((1, 2), "A")}
-"""View → axes to the right and downwards of a volume whose first voxel is the patient's right, front and top; what lies on its left."""
 
 
 def draw_features(path: str | Path, image: sitk.Image, features: Tensor, *, clip: Clip | None = None) -> None:
@@ -48,19 +46,19 @@ def draw_features(path: str | Path, image: sitk.Image, features: Tensor, *, clip
     at = at[:: 1 + len(at) // _SAMPLE]
     sample = features.flatten(1)[:, at]
     shown = sample.std(1).argsort(descending=True)[:CHANNELS].sort().values.tolist()
-    low, high = clip or volume.flatten()[at].quantile(torch.tensor(_RANGE)).tolist()
-    ranges = sample.quantile(torch.tensor(_RANGE), dim=1).T.tolist()
-    colours = _Colours(sample)
+    low, high = clip or volume.flatten()[at].quantile(torch.tensor(RANGE)).tolist()
+    ranges = sample.quantile(torch.tensor(RANGE), dim=1).T.tolist()
+    colours = FeatureColours(sample)
 
     extents = np.array(volume.shape) * spacing_mm
-    heights = [max(extents[down], extents.max() / 8) for (_, down), _ in _VIEWS.values()]
-    width = max(extents[right] for (right, _), _ in _VIEWS.values())
+    heights = [max(extents[down], extents.max() / 8) for (_, down), _ in VIEWS.values()]
+    width = max(extents[right] for (right, _), _ in VIEWS.values())
     inches, columns = 2.2 / width, 2 + len(shown)
     figure = Figure(figsize=(columns * 2.25, sum(heights) * inches + 0.5), layout="constrained", facecolor="black")
     FigureCanvasAgg(figure)
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
-    rows = figure.subplots(len(_VIEWS), columns, gridspec_kw={"height_ratios": heights}, squeeze=False)
-    for row, (view, (axes, left)) in zip(rows, _VIEWS.items(), strict=True):
+    rows = figure.subplots(len(VIEWS), columns, gridspec_kw={"height_ratios": heights}, squeeze=False)
+    for row, (view, (axes, _)) in zip(rows, VIEWS.items(), strict=True):
         across = ({0, 1, 2} - set(axes)).pop()
         scan, slices = volume.select(across, middle[across]), features.select(1 + across, middle[across])
         extent = (0, extents[axes[0]], extents[axes[1]], 0)
@@ -71,37 +69,12 @@ def draw_features(path: str | Path, image: sitk.Image, features: Tensor, *, clip
             axis.imshow(slices[channel].T.numpy(), cmap="gray", vmin=darkest, vmax=brightest, extent=extent, interpolation="bilinear")
         for axis in row:
             axis.set_axis_off()
-        row[0].text(0.03, 0.5, left, color="white", fontsize=8, va="center", transform=row[0].transAxes)
+        letter_sides(row[0], view)
         row[0].text(-0.02, 0.5, view, color="white", fontsize=10, rotation=90, ha="right", va="center", transform=row[0].transAxes)
     for axis, name in zip(rows[0], ("scan", "principal components", *(f"channel {channel}" for channel in shown)), strict=True):
         axis.set_title(name, color="white", fontsize=10)
     with written_whole(path) as partial:
         figure.savefig(partial, format="png", dpi=120)
-
-
-class _Colours:
-    """Three principal components of a sample as red, green and blue in [0, 1].
-
-    Parameters
-    ----------
-    sample : (C, N).
-    """
-
-    def __init__(self, sample: Tensor) -> None:
-        self._mean = sample.mean(1, keepdim=True)
-        centred = (sample - self._mean).double()
-        # The covariance is small and symmetric: its eigenvectors are the principal axes, the greatest last.
-        axes = torch.linalg.eigh(centred @ centred.T).eigenvectors[:, -3:].flip(1)
-        # An axis has no direction of its own; fixed, so that colours do not flip from picture to picture.
-        self._axes = (axes * axes.sum(0).sign()).float()
-        self._range = (self._axes.T @ (sample - self._mean)).quantile(torch.tensor(_RANGE), dim=1)[..., None]
-
-    def __call__(self, features: Tensor) -> Tensor:
-        """(C, H, W) to (3, H, W); networks with fewer channels than colours leave some at 0."""
-        low, high = self._range
-        projected = self._axes.T @ (features.flatten(1) - self._mean)
-        colours = ((projected - low) / (high - low).clamp_min(1e-12)).clamp(0, 1).view(-1, *features.shape[1:])
-        return torch.nn.functional.pad(colours, (0, 0, 0, 0, 0, 3 - len(colours)))
 
 
 def _oriented(image: sitk.Image, features: Tensor) -> tuple[Tensor, Tensor, np.ndarray]:
@@ -120,7 +93,7 @@ def _foreground(volume: Tensor) -> Tensor:
 
     values = volume.numpy()
     sample = values.ravel()[:: 1 + values.size // _SAMPLE]
-    low, high = np.quantile(sample, _RANGE)
+    low, high = np.quantile(sample, RANGE)
     found = volume > float(threshold_otsu(np.clip(sample, low, high))) if low < high else volume > low
     return found if found.any() else torch.ones_like(found)
 

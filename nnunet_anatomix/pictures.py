@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pretraining.imaging.views import display_window, windowed
+
 
 def draw_cases(out: Path, cases: Mapping[str, tuple[Path, Path, Path]]) -> None:
     """Draw scan, truth and prediction of every case, in the axial slice with most truth.
@@ -26,8 +28,7 @@ def draw_cases(out: Path, cases: Mapping[str, tuple[Path, Path, Path]]) -> None:
     for row, (title, paths) in zip(axes, cases.items(), strict=True):
         image, truth, prediction = (sitk.GetArrayFromImage(sitk.ReadImage(str(path))) for path in paths)
         z = int((truth > 0).sum(axis=(1, 2)).argmax())
-        low, high = np.percentile(image[z], (0.5, 99.5))
-        scan = np.clip((image[z] - low) / max(high - low, 1e-6), 0, 1)
+        scan = windowed(image[z], display_window(image[z]))
         panels = [np.stack([scan] * 3, axis=-1)]
         panels += [label2rgb(labels[z], scan, colors=_colours(truth, prediction), alpha=0.45, bg_label=0) for labels in (truth, prediction)]
         for axis, name, panel in zip(row, columns, panels, strict=True):

@@ -10,27 +10,19 @@ import SimpleITK as sitk
 
 from nnunet_anatomix.clinical.structure_colours import structure_colours
 from nnunet_anatomix.clinical.structures import Structures
+from pretraining.imaging.views import CONTENT, VIEWS, display_window, letter_sides, windowed
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_VIEWS = {"axial": ((0, 1), "RLAP"), "coronal": ((0, 2), "RLSI"), "sagittal": ((1, 2), "APSI")}
-"""View → axes to the right and downward of an LPS volume with its Z turned, and what lies left, right, above and below."""
 _SIDE_PX = 800
 """Longest side of the axial view; coronal and sagittal together are at most as high."""
 _PER_INCH = 130
 """Pixels of a view."""
 _FILL = 0.3
 """Of the colour inside an outline."""
-_SOFT_TISSUE_HU, _LUNG_HU, _BONE_HU = (-160.0, 240.0), (-1250.0, 250.0), (-400.0, 1000.0)
-"""Shown black and white of a CT scan."""
-_LUNG_BELOW_HU, _BONE_ABOVE_HU = -500.0, 200.0
-"""Medians of structures for which soft tissue's window would show nothing."""
-_RANGE = (1.0, 99.5)
-"""Percentiles of what is not the darkest, shown black and white of any other scan."""
-_BLACK, _MARGIN = 0.05, 0.02
-"""Of the window, what is cut off around a scan; of its size, what is left of it."""
+_MARGIN = 0.02
+"""Of the size of a scan, what is left around its content."""
 _LINES = 26
 """Of a column of the legend."""
 
@@ -72,7 +64,8 @@ def overview(
             room = (beside - panel.shape[1]) / 2
             axis.set_xlim(-0.5 - room, panel.shape[1] - 0.5 + room)
         axis.set_axis_off()
-        _letter(axis, view)
+        letter_sides(axis, view, outside=True, size=10)
+        axis.text(0, 1.01, view, color="white", fontsize=10, ha="left", va="bottom", transform=axis.transAxes)
     legend = figure.add_subplot(grid[:, 2])
     legend.set_axis_off()
     handles = [
@@ -93,7 +86,7 @@ def overview_panels(scan: sitk.Image, labels: sitk.Image, structures: Structures
     # With Z turned, the first voxel is the patient's right, front and top: where pictures begin.
     oriented = [sitk.DICOMOrient(image, "LPS") for image in (scan, labels)]
     grey, numbers = (sitk.GetArrayViewFromImage(image).transpose(2, 1, 0)[..., ::-1] for image in oriented)
-    window = _window(grey, numbers, is_ct=is_ct)
+    window = display_window(grey, is_ct=is_ct, structures=grey[numbers > 0])
     box = _content(grey, numbers, window)
     grey, numbers, spacing_mm = grey[box], numbers[box], np.array(oriented[0].GetSpacing())
     at = _best_planes(numbers)
@@ -102,7 +95,7 @@ def overview_panels(scan: sitk.Image, labels: sitk.Image, structures: Structures
     per_mm = _SIDE_PX / max(size_mm[:2])
     beside_per_mm = min(per_mm, _SIDE_PX / 2 / size_mm[2])
     panels = {}
-    for view, (axes, _) in _VIEWS.items():
+    for view, (axes, _) in VIEWS.items():
         plane = tuple(slice(None) if axis in axes else at[axis] for axis in range(3))
         scale = per_mm if view == "axial" else beside_per_mm
         shape = tuple(max(1, round(size_mm[axis] * scale)) for axis in reversed(axes))
@@ -112,7 +105,7 @@ def overview_panels(scan: sitk.Image, labels: sitk.Image, structures: Structures
 
 def _content(grey: np.ndarray, numbers: np.ndarray, window: tuple[float, float]) -> tuple[slice, ...]:
     """All that is not black, and all structures."""
-    content = (grey > window[0] + _BLACK * (window[1] - window[0])) | (numbers > 0)
+    content = (grey > window[0] + CONTENT * (window[1] - window[0])) | (numbers > 0)
     box = []
     for axis, size in enumerate(content.shape):
         where = np.flatnonzero(content.any(axis=tuple({0, 1, 2} - {axis})))
@@ -147,9 +140,7 @@ def _drawn(
     from skimage.segmentation import find_boundaries
     from skimage.transform import resize
 
-    low, high = window
-    shown = np.clip((grey.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)
-    picture = np.repeat(np.nan_to_num(resize(shown, shape, order=1))[..., None], 3, axis=-1)
+    picture = np.repeat(resize(windowed(grey.astype(np.float32), window), shape, order=1)[..., None], 3, axis=-1)
     rows = (np.arange(shape[0]) * numbers.shape[0] // shape[0])[:, None]
     large = numbers[rows, np.arange(shape[1]) * numbers.shape[1] // shape[1]]
     present = set(np.unique(large).tolist())
@@ -165,15 +156,6 @@ def _drawn(
     return picture
 
 
-def _window(grey: np.ndarray, numbers: np.ndarray, *, is_ct: bool) -> tuple[float, float]:
-    if is_ct:
-        median = np.median(grey[numbers > 0]) if numbers.any() else 0.0
-        return _LUNG_HU if median < _LUNG_BELOW_HU else _BONE_HU if median > _BONE_ABOVE_HU else _SOFT_TISSUE_HU
-    values = grey[np.isfinite(grey)]
-    content = values[values > values.min()] if len(values) else values
-    return tuple(float(value) for value in np.percentile(content, _RANGE)) if len(content) else (0.0, 1.0)
-
-
 def _volume(volume_ml: float) -> str:
     return f"{volume_ml:.0f} ml" if volume_ml >= 100 else f"{volume_ml:.3g} ml"
 
@@ -185,12 +167,3 @@ def _short(name: str) -> str:
 def _missing(structures: Structures, found: Sequence[int]) -> str:
     names = [_short(one.name) for number, one in enumerate(structures.all) if number not in set(found)]
     return "\n  ".join(names) if len(names) <= 4 else f"{len(names)} of {len(structures.all)} structures"
-
-
-def _letter(axis: Axes, view: str) -> None:
-    """Write beside a picture which view it is, and what lies on which side."""
-    places = ((-0.01, 0.5), (1.01, 0.5), (0.5, 1.01), (0.5, -0.01))
-    alignments = (("right", "center"), ("left", "center"), ("center", "bottom"), ("center", "top"))
-    for letter, (x, y), (across, along) in zip(_VIEWS[view][1], places, alignments, strict=True):
-        axis.text(x, y, letter, color="white", fontsize=10, alpha=0.85, ha=across, va=along, transform=axis.transAxes)
-    axis.text(0, 1.01, view, color="white", fontsize=10, ha="left", va="bottom", transform=axis.transAxes)

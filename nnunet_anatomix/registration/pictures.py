@@ -12,26 +12,13 @@ from torch import Tensor
 from pretraining.atomic import written_whole
 from pretraining.errors import InputError
 from pretraining.imaging.scans import same_grid
+from pretraining.imaging.views import CONTENT, VIEWS, display_window, letter_sides, windowed
 
 Plane = TypeVar("Plane", np.ndarray, Tensor)
 
 COLUMNS = ("fixed", "moving, before", "moving, after", "checkerboard, before", "checkerboard, after", "edges, before", "edges, after")
-_VIEWS = {"axial": ((0, 1), "RLAP"), "coronal": ((0, 2), "RLSI"), "sagittal": ((1, 2), "APSI")}
-"""View → axes to the right and downward of an LPS volume with its Z turned, and what lies left, right, above and below."""
 _PIXELS = 320
 """Along the longest side of a view; finer than most scans, so that edges are thin."""
-_SAMPLE = 2**20
-"""About as many voxels tell a window."""
-_RANGE = (0.5, 99.5)
-"""Percentiles taken for the range of a scan."""
-_CONTENT = 0.05
-"""Of the range; what is darker is taken for background."""
-_WHITE = 99.0
-"""Percentile of the content shown white."""
-_SOFT_TISSUE_HU = (-160.0, 240.0)
-"""Shown black and white of a CT scan instead, unless it is mostly lung."""
-_AIR_HU = -500.0
-"""What goes below is a CT scan."""
 _SMOOTH_VOXELS = 1.0
 """Before edges are sought, so that noise has none."""
 _EDGE_QUANTILES = (0.75, 0.88)
@@ -86,12 +73,12 @@ def panels(fixed: sitk.Image, before: sitk.Image, after: sitk.Image) -> dict[str
     # With Z turned, the first voxel is the patient's right, front and top: where pictures begin.
     oriented = [sitk.DICOMOrient(image, "LPS") for image in (fixed, before, after)]
     volumes = [sitk.GetArrayFromImage(image).transpose(2, 1, 0)[..., ::-1].astype(np.float32) for image in oriented]
-    window, moving_window = _window(volumes[0]), _window(*volumes[1:])
-    volumes = [_windowed(volumes[0], window), *(_windowed(volume, moving_window) for volume in volumes[1:])]
+    window, moving_window = display_window(volumes[0]), display_window(*volumes[1:])
+    volumes = [windowed(volumes[0], window), *(windowed(volume, moving_window) for volume in volumes[1:])]
     middle, spacing_mm = _middle(volumes[0]), np.array(oriented[0].GetSpacing())
     pixels = spacing_mm * _PIXELS / (spacing_mm * volumes[0].shape).max()  # of a voxel's sides
     views = {}
-    for view, (axes, _) in _VIEWS.items():
+    for view, (axes, _) in VIEWS.items():
         first, *moving = (_slice(volume, middle, axes, pixels) for volume in volumes)
         boards = [checkerboard(first, one) for one in moving]
         smooth = _SMOOTH_VOXELS * min(pixels[list(axes)])
@@ -125,7 +112,7 @@ def draw_registration(out: Path, fixed: sitk.Image, before: sitk.Image, after: s
         for axis, panel in zip(row, shown, strict=True):
             axis.imshow(panel, cmap="gray", vmin=0, vmax=1, interpolation="bilinear")
             axis.set_axis_off()
-        _letter(row[0], _VIEWS[view][1])
+        letter_sides(row[0], view)
         row[0].text(-0.02, 0.5, view, color="white", fontsize=10, rotation=90, ha="right", va="center", transform=row[0].transAxes)
     for axis, name in zip(rows[0], COLUMNS, strict=True):
         axis.set_title(name, color="white", fontsize=10)
@@ -143,29 +130,9 @@ def _with_edges(under: np.ndarray, of: np.ndarray, smooth: float) -> np.ndarray:
     return picture
 
 
-def _window(*volumes: np.ndarray) -> tuple[float, float]:
-    """What to show black and white."""
-    values = np.concatenate([volume.ravel()[:: 1 + volume.size // _SAMPLE] for volume in volumes])
-    values = values[np.isfinite(values)]
-    if len(values) == 0:
-        return 0.0, 1.0
-    low, high = np.percentile(values, _RANGE)
-    content = values[values >= low + _CONTENT * (high - low)]
-    if low < _AIR_HU < np.median(content):
-        return _SOFT_TISSUE_HU
-    high = np.percentile(content, _WHITE)
-    return (float(low), float(high)) if low < high else (float(values.min()), float(values.max()))
-
-
-def _windowed(volume: np.ndarray, window: tuple[float, float]) -> np.ndarray:
-    """Grey values in [0, 1]; a constant volume is black."""
-    low, high = window
-    return np.clip((np.nan_to_num(volume, nan=low) - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
-
-
 def _middle(volume: np.ndarray) -> list[int]:
     """Along every axis the voxel on either side of which half of the content lies; of a volume without content, the centre."""
-    content = volume > _CONTENT if (volume > _CONTENT).any() else np.ones_like(volume, dtype=bool)
+    content = volume > CONTENT if (volume > CONTENT).any() else np.ones_like(volume, dtype=bool)
     counts = [content.sum(axis=tuple({0, 1, 2} - {axis})).cumsum() for axis in range(3)]
     return [int(np.searchsorted(count, count[-1] / 2)) for count in counts]
 
@@ -177,11 +144,3 @@ def _slice(volume: np.ndarray, at: list[int], axes: tuple[int, int], pixels: np.
     plane = volume[tuple(slice(None) if axis in axes else at[axis] for axis in range(3))].T
     shape = [max(1, round(volume.shape[axis] * pixels[axis])) for axis in reversed(axes)]
     return resize(plane, shape, order=1)
-
-
-def _letter(axis, sides: str) -> None:
-    """Write at the four sides of a picture what lies there."""
-    places = ((0.03, 0.5), (0.97, 0.5), (0.5, 0.97), (0.5, 0.03))
-    alignments = (("left", "center"), ("right", "center"), ("center", "top"), ("center", "bottom"))
-    for letter, (x, y), (across, along) in zip(sides, places, alignments, strict=True):
-        axis.text(x, y, letter, color="white", fontsize=8, alpha=0.8, ha=across, va=along, transform=axis.transAxes)

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pretraining.imaging.feature_colours import FeatureColours
+
 CHANNELS = 6
 """Feature channels shown."""
 
@@ -30,21 +32,8 @@ def feature_picture(views: Tensor, features: Tensor) -> np.ndarray:
     low, high = shown.amin(dim=(0, 2, 3), keepdim=True), shown.amax(dim=(0, 2, 3), keepdim=True)
     channels = (shown - low) / (high - low).clamp_min(1e-12)
     grey = torch.cat([images[:, None], channels], dim=1)[..., None].expand(-1, -1, -1, -1, 3)
-    tiles = torch.cat([grey[:, :1], _colours(slices)[:, None], grey[:, 1:]], dim=1)
+    colours = FeatureColours(slices.transpose(0, 1).flatten(1))
+    tiles = torch.cat([grey[:, :1], torch.stack([colours(of_view).movedim(0, -1) for of_view in slices])[:, None], grey[:, 1:]], dim=1)
     # x to the right, y upwards.
     rows = [torch.cat(list(row.transpose(1, 2).flip(1)), dim=1) for row in tiles]
     return torch.cat(rows, dim=0).numpy()
-
-
-def _colours(slices: Tensor) -> Tensor:
-    """(2, C, X, Y) features as (2, X, Y, 3) colours in [0, 1]."""
-    values = slices.transpose(0, 1).flatten(1).T.double()
-    values = values - values.mean(dim=0)
-    # The covariance is small and symmetric: its eigenvectors are the principal axes.
-    axes = torch.linalg.eigh(values.T @ values).eigenvectors[:, -3:].flip(1)
-    # An axis has no direction of its own; fixed, so that colours do not flip from picture to picture.
-    axes = axes * axes.sum(dim=0).sign()
-    projected = values @ axes
-    spread = projected.std(dim=0).clamp_min(1e-12)
-    colours = (projected / (4 * spread) + 0.5).clamp(0, 1).float()
-    return colours.view(2, *slices.shape[2:], 3)
