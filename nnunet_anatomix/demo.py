@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from nnunet_anatomix.demo_anatomy import ORGANS, make_subject
-from pretraining.atomic import write_text, written_whole
+from pretraining.common.atomic import atomic_write, write_text
 from pretraining.common.child import run_child
 from pretraining.common.lock import LOCK, is_vacant, locked
 from pretraining.common.tables import markdown_table, write_csv
@@ -169,7 +169,7 @@ def _report(out: Path, raw: Path, predictions: Path, dice: dict[str, float], sum
     from nnunet_anatomix.pictures import draw_cases
 
     cases = sorted(path.name for path in (raw / "labelsTs").iterdir())
-    with written_whole(out / "overview.png") as partial:
+    with atomic_write(out / "overview.png") as partial:
         draw_cases(
             partial,
             {

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pretraining.atomic import write_text
+from pretraining.common.atomic import write_text
 from pretraining.errors import InputError
 
 log = logging.getLogger(__name__)

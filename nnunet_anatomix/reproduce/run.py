@@ -19,7 +19,7 @@ from nnunet_anatomix.reproduce.plan import Step, Table, Tuned
 from nnunet_anatomix.reproduce.report import write_report
 from nnunet_anatomix.reproduce.results import tuned_flags
 from nnunet_anatomix.reproduce.settings import Settings
-from pretraining.atomic import write_text
+from pretraining.common.atomic import write_text
 from pretraining.common.batch import FAILURES, run_batch
 from pretraining.common.child import GRACE_S, run_child
 from pretraining.common.lock import locked

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_anatomix.finetuning.splits import SPLITS_FILE, Fold
-from pretraining.atomic import write_text
+from pretraining.common.atomic import write_text
 from pretraining.common.child import run_child
 from pretraining.common.lock import LOCK
 from pretraining.errors import InputError

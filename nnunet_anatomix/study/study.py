@@ -21,7 +21,7 @@ from nnunet_anatomix.evaluation import read_case_dice
 from nnunet_anatomix.finetuning.splits import draw_folds, training_pool
 from nnunet_anatomix.study.report import Row, read_rows, rows_of, write_report, write_rows
 from nnunet_anatomix.study.runs import BY_NAME, Run, StudySettings, carry_out, prepare, starts_of
-from pretraining.atomic import write_text
+from pretraining.common.atomic import write_text
 from pretraining.common.batch import FAILURES, run_batch
 from pretraining.common.lock import is_vacant, locked
 from pretraining.config import read_json, to_dict
