@@ -6,6 +6,7 @@ Triton comes with PyTorch for CUDA. Where it is missing, or cannot compile, PyTo
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cache
 from importlib.util import find_spec
@@ -29,7 +30,7 @@ def can_run_triton(device: torch.device) -> bool:
         from pretraining.triton_probe import add_one
 
         numbers = torch.arange(8, dtype=torch.int32, device=device)
-        launch(add_one, 8, numbers, block=8)
+        launch(add_one, (1,), numbers, block=8)
         works = numbers.tolist() == list(range(1, 9))
     except Exception as error:  # whatever a compiler or a driver raises
         works = False
@@ -39,16 +40,18 @@ def can_run_triton(device: torch.device) -> bool:
     return works
 
 
-def launch(kernel: Any, count: int, first: torch.Tensor, *arguments: Any, block: int, **options: Any) -> None:
-    """Run a kernel of one axis of programs over ``count`` elements.
+def launch(kernel: Any, grid: Sequence[int], *arguments: Any, block: int) -> None:
+    """Run a kernel on its first argument's device, in the current stream.
 
     Args:
-        kernel: Decorated by ``triton.jit``; its last parameter is ``BLOCK``, the elements of one program.
-        count: Number of elements.
-        first: Its first argument; it runs on this tensor's device and the current stream.
-        arguments: Further arguments.
-        block: A power of 2.
-        options: Of Triton, as ``num_warps``; sums of products are never contracted, so that all ways round alike.
+        kernel: Decorated by ``triton.jit``; its last parameter is ``BLOCK``.
+        grid: Number of programs along each axis.
+        arguments: Tensors and numbers, the first one a tensor.
+        block: Elements of one program, a power of 2.
+
+    Notes:
+        Products and sums are never contracted into one operation, so that results equal those of other ways to the last bit.
     """
+    first = arguments[0]
     with torch.cuda.device(first.device) if first.is_cuda else nullcontext():
-        kernel[(-(-count // block),)](first, *arguments, BLOCK=block, enable_fp_fusion=False, **options)
+        kernel[tuple(grid)](*arguments, BLOCK=block, enable_fp_fusion=False)

@@ -47,7 +47,7 @@ def _median_in_one_launch(volume: Tensor) -> Tensor:
 
     volume = volume.contiguous()
     result = torch.empty_like(volume)
-    launch(median_kernel.median, volume.numel(), volume, result, *volume.shape, block=256)
+    launch(median_kernel.median, (-(-volume.numel() // 256),), volume, result, *volume.shape, block=256)
     return result
 
 

@@ -108,17 +108,8 @@ def _stamp_in_one_launch(labels: Tensor, packed: Sequence[Tensor], placements: S
     addresses = np.array([_address(bits) for bits in packed], dtype=np.int64)
     whole = np.concatenate([addresses.view(np.int32), constants.ravel(), tables.ravel()])
     addresses, constants, tables = upload(whole, labels.device).split([2 * len(packed), constants.size, tables.size])
-    launch(
-        stamp_kernel.stamp,
-        labels.numel(),
-        labels,
-        addresses.view(torch.int64),
-        constants,
-        tables,
-        len(packed),
-        *labels.shape,
-        block=256,
-    )
+    count, grid = len(packed), (-(-labels.numel() // 256),)
+    launch(stamp_kernel.stamp, grid, labels, addresses.view(torch.int64), constants, tables, count, *labels.shape, block=256)
 
 
 def _address(bits: Tensor) -> int:

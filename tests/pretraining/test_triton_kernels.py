@@ -11,6 +11,7 @@ import pytest
 import torch
 from scipy import ndimage
 
+from pretraining.backbone import padding
 from pretraining.engine import median, placement
 from pretraining.engine.affine import AffineConfig, sample_affine
 from pretraining.engine.bending import Bend, bend_curves
@@ -61,8 +62,34 @@ def test_interpreted_median_equals_scipy(shape, values):
     assert np.array_equal(found.numpy(), ndimage.median_filter(volume.numpy(), 3, mode="nearest"))
 
 
+@interpreted
+@pytest.mark.parametrize("border", ["reflect", "replicate"])
+@pytest.mark.parametrize("shape", [(2, 5, 4, 6, 7), (1, 1, 3, 2, 5), (2, 3, 2, 2, 2), (1, 300, 3, 4, 8)])
+def test_interpreted_border_and_its_adjoint_equal_torchs(border, shape):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=torch.channels_last_3d)
+    exact = x.double().requires_grad_()
+    expected = torch.nn.functional.pad(exact, (1,) * 6, mode=border)
+    padded = torch.full_like(expected, torch.nan, dtype=torch.float32, memory_format=torch.channels_last_3d)
+    padding._pad_in_one_launch(x, padded, border)
+    assert torch.equal(padded.double(), expected)
+    gradient = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
+    expected.backward(gradient.double())
+    torch.testing.assert_close(padding._fold_in_one_launch(gradient, border).double(), exact.grad, rtol=1e-6, atol=1e-6)
+
+
+@interpreted
+def test_interpreted_replication_of_a_single_voxel():
+    x = torch.tensor([3.0]).view(1, 1, 1, 1, 1)
+    padded = torch.empty(1, 1, 3, 3, 3)
+    padding._pad_in_one_launch(x, padded, "replicate")
+    assert (padded == 3).all()
+    assert padding._fold_in_one_launch(padded, "replicate").item() == 81
+
+
 KERNELS = {
     "pretraining.triton_probe.add_one": "*i32",
+    "pretraining.backbone.padding_kernel.pad": "*bf16 *bf16 i32 i32 i32 i32 i32",
+    "pretraining.backbone.padding_kernel.fold": "*bf16 *bf16 i32 i32 i32 i32 i32",
     "pretraining.engine.stamp_kernel.stamp": "*u8 *i64 *i32 *i32 i32 i32 i32 i32",
     "pretraining.engine.median_kernel.median": "*u8 *u8 i32 i32 i32",
 }
