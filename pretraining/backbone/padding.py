@@ -8,8 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pretraining.triton_support import can_run_triton, launch
+
 Border = Literal["reflect", "replicate"]
 _SPATIAL = (2, 3, 4)
+_SHIFTS = {"reflect": 2, "replicate": 1}
+"""How much further inside, along an axis, what the border repeats lies."""
+_BLOCK = 1024
+"""Elements of one of Triton's programs."""
 
 
 def pad_by_one(x: Tensor, border: Border) -> Tensor:
@@ -40,6 +46,8 @@ def layout_of(x: Tensor) -> torch.memory_format:
 
 
 class _PadByOne(torch.autograd.Function):
+    """Adds the border."""
+
     @staticmethod
     def forward(x: Tensor, border: Border) -> Tensor:
         batch, channels, *sides = x.shape
@@ -47,11 +55,10 @@ class _PadByOne(torch.autograd.Function):
             raise ValueError(f"reflection needs at least 2 voxels along every axis, got {tuple(sides)}")
         shape = (batch, channels, *(side + 2 for side in sides))
         padded = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout_of(x))
-        padded[..., 1:-1, 1:-1, 1:-1] = x
-        # Axis after axis: a later face includes the edges that earlier ones wrote.
-        for axis in _SPATIAL:
-            for face, source in _faces(border):
-                padded.select(axis, face).copy_(padded.select(axis, source))
+        if _in_one_launch(x):
+            _pad_in_one_launch(x, padded, border)
+        else:
+            _pad_by_faces(x, padded, border)
         return padded
 
     @staticmethod
@@ -60,13 +67,67 @@ class _PadByOne(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        folded = gradient.clone()
-        for axis in reversed(_SPATIAL):
-            for face, source in _faces(ctx.border):
-                folded.select(axis, source).add_(folded.select(axis, face))
-        return folded[..., 1:-1, 1:-1, 1:-1], None
+        return _Fold.apply(gradient, ctx.border), None
+
+
+class _Fold(torch.autograd.Function):
+    """Adds what lies on the border to the voxels that it repeats, and takes it off: the adjoint of :class:`_PadByOne`."""
+
+    @staticmethod
+    def forward(padded: Tensor, border: Border) -> Tensor:
+        return _fold_in_one_launch(padded, border) if _in_one_launch(padded) else _fold_by_faces(padded, border)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Border], output: Tensor) -> None:
+        ctx.border = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return _PadByOne.apply(gradient, ctx.border), None
+
+
+def _pad_by_faces(x: Tensor, padded: Tensor, border: Border) -> None:
+    padded[..., 1:-1, 1:-1, 1:-1] = x
+    # Axis after axis: a later face includes the edges that earlier ones wrote.
+    for axis in _SPATIAL:
+        for face, source in _faces(border):
+            padded.select(axis, face).copy_(padded.select(axis, source))
+
+
+def _fold_by_faces(padded: Tensor, border: Border) -> Tensor:
+    folded = padded.clone()
+    for axis in reversed(_SPATIAL):
+        for face, source in _faces(border):
+            folded.select(axis, source).add_(folded.select(axis, face))
+    return folded[..., 1:-1, 1:-1, 1:-1]
 
 
 def _faces(border: Border) -> tuple[tuple[int, int], tuple[int, int]]:
     """Per end of an axis: index of the face and of the voxels that it repeats, in the padded volume."""
-    return ((0, 2), (-1, -3)) if border == "reflect" else ((0, 1), (-1, -2))
+    return tuple((face, face + sign * _SHIFTS[border]) for face, sign in ((0, 1), (-1, -1)))
+
+
+def _in_one_launch(x: Tensor) -> bool:
+    return x.stride(1) == 1 and x.dtype in (torch.float32, torch.float16, torch.bfloat16) and can_run_triton(x.device)
+
+
+def _pad_in_one_launch(x: Tensor, padded: Tensor, border: Border) -> None:
+    from pretraining.backbone import padding_kernel
+
+    batch, channels, *sides = x.shape
+    grid = (batch * (sides[0] + 2) * (sides[1] + 2), -(-(sides[2] + 2) * channels // _BLOCK))
+    dense = x.contiguous(memory_format=torch.channels_last_3d)
+    launch(padding_kernel.pad, grid, dense, padded, *sides[:2], sides[2] * channels, channels, _SHIFTS[border], block=_BLOCK)
+
+
+def _fold_in_one_launch(padded: Tensor, border: Border) -> Tensor:
+    from pretraining.backbone import padding_kernel
+
+    batch, channels, *outer = padded.shape
+    sides = [side - 2 for side in outer]
+    dense = padded.contiguous(memory_format=torch.channels_last_3d)
+    shape, layout = (batch, channels, *sides), torch.channels_last_3d
+    folded = torch.empty(shape, dtype=padded.dtype, device=padded.device, memory_format=layout)
+    grid = (batch * sides[0] * sides[1], -(-sides[2] * channels // _BLOCK))
+    launch(padding_kernel.fold, grid, dense, folded, *sides[:2], sides[2] * channels, channels, _SHIFTS[border], block=_BLOCK)
+    return folded

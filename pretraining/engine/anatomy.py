@@ -15,6 +15,7 @@ from pretraining.engine.compiled import compiled
 from pretraining.engine.draws import integer, subset, uniforms, weighted
 from pretraining.engine.fields import SmoothNoise, sample_smooth_noise, smooth_noise
 from pretraining.engine.placement import place, stamp
+from pretraining.engine.resident import packed_on
 from pretraining.engine.templates import TemplateBank
 from pretraining.errors import InputError
 
@@ -189,7 +190,7 @@ def render_anatomy(params: Anatomy, bank: TemplateBank, device: torch.device | s
         place(params.matrix, crop=bank.shape(i), offset=tuple(offset), period=period, shape=params.shape)
         for i, offset in zip(params.organs, low.tolist(), strict=True)
     ]
-    stamp(labels, [bank.packed(i) for i in params.organs], placements)
+    stamp(labels, packed_on(bank, params.organs, labels.device), placements)
     return displaced(labels, smooth_noise(params.shape, params.warp, channels=3, device=device))
 
 

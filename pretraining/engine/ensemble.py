@@ -16,6 +16,7 @@ from pretraining.engine.draws import integer, integers
 from pretraining.engine.foreground import Foreground, ForegroundConfig, apply_foreground, sample_foreground
 from pretraining.engine.median import median_3x3x3
 from pretraining.engine.placement import Placement, place, stamp
+from pretraining.engine.resident import packed_on
 from pretraining.engine.templates import TemplateBank
 
 Shape = tuple[int, int, int]
@@ -131,7 +132,7 @@ def render_ensemble(params: Ensemble, bank: TemplateBank, device: torch.device |
         place_template(affine, bank.shape(i), params.shape, bend_curves(bend, params.shape) if bend else None)
         for i, affine, bend in zip(params.templates, params.affines, params.bends, strict=True)
     ]
-    stamp(labels, [bank.packed(i) for i in params.templates], placements)
+    stamp(labels, packed_on(bank, params.templates, labels.device), placements)
     if params.median:
         labels = median_3x3x3(labels)
     if params.foreground is not None:

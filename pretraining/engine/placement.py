@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pretraining.engine.compiled import compiled
 from pretraining.engine.upload import upload
+from pretraining.triton_support import can_run_triton, launch
 
 Triple = tuple[int, int, int]
 
@@ -86,34 +87,55 @@ def place(
 def stamp(labels: Tensor, packed: Sequence[Tensor], placements: Sequence[Placement]) -> None:
     """Write templates one over the other: where the i-th is set, ``labels`` become i, counted from 1.
 
-    Parameters
-    ----------
-    labels : (X, Y, Z) uint8, contiguous; changed in place.
-    packed : per template its crop's bits in C order, lowest bit first, uint8 on the CPU; at most 255 templates.
-    placements : per template, from :func:`place`.
+    Args:
+        labels: (X, Y, Z) uint8, contiguous; changed in place.
+        packed: For each template its crop's bits in C order, lowest bit first, uint8 on the device of ``labels``; at most 255 templates.
+        placements: For each template, from :func:`place`.
     """
     if labels.device.type == "cpu":
         for label, (bits, placement) in enumerate(zip(packed, placements, strict=True), start=1):
             _stamp_on_host(labels.numpy(), label, bits.numpy(), placement)
+    elif can_run_triton(labels.device):
+        _stamp_in_one_launch(labels, packed, placements)
     else:
-        _stamp_on_device(labels, packed, placements)
+        _stamp_one_by_one(labels, packed, placements)
 
 
-def _stamp_on_device(labels: Tensor, packed: Sequence[Tensor], placements: Sequence[Placement]) -> None:
-    """Every voxel takes the same way, so that the device never has to report back how many are inside.
+def _stamp_in_one_launch(labels: Tensor, packed: Sequence[Tensor], placements: Sequence[Placement]) -> None:
+    from pretraining.engine import stamp_kernel
 
-    All templates travel in two copies, and the three axes share each kernel: a GPU's time goes into launches.
-    """
-    bits_of = upload(torch.cat(list(packed)), labels.device).split([len(bits) for bits in packed])
-    # The numbers of float32 are kept as bit patterns, so that one copy brings all tables.
+    constants, tables = _parameters(placements)
+    addresses = np.array([_address(bits) for bits in packed], dtype=np.int64)
+    whole = np.concatenate([addresses.view(np.int32), constants.ravel(), tables.ravel()])
+    addresses, constants, tables = upload(whole, labels.device).split([2 * len(packed), constants.size, tables.size])
+    count, grid = len(packed), (-(-labels.numel() // 256),)
+    launch(stamp_kernel.stamp, grid, labels, addresses.view(torch.int64), constants, tables, count, *labels.shape, block=256)
+
+
+def _address(bits: Tensor) -> int:
+    return bits.data_ptr()
+
+
+def _parameters(placements: Sequence[Placement]) -> tuple[np.ndarray, np.ndarray]:
+    """(n, 3, 5) constants and (n, 3, X + Y + Z) contributions of all axes, int32."""
     constants = np.stack([_constants(placement) for placement in placements])
     tables = np.stack([np.concatenate(placement.contributions, axis=1) for placement in placements])
+    return constants, tables
+
+
+def _stamp_one_by_one(labels: Tensor, packed: Sequence[Tensor], placements: Sequence[Placement]) -> None:
+    """By PyTorch's operations. Every voxel takes the same way, so that the device never has to report back how many are inside.
+
+    All parameters travel in one copy, and the three axes share each kernel: a GPU's time goes into launches.
+    """
+    # The numbers of float32 are kept as bit patterns, so that one copy brings all tables.
+    constants, tables = _parameters(placements)
     constants, tables = upload(np.concatenate([constants, tables], axis=2), labels.device).split(
         [constants.shape[2], tables.shape[2]], dim=2
     )
     along_x, along_y, along_z = tables.split(list(labels.shape), dim=2)
     rows = along_x[..., None] + along_y[:, :, None]
-    for label, bits in enumerate(bits_of, start=1):
+    for label, bits in enumerate(packed, start=1):
         limit, last, stride, scale, offset = constants[label - 1, :, :, None, None, None].unbind(1)
         turns = rows[label - 1, ..., None] + along_z[label - 1, :, None, None, :]
         inside = (turns <= limit).all(0)

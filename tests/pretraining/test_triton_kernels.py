@@ -1,0 +1,120 @@
+"""Triton's kernels equal the ways that need no Triton: run by its interpreter, in a process of its own, and compiled for GPUs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from pretraining.backbone import padding
+from pretraining.engine import median, placement
+from pretraining.engine.affine import AffineConfig, sample_affine
+from pretraining.engine.bending import Bend, bend_curves
+from pretraining.engine.ensemble import PLACEMENTS
+from pretraining.engine.seeds import sample_generator
+from pretraining.engine.templates import TemplateBank
+from pretraining.triton_support import can_run_triton
+
+pytest.importorskip("triton")
+interpreted = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="run by the test that starts the interpreter")
+
+
+def test_by_the_interpreter():
+    """Triton asks for it when it is imported."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "interpreted"]
+    run = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    assert run.returncode == 0 and " passed" in run.stdout and "skipped" not in run.stdout, run.stdout
+
+
+def blobs(seed: int) -> TemplateBank:
+    rng = np.random.default_rng(seed)
+    masks = [rng.random(crop) < 0.4 for crop in [(9, 12, 7), (40, 5, 21), (32, 24, 20), (61, 33, 47)]]
+    return TemplateBank.from_masks(masks, ["blob"] * len(masks), source="test", spacing_mm=1.5)
+
+
+@interpreted
+@pytest.mark.parametrize("mode", PLACEMENTS)
+@pytest.mark.parametrize("bent", [False, True])
+def test_interpreted_stamping_equals_the_hosts(mode, bent):
+    shape, bank, templates = (17, 24, 20), blobs(0), [0, 3, 1, 2, 0, 1]
+    placed = []
+    for index, template in enumerate(templates):
+        curves = bend_curves(Bend(spacing_vox=9.0, std_vox=4.0, noise_seed=index), shape) if bent else None
+        placed.append(PLACEMENTS[mode](sample_affine(AffineConfig(), sample_generator(1, index)), bank.shape(template), shape, curves))
+    on_host, in_one_launch = torch.zeros(shape, dtype=torch.uint8), torch.zeros(shape, dtype=torch.uint8)
+    packed = [bank.packed(template) for template in templates]
+    placement.stamp(on_host, packed, placed)
+    placement._stamp_in_one_launch(in_one_launch, packed, placed)
+    assert torch.equal(on_host, in_one_launch) and len(on_host.unique()) > 3
+
+
+@interpreted
+@pytest.mark.parametrize("shape", [(7, 5, 9), (1, 4, 2), (3, 1, 1)])
+@pytest.mark.parametrize("values", [256, 3])
+def test_interpreted_median_equals_scipy(shape, values):
+    volume = torch.from_numpy(np.random.default_rng(0).integers(0, values, shape, dtype=np.uint8))
+    found = median._median_in_one_launch(volume)
+    assert np.array_equal(found.numpy(), ndimage.median_filter(volume.numpy(), 3, mode="nearest"))
+
+
+@interpreted
+@pytest.mark.parametrize("border", ["reflect", "replicate"])
+@pytest.mark.parametrize("shape", [(2, 5, 4, 6, 7), (1, 1, 3, 2, 5), (2, 3, 2, 2, 2), (1, 300, 3, 4, 8)])
+def test_interpreted_border_and_its_adjoint_equal_torchs(border, shape):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=torch.channels_last_3d)
+    exact = x.double().requires_grad_()
+    expected = torch.nn.functional.pad(exact, (1,) * 6, mode=border)
+    padded = torch.full_like(expected, torch.nan, dtype=torch.float32, memory_format=torch.channels_last_3d)
+    padding._pad_in_one_launch(x, padded, border)
+    assert torch.equal(padded.double(), expected)
+    gradient = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
+    expected.backward(gradient.double())
+    torch.testing.assert_close(padding._fold_in_one_launch(gradient, border).double(), exact.grad, rtol=1e-6, atol=1e-6)
+
+
+@interpreted
+def test_interpreted_replication_of_a_single_voxel():
+    x = torch.tensor([3.0]).view(1, 1, 1, 1, 1)
+    padded = torch.empty(1, 1, 3, 3, 3)
+    padding._pad_in_one_launch(x, padded, "replicate")
+    assert (padded == 3).all()
+    assert padding._fold_in_one_launch(padded, "replicate").item() == 81
+
+
+KERNELS = {
+    "pretraining.triton_probe.add_one": "*i32",
+    "pretraining.backbone.padding_kernel.pad": "*bf16 *bf16 i32 i32 i32 i32 i32",
+    "pretraining.backbone.padding_kernel.fold": "*bf16 *bf16 i32 i32 i32 i32 i32",
+    "pretraining.engine.stamp_kernel.stamp": "*u8 *i64 *i32 *i32 i32 i32 i32 i32",
+    "pretraining.engine.median_kernel.median": "*u8 *u8 i32 i32 i32",
+}
+"""Each kernel and the types of its arguments."""
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("name", KERNELS)
+def test_compiles_for_gpus(name, capability):
+    """No GPU is needed to compile; types that do not go together are found here, which the interpreter lets through."""
+    import importlib
+
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    module, kernel = name.rsplit(".", 1)
+    function = getattr(importlib.import_module(module), kernel)
+    signature = dict(zip(function.arg_names, [*KERNELS[name].split(), "constexpr"], strict=True))
+    source = ASTSource(fn=function, signature=signature, constexprs={"BLOCK": 256})
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"enable_fp_fusion": False})
+    assert compiled.asm["cubin"] and compiled.metadata.shared == 0
+    # What does not fit into registers would go to local memory.
+    assert ".local" not in compiled.asm["ptx"]
+
+
+def test_a_cpu_runs_none():
+    assert not can_run_triton(torch.device("cpu"))
