@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -25,7 +23,6 @@ from nnunet_anatomix.clinical.deliver_records import (
     Record,
     forget,
     read_record,
-    sha256,
     withdraw_outdated,
     write_record,
     write_tables,
@@ -39,6 +36,7 @@ from nnunet_anatomix.clinical.sources import SOURCES, CaseSource, image_file, re
 from nnunet_anatomix.clinical.structures import Structures, checked_labels
 from nnunet_anatomix.clinical.volumes import measured_volumes
 from pretraining.atomic import written_whole
+from pretraining.common.fingerprint import file_sha256, fingerprint
 from pretraining.common.outputs import try_folder
 from pretraining.engine.label_files import is_label_file, stem
 from pretraining.errors import CommandFailed, InputError, Interrupted
@@ -71,7 +69,7 @@ class Delivery:
     def fingerprint(self, prediction_sha256: str, source: Path) -> str:
         """Changes whenever a case would have to be delivered anew."""
         said = [asdict(self.structures), asdict(self.algorithm), self.format, self.overview, nnunet_anatomix.__version__]
-        return hashlib.sha256(json.dumps([said, prediction_sha256, sha256(source)]).encode()).hexdigest()
+        return fingerprint([said, prediction_sha256, file_sha256(source)], length=64)
 
 
 def deliver(predictions: Path, delivery: Delivery) -> int:
@@ -165,7 +163,7 @@ def _delivered(case: str, prediction: Path, delivery: Delivery) -> tuple[Record,
     link = source_file(delivery.intake, case)
     if not link.is_file():
         raise InputError(f"intake made no case of this name: there is no {link}; was it predicted from {delivery.intake / 'images'}?")
-    source, prediction_sha256 = read_source(link), sha256(prediction)
+    source, prediction_sha256 = read_source(link), file_sha256(prediction)
     fingerprint = delivery.fingerprint(prediction_sha256, link)
     record = read_record(delivery.destination, case)
     if record and record.fingerprint == fingerprint and record.is_complete(delivery.destination):

@@ -7,7 +7,6 @@ cases. What a case was made from is noted in ``DST/delivered/CASE.json``, writte
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from typing import Any
 
 from nnunet_anatomix.clinical.volumes import StructureVolume, write_volumes
 from pretraining.atomic import write_text, written_whole
+from pretraining.common.fingerprint import file_sha256
 
 SEGMENTATIONS, NIFTI, OVERVIEWS, DELIVERED = "segmentations", "nifti", "overviews", "delivered"
 PLACES = {SEGMENTATIONS: ".dcm", NIFTI: ".nii.gz", OVERVIEWS: ".png"}
@@ -70,7 +70,7 @@ def forget(destination: Path, case: str) -> None:
 def withdraw_outdated(destination: Path, case: str, prediction: Path) -> None:
     """Take away what is left of another prediction, or of a delivery that broke off: beside this prediction it would mislead."""
     record = read_record(destination, case)
-    if record and prediction.is_file() and record.prediction_sha256 == sha256(prediction):
+    if record and prediction.is_file() and record.prediction_sha256 == file_sha256(prediction):
         return
     forget(destination, case)
     for place, suffix in PLACES.items():
@@ -95,10 +95,6 @@ def write_tables(destination: Path, failed: Mapping[str, str]) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["case", "status", "notes", "files"])
         writer.writerows(rows.values())
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _file(destination: Path, case: str) -> Path:

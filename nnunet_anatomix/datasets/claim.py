@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from pretraining.atomic import write_text
+from pretraining.common.fingerprint import fingerprint
 from pretraining.errors import InputError
 
 PREPARATION_FILE = "preparation.json"
@@ -42,4 +42,4 @@ def claim(folder: Path, preparation: dict[str, Any]) -> None:
 def files_digest(files: Iterable[Path]) -> str:
     """Changes with the names and sizes of files."""
     said = [[path.name, path.stat().st_size] for path in sorted(files)]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+    return fingerprint(said)

@@ -5,8 +5,6 @@ Every scan is aligned to a template by its descriptors; the aligned scans' mean,
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ from nnunet_anatomix.registration.warp import (
     resampled,
     tensor_image,
 )
+from pretraining.common.fingerprint import file_state, fingerprint
 from pretraining.errors import InputError
 from pretraining.imaging.limits import check_window
 from pretraining.imaging.scans import checked_scan, read_image
@@ -179,9 +178,9 @@ def file_stamp(path: Path) -> list[Any]:
     """
     if not path.is_file():
         raise InputError(f"no such file {path}")
-    return [str(path), path.stat().st_size, path.stat().st_mtime_ns]
+    return file_state(path)
 
 
 def digest(*made_from: Any) -> str:
     """A short digest of what something was made from."""
-    return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
+    return fingerprint(list(made_from))

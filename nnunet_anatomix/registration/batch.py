@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from nnunet_anatomix.registration.summary import REGISTRATION_FILE
 from nnunet_anatomix.registration.writing import measured, write_registration
 from pretraining.atomic import write_text
 from pretraining.backbone.weights import Weights
+from pretraining.common.fingerprint import file_state, fingerprint
 from pretraining.errors import CommandFailed, InputError, Interrupted
 from pretraining.imaging.limits import check_window
 from pretraining.imaging.scans import checked_labels, checked_scan, read_image
@@ -78,13 +78,13 @@ class Common:
     def fingerprint(self, pair: PairFiles) -> str:
         """Changes whenever a pair would have to be registered anew."""
         files = {
-            name: [str(file), file.stat().st_size, file.stat().st_mtime_ns]
+            name: file_state(file)
             for name, file in {"start": Path(self.config.init), **asdict(pair)}.items()
             if isinstance(file, Path) and file.is_file()
         }
         sha256 = self.weights.sha256 if self.weights and self.config.descriptors.feature_weight else None
         said = [asdict(self.config), sha256, self.fixed_clip, self.moving_clip, files]
-        return hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()[:16]
+        return fingerprint(said)
 
 
 def register_pair(pair: PairFiles, out: Path, common: Common, *, progress: bool = True) -> dict:

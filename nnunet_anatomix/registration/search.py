@@ -25,6 +25,7 @@ from nnunet_anatomix.registration.search_report import ResultRow, appended, read
 from pretraining.backbone.unet import UNet
 from pretraining.backbone.weights import tensors_sha256
 from pretraining.byte_sizes import format_bytes
+from pretraining.common.fingerprint import file_sha256
 from pretraining.common.finite import require_finite
 from pretraining.errors import InputError, Interrupted
 from pretraining.inference_memory import available_bytes
@@ -162,5 +163,5 @@ def _settings(pair: SearchPair, description: DescriptorConfig, net: UNet | None,
             raise ValueError("features have a weight, but there is no network to make them")
         digest.update(tensors_sha256(net.state_dict()).encode())
     for path in pair.files.values():
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        digest.update(bytes.fromhex(file_sha256(path)))
     return digest.hexdigest()[:12]

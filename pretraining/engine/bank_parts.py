@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pretraining import __version__
+from pretraining.common.fingerprint import fingerprint
 from pretraining.engine.bank_file import MAGIC, TemplateEntry, checked_bits, read_bank, write_bank
 from pretraining.engine.label_files import resample_nearest
 from pretraining.engine.organs import read_group
@@ -86,7 +85,7 @@ def _digest(reading: Reading, group: Group | ProceduralShapes) -> str:
         except OSError:
             stamps.append(None)
     content = [__version__, MAGIC.decode(), asdict(reading), type(group).__name__, asdict(group), stamps]
-    return hashlib.sha256(json.dumps(content, default=lambda path: str(path.absolute())).encode()).hexdigest()[:32]
+    return fingerprint(content, length=32)
 
 
 def _procedural(reading: Reading, shapes: ProceduralShapes) -> tuple[Templates, list[Rejection]]:
