@@ -67,7 +67,7 @@ def no_waiting(monkeypatch):
         ({}, 2),
         ({"label_maps": 2}, 0),
         ({"average_decay": 0.9}, 0),
-        ({"statistics": "frozen"}, 0),
+        ({"freeze_statistics_after": 0.5}, 0),
         ({"precision": "fp32", "channels_last": False}, 0),
     ],
     ids=["plain", "workers", "label maps", "average", "frozen", "fp32"],
