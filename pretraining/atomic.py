@@ -2,7 +2,5 @@
 
 from __future__ import annotations
 
-from pretraining.common.atomic import atomic_write as written_whole
-from pretraining.common.atomic import write_text
-
-__all__ = ["write_text", "written_whole"]
+from pretraining.common.atomic import atomic_write as written_whole  # noqa: F401
+from pretraining.common.atomic import write_text as write_text

@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from pretraining.imaging.rejection import Unusable
-
-__all__ = ["Unusable", "code_word", "counted", "listed"]
+from pretraining.imaging.rejection import Unusable as Unusable
 
 
 def counted(number: int, what: str) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pretraining.imaging.rejection import Kind, Rejected, unreadable
-
-__all__ = ["Kind", "Rejected", "Rejection", "too_small", "unreadable"]
+from pretraining.imaging.rejection import Rejected as Rejected
+from pretraining.imaging.rejection import RejectionKind as Kind
+from pretraining.imaging.rejection import unreadable as unreadable
 
 
 class Rejection(NamedTuple):

@@ -108,18 +108,17 @@ def check_voxels(header: VolumeHeader, *, finite: bool = True) -> None:
     except EOFError:
         raise Rejected(f"cut short: its compressed voxels end too early; {_AGAIN}") from None
     except zlib.error as error:
-        what = (
-            "the checksum of its compressed voxels disagrees" if "data check" in str(error) else "its compressed voxels cannot be unpacked"
-        )
-        raise Rejected(f"damaged: {what}; {_AGAIN}") from None
+        if "data check" in str(error):
+            raise Rejected(f"damaged: the checksum of its compressed voxels disagrees; {_AGAIN}") from None
+        raise Rejected(f"damaged: its compressed voxels cannot be unpacked; {_AGAIN}") from None
     except OSError as error:
         raise unreadable(error) from None
     if seen < expected:
         raise Rejected(f"cut short: {expected - seen:,} of {expected:,} bytes of voxels are missing; {_AGAIN}")
-    for count, what in ((nan, "NaN"), (infinite, "infinite")):
-        if count:
-            are = "voxel is" if count == 1 else "voxels are"
-            raise Rejected(f"{count:,} {are} {what} on disk; replace them by the background's value")
+    if nan:
+        raise Rejected(f"{_are(nan)} NaN on disk; replace them by the background's value")
+    if infinite:
+        raise Rejected(f"{_are(infinite)} infinite on disk; replace them by the background's value")
 
 
 def require_volume(header: VolumeHeader) -> None:
@@ -154,6 +153,10 @@ def _data(header: VolumeHeader) -> Iterator[bytes]:
         for chunk in inflated(file):
             yield chunk[skip:]
             skip -= min(skip, len(chunk))
+
+
+def _are(count: int) -> str:
+    return "1 voxel is" if count == 1 else f"{count:,} voxels are"
 
 
 def _by(numbers: tuple[float, ...]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-Kind = Literal["empty", "small", "unusable"]
+RejectionKind = Literal["empty", "small", "unusable"]
 """``empty`` and ``small`` are what every large set of masks has; ``unusable`` is what somebody should look at."""
 
 
@@ -15,9 +15,9 @@ class Unusable(Exception):
 class Rejected(Unusable):
     """Why a file is not used; the reason is the message."""
 
-    def __init__(self, why: str, kind: Kind = "unusable") -> None:
+    def __init__(self, why: str, kind: RejectionKind = "unusable") -> None:
         super().__init__(why)
-        self.kind: Kind = kind
+        self.kind: RejectionKind = kind
 
 
 def unreadable(error: Exception) -> Rejected:

@@ -67,13 +67,16 @@ def test_every_error_explained_is_one_of_ours():
             assert others or any(pattern.search(message) for message in messages), f"no error of ours says: {text}"
 
 
+ERRORS = ("InputError", "UsageError", "CommandFailed", "Unusable", "Rejected", "NotWritten", "NotFinite")
+
+
 def _messages() -> list[str]:
     """Every text of an error in our code, with … for what is filled in."""
     found = []
     for package in ("pretraining", "nnunet_anatomix"):
         for path in sorted((REPOSITORY / package).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("InputError", "CommandFailed"):
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ERRORS:
                     found += [_text(argument) for argument in node.args]
     return found
 

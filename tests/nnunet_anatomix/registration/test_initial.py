@@ -232,10 +232,10 @@ def bad_files(folder: Path, tissues: sitk.Image) -> dict[str, tuple[Path, str]]:
     sitk.WriteTransform(sitk.TranslationTransform(3, (1e4, 0.0, 0.0)), str(folder / "away.tfm"))
     return {
         "missing": (folder / "none.tfm", "no such file"),
-        "text": (folder / "notes.tfm", "cannot read"),
-        "zeros": (folder / "notes.nii.gz", "cannot read"),
-        "bytes": (folder / "notes.mat", "cannot read"),
-        "half a file": (folder / "notes.h5", "cannot read"),
+        "text": (folder / "notes.tfm", "unreadable"),
+        "zeros": (folder / "notes.nii.gz", "damaged"),
+        "bytes": (folder / "notes.mat", "unreadable"),
+        "half a file": (folder / "notes.h5", "unreadable"),
         "a scan": (folder / "scan.nii.gz", "neither a transform of ITK's nor a displacement field"),
         "two dimensions": (folder / "flat.tfm", "works in 2 dimensions, expected 3"),
         "far away": (folder / "away.tfm", "do not overlap after the initial transform"),
