@@ -1,3 +1,3 @@
 """Anatomix inside nnU-Net: few-shot fine-tuning, prediction and registration with pretrained features."""
 
-__version__ = "0.1.0"
+from pretraining import __version__ as __version__

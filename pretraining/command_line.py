@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import tyro
 
+from pretraining.common.versions import answer_version
 from pretraining.config import check_finite, not_finite
 from pretraining.errors import CommandFailed, InputError, Interrupted, UsageError
 from pretraining.interruption import signal_of, stop_signals_interrupt
@@ -46,10 +47,12 @@ def run_commands(program: str, commands: Callable[[], Commands], description: st
         description: Shown by ``--help``.
 
     Raises:
-        SystemExit: With one line on standard error and code 1 for bad input, a failing disk or an error that nobody foresaw, 2 for wrong
+        SystemExit: With code 0 after ``--help`` and ``--version``. Without any argument, with code 2 after printing the help to standard
+            error. With one line on standard error and code 1 for bad input, a failing disk or an error that nobody foresaw, 2 for wrong
             flags, 130 after Ctrl-C, 143 after SIGTERM; silently with code 141 when whoever reads the output has left (``| head``). Set
             ``ANATOMIX_DEBUG=1`` to see the traceback instead.
     """
+    answer_version(program)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     for package in _OURS:
         logging.getLogger(package).setLevel(logging.INFO)
@@ -93,9 +96,16 @@ def _parsed(program: str, commands: Commands, description: str) -> Callable[[], 
     """The command that the flags name, not yet run; wrong flags end the process with one line in place of tyro's box."""
     said = io.StringIO()
     deferred = {name: _deferred(command) for name, command in commands.items()}
+    parse = functools.partial(
+        tyro.extras.subcommand_cli_from_dict, deferred, prog=program, description=f"{description} --version prints versions."
+    )
+    if not sys.argv[1:]:
+        with contextlib.redirect_stdout(sys.stderr), contextlib.suppress(SystemExit):
+            parse(args=["--help"])
+        sys.exit(WRONG_USAGE)
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.extras.subcommand_cli_from_dict(deferred, prog=program, description=description)
+            return parse()
     except SystemExit as stop:
         if not stop.code:  # --help
             sys.stdout.flush()

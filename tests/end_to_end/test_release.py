@@ -19,6 +19,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+import nnunet_anatomix
+import pretraining
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 FOLDERS = ("nnunet_anatomix", "pretraining", "plans")
 FILES = (
@@ -67,7 +70,9 @@ def shipped(folder: str) -> set[str]:
     return {
         path.relative_to(REPOSITORY).as_posix()
         for path in (REPOSITORY / folder).rglob("*")
-        if path.is_file() and path.suffix in (".py", ".json", ".safetensors", ".pth") and "__pycache__" not in path.parts
+        if path.is_file()
+        and (path.suffix in (".py", ".json", ".safetensors", ".pth") or path.name == "py.typed")
+        and "__pycache__" not in path.parts
     }
 
 
@@ -80,15 +85,31 @@ def test_nothing_is_missing_from_wheel_and_sdist(distributions):
     assert files | set(FILES) <= in_sdist
     assert {re.sub(r"^plans/", "nnunet_anatomix/plans/", name) for name in files} <= in_wheel
     assert "nnunet_anatomix.pth" in in_wheel, "nnU-Net finds the trainers by this file at site-packages' root"
+    assert {"nnunet_anatomix/py.typed", "pretraining/py.typed"} <= in_wheel, "type checkers read annotations where this file lies"
 
 
-def test_the_same_version_everywhere():
+def test_the_same_version_everywhere(distributions):
+    assert nnunet_anatomix.__version__ is pretraining.__version__
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == pretraining.__version__
+    for distribution in distributions.values():
+        assert distribution.name.startswith(f"nnunet_anatomix-{pretraining.__version__}"), "built from pretraining.__version__"
+    for name in ("setup.cfg", "pyproject.toml"):
+        text = (REPOSITORY / name).read_text(encoding="utf-8")
+        assert not re.search(r"^version\s*=\s*\W?\d", text, re.MULTILINE), f"{name} states the version again"
+
+
+def test_the_newest_changes_are_unreleased_or_of_this_version():
+    headings = re.findall(r"^## \[?([\w.]+)", (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert headings[0] in ("Unreleased", pretraining.__version__)
+
+
+def test_setup_cfg_says_only_what_is_shipped():
+    """Everything else is in pyproject.toml, so that no key is in both."""
     config = ConfigParser()
     config.read(REPOSITORY / "setup.cfg", encoding="utf-8")
-    version = config["metadata"]["version"]
-    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
-    first = re.search(r"^## (\S+)", (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert version == citation["version"] == first.group(1)
+    assert set(config.sections()) == {"options", "options.package_data"}
+    assert set(config["options"]) == {"packages", "package_dir", "cmdclass"}
 
 
 @pytest.mark.parametrize("kind", ["wheel", "sdist"])

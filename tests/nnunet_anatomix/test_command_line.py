@@ -14,7 +14,7 @@ COMMANDS = tuple(_commands())
 
 
 def run(*arguments: str, **options) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "nnunet_anatomix.cli", *arguments], capture_output=True, text=True, check=False, **options)
+    return subprocess.run([sys.executable, "-m", "nnunet_anatomix", *arguments], capture_output=True, text=True, check=False, **options)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], *([command, "--help"] for command in COMMANDS)])

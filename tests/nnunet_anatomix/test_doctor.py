@@ -115,7 +115,7 @@ def test_trainers_that_are_not_found(healthy, monkeypatch):
 
 def command(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "nnunet_anatomix.cli", *arguments],
+        [sys.executable, "-m", "nnunet_anatomix", *arguments],
         env={**os.environ, **variables},
         capture_output=True,
         text=True,
@@ -127,7 +127,7 @@ def test_the_command_tells_by_its_exit_code(nnunet, weights_file):
     (nnunet.raw / "Dataset001_One").mkdir()
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     well = command("doctor", ANATOMIX_WEIGHTS=str(weights_file), PATH=path)
-    assert well.returncode == 0, well.stdout + well.stderr
+    assert well.returncode == 0 and not well.stderr, well.stdout + well.stderr
     assert all(line.startswith(("ok", "warning")) for line in well.stdout.splitlines())
     ill = command("doctor", nnUNet_raw="", PATH=path)
     assert ill.returncode == 1 and "problem nnUNet_raw is not set" in ill.stdout

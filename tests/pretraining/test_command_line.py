@@ -176,7 +176,6 @@ def test_bad_input_is_one_line_and_leaves_nothing(fails, tmp_path, monkeypatch, 
         (("train", "--out", "run", "--sidee", "40"), "--sidee"),
         (("train",), "--out"),
         (("trane",), "trane"),
-        ((), "templates"),
         (("train", "--out", "run", "--steps", "many"), "--steps"),
         (("train", "--out", "run", "--engine.side", "40"), "multiple of 16"),
     ],
@@ -186,6 +185,19 @@ def test_wrong_usage_has_a_code_of_its_own(fails, tmp_path, monkeypatch, argumen
     line = fails(*arguments, code=2)
     assert named in line and line.endswith("(see anatomix-pretrain --help)")
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("arguments", [["program"], ["program", "--version"]], ids=["bare", "version"])
+def test_a_bare_command_prints_help_and_fails_and_version_succeeds(monkeypatch, capsys, arguments):
+    monkeypatch.setattr("sys.argv", arguments)
+    with pytest.raises(SystemExit) as caught:
+        run_commands("program", lambda: {"one": print, "other": print}, "All it does.")
+    out, err = capsys.readouterr()
+    if arguments[1:]:
+        assert caught.value.code == 0 and out.startswith("program ") and not err
+    else:
+        assert caught.value.code == 2 and not out
+        assert err.startswith("usage: program") and "All it does." in err and "--version" in err and "other" in err
 
 
 def ends(monkeypatch, error: Exception) -> str:

@@ -1,0 +1,46 @@
+"""The answer to ``--version``, given without importing torch."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+from pretraining import __version__
+
+_DEPENDENCIES = ("torch", "nnunetv2")
+"""Distributions whose versions decide how a command behaves; one that is not installed is left out."""
+
+
+def version_line(program: str) -> str:
+    """Return the program's name and version, and the versions of what it runs on, in one line.
+
+    Args:
+        program: Name of the console script.
+
+    Returns:
+        For example ``nnunet-anatomix 0.1.0 (Python 3.12.1, torch 2.6.0, nnunetv2 2.8.1)``. Versions of dependencies come from
+        their installed metadata; nothing is imported.
+    """
+    found = [f"Python {platform.python_version()}"]
+    for name in _DEPENDENCIES:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    return f"{program} {__version__} ({', '.join(found)})"
+
+
+def answer_version(program: str) -> None:
+    """Print the versions and end the process if ``--version`` is the first argument; return otherwise.
+
+    Args:
+        program: Name of the console script.
+
+    Raises:
+        SystemExit: With code 0, after printing to standard output.
+    """
+    if sys.argv[1:2] == ["--version"]:
+        sys.stdout.write(f"{version_line(program)}\n")
+        sys.stdout.flush()
+        sys.exit(0)
