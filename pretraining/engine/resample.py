@@ -9,6 +9,10 @@ from torch import Tensor
 
 from pretraining.engine.compiled import compiled
 from pretraining.engine.upload import upload
+from pretraining.triton_support import can_run_triton, launch
+
+_BLOCK = 256
+"""Voxels of one of Triton's programs."""
 
 
 def resample_linear(volumes: Tensor, matrix: np.ndarray, shape: tuple[int, int, int] | None = None) -> Tensor:
@@ -32,6 +36,8 @@ def resample_linear(volumes: Tensor, matrix: np.ndarray, shape: tuple[int, int, 
         least = volumes.amin(dim=(1, 2, 3)).numpy()
         _resample_linear_on_host(volumes.contiguous().numpy(), mapped.numpy(), least, *_contributions(matrix, shape))
         return mapped
+    if can_run_triton(volumes.device):
+        return _resample_linear_in_one_launch(volumes, matrix, shape)
     where = _coordinates(matrix, shape, volumes.device)
     outside = _outside(where, inner)
     grid = torch.stack([position * (2 / max(size - 1, 1)) - 1 for position, size in zip(where, inner, strict=True)][::-1], dim=-1)
@@ -46,6 +52,8 @@ def resample_labels(labels: Tensor, matrix: np.ndarray) -> Tensor:
         mapped = torch.zeros(shape, dtype=labels.dtype)
         _resample_labels_on_host(labels.contiguous().numpy(), mapped.numpy(), *_contributions(matrix, shape))
         return mapped
+    if can_run_triton(labels.device) and labels.dtype == torch.uint8:
+        return _resample_labels_in_one_launch(labels, matrix)
     where = _coordinates(matrix, shape, labels.device)
     flat = None
     for position, size in zip(where, shape, strict=True):
@@ -61,10 +69,36 @@ def _contributions(matrix: np.ndarray, shape: tuple[int, ...]) -> list[np.ndarra
     return [table.astype(np.float32) for table in tables]
 
 
+def _resample_linear_in_one_launch(volumes: Tensor, matrix: np.ndarray, shape: tuple[int, ...]) -> Tensor:
+    from pretraining.engine import resample_kernel
+
+    volumes = volumes.contiguous()
+    mapped = volumes.new_empty((len(volumes), *shape))
+    tables = _uploaded_contributions(matrix, shape, volumes.device)
+    grid = (-(-mapped[0].numel() // _BLOCK), len(volumes))
+    least = volumes.amin(dim=(1, 2, 3))
+    launch(resample_kernel.linear, grid, volumes, mapped, least, tables, *volumes.shape[1:], *shape, block=_BLOCK)
+    return mapped
+
+
+def _resample_labels_in_one_launch(labels: Tensor, matrix: np.ndarray) -> Tensor:
+    from pretraining.engine import resample_kernel
+
+    labels = labels.contiguous()
+    mapped = torch.empty_like(labels)
+    tables = _uploaded_contributions(matrix, tuple(labels.shape), labels.device)
+    launch(resample_kernel.nearest, (-(-labels.numel() // _BLOCK),), labels, mapped, tables, *labels.shape, *labels.shape, block=_BLOCK)
+    return mapped
+
+
+def _uploaded_contributions(matrix: np.ndarray, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """(3, X + Y + Z) float32."""
+    return upload(np.concatenate(_contributions(matrix, shape), axis=1), device)
+
+
 def _coordinates(matrix: np.ndarray, shape: tuple[int, ...], device: torch.device) -> list[Tensor]:
     """Input voxel coordinates of each output voxel: three (X, Y, Z) float32, from a (3, 4) map of output to input index."""
-    tables = np.concatenate(_contributions(matrix, shape), axis=1)
-    along_x, along_y, along_z = upload(tables, device).split(list(shape), dim=1)
+    along_x, along_y, along_z = _uploaded_contributions(matrix, shape, device).split(list(shape), dim=1)
     return [(along_x[axis, :, None] + along_y[axis])[..., None] + along_z[axis] for axis in range(3)]
 
 

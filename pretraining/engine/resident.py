@@ -62,5 +62,5 @@ def _stream(device: torch.device) -> int:
     return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
 
 
-def _memory(device: torch.device) -> float:
-    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else torch.inf
+def _memory(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 2**40

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -12,8 +13,9 @@ import torch
 from scipy import ndimage
 
 from pretraining.backbone import padding
-from pretraining.engine import median, placement
+from pretraining.engine import median, placement, resample
 from pretraining.engine.affine import AffineConfig, sample_affine
+from pretraining.engine.artefacts import gaussian
 from pretraining.engine.bending import Bend, bend_curves
 from pretraining.engine.ensemble import PLACEMENTS
 from pretraining.engine.seeds import sample_generator
@@ -86,30 +88,56 @@ def test_interpreted_replication_of_a_single_voxel():
     assert padding._fold_in_one_launch(padded, "replicate").item() == 81
 
 
+@interpreted
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("sigmas", [(0.4, 0.0, 1.5), (3.0, 2.0, 6.0)])
+def test_interpreted_convolutions_equal_the_hosts(mirrored, sigmas):
+    """The wider kernels are longer than the volume."""
+    volume = torch.rand(5, 9, 7, generator=torch.Generator().manual_seed(0))
+    kernels = [(gaussian.sampled_kernel if mirrored else gaussian.integrated_kernel)(sigma) for sigma in sigmas]
+    expected = (gaussian.convolve_mirrored if mirrored else gaussian.convolve_zero)(volume, kernels)
+    torch.testing.assert_close(gaussian._convolve_in_launches(volume, kernels, mirrored=mirrored), expected, rtol=1e-5, atol=1e-6)
+
+
+@interpreted
+@pytest.mark.parametrize("index", range(4))
+def test_interpreted_resampling_equals_the_hosts(index):
+    matrix = sample_affine(AffineConfig(), sample_generator(0, index)) if index else np.column_stack([np.eye(3), [0.5, 1.5, -0.5]])
+    volumes = torch.rand(2, 6, 9, 7, generator=torch.Generator().manual_seed(0))
+    for shape in ((6, 9, 7), (4, 5, 8)):
+        found = resample._resample_linear_in_one_launch(volumes, matrix, shape)
+        torch.testing.assert_close(found, resample.resample_linear(volumes, matrix, shape), rtol=1e-5, atol=1e-5)
+    labels = (volumes[0] * 255).to(torch.uint8)
+    assert torch.equal(resample._resample_labels_in_one_launch(labels, matrix), resample.resample_labels(labels, matrix))
+
+
 KERNELS = {
-    "pretraining.triton_probe.add_one": "*i32",
-    "pretraining.backbone.padding_kernel.pad": "*bf16 *bf16 i32 i32 i32 i32 i32",
-    "pretraining.backbone.padding_kernel.fold": "*bf16 *bf16 i32 i32 i32 i32 i32",
-    "pretraining.engine.stamp_kernel.stamp": "*u8 *i64 *i32 *i32 i32 i32 i32 i32",
-    "pretraining.engine.median_kernel.median": "*u8 *u8 i32 i32 i32",
+    "pretraining.triton_probe.add_one": ["*i32"],
+    "pretraining.backbone.padding_kernel.pad": ["*bf16 *bf16 i32 i32 i32 i32 i32", "*fp32 *fp32 i32 i32 i32 1 1", "*fp16 *fp16 1 1 1 1 1"],
+    "pretraining.backbone.padding_kernel.fold": ["*bf16 *bf16 i32 i32 i32 i32 i32", "*fp32 *fp32 i32 i32 i32 1 1", "*fp16 *fp16 1 1 1 1 1"],
+    "pretraining.engine.gaussian_kernel.convolve": ["*fp32 *fp32 *fp32 i32 i32 i32 i32 i32", "*fp32 *fp32 *fp32 i32 i32 1 1 1"],
+    "pretraining.engine.resample_kernel.linear": ["*fp32 *fp32 *fp32 *fp32 i32 i32 i32 i32 i32 i32", "*fp32 *fp32 *fp32 *fp32 1 1 1 1 1 1"],
+    "pretraining.engine.resample_kernel.nearest": ["*u8 *u8 *fp32 i32 i32 i32 i32 i32 i32", "*u8 *u8 *fp32 1 1 1 1 1 1"],
+    "pretraining.engine.stamp_kernel.stamp": ["*u8 *i64 *i32 *i32 i32 i32 i32 i32", "*u8 *i64 *i32 *i32 i32 1 1 1"],
+    "pretraining.engine.median_kernel.median": ["*u8 *u8 i32 i32 i32", "*u8 *u8 1 1 1"],
 }
-"""Each kernel and the types of its arguments."""
+"""Each kernel and the types of its arguments; Triton makes a constant of an integer that is 1."""
 
 
 @pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("name", KERNELS)
-def test_compiles_for_gpus(name, capability):
+@pytest.mark.parametrize(("name", "types"), [(name, types) for name, variants in KERNELS.items() for types in variants])
+def test_compiles_for_gpus(name, types, capability):
     """No GPU is needed to compile; types that do not go together are found here, which the interpreter lets through."""
-    import importlib
-
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     module, kernel = name.rsplit(".", 1)
     function = getattr(importlib.import_module(module), kernel)
-    signature = dict(zip(function.arg_names, [*KERNELS[name].split(), "constexpr"], strict=True))
-    source = ASTSource(fn=function, signature=signature, constexprs={"BLOCK": 256})
+    of_arguments = dict(zip(function.arg_names, [*types.split(), "constexpr"], strict=True))
+    signature = {name: "constexpr" if each == "1" else each for name, each in of_arguments.items()}
+    constants = {name: 1 for name, each in of_arguments.items() if each == "1"} | {"BLOCK": 256}
+    source = ASTSource(fn=function, signature=signature, constexprs=constants)
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"enable_fp_fusion": False})
     assert compiled.asm["cubin"] and compiled.metadata.shared == 0
     # What does not fit into registers would go to local memory.

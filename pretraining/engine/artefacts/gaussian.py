@@ -7,12 +7,16 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pretraining.engine.upload import upload
+from pretraining.triton_support import can_run_triton, launch
 
 TRUNCATION = 4.0
 """Half width of a kernel, standard deviations: the value of MONAI and of SciPy."""
+_BLOCK = 512
+"""Elements of one of Triton's programs."""
 
 
 def integrated_kernel(sigma_vox: float) -> list[float]:
@@ -33,6 +37,8 @@ def sampled_kernel(sigma_vox: float) -> list[float]:
 
 def convolve_zero(volume: Tensor, kernels: Sequence[list[float]]) -> Tensor:
     """Convolve (X, Y, Z) with one symmetric kernel per axis; outside is 0."""
+    if can_run_triton(volume.device):
+        return _convolve_in_launches(volume, kernels, mirrored=False)
     for axis, kernel in enumerate(kernels):
         volume = _convolve(volume, kernel, axis)
     return volume
@@ -40,6 +46,8 @@ def convolve_zero(volume: Tensor, kernels: Sequence[list[float]]) -> Tensor:
 
 def convolve_mirrored(volume: Tensor, kernels: Sequence[list[float]]) -> Tensor:
     """Convolve (X, Y, Z) with one symmetric kernel per axis; outside is the mirror image, the edge voxel repeated."""
+    if can_run_triton(volume.device):
+        return _convolve_in_launches(volume, kernels, mirrored=True)
     for axis, kernel in enumerate(kernels):
         half, size = len(kernel) // 2, volume.shape[axis]
         result = _convolve(volume, kernel, axis)
@@ -53,6 +61,21 @@ def convolve_mirrored(volume: Tensor, kernels: Sequence[list[float]]) -> Tensor:
             first.add_(before.narrow(axis, shift - count, count).flip(axis), alpha=kernel[half + shift])
             last.add_(after.narrow(axis, shift - count, count), alpha=kernel[half + shift])
         volume = result
+    return volume
+
+
+def _convolve_in_launches(volume: Tensor, kernels: Sequence[list[float]], *, mirrored: bool) -> Tensor:
+    """One for each axis, and one copy of all kernels, from the middle of each to its end."""
+    from pretraining.engine import gaussian_kernel
+
+    halves = [len(kernel) // 2 for kernel in kernels]
+    weights = np.concatenate([kernel[half:] for kernel, half in zip(kernels, halves, strict=True)]).astype(np.float32)
+    of_axes = upload(weights, volume.device).split([half + 1 for half in halves])
+    volume = volume.contiguous()
+    count, grid = volume.numel(), (-(-volume.numel() // _BLOCK),)
+    for size, stride, half, weights in zip(volume.shape, volume.stride(), halves, of_axes, strict=True):
+        source, volume = volume, torch.empty_like(volume)
+        launch(gaussian_kernel.convolve, grid, source, volume, weights, half, count, size, stride, int(mirrored), block=_BLOCK)
     return volume
 
 

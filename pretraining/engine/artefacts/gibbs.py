@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from pretraining.engine.draws import happens, uniform
+from pretraining.engine.upload import upload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +50,18 @@ def apply_gibbs(volume: Tensor, params: Gibbs) -> Tensor:
     inside, over 2; then half of k-space is enough.
     """
     limit = ((1 - params.alpha) * max(volume.shape) * math.sqrt(2) / 2) ** 2
-    here, mirrored = None, None
-    for axis, size in enumerate(volume.shape):
-        frequency = torch.arange(size // 2 + 1 if axis == 2 else size, device=volume.device)
-        view = [-1 if a == axis else 1 for a in range(3)]
-        squares = [((f % size + size // 2) % size - (size - 1) / 2).square().view(view) for f in (frequency, -frequency)]
-        here, mirrored = (squares[0], squares[1]) if here is None else (here + squares[0], mirrored + squares[1])
+    # Small tables, made on the host and brought over together.
+    sizes = (*volume.shape[:2], volume.shape[2] // 2 + 1)
+    tables = [_squares(np.arange(size), whole) for size, whole in zip(sizes, volume.shape, strict=True)]
+    (here, mirrored) = (
+        along_x[:, None, None] + along_y[:, None] + along_z
+        for along_x, along_y, along_z in (table.split(sizes) for table in upload(np.concatenate(tables, axis=1), volume.device))
+    )
     weight = ((here <= limit).float() + (mirrored <= limit).float()) / 2
     return torch.fft.irfftn(torch.fft.rfftn(volume).mul_(weight), s=volume.shape)
+
+
+def _squares(frequency: np.ndarray, size: int) -> np.ndarray:
+    """(2, n) float32, squared distances of frequencies, and of their negatives, from the middle of the shifted k-space."""
+    both = np.stack([frequency, -frequency])
+    return np.square(((both % size + size // 2) % size - (size - 1) / 2).astype(np.float32))
