@@ -27,7 +27,7 @@ def can_run_triton(device: torch.device) -> bool:
     if device.type != "cuda" or find_spec("triton") is None:
         return False
     try:
-        from pretraining.triton_probe import add_one
+        from pretraining.probe_kernel import add_one
 
         numbers = torch.arange(8, dtype=torch.int32, device=device)
         launch(add_one, (1,), numbers, block=8)

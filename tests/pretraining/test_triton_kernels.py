@@ -112,7 +112,7 @@ def test_interpreted_resampling_equals_the_hosts(index):
 
 
 KERNELS = {
-    "pretraining.triton_probe.add_one": ["*i32"],
+    "pretraining.probe_kernel.add_one": ["*i32"],
     "pretraining.backbone.padding_kernel.pad": ["*bf16 *bf16 i32 i32 i32 i32 i32", "*fp32 *fp32 i32 i32 i32 1 1", "*fp16 *fp16 1 1 1 1 1"],
     "pretraining.backbone.padding_kernel.fold": ["*bf16 *bf16 i32 i32 i32 i32 i32", "*fp32 *fp32 i32 i32 i32 1 1", "*fp16 *fp16 1 1 1 1 1"],
     "pretraining.engine.gaussian_kernel.convolve": ["*fp32 *fp32 *fp32 i32 i32 i32 i32 i32", "*fp32 *fp32 *fp32 i32 i32 1 1 1"],
