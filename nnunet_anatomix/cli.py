@@ -53,19 +53,22 @@ def plan(
         architecture: anatomix_unet16 or anatomix_dev, a template of the folder plans; anatomix_dev needs weights named.
         statistics: What batch normalization uses: the running averages of its training, or each patch's own (instance normalization).
     """
-    from nnunet_anatomix.finetuning.planning import write_plan  # imports torch and nnU-Net, which --help does without
+    # Imports torch and nnU-Net, which --help does without.
+    from nnunet_anatomix.finetuning.planning import preprocessed_folder, write_plan
+    from pretraining.common.lock import locked
 
     for one in dataset:
-        write_plan(
-            one,
-            iterations=iterations,
-            weights=weights,
-            plans_name=overwrite_plans_name,
-            memory_target_gb=gpu_memory_target,
-            spacing_mm=overwrite_target_spacing,
-            architecture=architecture,
-            statistics=statistics,
-        )
+        with locked(preprocessed_folder(one), wait=True):
+            write_plan(
+                one,
+                iterations=iterations,
+                weights=weights,
+                plans_name=overwrite_plans_name,
+                memory_target_gb=gpu_memory_target,
+                spacing_mm=overwrite_target_spacing,
+                architecture=architecture,
+                statistics=statistics,
+            )
         logging.getLogger(__name__).info("next: nnUNetv2_preprocess -d %s -plans_name %s -c 3d_fullres", one, overwrite_plans_name)
 
 
@@ -93,20 +96,22 @@ def plan_and_preprocess(
         statistics: What batch normalization uses: the running averages of its training, or each patch's own (instance normalization).
         np: Processes that preprocess; by default one a core, as nnU-Net counts them.
     """
-    from nnunet_anatomix.finetuning.planning import preprocess, write_plan
+    from nnunet_anatomix.finetuning.planning import preprocess, preprocessed_folder, write_plan
+    from pretraining.common.lock import locked
 
     for one in dataset:
-        path = write_plan(
-            one,
-            iterations=iterations,
-            weights=weights,
-            plans_name=overwrite_plans_name,
-            memory_target_gb=gpu_memory_target,
-            spacing_mm=overwrite_target_spacing,
-            architecture=architecture,
-            statistics=statistics,
-        )
-        preprocess(path, processes=np)
+        with locked(preprocessed_folder(one), wait=True):
+            path = write_plan(
+                one,
+                iterations=iterations,
+                weights=weights,
+                plans_name=overwrite_plans_name,
+                memory_target_gb=gpu_memory_target,
+                spacing_mm=overwrite_target_spacing,
+                architecture=architecture,
+                statistics=statistics,
+            )
+            preprocess(path, processes=np)
         logging.getLogger(__name__).info(
             "next: nnUNetv2_train %s 3d_fullres all -tr AnatomixTrainer -p %s", path.parent.name, overwrite_plans_name
         )

@@ -36,13 +36,14 @@ from nnunet_anatomix.clinical.sources import SOURCES, CaseSource, image_file, re
 from nnunet_anatomix.clinical.structures import Structures, checked_labels
 from nnunet_anatomix.clinical.volumes import measured_volumes
 from pretraining.atomic import written_whole
+from pretraining.common.batch import run_batch
 from pretraining.common.fingerprint import file_sha256, fingerprint
+from pretraining.common.lock import locked
 from pretraining.common.outputs import try_folder
 from pretraining.engine.label_files import is_label_file, stem
-from pretraining.errors import CommandFailed, InputError, Interrupted
+from pretraining.errors import InputError
 from pretraining.imaging.scans import read_image
 from pretraining.imaging.writing import save_image
-from pretraining.interruption import stop_requests
 
 if TYPE_CHECKING:
     from highdicom.seg import Segmentation
@@ -90,8 +91,10 @@ def deliver(predictions: Path, delivery: Delivery) -> int:
         If there are no predictions, or the destination lies where nothing may be written.
     CommandFailed
         After all others, if some cases failed; why is in ``deliver.csv`` too.
+    InUse
+        If another process writes into the destination.
     Interrupted
-        If asked to stop, after the case in hand.
+        As soon as this process is asked to stop; the same call resumes with the case in hand.
     """
     files = _predicted(predictions)
     _require_apart(predictions, delivery)
@@ -99,25 +102,27 @@ def deliver(predictions: Path, delivery: Delivery) -> int:
     if waiting := [path.stem for path in sorted((delivery.intake / SOURCES).glob("*.json")) if path.stem not in files]:
         log.info("%d cases of the intake have no prediction: %s", len(waiting), _some(waiting))
     failed: dict[str, str] = {}
-    done = 0
-    with stop_requests() as stop:
-        for number, (case, prediction) in enumerate(files.items(), 1):
-            try:
-                record, is_new = _delivered(case, prediction, delivery)
-                done += is_new
-                log.info("[%d/%d] %s: %s", number, len(files), case, _said(record) if is_new else "already there")
-            except (ValueError, RuntimeError, OSError, MemoryError) as error:
-                failed[case] = " ".join(str(error).split()) or type(error).__name__
-                log.error("[%d/%d] %s failed: %s", number, len(files), case, failed[case])
-                withdraw_outdated(delivery.destination, case, prediction)
-            if stop and number < len(files):
-                write_tables(delivery.destination, failed)
-                raise Interrupted(f"stopped after {number} of {len(files)} cases; the same command goes on", stop.signal)
-        write_tables(delivery.destination, failed)
-    if failed:
-        said = "; ".join(f"{case}: {why}" for case, why in list(failed.items())[:3])
-        raise CommandFailed(f"{len(failed)} of {len(files)} cases failed, see {delivery.destination / TABLE}: {said}")
-    return done
+
+    def work(case: str) -> None:
+        log.info("%s: %s", case, _said(_delivered(case, files[case], delivery)))
+
+    def on_failure(case: str, why: str) -> None:
+        failed[case] = why
+        withdraw_outdated(delivery.destination, case, files[case])
+
+    with locked(delivery.destination):
+        try:
+            outcome = run_batch(
+                {case: case for case in files},
+                work,
+                noun="case",
+                is_done=lambda case: _is_delivered(case, files[case], delivery),
+                on_failure=on_failure,
+            )
+        finally:
+            write_tables(delivery.destination, failed)
+    outcome.require_all("cases", see=delivery.destination / TABLE)
+    return outcome.done
 
 
 def _predicted(predictions: Path) -> dict[str, Path]:
@@ -158,20 +163,26 @@ def _readable(path: Path) -> Iterable:
         return ()
 
 
-def _delivered(case: str, prediction: Path, delivery: Delivery) -> tuple[Record, bool]:
-    """The record of a case, and whether it is new."""
+def _is_delivered(case: str, prediction: Path, delivery: Delivery) -> bool:
+    """Whether all files of a case are there, from this prediction and with these settings."""
+    link = source_file(delivery.intake, case)
+    record = read_record(delivery.destination, case)
+    if record is None or not link.is_file() or not record.is_complete(delivery.destination):
+        return False
+    return record.fingerprint == delivery.fingerprint(file_sha256(prediction), link)
+
+
+def _delivered(case: str, prediction: Path, delivery: Delivery) -> Record:
+    """Deliver a case; its record."""
     link = source_file(delivery.intake, case)
     if not link.is_file():
         raise InputError(f"intake made no case of this name: there is no {link}; was it predicted from {delivery.intake / 'images'}?")
     source, prediction_sha256 = read_source(link), file_sha256(prediction)
-    fingerprint = delivery.fingerprint(prediction_sha256, link)
-    record = read_record(delivery.destination, case)
-    if record and record.fingerprint == fingerprint and record.is_complete(delivery.destination):
-        return record, False
     labels = checked_labels(on_source_grid(read_image(prediction, "prediction"), source.grid), delivery.structures)
     volumes = measured_volumes(case, labels, delivery.structures, source.grid)
+    fingerprint = delivery.fingerprint(prediction_sha256, link)
     record = Record(case=case, prediction_sha256=prediction_sha256, fingerprint=fingerprint, files={}, volumes=tuple(volumes))
-    return _written(record, labels, source, delivery), True
+    return _written(record, labels, source, delivery)
 
 
 def _written(record: Record, labels: np.ndarray, source: CaseSource, delivery: Delivery) -> Record:

@@ -13,14 +13,15 @@ from tqdm import tqdm
 from nnunet_anatomix.clinical.choice import CaseChoice, choose
 from nnunet_anatomix.clinical.conversion import CONVERTING, CaseJob, Converted, convert, is_converted, left_over, remove_case
 from nnunet_anatomix.clinical.intake_table import NOT_TAKEN, TAKEN, WAITING, Row, table_text, write_table
-from nnunet_anatomix.clinical.mapping import check_channels, check_uids, parse_maps
-from nnunet_anatomix.clinical.needs import find_needs
+from nnunet_anatomix.clinical.mapping import ChannelMap, check_channels, check_uids, parse_maps
+from nnunet_anatomix.clinical.needs import Needs, find_needs
 from nnunet_anatomix.clinical.numbering import Register, case_digest, case_name
 from nnunet_anatomix.clinical.scan_tree import scan_tree
 from nnunet_anatomix.clinical.series import Series
 from nnunet_anatomix.clinical.sources import source_file
 from nnunet_anatomix.clinical.unusable import counted
 from nnunet_anatomix.clinical.walk import Stray
+from pretraining.common.lock import locked
 from pretraining.common.outputs import try_folder
 from pretraining.errors import CommandFailed, InputError
 from pretraining.processes import ProcessLost, finished
@@ -60,6 +61,8 @@ def intake(source: Path, destination: Path, model: str, *, maps: Sequence[str] =
         For folders that lie in each other, an unknown model, wrong maps, or a destination with something else in it.
     CommandFailed
         If no case could be taken, or the disk is full.
+    InUse
+        If another intake writes into ``destination``.
 
     Notes
     -----
@@ -70,8 +73,14 @@ def intake(source: Path, destination: Path, model: str, *, maps: Sequence[str] =
     needs = find_needs(model)
     given = parse_maps(maps, needs.channels)
     check_channels(given, needs.channels)
-    if not dry_run:
-        try_folder(destination, "DST")
+    if dry_run:
+        return _intake(root, destination, needs, given, workers=workers, dry_run=True)
+    try_folder(destination, "DST")
+    with locked(destination):  # from before the numbers are read until all are written
+        return _intake(root, destination, needs, given, workers=workers, dry_run=False)
+
+
+def _intake(root: Path, destination: Path, needs: Needs, given: dict[int, ChannelMap], *, workers: int, dry_run: bool) -> Intake:
     register = Register.open(destination, root, needs)
     series, strays = scan_tree(root, workers=workers)
     found = dict(enumerate(series, 1))

@@ -11,6 +11,7 @@ from typing import Any
 
 from nnunet_anatomix.clinical.needs import Needs
 from pretraining.atomic import write_text
+from pretraining.common.lock import is_vacant
 from pretraining.errors import InputError
 
 REGISTER_FILE = "intake.json"
@@ -49,7 +50,7 @@ class Register:
         }
         path = destination / REGISTER_FILE
         if not path.is_file():
-            if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
+            if not is_vacant(destination):
                 raise InputError(f"{destination} holds something else; name a new or empty folder, or that of an earlier intake")
             return cls(owner)
         try:

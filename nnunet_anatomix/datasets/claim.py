@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pretraining.atomic import write_text
 from pretraining.common.fingerprint import fingerprint
+from pretraining.common.lock import is_vacant, locked
 from pretraining.errors import InputError
 
 PREPARATION_FILE = "preparation.json"
 
 
-def claim(folder: Path, preparation: dict[str, Any]) -> None:
-    """Make ``folder`` that of this preparation.
+@contextmanager
+def claimed(folder: Path, preparation: dict[str, Any]) -> Iterator[None]:
+    """Make ``folder`` that of this preparation, and keep other processes out of it meanwhile.
 
-    Parameters
-    ----------
-    preparation : JSON types only; what makes it this one.
+    Args:
+        folder: To write into; made if missing.
+        preparation: Content that distinguishes it from other preparations; JSON types only.
 
-    Raises
-    ------
-    InputError
-        If the folder holds another preparation, or anything else.
+    Raises:
+        InputError: If the folder holds another preparation, or anything else.
+        InUse: If another process writes into the folder.
     """
+    with locked(folder):
+        _claim(folder, preparation)
+        yield
+
+
+def _claim(folder: Path, preparation: dict[str, Any]) -> None:
     path = folder / PREPARATION_FILE
     text = json.dumps(preparation, indent=1) + "\n"
     if path.is_file():
@@ -33,7 +41,7 @@ def claim(folder: Path, preparation: dict[str, Any]) -> None:
             before = json.loads(earlier)
             different = sorted(key for key in before.keys() | preparation.keys() if before.get(key) != preparation.get(key))
             raise InputError(f"{folder} holds another preparation (other {', '.join(different)}); name another --out, or move it away")
-    elif folder.exists() and any(folder.iterdir()):
+    elif not is_vacant(folder):
         raise InputError(f"{folder} holds something that was not prepared here; name another --out, or move it away")
     else:
         write_text(path, text)

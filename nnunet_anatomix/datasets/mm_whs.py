@@ -21,7 +21,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_anatomix.datasets.case_files import ENDING, checked_label
-from nnunet_anatomix.datasets.claim import claim, files_digest
+from nnunet_anatomix.datasets.claim import claimed, files_digest
 from nnunet_anatomix.datasets.layout import SourceCase, files_by_case, labelled_cases, require_count, require_folder
 from nnunet_anatomix.datasets.registration_pairs import PairRow, PairSettings, write_pairs
 from pretraining.atomic import write_text
@@ -77,25 +77,25 @@ def prepare_pairs(source: Path, out: Path, *, partial: bool = False, weights: st
     folder = out / FOLDER
     everything = [case for of_modality in cases.values() for case in of_modality]
     files = files_digest(path for case in everything for path in (case.image, case.label))
-    claim(folder, {"dataset": "mm-whs", "partial": partial, "weights": weights or "bundled", "files": files})
-    for case in everything:
-        _convert_label(case, folder / "own_labels" / f"{case.name}{ENDING}")
-    reference = folder / f"reference{ENDING}"
-    if not reference.is_file():
-        write_image(reference, reference_grid(checked_scan(read_image(cases["ct"][0].image, _TITLE), _TITLE)))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["name", "scan", "labels", "group", "clip"])
-    for modality, window in (("ct", "{:g} {:g}".format(*CT_WINDOW_HU)), ("mr", "")):
-        for case in cases[modality]:
-            writer.writerow([case.name, str(case.image.resolve()), f"own_labels/{case.name}{ENDING}", modality, window])
-    write_text(folder / "scans.csv", text.getvalue())
-    aligned = folder / "aligned"
-    align(folder / "scans.csv", aligned, atlas=reference, weights=weights, atlas_clip=CT_WINDOW_HU, device=device)
-    for case in everything:
-        _write_mask(case, aligned, reference, folder / "masks" / f"{case.name}{ENDING}")
-    rows = [_row(fixed.name, moving.name) for fixed, moving in pairs]
-    write_pairs(folder, PairSettings(name=_TITLE, fixed_clip=CT_WINDOW_HU), rows[:tuning], rows[tuning:])
+    with claimed(folder, {"dataset": "mm-whs", "partial": partial, "weights": weights or "bundled", "files": files}):
+        for case in everything:
+            _convert_label(case, folder / "own_labels" / f"{case.name}{ENDING}")
+        reference = folder / f"reference{ENDING}"
+        if not reference.is_file():
+            write_image(reference, reference_grid(checked_scan(read_image(cases["ct"][0].image, _TITLE), _TITLE)))
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["name", "scan", "labels", "group", "clip"])
+        for modality, window in (("ct", "{:g} {:g}".format(*CT_WINDOW_HU)), ("mr", "")):
+            for case in cases[modality]:
+                writer.writerow([case.name, str(case.image.resolve()), f"own_labels/{case.name}{ENDING}", modality, window])
+        write_text(folder / "scans.csv", text.getvalue())
+        aligned = folder / "aligned"
+        align(folder / "scans.csv", aligned, atlas=reference, weights=weights, atlas_clip=CT_WINDOW_HU, device=device)
+        for case in everything:
+            _write_mask(case, aligned, reference, folder / "masks" / f"{case.name}{ENDING}")
+        rows = [_row(fixed.name, moving.name) for fixed, moving in pairs]
+        write_pairs(folder, PairSettings(name=_TITLE, fixed_clip=CT_WINDOW_HU), rows[:tuning], rows[tuning:])
     return folder
 
 

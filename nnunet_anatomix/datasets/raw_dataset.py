@@ -18,7 +18,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from nnunet_anatomix.datasets.case_files import ENDING, convert_case
-from nnunet_anatomix.datasets.claim import claim, files_digest
+from nnunet_anatomix.datasets.claim import claimed, files_digest
 from nnunet_anatomix.datasets.layout import Counts, Parts
 from nnunet_anatomix.finetuning.splits import SPLITS_FILE, draw_folds
 from pretraining.atomic import write_text
@@ -90,16 +90,16 @@ class SegmentationDataset:
             raise InputError(f"--out {out} lies in the download {source}, which nothing is written into; name another folder")
         everything = [*parts.training, *parts.validation, *parts.test]
         files = files_digest(path for case in everything for path in (case.image, case.label))
-        claim(folder, {"dataset": self.key, "shots": shots, "partial": partial, "files": files})
-        values = self.values or {value: value for value in range(len(self.labels) + 1)}
-        jobs = [(case, part) for part, cases in (("Tr", [*parts.training, *parts.validation]), ("Ts", parts.test)) for case in cases]
-        for case, part in tqdm(jobs, desc=self.key, unit="case", disable=None):
-            image, label = folder / f"images{part}" / f"{case.name}_0000{ENDING}", folder / f"labels{part}" / f"{case.name}{ENDING}"
-            convert_case(case, image, label, values, self.title)
-        write_text(folder / SPLITS_FILE, json.dumps(_folds(parts, shots), indent=1) + "\n")
-        write_text(folder / "dataset.json", json.dumps(self._description(parts), indent=1) + "\n")
-        numbers = (len(parts.training), len(parts.validation), len(parts.test))
-        log.info("%s: %d training, %d validation and %d test volumes; fold 0 trains on %d of them", folder, *numbers, shots)
+        with claimed(folder, {"dataset": self.key, "shots": shots, "partial": partial, "files": files}):
+            values = self.values or {value: value for value in range(len(self.labels) + 1)}
+            jobs = [(case, part) for part, cases in (("Tr", [*parts.training, *parts.validation]), ("Ts", parts.test)) for case in cases]
+            for case, part in tqdm(jobs, desc=self.key, unit="case", disable=None):
+                image, label = folder / f"images{part}" / f"{case.name}_0000{ENDING}", folder / f"labels{part}" / f"{case.name}{ENDING}"
+                convert_case(case, image, label, values, self.title)
+            write_text(folder / SPLITS_FILE, json.dumps(_folds(parts, shots), indent=1) + "\n")
+            write_text(folder / "dataset.json", json.dumps(self._description(parts), indent=1) + "\n")
+            numbers = (len(parts.training), len(parts.validation), len(parts.test))
+            log.info("%s: %d training, %d validation and %d test volumes; fold 0 trains on %d of them", folder, *numbers, shots)
         return folder
 
     def _description(self, parts: Parts) -> dict[str, object]:

@@ -9,7 +9,8 @@ import io
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -44,6 +45,8 @@ from pretraining.imaging.limits import check_spacing
 log = logging.getLogger(__name__)
 
 CONFIGURATION = "3d_fullres"
+WORKERS = "nnUNet_n_proc_DA"
+"""Variable of nnU-Net's: processes that augment."""
 DEFAULT_PLANS_NAME = "nnUNetAnatomixPlans"
 DEFAULT_ARCHITECTURE = "anatomix_unet16"
 """Of the bundled weights."""
@@ -218,6 +221,11 @@ def write_plan(
     return path
 
 
+def preprocessed_folder(dataset: str) -> Path:
+    """Folder of a dataset's plans and preprocessed scans; InputError if there is no such dataset."""
+    return Path(nnUNet_preprocessed) / find_dataset(dataset).name
+
+
 def preprocess(plan: Path, *, processes: int | None = None) -> None:
     """Bring the dataset of a plan that :func:`write_plan` wrote to the plan's grid and intensities, with nnU-Net's own code."""
     preprocess_dataset(
@@ -259,8 +267,28 @@ class _UnwrittenPlanner(ExperimentPlanner):
 def _stock_plan(raw: RawDataset, plans_name: str, geometry: GeometryConfig, spacing_mm: Sequence[float] | None) -> dict[str, Any]:
     DatasetFingerprintExtractor(raw.name, default_num_processes).run(overwrite_existing=False)
     # What stock planning prints is about the U-Net that we replace.
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), _at_least_one_worker():
         return _UnwrittenPlanner(raw.name, plans_name, geometry, spacing_mm).plan_experiment()
+
+
+@contextlib.contextmanager
+def _at_least_one_worker() -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(planning_environment(before))
+    try:
+        yield
+    finally:
+        if WORKERS in before:
+            os.environ[WORKERS] = before[WORKERS]
+
+
+def planning_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return ``environment`` with at least one worker for augmentation.
+
+    ``nnUNet_n_proc_DA=0`` asks trainers to augment in their own process. Stock planning takes the same number for its threads, and fails
+    when there are none.
+    """
+    return {**environment, WORKERS: "1"} if environment.get(WORKERS, "").strip() == "0" else dict(environment)
 
 
 def _heads(raw: RawDataset) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -36,12 +36,13 @@ from nnunet_anatomix.registration.warp import (
 from pretraining.atomic import write_text
 from pretraining.backbone.unet import UNet
 from pretraining.backbone.weights import Weights
-from pretraining.errors import CommandFailed, InputError, Interrupted
+from pretraining.common.batch import FAILURES, Outcome, run_batch
+from pretraining.common.lock import locked
+from pretraining.errors import CommandFailed, InputError
 from pretraining.imaging.limits import check_spacing
 from pretraining.imaging.scans import checked_labels, read_image
 from pretraining.imaging.writing import write_image, write_transform
 from pretraining.inference import Clip
-from pretraining.interruption import Stop, stop_requests
 
 log = logging.getLogger(__name__)
 
@@ -87,9 +88,11 @@ def align_scans(
     InputError
         If the atlas, or without one every scan, can't be read.
     CommandFailed
-        After all others, if scans failed; at once, if none is left to make an atlas of.
+        After all others, if scans failed; at once, if none is left to make an atlas of. ``failed.csv`` lists them.
+    InUse
+        If another process writes into ``out``.
     Interrupted
-        If asked to stop, after the alignment in hand.
+        As soon as this process is asked to stop; the same call resumes with the scan in hand.
 
     Notes
     -----
@@ -103,10 +106,8 @@ def align_scans(
     check_spacing(spacing_mm)
     config = config or DescriptorConfig(**({} if weights else {"feature_weight": 0.0}))
     given = AtlasScan(name="atlas", scan=atlas, clip=atlas_clip) if atlas else None
-    with stop_requests() as stop:
-        aligner = _Aligner(
-            out=out, config=config, weights=weights if config.feature_weight else None, device=torch.device(device), stop=stop
-        )
+    with locked(out):
+        aligner = _Aligner(out=out, config=config, weights=weights if config.feature_weight else None, device=torch.device(device))
         if given:
             template = Template([given], {given.name: np.eye(4)}, given.scaled())
             poses = aligner.aligned("given atlas", scans, template)
@@ -119,15 +120,15 @@ def align_scans(
             for number in range(1, rounds + 1):
                 poses = aligner.aligned(f"round {number}", members, template, poses)
                 if not poses:
-                    raise CommandFailed(f"round {number}: all scans that make the atlas failed: {_listed(aligner.failed)}")
+                    raise CommandFailed(f"round {number}: all scans that make the atlas failed: {_listed(aligner.outcome.failed)}")
                 template = unbiased([scan for scan in members if scan.name in poses], poses, template.grid)
                 poses = template.poses
             if others:
                 poses = poses | aligner.aligned("other groups", others, template)
         aligner.write(scans, poses, template, given)
-    if aligner.failed:
-        raise CommandFailed(f"{len(aligner.failed)} of {len(scans)} scans failed: {_listed(aligner.failed)}")
-    return aligner.done
+        aligner.outcome.total = len(scans)
+    aligner.outcome.require_all("scans", see=out / FAILURES)
+    return aligner.outcome.done
 
 
 @dataclass(kw_only=True)
@@ -138,9 +139,8 @@ class _Aligner:
     config: DescriptorConfig
     weights: Weights | None
     device: torch.device
-    stop: Stop
-    failed: dict[str, str] = field(default_factory=dict)
-    done: int = 0
+    outcome: Outcome = field(default_factory=lambda: Outcome(total=0))
+    """Over all stages; ``done`` counts alignments."""
 
     def __post_init__(self) -> None:
         self._settings = [asdict(self.config), self.weights.sha256 if self.weights else None]
@@ -157,17 +157,25 @@ class _Aligner:
     def aligned(self, stage: str, scans: Sequence[AtlasScan], template: Template, near: Poses | None = None) -> Poses:
         """Poses of the scans that could be aligned; the descent begins with the one that is near, if any."""
         before, entries = self._before.get(stage, {}), self._state.setdefault(stage, {})
-        for scan in self._each(stage, scans):
-            with self._reported(scan):
-                inputs = digest(template.key, scan.stamp(), self._settings)
-                if before.get(scan.name, {}).get("inputs") == inputs:
-                    entries[scan.name] = before[scan.name]
-                    continue
-                start = self._start(scan, template, (near or {}).get(scan.name))
-                pose = homogeneous(start.transform).tolist()
-                entries[scan.name] = {"inputs": inputs, "agreement": round(start.agreement, 4), "pose": pose}
-                self.done += 1
-                self._save()
+
+        def inputs_of(scan: AtlasScan) -> str:
+            return digest(template.key, scan.stamp(), self._settings)
+
+        def is_done(scan: AtlasScan) -> bool:
+            known = before.get(scan.name, {})
+            if known.get("inputs") != inputs_of(scan):
+                return False
+            entries[scan.name] = known
+            return True
+
+        def work(scan: AtlasScan) -> None:
+            inputs = inputs_of(scan)
+            start = self._start(scan, template, (near or {}).get(scan.name))
+            pose = homogeneous(start.transform).tolist()
+            entries[scan.name] = {"inputs": inputs, "agreement": round(start.agreement, 4), "pose": pose}
+            self._save()
+
+        self.outcome.done += self._each(stage, scans, work, is_done).done
         return {name: np.array(entry["pose"]) for name, entry in entries.items()}
 
     def write(self, scans: Sequence[AtlasScan], poses: Poses, template: Template, given: AtlasScan | None) -> None:
@@ -176,22 +184,29 @@ class _Aligner:
         if not (given and atlas.exists() and atlas.samefile(given.scan)) and not self._stands(ATLAS, template.key, [atlas]):
             write_image(atlas, given.read() if given else template.images[0])
             self._save(ATLAS, template.key)
-        for scan in self._each("writing", scans):
-            names = ("affine.tfm", "aligned.nii.gz", *(["labels.nii.gz"] if scan.labels else []))
-            paths = [self.out / f"{scan.name}_{name}" for name in names]
+        for scan in scans:
             if scan.name not in poses:
-                for path in paths:
-                    path.unlink(missing_ok=True)
-                continue
-            with self._reported(scan):
-                labels = [file_stamp(scan.labels)] if scan.labels else []
-                key = digest(scan.stamp(), labels, poses[scan.name].tolist(), geometry(template.grid))
-                if not self._stands(scan.name, key, paths):
-                    _write_aligned(scan, affine_transform(poses[scan.name]), template.grid, *paths)
-                    self._save(scan.name, key)
-        self._state["failed"] = self.failed
+                for path in self._paths(scan):
+                    with suppress(OSError):  # a name that is too long for a file
+                        path.unlink()
+
+        def key_of(scan: AtlasScan) -> str:
+            labels = [file_stamp(scan.labels)] if scan.labels else []
+            return digest(scan.stamp(), labels, poses[scan.name].tolist(), geometry(template.grid))
+
+        def work(scan: AtlasScan) -> None:
+            key = key_of(scan)
+            _write_aligned(scan, affine_transform(poses[scan.name]), template.grid, *self._paths(scan))
+            self._save(scan.name, key)
+
+        known = [scan for scan in scans if scan.name in poses]
+        self._each("writing", known, work, lambda scan: self._stands(scan.name, key_of(scan), self._paths(scan)))
         if self._state != self._before:
             self._save()
+
+    def _paths(self, scan: AtlasScan) -> list[Path]:
+        names = ("affine.tfm", "aligned.nii.gz", *(["labels.nii.gz"] if scan.labels else []))
+        return [self.out / f"{scan.name}_{name}" for name in names]
 
     def _start(self, scan: AtlasScan, template: Template, near: np.ndarray | None) -> Start:
         atlas, known = template.images
@@ -203,22 +218,15 @@ class _Aligner:
             raise InputError(f"{scan.name}: agrees best when mirrored or turned by half a circle; check its header's directions")
         return start
 
-    def _each(self, stage: str, scans: Sequence[AtlasScan]) -> Iterator[AtlasScan]:
-        for number, scan in enumerate(scans, 1):
-            log.info("%s [%d/%d] %s", stage, number, len(scans), scan.name)
-            yield scan
-            if self.stop:
-                raise Interrupted(f"{stage}: stopped after {number} of {len(scans)} scans; the same command goes on", self.stop.signal)
-
-    @contextmanager
-    def _reported(self, scan: AtlasScan) -> Iterator[None]:
-        try:
-            yield
-        except (ValueError, RuntimeError, OSError, MemoryError) as error:
-            self.failed[scan.name] = " ".join(str(error).split()) or type(error).__name__
-            log.error("%s failed: %s", scan.name, self.failed[scan.name])
-        else:
-            self.failed.pop(scan.name, None)
+    def _each(
+        self, stage: str, scans: Sequence[AtlasScan], work: Callable[[AtlasScan], None], is_done: Callable[[AtlasScan], bool]
+    ) -> Outcome:
+        log.info("%s", stage)
+        outcome = run_batch({scan.name: scan for scan in scans}, work, noun=f"{stage}, scan", is_done=is_done, failures=self.out)
+        for scan in scans:
+            self.outcome.failed.pop(scan.name, None)
+        self.outcome.failed |= outcome.failed
+        return outcome
 
     def _stands(self, name: str, key: str, paths: Sequence[Path]) -> bool:
         return self._state["written"].get(name) == key and all(path.exists() for path in paths)

@@ -16,18 +16,16 @@ from nnunet_anatomix.registration.metrics import read_landmarks
 from nnunet_anatomix.registration.register import RegistrationConfig, register
 from nnunet_anatomix.registration.summary import REGISTRATION_FILE
 from nnunet_anatomix.registration.writing import measured, write_registration
-from pretraining.atomic import write_text
 from pretraining.backbone.weights import Weights
+from pretraining.common.batch import FAILURES, run_batch
 from pretraining.common.fingerprint import file_state, fingerprint
-from pretraining.errors import CommandFailed, InputError, Interrupted
+from pretraining.common.lock import locked
+from pretraining.errors import InputError
 from pretraining.imaging.limits import check_window
 from pretraining.imaging.scans import checked_labels, checked_scan, read_image
 from pretraining.inference import Clip
-from pretraining.interruption import stop_requests
 
 log = logging.getLogger(__name__)
-
-FAILURE = "failed.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +130,6 @@ def register_pair(pair: PairFiles, out: Path, common: Common, *, progress: bool 
     write_registration(
         out, registration, metrics, pair=pair.name, moving_labels=labels["moving_labels"], fingerprint=fingerprint, files=files
     )
-    (out / FAILURE).unlink(missing_ok=True)
     return metrics
 
 
@@ -141,39 +138,38 @@ def register_pairs(
 ) -> int:
     """Register many pairs, each into a folder of its name below ``out``.
 
-    Returns
-    -------
-    How many were registered now; the others were already there, with the same files and settings.
+    Args:
+        pairs: Of different names.
+        out: Folder of the batch. Its ``failed.csv`` lists the pairs that failed, and why.
+        common: Settings of all pairs.
+        progress: Show progress bars.
+        run: Registers one pair.
 
-    Raises
-    ------
-    CommandFailed
-        After all others, if some failed; why is in ``failed.txt`` of their folders.
-    Interrupted
-        If asked to stop, after the pair in hand.
+    Returns:
+        How many pairs were registered now; the others were already there, with the same files and settings.
+
+    Raises:
+        CommandFailed: After all others, if some pairs failed.
+        InUse: If another process writes into ``out``.
+        Interrupted: As soon as this process is asked to stop; the same call resumes with the pair in hand.
     """
-    failed: dict[str, str] = {}
-    done = 0
-    with stop_requests() as stop:
-        for number, pair in enumerate(pairs, 1):
-            folder = out / pair.name
-            if _is_done(folder, common, pair):
-                log.info("[%d/%d] %s: already there", number, len(pairs), pair.name)
-                continue
-            log.info("[%d/%d] %s", number, len(pairs), pair.name)
-            try:
-                run(pair, folder, common, progress=progress)
-                done += 1
-            except (ValueError, RuntimeError, OSError, MemoryError) as error:
-                failed[pair.name] = " ".join(str(error).split()) or type(error).__name__
-                log.error("%s failed: %s", pair.name, failed[pair.name])
-                (folder / REGISTRATION_FILE).unlink(missing_ok=True)
-                write_text(folder / FAILURE, failed[pair.name] + "\n")
-            if stop and number < len(pairs):
-                raise Interrupted(f"stopped after {number} of {len(pairs)} pairs; the same command goes on", stop.signal)
-    if failed:
-        raise CommandFailed(f"{len(failed)} of {len(pairs)} pairs failed: {'; '.join(f'{name}: {why}' for name, why in failed.items())}")
-    return done
+
+    def work(pair: PairFiles) -> None:
+        folder = out / pair.name
+        # A pair that has no result of its present files must not count as registered.
+        (folder / REGISTRATION_FILE).unlink(missing_ok=True)
+        run(pair, folder, common, progress=progress)
+
+    with locked(out):
+        outcome = run_batch(
+            {pair.name: pair for pair in pairs},
+            work,
+            noun="pair",
+            is_done=lambda pair: _is_done(out / pair.name, common, pair),
+            failures=out,
+        )
+    outcome.require_all("pairs", see=out / FAILURES)
+    return outcome.done
 
 
 def _is_done(folder: Path, common: Common, pair: PairFiles) -> bool:

@@ -87,6 +87,7 @@ def register(
     from nnunet_anatomix.registration.descriptors import DescriptorConfig
     from nnunet_anatomix.registration.register import RegistrationConfig
     from pretraining.byte_sizes import parse_bytes
+    from pretraining.common.lock import locked
     from pretraining.common.outputs import try_folder
     from pretraining.device import named_device
     from pretraining.errors import UsageError
@@ -135,7 +136,8 @@ def register(
         done = register_pairs(read_pairs(pairs), out, common)
         log.info("%d pairs registered; nnunet-anatomix evaluate registration %s sums them up", done, out)
         return
-    metrics = register_pair(PairFiles(name=out.resolve().name, fixed=fixed, moving=moving, **for_one_pair), out, common)
+    with locked(out):
+        metrics = register_pair(PairFiles(name=out.resolve().name, fixed=fixed, moving=moving, **for_one_pair), out, common)
     for name in ("dice_before", "dice"):
         if values := metrics.get(name):
             log.info("%s: %.3f, mean of %d labels", name.replace("_", " "), sum(values.values()) / len(values), len(values))

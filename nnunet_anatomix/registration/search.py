@@ -25,15 +25,18 @@ from nnunet_anatomix.registration.search_report import ResultRow, appended, read
 from pretraining.backbone.unet import UNet
 from pretraining.backbone.weights import tensors_sha256
 from pretraining.byte_sizes import format_bytes
+from pretraining.common.batch import FAILURES, run_batch
 from pretraining.common.fingerprint import file_sha256
 from pretraining.common.finite import require_finite
-from pretraining.errors import InputError, Interrupted
+from pretraining.common.lock import locked
+from pretraining.errors import InputError
 from pretraining.inference_memory import available_bytes
-from pretraining.interruption import stop_requests
 
 log = logging.getLogger(__name__)
 
 RESULTS_FILE = "results.csv"
+Key = tuple[str, str, str, Combination]
+"""Of a row: pair, method, digest of all settings that are not searched, and what is searched."""
 METHODS = {"mind": DescriptorConfig(feature_weight=0), "features": DescriptorConfig()}
 """What the paper compares: ConvexAdam, and ConvexAdam-Ours."""
 
@@ -67,10 +70,13 @@ def grid_search(
 
     Raises
     ------
-    InputError
-        For scans that can't be registered, or a search that takes more memory than there is.
+    CommandFailed
+        After all others, if some pairs failed: scans that can't be registered, or more memory needed than there is. ``failed.csv`` lists
+        them; the table is of the other pairs.
+    InUse
+        If another process writes into ``out``.
     Interrupted
-        After Ctrl-C or SIGTERM, once the registration in hand is in ``results.csv``.
+        As soon as this process is asked to stop; finished registrations are in ``results.csv``.
 
     Notes
     -----
@@ -80,43 +86,52 @@ def grid_search(
     take no part.
     """
     device, out = torch.device(device), Path(out)
-    settings = {(pair.name, name): _settings(pair, config, net, solver) for pair in pairs for name, config in methods.items()}
-    wanted = [(*which, setting, combination) for which, setting in settings.items() for combination in grid.combinations()]
-    rows = {row.key: row for row in read_rows(out / RESULTS_FILE)}
-    done = sum(key in rows for key in wanted)
-    if done:
-        log.info("%d of %d registrations are in %s already", done, len(wanted), out / RESULTS_FILE)
-    with (
-        stop_requests() as stop,
-        appended(out / RESULTS_FILE) as append,
-        tqdm(total=len(wanted), initial=done) as bar,
-    ):
-        for pair in pairs:
-            missing = [key for key in wanted if key[0] == pair.name and key not in rows]
-            if not missing:
-                continue
+    with locked(out):
+        rows = {row.key: row for row in read_rows(out / RESULTS_FILE)}
+        wanted: dict[str, list[Key]] = {}
+
+        def wanted_of(pair: SearchPair) -> list[Key]:
+            if pair.name not in wanted:
+                settings = {name: _settings(pair, config, net, solver) for name, config in methods.items()}
+                wanted[pair.name] = [(pair.name, *both, combination) for both in settings.items() for combination in grid.combinations()]
+            return wanted[pair.name]
+
+        def work(pair: SearchPair) -> None:
+            missing = [key for key in wanted_of(pair) if key not in rows]
             loaded = load_pair(pair, device)
             _check_size(pair.name, loaded.fixed.image.shape, [key[-1] for key in missing], device)
             before = loaded.dice()
-            for name, description in methods.items():
-                bar.set_description(f"{pair.name}, {name}")
-                configs = [replace(solver, **key[-1]._asdict()) for key in missing if key[1] == name]
-                for config, displacement in _solved(loaded, configs, description, net):
-                    row = ResultRow(
-                        pair=pair.name,
-                        method=name,
-                        settings=settings[pair.name, name],
-                        **{field: getattr(config, field) for field in Combination._fields},
-                        dice_before=before,
-                        dice=loaded.dice(displacement),
-                        folded_share=folded_share(displacement),
-                    )
-                    rows[row.key] = row
-                    append(row)
-                    bar.update()
-                    if stop and bar.n < len(wanted):
-                        raise Interrupted(f"stopped after {bar.n} of {len(wanted)} registrations; the same call goes on there", stop.signal)
-    return write_report(out, [rows[key] for key in wanted])
+            with tqdm(total=len(wanted_of(pair)), initial=len(wanted_of(pair)) - len(missing), leave=False) as bar:
+                for name, description in methods.items():
+                    bar.set_description(f"{pair.name}, {name}")
+                    configs = [replace(solver, **key[-1]._asdict()) for key in missing if key[1] == name]
+                    setting = next(key[2] for key in wanted_of(pair) if key[1] == name)
+                    for config, displacement in _solved(loaded, configs, description, net):
+                        row = ResultRow(
+                            pair=pair.name,
+                            method=name,
+                            settings=setting,
+                            **{field: getattr(config, field) for field in Combination._fields},
+                            dice_before=before,
+                            dice=loaded.dice(displacement),
+                            folded_share=folded_share(displacement),
+                        )
+                        rows[row.key] = row
+                        append(row)
+                        bar.update()
+
+        with appended(out / RESULTS_FILE) as append:
+            outcome = run_batch(
+                {pair.name: pair for pair in pairs},
+                work,
+                noun="pair",
+                is_done=lambda pair: all(key in rows for key in wanted_of(pair)),
+                failures=out,
+            )
+        finished = [pair for pair in pairs if pair.name not in outcome.failed]
+        text = write_report(out, [rows[key] for pair in finished for key in wanted_of(pair)]) if finished else ""
+    outcome.require_all("pairs", see=out / FAILURES)
+    return text
 
 
 def _check_size(name: str, sides: Sequence[int], combinations: Iterable[Combination], device: torch.device) -> None:

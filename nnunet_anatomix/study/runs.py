@@ -147,6 +147,8 @@ def cut_plan(
 
 def prepare(out: Path, settings: StudySettings, starts: Collection[Start]) -> None:
     """Plan and preprocess below ``out``, once for every plan that a start needs, and cut the patches."""
+    from nnunet_anatomix.finetuning.planning import planning_environment  # imports torch, which reading results does without
+
     preprocessed = out / PREPROCESSED / settings.dataset
     preprocessed.mkdir(parents=True, exist_ok=True)
     planning = {
@@ -159,7 +161,7 @@ def prepare(out: Path, settings: StudySettings, starts: Collection[Start]) -> No
         path, prepared = preprocessed / f"{plans}.json", preprocessed / f"{plans}.prepared"
         if not prepared.is_file():
             log.info("planning and preprocessing %s with %s", settings.dataset, plans)
-            run_child(planning[plans], _environment(out / PREPROCESSED, out), out / "log.txt")
+            run_child(planning[plans], planning_environment(_environment(out / PREPROCESSED, out)), out / "log.txt")
             patch = settings.patch if plans == OUR_PLANS else None
             plan = cut_plan(json.loads(path.read_text(encoding="utf-8")), settings.max_patch, settings.batch, patch)
             write_text(path, json.dumps(plan, indent=2))

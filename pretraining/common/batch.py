@@ -63,6 +63,7 @@ def run_batch(
     noun: str,
     is_done: Callable[[Item], bool] = lambda item: False,
     failures: Path | None = None,
+    on_failure: Callable[[Item, str], object] = lambda item, why: None,
 ) -> Outcome:
     """Work on every item that is not done.
 
@@ -72,6 +73,7 @@ def run_batch(
         noun: What the items are, in the singular; for messages.
         is_done: Whether an item was finished by an earlier call.
         failures: Folder whose ``failed.csv`` lists the items that failed, and why. Items of other calls keep their lines.
+        on_failure: Called with an item that failed, and why.
 
     Returns:
         The outcome; nothing is raised for items that failed, see :meth:`Outcome.require_all`.
@@ -101,9 +103,11 @@ def run_batch(
                 outcome.elsewhere[name] = str(other)
                 log.warning("%s: %s", progress, other)
             except (ValueError, RuntimeError, OSError, MemoryError) as error:
-                outcome.failed[name] = " ".join(str(error).split()) or type(error).__name__
+                why = " ".join(str(error).split()) or type(error).__name__
+                outcome.failed[name] = why.removeprefix(f"{name}: ")  # which is said already
                 log.error("%s failed: %s", progress, outcome.failed[name])
                 record.add(name, outcome.failed[name])
+                on_failure(item, outcome.failed[name])
     return outcome
 
 
@@ -114,8 +118,8 @@ class _Failures:
         self._path = path
 
     def add(self, name: str, why: str) -> None:
-        if self._path:
-            self._write(self._read() | {name: why})
+        if self._path and (known := self._read()).get(name) != why:
+            self._write(known | {name: why})
 
     def forget(self, name: str) -> None:
         if self._path and name in (known := self._read()):

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import errno
 import logging
-import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pretraining.atomic import write_text
+from pretraining.common.lock import locked
 from pretraining.common.outputs import try_file
 from pretraining.engine.bank_file import FAMILY, MAGIC, REGIONS, TemplateEntry, write_bank
 from pretraining.engine.bank_parts import Part, Reading, make_part, read_part
@@ -64,6 +64,7 @@ def build_bank(
             template in all sources is usable. An unreadable file among others only stands in the report.
         CommandFailed: If the disk is full or a reading process was ended from outside; what is finished is kept for the
             next call.
+        InUse: If another process builds the same bank.
     """
     reading = Reading(spacing_mm=spacing_mm, min_voxels=min_voxels)
     if processes < 1:
@@ -73,17 +74,20 @@ def build_bank(
     try_file(out)
     found, rejected = find_sources([Path(source) for source in sources], licences, regions)
     parts = out.with_name(f"{out.name}.parts")
-    parts.mkdir(parents=True, exist_ok=True)
-    with _keeping(parts):
-        groups = _decided(found, processes)
-        done = _read_all(groups, reading, parts, processes)
-        rejected += [line for part in done for line in part.rejected]
-        usable = any(part.template_count for part in done)
-        if usable:
-            index = write_bank(out, _templates(done), spacing_mm=spacing_mm, notes=_region_notes(groups))
-            report = BuildReport.of(index, rejected)
-            write_text(out.with_name(f"{out.name}.report.txt"), f"{report}\n")
-    shutil.rmtree(parts)
+    with locked(parts):
+        with _keeping(parts):
+            groups = _decided(found, processes)
+            done = _read_all(groups, reading, parts, processes)
+            rejected += [line for part in done for line in part.rejected]
+            usable = any(part.template_count for part in done)
+            if usable:
+                index = write_bank(out, _templates(done), spacing_mm=spacing_mm, notes=_region_notes(groups))
+                report = BuildReport.of(index, rejected)
+                write_text(out.with_name(f"{out.name}.report.txt"), f"{report}\n")
+        for part in parts.glob("*.part"):
+            part.unlink()
+    with suppress(OSError):  # another process may begin just now
+        parts.rmdir()
     if not usable:
         first = "; ".join(f"{what}: {why}" for what, why, _ in rejected[:3])
         raise InputError(f"nothing usable among the {len(done)} template sources: {first}")

@@ -2,13 +2,14 @@
 
 SWEEP/NAME/run            the training, as ever; killed, it goes on
 SWEEP/NAME/result.json    its scores
+SWEEP/failed.csv          variants that failed, and why
 SWEEP/table.md, .csv      all that are finished
+
+Several calls may work in one folder at once, each on variants of its own.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 import sys
@@ -20,6 +21,9 @@ from typing import Any
 from pretraining.aligned import read_brain
 from pretraining.atomic import write_text
 from pretraining.backbone.unet import UNet
+from pretraining.common.batch import FAILURES, run_batch
+from pretraining.common.lock import locked
+from pretraining.common.tables import markdown_table, write_csv
 from pretraining.config import from_dict, to_dict
 from pretraining.engine.templates import TemplateBank
 from pretraining.errors import InputError
@@ -32,6 +36,8 @@ from pretraining.learning.train_config import TrainConfig
 
 log = logging.getLogger(__name__)
 
+RESULT = "result.json"
+"""Of a variant."""
 CHOOSING = ("t2", "pd")
 """Modalities that T1 is judged against; CT is left for reporting."""
 
@@ -66,14 +72,25 @@ def sweep(variants: Mapping[str, TrainConfig], bank: TemplateBank, brain: Path, 
     Returns
     -------
     The table, as Markdown.
+
+    Raises
+    ------
+    CommandFailed
+        After all others, if variants failed or are left to other processes.
+    Interrupted
+        If asked to stop; the training in hand is saved, and the same call goes on with it.
     """
     check_minutes(minutes)
     images = read_brain(brain, CHOOSING)
-    rows = []
-    for name, config in variants.items():
-        folder = out / name
-        result = folder / "result.json"
-        if not result.is_file():
+
+    def is_done(name: str) -> bool:
+        return (out / name / RESULT).is_file()
+
+    def work(name: str) -> None:
+        folder, config = out / name, variants[name]
+        with locked(folder):
+            if is_done(name):  # by another process, just now
+                return
             log.info("%s: %g minutes", name, minutes)
             checkpoint = train(
                 folder / "run", replace(config, validate_every=sys.maxsize), bank, minutes=minutes, resume=True, device=device
@@ -81,13 +98,23 @@ def sweep(variants: Mapping[str, TrainConfig], bank: TemplateBank, brain: Path, 
             scores = judge({name: network_features(_network(checkpoint, config))}, [images])
             nearest = {f"{score.first}→{score.second}": round(score.nearest, 4) for score in scores}
             row = {"variant": name, "steps": checkpoint.step, "minutes": round(checkpoint.seconds / 60, 2)}
-            write_text(result, json.dumps(row | nearest | {"mean": round(sum(nearest.values()) / len(nearest), 4)}) + "\n")
-        rows.append(json.loads(result.read_text()))
-        text = _markdown(rows)
+            row |= nearest | {"mean": round(sum(nearest.values()) / len(nearest), 4)}
+            write_text(folder / RESULT, json.dumps(row) + "\n")
+        log.info("%s", row)
+        report()
+
+    def report() -> str:
+        rows = [json.loads((out / name / RESULT).read_text()) for name in variants if is_done(name)]
+        columns = list(rows[0])
+        write_csv(out / "table.csv", columns, ([row[column] for column in columns] for row in rows))
+        ranked = sorted(rows, key=lambda row: -row["mean"])
+        text = markdown_table(columns, ([row[column] for column in columns] for row in ranked))
         write_text(out / "table.md", text)
-        write_text(out / "table.csv", _csv(rows))
-        log.info("%s", rows[-1])
-    return text
+        return text
+
+    outcome = run_batch({name: name for name in variants}, work, noun="variant", is_done=is_done, failures=out)
+    outcome.require_all("variants", see=out / FAILURES)
+    return report()
 
 
 def _network(checkpoint: Checkpoint, config: TrainConfig) -> UNet:
@@ -102,18 +129,3 @@ def _merged(old: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in changes.items()
     }
     return old | parts
-
-
-def _markdown(rows: list[dict[str, Any]]) -> str:
-    columns = list(rows[0])
-    ranked = sorted(rows, key=lambda row: -row["mean"])
-    lines = [columns, ["---"] * len(columns), *([str(row[column]) for column in columns] for row in ranked)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _csv(rows: list[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

@@ -14,12 +14,14 @@ import logging
 import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from pretraining.atomic import write_text
+from pretraining.common.lock import locked
 from pretraining.config import check_finite, to_dict
 from pretraining.device import named_device
 from pretraining.engine.synthesis import Pair, check_bank
@@ -83,6 +85,8 @@ def train(
         templates, or its checkpoint is damaged, or ``init_from`` does not fit, or there is no such device.
     Diverged
         If the loss is not finite or far above where it began; the last good checkpoint stays.
+    InUse
+        If another process trains in ``run``.
     Interrupted
         If the process was asked to stop (SIGTERM, Ctrl-C); the state is saved.
     """
@@ -94,7 +98,7 @@ def train(
     place = named_device(device)
     make = sample_maker(config.objective)
     source = sample_source(given, config.engine, seed=config.seed, validation_count=config.validation_pairs, make=make)
-    with cuda_session(place), joined(place) as ranks, stop_requests() as stop:
+    with cuda_session(place), joined(place) as ranks, stop_requests() as stop, locked(run) if ranks.first else nullcontext():
         if config.label_maps % ranks.world:
             raise InputError(f"label_maps={config.label_maps} can't be shared among {ranks.world} processes; use a multiple of it")
         checkpoint = opened(run, config, source.description(), resume=resume, init_from=init_from)

@@ -24,6 +24,7 @@ from nnunet_anatomix.clinical.overview import overview_panels
 from nnunet_anatomix.clinical.source_grid import image_on
 from nnunet_anatomix.clinical.structure_colours import structure_colours
 from nnunet_anatomix.clinical.structures import read_structures
+from pretraining.common.lock import InUse, locked
 from pretraining.errors import CommandFailed, InputError
 from pretraining.imaging.scans import same_grid
 from tests.nnunet_anatomix.clinical.dicom_series import PATIENT, SAGITTAL, write_series
@@ -98,7 +99,7 @@ def test_a_second_run_does_only_what_changed(clinic, caplog):
     with caplog.at_level("INFO"):
         run(clinic, overview=False)
     untouched = {name for name, was in state(clinic.dst).items() if was == first[name]}
-    assert caplog.text.count("already there") == 2 and untouched == first.keys() - {"volumes.csv", "deliver.csv"}
+    assert caplog.text.count("already done") == 2 and untouched == first.keys() - {"volumes.csv", "deliver.csv"}
     clinic.labels["case_002"][:] = 1
     write_prediction(clinic.pred, image_on(clinic.grids["case_002"], clinic.labels["case_002"]), case="case_002")
     (clinic.dst / "nifti/case_001.nii.gz").unlink()
@@ -308,17 +309,25 @@ def test_killed_at_any_time_the_next_run_completes_what_is_missing(clinic):
     assert {row["status"] for row in rows(clinic.dst / "deliver.csv")} == {"delivered"} and len(list(clinic.dst.rglob("case_*"))) >= 8
 
 
-def test_asked_to_stop_it_finishes_the_case_in_hand(clinic, monkeypatch):
+def test_asked_to_stop_it_stops_at_once_and_tells_what_is_delivered(clinic, monkeypatch):
     real = deliver_module._delivered
 
-    def stopping(*arguments):
-        os.kill(os.getpid(), signal.SIGTERM)
-        return real(*arguments)
+    def stopping(case, *arguments):
+        if case == "case_002":
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(30)
+        return real(case, *arguments)
 
     monkeypatch.setattr(deliver_module, "_delivered", stopping)
-    with pytest.raises(CommandFailed, match="stopped after 1 of 2 cases"):
+    with pytest.raises(CommandFailed, match="stopped at case 2 of 2; run the same command again"):
         run(clinic, overview=False)
     assert [row["case"] for row in rows(clinic.dst / "deliver.csv")] == ["case_001"]
+
+
+def test_two_deliveries_into_one_folder_at_once_are_refused(clinic):
+    with locked(clinic.dst), pytest.raises(InUse, match="is in use by process"):
+        run(clinic, overview=False)
+    assert not clinic.dst.exists()
 
 
 def test_the_overview_shows_structures_where_they_are_whatever_the_orientation(tmp_path):

@@ -20,8 +20,10 @@ import pytest
 import SimpleITK as sitk
 from pydicom.uid import generate_uid
 
+from nnunet_anatomix.clinical import intake as intake_module
 from nnunet_anatomix.clinical.intake import Intake, intake
 from nnunet_anatomix.clinical.sources import Grid, image_file, read_source, read_sources, source_file
+from pretraining.common.lock import InUse
 from pretraining.errors import CommandFailed, InputError
 from tests.nnunet_anatomix.clinical.dicom_series import CORONAL, PATIENT, ramp, write_series
 
@@ -238,6 +240,26 @@ def test_a_case_that_becomes_unusable_is_removed(tmp_path, ct_model):
     assert intake(source, out, ct_model).cases == ("case_002",)
     assert [path.name for path in (out / "images").iterdir()] == ["case_002_0000.nii.gz"]
     assert [path.name for path in (out / "sources").iterdir()] == ["case_002.json"]
+
+
+def test_two_intakes_into_one_folder_lose_no_case(tmp_path, ct_model):
+    """The second would give the first one's numbers again: it is refused, and done when the first is."""
+    source, out = tmp_path / "src", tmp_path / "out"
+    write_series(source / "a", patient_id="a")
+
+    def second(*_, **__):
+        write_series(source / "b", patient_id="b")
+        with pytest.raises(InUse, match="is in use by process"):
+            intake(source, out, ct_model)
+        return convert(*_, **__)
+
+    with pytest.MonkeyPatch.context() as patch:
+        convert = intake_module.convert
+        patch.setattr(intake_module, "convert", second)
+        assert intake(source, out, ct_model).cases == ("case_001",)
+    assert intake(source, out, ct_model, dry_run=True).cases == ("case_001", "case_002")
+    assert intake(source, out, ct_model).cases == ("case_001", "case_002")
+    assert sorted(path.name for path in out.iterdir()) == ["images", "intake.csv", "intake.json", "sources"]
 
 
 def test_a_killed_run_goes_on(tmp_path, ct_model):

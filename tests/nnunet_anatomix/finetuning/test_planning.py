@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
 
 import numpy as np
@@ -12,7 +13,7 @@ from nnunetv2.preprocessing.normalization.default_normalization_schemes import C
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_anatomix.finetuning.network import AnatomixNetwork
-from nnunet_anatomix.finetuning.planning import anatomix_plan, load_template, write_plan
+from nnunet_anatomix.finetuning.planning import WORKERS, anatomix_plan, load_template, planning_environment, write_plan
 from nnunet_anatomix.finetuning.recipe import recipe_of
 from nnunet_anatomix.finetuning.trainer import AnatomixTrainer
 from pretraining.backbone.unet import UNet, UNetConfig
@@ -161,6 +162,14 @@ def test_weights_of_another_architecture_are_refused_before_anything_is_written(
     with pytest.raises(InputError, match="no such file"):
         write_plan("42", weights=str(tmp_path / "none.safetensors"))
     assert not list(nnunet.preprocessed.rglob("*.json"))
+
+
+def test_augmentation_without_worker_processes_can_be_planned(tiny, monkeypatch):
+    """Stock planning takes the number of workers for one of threads, and fails at 0."""
+    monkeypatch.setenv(WORKERS, "0")
+    assert write_plan("42").is_file() and os.environ[WORKERS] == "0"
+    assert planning_environment({"nnUNet_n_proc_DA": "0", "a": "b"}) == {"nnUNet_n_proc_DA": "1", "a": "b"}
+    assert planning_environment({"nnUNet_n_proc_DA": "3"}) == {"nnUNet_n_proc_DA": "3"}
 
 
 def test_iterations_must_be_positive(tiny):

@@ -142,7 +142,7 @@ def test_other_groups_follow_the_first_and_a_broken_scan_holds_up_nothing(folder
     (tmp_path / "scans.csv").write_text("\n".join(["scan,clip,group", *rows]) + "\n")
     before = []
     for _ in range(2):
-        with pytest.raises(CommandFailed, match=r"1 of 3 scans failed: broken: broken: .*broken\.nii\.gz: damaged"):
+        with pytest.raises(CommandFailed, match=r"1 of 3 scans failed .*: broken: .*damaged"):
             align(tmp_path / "scans.csv", tmp_path / "out", rounds=1, weights="none", device="cpu")
         before.append(files(tmp_path / "out"))
     assert before[0] == before[1]

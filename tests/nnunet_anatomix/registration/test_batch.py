@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import os
@@ -9,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +28,7 @@ from nnunet_anatomix.registration.register import RegistrationConfig
 from nnunet_anatomix.registration.warp import identity, tensor_image, warped
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.backbone.weights import Weights, load_weights, save_weights
+from pretraining.common.lock import InUse
 from pretraining.errors import CommandFailed, InputError, Interrupted
 
 SHAPE = (30, 28, 34)
@@ -73,6 +76,13 @@ def batch(folder, tmp_path_factory) -> tuple[Path, str]:
     return out, str(caught.value)
 
 
+def failures(out: Path) -> dict[str, str]:
+    if not (out / "failed.csv").exists():
+        return {}
+    with (out / "failed.csv").open(newline="") as file:
+        return {row["name"]: row["reason"] for row in csv.DictReader(file)}
+
+
 def registered(out: Path) -> list[str]:
     return sorted(path.parent.name for path in out.glob("*/registration.json"))
 
@@ -80,10 +90,9 @@ def registered(out: Path) -> list[str]:
 def test_a_pair_that_fails_stops_no_other(batch):
     out, said = batch
     assert registered(out) == [f"pair {number}" for number in (1, 2, 4, 5, 6)]
-    assert said.startswith("1 of 6 pairs failed: pair 3: moving: ") and "\n" not in said
-    assert [path.name for path in (out / BROKEN).iterdir()] == ["failed.txt"]
-    assert (out / BROKEN / "failed.txt").read_text().strip() in said
-    assert [path.parent.name for path in out.glob("*/failed.txt")] == [BROKEN]
+    assert said.startswith(f"1 of 6 pairs failed (all in {out}/failed.csv): pair 3: moving: ") and "\n" not in said
+    ((name, why),) = failures(out).items()
+    assert name == BROKEN and why in said and not (out / BROKEN).exists()
 
 
 def test_pairs_are_aligned_and_measured(batch):
@@ -141,14 +150,14 @@ def test_a_failure_that_is_mended_leaves_no_trace(own, folder, tmp_path):
         register_pairs([broken], out, COMMON, progress=False)
     shutil.copy(folder / "4_moving.nii.gz", broken.moving)
     assert register_pairs([broken], out, COMMON, progress=False) == 1
-    assert registered(out) == [BROKEN] and not (out / BROKEN / "failed.txt").exists()
+    assert registered(out) == [BROKEN] and not failures(out)
 
 
 def test_a_pair_that_fails_now_counts_as_done_no_longer(own):
     pairs, out = own
     ran(pairs[:1], out)
     pairs[0].moving.write_bytes(b"nothing")
-    with pytest.raises(CommandFailed, match=r"1 of 1 pairs failed: pair 1: moving: .*1_moving\.nii\.gz: damaged"):
+    with pytest.raises(CommandFailed, match=r"1 of 1 pairs failed .*: pair 1: moving: .*1_moving\.nii\.gz: damaged"):
         register_pairs(pairs[:1], out, COMMON, progress=False)
     assert not registered(out)
 
@@ -210,7 +219,7 @@ def test_a_changed_initial_transform_registers_all_again(own):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_batch_goes_on(own, number):
+def test_a_batch_stops_at_once_and_goes_on(own, number):
     pairs, out = own
     calls: list[str] = []
     handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
@@ -218,18 +227,33 @@ def test_a_stopped_batch_goes_on(own, number):
     def stopping(pair: PairFiles, out: Path) -> None:
         if pair.name == "pair 2":
             os.kill(os.getpid(), number)
+            time.sleep(30)
 
-    with pytest.raises(Interrupted, match="stopped after 2 of 6 pairs; the same command goes on") as caught:
+    with pytest.raises(Interrupted, match="stopped at pair 2 of 6; run the same command again") as caught:
         register_pairs(pairs, out, COMMON, run=noted(calls, stopping))
     assert caught.value.exit_code == 128 + number
-    assert calls == ["pair 1", "pair 2"] == registered(out)  # the pair in hand was finished
+    assert calls == ["pair 1", "pair 2"] and registered(out) == ["pair 1"]
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
-    assert ran(pairs, out) == ["pair 3", "pair 4", "pair 5", "pair 6"]
+    assert ran(pairs, out) == ["pair 2", "pair 3", "pair 4", "pair 5", "pair 6"]
 
 
-def test_asked_to_stop_at_the_last_pair_all_is_done(own):
+def test_a_name_that_is_too_long_for_a_folder_fails_alone(own):
     pairs, out = own
-    assert register_pairs(pairs[:1], out, COMMON, run=noted([], lambda pair, out: os.kill(os.getpid(), signal.SIGTERM))) == 1
+    pairs[0] = replace(pairs[0], name="a" * 300)
+    calls: list[str] = []
+    with pytest.raises(CommandFailed, match="1 of 6 pairs failed"):
+        register_pairs(pairs, out, COMMON, run=noted(calls))
+    assert len(registered(out)) == 5 and "too long" in failures(out)["a" * 300]
+
+
+def test_two_batches_in_one_folder_at_once_are_refused(own):
+    pairs, out = own
+
+    def second(pair: PairFiles, folder: Path) -> None:
+        with pytest.raises(InUse, match=f"is in use by process {os.getpid()}"):
+            register_pairs(pairs, out, COMMON, run=noted([]))
+
+    assert register_pairs(pairs[:1], out, COMMON, run=noted([], second)) == 1
 
 
 @pytest.mark.parametrize("error", [InputError("no\nscan"), RuntimeError("ITK"), OSError("disk"), MemoryError()])
@@ -243,7 +267,7 @@ def test_whatever_fails_is_written_in_one_line(own, error):
     with pytest.raises(CommandFailed, match="1 of 6"):
         register_pairs(pairs, out, COMMON, run=noted(calls, failing))
     assert len(calls) == 6
-    assert (out / "pair 1" / "failed.txt").read_text() == (" ".join(str(error).split()) or "MemoryError") + "\n"
+    assert failures(out) == {"pair 1": " ".join(str(error).split()) or "MemoryError"}
 
 
 def test_pairs_are_read_relative_to_their_table(tmp_path):
@@ -281,7 +305,7 @@ def test_a_batch_and_its_table_by_command(folder, tmp_path):
     out = tmp_path / "out"
     result = command("register", "--pairs", str(tmp_path / "pairs" / "some.csv"), "--out", str(out), *FLAGS)
     assert result.returncode == 1 and "Traceback" not in result.stderr
-    assert result.stderr.splitlines()[-1].startswith("nnunet-anatomix: 1 of 2 pairs failed: pair 3: moving: ")
+    assert result.stderr.splitlines()[-1].startswith(f"nnunet-anatomix: 1 of 2 pairs failed (all in {out}/failed.csv): pair 3: moving: ")
     assert registered(out) == ["pair 4"]
     table = command("evaluate", "registration", str(out))
     assert table.returncode == 0 and "convexadam-mind" in table.stderr and f"all of it is in {out}" in table.stderr

@@ -28,7 +28,7 @@ from nnunet_anatomix.registration.search_report import Point, ResultRow, read_ro
 from nnunet_anatomix.registration.warp import identity, image_tensor, resampled, tensor_image, warped
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.backbone.weights import save_weights
-from pretraining.errors import InputError, Interrupted
+from pretraining.errors import CommandFailed, InputError, Interrupted
 
 SHAPE = (24, 20, 28)
 GRID = SearchGrid(smoothness=(0.5, 1.5), grid_spacing=(3, 4), reach=(2,), adam_spacing=(2,))
@@ -153,18 +153,31 @@ def test_a_killed_search_goes_on(folder, done, tmp_path, calls, caplog, cut):
     assert (tmp_path / "summary.csv").read_bytes() == (done / "summary.csv").read_bytes()
 
 
-def test_a_request_to_stop_lets_the_registration_end(folder, tmp_path, monkeypatch):
-    stage = search.descent_stage
+def test_a_request_to_stop_is_answered_at_once_and_keeps_what_is_finished(folder, tmp_path, monkeypatch):
+    stage, asked = search.descent_stage, []
 
-    def asked(*args, **kwargs):
-        signal.raise_signal(signal.SIGTERM)
+    def stopped_at_the_second(*args, **kwargs):
+        asked.append(1)
+        if len(asked) == 2:
+            signal.raise_signal(signal.SIGTERM)
         return stage(*args, **kwargs)
 
-    monkeypatch.setattr(search, "descent_stage", asked)
-    with pytest.raises(Interrupted, match="1 of 8") as stopped:
+    monkeypatch.setattr(search, "descent_stage", stopped_at_the_second)
+    with pytest.raises(Interrupted, match="stopped at pair 1 of 2") as stopped:
         run(folder, tmp_path, methods={"mind": METHODS["mind"]})
     assert stopped.value.exit_code == 143
     assert len(lines(tmp_path)) == 1 and not (tmp_path / "summary.md").exists()
+
+
+def test_a_pair_that_fails_is_listed_and_the_table_is_of_the_others(folder, tmp_path):
+    mind, small = {"mind": METHODS["mind"]}, replace(GRID, grid_spacing=(4,))
+    first, second = read_search_pairs(folder / "pairs.csv")
+    alone = grid_search([second], tmp_path / "alone", small, methods=mind, solver=SOLVER)
+    broken = replace(first, name="broken", moving=tmp_path / "no.nii.gz")
+    with pytest.raises(CommandFailed, match=r"1 of 2 pairs failed .*broken: .*no\.nii\.gz"):
+        grid_search([broken, second], tmp_path / "both", small, methods=mind, solver=SOLVER)
+    assert (tmp_path / "both" / "summary.md").read_text() == alone
+    assert "broken," in (tmp_path / "both" / "failed.csv").read_text()
 
 
 def test_rows_of_other_settings_stay_and_take_no_part(folder, tmp_path, calls):
@@ -276,9 +289,9 @@ def test_other_bad_input_is_one_clear_line(folder, done, tmp_path):
         SearchGrid(grid_spacing=(0,))
     with pytest.raises(InputError, match="smoothness: expected different numbers"):
         SearchGrid(smoothness=(1.0, 1.0))
-    with pytest.raises(InputError, match="pair 0: a grid spacing of 21 is more than 20 voxels"):
+    with pytest.raises(CommandFailed, match=r"2 of 2 pairs failed .*: pair 0: a grid spacing of 21 is more than 20 voxels"):
         run(folder, tmp_path, replace(GRID, grid_spacing=(21,)))
-    with pytest.raises(InputError, match=r"pair 0: reach 2000 at a grid spacing of 3 takes .* of memory"):
+    with pytest.raises(CommandFailed, match=r"pair 0: reach 2000 at a grid spacing of 3 takes .* of memory"):
         run(folder, tmp_path, replace(GRID, reach=(2000,)))
     for content, message in (
         ("something,else\n1,2\n", "expected the header pair,method.*found something,else"),

@@ -7,9 +7,11 @@ import json
 import pytest
 
 from pretraining.backbone.unet import UNetConfig
+from pretraining.common.lock import locked
 from pretraining.engine.shapes import procedural_bank
 from pretraining.engine.synthesis import EngineConfig
-from pretraining.errors import InputError
+from pretraining.errors import CommandFailed, Diverged, InputError
+from pretraining.learning import sweep as sweep_module
 from pretraining.learning.model import ContrastiveConfig
 from pretraining.learning.objective import ObjectiveConfig
 from pretraining.learning.projection import ProjectionConfig
@@ -37,6 +39,24 @@ def test_every_variant_is_trained_once_and_ranked(tmp_path, data_root):
     assert len(stamps) == 2
     assert sweep(variants, procedural_bank(8), brain, folder, minutes=0.01, device="cpu") == table
     assert stamps == {path: path.stat().st_mtime_ns for path in folder.rglob("checkpoint.pt")}
+
+
+def test_a_variant_that_fails_or_is_anothers_does_not_stop_the_others(tmp_path, data_root, monkeypatch):
+    folder, brain = tmp_path / "sweep", data_root / "registration" / "mni_multimodal"
+    trained = []
+
+    def stand_in(run, config, *_, **__):
+        trained.append(run.parent.name)
+        if "bad" in run.parts[-2]:
+            raise Diverged("the loss is not finite")
+        return train(run, config, *_, **__)
+
+    train = sweep_module.train
+    monkeypatch.setattr(sweep_module, "train", stand_in)
+    variants = dict.fromkeys(("bad", "theirs", "good"), BASE)
+    with locked(folder / "theirs"), pytest.raises(CommandFailed, match=r"1 of 3 variants failed .*: bad: the loss is not finite"):
+        sweep(variants, procedural_bank(8), brain, folder, minutes=0.01, device="cpu")
+    assert trained == ["bad", "good"] and "bad," in (folder / "failed.csv").read_text() and "good" in (folder / "table.md").read_text()
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"a": 3}', '{"a": {"stepz": 3}}'])
