@@ -1,5 +1,6 @@
 # make demo   makes the environment if there is none, then a few-shot segmentation from nothing, with pictures
 # make test   the whole suite (slow tests: make test-slow)
+# make coverage   the suite again, with the lines and branches that no test reaches: a table, and pages in htmlcov/
 # make docs   the site, in docs/_build/html; warnings are errors
 # make pictures [TEMPLATES=BANK]   the pages of docs/gallery.md
 PYTHON ?= python3
@@ -7,7 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo docs pictures test test-slow benchmark lint format clean
+.PHONY: demo docs pictures test test-slow coverage benchmark lint format clean
 
 demo: $(STAMP)
 	$(BIN)/nnunet-anatomix demo --out demo
@@ -24,6 +25,9 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+coverage: $(STAMP)
+	$(BIN)/python -m pytest --cov --cov-report=term --cov-report=html
 
 benchmark: $(STAMP)
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable -m "slow or not slow"
@@ -42,4 +46,4 @@ $(STAMP): setup.cfg pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist demo *.egg-info
+	rm -rf $(VENV) build dist demo htmlcov .coverage .mypy_cache *.egg-info

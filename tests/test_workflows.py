@@ -1,4 +1,4 @@
-"""The workflows on GitHub cover what the metadata promises, with pinned actions."""
+"""The workflows on GitHub and the hooks before a commit agree with the metadata and the Makefile; actions are pinned."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.version import Version
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 WORKFLOWS = sorted(REPOSITORY.glob(".github/workflows/*.yml"))
@@ -48,3 +49,10 @@ def test_targets_and_paths_exist():
                 if command.startswith("make "):
                     assert set(command.split()[1:]) <= targets
                 assert all((REPOSITORY / one).exists() for one in command.split() if one.startswith("tests/"))
+
+
+def test_pre_commit_formats_as_lint_does():
+    hooks = yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+    pinned = next(one["rev"] for one in hooks if "ruff" in one["repo"])
+    lower, upper = re.search(r'"ruff>=([\d.]+),<([\d.]+)"', (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")).groups()
+    assert Version(lower) <= Version(pinned) < Version(upper)

@@ -121,7 +121,7 @@ def draw_registration(out: Path, fixed: sitk.Image, before: sitk.Image, after: s
 
 
 def _with_edges(under: np.ndarray, of: np.ndarray, smooth: float) -> np.ndarray:
-    """(H, W, 3)"""
+    """Draw the edges of one slice over another; (H, W, 3)."""
     from skimage.feature import canny
 
     picture = np.repeat(under[..., None], 3, axis=-1) * 0.8

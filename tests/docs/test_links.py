@@ -13,7 +13,8 @@ from tests.docs.pages import DOCS, REPOSITORY
 
 TEXTS = [
     *sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts),
-    *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "plans/README.md")),
+    *sorted(REPOSITORY.glob("*.md")),
+    REPOSITORY / "plans" / "README.md",
 ]
 _FENCED = re.compile(r"^( *)```.*?^\1```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")

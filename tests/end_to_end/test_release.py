@@ -33,8 +33,10 @@ FILES = (
     "NOTICE",
     "CHANGELOG.md",
     "CITATION.cff",
+    "CODE_OF_CONDUCT.md",
     "CONTRIBUTING.md",
     "Makefile",
+    "SECURITY.md",
 )
 BINARIES = "Scripts" if os.name == "nt" else "bin"
 
