@@ -55,7 +55,9 @@ def modules_of(package: str) -> list[str]:
     """Dotted names of a package and its modules: no sub-packages, and no commands, which their own pages show."""
     found = importlib.import_module(package)
     names = [package, *(f"{package}.{one.name}" for one in pkgutil.iter_modules(found.__path__) if not one.ispkg)]
-    return [name for name in names if not name.endswith(("cli", "_command", "__main__", "_kernel")) and importlib.import_module(name).__doc__]
+    return [
+        name for name in names if not name.endswith(("cli", "_command", "__main__", "_kernel")) and importlib.import_module(name).__doc__
+    ]
 
 
 def _fill_in(app: Sphinx, docname: str, source: list[str]) -> None:
