@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from pretraining.engine.draws import noise_seed, uniforms
 from pretraining.engine.seeds import noise_generator
+from pretraining.engine.upload import upload
 
 Shape = tuple[int, int, int]
 
@@ -59,14 +61,45 @@ def smooth_noise(shape: Shape, params: SmoothNoise, *, channels: int = 1, device
     one product sums them, and no field but the result is ever full size. Elsewhere products would depend on the
     precision that training allows them (TF32), so PyTorch's interpolation does it, one kernel a scale.
     """
+    if torch.device(device).type != "cpu":
+        return smooth_noises(shape, [params], channels=channels, device=device)[0]
     generator = noise_generator(params.noise_seed, device)
     coarse = [
-        torch.randn((channels, *(math.ceil(size / scale) for size in shape)), generator=generator, device=device) * std
-        for scale, std in zip(params.scales_vox, params.stds, strict=True)
+        torch.randn((channels, *nodes), generator=generator, device=device) * std
+        for nodes, std in zip(_node_counts(shape, params), params.stds, strict=True)
     ]
-    if torch.device(device).type != "cpu":
-        return sum(F.interpolate(grid[None], shape, mode="trilinear", align_corners=True)[0] for grid in coarse)
     return _sum_upsampled(coarse, shape)
+
+
+def smooth_noises(shape: Shape, params: Sequence[SmoothNoise], *, channels: int = 1, device: torch.device | str) -> Tensor:
+    """Make several fields on a device with few kernels: the nodes of all scales are drawn and scaled together.
+
+    Args:
+        shape: (X, Y, Z), voxels.
+        params: For each field, all with the same scales.
+        channels: As for :func:`smooth_noise`.
+        device: Where the fields are made, no CPU.
+
+    Returns:
+        (fields, C, X, Y, Z) float32.
+    """
+    counts = _node_counts(shape, params[0])
+    sizes = [channels * math.prod(nodes) for nodes in counts]
+    nodes = torch.empty((len(params), sum(sizes)), device=device)
+    for row, each in zip(nodes, params, strict=True):
+        torch.randn(row.shape, generator=noise_generator(each.noise_seed, device), device=device, out=row)
+    nodes.mul_(upload(np.repeat(np.array([each.stds for each in params], dtype=np.float32), sizes, axis=1), device))
+    total = None
+    for coarse, count in zip(nodes.split(sizes, dim=1), counts, strict=True):
+        grid = coarse.unflatten(1, (channels, *count))
+        fine = F.interpolate(grid, shape, mode="trilinear", align_corners=True)
+        total = fine if total is None else total.add_(fine)
+    return total
+
+
+def _node_counts(shape: Shape, params: SmoothNoise) -> list[Shape]:
+    """Nodes along each axis of each coarse grid."""
+    return [tuple(math.ceil(size / scale) for size in shape) for scale in params.scales_vox]
 
 
 def _sum_upsampled(coarse: Sequence[Tensor], shape: Shape) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,7 +49,14 @@ def sample_mixture(config: MixtureConfig, label_count: int, generator: Generator
 
 def apply_mixture(labels: Tensor, params: Mixture) -> Tensor:
     """Turn labels (X, Y, Z) uint8 into intensities (X, Y, Z) float32, not yet clipped."""
+    return apply_mixtures(labels, [params])[0]
+
+
+def apply_mixtures(labels: Tensor, params: Sequence[Mixture]) -> Tensor:
+    """Turn labels (X, Y, Z) uint8 into intensities (views, X, Y, Z) float32, not yet clipped: one mixture for each view."""
     index = labels.flatten().int()
-    means, stds = upload(torch.tensor([params.means, params.stds]), labels.device)
-    noise = torch.randn(labels.shape, generator=noise_generator(params.noise_seed, labels.device), device=labels.device)
-    return noise.mul_(stds.index_select(0, index).view(labels.shape)).add_(means.index_select(0, index).view(labels.shape))
+    means, stds = upload(torch.tensor([[each.means for each in params], [each.stds for each in params]]), labels.device)
+    intensities = torch.empty((len(params), *labels.shape), device=labels.device)
+    for view, each in zip(intensities, params, strict=True):
+        torch.randn(labels.shape, generator=noise_generator(each.noise_seed, labels.device), device=labels.device, out=view)
+    return intensities.mul_(stds.index_select(1, index).view_as(intensities)).add_(means.index_select(1, index).view_as(intensities))

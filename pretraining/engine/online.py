@@ -90,39 +90,45 @@ def apply_online(labels: Tensor, views: Tensor, params: Online) -> tuple[Tensor,
     -----
     That the result is scaled to [0, 1] once more is ours: noise and bias leave the unit range.
     """
-    rescaled = torch.empty(views.shape, device=views.device)
-    for view, stored in zip(rescaled, views, strict=True):
-        view.copy_(clip_above(stored, params.upper_quantile))
-    labels, varied = apply_geometry(labels, rescaled, params.geometry)
-    for i, drawn in enumerate(params.artefacts):
-        view = varied[i]
+    on_host = views.device.type == "cpu"
+    # A processor's cache holds less than both views.
+    parts = [clip_above(stored, params.upper_quantile) for stored in (views.split(1) if on_host else [views])]
+    labels, varied = apply_geometry(labels, torch.cat(parts) if on_host else parts[0], params.geometry)
+    changed = []
+    for view, drawn in zip(varied, params.artefacts, strict=True):
         for name, artefact in drawn:
             view = ARTEFACTS[name][1](view, artefact)
-        varied[i] = min_max(view)
-    return labels, varied
+        changed.append(min_max(view) if on_host else view)
+    return labels, torch.stack(changed) if on_host else min_max(torch.stack(changed))
 
 
 def clip_above(stored: Tensor, quantile: float) -> Tensor:
-    """Clip (X, Y, Z) uint8 at a quantile, interpolated linearly between values as NumPy does, and scale it to float32 in [0, 1].
+    """Clip each of (V, X, Y, Z) uint8 at a quantile, interpolated linearly between values as NumPy does, and scale it to float32 in [0, 1].
 
     Notes
     -----
     There are 256 values: counting them gives the quantile, and a table of 256 results all the rest.
     """
-    on_host = stored.device.type == "cpu"
-    # On a GPU bincount would make the host wait.
-    counts = torch.bincount(stored.flatten(), minlength=256) if on_host else torch.histc(stored.float(), 256, 0, 255)
-    rank = quantile * (stored.numel() - 1)
+    views, size = len(stored), stored[0].numel()
+    index = stored.flatten(1).int()
+    if views > 1:
+        index += 256 * torch.arange(views, dtype=torch.int32, device=stored.device)[:, None]
+    if stored.device.type == "cpu":
+        counts = torch.bincount(index.flatten(), minlength=256 * views)
+    else:
+        # On a GPU bincount would make the host wait.
+        counts = torch.histc(index.float(), 256 * views, 0, 256 * views - 1)
+    counts = counts.view(views, 256)
+    rank = quantile * (size - 1)
     below = int(rank)
-    ranks = upload(torch.tensor([below, min(below + 1, stored.numel() - 1)]), stored.device)
+    ranks = upload(torch.tensor([[below, min(below + 1, size - 1)]] * views), stored.device)
     # The value at a rank is the first one that, with all smaller ones, is counted more often than that.
-    low, high = torch.searchsorted(counts.cumsum(0).long(), ranks, right=True).float().unbind()
+    low, high = torch.searchsorted(counts.cumsum(1).long(), ranks, right=True).float().split(1, dim=1)
     bound = torch.lerp(low, high, rank - below)
     values = torch.arange(256.0, device=stored.device)
-    table = torch.minimum(values, bound)
-    least = torch.where(counts > 0, values, math.inf).amin()
-    table = table.sub_(least).div_((bound - least).clamp_min(1e-12)).clamp_(0, 1)
-    return table.index_select(0, stored.flatten().int()).view(stored.shape)
+    least = torch.where(counts > 0, values, math.inf).amin(1, keepdim=True)
+    table = torch.minimum(values, bound).sub_(least).div_((bound - least).clamp_min(1e-12)).clamp_(0, 1)
+    return table.flatten().index_select(0, index.flatten()).view(stored.shape)
 
 
 def _sample_artefacts(config: OnlineConfig, generator: Generator) -> Drawn:

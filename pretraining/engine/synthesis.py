@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pretraining.engine.anatomy import AnatomyConfig, eligible_subjects
-from pretraining.engine.appearance import AppearanceConfig, apply_appearance, sample_appearance
+from pretraining.engine.appearance import AppearanceConfig, apply_appearances, sample_appearance
 from pretraining.engine.ensemble import EnsembleConfig
 from pretraining.engine.label_models import LABEL_MODELS, LabelModelConfig, choose_label_model
 from pretraining.engine.one_thread import one_thread
@@ -109,8 +109,7 @@ def synthesize_stored(bank: TemplateBank, config: EngineConfig, *, seed: int, in
             sample_appearance(config.appearance, drawn.label_count, sample_generator(seed, index, purpose))
             for purpose in ("view 1", "view 2")
         ]
-        views = torch.stack([_to_bytes(apply_appearance(labels, look)) for look in looks])
-        return StoredPair(labels, views)
+        return StoredPair(labels, _to_bytes(apply_appearances(labels, looks)))
 
 
 @one_thread()
@@ -134,5 +133,5 @@ def vary(stored: StoredPair, config: OnlineConfig, *, seed: int, draw: int) -> P
         return Pair(labels, views / 255) if variation is None else Pair(*apply_online(labels, views, variation))
 
 
-def _to_bytes(view: Tensor) -> Tensor:
-    return view.mul(255).round_().to(torch.uint8)
+def _to_bytes(views: Tensor) -> Tensor:
+    return views.mul(255).round_().to(torch.uint8)

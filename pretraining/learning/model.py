@@ -96,8 +96,8 @@ class ContrastiveModel(nn.Module):
         # The windows' places are drawn on the host, which must not wait for the device; the seed lies on the host.
         moved = move_views(sample, config.max_shift_vox, noise_generator(generator.initial_seed(), "cpu"), config.pose)
         matched = {level: config.local.tap(level) for level in config.local.levels} if self.local else {}
-        features = self.backbone.features(moved.views[:, None], tuple({*self.taps, *matched.values()}))
-        boxes = {level: common_box(moved, level, config.block_label) for level in {*self.levels, *matched}}
+        features = self.backbone.features(moved.views[:, None], tuple(dict.fromkeys((*self.taps, *matched.values()))))
+        boxes = {level: common_box(moved, level, config.block_label) for level in dict.fromkeys((*self.levels, *matched))}
         losses = []
         with torch.autocast(moved.views.device.type, enabled=False):
             for tap, level, head in zip(self.taps, self.levels, self.heads, strict=True):

@@ -11,7 +11,7 @@ import torch
 
 from pretraining.backbone.unet import UNetConfig
 from pretraining.engine import synthesis
-from pretraining.engine.appearance import apply_appearance, sample_appearance
+from pretraining.engine.appearance import apply_appearances, sample_appearance
 from pretraining.engine.label_models import LABEL_MODELS
 from pretraining.engine.online import apply_online, sample_online
 from pretraining.engine.seeds import sample_generator
@@ -37,8 +37,7 @@ def launches_of_samples(*, triton: bool) -> Counter[str]:
     with counted_launches(triton=triton) as launches, torch.no_grad():
         for ensemble, looks, variation in drawn:
             labels = LABEL_MODELS["ensemble"].render(ensemble, bank, "cuda")
-            views = torch.stack([synthesis._to_bytes(apply_appearance(labels, look)) for look in looks])
-            apply_online(labels, views, variation)
+            apply_online(labels, synthesis._to_bytes(apply_appearances(labels, looks)), variation)
     return launches.by_file
 
 

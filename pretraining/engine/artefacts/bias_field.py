@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Literal
@@ -59,15 +60,22 @@ def sample_bias_field(config: BiasFieldConfig, generator: Generator) -> BiasFiel
 
 def apply_bias_field(volume: Tensor, params: BiasField) -> Tensor:
     """Multiply (X, Y, Z) by exp(sum of c_ijk B_i(x) B_j(y) B_k(z)), each axis running from -1 to 1."""
-    n = params.degree + 1
-    cube = np.zeros((n, n, n))
-    for degrees, coefficient in zip(term_degrees(params.degree), params.coefficients, strict=True):
-        cube[degrees] = coefficient
-    along_x, along_y, along_z = (BASES[params.basis](np.linspace(-1, 1, size), params.degree) for size in volume.shape)
+    return apply_bias_fields(volume[None], [params])[0]
+
+
+def apply_bias_fields(volumes: Tensor, params: Sequence[BiasField]) -> Tensor:
+    """:func:`apply_bias_field` of several volumes (V, X, Y, Z), each with its own coefficients of the same basis and degree."""
+    degree, basis = params[0].degree, BASES[params[0].basis]
+    cubes = np.zeros((len(params), *(degree + 1,) * 3))
+    for cube, each in zip(cubes, params, strict=True):
+        for degrees, coefficient in zip(term_degrees(degree), each.coefficients, strict=True):
+            cube[degrees] = coefficient
+    along_x, along_y, along_z = (basis(np.linspace(-1, 1, size), degree) for size in volumes.shape[1:])
     # One plane per power of z; few enough to be added one by one.
-    planes = upload(np.einsum("ijk,xi,yj->kxy", cube, along_x, along_y).astype(np.float32), volume.device)
-    along_z = upload(along_z.T.astype(np.float32), volume.device)
-    field = planes[0, :, :, None] * along_z[0]
+    planes = np.stack([np.einsum("ijk,xi,yj->kxy", cube, along_x, along_y) for cube in cubes], axis=1)
+    planes = upload(planes.astype(np.float32), volumes.device)
+    along_z = upload(along_z.T.astype(np.float32), volumes.device)
+    field = planes[0, ..., None] * along_z[0]
     for plane, powers in zip(planes[1:], along_z[1:], strict=True):
         field.addcmul_(plane[..., None], powers)
-    return field.exp_().mul_(volume)
+    return field.exp_().mul_(volumes)

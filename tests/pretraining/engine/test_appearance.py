@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from pretraining.engine import appearance
 from pretraining.engine.appearance import AppearanceConfig, apply_appearance, min_max, sample_appearance
+from pretraining.engine.artefacts.bias_field import BiasFieldConfig
 from pretraining.engine.mixture import MixtureConfig, apply_mixture, sample_mixture
 from pretraining.engine.online import OnlineConfig, apply_online, sample_online
 from pretraining.engine.seeds import sample_generator
@@ -50,8 +52,22 @@ def test_views_fill_the_unit_range(index):
     assert torch.equal(view, apply_appearance(LABELS, params))
 
 
-def test_a_constant_volume_becomes_zero():
-    assert not min_max(torch.full((3, 4, 5), 7.0)).any()
+@pytest.mark.parametrize("bias", [1.0, 0.5])
+def test_views_made_together_are_those_made_alone(bias):
+    """As on a GPU, where what all views share is done at once."""
+    config = AppearanceConfig(bias_field=BiasFieldConfig(probability=bias))
+    for index in range(6):
+        looks = [sample_appearance(config, 6, sample_generator(index, view)) for view in range(2)]
+        together = appearance._apply_together(LABELS, looks)
+        assert torch.equal(together, appearance.apply_appearances(LABELS, looks))
+        assert torch.equal(together, torch.stack([apply_appearance(LABELS, look) for look in looks]))
+
+
+def test_volumes_are_scaled_each_by_its_own_range():
+    volumes = torch.stack([torch.full((3, 4, 5), 7.0), torch.arange(60.0).view(3, 4, 5), torch.arange(60.0).view(3, 4, 5) / 3 - 9])
+    scaled = min_max(volumes)
+    assert not scaled[0].any() and scaled[1:].amin() == 0 and scaled[1:].amax() == 1
+    assert torch.equal(scaled, torch.stack([min_max(volume) for volume in volumes]))
 
 
 def test_a_volume_of_nothing_but_black_background_stays_finite():

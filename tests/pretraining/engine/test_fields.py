@@ -1,10 +1,12 @@
 """Smooth noise: linear upsampling of coarse Gaussian grids, from its parameters alone."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from pretraining.engine.fields import SmoothNoise, sample_smooth_noise, smooth_noise
+from pretraining.engine.fields import SmoothNoise, sample_smooth_noise, smooth_noise, smooth_noises
 from pretraining.engine.seeds import noise_generator, sample_generator
 
 SHAPE = (20, 33, 17)
@@ -27,6 +29,22 @@ def test_equals_trilinear_interpolation_of_each_grid():
         coarse = torch.randn(2, *nodes, generator=generator) * std
         expected += F.interpolate(coarse[None], SHAPE, mode="trilinear", align_corners=True)[0]
     torch.testing.assert_close(smooth_noise(SHAPE, params, channels=2), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_fields_made_together_are_as_those_made_alone():
+    """As on a device, where the nodes of all scales come from one draw."""
+    both = [
+        SmoothNoise(scales_vox=(4.0, 9.5, 40.0), stds=stds, noise_seed=seed) for stds, seed in [((1.0, 0.5, 2.0), 11), ((3.0, 0, 1), 12)]
+    ]
+    found = smooth_noises(SHAPE, both, channels=2, device="cpu")
+    for field, params in zip(found, both, strict=True):
+        drawn = torch.randn(2 * (5 * 9 * 5 + 3 * 4 * 2 + 1), generator=noise_generator(params.noise_seed, "cpu"))
+        expected = torch.zeros(2, *SHAPE)
+        for std, nodes in zip(params.stds, [(5, 9, 5), (3, 4, 2), (1, 1, 1)], strict=True):
+            coarse, drawn = drawn.tensor_split([2 * math.prod(nodes)])
+            expected += F.interpolate(coarse.view(1, 2, *nodes) * std, SHAPE, mode="trilinear", align_corners=True)[0]
+        torch.testing.assert_close(field, expected, atol=1e-5, rtol=1e-5)
+        assert torch.equal(field, smooth_noises(SHAPE, [params], channels=2, device="cpu")[0])
 
 
 def test_stds_are_drawn_per_scale_within_their_range():
