@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from math import isnan, nan
 from pathlib import Path
 
@@ -15,7 +14,8 @@ import SimpleITK as sitk
 
 from nnunet_anatomix.evaluation import bootstrap_std, subject_means
 from nnunet_anatomix.registration.metrics import dice_by_label, hd95_mm_by_label
-from pretraining.atomic import write_text, written_whole
+from pretraining.atomic import write_text
+from pretraining.common.tables import markdown_table, write_records
 from pretraining.engine.label_files import is_label_file, label_map, stem
 from pretraining.errors import InputError
 from pretraining.imaging.rejection import Rejected
@@ -72,10 +72,7 @@ def evaluate_segmentation(predictions: Path, truth: Path, *, out: Path) -> str:
     if unused:
         log.warning("%d truths without a prediction are left out: %s", len(unused), ", ".join(unused))
     text = markdown(scores)
-    with written_whole(out / "cases.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(CaseScore)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(score) | {"dice": f"{score.dice:.6g}", "hd95_mm": f"{score.hd95_mm:.6g}"} for score in scores)
+    write_records(out / "cases.csv", CaseScore, scores)
     write_text(out / "table.md", text)
     return text
 
@@ -111,14 +108,14 @@ def score_case(
 
 def markdown(scores: Sequence[CaseScore]) -> str:
     """The table: a line a label, and their mean."""
-    lines = [["label", "cases", "Dice (std)", "HD95, mm (std)", "on one side only"], ["---"] * 5]
+    lines = []
     labels = list(dict.fromkeys(score.label for score in scores))
     for name in (*labels, "mean"):
         mine = [score for score in scores if name in (score.label, "mean") and not isnan(score.dice)]
         cases = {score.case for score in mine}
         missed = sum(isnan(score.hd95_mm) for score in mine)
         lines.append([name, str(len(cases)), _cell(mine, "dice", 3), _cell(mine, "hd95_mm", 2), str(missed)])
-    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    table = markdown_table(["label", "cases", "Dice (std)", "HD95, mm (std)", "on one side only"], lines)
     said = "Means over cases, in brackets their std bootstrapped over the cases; HD95 where both truth and prediction have the label"
     return f"{said}\n\n{table}"
 

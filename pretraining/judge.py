@@ -24,6 +24,7 @@ from pretraining.atomic import write_text
 from pretraining.backbone.unet import UNet
 from pretraining.backbone.weights import Weights
 from pretraining.common.finite import require_finite
+from pretraining.common.tables import markdown_table
 from pretraining.correspondence import nearest_rate, separation, similarity
 from pretraining.engine.seeds import sample_generator
 from pretraining.engine.shapes import procedural_bank
@@ -221,12 +222,8 @@ def table(scores: Iterable[Score], samples: Mapping[str, float] | None = None) -
         columns |= dict.fromkeys(samples)
         about = ("synthetic samples", "view 1 → view 2", "moved", "the same voxel", "for choosing", f"{1 / CANDIDATES:.3f}")
         rows[about] = {name: f"– / – / {rate:.3f}" for name, rate in samples.items()}
-    lines = [("images", "pair", "frame", "nearest neighbour", "use", "chance", *columns)]
-    lines += [(*row, *(cells.get(column, "–") for column in columns)) for row, cells in rows.items()]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    written = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines]
-    written.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(written)
+    header = ("images", "pair", "frame", "nearest neighbour", "use", "chance", *columns)
+    return markdown_table(header, ((*row, *(cells.get(column, "–") for column in columns)) for row, cells in rows.items()))
 
 
 def judge_weights(

@@ -6,16 +6,16 @@ cases. What a case was made from is noted in ``DST/delivered/CASE.json``, writte
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_anatomix.clinical.volumes import StructureVolume, write_volumes
-from pretraining.atomic import write_text, written_whole
+from nnunet_anatomix.clinical.volumes import StructureVolume
+from pretraining.atomic import write_text
 from pretraining.common.fingerprint import file_sha256
+from pretraining.common.tables import write_csv, write_records
 
 SEGMENTATIONS, NIFTI, OVERVIEWS, DELIVERED = "segmentations", "nifti", "overviews", "delivered"
 PLACES = {SEGMENTATIONS: ".dcm", NIFTI: ".nii.gz", OVERVIEWS: ".png"}
@@ -87,14 +87,11 @@ def write_tables(destination: Path, failed: Mapping[str, str]) -> None:
     """
     paths = sorted((destination / DELIVERED).glob("*.json"), key=lambda path: (len(path.name), path.name))
     records = {path.stem: record for path in paths if (record := read_record(destination, path.stem))}
-    write_volumes(destination / VOLUMES, (volume for record in records.values() for volume in record.volumes))
+    write_records(destination / VOLUMES, StructureVolume, (volume for record in records.values() for volume in record.volumes))
     rows = {case: [case, "delivered", "; ".join(record.notes), " ".join(record.files)] for case, record in records.items()}
     for case, why in failed.items():  # with the files of an earlier delivery of the same prediction, if there was one
         rows[case] = [case, "failed", why, " ".join(records[case].files) if case in records else ""]
-    with written_whole(destination / TABLE) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["case", "status", "notes", "files"])
-        writer.writerows(rows.values())
+    write_csv(destination / TABLE, ["case", "status", "notes", "files"], rows.values())
 
 
 def _file(destination: Path, case: str) -> Path:

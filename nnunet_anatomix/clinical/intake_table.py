@@ -6,8 +6,6 @@ unless a folder or a description holds them.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from nnunet_anatomix.clinical.series import Series
 from nnunet_anatomix.clinical.suitability import orientation
 from nnunet_anatomix.clinical.walk import Stray
 from pretraining.atomic import write_text
+from pretraining.common.tables import csv_text
 
 TABLE_FILE = "intake.csv"
 TAKEN, WAITING, NOT_TAKEN = "yes", "waiting", "no"
@@ -76,11 +75,7 @@ def table_text(found: Mapping[int, Series], decided: Mapping[int, Row], strays: 
         }
         for (folder, reason), names in sorted(grouped.items())
     ]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({column: _harmless(value) for column, value in row.items()} for row in rows)
-    return text.getvalue()
+    return csv_text(COLUMNS, ([_harmless(row.get(column, "")) for column in COLUMNS] for row in rows))
 
 
 def write_table(destination: Path, text: str) -> None:

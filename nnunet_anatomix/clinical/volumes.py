@@ -1,18 +1,14 @@
-"""Volumes of structures, as a table."""
+"""Volumes of structures."""
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 
 from nnunet_anatomix.clinical.sources import Grid
 from nnunet_anatomix.clinical.structures import Structures
-from pretraining.atomic import written_whole
 
 _MM3_PER_ML = 1000.0
 
@@ -51,11 +47,3 @@ def measured_volumes(case: str, labels: np.ndarray, structures: Structures, grid
         )
         for structure in structures.all
     ]
-
-
-def write_volumes(path: Path, volumes: Iterable[StructureVolume]) -> None:
-    """Write the table, whole or not at all."""
-    with written_whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(StructureVolume)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(volume) | {"volume_ml": f"{volume.volume_ml:.6g}"} for volume in volumes)

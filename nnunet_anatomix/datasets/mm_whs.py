@@ -13,8 +13,6 @@ spine) are not public.
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +22,7 @@ from nnunet_anatomix.datasets.case_files import ENDING, checked_label
 from nnunet_anatomix.datasets.claim import claimed, files_digest
 from nnunet_anatomix.datasets.layout import SourceCase, files_by_case, labelled_cases, require_count, require_folder
 from nnunet_anatomix.datasets.registration_pairs import PairRow, PairSettings, write_pairs
-from pretraining.atomic import write_text
+from pretraining.common.tables import write_csv
 from pretraining.errors import InputError
 from pretraining.imaging.scans import checked_scan, read_image
 from pretraining.imaging.writing import write_image
@@ -83,13 +81,12 @@ def prepare_pairs(source: Path, out: Path, *, partial: bool = False, weights: st
         reference = folder / f"reference{ENDING}"
         if not reference.is_file():
             write_image(reference, reference_grid(checked_scan(read_image(cases["ct"][0].image, _TITLE), _TITLE)))
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["name", "scan", "labels", "group", "clip"])
-        for modality, window in (("ct", "{:g} {:g}".format(*CT_WINDOW_HU)), ("mr", "")):
-            for case in cases[modality]:
-                writer.writerow([case.name, str(case.image.resolve()), f"own_labels/{case.name}{ENDING}", modality, window])
-        write_text(folder / "scans.csv", text.getvalue())
+        scans = [
+            [case.name, case.image.resolve(), f"own_labels/{case.name}{ENDING}", modality, window]
+            for modality, window in (("ct", "{:g} {:g}".format(*CT_WINDOW_HU)), ("mr", ""))
+            for case in cases[modality]
+        ]
+        write_csv(folder / "scans.csv", ["name", "scan", "labels", "group", "clip"], scans)
         aligned = folder / "aligned"
         align(folder / "scans.csv", aligned, atlas=reference, weights=weights, atlas_clip=CT_WINDOW_HU, device=device)
         for case in everything:

@@ -7,14 +7,13 @@ Registration_NAME/pairs.json                   intensity windows and start, writ
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pretraining.atomic import write_text
+from pretraining.common.tables import write_csv
 from pretraining.config import read_json
 from pretraining.errors import InputError
 
@@ -50,12 +49,8 @@ class PairRow:
 def write_pairs(folder: Path, settings: PairSettings, validation: Sequence[PairRow], test: Sequence[PairRow]) -> None:
     """Write both CSV files and, last, the settings; each whole or not at all."""
     for part, rows in zip(PARTS, (validation, test), strict=True):
-        text = io.StringIO()
         columns = [name for name in PairRow.__dataclass_fields__ if any(getattr(row, name) for row in rows)]
-        writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
-        write_text(folder / f"{part}.csv", text.getvalue())
+        write_csv(folder / f"{part}.csv", columns, ([getattr(row, name) for name in columns] for row in rows))
     write_text(folder / PAIRS_FILE, json.dumps(asdict(settings), indent=1) + "\n")
 
 

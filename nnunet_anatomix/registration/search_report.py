@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 
 from nnunet_anatomix.registration.search_grid import Combination
 from pretraining.atomic import write_text, written_whole
+from pretraining.common.tables import csv_text, markdown_table, write_csv
 from pretraining.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -92,12 +92,11 @@ def appended(path: Path) -> Iterator[Callable[[ResultRow], None]]:
     """Yield what appends a row to a file that :func:`read_rows` has read; every row is on disk before the next is computed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(_COLUMNS), lineterminator="\n")
         if file.tell() == 0:
-            writer.writeheader()
+            file.write(csv_text(list(_COLUMNS), []))
 
         def append(row: ResultRow) -> None:
-            writer.writerow(asdict(row))
+            file.write(csv_text([], [asdict(row).values()], digits=None))
             file.flush()
             os.fsync(file.fileno())
 
@@ -208,7 +207,7 @@ def markdown(summaries: Sequence[MethodSummary]) -> str:
     bound = f"{100 * MAX_FOLDED_SHARE:g} %"
     header = ["method", "Dice before", "Dice", "folds, %"]
     header += ["best λ", "grid spacing", "reach", "Adam spacing", "its Dice", "its folds, %"]
-    lines = [header, ["---"] * len(header)]
+    lines = []
     for one in summaries:
         statistics = [
             f"{one.dice_before:.3f}",
@@ -219,7 +218,7 @@ def markdown(summaries: Sequence[MethodSummary]) -> str:
         if one.best:
             best = [*(f"{value:g}" for value in one.best.combination), f"{one.best.dice:.3f}", f"{100 * one.best.folded_share:.3f}"]
         lines.append([one.method, *statistics, *best])
-    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    table = markdown_table(header, lines)
     numbers = f"pairs ({summaries[0].pairs}) and combinations of settings ({summaries[0].combinations})"
     said = f"Means over {numbers} ± std over combinations, as in Table 4; best has most Dice among those that fold less than {bound}"
     return f"{said}\n\n{table}"
@@ -263,12 +262,7 @@ def draw_sweep(out: Path, rows: Sequence[ResultRow]) -> None:
 
 
 def _write_csv(path: Path, summaries: Sequence[MethodSummary]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     columns = [field.name for field in fields(MethodSummary) if field.name != "best"]
-    writer.writerow([*columns, *(f"best_{name}" for name in (*Combination._fields, "dice", "folded_share"))])
-    for one in summaries:
-        best = [*one.best.combination, one.best.dice, one.best.folded_share] if one.best else [""] * 6
-        values = [*(getattr(one, name) for name in columns), *best]
-        writer.writerow([f"{value:.6g}" if isinstance(value, float) else value for value in values])
-    write_text(path, text.getvalue())
+    best_of = {one.method: [*one.best.combination, one.best.dice, one.best.folded_share] if one.best else [None] * 6 for one in summaries}
+    rows = ([*(getattr(one, name) for name in columns), *best_of[one.method]] for one in summaries)
+    write_csv(path, [*columns, *(f"best_{name}" for name in (*Combination._fields, "dice", "folded_share"))], rows)

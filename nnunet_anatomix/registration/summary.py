@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from math import isfinite, nan
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import numpy as np
 
 from nnunet_anatomix.evaluation import bootstrap_interval, bootstrap_std
 from pretraining.atomic import write_text, written_whole
+from pretraining.common.tables import markdown_table, write_records
 from pretraining.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -194,8 +193,8 @@ def write_summary(folder: Path, out: Path | None = None) -> str:
     pairs = read_registrations(folder)
     rows, summaries = [pair_row(pair) for pair in pairs], summarize(pairs)
     text = markdown(summaries)
-    _write_csv(out / "pairs.csv", rows)
-    _write_csv(out / "summary.csv", summaries)
+    write_records(out / "pairs.csv", PairRow, rows)
+    write_records(out / "summary.csv", MethodRow, summaries)
     write_text(out / "summary.md", text)
     if any(isfinite(row.dice) for row in rows):
         draw_dice(out / "dice.png", rows)
@@ -217,8 +216,7 @@ def markdown(summaries: Sequence[MethodRow]) -> str:
         "inverse error, mm": lambda one: _cell(one.inverse_error_mm, 3),
         "seconds": lambda one: _cell(one.seconds, 1),
     }
-    lines = [columns, ["---"] * len(columns), *([cell(one) for cell in columns.values()] for one in summaries)]
-    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    table = markdown_table(list(columns), [[cell(one) for cell in columns.values()] for one in summaries])
     said = (
         "Means over pairs: of a pair's mean over its labels, and of the median over its landmarks; std and interval by bootstrap over pairs"
     )
@@ -257,12 +255,3 @@ def draw_dice(out: Path, rows: Sequence[PairRow]) -> None:
     axis.legend()
     with written_whole(out) as partial:
         figure.savefig(partial, format="png", dpi=150)
-
-
-def _write_csv(path: Path, rows: Sequence[PairRow] | Sequence[MethodRow]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(rows[0])], lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in asdict(row).items()})
-    write_text(path, text.getvalue())

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Collection
 from pathlib import Path
 
 from nnunet_anatomix.reproduce.plan import Cell, Table
 from pretraining.atomic import write_text
+from pretraining.common.tables import markdown_table, write_csv
 
 _NOTHING = "–"
 
@@ -27,11 +26,8 @@ def write_report(table: Table, out: Path, finished: Collection[str]) -> str:
     ours = [_ours(cell, finished) for cell in table.cells]
     text = markdown(table, ours)
     write_text(out / f"{table.name}.md", text)
-    lines = io.StringIO()
-    writer = csv.writer(lines, lineterminator="\n")
-    writer.writerow(["row", "column", "paper", "ours", "why_not"])
-    writer.writerows([cell.row, cell.column, cell.paper, number, cell.why_not] for cell, number in zip(table.cells, ours, strict=True))
-    write_text(out / f"{table.name}.csv", lines.getvalue())
+    rows = ([cell.row, cell.column, cell.paper, number, cell.why_not] for cell, number in zip(table.cells, ours, strict=True))
+    write_csv(out / f"{table.name}.csv", ["row", "column", "paper", "ours", "why_not"], rows)
     return text
 
 
@@ -41,9 +37,7 @@ def markdown(table: Table, ours: list[str]) -> str:
     cells = {
         (cell.row, cell.column): f"{number or _NOTHING} [{cell.paper or _NOTHING}]" for cell, number in zip(table.cells, ours, strict=True)
     }
-    lines = [["", *columns], ["---"] * (len(columns) + 1)]
-    lines += [[row, *(cells.get((row, column), _NOTHING) for column in columns)] for row in rows]
-    grid = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    grid = markdown_table(["", *columns], [[row, *(cells.get((row, column), _NOTHING) for column in columns)] for row in rows])
     reasons: dict[str, list[Cell]] = {}
     for cell in table.cells:
         if cell.why_not:

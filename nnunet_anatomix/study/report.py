@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy as np
 from nnunet_anatomix.evaluation import CaseDice, bootstrap_std, subject_means
 from nnunet_anatomix.study.runs import Run
 from pretraining.atomic import write_text, written_whole
+from pretraining.common.tables import markdown_table, write_csv, write_records
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ def rows_of(run: Run, dice: Iterable[CaseDice]) -> list[Row]:
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """Write rows as CSV, whole or not at all."""
-    _write_csv(path, [field.name for field in fields(Row)], [[*asdict(row).values()] for row in rows])
+    write_records(path, Row, rows)
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -94,7 +94,7 @@ def write_report(out: Path, rows: Sequence[Row], title: str) -> str:
     text = markdown(summaries, title, subjects=len(_different(rows, "case")))
     write_rows(out / "cases.csv", rows)
     columns = ["start", "shots", "dice", "std", *(f"seed_{seed}" for seed in _different(rows, "seed")), *_different(rows, "label")]
-    _write_csv(
+    write_csv(
         out / "table.csv",
         columns,
         [
@@ -114,7 +114,7 @@ def markdown(summaries: Sequence[Summary], title: str, *, subjects: int) -> str:
     """The table: the best mean of every number of shots is bold, the second is underlined."""
     labels = list(dict.fromkeys(label for one in summaries for label in one.by_label))
     header = ["shots", "start", "Dice", "each seed", *labels]
-    lines = [header, ["---"] * len(header)]
+    lines = []
     for one in summaries:
         ranked = sorted((other.dice for other in summaries if other.shots == one.shots), reverse=True)
         mean = f"{one.dice:.3f}"
@@ -124,7 +124,7 @@ def markdown(summaries: Sequence[Summary], title: str, *, subjects: int) -> str:
         lines.append(
             [str(one.shots), one.start, f"{mean} ({one.std:.3f})", seeds, *(f"{one.by_label.get(label, np.nan):.3f}" for label in labels)]
         )
-    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    table = markdown_table(header, lines)
     return f"{title}; mean Dice of {subjects} scans never trained on, in brackets its std bootstrapped over the scans\n\n{table}"
 
 
@@ -168,11 +168,3 @@ def _subjects(rows: Sequence[Row]) -> np.ndarray:
 
 def _different(rows: Sequence[Row], column: str) -> list:
     return list(dict.fromkeys(getattr(row, column) for row in rows))
-
-
-def _write_csv(path: Path, columns: Sequence[str], lines: Iterable[Sequence[object]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([round(value, 4) if isinstance(value, float) else value for value in line] for line in lines)
-    write_text(path, text.getvalue())

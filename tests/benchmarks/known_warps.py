@@ -26,6 +26,7 @@ from nnunet_anatomix.registration.metrics import dice_by_label, folded_share
 from nnunet_anatomix.registration.register import RegistrationConfig, register
 from nnunet_anatomix.registration.warp import image_tensor, resampled, tensor_image, warped
 from pretraining.backbone.weights import find_weights, load_weights
+from pretraining.common.tables import csv_text, markdown_table
 from pretraining.precision import has_bf16_units
 
 MAX_MM = 12.0
@@ -127,7 +128,7 @@ def read_rows(path: Path) -> list[dict]:
 def table(rows: list[dict]) -> str:
     """A row a pair, a column a method: mean over seeds of the median error, mm / Dice."""
     methods = [method for method in METHODS if any(row["method"] == method for row in rows)]
-    lines = [["pair", "before", *methods], ["---"] * (2 + len(methods))]
+    lines = []
     for pair in dict.fromkeys(row["pair"] for row in rows):
         mine = [row for row in rows if row["pair"] == pair]
 
@@ -141,7 +142,7 @@ def table(rows: list[dict]) -> str:
             [pair, mean("tre_before_mm", "dice_before", list({row["seed"]: row for row in mine}.values()))]
             + [mean("tre_mm", "dice", [row for row in mine if row["method"] == method]) for method in methods]
         )
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(["pair", "before", *methods], lines)
 
 
 def main() -> None:
@@ -163,10 +164,7 @@ def main() -> None:
                     continue
                 row = scored(*pair, seed, method, weights)
                 with arguments.out.open("a", newline="") as file:
-                    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-                    if not rows:
-                        writer.writeheader()
-                    writer.writerow(row)
+                    file.write(csv_text([] if rows else COLUMNS, [[row[column] for column in COLUMNS]], digits=None))
                 logging.info("%s", row)
     logging.info("%s", table(read_rows(arguments.out)))
 

@@ -118,7 +118,7 @@ def test_a_sweep_goes_on_where_it_was(run, fails, tmp_path, preset):
     start = (*start, "--preset", preset, "--minutes", 0.005, "--device", "cpu")
     run(*start)
     before = (tmp_path / "sweep" / "table.md").read_text()
-    assert "| base |" in before and "| faster |" in before
+    assert "| base " in before and "| faster " in before
     (tmp_path / "sweep" / "base" / "result.json").unlink()
     run(*start)
     assert (tmp_path / "sweep" / "table.md").read_text().splitlines()[0] == before.splitlines()[0]

@@ -34,8 +34,8 @@ def test_what_fails_is_listed_and_the_others_are_done(tmp_path):
     asked = []
     outcome = run_batch(ITEMS, failing("bd", asked), noun="scan", failures=tmp_path)
     assert asked == list("abcd") and (outcome.done, set(outcome.failed)) == (2, {"b", "d"})
-    assert listed(tmp_path) == {"b": "b: no scan, but a thesis", "d": "d: no scan, but a thesis"}
-    with pytest.raises(CommandFailed, match=rf"2 of 4 scans failed \(all in {tmp_path}/{FAILURES}\): b: b: no scan, but a thesis; d: "):
+    assert listed(tmp_path) == {"b": "no scan, but a thesis", "d": "no scan, but a thesis"}
+    with pytest.raises(CommandFailed, match=rf"2 of 4 scans failed \(all in {tmp_path}/{FAILURES}\): b: no scan, but a thesis; d: "):
         outcome.require_all("scans", see=tmp_path / FAILURES)
 
 
