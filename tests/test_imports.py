@@ -58,7 +58,8 @@ def test_torchrun_and_synthesize_run_where_nnunet_is_not_importable(tmp_path):
     runs("pretraining", "templates", "--source", "procedural:8", "--out", bank)
     runs("pretraining", "synthesize", "--templates", bank, "--out", tmp_path / "store", "--count", 2, "--workers", 1, "--engine.side", 16)
     torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", "pretraining", "train", "--device", "cpu")
-    size = ("--steps", 1, "--label-maps", 2, "--validation-pairs", 1, "--engine.side", 16, "--backbone.poolings", 2, "--backbone.width", 2)
+    size = ("--steps", 1, "--label-maps", 2, "--validation-pairs", 1, "--engine.side", 16, "--objective.contrastive.max-shift-vox", 0)
+    size = (*size, "--backbone.poolings", 2, "--backbone.width", 2)
     runs(*torchrun, "--templates", bank, "--out", tmp_path / "run", "--workers", 0, *size)
     assert (tmp_path / "run" / "checkpoint.pt").is_file()
 
