@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
-from pretraining.backbone import convolutions
+from pretraining.backbone import convolutions, subpixel
 from pretraining.backbone.convolutions import SkipConv3x3x3
 from pretraining.backbone.subpixel import add_upsampled_convolution, interleaved
 
@@ -48,7 +48,12 @@ def gradients(found: Tensor, *of: Tensor) -> tuple[Tensor, ...]:
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("shape", [(3, 2, 4), (1, 1, 2)])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_equals_the_plain_convolution(layout, padding, bias, shape, dtype):
+@pytest.mark.parametrize("in_rows", [True, False])
+def test_equals_the_plain_convolution(layout, padding, bias, shape, dtype, in_rows, monkeypatch):
+    """By rows, as on a CPU (whose convolutions of doubles are not channels-last), and all at once, as on a GPU."""
+    if not in_rows:
+        monkeypatch.setattr(subpixel, "_AddRows", None)
+        monkeypatch.setattr(subpixel, "layout_of", lambda x: torch.contiguous_format)
     skip, below, conv = example(layout, dtype, shape, padding=padding, bias=bias)
     found, expected = conv(skip, below), plain(skip, below, conv)
     exact = {"rtol": 1e-12, "atol": 1e-13} if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-5}
