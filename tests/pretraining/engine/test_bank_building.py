@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -226,6 +227,8 @@ def test_a_full_disk_is_one_line_and_the_older_bank_stays(tmp_path, monkeypatch,
     older, synced, usual = bank.read_bytes(), [], os.fsync
 
     def fsync(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):  # a folder whose file was renamed
+            return
         if len(synced) == room_for:  # five subjects, then the bank
             raise OSError(code, os.strerror(code))
         synced.append(handle)
@@ -268,7 +271,7 @@ def test_one_bad_file_among_many_and_a_report_that_names_them_all(tmp_path, capl
     assert report.template_count == 2 and len(report.rejected) == SHOWN_PROBLEMS + 16  # labels.json once, not for each file
     assert caplog.text.count("not used: ") == SHOWN_PROBLEMS and "16 more are not used" in caplog.text
     text = (tmp_path / "a.bank.report.txt").read_text()
-    assert all(f"bad{i:02d}.nrrd: expected labels, found NaN" in text for i in range(SHOWN_PROBLEMS + 15))
+    assert all(f"bad{i:02d}.nrrd: 1 voxel is NaN on disk" in text for i in range(SHOWN_PROBLEMS + 15))
     summary = report.summary()
     assert len(summary.splitlines()) < 20 and "... and 26 more" in summary and "36 not usable" in summary
 

@@ -92,7 +92,7 @@ def test_every_unusable_file_and_organ_is_named(tmp_path):
     content = read(tmp_path)
     assert list(content.masks) == ["liver"]
     found = reasons(content)
-    assert found["spleen.nii.gz"] == "the mask is empty" and "not whole" in found["scan.nii.gz"] and "unreadable" in found["heart.nii.gz"]
+    assert found["spleen.nii.gz"] == "the mask is empty" and "not whole" in found["scan.nii.gz"] and "damaged" in found["heart.nii.gz"]
     assert "(16, 14, 13) differs from (16, 14, 12)" in found["aorta.nii.gz"]
     assert found["ts s1: gallbladder"] == "1 voxels at 1.5 mm, fewer than 8"
     assert sorted(line.kind for line in content.rejected) == ["empty", "small", "unusable", "unusable", "unusable"]
