@@ -1,5 +1,6 @@
 # make demo   makes the environment if there is none, then a few-shot segmentation from nothing, with pictures
 # make test   the whole suite (slow tests: make test-slow)
+# make types  annotations, checked by mypy
 # make coverage   the suite again, with the lines and branches that no test reaches: a table, and pages in htmlcov/
 # make docs   the site, in docs/_build/html; warnings are errors
 # make pictures [TEMPLATES=BANK]   the pages of docs/gallery.md
@@ -8,7 +9,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo docs pictures test test-slow coverage benchmark lint format clean
+.PHONY: demo docs pictures test test-slow types coverage benchmark lint format clean
 
 demo: $(STAMP)
 	$(BIN)/nnunet-anatomix demo --out demo
@@ -25,6 +26,9 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+types: $(STAMP)
+	$(BIN)/mypy
 
 coverage: $(STAMP)
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-report=html

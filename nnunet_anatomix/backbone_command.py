@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
+
+if TYPE_CHECKING:
+    from pretraining.backbone.unet import UNetConfig
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +33,7 @@ def backbone(checkpoint: Annotated[Path, tyro.conf.Positional], out: Path) -> No
     log.info("%s holds the backbone of %s, sha256 %s", out, checkpoint, sha256)
 
 
-def _read(path: Path) -> tuple[dict, object, dict]:
+def _read(path: Path) -> tuple[dict, UNetConfig, dict]:
     """Tensors of the backbone, its architecture, and a card."""
     import torch
 

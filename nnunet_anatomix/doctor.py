@@ -104,8 +104,9 @@ def _folders() -> Iterator[Finding]:
         folder = Path(value)
         if not folder.is_dir():
             # nnU-Net makes folders for what it writes, not for what it reads.
-            level, advice = ("problem", f"correct {variable}") if variable == "nnUNet_raw" else ("warning", "nnU-Net will make it")
-            yield Finding(level, f"{variable}={value} does not exist", advice)
+            missing = f"{variable}={value} does not exist"
+            read = variable == "nnUNet_raw"
+            yield Finding("problem", missing, f"correct {variable}") if read else Finding("warning", missing, "nnU-Net will make it")
             continue
         if not os.access(folder, os.R_OK | os.X_OK):
             yield Finding("problem", f"{variable}={value} cannot be read", "change its permissions")

@@ -38,6 +38,7 @@ def draw_features(path: str | Path, image: sitk.Image, features: Tensor, *, clip
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     volume, features, spacing_mm = _oriented(image, features)
     foreground = _foreground(volume)
@@ -54,9 +55,9 @@ def draw_features(path: str | Path, image: sitk.Image, features: Tensor, *, clip
     heights = [max(extents[down], extents.max() / 8) for (_, down), _ in VIEWS.values()]
     width = max(extents[right] for (right, _), _ in VIEWS.values())
     inches, columns = 2.2 / width, 2 + len(shown)
-    figure = Figure(figsize=(columns * 2.25, sum(heights) * inches + 0.5), layout="constrained", facecolor="black")
+    layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    figure = Figure(figsize=(columns * 2.25, sum(heights) * inches + 0.5), layout=layout, facecolor="black")
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     rows = figure.subplots(len(VIEWS), columns, gridspec_kw={"height_ratios": heights}, squeeze=False)
     for row, (view, (axes, _)) in zip(rows, VIEWS.items(), strict=True):
         across = ({0, 1, 2} - set(axes)).pop()

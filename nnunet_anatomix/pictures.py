@@ -42,6 +42,6 @@ def _colours(*label_maps: np.ndarray) -> list[tuple[float, float, float]]:
     """One colour per label up to the greatest, so that a label looks the same where others are missing."""
     from matplotlib import colormaps
 
-    palette = colormaps["tab10"].colors
+    palette = [colormaps["tab10"](index)[:3] for index in range(10)]
     greatest = max(int(labels.max()) for labels in label_maps)
     return [palette[label % len(palette)] for label in range(max(1, greatest))]

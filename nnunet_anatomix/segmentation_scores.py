@@ -100,8 +100,8 @@ def score_case(
             continue
         (label, *more), its_dice, its_distance = labels, dice, distance
         if more:
-            region = [np.where(np.isin(labelled, labels), label, 0) for labelled in (truth, prediction)]
-            its_dice, its_distance = dice_by_label(*region), hd95_mm_by_label(*region, spacing_mm)
+            true, predicted = (np.where(np.isin(labelled, labels), label, 0) for labelled in (truth, prediction))
+            its_dice, its_distance = dice_by_label(true, predicted), hd95_mm_by_label(true, predicted, spacing_mm)
         scores.append(CaseScore(case=case, label=name, dice=its_dice.get(label, nan), hd95_mm=its_distance.get(label, nan)))
     return scores
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,8 @@ def examples(view: Tensor, labels: Tensor, config: EngineConfig, *, seed: int = 
 
     moved = dataclasses.replace(config.online.geometry, flip_probability=0.0, affine_probability=1.0)
     flipped = dataclasses.replace(config.online.geometry, flip_probability=1.0, affine_probability=0.0)
-    rows = [(name, True, getattr(config.appearance, name), *pair) for name, pair in appearance.ARTEFACTS.items()]
+    rows: list[tuple[str, bool, Any, Callable[..., Any], Callable[..., Tensor]]] = []
+    rows += [(name, True, getattr(config.appearance, name), *pair) for name, pair in appearance.ARTEFACTS.items()]
     rows += [("flip", False, flipped, sample_geometry, geometric), ("affine", False, moved, sample_geometry, geometric)]
     rows += [(name, False, getattr(config.online, name), *pair) for name, pair in online.ARTEFACTS.items()]
     found = []

@@ -219,8 +219,15 @@ def _synthesize(default: TrainConfig) -> Callable[..., None]:
         if executor == "slurm":
             if shard is not None:
                 raise InputError("--shard is for --executor local; a Slurm array makes all of --shards")
-            jobs = {"shares": 8 if shards is None else shards, "workers": 8 if workers is None else workers}
-            submit(request, out, **jobs, minutes=slurm_minutes, partition=slurm_partition, verify=verify)
+            submit(
+                request,
+                out,
+                shares=8 if shards is None else shards,
+                workers=8 if workers is None else workers,
+                minutes=slurm_minutes,
+                partition=slurm_partition,
+                verify=verify,
+            )
         elif shards is not None:
             raise InputError("--shards is for --executor slurm; here, --shard i/K makes one share")
         else:

@@ -36,8 +36,8 @@ def rescaled(image: Tensor, clip: Clip | None = None) -> Tensor:
     As ``image``; a constant one becomes zero where ``clip`` does not say more.
     """
     if clip is None:
-        low, high = image.min(), image.max()
-        return (image - low) / (high - low).clamp_min(torch.finfo(image.dtype).tiny)
+        least, greatest = image.min(), image.max()
+        return (image - least) / (greatest - least).clamp_min(torch.finfo(image.dtype).tiny)
     low, high = clip
     if not -inf < low < high < inf:
         raise InputError(f"expected a clip window of two finite intensities, the lower one first, found {low:g} and {high:g}")

@@ -25,6 +25,7 @@ from pretraining.backbone.unet import UNet
 from pretraining.backbone.weights import Weights
 from pretraining.common.finite import require_finite
 from pretraining.common.tables import markdown_table
+from pretraining.common.triple import triple
 from pretraining.correspondence import nearest_rate, separation, similarity
 from pretraining.engine.seeds import sample_generator
 from pretraining.engine.shapes import procedural_bank
@@ -139,7 +140,7 @@ def _score(name: str, extract: Features, subject: AlignedImages, crossing: Cross
     second = extract(frame.lay(image))
     require_finite(second, f"features {name} of {crossing.second} of {subject.subject}")
     places = torch.stack(torch.unravel_index(subject.voxels, tuple(image.shape)), dim=1)
-    counterparts, inside = frame.places(places, tuple(image.shape))
+    counterparts, inside = frame.places(places, triple(image.shape))
     places, counterparts = places[inside], counterparts[inside]
     cosines = similarity(features_of(first, places), features_of(second, counterparts))
     same = subject.same[inside][:, inside].to(cosines.device)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -88,7 +90,8 @@ def pooled_mind_ssc(image: Tensor, pool: int, *, radius: int = 1, dilation: int 
     thickness = pool * max(1, _AT_ONCE // (pool * image[0].numel()))
     slabs = [(first, min(first + thickness, len(image))) for first in range(0, len(image), thickness)]
     # Twice through the volume: the typical variance must be known before any voxel can be described.
-    typical = sum(distances.of_planes(*slab).mean(dim=0).sum(dtype=torch.float64) for slab in slabs) / image.numel()
+    totals = (distances.of_planes(*slab).mean(dim=0).sum(dtype=torch.float64) for slab in slabs)
+    typical = reduce(torch.add, totals) / image.numel()
     for first, last in slabs:
         if last - first >= pool:
             described = _described(distances.of_planes(first, last), typical.float())

@@ -84,8 +84,12 @@ def _interrupts_ignored() -> Iterator[None]:
 def _end_with_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
+    parent = parent_process()
+    if parent is None:  # not a worker process
+        return
+
     def watch() -> None:
-        parent_process().join()
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

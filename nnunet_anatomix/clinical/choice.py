@@ -101,7 +101,7 @@ def _choose(
             reasons[number].append(series.problem or reason)
             if not (series.problem or reason):
                 fitting.append(number)
-        candidates.append(sorted(fitting, key=lambda number, channel=channel: (rank(found[number], channel), number)))
+        candidates.append([number for _, number in sorted((rank(found[number], channel), number) for number in fitting)])
     case.has_candidates = any(candidates)
     for number, said in reasons.items():
         fits = [channel for channel, reason in zip(channels, said, strict=True) if not reason]
@@ -162,7 +162,7 @@ def lie_together(first: Series, other: Series) -> str:
         return ""
     if first.kind == "dicom" and (not first.frame_uid or first.frame_uid != other.frame_uid):
         return ""
-    if same_grid(first.grid, other.grid):
+    if same_grid(first.placed, other.placed):
         return "grid"
     return "frame" if first.kind == "dicom" else ""
 

@@ -6,11 +6,11 @@ import io
 import math
 import struct
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from pydicom import Dataset, dcmread
-from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.tag import Tag
 from pydicom.uid import UID, ImplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from nnunet_anatomix.clinical.pixel_data import DECODED, pixel_problem
@@ -30,7 +30,7 @@ _USEFUL = (
     "TemporalPositionIdentifier AcquisitionNumber InstanceNumber DiffusionBValue ContrastBolusAgent LossyImageCompression"
 )
 _META = "MediaStorageSOPClassUID MediaStorageSOPInstanceUID TransferSyntaxUID"
-_TAG_OF = {keyword: tag_for_keyword(keyword) for keyword in f"{_ESSENTIAL} {_USEFUL} {_META} SpecificCharacterSet".split()}
+_TAG_OF = {keyword: Tag(keyword) for keyword in f"{_ESSENTIAL} {_USEFUL} {_META} SpecificCharacterSet".split()}
 _READ = list(_TAG_OF.values())
 _BINARY = {"Rows": "H", "Columns": "H", "SamplesPerPixel": "H", "BitsAllocated": "H", "DiffusionBValue": "d"}
 """Keywords whose values are numbers, not text, and how ``struct`` calls their type."""
@@ -118,7 +118,7 @@ def read_slice_header(found: FoundFile, stream: BinaryIO, head: bytes) -> SliceH
     if data_at is None and not series_uid and not values.number("Rows"):
         raise Unusable(DAMAGED)
     syntax = UID(meta.text("TransferSyntaxUID") or ImplicitVRLittleEndian)
-    header = {
+    header: dict[str, Any] = {
         "patient_id": values.text("PatientID"),
         "study_uid": values.text("StudyInstanceUID"),
         "series_uid": series_uid,
@@ -182,12 +182,13 @@ class _Values:
         self._dataset = dataset
         self.damaged: list[str] = []
 
-    def _raw(self, keyword: str) -> RawDataElement | None:
+    def _raw(self, keyword: str) -> tuple[bytes, bool] | None:
+        """The value as it was read, and whether it is little-endian."""
         element = self._dataset.get_item(_TAG_OF[keyword])
         if element is None or not element.value:
             return None
         if isinstance(element, RawDataElement) and isinstance(element.value, bytes):
-            return element
+            return element.value, element.is_little_endian
         self.damaged.append(keyword)  # a sequence, where a value was due
         return None
 
@@ -202,8 +203,8 @@ class _Values:
         element = self._dataset.get_item(_TAG_OF[keyword])
         if isinstance(element, DataElement) and isinstance(element.value, str):  # pydicom itself needed it
             return element.value.strip(" \0")
-        element = self._raw(keyword)
-        return element.value.decode("latin-1").strip(" \0") if element else ""
+        raw = self._raw(keyword)
+        return raw[0].decode("latin-1").strip(" \0") if raw else ""
 
     def texts(self, keyword: str) -> tuple[str, ...]:
         text = self.text(keyword)
@@ -214,14 +215,16 @@ class _Values:
         return numbers[0] if numbers else None
 
     def numbers(self, keyword: str, count: int) -> tuple[float, ...] | None:
-        element = self._raw(keyword)
-        if element is None:
+        raw = self._raw(keyword)
+        if raw is None:
             return None
+        value, is_little_endian = raw
+        numbers: tuple[float, ...]
         try:
             if kind := _BINARY.get(keyword):
-                numbers = struct.unpack(f"{'<' if element.is_little_endian else '>'}{count}{kind}", element.value)
+                numbers = struct.unpack(f"{'<' if is_little_endian else '>'}{count}{kind}", value)
             else:
-                text = element.value.decode("ascii").strip(" \0")
+                text = value.decode("ascii").strip(" \0")
                 if not text:
                     return None
                 numbers = tuple(float(part) for part in text.split("\\"))

@@ -54,7 +54,7 @@ def dicom_segmentation(source: SourceHeaders, labels: np.ndarray, structures: St
     only = None
     if not labels.any():
         middle = len(labels) // 2
-        labels, only = labels[middle : middle + 1], [highdicom.PlanePositionSequence("PATIENT", source.positions_mm[middle])]
+        labels, only = labels[middle : middle + 1], [highdicom.PlanePositionSequence("PATIENT", source.positions_mm[middle].tolist())]
     elif source.frames:
         # In the order of the file; frames of other volumes in it stay empty, and are left out.
         ordered = np.zeros((int(source.images[0].NumberOfFrames), *labels.shape[1:]), dtype=labels.dtype)
@@ -76,7 +76,7 @@ def dicom_segmentation(source: SourceHeaders, labels: np.ndarray, structures: St
         instance_number=1,
         manufacturer=NAME,
         manufacturer_model_name=NAME,
-        software_versions=(nnunet_anatomix.__version__, _text(f"nnunetv2 {version('nnunetv2')}")),
+        software_versions=(nnunet_anatomix.__version__, _text(f"nnunetv2 {version('nnunetv2')}")),  # type: ignore[arg-type]  # any number
         device_serial_number="1",
         series_description=_text(f"Segmentation {algorithm.model}".strip()),
         content_label="SEGMENTATION",

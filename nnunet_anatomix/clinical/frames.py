@@ -44,7 +44,7 @@ def frame_headers(path: Path, header: SliceHeader) -> list[SliceHeader]:
 
 def _tags(dataset: Dataset) -> Iterator[dict[str, Any]]:
     shared = dataset.get(_SHARED) or [Dataset()]
-    for frame in dataset[_PER_FRAME]:
+    for frame in dataset[_PER_FRAME].value:
 
         def value(sequence: str, keyword: str, frame: Dataset = frame) -> Any:
             item = (frame.get(sequence) or shared[0].get(sequence) or [Dataset()])[0]

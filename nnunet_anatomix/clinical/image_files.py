@@ -96,6 +96,8 @@ def image_grid(root: Path, file: str) -> tuple[Grid, str]:
     """
     path = root / file
     header = read_header(path)
+    if header is None:
+        raise Unusable("no NIfTI, NRRD or MetaImage file")
     if header.is_analyze:
         raise Unusable("Analyze file: says nothing about orientation")
     check_header(header)

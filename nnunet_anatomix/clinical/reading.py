@@ -41,7 +41,7 @@ def read_series(root: Path, series: Series) -> sitk.Image:
         raise Unusable(f"pixel data cannot be decoded{coding}") from None
     while image.GetDimension() > 3:
         image = image[..., 0]
-    if not same_grid(Grid.of(image), series.grid):
+    if not same_grid(Grid.of(image), series.placed):
         raise Unusable("voxels lie on another grid than the headers say")
     values = sitk.GetArrayViewFromImage(image)
     if image.GetPixelID() in _FLOATS and not np.isfinite(values).all():
@@ -52,9 +52,9 @@ def read_series(root: Path, series: Series) -> sitk.Image:
     plain = sitk.Cast(image, _pixel_type(image.GetPixelID(), float(low), float(high)))
     for key in plain.GetMetaDataKeys():
         plain.EraseMetaData(key)
-    plain.SetSpacing(series.grid.spacing_mm)
-    plain.SetOrigin(series.grid.origin_mm)
-    plain.SetDirection(series.grid.direction)
+    plain.SetSpacing(series.placed.spacing_mm)
+    plain.SetOrigin(series.placed.origin_mm)
+    plain.SetDirection(series.placed.direction)
     return plain
 
 
@@ -73,9 +73,9 @@ def _multi_frame(path: Path, series: Series) -> sitk.Image:
     """Frames in the order of slices, on the grid of their own tags: files hold them in any order."""
     frames = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="GDCMImageIO"))
     image = sitk.GetImageFromArray(frames[[number - 1 for number in series.frames]])
-    image.SetSpacing(series.grid.spacing_mm)
-    image.SetOrigin(series.grid.origin_mm)
-    image.SetDirection(series.grid.direction)
+    image.SetSpacing(series.placed.spacing_mm)
+    image.SetOrigin(series.placed.origin_mm)
+    image.SetDirection(series.placed.direction)
     return image
 
 

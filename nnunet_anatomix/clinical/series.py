@@ -63,6 +63,13 @@ class Series:
     coding: str = ""
 
     @property
+    def placed(self) -> Grid:
+        """The grid, which a series without a problem has."""
+        if self.grid is None:
+            raise ValueError("a series with a problem has no grid")
+        return self.grid
+
+    @property
     def folder(self) -> str:
         parents = {str(PurePosixPath(file).parent) for file in self.files}
         return parents.pop() if len(parents) == 1 else _common_folder(self.files)

@@ -10,6 +10,7 @@ import numpy as np
 from nnunet_anatomix.clinical.dicom_headers import VOLUME_TAGS, SliceHeader
 from nnunet_anatomix.clinical.sources import Grid
 from nnunet_anatomix.clinical.unusable import Unusable, counted
+from pretraining.common.triple import triple
 from pretraining.imaging.limits import SANE_SPACING_MM
 
 SAME_PLACE_MM = 1e-2
@@ -60,7 +61,7 @@ def stacked(slices: Sequence[SliceHeader]) -> tuple[list[SliceHeader], Grid]:
     _require_one("pixel spacing", slices, lambda header: header.pixel_spacing_mm, _SPACING_TOLERANCE)
     _require_one("orientation", slices, lambda header: header.orientation, _DIRECTION_TOLERANCE)
     first = slices[0]
-    along_x, along_y = np.array(first.orientation[:3]), np.array(first.orientation[3:])
+    along_x, along_y = np.array(first.orientation).reshape(2, 3)
     if abs(np.linalg.norm(along_x) - 1) > _DIRECTION_TOLERANCE or abs(np.linalg.norm(along_y) - 1) > _DIRECTION_TOLERANCE:
         raise Unusable("orientation tag holds no unit vectors")
     if abs(along_x @ along_y) > _DIRECTION_TOLERANCE:
@@ -70,10 +71,10 @@ def stacked(slices: Sequence[SliceHeader]) -> tuple[list[SliceHeader], Grid]:
     along_y -= (along_x @ along_y) * along_x
     along_y /= np.linalg.norm(along_y)
     normal = np.cross(along_x, along_y)
-    spacing_y, spacing_x = first.pixel_spacing_mm
+    spacing_y, spacing_x = np.array(first.pixel_spacing_mm).tolist()
     if not all(SANE_SPACING_MM[0] <= mm <= SANE_SPACING_MM[1] for mm in (spacing_x, spacing_y)):
         raise Unusable(f"pixel spacing of {spacing_x:g}×{spacing_y:g} mm is not sane")
-    heights = np.array([np.dot(header.position_mm, normal) for header in slices])
+    heights = np.array([np.array(header.position_mm) @ normal for header in slices])
     order = np.argsort(heights, kind="stable")
     ordered, heights = [slices[i] for i in order], heights[order]
     _require_one_volume(ordered, heights)
@@ -86,7 +87,7 @@ def stacked(slices: Sequence[SliceHeader]) -> tuple[list[SliceHeader], Grid]:
     return ordered, Grid(
         size=(first.columns, first.rows, len(ordered)),
         spacing_mm=(float(spacing_x), float(spacing_y), spacing_z),
-        origin_mm=tuple(float(mm) for mm in positions[0]),
+        origin_mm=triple(float(mm) for mm in positions[0]),
         direction=tuple(float(cosine) for cosine in direction.ravel()),
     )
 
@@ -94,7 +95,7 @@ def stacked(slices: Sequence[SliceHeader]) -> tuple[list[SliceHeader], Grid]:
 _TAG_NAMES = {"position_mm": "ImagePositionPatient", "orientation": "ImageOrientationPatient", "pixel_spacing_mm": "PixelSpacing"}
 
 
-def _require_one(what: str, slices: Sequence[SliceHeader], value: Callable[[SliceHeader], tuple], tolerance: float = 0.0) -> None:
+def _require_one(what: str, slices: Sequence[SliceHeader], value: Callable[[SliceHeader], tuple | None], tolerance: float = 0.0) -> None:
     values = np.array([value(header) for header in slices], dtype=float)
     if np.abs(values - values[0]).max() <= tolerance:
         return

@@ -72,7 +72,7 @@ def read_source_headers(source: CaseSource) -> SourceHeaders:
         with quiet_readers():
             _require_same_series(images, channel)
             places = _places(images, channel.frames)
-            _require_grid(places, (int(images[0].Columns), int(images[0].Rows)), source.grid)
+            positions_mm = _require_grid(places, (int(images[0].Columns), int(images[0].Rows)), source.grid)
             invented = _complete(images)
             uids = [str(header.SOPInstanceUID) for header in images]
     except InputError:
@@ -81,7 +81,7 @@ def read_source_headers(source: CaseSource) -> SourceHeaders:
         raise InputError(f"the headers of the source are damaged ({type(error).__name__}); restore them, or use --format nifti") from None
     if len(set(uids)) < len(uids):
         raise InputError(f"{len(uids) - len(set(uids)) + 1} slices of the source share a SOPInstanceUID: a SEG cannot refer to them")
-    return SourceHeaders(images, [place.position_mm for place in places], channel.frames, invented)
+    return SourceHeaders(images, positions_mm, channel.frames, invented)
 
 
 def _read(channel: ChannelSource, number: int) -> Dataset:
@@ -129,12 +129,13 @@ def _place(position: Dataset, orientation: Dataset, measures: Dataset) -> _Place
         return None
 
 
-def _require_grid(places: Sequence[_Place | None], size: tuple[int, int], grid: Grid) -> None:
-    """Voxel [k, j, i] of the grid must be row j, column i of slice k."""
+def _require_grid(places: Sequence[_Place | None], size: tuple[int, int], grid: Grid) -> list[np.ndarray]:
+    """Positions of the slices, mm; voxel [k, j, i] of the grid must be row j, column i of slice k."""
     steps_mm = np.reshape(grid.direction, (3, 3)) * np.asarray(grid.spacing_mm)
     moved = "the source series no longer lies where intake found it; run intake again"
     if len(places) != grid.size[2] or size != tuple(grid.size[:2]):
         raise InputError(f"{len(places)} slices of {size[0]} x {size[1]} for a grid of {grid.size}: {moved}")
+    positions_mm = []
     for number, place in enumerate(places):
         if place is None:
             raise InputError(f"slice {number + 1} of {len(places)} has no position, orientation or spacing any more: {moved}")
@@ -144,6 +145,8 @@ def _require_grid(places: Sequence[_Place | None], size: tuple[int, int], grid: 
         here_mm = [grid.origin_mm + steps_mm @ (i, j, number) for i, j in _corners(size)]
         if not np.abs(np.linalg.solve(steps_mm, np.subtract(there_mm, here_mm).T)).max() <= _TOLERANCE_VOX:
             raise InputError(f"slice {number + 1} of {len(places)}: {moved}")
+        positions_mm.append(place.position_mm)
+    return positions_mm
 
 
 def _corners(size: tuple[int, int]) -> list[tuple[int, int]]:

@@ -37,7 +37,7 @@ def unfit(series: Series, channel: Channel, *, alone: bool, names: set[str]) -> 
     alone : whether the model has no other channel: then a file whose name says nothing is taken.
     names : of all image files.
     """
-    if (slices := series.grid.size[2]) < MIN_SLICES:
+    if (slices := series.placed.size[2]) < MIN_SLICES:
         return f"only {slices} slices"
     if series.kind == "image":
         return _image_unfit(series, channel, alone, names)
@@ -49,8 +49,8 @@ def unfit(series: Series, channel: Channel, *, alone: bool, names: set[str]) -> 
         return "" if set(tokens(channel.name)) <= set(tokens(series.description)) else f"description does not say {channel.name}"
     if reason := _not_original(series):
         return reason
-    if kind == "CT" and orientation(series.grid) not in ("axial", "oblique axial"):
-        return f"reformatted ({orientation(series.grid)}; CT is acquired in axial slices)"
+    if kind == "CT" and orientation(series.placed) not in ("axial", "oblique axial"):
+        return f"reformatted ({orientation(series.placed)}; CT is acquired in axial slices)"
     if kind == "CT" and series.rescale_type.upper() not in ("", "HU", "US"):
         return f"values are {code_word(series.rescale_type.upper())}, not Hounsfield units"
     if kind in CONTRASTS:
@@ -110,7 +110,7 @@ def _not_original(series: Series) -> str:
 
 def rank(series: Series, channel: Channel) -> tuple[float, ...]:
     """Smaller fits better: no contrast agent unless asked for, more slices, finer slices, larger field of view, softer kernel."""
-    grid = series.grid
+    grid = series.placed
     agent = channel.kind == "T1" and series.contrast_agent
     field_mm2 = grid.size[0] * grid.spacing_mm[0] * grid.size[1] * grid.spacing_mm[1]
     return agent, -grid.size[2], round(grid.spacing_mm[2], 3), -round(field_mm2), _is_sharp(series)

@@ -63,7 +63,7 @@ def target_spacing(spacings_mm: Sequence[Sequence[float]], shapes: Sequence[Sequ
     median = np.median(spacings, axis=0)
     finest = median.min()
     spacing = np.where(median > config.anisotropy * finest, finest, median)
-    voxels = np.prod(median_shape(spacings, sizes, spacing), dtype=float)
+    voxels = float(np.prod(median_shape(spacings, sizes, spacing.tolist())))
     return (spacing * max(1.0, voxels / config.scan_voxels) ** (1 / 3)).tolist()
 
 

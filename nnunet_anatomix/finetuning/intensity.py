@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +84,7 @@ def apply_artefacts(channel: Tensor, artefacts: Artefacts) -> Tensor:
     -------
     (X, Y, Z), around [0, 1].
     """
-    steps = (
+    steps: tuple[tuple[Callable[[Tensor, Any], Tensor], Any], ...] = (
         (apply_noise, artefacts.noise),
         (apply_bias_field, artefacts.bias_field),
         (apply_gibbs, artefacts.gibbs),

@@ -147,9 +147,9 @@ class AnatomixNetwork(nn.Module):
             )
         with reduced_precision(x.device):
             found = self.backbone.features(_padded(rescaled(x), added).contiguous(memory_format=torch.channels_last_3d), taps)
-        inner = tuple(slice(before, before + side) for (before, _), side in zip(added, x.shape[2:], strict=True))
+        inner: tuple[Any, ...] = (..., *(slice(before, before + side) for (before, _), side in zip(added, x.shape[2:], strict=True)))
         # The heads are cheap; outside of our autocast their logits keep float32's resolution.
-        features = [(found[tap][(..., *inner)] if tap == "output" else found[tap]).to(x.dtype) for tap in taps]
+        features = [(found[tap][inner] if tap == "output" else found[tap]).to(x.dtype) for tap in taps]
         if self._feature_norm == "voxelwise":
             features[0] = voxelwise_normalized(features[0])
         logits = [head(level) for head, level in zip(self.decoder.seg_layers, features, strict=False)]

@@ -23,6 +23,9 @@ class AnatomixTrainerStock(nnUNetTrainer):
     fewer where ten of them would not fit.
     """
 
+    num_epochs: int
+    num_iterations_per_epoch: int
+
     @stops_on_bad_input
     def __init__(
         self,

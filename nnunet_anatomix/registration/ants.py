@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import Any, Literal
 
 import SimpleITK as sitk
 import torch
@@ -153,8 +153,8 @@ def _masks(fixed: Tensor | None, moving: Tensor | None, shape: torch.Size) -> di
     """Both masks as (X, Y, Z) uint8, or none: where there is one, ANTs takes two."""
     if fixed is None and moving is None:
         return {}
-    masks = {"fixed": fixed, "moving": moving}
-    for role, mask in masks.items():
+    masks: dict[str, Tensor] = {}
+    for role, mask in (("fixed", fixed), ("moving", moving)):
         masks[role] = torch.ones(shape, dtype=torch.uint8) if mask is None else (mask > 0).to(torch.uint8)
         if not masks[role].any():
             raise InputError(f"expected a {role} mask that is above 0 somewhere, found an empty one; correct it or leave it out")
@@ -186,10 +186,10 @@ def _run(package: str, arguments: list[str], folder: Path, threads: int | None, 
         environment["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = str(threads)
     lines: deque[str] = deque(maxlen=50)
     command = [sys.executable, "-c", _PROGRAM, package, *arguments]
-    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     with subprocess.Popen(command, cwd=folder, env=environment, text=True, errors="replace", **pipes) as process:
         try:
-            for line in process.stdout:
+            for line in process.stdout or ():
                 lines.append(line.strip())
                 if line.startswith(" 1DIAGNOSTIC"):  # a line of ANTs' report on an iteration
                     progress()

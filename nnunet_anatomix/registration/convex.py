@@ -77,14 +77,16 @@ def _cost(fixed: Tensor, moving: Tensor, reach: int, fixed_weight: Tensor | None
     A fixed voxel of which nothing is known has no preference, and a moving one is as good as the mean of all.
     """
     shape = fixed.shape[1:]
-    known = None if moving_weight is None else functional.pad(moving_weight, (reach,) * 6)
-    typical = _typical(fixed, moving, fixed_weight, moving_weight) if known is not None else None
+    known = typical = None
+    if moving_weight is not None:
+        known = functional.pad(moving_weight, (reach,) * 6)
+        typical = _typical(fixed, moving, fixed_weight, moving_weight)
     moving = functional.pad(moving, (reach,) * 6)
     cost = fixed.new_empty(((2 * reach + 1) ** 3, *shape))
     for number, starts in enumerate(itertools.product(range(2 * reach + 1), repeat=3)):
         there = tuple(slice(start, start + side) for start, side in zip(starts, shape, strict=True))
         differences = (fixed - moving[(slice(None), *there)]).square_().sum(0)
-        if known is not None:
+        if known is not None and typical is not None:
             differences = torch.lerp(typical, differences, known[there])
         if fixed_weight is not None:
             differences *= fixed_weight

@@ -15,6 +15,7 @@ from nnunet_anatomix.registration.convex import convex_displacement
 from nnunet_anatomix.registration.dissimilarity import Dissimilarity
 from nnunet_anatomix.registration.refine import refined
 from nnunet_anatomix.registration.warp import identity, sampled
+from pretraining.common.triple import triple
 from pretraining.errors import InputError
 
 
@@ -135,7 +136,7 @@ def descent_stage(
     -------
     As there.
     """
-    start = regridded(found, config.grid_spacing, config.adam_spacing, dissimilarity.shape)
+    start = regridded(found, config.grid_spacing, config.adam_spacing, triple(dissimilarity.shape))
     found = refined(dissimilarity, start, smoothness=config.smoothness, iterations=config.iterations, progress=progress)
     del dissimilarity
     if knots:

@@ -98,20 +98,22 @@ def descriptors(
     a modality adds to a channel everywhere says nothing about anatomy. Outside a mask the nearest voxel inside is repeated, as in
     ConvexAdam's masked variant, so that the mask's border is no edge.
     """
-    both = tuple(described(scan, config, pool=pool, net=net, progress=progress) for scan in (fixed, moving))
-    if config.channels and config.channels < len(both[0]):
-        return reduced(*both, config.channels)
-    return both
+    fixed_described, moving_described = (described(scan, config, pool=pool, net=net, progress=progress) for scan in (fixed, moving))
+    if config.channels and config.channels < len(fixed_described):
+        return reduced(fixed_described, moving_described, config.channels)
+    return fixed_described, moving_described
 
 
 @torch.no_grad()
 def described(scan: Scan, config: DescriptorConfig, *, pool: int, net: UNet | None = None, progress: bool = False) -> Tensor:
     """Describe one scan: :func:`descriptors` before any reduction of channels."""
     scan = _filled(_clipped(scan))
-    if config.feature_weight and net is None:
-        raise ValueError("features have a weight, but there is no network to make them")
-    # The hungriest part goes first, while little else is held.
-    features = _features(scan, net, config, pool, progress) if config.feature_weight else None
+    features = None
+    if config.feature_weight:
+        if net is None:
+            raise ValueError("features have a weight, but there is no network to make them")
+        # Run the network first, while little else is held: it has the highest peak memory.
+        features = _features(scan, net, config, pool, progress)
     # Channels last in memory, as the solver reads them.
     described = scan.image.new_empty((*(side // pool for side in scan.image.shape), config.count(net))).movedim(-1, 0)
     if features is not None:
@@ -135,10 +137,11 @@ def reduced(fixed: Tensor, moving: Tensor, channels: int) -> tuple[Tensor, Tenso
     """
     both = (fixed.flatten(1), moving.flatten(1))
     voxels = sum(values.shape[1] for values in both)
-    mean = sum(values.sum(1, dtype=torch.float64) for values in both) / voxels
-    second = sum((values @ values.T).double() for values in both) / voxels
+    mean = torch.add(*(values.sum(1, dtype=torch.float64) for values in both)) / voxels
+    second = torch.add(*((values @ values.T).double() for values in both)) / voxels
     axes = torch.linalg.eigh(second - mean[:, None] * mean).eigenvectors[:, -channels:].flip(1).float()
-    return tuple((axes.T @ values).view(channels, *volume.shape[1:]) for values, volume in zip(both, (fixed, moving), strict=True))
+    on_axes = [axes.T @ values for values in both]
+    return on_axes[0].view(channels, *fixed.shape[1:]), on_axes[1].view(channels, *moving.shape[1:])
 
 
 def _features(scan: Scan, net: UNet, config: DescriptorConfig, pool: int, progress: bool) -> Tensor:

@@ -7,8 +7,9 @@ portions of channels. Either way the memory beyond the descriptors themselves is
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
+from typing import Any, Literal
 
 import numba
 import numpy as np
@@ -97,7 +98,8 @@ class Dissimilarity:
                 different = ((sampled(moving, position, beyond="border") - fixed).square().sum(0) * weight).sum()
                 different.backward()
                 total += different.detach()
-        return total.item(), position.grad
+        gradient = torch.zeros_like(position) if position.grad is None else position.grad
+        return total.item(), gradient
 
 
 def _descend_loop(fixed, moving, position, weight, gradient, x_side, y_side, z_side, first, last):
@@ -141,7 +143,8 @@ def _descend_loop(fixed, moving, position, weight, gradient, x_side, y_side, z_s
 
 
 # Sums over channels may be reordered, or they would be taken one number at a time.
-_OPTIONS = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"}}
+_OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"}}
+_descend: Callable[..., float]
 try:
     _descend = numba.njit(_descend_loop, cache=True, **_OPTIONS)
 except RuntimeError:  # no folder to cache in

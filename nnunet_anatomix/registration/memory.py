@@ -81,7 +81,8 @@ def fitted(
     asked = (descriptors, solver)
     while (needed := scans_bytes + _LIBRARIES + _peak(voxels, shape, descriptors, solver, net)) > memory:
         features = net is not None and descriptors.feature_weight
-        if features and descriptors.side > max(64, least_side) and _window(shape, voxels, descriptors, net) > 0.4 * memory:
+        large = features and descriptors.side > max(64, least_side)
+        if net is not None and large and _window(shape, voxels, descriptors, net) > 0.4 * memory:
             descriptors = replace(descriptors, side=max(64, least_side, descriptors.side - 32))
         elif (channels := descriptors.channels or descriptors.count(net)) > _LEAST_CHANNELS and _pyramid(
             voxels, descriptors, solver, net

@@ -97,15 +97,16 @@ def draw_registration(out: Path, fixed: sitk.Image, before: sitk.Image, after: s
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     views = panels(fixed, before, after)
-    heights, widths = zip(*(row[0].shape for row in views.values()), strict=True)
-    heights = [max(height, max(widths) / 8) for height in heights]  # room for the letters beside a single slice
+    sides, widths = zip(*(row[0].shape for row in views.values()), strict=True)
+    heights = [max(height, max(widths) / 8) for height in sides]  # room for the letters beside a single slice
     inches = 2.2 / max(widths)
     size = (len(COLUMNS) * 2.25, sum(heights) * inches + 0.05 * len(views) + 0.25 + 0.3 * bool(title))
-    figure = Figure(figsize=size, layout="constrained", facecolor="black")
+    layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    figure = Figure(figsize=size, layout=layout, facecolor="black")
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     figure.suptitle(title, color="white", fontsize=12)
     rows = figure.subplots(len(views), len(COLUMNS), gridspec_kw={"height_ratios": heights})
     for row, (view, shown) in zip(rows, views.items(), strict=True):

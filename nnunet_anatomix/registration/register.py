@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import SimpleITK as sitk
 import torch
@@ -36,6 +36,7 @@ from nnunet_anatomix.registration.warp import (
 from pretraining.backbone.unet import UNet
 from pretraining.backbone.weights import Weights, find_weights, load_weights
 from pretraining.common.finite import require_finite
+from pretraining.common.triple import triple
 from pretraining.errors import InputError
 from pretraining.imaging.limits import check_spacing, check_window
 from pretraining.imaging.scans import checked_labels, checked_scan
@@ -184,12 +185,12 @@ def register(
         raise InputError("the masks of fixed and moving meet nowhere under the start; check the masks, or leave them out")
     if config.solver == "convexadam":
         with _timed(seconds, "descriptors"):
-            both = list(descriptors(*scans, budget.descriptors, pool=budget.solver.pool, net=net, progress=progress))
+            both = list(descriptors(scans[0], scans[1], budget.descriptors, pool=budget.solver.pool, net=net, progress=progress))
         with _timed(seconds, "solver"), tqdm(total=budget.solver.iterations, desc="descent", disable=not progress) as bar:
-            masked = dict(zip(("fixed_known", "moving_known"), (scan.known for scan in scans), strict=True))
+            masked: dict[str, Any] = {"fixed_known": scans[0].known, "moving_known": scans[1].known}
             # Taken out of the list: the solver lets go of them as soon as it can.
-            options = {"knots": budget.coarse_fields, "progress": bar.update}
-            displacement = convex_adam(both.pop(0), both.pop(0), tuple(known.shape), budget.solver, **masked, **options).cpu()
+            options: dict[str, Any] = {"knots": budget.coarse_fields, "progress": bar.update}
+            displacement = convex_adam(both.pop(0), both.pop(0), triple(known.shape), budget.solver, **masked, **options).cpu()
         inverse = None
         if budget.coarse_fields:
             grid = grid_of_cubes(grid, budget.solver.adam_spacing)
@@ -198,9 +199,9 @@ def register(
         with _timed(seconds, "descriptors"):
             both = _channels(scans, budget.descriptors, net, progress)
         with _timed(seconds, "solver"):
-            metric = "mean_squares" if config.descriptors.feature_weight else "mi"
-            masked = dict(zip(("fixed_mask", "moving_mask"), (scan.known for scan in scans), strict=True))
-            displacement, inverse = syn_displacement(*both, grid, metric=metric, config=config.ants, **masked)
+            metric: Literal["mi", "mean_squares"] = "mean_squares" if config.descriptors.feature_weight else "mi"
+            masked = {"fixed_mask": scans[0].known, "moving_mask": scans[1].known}
+            displacement, inverse = syn_displacement(both[0], both[1], grid, metric=metric, config=config.ants, **masked)
     del both, scans, masked
     require_finite(displacement, "displacement field")
 
@@ -243,7 +244,7 @@ def _network(weights: Weights | OtherWeights | UNet | None, config: Registration
 
 
 def _start(fixed: sitk.Image, moving: sitk.Image, config: RegistrationConfig, net: UNet | None, clips: tuple, masks: tuple) -> Start:
-    options = {"net": net, "stage": config.stage, "clips": clips, "masks": masks}
+    options: dict[str, Any] = {"net": net, "stage": config.stage, "clips": clips, "masks": masks}
     if config.init == "auto":
         return best_start(fixed, moving, config.descriptors, **options)
     given = header_start(fixed, moving) if config.init == "none" else file_start(Path(config.init), fixed, moving)

@@ -58,7 +58,7 @@ class ResultRow:
         return self.pair, self.method, self.settings, self.combination
 
 
-_COLUMNS = {field.name: {"str": str, "int": int, "float": float}[field.type] for field in fields(ResultRow)}
+_COLUMNS = {field.name: {"str": str, "int": int, "float": float}[str(field.type)] for field in fields(ResultRow)}
 
 
 def read_rows(path: Path) -> list[ResultRow]:
@@ -96,7 +96,7 @@ def appended(path: Path) -> Iterator[Callable[[ResultRow], None]]:
             file.write(csv_text(list(_COLUMNS), []))
 
         def append(row: ResultRow) -> None:
-            file.write(csv_text([], [asdict(row).values()], digits=None))
+            file.write(csv_text([], [list(asdict(row).values())], digits=None))
             file.flush()
             os.fsync(file.fileno())
 

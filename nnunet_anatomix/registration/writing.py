@@ -133,7 +133,7 @@ def _write_files(
         "seconds": round(sum(registration.seconds.values()), 2),
         "seconds_by_stage": registration.seconds,
         "start": {"name": registration.start.name, "agreement": registration.start.agreement, "rivals": registration.start.rivals},
-        "settings": {name: asdict(value) if is_dataclass(value) else value for name, value in registration.settings.items()},
+        "settings": {name: _fields(value) for name, value in registration.settings.items()},
         **about,
     }
     write_text(out / REGISTRATION_FILE, json.dumps(_plain(document), indent=1) + "\n")
@@ -168,3 +168,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return _number(value)
     return value
+
+
+def _fields(value: Any) -> Any:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

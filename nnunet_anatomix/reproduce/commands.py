@@ -53,8 +53,16 @@ def search_step(settings: Settings, source: PairSource) -> Step:
     grid = settings.scale.grid
     values = {flag: getattr(grid, name) for name, flag in SEARCHED.items()}
     flags = [word for flag, numbers in values.items() for word in (flag, *(f"{number:g}" for number in numbers))]
-    command = ("nnunet-anatomix", "search", "--pairs", source.folder / "validation.csv", "--out", search_folder(settings, source), *flags)
-    ours = () if settings.weights is None else ("--weights", settings.weights)
+    command: tuple[str | Path, ...] = (
+        "nnunet-anatomix",
+        "search",
+        "--pairs",
+        source.folder / "validation.csv",
+        "--out",
+        search_folder(settings, source),
+        *flags,
+    )
+    ours: tuple[str | Path, ...] = () if settings.weights is None else ("--weights", settings.weights)
     return Step(name=f"search_{_slug(source.title)}", command=(*command, *ours, *_clips(source), "--device", settings.device))
 
 

@@ -53,11 +53,11 @@ def table_3(settings: Settings) -> Table:
             for column, read in ((source.title, registration_dice), (f"{source.title} folds", registration_folds)):
                 paper, why = TABLE_3[row].get(column, ""), missing or source.missing
                 table.cells.append(Cell(row=row, column=column, paper=paper, steps=(step,), read=partial(read, folder), why_not=why))
-        for source in segmentation:
-            step = table.add(study_step(settings, source, (str(weights),), (source.shots,), (exported,)))
-            read = partial(study_dice, settings, source, str(weights), source.shots)
-            paper, why = TABLE_3[row].get(source.title, ""), missing or source.missing
-            table.cells.append(Cell(row=row, column=source.title, paper=paper, steps=(step,), read=read, why_not=why))
+        for dataset in segmentation:
+            step = table.add(study_step(settings, dataset, (str(weights),), (dataset.shots,), (exported,)))
+            dice = partial(study_dice, settings, dataset, str(weights), dataset.shots)
+            paper, why = TABLE_3[row].get(dataset.title, ""), missing or dataset.missing
+            table.cells.append(Cell(row=row, column=dataset.title, paper=paper, steps=(step,), read=dice, why_not=why))
         if not settings.datasets:
             table.cells.append(Cell(row=row, column="WUFetal", paper=TABLE_3[row]["WUFetal"], why_not="WUFetal was never published"))
     table.notes += [

@@ -85,9 +85,9 @@ def table_5(settings: Settings) -> Table:
                 why = "weights of our architecture alone can be fine-tuned here" if row in networks else _GIVE_NETWORK.format(_file_of(row))
                 table.cells.append(Cell(row=row, column=source.title, paper=numbers.get(source.title, ""), why_not=why))
     rows: dict[str, str | Path | None] = {"Ours": settings.weights} | networks
-    for source in pair_sources(settings):
-        table.cells += _ants_cells(settings, table, source, rows, TABLE_5)
-        table.cells += [_unnamed(row, source, TABLE_5) for row in TABLE_5 if row not in rows]
+    for pairs in pair_sources(settings):
+        table.cells += _ants_cells(settings, table, pairs, rows, TABLE_5)
+        table.cells += [_unnamed(row, pairs, TABLE_5) for row in TABLE_5 if row not in rows]
     table.notes.append("PrimGeoSeg's pretraining is no part of this software: name weights of our architecture (.safetensors, .pth).")
     return table
 

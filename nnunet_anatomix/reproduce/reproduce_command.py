@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -86,7 +86,7 @@ def reproduce(
 
     if not data.is_dir():
         raise InputError(f"--data: expected the folder that nnunet-anatomix prepare wrote into, found none at {data}")
-    asked = {
+    asked: dict[str, Any] = {
         "iterations": iterations,
         "seeds": seeds,
         "budgets": budgets,

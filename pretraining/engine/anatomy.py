@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from pretraining.common.triple import triple
 from pretraining.engine.affine import AffineConfig, about, sample_affine
 from pretraining.engine.compiled import compiled
 from pretraining.engine.draws import integer, subset, uniforms, weighted
@@ -110,8 +111,10 @@ def sample_anatomy(config: AnatomyConfig, shape: Shape, bank: TemplateBank, gene
     nearest, farthest = np.minimum(first + half, last - half), np.maximum(first + half, last - half)
     seen = np.clip(np.clip(focus, nearest, farthest), focus - half / 2, focus + half / 2)
     centre = np.where(last - first > 2 * half, seen, nearest + slides * (farthest - nearest))
-    ranges = {"scale": config.scale, "max_rotation_deg": config.max_rotation_deg, "max_shear": config.max_shear}
-    affine = sample_affine(AffineConfig(**ranges, max_translation_vox=0.0, reflect=False), generator)
+    ranges = AffineConfig(
+        scale=config.scale, max_rotation_deg=config.max_rotation_deg, max_shear=config.max_shear, max_translation_vox=0.0, reflect=False
+    )
+    affine = sample_affine(ranges, generator)
     return Anatomy(
         shape=shape,
         organs=organs,
@@ -206,7 +209,7 @@ def _beyond_sight(params: Anatomy, low: np.ndarray, high: np.ndarray) -> Shape:
     reach = linear * (np.array(params.shape) - 1)
     first = np.minimum(low, origin + np.minimum(reach, 0).sum(1))
     last = np.maximum(high, origin + np.maximum(reach, 0).sum(1))
-    return tuple(int(n) for n in np.ceil(last - first) + 2)
+    return triple(int(n) for n in np.ceil(last - first) + 2)
 
 
 def displaced(labels: Tensor, displacement_vox: Tensor) -> Tensor:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
+from pretraining.common.triple import triple
 from pretraining.engine.artefacts.bias_field import BiasFieldConfig, apply_bias_field, apply_bias_fields, sample_bias_field
 from pretraining.engine.artefacts.gamma import GammaConfig, apply_gamma, sample_gamma
 from pretraining.engine.artefacts.gibbs import GibbsConfig, apply_gibbs, sample_gibbs
@@ -19,7 +20,7 @@ from pretraining.engine.artefacts.spike import SpikeConfig, apply_spike, sample_
 from pretraining.engine.fields import SmoothNoise, sample_smooth_noise, smooth_noise, smooth_noises
 from pretraining.engine.mixture import Mixture, MixtureConfig, apply_mixtures, sample_mixture
 
-ARTEFACTS = {
+ARTEFACTS: dict[str, tuple[Callable[..., Any], Callable[..., Tensor]]] = {
     "bias_field": (sample_bias_field, apply_bias_field),
     "spike": (sample_spike, apply_spike),
     "gamma": (sample_gamma, apply_gamma),
@@ -119,7 +120,7 @@ def _apply_together(labels: Tensor, params: Sequence[Appearance]) -> Tensor:
 
 def _textures(labels: Tensor, params: Sequence[SmoothNoise]) -> Tensor:
     """(views, X, Y, Z)."""
-    shape = tuple(labels.shape)
+    shape = triple(labels.shape)
     if labels.device.type != "cpu":
         return smooth_noises(shape, params, device=labels.device)[:, 0]
     fields = [smooth_noise(shape, each) for each in params]

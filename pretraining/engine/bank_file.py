@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from pretraining.atomic import written_whole
+from pretraining.common.triple import triple
 from pretraining.engine.packing import PackedMask, packed_length
 from pretraining.errors import InputError
 from pretraining.imaging.limits import LARGEST_VOXELS, check_spacing
@@ -67,8 +68,15 @@ class TemplateEntry:
     @classmethod
     def of(cls, mask: PackedMask, *, source: str, subject: str, organ: str, licence: str = "") -> TemplateEntry:
         """What is known of a mask that has just been packed."""
-        where = {"shape": mask.shape, "offset": mask.offset, "voxel_count": mask.voxel_count}
-        return cls(source=source, subject=subject, organ=organ, licence=licence, **where)
+        return cls(
+            source=source,
+            subject=subject,
+            organ=organ,
+            licence=licence,
+            shape=mask.shape,
+            offset=mask.offset,
+            voxel_count=mask.voxel_count,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +122,8 @@ class BankIndex:
             subject=name[subject],
             organ=name[organ],
             licence=name[licence],
-            shape=tuple(map(int, shape)),
-            offset=tuple(map(int, offset)),
+            shape=triple(map(int, shape)),
+            offset=triple(map(int, offset)),
             voxel_count=voxel_count,
         )
 
@@ -133,7 +141,7 @@ class IndexBuilder:
             raise ValueError(f"expected {packed_length(entry.shape)} bytes of mask for {entry}, got {bits.nbytes}")
         texts = (entry.source, entry.subject, entry.organ, entry.licence)
         numbers = [self._numbers.setdefault(text, len(self._numbers)) for text in texts]
-        self._rows.append((*numbers, entry.shape, entry.offset, entry.voxel_count, zlib.crc32(bits)))
+        self._rows.append((*numbers, entry.shape, entry.offset, entry.voxel_count, zlib.crc32(bits.data)))
 
     def index(self, *, spacing_mm: float, notes: Mapping[str, Any] | None = None) -> BankIndex:
         """What has been collected."""
@@ -246,7 +254,7 @@ def checked_bits(index: BankIndex, masks: MappedMasks | np.ndarray, i: int, path
     """
     end = int(index.ends[i])
     bits = masks[end - int(packed_length(index.rows["shape"][i])) : end]
-    if zlib.crc32(bits) != int(index.rows["crc32"][i]):
+    if zlib.crc32(bits.data) != int(index.rows["crc32"][i]):
         entry = index.entry(i)
         raise InputError(
             f"{path} is damaged: its mask {i} ({entry.organ} of {entry.source} {entry.subject}) is not what was written; "

@@ -64,9 +64,9 @@ def make_part(reading: Reading, folder: Path, group: Group | ProceduralShapes) -
         content = read_group(group, reading.spacing_mm, reading.min_voxels)
         names = {"source": group.source, "subject": group.subject, "licence": group.licence}
         templates = [(TemplateEntry.of(mask, organ=organ, **names), mask.bits) for organ, mask in content.masks.items()]
-        rejected = content.rejected
+        rejected = tuple(content.rejected)
     write_bank(path, templates, spacing_mm=reading.spacing_mm, notes={"rejected": rejected})
-    return Part(path, True, len(templates), tuple(rejected))
+    return Part(path, True, len(templates), rejected)
 
 
 def read_part(path: Path) -> tuple[Templates, tuple[Rejection, ...]]:
@@ -77,7 +77,7 @@ def read_part(path: Path) -> tuple[Templates, tuple[Rejection, ...]]:
 
 
 def _digest(reading: Reading, group: Group | ProceduralShapes) -> str:
-    stamps = []
+    stamps: list[tuple[int, int] | None] = []
     for path in (*group.files, group.names_file) if isinstance(group, Group) else ():
         try:
             status = path.stat()
@@ -88,7 +88,7 @@ def _digest(reading: Reading, group: Group | ProceduralShapes) -> str:
     return fingerprint(content, length=32)
 
 
-def _procedural(reading: Reading, shapes: ProceduralShapes) -> tuple[Templates, list[Rejection]]:
+def _procedural(reading: Reading, shapes: ProceduralShapes) -> tuple[Templates, tuple[Rejection, ...]]:
     # Imported here, since it brings PyTorch, and reading files needs none of it.
     from pretraining.engine.shapes import procedural_bank
 
@@ -102,4 +102,4 @@ def _procedural(reading: Reading, shapes: ProceduralShapes) -> tuple[Templates, 
         else:
             packed = pack(mask)
             templates.append((TemplateEntry.of(packed, **names), packed.bits))
-    return templates, rejected
+    return templates, tuple(rejected)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Generator
 
+from pretraining.common.triple import triple
 from pretraining.engine.draws import happens, noise_seed, uniform
 from pretraining.engine.seeds import noise_generator
 
@@ -88,7 +89,7 @@ def bend_curves(bend: Bend, shape: Shape) -> Curves:
     starts = np.cumsum([0, *counts[:-1]])
     position = np.concatenate([start + np.arange(size) / bend.spacing_vox for start, size in zip(starts, shape, strict=True)])
     values = _cubic_spline(coefficients, position)
-    return tuple(np.split(values, np.cumsum(shape)[:-1], axis=1))
+    return triple(np.split(values, np.cumsum(shape)[:-1], axis=1))
 
 
 def _cubic_spline(coefficients: np.ndarray, position: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from pretraining.engine.bank_file import REGIONS, BankIndex
 from pretraining.engine.rejection import Kind, Rejection
 
 HEADINGS: dict[Kind, str] = {"empty": "empty masks", "small": "too small", "unusable": "not usable"}
-SHOWN = {"empty": 3, "small": 3, "unusable": 10}
+SHOWN: dict[Kind, int] = {"empty": 3, "small": 3, "unusable": 10}
 SHOWN_COUNTS = 10
 
 

@@ -11,10 +11,10 @@ from typing import TypeVar
 
 import numba
 
-Loop = TypeVar("Loop", bound=Callable)
+T = TypeVar("T")
 
 
-def compiled(loop: Loop) -> Loop:
+def compiled(loop: Callable[..., T]) -> Callable[..., T]:
     """Compile a function of NumPy arrays and numbers; strict IEEE arithmetic, so that results are the same bytes everywhere.
 
     Notes

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from pretraining.common.triple import triple
 from pretraining.engine.affine import AffineConfig, about, sample_affine
 from pretraining.engine.balance import draw_balanced
 from pretraining.engine.bending import Bend, BendConfig, Curves, bend_curves, sample_bend
@@ -142,24 +143,24 @@ def render_ensemble(params: Ensemble, bank: TemplateBank, device: torch.device |
 
 def place_published(affine: np.ndarray, crop: Shape, shape: Shape, curves: Curves | None = None) -> Placement:
     """Pad the template symmetrically to at least the volume's shape, repeat it periodically, map about voxel (0, 0, 0)."""
-    period = tuple(max(n, size) for n, size in zip(crop, shape, strict=True))
-    offset = tuple((p - n) // 2 for p, n in zip(period, crop, strict=True))
+    period = triple(max(n, size) for n, size in zip(crop, shape, strict=True))
+    offset = triple((p - n) // 2 for p, n in zip(period, crop, strict=True))
     return place(affine, crop=crop, offset=offset, period=period, shape=shape, curves=curves)
 
 
 def place_paper(affine: np.ndarray, crop: Shape, shape: Shape, curves: Curves | None = None) -> Placement:
     """Centre-crop or pad the template to the volume's shape and map about the centre; nothing re-enters."""
     middle = (np.array(shape) - 1) / 2
-    count = tuple(min(n, size) for n, size in zip(crop, shape, strict=True))
-    first = tuple((n - used) // 2 for n, used in zip(crop, count, strict=True))
-    offset = tuple((size - used) // 2 for size, used in zip(shape, count, strict=True))
+    count = triple(min(n, size) for n, size in zip(crop, shape, strict=True))
+    first = triple((n - used) // 2 for n, used in zip(crop, count, strict=True))
+    offset = triple((size - used) // 2 for size, used in zip(shape, count, strict=True))
     # A period longer than any distance within the mapped volume: the repetition is never seen.
     reach = np.abs(affine[:, :3]) @ np.array(shape) + 2 * np.abs(affine[:, 3]) + np.array(shape)
     if curves is not None:
         reach = reach + 2 * sum(np.abs(curve).max(1) for curve in curves)
-    period = tuple(2 * int(r) for r in reach)
-    where = {"crop": crop, "offset": offset, "period": period, "shape": shape, "first": first, "count": count}
-    return place(about(affine, middle, middle), **where, curves=curves)
+    period = triple(2 * int(r) for r in reach)
+    placed = about(affine, middle, middle)
+    return place(placed, crop=crop, offset=offset, period=period, shape=shape, first=first, count=count, curves=curves)
 
 
 PLACEMENTS = {"published": place_published, "paper": place_paper}

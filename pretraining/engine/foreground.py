@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from pretraining.common.triple import triple
 from pretraining.engine.compiled import compiled
 from pretraining.engine.draws import happens, integer, integers
 from pretraining.engine.fields import SmoothNoise, sample_smooth_noise, smooth_noise
@@ -69,10 +70,11 @@ def sample_foreground(config: ForegroundConfig, shape: tuple[int, int, int], gen
     radius = integer(*config.radius_vox, generator) * scale
     offsets = integers(3, -config.max_offset_vox, config.max_offset_vox, generator)
     warp_scales = [spacing * scale for spacing in config.warp_scales_vox]
+    min_std, max_std = (std * scale for std in config.warp_std_vox)
     return Foreground(
         radius_vox=radius,
-        centre_vox=tuple(size / 2 + offset * size / REFERENCE_SIDE for size, offset in zip(shape, offsets, strict=True)),
-        warp=sample_smooth_noise(warp_scales, *(std * scale for std in config.warp_std_vox), generator),
+        centre_vox=triple(size / 2 + offset * size / REFERENCE_SIDE for size, offset in zip(shape, offsets, strict=True)),
+        warp=sample_smooth_noise(warp_scales, min_std, max_std, generator),
         envelope_radius_vox=integer(*config.envelope_radius_vox, generator) if happens(config.envelope_probability, generator) else None,
     )
 
@@ -126,7 +128,7 @@ def apply_foreground(labels: Tensor, params: Foreground, envelope_label: int) ->
     labels : (X, Y, Z) uint8.
     envelope_label : above every label inside.
     """
-    mask = foreground_mask(tuple(labels.shape), params, labels.device)
+    mask = foreground_mask(triple(labels.shape), params, labels.device)
     masked = (labels + 1) * mask
     if params.envelope_radius_vox is not None:
         masked.masked_fill_(shell(mask, params.envelope_radius_vox), envelope_label)

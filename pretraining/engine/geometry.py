@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Generator, Tensor
 
+from pretraining.common.triple import triple
 from pretraining.engine.affine import about, rotation_matrix
 from pretraining.engine.draws import happens, uniforms
 from pretraining.engine.resample import resample_labels, resample_linear
@@ -51,8 +52,8 @@ def sample_geometry(config: GeometryConfig, generator: Generator) -> Geometry:
     mapped = happens(config.affine_probability, generator)
     return Geometry(
         flipped_axes=tuple(axis for axis in range(3) if flips[axis]),
-        scales=tuple(uniforms(3, *config.scale, generator)) if mapped else None,
-        angles_deg=tuple(uniforms(3, -config.max_rotation_deg, config.max_rotation_deg, generator)) if mapped else None,
+        scales=triple(uniforms(3, *config.scale, generator)) if mapped else None,
+        angles_deg=triple(uniforms(3, -config.max_rotation_deg, config.max_rotation_deg, generator)) if mapped else None,
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from pretraining.common.triple import triple
 from pretraining.imaging.headers import read_header
 from pretraining.imaging.integrity import check_header, require_volume
 from pretraining.imaging.limits import LARGEST_VOXELS
@@ -66,7 +67,7 @@ def read_size(path: Path) -> tuple[int, int, int]:
         raise Rejected(f"expected {', '.join(SUFFIXES)}")
     check_header(header)
     require_volume(header)
-    return header.size
+    return triple(header.size)
 
 
 def read_labels(path: Path) -> LabelMap:

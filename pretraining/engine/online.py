@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from pretraining.engine.artefacts.noise import NoiseConfig, apply_noise, sample_
 from pretraining.engine.geometry import Geometry, GeometryConfig, apply_geometry, sample_geometry
 from pretraining.engine.upload import upload
 
-ARTEFACTS = {
+ARTEFACTS: dict[str, tuple[Callable[..., Any], Callable[..., Tensor]]] = {
     "blur": (sample_blur, apply_blur),
     "noise": (sample_noise, apply_noise),
     "bias_field": (sample_bias_field, apply_bias_field),

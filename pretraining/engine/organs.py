@@ -112,10 +112,11 @@ def _parts(path: Path, spacing_mm: float, names: Names) -> Iterator[tuple[str, P
         values = tuple(value for value in values if value not in not_organs)
     if not values:
         raise Rejected("the mask is empty", "empty")
+    organs = {value: name for value, name in names.items() if name is not None}
     labels = resample_nearest(labels, file_spacing_mm, spacing_mm)
     if len(values) == 1:
         tight, offset = cropped(labels != 0)
-        yield merged_name(names.get(values[0], stem(path.name))), Part(tight.copy(), offset)  # a view would keep the whole volume
+        yield merged_name(organs.get(values[0], stem(path.name))), Part(tight.copy(), offset)  # a view would keep the whole volume
         return
     # Imported here: it takes a second, and opening a bank needs none of it.
     from skimage.measure import regionprops
@@ -127,7 +128,7 @@ def _parts(path: Path, spacing_mm: float, names: Names) -> Iterator[tuple[str, P
         numbers = {value: value for value in values}
     found = {numbers[region.label]: Part(region.image, region.bbox[:3]) for region in regionprops(labels)}
     for value in values:
-        organ = names.get(value, f"label_{value}")
+        organ = organs.get(value, f"label_{value}")
         yield merged_name(organ), found.get(value, Part(np.zeros((0, 0, 0), dtype=bool), (0, 0, 0)))
 
 

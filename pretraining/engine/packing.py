@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
+
+from pretraining.common.triple import triple
 
 
 class PackedMask(NamedTuple):
@@ -43,7 +46,7 @@ def cropped(mask: np.ndarray) -> tuple[np.ndarray, tuple[int, int, int]]:
             return mask[:0, :0, :0], (0, 0, 0)
         offset[axis] = int(used[0])
         mask = mask[tuple(slice(used[0], used[-1] + 1) if a == axis else slice(None) for a in range(3))]
-    return mask, tuple(offset)
+    return mask, triple(offset)
 
 
 def unpack(bits: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
@@ -51,6 +54,6 @@ def unpack(bits: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     return np.unpackbits(bits, count=int(np.prod(shape)), bitorder="little").reshape(shape).view(np.bool_)
 
 
-def packed_length(shapes: np.ndarray) -> np.ndarray:
+def packed_length(shapes: ArrayLike) -> np.ndarray:
     """Whole bytes that hold the bits of masks of these (..., 3) shapes."""
     return (np.asarray(shapes, dtype=np.int64).prod(axis=-1) + 7) // 8

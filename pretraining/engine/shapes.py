@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from pretraining.common.triple import triple
 from pretraining.engine.affine import rotation_matrix
 from pretraining.engine.draws import integer, uniform, uniforms
 from pretraining.engine.fields import sample_smooth_noise, smooth_noise
@@ -65,7 +67,7 @@ def _bean(points: Tensor, generator: Generator) -> Tensor:
 def _blob(points: Tensor, generator: Generator) -> Tensor:
     """A lobed mass: bowel, brain, pancreas."""
     side = points.shape[-1]
-    noise = smooth_noise(tuple(points.shape[1:]), sample_smooth_noise((side / 4, side / 8), 0.2, 0.5, generator))[0]
+    noise = smooth_noise(triple(points.shape[1:]), sample_smooth_noise((side / 4, side / 8), 0.2, 0.5, generator))[0]
     return points.square().sum(0) / uniform(0.4, 0.7, generator) - 1 + noise
 
 
@@ -82,15 +84,14 @@ def _tube(points: Tensor, generator: Generator) -> Tensor:
 def _tree(points: Tensor, generator: Generator) -> Tensor:
     """Branching rods: vessels, bronchi, ribs."""
     root = torch.tensor([0.0, 0.0, -0.8]).view(3, 1, 1, 1)
-    level = None
+    branches = []
     for _ in range(integer(3, 6, generator)):
         tip = torch.tensor([*uniforms(2, -0.7, 0.7, generator), uniform(0.0, 0.8, generator)]).view(3, 1, 1, 1).float()
         along = ((points - root) * (tip - root)).sum(0) / (tip - root).square().sum()
         along = along.clamp(0, 1)
         distance = (points - root - along * (tip - root)).square().sum(0).sqrt()
-        branch = distance - uniform(0.06, 0.14, generator) * (1.2 - 0.6 * along)
-        level = branch if level is None else torch.minimum(level, branch)
-    return level
+        branches.append(distance - uniform(0.06, 0.14, generator) * (1.2 - 0.6 * along))
+    return functools.reduce(torch.minimum, branches)
 
 
 def _sheet(points: Tensor, generator: Generator) -> Tensor:

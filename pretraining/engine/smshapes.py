@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from pretraining.common.triple import triple
 from pretraining.engine.compiled import compiled
 from pretraining.engine.draws import integer, noise_seed, uniforms
 from pretraining.engine.fields import SmoothNoise, smooth_noise
@@ -77,7 +78,7 @@ def sample_smshapes(config: SmShapesConfig, shape: Shape, generator: Generator) 
 
     return SmShapes(
         shape=shape,
-        points=tuple(max(2, math.ceil(size / step)) for size in shape),
+        points=triple(max(2, math.ceil(size / step)) for size in shape),
         images=per_label(config.image_scales_vox, image_stds),
         warps=per_label(config.warp_scales_vox, warp_stds),
     )
@@ -123,12 +124,12 @@ def render_smshapes(params: SmShapes, device: torch.device | str = "cpu") -> Ten
 
 def _warped_on_device(values: Tensor, displacement: Tensor) -> Tensor:
     """Look up (X, Y, Z) values linearly at displaced positions; beyond the border the border's values go on."""
-    where = []
+    where: list[Tensor] = []
     for axis, size in enumerate(values.shape):
         index = torch.arange(size, device=values.device).view([-1 if a == axis else 1 for a in range(3)])
         where.insert(0, (displacement[axis] + index) * (2 / (size - 1)) - 1)
-    where = torch.stack(where, dim=-1)
-    return F.grid_sample(values[None, None], where[None], mode="bilinear", padding_mode="border", align_corners=True)[0, 0]
+    grid = torch.stack(where, dim=-1)
+    return F.grid_sample(values[None, None], grid[None], mode="bilinear", padding_mode="border", align_corners=True)[0, 0]
 
 
 def _warped_on_host(values: Tensor, displacement: Tensor) -> Tensor:

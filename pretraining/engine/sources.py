@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pretraining.engine.label_files import SUFFIXES, is_label_file, stem
 from pretraining.engine.label_names import DATASET_FILE, LABELS_FILE
@@ -65,7 +66,7 @@ class PlainFolder:
 
     def groups(self, *, one_subject: bool) -> list[Group]:
         """What there is to read, once it is known what the files are."""
-        where = {"folder": self.folder, "licence": self.licence, "region": self.region}
+        where: dict[str, Any] = {"folder": self.folder, "licence": self.licence, "region": self.region}
         if one_subject:
             return [Group(source="/".join(self.path[:-1] or self.path), subject=self.path[-1], names=self.names, **where)]
         stems = [stem(name) for name in self.names]
@@ -132,8 +133,9 @@ def find_sources(
         root = name if times[name] == 1 else f"{name} ({times[name]})"
         if source.is_file():
             licence = _licence_file(source.parent) or licence
-            where = {"folder": source.parent, "names": (source.name,), "licence": licence, "region": region}
-            found.append(Group(source=root, subject=stem(source.name), **where))
+            subject = stem(source.name)
+            names = (source.name,)
+            found.append(Group(source=root, subject=subject, folder=source.parent, names=names, licence=licence, region=region))
         elif source.is_dir():
             found += _in_folder(source, root, licence, region, seen, rejected)
         else:
@@ -149,7 +151,7 @@ def _in_folder(source: Path, root: str, licence: str, region: str, seen: set[tup
         licence_of[folder] = _licence_file(folder) or licence_of[folder.parent]
         files = tuple(name for name in names if is_label_file(name))
         path = (root, *folder.relative_to(source).parts)
-        where = {"folder": folder, "names": files, "licence": licence_of[folder], "region": region}
+        where: dict[str, Any] = {"folder": folder, "names": files, "licence": licence_of[folder], "region": region}
         if DATASET_FILE in names and TRAINING in subfolders:
             if TEST in subfolders:
                 rejected.append(Rejection(str(folder / TEST), "labels of test cases are not used"))

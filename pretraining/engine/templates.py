@@ -139,10 +139,10 @@ class TemplateBank:
     def _subjects(self) -> dict[tuple[str, str], tuple[int, ...]]:
         found: dict[tuple[str, str], list[int]] = {}
         names = self._index.names
-        pairs = self._index.rows[["source", "subject"]].tolist()
-        for i, pair in enumerate(pairs):
-            found.setdefault(pair, []).append(i)
-        return {(names[source], names[subject]): tuple(members) for (source, subject), members in found.items()}
+        rows = self._index.rows
+        for i, (source, subject) in enumerate(zip(rows["source"].tolist(), rows["subject"].tolist(), strict=True)):
+            found.setdefault((names[source], names[subject]), []).append(i)
+        return {subject: tuple(members) for subject, members in found.items()}
 
 
 def _reopened(path: Path, sha256: str) -> TemplateBank:

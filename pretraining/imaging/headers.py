@@ -27,6 +27,8 @@ _NIFTI_TYPES = {
     **{1024: "i8", 1280: "u8", 1792: "c16", 2304: "u1"},
 }
 _NIFTI_COLOURS = {128: 3, 2304: 4}
+Compression = Literal["none", "gzip", "zlib", "other"]
+_NRRD_COMPRESSIONS: dict[str, Compression] = {"raw": "none", "gzip": "gzip", "gz": "gzip"}
 _NRRD_TYPES = {"float": "f4", "double": "f8"} | {
     name: code
     for code, names in {
@@ -71,7 +73,7 @@ class VolumeHeader:
     spacing_mm: tuple[float, ...]
     origin_mm: tuple[float, ...]
     dtype: np.dtype | None
-    compression: Literal["none", "gzip", "zlib", "other"]
+    compression: Compression
     data: Path | None
     offset: int
     transforms: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -167,9 +169,10 @@ def _nifti_files(path: Path) -> tuple[Path, Path, bool]:
         stem = re.sub(r"\.(hdr|img(\.gz)?)$", "", path.name, flags=re.IGNORECASE)
         beside = {one.name.lower(): one for one in path.parent.iterdir()}
         header = beside.get(f"{stem.lower()}.hdr", path.with_name(f"{stem}.hdr"))
-        data = next((beside[one] for ending in (".img", ".img.gz") if (one := stem.lower() + ending) in beside), None)
-        if data is None:
+        found = [beside[one] for ending in (".img", ".img.gz") if (one := stem.lower() + ending) in beside]
+        if not found:
             raise Rejected("the file with its voxels is missing")
+        data = found[0]
     with data.open("rb") as file:
         compressed = file.read(2) == b"\x1f\x8b"
     if compressed and not data.name.lower().endswith(".gz"):
@@ -231,7 +234,7 @@ def _nrrd(path: Path) -> VolumeHeader:
         raise Rejected("damaged: its header names no size, or no place for its voxels") from None
     kind = _NRRD_TYPES.get(fields.get("type", "").lower())
     encoding = fields.get("encoding", "").lower()
-    compression = {"raw": "none", "gzip": "gzip", "gz": "gzip"}.get(encoding, "other")
+    compression = _NRRD_COMPRESSIONS.get(encoding, "other")
     named = fields.get("data file") or fields.get("datafile")
     detached = path.parent / named if named else None
     if named and (named.upper().startswith("LIST") or "%" in named or "line skip" in fields or "lineskip" in fields):

@@ -61,8 +61,8 @@ def check_header(header: VolumeHeader) -> None:
     if not all(np.isfinite(transform).all() for transform in header.transforms.values()):
         raise Rejected("its header holds NaN or infinity; mend it")
     if header.voxels > LARGEST_VOXELS:
-        size = " x ".join(map(str, header.size))
-        raise Rejected(f"its header claims {size} voxels, expected at most {LARGEST_VOXELS:,}: damaged")
+        sizes = " x ".join(map(str, header.size))
+        raise Rejected(f"its header claims {sizes} voxels, expected at most {LARGEST_VOXELS:,}: damaged")
     if header.data is None or header.compression == "other" or (claimed := header.data_bytes) is None:
         return
     try:
@@ -90,13 +90,13 @@ def check_voxels(header: VolumeHeader, *, finite: bool = True) -> None:
     Raises:
         Rejected: If voxels are missing, a checksum disagrees, or a voxel is NaN or infinite.
     """
-    if header.data is None or header.compression == "other" or header.dtype is None:
+    kind, expected, rest = header.dtype, header.data_bytes, b""
+    if header.data is None or header.compression == "other" or kind is None or expected is None:
         return
     seen = nan = infinite = 0
-    kind, expected, rest = header.dtype, header.data_bytes, b""
     looked_at = finite and kind.kind in "fc"
     try:
-        for chunk in _data(header):
+        for chunk in _data(header, header.data, expected):
             if looked_at and seen < expected:
                 used = rest + chunk[: expected - seen]
                 whole = len(used) - len(used) % kind.itemsize
@@ -138,12 +138,12 @@ def require_volume(header: VolumeHeader) -> None:
         raise Rejected(f"complex numbers, {expected}; extract one channel")
 
 
-def _data(header: VolumeHeader) -> Iterator[bytes]:
-    """The bytes of the voxels and all that follows them."""
-    with header.data.open("rb") as file:
+def _data(header: VolumeHeader, data: Path, expected: int) -> Iterator[bytes]:
+    """Yield the ``expected`` bytes of the voxels and all that follows them."""
+    with data.open("rb") as file:
         skip = header.offset
         if header.compression == "none":
-            file.seek(skip if skip >= 0 else max(0, header.data.stat().st_size - header.data_bytes))
+            file.seek(skip if skip >= 0 else max(0, data.stat().st_size - expected))
             while chunk := file.read(CHUNK):
                 yield chunk
             return

@@ -44,7 +44,7 @@ def orientation_note(header: VolumeHeader, taken: np.ndarray) -> str:
         between = _corner_distance_mm(header, *places.values())
         if between <= same_mm:
             return ""
-        name = min(apart, key=apart.get)
+        name = min(apart, key=apart.__getitem__)
         if apart[name] <= same_mm:
             other = next(one for one in places if one != name)
             why = f" (the {other} is sheared)" if _is_sheared(places[other]) else ""

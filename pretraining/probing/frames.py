@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pretraining.common.triple import triple
 from pretraining.engine.affine import about, rotation_matrix
 from pretraining.engine.resample import resample_linear
 
@@ -50,12 +51,12 @@ class Frame:
             (X + margin, Y + margin, Z + margin). Without a rotation or scale voxels are copied. Otherwise they are interpolated, and what
             leaves the frame is cut.
         """
-        shape = tuple(side + self.margin_vox for side in image.shape)
+        shape = triple(side + self.margin_vox for side in image.shape)
         if self.rotation_deg or self.scale != 1:
-            matrix = self.matrix(image.shape)
+            matrix = self.matrix(triple(image.shape))
             back = np.linalg.inv(matrix[:, :3])
             return resample_linear(image[None], np.column_stack([back, -back @ matrix[:, 3]]), shape)[0]
-        laid = image.new_full(shape, image.min())
+        laid = image.new_full(shape, image.min().item())
         laid[self.margin_vox :, self.margin_vox :, self.margin_vox :] = image
         return laid
 

@@ -33,9 +33,10 @@ def made_ahead(samples: Iterator[tuple[int, Pair]], device: torch.device, *, dep
     while True:
         while len(under_way) < depth:
             with torch.cuda.stream(side):
-                index, pair = next(samples, (None, None))
-                if index is None:
+                taken = next(samples, None)
+                if taken is None:
                     break
+                index, pair = taken
                 pair = type(pair)(*(part.to(device, non_blocking=True) for part in pair))
                 under_way.append((index, pair, side.record_event()))
         if not under_way:

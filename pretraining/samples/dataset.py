@@ -8,16 +8,15 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset
 
 from pretraining.engine.seeds import sample_generator
 from pretraining.engine.synthesis import Pair, StoredPair, vary
 from pretraining.samples.store import Store
-from pretraining.samples.stream import load, own_numbers
+from pretraining.samples.stream import Stream, load, own_numbers
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoredPairs(IterableDataset):
+class StoredPairs(Stream):
     """Uses ``start``, ``start + stride``, ... of the samples of a store, as (use, :class:`Pair`).
 
     Uses are numbered through all epochs; use u is a pure function of (store, seed, count, u). Every epoch uses each sample once, in an
@@ -66,7 +65,7 @@ class StoredPairs(IterableDataset):
 
 
 @dataclass(frozen=True)
-class StoredReads(IterableDataset):
+class StoredReads(Stream):
     """The samples of :class:`StoredPairs` as they are read, before they are varied: (use, :class:`StoredPair`), on the CPU."""
 
     pairs: StoredPairs

@@ -54,7 +54,7 @@ class Shard(NamedTuple):
 
 def checksum(volumes: np.ndarray) -> str:
     """BLAKE2b, 128 bits, of (3, X, Y, Z) uint8: labels, then both views, in C order."""
-    return hashlib.blake2b(np.ascontiguousarray(volumes), digest_size=16).hexdigest()
+    return hashlib.blake2b(np.ascontiguousarray(volumes).data, digest_size=16).hexdigest()
 
 
 def pack(sample: StoredPair) -> PackedSample:
@@ -132,9 +132,9 @@ def _opened(path: Path) -> tuple[blosc2.NDArray, Shard]:
     try:
         array = blosc2.open(str(path), mode="r", dparams=DECOMPRESSION)
         says = array.schunk.vlmeta[METADATA]
-        known = says["format"] == FORMAT
-        shard = Shard(says["store"], says["first"], array.shape[-1], tuple(says["checksums"])) if known else None
-        fits = known and array.shape == (len(shard.checksums), 3, *(shard.side,) * 3) and array.dtype == np.uint8
+        shard = Shard(says["store"], says["first"], array.shape[-1], tuple(says["checksums"]))
+        shape = (len(shard.checksums), 3, *(shard.side,) * 3)
+        fits = says["format"] == FORMAT and array.shape == shape and array.dtype == np.uint8
     except Exception:  # blosc2 has no error of its own: bytes that are no frame raise half a dozen others
         fits = False
     if not fits:

@@ -35,7 +35,7 @@ class TemplateSource:
     engine: EngineConfig
     seed: int
     validation_count: int
-    make: Callable[..., Pair] = synthesize_pair
+    make: Callable[..., Any] = synthesize_pair
     """Makes a sample."""
 
     def description(self) -> dict[str, Any]:
@@ -45,7 +45,7 @@ class TemplateSource:
     def samples(self, *, start: int, stride: int = 1, device: torch.device, workers: int | None = None) -> Iterator[tuple[int, Pair]]:
         """Numbers ``start``, ``start + stride``, ...; made by ``workers`` processes, by default one for a CPU and none for a GPU."""
         workers = (1 if device.type == "cpu" else 0) if workers is None else workers
-        common = {"bank": self.bank, "config": self.engine, "seed": self.seed, "start": start, "stride": stride}
+        common: dict[str, Any] = {"bank": self.bank, "config": self.engine, "seed": self.seed, "start": start, "stride": stride}
         if not workers:
             return load(PairStream(device=str(device), make=self.make, **common))
         if device.type == "cpu" or self.make is not synthesize_pair:
@@ -118,7 +118,7 @@ def sample_source(
     *,
     seed: int,
     validation_count: int,
-    make: Callable[..., Pair] = synthesize_pair,
+    make: Callable[..., Any] = synthesize_pair,
 ) -> TemplateSource | StoreSource:
     """The samples that training takes from a bank or a store.
 
@@ -128,7 +128,7 @@ def sample_source(
         If the store was made with another engine configuration, or is too small to hold out ``validation_count`` samples, or samples of
         another kind than pairs are wanted of it.
     """
-    common = {"engine": engine, "seed": seed, "validation_count": validation_count}
+    common: dict[str, Any] = {"engine": engine, "seed": seed, "validation_count": validation_count}
     if not isinstance(given, Store):
         return TemplateSource(bank=given, make=make, **common)
     if make is not synthesize_pair:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from pretraining.engine.synthesis import EngineConfig, Pair, synthesize_pair
+from pretraining.engine.synthesis import EngineConfig, synthesize_pair
 from pretraining.engine.templates import TemplateBank
 
 
+class Stream(IterableDataset[tuple[int, Any]]):
+    """What can be loaded: yields numbered samples, in a worker process those of :func:`own_numbers`."""
+
+    device: str
+
+
 @dataclass(frozen=True, kw_only=True)
-class PairStream(IterableDataset):
+class PairStream(Stream):
     """Samples ``start``, ``start + stride``, ... of one data set, as (index, :class:`Pair`).
 
     Inside a ``DataLoader(batch_size=None)`` with W workers, each makes every W-th sample, and the loader, which asks its workers
@@ -32,24 +38,16 @@ class PairStream(IterableDataset):
     """How many samples; None: without end."""
     device: str = "cpu"
     """Where samples are made; worker processes are for the CPU."""
-    make: Callable[..., Pair] = synthesize_pair
-    """Makes a sample; to be pickled."""
+    make: Callable[..., Any] = synthesize_pair
+    """Makes a sample, a :class:`Pair` or another named tuple of tensors; to be pickled."""
 
     def __post_init__(self) -> None:
         if self.start < 0 or self.stride < 1 or (self.length is not None and self.length < 0):
             raise ValueError(f"need start >= 0, stride >= 1 and length >= 0, got {self.start}, {self.stride} and {self.length}")
 
-    def __iter__(self) -> Iterator[tuple[int, Pair]]:
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
         for index in own_numbers(self.start, self.stride, self.length):
             yield index, self.make(self.bank, self.config, seed=self.seed, index=index, device=self.device)
-
-
-class Stream(Protocol):
-    """What can be loaded: yields numbered samples, in a worker process those of :func:`own_numbers`."""
-
-    device: str
-
-    def __iter__(self) -> Iterator[tuple[int, Any]]: ...
 
 
 def own_numbers(start: int, stride: int, length: int | None) -> Iterator[int]:
@@ -76,7 +74,7 @@ def load(stream: Stream, *, workers: int = 0, prefetch: int = 2, pin: bool = Fal
     if workers and torch.device(stream.device).type != "cpu":
         raise ValueError(f"worker processes make samples on the CPU, got device {stream.device!r}; use workers=0 on other devices")
     # The loader draws a seed for its workers, which they have no use for: from a generator of its own, not from the global one.
-    loader = DataLoader(
+    loader: DataLoader[tuple[int, Any]] = DataLoader(
         stream,
         batch_size=None,
         num_workers=workers,

@@ -72,10 +72,10 @@ def apply_bias_fields(volumes: Tensor, params: Sequence[BiasField]) -> Tensor:
             cube[degrees] = coefficient
     along_x, along_y, along_z = (basis(np.linspace(-1, 1, size), degree) for size in volumes.shape[1:])
     # One plane per power of z; few enough to be added one by one.
-    planes = np.stack([np.einsum("ijk,xi,yj->kxy", cube, along_x, along_y) for cube in cubes], axis=1)
-    planes = upload(planes.astype(np.float32), volumes.device)
-    along_z = upload(along_z.T.astype(np.float32), volumes.device)
-    field = planes[0, ..., None] * along_z[0]
-    for plane, powers in zip(planes[1:], along_z[1:], strict=True):
+    by_power = np.stack([np.einsum("ijk,xi,yj->kxy", cube, along_x, along_y) for cube in cubes], axis=1)
+    planes = upload(by_power.astype(np.float32), volumes.device)
+    rows = upload(along_z.T.astype(np.float32), volumes.device)
+    field = planes[0, ..., None] * rows[0]
+    for plane, powers in zip(planes[1:], rows[1:], strict=True):
         field.addcmul_(plane[..., None], powers)
     return field.exp_().mul_(volumes)

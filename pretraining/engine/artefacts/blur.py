@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Generator, Tensor
 
+from pretraining.common.triple import triple
 from pretraining.engine.artefacts.gaussian import convolve_mirrored, sampled_kernel
 from pretraining.engine.draws import happens, uniforms
 
@@ -34,7 +35,7 @@ def sample_blur(config: BlurConfig, generator: Generator) -> Blur | None:
     """Draw one sigma per axis."""
     if not happens(config.probability, generator):
         return None
-    return Blur(sigma_vox=tuple(uniforms(3, *config.sigma_vox, generator)))
+    return Blur(sigma_vox=triple(uniforms(3, *config.sigma_vox, generator)))
 
 
 def apply_blur(volume: Tensor, params: Blur) -> Tensor:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Generator, Tensor
 
+from pretraining.common.triple import triple
 from pretraining.engine.artefacts.gaussian import convolve_zero, integrated_kernel
 from pretraining.engine.draws import happens, uniform, uniforms
 
@@ -44,7 +45,7 @@ def sample_sharpening(config: SharpeningConfig, generator: Generator) -> Sharpen
         return None
     first = uniforms(3, *config.sigma1_vox, generator)
     second = [uniform(config.min_sigma2_vox, sigma, generator) for sigma in first]
-    return Sharpening(sigma1_vox=tuple(first), sigma2_vox=tuple(second), strength=uniform(*config.strength, generator))
+    return Sharpening(sigma1_vox=triple(first), sigma2_vox=triple(second), strength=uniform(*config.strength, generator))
 
 
 def apply_sharpening(volume: Tensor, params: Sharpening) -> Tensor:

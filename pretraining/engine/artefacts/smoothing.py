@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Generator, Tensor
 
+from pretraining.common.triple import triple
 from pretraining.engine.artefacts.gaussian import convolve_zero, integrated_kernel
 from pretraining.engine.draws import happens, uniforms
 
@@ -34,7 +35,7 @@ def sample_smoothing(config: SmoothingConfig, generator: Generator) -> Smoothing
     """Draw one sigma per axis."""
     if not happens(config.probability, generator):
         return None
-    return Smoothing(sigma_vox=tuple(uniforms(3, *config.sigma_vox, generator)))
+    return Smoothing(sigma_vox=triple(uniforms(3, *config.sigma_vox, generator)))
 
 
 def apply_smoothing(volume: Tensor, params: Smoothing) -> Tensor:

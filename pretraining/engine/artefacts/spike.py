@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from pretraining.common.triple import triple
 from pretraining.engine.draws import happens, uniform, uniforms
 
 FLOOR = 1e-10
@@ -40,7 +41,7 @@ def sample_spike(config: SpikeConfig, generator: Generator) -> Spike | None:
     """Draw where the spike is, uniformly over k-space, and how strong."""
     if not happens(config.probability, generator):
         return None
-    return Spike(position=tuple(uniforms(3, 0.0, 1.0, generator)), strength=uniform(*config.strength, generator))
+    return Spike(position=triple(uniforms(3, 0.0, 1.0, generator)), strength=uniform(*config.strength, generator))
 
 
 def apply_spike(volume: Tensor, params: Spike) -> Tensor:
