@@ -69,8 +69,11 @@ def launches_of_a_step(*, triton: bool) -> Counter[str]:
 
 
 def test_a_step(monkeypatch):
-    """Beside the same step with padding, upsampling and concatenation by PyTorch. A GPU has more to do for those: it brings each volume
-    that it pads into another layout and back."""
+    """Compare with the step of PyTorch's own operations.
+
+    Beside the same step with padding, upsampling and concatenation by PyTorch. A GPU has more to do for those: it brings each volume
+    that it pads into another layout and back.
+    """
     # Nothing may depend on numbers that are drawn: the two windows lie on each other.
     monkeypatch.setattr(model, "move_views", lambda pair, *_: MovedViews(*pair, (0, 0, 0), np.eye(3, 4)))
     monkeypatch.setattr(torch.Tensor, "exponential_", lambda tensor, generator: tensor.uniform_())
