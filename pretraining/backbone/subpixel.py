@@ -48,13 +48,17 @@ def add_upsampled_convolution(to: Tensor, below: Tensor, weight: Tensor, *, padd
     source = below if padding == "zeros" else pad_by_one(below, "replicate")
     if torch.compiler.is_compiling():
         return to + interleaved(functional.conv3d(source, subpixel_kernel(weight), padding=margin))
-    if to.device.type == "cpu" and layout_of(to) == torch.channels_last_3d:
-        # A GPU is best off with one large product; a CPU's vector units with long rows to add.
+    if _in_long_rows(to):
         kernels = subpixel_kernel(weight, in_rows=True).split(2 * len(weight))
         for phase, kernel in enumerate(kernels):
             to = _AddRows.apply(to, functional.conv3d(source, kernel, padding=margin), phase)
         return to
     return _AddInterleaved.apply(to, functional.conv3d(source, subpixel_kernel(weight), padding=margin))
+
+
+def _in_long_rows(to: Tensor) -> bool:
+    """Whether outputs are added row by row: a CPU's vector units want long rows, a GPU one large product."""
+    return to.device.type == "cpu" and layout_of(to) == torch.channels_last_3d
 
 
 def subpixel_kernel(weight: Tensor, *, in_rows: bool = False) -> Tensor:
