@@ -35,7 +35,12 @@ def stop_requests() -> Iterator[Stop]:
     # What nohup ignores stays ignored.
     before = {number: handler for number in SIGNALS if (handler := signal.getsignal(number)) != signal.SIG_IGN}
 
+    owner = os.getpid()
+
     def note(number: int, frame: object) -> None:
+        if os.getpid() != owner:
+            _end_forked_worker(number)
+            return
         stop.signal = signal.Signals(number)
         for other, handler in before.items():
             signal.signal(other, handler)
@@ -64,11 +69,9 @@ def stop_signals_interrupt() -> Iterator[None]:
     owner = os.getpid()
 
     def interrupt(number: int, frame: object) -> None:
-        if os.getpid() != owner:  # a forked worker, which whoever started it ends in this way
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-            return
-        raise KeyboardInterrupt(number)
+        if os.getpid() == owner:
+            raise KeyboardInterrupt(number)
+        _end_forked_worker(number)
 
     for number in taken:
         signal.signal(number, interrupt)
@@ -82,3 +85,9 @@ def stop_signals_interrupt() -> Iterator[None]:
 def signal_of(interrupt: KeyboardInterrupt) -> int:
     """Number of the signal that ``interrupt`` is about."""
     return interrupt.args[0] if interrupt.args else signal.SIGINT
+
+
+def _end_forked_worker(number: int) -> None:
+    """Do what the signal does by default: a forked worker inherits handlers, and its parent ends it by signals."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)

@@ -22,7 +22,8 @@ from uuid import uuid4
 
 import psutil
 
-from pretraining.errors import CommandFailed
+from pretraining.common.outputs import blocking_file
+from pretraining.errors import CommandFailed, InputError
 
 log = logging.getLogger(__name__)
 
@@ -77,11 +78,14 @@ def locked(folder: str | Path, *, wait: bool = False) -> Iterator[None]:
 
     Raises:
         InUse: If another process holds the lock; the message names it.
+        InputError: If a file is in the way of the folder.
 
     Notes:
         A process whose lock is taken over all the same (it was suspended for minutes) stops itself as soon as it finds out.
     """
     folder = Path(folder)
+    if (obstacle := blocking_file(folder)) is not None:
+        raise InputError(f"expected a folder to write into at {folder}, but {obstacle} is a file; move it away, or name another folder")
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK

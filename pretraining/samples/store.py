@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import pretraining
 from pretraining.atomic import write_text
+from pretraining.common.lock import locked
 from pretraining.config import differences, read_json, to_dict
 from pretraining.engine.seeds import SEED_LIMIT
 from pretraining.engine.synthesis import EngineConfig, StoredPair
@@ -249,9 +250,16 @@ def agreed_config(store: Path, wanted: StoreConfig) -> StoreConfig:
 
 
 def begin_store(store: Path, wanted: StoreConfig) -> StoreConfig:
-    """Write the configuration that :func:`agreed_config` finds, unless it is there."""
+    """Write the configuration that :func:`agreed_config` finds, unless it is there.
+
+    Jobs of an array begin a store at once; one at a time decides what it holds. Making shards needs no lock, see
+    :func:`pretraining.samples.synthesize.synthesize`.
+    """
     config = agreed_config(store, wanted)
-    if not (store / CONFIG).exists() or read_store_config(store) != config:
+    if (store / CONFIG).exists() and read_store_config(store) == config:
+        return config
+    with locked(store, wait=True):
+        config = agreed_config(store, wanted)
         write_text(store / CONFIG, json.dumps(to_dict(config), indent=2) + "\n")
     return config
 

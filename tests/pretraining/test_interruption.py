@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from pretraining.interruption import signal_of, stop_signals_interrupt
+from pretraining.interruption import signal_of, stop_requests, stop_signals_interrupt
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT])
@@ -31,9 +31,10 @@ def test_what_nohup_ignores_stays_ignored():
 
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system does not fork")
-def test_a_forked_worker_is_ended_as_ever(capfd):
+@pytest.mark.parametrize("handlers", [stop_signals_interrupt, stop_requests])
+def test_a_forked_worker_is_ended_as_ever(capfd, handlers):
     """nnU-Net's pools end their workers by SIGTERM."""
-    with stop_signals_interrupt():
+    with handlers():
         worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,))
         worker.start()
         time.sleep(0.2)

@@ -15,6 +15,7 @@ import pytest
 
 from pretraining.common import lock
 from pretraining.common.lock import LOCK, InUse, is_vacant, locked
+from pretraining.errors import InputError
 
 HOLDER = """
 import sys, time
@@ -166,6 +167,12 @@ def test_a_folder_made_for_nothing_goes_again(tmp_path):
     with locked(tmp_path / "new"):
         (tmp_path / "new" / "result").touch()
     assert (tmp_path / "new" / "result").exists()
+
+
+def test_a_file_in_the_way_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=rf"but {tmp_path}/file is a file"), locked(tmp_path / "file" / "out"):
+        pass
 
 
 def test_a_lock_alone_does_not_make_a_folder_taken(tmp_path):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import threading
+import time
 from dataclasses import replace
 from itertools import chain
 
 import pytest
 import torch
 
+from pretraining.common.lock import locked
 from pretraining.config import to_dict
 from pretraining.engine.synthesis import EngineConfig, synthesize_stored
 from pretraining.errors import InputError
@@ -187,3 +190,21 @@ def test_stores_filled_apart_are_one_once_their_files_lie_together(store_folder,
     shutil.copy(here / "shard-0000004.b2nd", there)
     assert finish_store(there) == 0
     assert (there / "manifest.jsonl").read_bytes() == content and len(open_store(there)) == 10
+
+
+def test_of_two_that_begin_one_store_the_second_finds_what_the_first_decided(tmp_path):
+    said = []
+
+    def begin() -> None:
+        try:
+            begin_store(tmp_path / "store", replace(CONFIG, seed=2))
+        except InputError as error:
+            said.append(str(error))
+
+    second = threading.Thread(target=begin)
+    with locked(tmp_path / "store"):
+        second.start()
+        time.sleep(0.3)  # it has seen that there is no store yet
+        (tmp_path / "store" / "config.json").write_text(json.dumps(to_dict(CONFIG)))
+    second.join()
+    assert "was started with another configuration (seed: 1 -> 2)" in said[0] and read_store_config(tmp_path / "store") == CONFIG
