@@ -7,6 +7,7 @@ unfit layout more than one; the count is a lower bound that shows what grows or 
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pretraining import triton_support
-from pretraining.backbone import padding
+from pretraining.backbone import padding, subpixel
 from pretraining.engine import fields, median, mixture, placement, resample, resident
 from pretraining.engine.artefacts import gaussian, noise
 
@@ -73,6 +74,8 @@ def counted_launches(*, triton: bool, device: str = "cuda") -> Iterator[Launches
         for module in _USERS_OF_TRITON:
             patch.setattr(module, "can_run_triton", lambda place: triton and place.type == device)
             patch.setattr(module, "launch", lambda *arguments, **options: launches.count())
+        # A cache of its own: what it keeps has no content either, and must not be found by anybody else.
+        patch.setattr(subpixel, "_kept_merging", functools.cache(subpixel._merging))
         patch.setattr(placement, "_address", lambda bits: 0)
         patch.setattr(resident, "_stream", lambda device: 0)
         patch.setattr(resident, "_memory", lambda device: 2**40)
