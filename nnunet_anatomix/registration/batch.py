@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -154,19 +155,19 @@ def register_pairs(
         Interrupted: As soon as this process is asked to stop; the same call resumes with the pair in hand.
     """
 
-    def work(pair: PairFiles) -> None:
-        folder = out / pair.name
-        # A pair that has no result of its present files must not count as registered.
-        (folder / REGISTRATION_FILE).unlink(missing_ok=True)
-        run(pair, folder, common, progress=progress)
+    def forget(pair: PairFiles, why: str) -> None:
+        # Without a result of its present files, a pair must not count as registered. A name may be too long for any file.
+        with suppress(OSError):
+            (out / pair.name / REGISTRATION_FILE).unlink()
 
     with locked(out):
         outcome = run_batch(
             {pair.name: pair for pair in pairs},
-            work,
+            lambda pair: run(pair, out / pair.name, common, progress=progress),
             noun="pair",
             is_done=lambda pair: _is_done(out / pair.name, common, pair),
             failures=out,
+            on_failure=forget,
         )
     outcome.require_all("pairs", see=out / FAILURES)
     return outcome.done

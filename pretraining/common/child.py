@@ -32,14 +32,28 @@ _TOLD_LINES = 10
 _DRAIN_S = 10.0
 """Somebody may hold the output of a child open that has ended."""
 
-# Runs the program in its place, so that it is asked to stop when this process is killed. Linux alone can do that.
-_ENDS_WITH_PARENT = """
+# Leads the session of a command, and ends it when the process that started the command is killed: nnU-Net's workers would live on.
+# Linux alone tells a process of its parent's death.
+_GUARD = """
 import ctypes, os, signal, sys
+parent = int(sys.argv[1])
+def end_orphans(*_):
+    if os.getppid() != parent:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.killpg(0, signal.SIGTERM)
+signal.signal(signal.SIGTERM, end_orphans)
 ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-if os.getppid() != int(sys.argv[1]):
-    sys.exit(143)
-os.execv(sys.argv[2], sys.argv[2:])
+command = os.fork()
+if command == 0:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.execv(sys.argv[2], sys.argv[2:])
+end_orphans()
+code = os.waitstatus_to_exitcode(os.waitpid(command, 0)[1])
+if os.getppid() != parent:
+    os.killpg(0, signal.SIGKILL)
+sys.exit(code if code >= 0 else 128 - code)
 """
+_KILLED = (-9, 137)
 
 
 def run_child(command: Sequence[str], environment: Mapping[str, str], log_file: Path, *, grace_s: float = GRACE_S) -> None:
@@ -68,7 +82,7 @@ def run_child(command: Sequence[str], environment: Mapping[str, str], log_file: 
         raise CommandFailed(f"there is no program '{command[0]}', neither in {folder} nor in PATH; install it")
     words = [program, *command[1:]]
     if sys.platform == "linux":
-        words = [sys.executable, "-I", "-S", "-c", _ENDS_WITH_PARENT, str(os.getpid()), *words]
+        words = [sys.executable, "-I", "-S", "-c", _GUARD, str(os.getpid()), *words]
     is_watched = sys.stderr.isatty() or bool(os.environ.get(PROGRESS))
     variables = {**environment, "PYTHONUNBUFFERED": "1", **({PROGRESS: "1"} if is_watched else {})}
     log_file.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +105,8 @@ def run_child(command: Sequence[str], environment: Mapping[str, str], log_file: 
     if code:
         if last:
             log.error("the last lines of %s:\n%s", log_file, "\n".join(last))
-        reason = f": {last[-1].strip()[-300:]}" if last else ""
+        said = "it was killed, by somebody or for lack of memory" if code in _KILLED else last[-1].strip()[-300:] if last else ""
+        reason = said and f": {said}"
         raise CommandFailed(f"'{command[0]}' ended with exit code {code}{reason} (all of its output is in {log_file})")
 
 

@@ -86,12 +86,18 @@ def test_a_child_that_does_not_stop_is_killed(tmp_path, started):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell a process that its parent was killed")
-def test_a_killed_command_takes_its_child_along(tmp_path, started):
-    process, (child, worker) = parent(tmp_path / "out", started, WORKERS)
+@pytest.mark.parametrize("program", [WORKERS, "import signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit())\n" + WORKERS])
+def test_a_killed_command_takes_its_children_along(tmp_path, started, program):
+    process, children = parent(tmp_path / "out", started, program)
     process.kill()
     process.wait()
-    assert gone([child], 10)
-    os.kill(worker, signal.SIGKILL)
+    assert gone(children, 10)
+
+
+def test_a_command_that_was_killed_is_said_to_be(tmp_path):
+    program = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    with pytest.raises(CommandFailed, match=r"exit code \S+: it was killed, by somebody or for lack of memory"):
+        run_child([sys.executable, "-c", program], os.environ, tmp_path / "log.txt")
 
 
 def test_both_streams_are_in_the_log_and_the_last_lines_are_told(tmp_path, caplog):
