@@ -139,7 +139,10 @@ def _take(path: Path, *, wait: bool) -> Holder:
         except FileNotFoundError:  # released meanwhile
             continue
         if not wait:
-            raise InUse(f"{message}: wait until it has finished, or stop it; if it is not there any more, remove {path}")
+            raise InUse(
+                f"{path.parent} is in use by {other or 'another process'}: wait until it has finished, or stop it; "
+                f"if it is not there any more, remove {path}"
+            )
         if not is_told:
             log.info("%s: waiting until it has finished", message)
             is_told = True

@@ -68,7 +68,7 @@ def test_every_error_explained_is_one_of_ours():
             assert others or any(pattern.search(message) for message in messages), f"no error of ours says: {text}"
 
 
-ERRORS = ("InputError", "UsageError", "CommandFailed", "Unusable", "Rejected", "NotWritten", "NotFinite")
+ERRORS = ("InputError", "UsageError", "CommandFailed", "Unusable", "Rejected", "NotWritten", "NotFinite", "InUse")
 
 
 def _messages() -> list[str]:

@@ -359,7 +359,7 @@ def test_stated_regions_are_kept_in_the_bank(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
-        (("--spacing", "nan"), "spacing > 0"),
+        (("--spacing", "nan"), "--spacing must be a finite number"),
         (("--spacing", "0"), "spacing > 0"),
         (("--workers", "0"), "at least one process"),
         (("--licence", "a", "b"), "one licence for all"),
