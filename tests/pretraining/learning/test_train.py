@@ -91,7 +91,6 @@ def test_training_learns(tmp_path, bank):
     records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert {"step", "loss", "terms", "rate", "steps_per_s", "waiting"} <= records[0].keys()
     losses = [record["loss"] for record in records if "loss" in record]
-    assert any(record.get("noise_scale", 0) > 0 for record in records)
     # Means over ten label maps each; .17 to .18 with two seeds when this was written.
     assert losses[-1] < losses[0] - 0.08
 

@@ -324,6 +324,6 @@ def test_a_store_begun_with_a_huge_count_is_found_unfinished_at_once(run, reques
     begin_store(tmp_path / "store", request_of(count=10**9, engine=EngineConfig(side=32)).config())
     began = time.monotonic()
     with pytest.raises(SystemExit, match="0 of its 62500000 shards are there"):
-        run("train", "--samples", "store", "--out", "run", "--device", "cpu")
+        run("train", "--samples", "store", "--out", "run", "--preset", "small", "--device", "cpu")
     assert finish_store(tmp_path / "store") == 62500000
     assert time.monotonic() - began < 30
