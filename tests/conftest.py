@@ -14,16 +14,16 @@ from types import SimpleNamespace
 # threads that outnumber the cores wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A shell without job control starts what runs in the background with signals ignored, and every process that a test starts inherits that.
-for _name, _handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
-    if hasattr(signal, _name) and signal.getsignal(getattr(signal, _name)) is signal.SIG_IGN:
-        signal.signal(getattr(signal, _name), _handler)
-
 import pytest
 import torch
 
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.backbone.weights import save_weights
+
+# A shell without job control starts what runs in the background with signals ignored, and every process that a test starts inherits that.
+for _name, _handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+    if hasattr(signal, _name) and signal.getsignal(getattr(signal, _name)) is signal.SIG_IGN:
+        signal.signal(getattr(signal, _name), _handler)
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 
