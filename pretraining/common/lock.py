@@ -128,9 +128,8 @@ def _take(path: Path, *, wait: bool) -> Holder:
         try:
             other = _read(path)
             is_gone = other.is_gone if other else None
-            message = f"{path.parent} is in use by {other or 'another process'}"
             if is_gone is None and not is_told:
-                log.info("%s: looking for a sign of life for up to %.0f s", message, SILENCE_S)
+                log.info("%s is held by %s: looking for a sign of life for up to %.0f s", path.parent, other or "somebody", SILENCE_S)
                 is_told = True
             if is_gone or (is_gone is None and _is_silent(path)):
                 log.warning("%s was left by %s, which has ended: taken over", path.parent, other or "another process")
@@ -144,7 +143,7 @@ def _take(path: Path, *, wait: bool) -> Holder:
                 f"if it is not there any more, remove {path}"
             )
         if not is_told:
-            log.info("%s: waiting until it has finished", message)
+            log.info("%s is in use by %s: waiting until it has finished", path.parent, other or "another process")
             is_told = True
         time.sleep(_POLL_S)
 
