@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
+import psutil
 import pytest
 import SimpleITK as sitk
 import torch
@@ -12,6 +18,7 @@ import torch
 from nnunet_anatomix import demo
 from nnunet_anatomix.demo_anatomy import ORGANS, SHAPE, make_subject
 from nnunet_anatomix.pictures import draw_cases
+from pretraining.common.lock import InUse, locked
 from pretraining.errors import CommandFailed, InputError
 
 
@@ -79,6 +86,33 @@ def test_labels_keep_their_colours_in_the_picture(tmp_path):
         sitk.WriteImage(sitk.GetImageFromArray(volume), str(files[-1]))
     draw_cases(tmp_path / "case.png", {"case": tuple(files)})
     assert (tmp_path / "case.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="signals and process groups")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_demo_stops_its_training(tmp_path, number):
+    """A real training with nnU-Net's worker processes, all of which lived on before."""
+    out = tmp_path / "demo"
+    command = [sys.executable, "-m", "nnunet_anatomix.cli", "demo", "--out", str(out), "--iterations", "500", "--device", "cpu"]
+    process = subprocess.Popen(command)
+    deadline = time.monotonic() + 400
+    while "Epoch 0" not in ((out / "log.txt").read_text() if (out / "log.txt").exists() else ""):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.5)
+    started = psutil.Process(process.pid).children(recursive=True)
+    assert len(started) >= 3
+    process.send_signal(number)
+    process.wait(60)
+    _, alive = psutil.wait_procs(started, timeout=30)
+    assert not alive and (number == signal.SIGKILL or not (out / ".anatomix.lock").exists())
+
+
+def test_two_demos_in_one_folder_at_once_are_refused(tmp_path):
+    with locked(tmp_path / "demo"):
+        for run in (demo.run_demo, demo.make_demo_data):
+            with pytest.raises(InUse, match="is in use by process"):
+                run(tmp_path / "demo")
 
 
 @pytest.mark.slow

@@ -50,12 +50,12 @@ def in_this_process(monkeypatch) -> list[Sequence[str]]:
     """Commands are run in here, which saves each the seconds of importing; what was run is kept."""
     asked: list[Sequence[str]] = []
 
-    def call(words, environment, log_file, stop) -> None:
+    def call(words, environment, log_file, **_) -> None:
         asked.append(words)
         monkeypatch.setattr(sys, "argv", list(words))
         {"nnunet-anatomix": cli.main, "anatomix-pretrain": pretraining.cli.main}[words[0]]()
 
-    monkeypatch.setattr(running, "_run", call)
+    monkeypatch.setattr(running, "run_child", call)
     return asked
 
 

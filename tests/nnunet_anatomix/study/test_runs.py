@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from nnunet_anatomix.study.runs import StudySettings, cut_plan, own_folds, starts_of
 from pretraining.errors import InputError
@@ -101,3 +102,20 @@ def test_where_a_disk_has_no_links_runs_get_copies(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.symlink_to", refuse)
     own = own_folds(tmp_path / "Dataset1", None, tmp_path / "run") / "Dataset1"
     assert (own / "data" / "case.b2nd").read_text() == "voxels" and (own / "plans.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize("trainer", ["nnUNetTrainer", "AnatomixTrainer"])
+def test_trainers_read_the_folds_of_their_run(planned_hippocampus, nnunet, tmp_path, monkeypatch, trainer, weights_file):
+    from nnunetv2.run.run_training import get_trainer_from_args
+
+    name = "Dataset901_Hippocampus"
+    cases = sorted(path.stem for path in (planned_hippocampus / name / "nnUNetPlans_3d_fullres").glob("*.pkl"))
+    monkeypatch.setenv("ANATOMIX_WEIGHTS", str(weights_file))
+    for number, case in enumerate(cases[:2]):
+        fold = {"train": [case], "val": cases[2:]}
+        monkeypatch.setenv("nnUNet_preprocessed", str(own_folds(planned_hippocampus / name, fold, tmp_path / f"run {number}")))
+        run = get_trainer_from_args(name, "3d_fullres", 0, trainer, device=torch.device("cpu"))
+        assert [list(keys) for keys in run.do_split()] == [fold["train"], fold["val"]]
+        training, _ = run.get_tr_and_val_datasets()
+        assert training.load_case(case)[0].ndim == 4
+    assert not (planned_hippocampus / name / "splits_final.json").exists()
