@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from nnunet_anatomix.other_network import suited_side
-from nnunet_anatomix.other_weights import OtherWeights
 from nnunet_anatomix.registration.warp import image_tensor
-from pretraining.backbone.weights import Weights
+from pretraining.backbone.feature_network import FeatureWeights
 from pretraining.byte_sizes import format_bytes
 from pretraining.common.finite import require_finite
 from pretraining.errors import InputError
@@ -35,7 +34,7 @@ _FWHM = 2.355
 
 def extract_features(
     image: sitk.Image,
-    weights: Weights | OtherWeights,
+    weights: FeatureWeights,
     *,
     clip: Clip | None = None,
     side: int = LARGEST_SIDE,
@@ -94,14 +93,14 @@ def extract_features(
     bf16 = has_bf16_units(device) if bf16 is None else bf16
     spare = _spare_bytes(net.config.out_channels * volume.numel() * volume.element_size(), memory, device)
     fitting = window_for(net, volume.shape, spare, bf16)
-    options = {"clip": clip, "bf16": bf16, "voxelwise": architecture.norm == "instance" and not getattr(architecture, "norm_affine", False)}
+    voxelwise = architecture.norm == "instance" and not getattr(architecture, "norm_affine", False)
     if whole:
         if fitting is not None:
             needed = peak_bytes(net, padded_shape(net, volume.shape), bf16)
             raise InputError(
                 f"the whole volume at once needs {format_bytes(needed)}B of memory, but there is {format_bytes(spare)}B; use windows"
             )
-        return _finite(whole_volume_features(net, volume, **options))
+        return _finite(whole_volume_features(net, volume, clip=clip, bf16=bf16, voxelwise=voxelwise))
     if fitting is not None and fitting < side:
         log.warning(
             "windows of %d voxels do not fit into %sB of memory; taking %d, whose features differ from theirs",
@@ -110,7 +109,9 @@ def extract_features(
             fitting,
         )
         side = fitting
-    return _finite(sliding_window_features(net, volume, side=side, overlap=overlap, progress=progress, **options))
+    return _finite(
+        sliding_window_features(net, volume, side=side, overlap=overlap, clip=clip, bf16=bf16, voxelwise=voxelwise, progress=progress)
+    )
 
 
 def isotropic(image: sitk.Image, spacing_mm: float) -> sitk.Image:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pretraining.backbone.feature_network import FeatureNetwork
 from pretraining.backbone.unet import UNet
 from pretraining.errors import InputError
 
@@ -169,7 +170,7 @@ class OtherNetwork(nn.Module):
         return features.shape[1], counted[0] / side**3
 
 
-def suited_side(net: UNet | OtherNetwork, side: int) -> int:
+def suited_side(net: FeatureNetwork, side: int) -> int:
     """The side of windows, voxels: as asked for a backbone of ours; for another network the greatest that it takes, at most ``side``."""
     if isinstance(net, UNet):
         return side

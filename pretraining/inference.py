@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from pretraining.backbone.unet import UNet
+from pretraining.backbone.feature_network import FeatureNetwork
 from pretraining.errors import InputError
 from pretraining.voxelwise import voxelwise_normalized
 
@@ -46,7 +46,7 @@ def rescaled(image: Tensor, clip: Clip | None = None) -> Tensor:
 
 @torch.no_grad()
 def whole_volume_features(
-    net: UNet, image: Tensor, *, clip: Clip | None = None, bf16: bool = False, pool: int = 1, voxelwise: bool = False
+    net: FeatureNetwork, image: Tensor, *, clip: Clip | None = None, bf16: bool = False, pool: int = 1, voxelwise: bool = False
 ) -> Tensor:
     """Output features of a volume in one pass.
 
@@ -69,7 +69,7 @@ def whole_volume_features(
 
 @torch.no_grad()
 def sliding_window_features(
-    net: UNet,
+    net: FeatureNetwork,
     image: Tensor,
     *,
     side: int = 128,
@@ -142,7 +142,7 @@ def sliding_window_features(
     return voxelwise_normalized(total) if voxelwise and pool == 1 else total
 
 
-def padded_shape(net: UNet, shape: Sequence[int], at_most: int | None = None) -> tuple[int, ...]:
+def padded_shape(net: FeatureNetwork, shape: Sequence[int], at_most: int | None = None) -> tuple[int, ...]:
     """The sides that the network takes in place of ``shape``; axes of ``at_most`` voxels or more stay as they are."""
     multiple, least = net.config.multiple, net.config.min_side
     return tuple(length if at_most and length >= at_most else max(least, -(-length // multiple) * multiple) for length in shape)
@@ -186,7 +186,7 @@ class _Axis:
         return slice(begin - start, end - start), slice(first, last), filled
 
 
-def _forward(net: UNet, x: Tensor, bf16: bool) -> Tensor:
+def _forward(net: FeatureNetwork, x: Tensor, bf16: bool) -> Tensor:
     """(C, X, Y, Z) float32 features of one (X, Y, Z) window, on the network's device."""
     device = next(net.parameters()).device
     if device.type == "cpu":
@@ -200,7 +200,7 @@ def _pooled(features: Tensor, pool: int) -> Tensor:
     return functional.avg_pool3d(features, pool) if pool > 1 else features
 
 
-def _padded(net: UNet, image: Tensor, at_most: int | None = None) -> tuple[Tensor, tuple[slice, ...]]:
+def _padded(net: FeatureNetwork, image: Tensor, at_most: int | None = None) -> tuple[Tensor, tuple[slice, ...]]:
     """The (X, Y, Z) image with repeated borders, of a size that the network takes, and where in it the image lies."""
     margins = [side - length for side, length in zip(padded_shape(net, image.shape, at_most), image.shape, strict=True)]
     padding = [amount for margin in reversed(margins) for amount in (margin // 2, margin - margin // 2)]

@@ -9,6 +9,7 @@ import psutil
 import torch
 
 from pretraining.backbone.convolutions import SkipConv3x3x3
+from pretraining.backbone.feature_network import FeatureNetwork
 from pretraining.backbone.unet import UNet
 from pretraining.byte_sizes import format_bytes
 from pretraining.errors import InputError
@@ -28,7 +29,7 @@ LARGEST_SIDE = 128
 """Of windows, voxels, as in the paper and in pretraining."""
 
 
-def peak_bytes(net: UNet, shape: Sequence[int], bf16: bool = False) -> int:
+def peak_bytes(net: FeatureNetwork, shape: Sequence[int], bf16: bool = False) -> int:
     """Peak of one forward pass without gradients, beside weights and input.
 
     Every convolution holds its input, that input with a border, its output, the skip connections that are still to be read and, in the
@@ -72,7 +73,7 @@ def peak_bytes(net: UNet, shape: Sequence[int], bf16: bool = False) -> int:
     return int(peak) + _HOLES * min(largest, _HEAP_BYTES) + _LIBRARIES
 
 
-def window_for(net: UNet, shape: Sequence[int], memory_bytes: int, bf16: bool = False) -> int | None:
+def window_for(net: FeatureNetwork, shape: Sequence[int], memory_bytes: int, bf16: bool = False) -> int | None:
     """The largest window that fits into memory.
 
     Parameters
@@ -104,7 +105,7 @@ def window_for(net: UNet, shape: Sequence[int], memory_bytes: int, bf16: bool = 
     )
 
 
-def window_bytes(net: UNet, shape: Sequence[int], side: int, bf16: bool = False) -> int:
+def window_bytes(net: FeatureNetwork, shape: Sequence[int], side: int, bf16: bool = False) -> int:
     """:func:`peak_bytes` of the windows of a volume of any size."""
     return peak_bytes(net, [min(side, length) for length in padded_shape(net, shape, at_most=side)], bf16)
 

@@ -34,8 +34,7 @@ from nnunet_anatomix.registration.warp import (
     resampled,
 )
 from pretraining.atomic import write_text
-from pretraining.backbone.unet import UNet
-from pretraining.backbone.weights import Weights
+from pretraining.backbone.feature_network import FeatureNetwork, FeatureWeights
 from pretraining.common.batch import FAILURES, Outcome, run_batch
 from pretraining.common.lock import locked
 from pretraining.errors import CommandFailed, InputError
@@ -60,7 +59,7 @@ def align_scans(
     rounds: int = 2,
     spacing_mm: float | None = None,
     config: DescriptorConfig | None = None,
-    weights: Weights | None = None,
+    weights: FeatureWeights | None = None,
     device: torch.device | str = "cpu",
 ) -> int:
     """Bring scans to one space, and write what moves them there into ``out``.
@@ -104,7 +103,7 @@ def align_scans(
     if rounds < 1:
         raise InputError(f"expected at least 1 round, got {rounds}")
     check_spacing(spacing_mm)
-    config = config or DescriptorConfig(**({} if weights else {"feature_weight": 0.0}))
+    config = config or (DescriptorConfig() if weights else DescriptorConfig(feature_weight=0.0))
     given = AtlasScan(name="atlas", scan=atlas, clip=atlas_clip) if atlas else None
     with locked(out):
         aligner = _Aligner(out=out, config=config, weights=weights if config.feature_weight else None, device=torch.device(device))
@@ -137,7 +136,7 @@ class _Aligner:
 
     out: Path
     config: DescriptorConfig
-    weights: Weights | None
+    weights: FeatureWeights | None
     device: torch.device
     outcome: Outcome = field(default_factory=lambda: Outcome(total=0))
     """Over all stages; ``done`` counts alignments."""
@@ -151,7 +150,7 @@ class _Aligner:
         self._state: dict[str, Any] = {"written": dict(self._before.get("written", {}))}
 
     @cached_property
-    def _net(self) -> UNet | None:
+    def _net(self) -> FeatureNetwork | None:
         return self.weights.network().to(self.device) if self.weights else None
 
     def aligned(self, stage: str, scans: Sequence[AtlasScan], template: Template, near: Poses | None = None) -> Poses:
@@ -242,9 +241,10 @@ def _write_aligned(scan: AtlasScan, transform: sitk.AffineTransform, grid: sitk.
     image = scan.read()
     write_transform(affine, transform)
     write_image(aligned, resampled(image, grid, transform))
-    for path in labels:
+    if scan.labels is not None:
         role = f"{scan.name}, labels"
-        write_image(path, resampled(checked_labels(read_image(scan.labels, role), image, role), grid, transform, nearest=True))
+        for path in labels:
+            write_image(path, resampled(checked_labels(read_image(scan.labels, role), image, role), grid, transform, nearest=True))
 
 
 def _first_readable(scans: Sequence[AtlasScan], spacing_mm: float | None) -> tuple[AtlasScan, sitk.Image]:

@@ -11,13 +11,12 @@ from pathlib import Path
 
 import torch
 
-from nnunet_anatomix.other_weights import OtherWeights
 from nnunet_anatomix.registration.lists import numbered_pair, read_list
 from nnunet_anatomix.registration.metrics import read_landmarks
 from nnunet_anatomix.registration.register import RegistrationConfig, register
 from nnunet_anatomix.registration.summary import REGISTRATION_FILE
 from nnunet_anatomix.registration.writing import measured, write_registration
-from pretraining.backbone.weights import Weights
+from pretraining.backbone.feature_network import FeatureWeights
 from pretraining.common.batch import FAILURES, run_batch
 from pretraining.common.fingerprint import file_state, fingerprint
 from pretraining.common.lock import locked
@@ -64,7 +63,7 @@ class Common:
     """What all pairs of a batch share."""
 
     config: RegistrationConfig
-    weights: Weights | OtherWeights | None
+    weights: FeatureWeights | None
     fixed_clip: Clip | None = None
     moving_clip: Clip | None = None
     memory: int | None = None
@@ -96,19 +95,16 @@ def register_pair(pair: PairFiles, out: Path, common: Common, *, progress: bool 
     """
     fingerprint = common.fingerprint(pair)
     fixed, moving = (checked_scan(read_image(path, role), role) for path, role in ((pair.fixed, "fixed"), (pair.moving, "moving")))
-    masks = {
-        f"{role}_mask": checked_labels(read_image(path, f"{role} mask"), scan, f"{role} mask") if path else None
-        for role, path, scan in (("fixed", pair.fixed_mask, fixed), ("moving", pair.moving_mask, moving))
-    }
-    labels = {
-        f"{role}_labels": checked_labels(read_image(path, f"{role} labels"), scan, f"{role} labels") if path else None
-        for role, path, scan in (("fixed", pair.fixed_labels, fixed), ("moving", pair.moving_labels, moving))
-    }
-    points = {
-        f"{role}_points_mm": read_landmarks(path) if path else None
-        for role, path in (("fixed", pair.fixed_landmarks), ("moving", pair.moving_landmarks))
-    }
-    given = [found for found in points.values() if found is not None]
+    fixed_mask, moving_mask = (
+        checked_labels(read_image(path, role), scan, role) if path else None
+        for role, path, scan in (("fixed mask", pair.fixed_mask, fixed), ("moving mask", pair.moving_mask, moving))
+    )
+    fixed_labels, moving_labels = (
+        checked_labels(read_image(path, role), scan, role) if path else None
+        for role, path, scan in (("fixed labels", pair.fixed_labels, fixed), ("moving labels", pair.moving_labels, moving))
+    )
+    fixed_points_mm, moving_points_mm = (read_landmarks(path) if path else None for path in (pair.fixed_landmarks, pair.moving_landmarks))
+    given = [found for found in (fixed_points_mm, moving_points_mm) if found is not None]
     if len(given) == 1 or (given and given[0].shape != given[1].shape):
         raise InputError(f"landmarks: expected as many in the fixed as in the moving scan, found {[len(found) for found in given]}")
     config = common.config if pair.init is None else replace(common.config, init=str(pair.init))
@@ -117,20 +113,25 @@ def register_pair(pair: PairFiles, out: Path, common: Common, *, progress: bool 
         moving,
         config=config,
         weights=common.weights,
-        **masks,
+        fixed_mask=fixed_mask,
+        moving_mask=moving_mask,
         fixed_clip=common.fixed_clip,
         moving_clip=common.moving_clip,
         memory=common.memory,
         device=common.device,
         progress=progress,
     )
-    metrics = measured(registration, **labels, **points)
+    metrics = measured(
+        registration,
+        fixed_labels=fixed_labels,
+        moving_labels=moving_labels,
+        fixed_points_mm=fixed_points_mm,
+        moving_points_mm=moving_points_mm,
+    )
     if one_sided := metrics.get("one_sided_labels"):
         log.info("labels that only one scan has, left out of Dice: %s", one_sided)
     files = {key: str(value) for key, value in asdict(pair).items() if value is not None}
-    write_registration(
-        out, registration, metrics, pair=pair.name, moving_labels=labels["moving_labels"], fingerprint=fingerprint, files=files
-    )
+    write_registration(out, registration, metrics, pair=pair.name, moving_labels=moving_labels, fingerprint=fingerprint, files=files)
     return metrics
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nnunet_anatomix.other_network import suited_side
-from pretraining.backbone.unet import UNet
+from pretraining.backbone.feature_network import FeatureNetwork
 from pretraining.errors import InputError
 from pretraining.inference import sliding_window_features
 from pretraining.mind import CHANNELS as MIND_CHANNELS
@@ -53,7 +53,7 @@ class DescriptorConfig:
         if self.channels is not None and self.channels < 1:
             raise InputError(f"need at least 1 channel, got {self.channels}")
 
-    def count(self, net: UNet | None) -> int:
+    def count(self, net: FeatureNetwork | None) -> int:
         """Channels before any reduction."""
         return (MIND_CHANNELS if self.mind else 0) + (net.config.out_channels if net and self.feature_weight else 0)
 
@@ -76,7 +76,7 @@ class Scan:
 
 @torch.no_grad()
 def descriptors(
-    fixed: Scan, moving: Scan, config: DescriptorConfig, *, pool: int, net: UNet | None = None, progress: bool = False
+    fixed: Scan, moving: Scan, config: DescriptorConfig, *, pool: int, net: FeatureNetwork | None = None, progress: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Describe two scans alike.
 
@@ -105,7 +105,7 @@ def descriptors(
 
 
 @torch.no_grad()
-def described(scan: Scan, config: DescriptorConfig, *, pool: int, net: UNet | None = None, progress: bool = False) -> Tensor:
+def described(scan: Scan, config: DescriptorConfig, *, pool: int, net: FeatureNetwork | None = None, progress: bool = False) -> Tensor:
     """Describe one scan: :func:`descriptors` before any reduction of channels."""
     scan = _filled(_clipped(scan))
     features = None
@@ -144,7 +144,7 @@ def reduced(fixed: Tensor, moving: Tensor, channels: int) -> tuple[Tensor, Tenso
     return on_axes[0].view(channels, *fixed.shape[1:]), on_axes[1].view(channels, *moving.shape[1:])
 
 
-def _features(scan: Scan, net: UNet, config: DescriptorConfig, pool: int, progress: bool) -> Tensor:
+def _features(scan: Scan, net: FeatureNetwork, config: DescriptorConfig, pool: int, progress: bool) -> Tensor:
     features = sliding_window_features(
         net,
         scan.image,

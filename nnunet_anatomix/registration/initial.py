@@ -17,7 +17,7 @@ from torch.nn import functional
 from nnunet_anatomix.registration.affine import APART, Described, Stage, agreement, descended, matching_translation
 from nnunet_anatomix.registration.descriptors import DescriptorConfig, Scan, described
 from nnunet_anatomix.registration.warp import coverage, grid_of_cubes, image_tensor, near_isotropic_grid, resampled
-from pretraining.backbone.unet import UNet
+from pretraining.backbone.feature_network import FeatureNetwork
 from pretraining.common.finite import require_finite
 from pretraining.errors import InputError
 from pretraining.imaging.scans import read_image
@@ -92,7 +92,7 @@ def best_start(
     moving: sitk.Image,
     config: DescriptorConfig,
     *,
-    net: UNet | None,
+    net: FeatureNetwork | None,
     stage: Stage = "affine",
     clips: Sequence[Clip | None] = (None, None),
     masks: Sequence[sitk.Image | None] = (None, None),
@@ -154,7 +154,7 @@ def _described(
     scan: sitk.Image,
     grid: sitk.Image,
     config: DescriptorConfig,
-    net: UNet | None,
+    net: FeatureNetwork | None,
     clip: Clip | None,
     mask: sitk.Image | None,
 ) -> Described:

@@ -9,7 +9,7 @@ from math import prod
 from nnunet_anatomix.registration.convex import cost_bytes
 from nnunet_anatomix.registration.convexadam import ConvexAdamConfig
 from nnunet_anatomix.registration.descriptors import DescriptorConfig
-from pretraining.backbone.unet import UNet
+from pretraining.backbone.feature_network import FeatureNetwork
 from pretraining.byte_sizes import format_bytes
 from pretraining.errors import InputError
 from pretraining.inference_memory import window_bytes
@@ -54,7 +54,12 @@ class Budget:
 
 
 def fitted(
-    shape: tuple[int, int, int], scans_bytes: int, descriptors: DescriptorConfig, solver: ConvexAdamConfig, net: UNet | None, memory: int
+    shape: tuple[int, int, int],
+    scans_bytes: int,
+    descriptors: DescriptorConfig,
+    solver: ConvexAdamConfig,
+    net: FeatureNetwork | None,
+    memory: int,
 ) -> Budget:
     """Make settings smaller until the estimated peak keeps to ``memory``.
 
@@ -100,23 +105,25 @@ def fitted(
     return Budget(voxels=voxels, descriptors=descriptors, solver=solver, coarse_fields=coarse, needed_bytes=needed)
 
 
-def _smaller_windows(descriptors: DescriptorConfig, net: UNet | None) -> DescriptorConfig:
+def _smaller_windows(descriptors: DescriptorConfig, net: FeatureNetwork | None) -> DescriptorConfig:
     return descriptors if net is None else replace(descriptors, side=max(32, net.config.min_side), channels=_LEAST_CHANNELS)
 
 
-def _window(shape: tuple[int, int, int], voxels: int, descriptors: DescriptorConfig, net: UNet) -> int:
+def _window(shape: tuple[int, int, int], voxels: int, descriptors: DescriptorConfig, net: FeatureNetwork) -> int:
     scale = min(1.0, (voxels / prod(shape)) ** (1 / 3))
     return window_bytes(net, [max(2, round(side * scale)) for side in shape], descriptors.side, descriptors.bf16)
 
 
-def _pyramid(voxels: int, descriptors: DescriptorConfig, solver: ConvexAdamConfig, net: UNet | None) -> int:
+def _pyramid(voxels: int, descriptors: DescriptorConfig, solver: ConvexAdamConfig, net: FeatureNetwork | None) -> int:
     """The descriptors of both scans, twice while the solver arranges them."""
     channels = descriptors.count(net)
     held = descriptors.channels or channels
     return _NUMBER * voxels // solver.pool**3 * (3 * held + max(0, channels - held))
 
 
-def _peak(voxels: int, shape: tuple[int, int, int], descriptors: DescriptorConfig, solver: ConvexAdamConfig, net: UNet | None) -> int:
+def _peak(
+    voxels: int, shape: tuple[int, int, int], descriptors: DescriptorConfig, solver: ConvexAdamConfig, net: FeatureNetwork | None
+) -> int:
     """Of the most hungry stage."""
     always = _SCANS * _NUMBER * voxels
     channel = _NUMBER * (voxels // solver.pool**3)

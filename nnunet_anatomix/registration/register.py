@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 import SimpleITK as sitk
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from nnunet_anatomix.other_weights import OtherWeights
+from nnunet_anatomix.other_network import OtherNetwork
 from nnunet_anatomix.registration.affine import Stage
 from nnunet_anatomix.registration.ants import AntsConfig, syn_displacement
 from nnunet_anatomix.registration.convexadam import ConvexAdamConfig, convex_adam
@@ -33,8 +33,9 @@ from nnunet_anatomix.registration.warp import (
     near_isotropic_grid,
     resampled,
 )
+from pretraining.backbone.feature_network import FeatureNetwork, FeatureWeights
 from pretraining.backbone.unet import UNet
-from pretraining.backbone.weights import Weights, find_weights, load_weights
+from pretraining.backbone.weights import find_weights, load_weights
 from pretraining.common.finite import require_finite
 from pretraining.common.triple import triple
 from pretraining.errors import InputError
@@ -123,7 +124,7 @@ def register(
     moving: sitk.Image,
     *,
     config: RegistrationConfig | None = None,
-    weights: Weights | OtherWeights | UNet | None = None,
+    weights: FeatureWeights | UNet | OtherNetwork | None = None,
     fixed_mask: sitk.Image | None = None,
     moving_mask: sitk.Image | None = None,
     fixed_clip: Clip | None = None,
@@ -234,16 +235,20 @@ def register(
     )
 
 
-def _network(weights: Weights | OtherWeights | UNet | None, config: RegistrationConfig, device: torch.device) -> UNet | None:
+def _network(
+    weights: FeatureWeights | UNet | OtherNetwork | None, config: RegistrationConfig, device: torch.device
+) -> FeatureNetwork | None:
     if not config.descriptors.feature_weight:
         return None
     if weights is None:
         weights = load_weights(find_weights())
-    net = weights if isinstance(weights, nn.Module) else weights.network()
+    net = weights if isinstance(weights, UNet | OtherNetwork) else weights.network()
     return net.to(device).eval()
 
 
-def _start(fixed: sitk.Image, moving: sitk.Image, config: RegistrationConfig, net: UNet | None, clips: tuple, masks: tuple) -> Start:
+def _start(
+    fixed: sitk.Image, moving: sitk.Image, config: RegistrationConfig, net: FeatureNetwork | None, clips: tuple, masks: tuple
+) -> Start:
     options: dict[str, Any] = {"net": net, "stage": config.stage, "clips": clips, "masks": masks}
     if config.init == "auto":
         return best_start(fixed, moving, config.descriptors, **options)
@@ -270,7 +275,7 @@ def _on_grid(
     return scans
 
 
-def _channels(scans: list[Scan], config: DescriptorConfig, net: UNet | None, progress: bool) -> list[Tensor]:
+def _channels(scans: list[Scan], config: DescriptorConfig, net: FeatureNetwork | None, progress: bool) -> list[Tensor]:
     """What ANTs compares: feature channels at full resolution, or the scans themselves."""
     if not config.feature_weight:
         return [(scan.image.clamp(*scan.clip) if scan.clip else scan.image)[None] for scan in scans]

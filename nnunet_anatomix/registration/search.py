@@ -18,17 +18,19 @@ from tqdm import tqdm
 from nnunet_anatomix.registration.convex import cost_bytes
 from nnunet_anatomix.registration.convexadam import ConvexAdamConfig, descent_dissimilarity, descent_stage, search_stage
 from nnunet_anatomix.registration.descriptors import DescriptorConfig, descriptors
+from nnunet_anatomix.registration.dissimilarity import Dissimilarity
 from nnunet_anatomix.registration.metrics import folded_share
 from nnunet_anatomix.registration.search_grid import Combination, SearchGrid
 from nnunet_anatomix.registration.search_pairs import LoadedPair, SearchPair, load_pair
 from nnunet_anatomix.registration.search_report import ResultRow, appended, read_rows, write_report
-from pretraining.backbone.unet import UNet
+from pretraining.backbone.feature_network import FeatureNetwork
 from pretraining.backbone.weights import tensors_sha256
 from pretraining.byte_sizes import format_bytes
 from pretraining.common.batch import FAILURES, run_batch
 from pretraining.common.fingerprint import file_sha256
 from pretraining.common.finite import require_finite
 from pretraining.common.lock import locked
+from pretraining.common.triple import triple
 from pretraining.errors import InputError
 from pretraining.inference_memory import available_bytes
 
@@ -46,7 +48,7 @@ def grid_search(
     out: Path,
     grid: SearchGrid,
     *,
-    net: UNet | None = None,
+    net: FeatureNetwork | None = None,
     methods: Mapping[str, DescriptorConfig] = METHODS,
     solver: ConvexAdamConfig = ConvexAdamConfig(),  # noqa: B008, it's frozen
     device: torch.device | str = "cpu",
@@ -149,29 +151,32 @@ def _check_size(name: str, sides: Sequence[int], combinations: Iterable[Combinat
 
 
 def _solved(
-    pair: LoadedPair, configs: Sequence[ConvexAdamConfig], description: DescriptorConfig, net: UNet | None
+    pair: LoadedPair, configs: Sequence[ConvexAdamConfig], description: DescriptorConfig, net: FeatureNetwork | None
 ) -> Iterator[tuple[ConvexAdamConfig, Tensor]]:
     """The displacement of each setting, in an order that lets what they have in common be computed once."""
     in_common = ("pool", "grid_spacing", "reach")
     configs = sorted(configs, key=attrgetter(*in_common, "adam_spacing", "smoothness"))
     for pool, of_pool in groupby(configs, key=attrgetter("pool")):
         described = descriptors(pair.fixed, pair.moving, description, pool=pool, net=net)
-        stage = {"fixed_known": pair.fixed.known, "moving_known": pair.moving.known}
-        dissimilarities = {}
+        fixed_known, moving_known = pair.fixed.known, pair.moving.known
+        dissimilarities: dict[int, Dissimilarity] = {}
         for _, of_search in groupby(of_pool, key=attrgetter(*in_common)):
             found = None
             for config in of_search:
-                found = search_stage(*described, config, **stage) if found is None else found
+                if found is None:
+                    found = search_stage(*described, config, fixed_known=fixed_known, moving_known=moving_known)
                 if config.adam_spacing not in dissimilarities:
-                    dissimilarities[config.adam_spacing] = descent_dissimilarity(*described, config, **stage)
-                displacement = descent_stage(dissimilarities[config.adam_spacing], found, tuple(pair.fixed.image.shape), config)
+                    dissimilarities[config.adam_spacing] = descent_dissimilarity(
+                        *described, config, fixed_known=fixed_known, moving_known=moving_known
+                    )
+                displacement = descent_stage(dissimilarities[config.adam_spacing], found, triple(pair.fixed.image.shape), config)
                 require_finite(displacement, "displacement field")
                 yield config, displacement
 
 
-def _settings(pair: SearchPair, description: DescriptorConfig, net: UNet | None, solver: ConvexAdamConfig) -> str:
+def _settings(pair: SearchPair, description: DescriptorConfig, net: FeatureNetwork | None, solver: ConvexAdamConfig) -> str:
     """Digest of all that a row depends on beside its combination; of bf16, which depends on the machine, it knows nothing."""
-    searched = replace(solver, **dict.fromkeys(Combination._fields, 1))
+    searched = replace(solver, **Combination(smoothness=1, grid_spacing=1, reach=1, adam_spacing=1)._asdict())
     digest = hashlib.sha256(repr((replace(description, bf16=False), searched, pair.fixed_clip, pair.moving_clip)).encode())
     if description.feature_weight:
         if net is None:

@@ -51,6 +51,7 @@ def registration_search(
     from dataclasses import replace
 
     from nnunet_anatomix.other_weights import feature_weights
+    from nnunet_anatomix.registration.descriptors import DescriptorConfig
     from nnunet_anatomix.registration.search import METHODS, grid_search
     from nnunet_anatomix.registration.search_pairs import read_search_pairs
     from pretraining.common.outputs import try_folder
@@ -64,6 +65,6 @@ def registration_search(
     try_folder(out)
     runs_on = named_device(device)
     net = feature_weights(weights, trust_code=trust_code, statistics=statistics).network().to(runs_on) if "features" in methods else None
-    chosen = {name: replace(METHODS[name], bf16=has_bf16_units(runs_on)) for name in methods}
+    chosen: dict[str, DescriptorConfig] = {name: replace(METHODS[name], bf16=has_bf16_units(runs_on)) for name in methods}
     table = grid_search(found, out, grid, net=net, methods=chosen, device=runs_on)
     log.info("%s\nall of it is in %s", table, out)
