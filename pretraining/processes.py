@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -29,7 +29,7 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def finished(function: Callable[[Item], Result], items: Iterable[Item], *, processes: int) -> Iterator[tuple[Item, Result]]:
+def finished(function: Callable[[Item], Result], items: Iterable[Item], *, processes: int) -> Generator[tuple[Item, Result], None, None]:
     """Yield each item with ``function(item)``, in whatever order they get finished.
 
     Parameters

@@ -28,6 +28,8 @@ class Conv3x3x3(nn.Conv3d):
         padding: What lies beyond the border: its mirror image or zeros.
     """
 
+    padding_mode: Padding
+
     def __init__(self, in_channels: int, out_channels: int, *, bias: bool, padding: Padding) -> None:
         super().__init__(in_channels, out_channels, 3, padding=1, bias=bias, padding_mode=padding)
 
@@ -82,7 +84,8 @@ class SkipConv3x3x3(Conv3x3x3):
         """Whether the level below is convolved as it is, given its number of voxels, over the batch."""
         return self.upsampling == "nearest" and voxels >= COARSE_VOXELS
 
-    def forward(self, skip: Tensor, below: Tensor) -> Tensor:
+    # torch.nn.Module leaves it free what forward takes; of Conv3d, parameters and settings are meant, not its one input.
+    def forward(self, skip: Tensor, below: Tensor) -> Tensor:  # type: ignore[override]
         """Convolve (skip, upsampled).
 
         Args:

@@ -104,7 +104,8 @@ def _fold_by_faces(padded: Tensor, border: Border) -> Tensor:
 
 def _faces(border: Border) -> tuple[tuple[int, int], tuple[int, int]]:
     """Per end of an axis: index of the face and of the voxels that it repeats, in the padded volume."""
-    return tuple((face, face + sign * _SHIFTS[border]) for face, sign in ((0, 1), (-1, -1)))
+    shift = _SHIFTS[border]
+    return (0, shift), (-1, -1 - shift)
 
 
 def _in_one_launch(x: Tensor) -> bool:

@@ -155,8 +155,8 @@ class _AddRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         rows = _rows(gradient)[:, ctx.phase // 2 :: 2, ctx.phase % 2 :: 2]
-        kept = {"dtype": gradient.dtype, "device": gradient.device, "memory_format": torch.channels_last_3d}
-        of_windows = torch.empty(ctx.shape, **kept).zero_()
+        layout = torch.channels_last_3d
+        of_windows = torch.empty(ctx.shape, dtype=gradient.dtype, device=gradient.device, memory_format=layout).zero_()
         _rows_of_windows(of_windows, rows.shape, ctx.phase).copy_(rows)
         return gradient, of_windows, None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -97,6 +97,20 @@ class ConvBlock(nn.Module):
         return self.activate(self.conv(*inputs))
 
 
+Part = TypeVar("Part", covariant=True)
+
+
+class _Parts(Protocol[Part]):
+    """A container of PyTorch's, which does not say itself what it holds."""
+
+    def __iter__(self) -> Iterator[Part]: ...
+
+    def __getitem__(self, position: int) -> Part: ...
+
+
+_Blocks = _Parts[ConvBlock]
+
+
 class UNet(nn.Module):
     """Volume-to-features network of Table 7.
 
@@ -115,9 +129,11 @@ class UNet(nn.Module):
         levels = range(config.poolings)
         self.stem = ConvBlock(_convolution(config.in_channels, config.width, config), config)
         sizes = [config.width, *(config.channels(level) for level in range(config.poolings + 1))]
-        *encoder, self.bottleneck = (_pair(_convolution(*pair, config), config) for pair in itertools.pairwise(sizes))
-        self.encoder = nn.ModuleList(encoder)
-        self.decoder = nn.ModuleList(_pair(_skip_convolution(level, config), config) for level in levels)
+        *encoder, bottleneck = (_pair(_convolution(*pair, config), config) for pair in itertools.pairwise(sizes))
+        decoder = (_pair(_skip_convolution(level, config), config) for level in levels)
+        self.bottleneck = cast(_Blocks, bottleneck)
+        self.encoder = cast(_Parts[_Blocks], nn.ModuleList(encoder))
+        self.decoder = cast(_Parts[_Blocks], nn.ModuleList(decoder))
         self.output = _convolution(config.width, config.out_channels, config)
         self._frozen_statistics = False
 
@@ -148,7 +164,7 @@ class UNet(nn.Module):
                 yield f"{name}.{position}", block.conv
         yield "output", self.output
 
-    def _stages(self) -> Iterator[tuple[str, nn.Sequential]]:
+    def _stages(self) -> Iterator[tuple[str, _Blocks]]:
         yield from ((f"encoder.{level}", blocks) for level, blocks in enumerate(self.encoder))
         yield "bottleneck", self.bottleneck
         yield from ((f"decoder.{level}", self.decoder[level]) for level in reversed(range(self.config.poolings)))
@@ -223,19 +239,21 @@ class UNet(nn.Module):
         def stem(x: Tensor) -> Tensor:
             return self.stem.activate(tapped("stem", self.stem.conv(x)))
 
-        def through(stage: str, blocks: nn.Sequential, *inputs: Tensor) -> Tensor:
-            for position, block in enumerate(blocks):
+        stages = dict(self._stages())
+
+        def through(stage: str, *inputs: Tensor) -> Tensor:
+            for position, block in enumerate(stages[stage]):
                 inputs = (block.activate(tapped(f"{stage}.{position}", block.conv(*inputs))),)
             return inputs[0]
 
         # Volumes are handed over, not kept in a name: without gradients each is freed as soon as it is read.
         skips: list[Tensor] = []
-        for level, blocks in enumerate(self.encoder):
-            x = through(f"encoder.{level}", blocks, self._pool(x) if level else stem(x))
+        for level in range(self.config.poolings):
+            x = through(f"encoder.{level}", self._pool(x) if level else stem(x))
             skips.append(x)
-        x = through("bottleneck", self.bottleneck, self._pool(x))
+        x = through("bottleneck", self._pool(x))
         for level in reversed(range(self.config.poolings)):
-            x = through(f"decoder.{level}", self.decoder[level], skips.pop(), x)
+            x = through(f"decoder.{level}", skips.pop(), x)
         return found, x
 
     def output_at(self, last: Tensor, positions: Tensor) -> Tensor:
@@ -270,8 +288,7 @@ def _convolution(in_channels: int, out_channels: int, config: UNetConfig) -> Con
 
 def _skip_convolution(level: int, config: UNetConfig) -> SkipConv3x3x3:
     skip, below = config.channels(level), config.channels(level + 1)
-    kinds = {"padding": config.padding, "upsampling": config.upsampling}
-    return SkipConv3x3x3(skip, below, skip, bias=config.conv_bias, **kinds)
+    return SkipConv3x3x3(skip, below, skip, bias=config.conv_bias, padding=config.padding, upsampling=config.upsampling)
 
 
 def _pair(first: Conv3x3x3, config: UNetConfig) -> nn.Sequential:

@@ -82,7 +82,7 @@ def run_batch(
         Interrupted: When this process is asked to stop; the item in hand is left unfinished, at once.
     """
     outcome = Outcome(total=len(items))
-    record = _Failures(failures / FAILURES if failures else None)
+    record = _Failures(failures / FAILURES) if failures else None
     with stop_signals_interrupt():
         for number, (name, item) in enumerate(items.items(), 1):
             progress = f"[{number}/{len(items)}] {name}"
@@ -93,7 +93,8 @@ def run_batch(
                     log.info("%s", progress)
                     work(item)
                     outcome.done += 1
-                record.forget(name)
+                if record:
+                    record.forget(name)
             except Interrupted:
                 raise
             except KeyboardInterrupt as interrupt:
@@ -106,7 +107,8 @@ def run_batch(
                 why = " ".join(str(error).split()) or type(error).__name__
                 outcome.failed[name] = why.removeprefix(f"{name}: ")  # which is said already
                 log.error("%s failed: %s", progress, outcome.failed[name])
-                record.add(name, outcome.failed[name])
+                if record:
+                    record.add(name, outcome.failed[name])
                 on_failure(item, outcome.failed[name])
     return outcome
 
@@ -114,15 +116,15 @@ def run_batch(
 class _Failures:
     """``failed.csv``: shared by all calls, and by several at once; each changes the lines of its own items alone."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
 
     def add(self, name: str, why: str) -> None:
-        if self._path and (known := self._read()).get(name) != why:
+        if (known := self._read()).get(name) != why:
             self._write(known | {name: why})
 
     def forget(self, name: str) -> None:
-        if self._path and name in (known := self._read()):
+        if name in (known := self._read()):
             del known[name]
             self._write(known)
 

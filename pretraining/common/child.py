@@ -90,8 +90,14 @@ def run_child(command: Sequence[str], environment: Mapping[str, str], log_file: 
     with log_file.open("a", encoding="utf-8", newline="") as sink:
         sink.write(f"\n$ {shlex.join(command)}\n")
         sink.flush()
-        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        process = subprocess.Popen(words, env=variables, start_new_session=True, **pipes)
+        process = subprocess.Popen(
+            words,
+            env=variables,
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
         try:
             reading = threading.Thread(target=_copy, args=(process.stdout, sink, last, _StatusLine(is_watched)), daemon=True)
             reading.start()

@@ -222,11 +222,14 @@ def displaced(labels: Tensor, displacement_vox: Tensor) -> Tensor:
 
 
 def _displaced_on_device(labels: Tensor, displacement_vox: Tensor) -> Tensor:
-    flat = None
-    for axis, size in enumerate(labels.shape):
+    def position(axis: int) -> Tensor:
+        size = labels.shape[axis]
         index = torch.arange(size, device=labels.device).view([-1 if a == axis else 1 for a in range(3)])
-        position = (displacement_vox[axis] + index).round_().clamp_(0, size - 1).int()
-        flat = position if flat is None else flat.mul_(size).add_(position)
+        return (displacement_vox[axis] + index).round_().clamp_(0, size - 1).int()
+
+    flat = position(0)
+    for axis in (1, 2):
+        flat.mul_(labels.shape[axis]).add_(position(axis))
     return labels.flatten().index_select(0, flat.flatten()).view(labels.shape)
 
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from pretraining.common.triple import triple
 from pretraining.engine.draws import noise_seed, uniforms
 from pretraining.engine.seeds import noise_generator
 from pretraining.engine.upload import upload
@@ -89,17 +90,19 @@ def smooth_noises(shape: Shape, params: Sequence[SmoothNoise], *, channels: int 
     for row, each in zip(nodes, params, strict=True):
         torch.randn(row.shape, generator=noise_generator(each.noise_seed, device), device=device, out=row)
     nodes.mul_(upload(np.repeat(np.array([each.stds for each in params], dtype=np.float32), sizes, axis=1), device))
-    total = None
-    for coarse, count in zip(nodes.split(sizes, dim=1), counts, strict=True):
-        grid = coarse.unflatten(1, (channels, *count))
-        fine = F.interpolate(grid, shape, mode="trilinear", align_corners=True)
-        total = fine if total is None else total.add_(fine)
+    upsampled = (
+        F.interpolate(coarse.unflatten(1, (channels, *count)), shape, mode="trilinear", align_corners=True)
+        for coarse, count in zip(nodes.split(sizes, dim=1), counts, strict=True)
+    )
+    total = next(upsampled)
+    for fine in upsampled:
+        total.add_(fine)
     return total
 
 
 def _node_counts(shape: Shape, params: SmoothNoise) -> list[Shape]:
     """Nodes along each axis of each coarse grid."""
-    return [tuple(math.ceil(size / scale) for size in shape) for scale in params.scales_vox]
+    return [triple(math.ceil(size / scale) for size in shape) for scale in params.scales_vox]
 
 
 def _sum_upsampled(coarse: Sequence[Tensor], shape: Shape) -> Tensor:

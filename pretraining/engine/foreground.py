@@ -93,13 +93,16 @@ def foreground_mask(shape: tuple[int, int, int], params: Foreground, device: tor
         centre_vox = np.array(params.centre_vox, dtype=np.float32)
         _warped_ball_on_host(displacement_vox.numpy(), centre_vox, np.float32(params.radius_vox**2), inside.numpy())
         return majority_3x3x3(inside)
-    squared_distance = None
-    for axis, (size, centre) in enumerate(zip(shape, params.centre_vox, strict=True)):
-        index = torch.arange(size, device=device).view([-1 if a == axis else 1 for a in range(3)])
+
+    def squared_offset(axis: int) -> Tensor:
+        index = torch.arange(shape[axis], device=device).view([-1 if a == axis else 1 for a in range(3)])
         position = (displacement_vox[axis] + index).round_()
-        turn = 2 * max(size - 1, 1)
-        squared = (position - turn * (position / turn).round_()).abs_().sub_(centre).square_()
-        squared_distance = squared if squared_distance is None else squared_distance.add_(squared)
+        turn = 2 * max(shape[axis] - 1, 1)
+        return (position - turn * (position / turn).round_()).abs_().sub_(params.centre_vox[axis]).square_()
+
+    squared_distance = squared_offset(0)
+    for axis in (1, 2):
+        squared_distance.add_(squared_offset(axis))
     return majority_3x3x3(squared_distance <= params.radius_vox**2)
 
 

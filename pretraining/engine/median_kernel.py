@@ -13,7 +13,7 @@ def median(volume, result, nx, ny, nz, BLOCK: tl.constexpr):
     voxel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     exists = voxel < nx * ny * nz
     x, y, z = voxel // (ny * nz), voxel // nz % ny, voxel % nz
-    values = ()
+    values = ()  # type: tuple[tl.tensor, ...]  # in a comment, since Triton would compile an annotation
     for i in tl.static_range(27):
         at_x = tl.minimum(tl.maximum(x + (i // 9 - 1), 0), nx - 1)
         at_y = tl.minimum(tl.maximum(y + (i // 3 % 3 - 1), 0), ny - 1)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pretraining.common.triple import triple
 from pretraining.engine.compiled import compiled
 from pretraining.engine.upload import upload
 from pretraining.triton_support import can_run_triton, launch
@@ -29,7 +30,7 @@ def resample_linear(volumes: Tensor, matrix: np.ndarray, shape: tuple[int, int, 
     Notes:
         As in ITK, a volume reaches half a voxel beyond its outermost voxel centres, and is constant there.
     """
-    inner = tuple(volumes.shape[1:])
+    inner = triple(volumes.shape[1:])
     shape = shape or inner
     if volumes.device.type == "cpu":
         mapped = torch.empty((len(volumes), *shape), dtype=volumes.dtype)
@@ -55,10 +56,10 @@ def resample_labels(labels: Tensor, matrix: np.ndarray) -> Tensor:
     if can_run_triton(labels.device) and labels.dtype == torch.uint8:
         return _resample_labels_in_one_launch(labels, matrix)
     where = _coordinates(matrix, shape, labels.device)
-    flat = None
-    for position, size in zip(where, shape, strict=True):
-        index = position.round().clamp_(0, size - 1).int()
-        flat = index if flat is None else flat.mul_(size).add_(index)
+    nearest = (position.round().clamp_(0, size - 1).int() for position, size in zip(where, shape, strict=True))
+    flat = next(nearest)
+    for index, size in zip(nearest, shape[1:], strict=True):
+        flat.mul_(size).add_(index)
     return labels.flatten().index_select(0, flat.flatten()).view(shape).masked_fill_(_outside(where, shape), 0)
 
 
@@ -103,10 +104,10 @@ def _coordinates(matrix: np.ndarray, shape: tuple[int, ...], device: torch.devic
 
 
 def _outside(where: list[Tensor], shape: tuple[int, ...]) -> Tensor:
-    outside = None
-    for position, size in zip(where, shape, strict=True):
-        here = (position - (size - 1) / 2).abs_() > size / 2
-        outside = here if outside is None else outside.logical_or_(here)
+    beyond = ((position - (size - 1) / 2).abs_() > size / 2 for position, size in zip(where, shape, strict=True))
+    outside = next(beyond)
+    for here in beyond:
+        outside.logical_or_(here)
     return outside
 
 

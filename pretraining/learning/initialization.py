@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Generator, nn
 
 Module = TypeVar("Module", bound=nn.Module)
+
+
+@runtime_checkable
+class _Resets(Protocol):
+    """A module that sets its own start: normalizations, and ours whose start is not random."""
+
+    def reset_parameters(self) -> None: ...
 
 
 def build(construct: Callable[[], Module], generator: Generator) -> Module:
@@ -27,6 +34,6 @@ def build(construct: Callable[[], Module], generator: Generator) -> Module:
             nn.init.kaiming_normal_(part.weight, nonlinearity="relu", generator=generator)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
-        elif hasattr(part, "reset_parameters"):  # normalizations, and our own modules whose start is not random
+        elif isinstance(part, _Resets):
             part.reset_parameters()
     return module

@@ -61,6 +61,8 @@ class LocalMatching(nn.Module):
         config: Anchors and candidates.
     """
 
+    offsets: Tensor
+
     def __init__(self, config: LocalMatchingConfig) -> None:
         super().__init__()
         self.config = config

@@ -62,7 +62,7 @@ class Monitor:
         for name, value in values.items():
             for key, number in value.items() if isinstance(value, dict) else [("", value)]:
                 self._board.add_scalar(f"{name}/{key}" if key else name, number, step)
-        shown = {"step": step} if self._budget.unit != "step" else {}
+        shown: dict[str, int | str] = {"step": step} if self._budget.unit != "step" else {}
         shown |= {name: f"{value:.4g}" for name, value in values.items() if isinstance(value, float)}
         self._bar.set_postfix(shown, refresh=False)
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from pretraining.common.triple import triple
 from pretraining.engine.affine import AffineConfig, about, sample_affine
 from pretraining.engine.draws import happens
 from pretraining.engine.resample import resample_linear
@@ -73,7 +74,7 @@ class CommonBox:
 
     def places(self, drawn: Tensor) -> Tensor:
         """Voxel indices in the first view's window, (n, 3) int64, of flat positions in the box, (n,)."""
-        return unravel(drawn, tuple(self.labels.shape)) + drawn.new_tensor(self.first)
+        return unravel(drawn, triple(self.labels.shape)) + drawn.new_tensor(self.first)
 
     def counterparts(self, places: Tensor) -> Tensor:
         """Where the same places, given in the first view, lie in the second: (n, 3) float32 voxel indices, fractions included."""
@@ -100,8 +101,8 @@ class CommonBox:
 
 
 def _mapped(matrix: np.ndarray, places: Tensor) -> Tensor:
-    matrix = torch.as_tensor(matrix, dtype=torch.float32).to(places.device, non_blocking=True)
-    return places.float() @ matrix[:, :3].T + matrix[:, 3]
+    on_device = torch.as_tensor(matrix, dtype=torch.float32).to(places.device, non_blocking=True)
+    return places.float() @ on_device[:, :3].T + on_device[:, 3]
 
 
 def move_views(sample: Pair, max_shift_vox: int, generator: Generator, pose: PoseConfig | None = None) -> MovedViews:
@@ -119,14 +120,19 @@ def move_views(sample: Pair, max_shift_vox: int, generator: Generator, pose: Pos
         beyond the sample.
     """
     corners = torch.randint(max_shift_vox + 1, (2, 3), generator=generator).tolist()
-    sides = tuple(side - max_shift_vox for side in sample.labels.shape)
+    sides = triple(side - max_shift_vox for side in sample.labels.shape)
     first, second = (tuple(slice(at, at + side) for at, side in zip(corner, sides, strict=True)) for corner in corners)
-    shift = tuple(a - b for a, b in zip(*corners, strict=True))
+    shift = triple(a - b for a, b in zip(*corners, strict=True))
     matrix = np.column_stack([np.eye(3), shift])
-    turned = pose is not None and happens(pose.share, generator)
-    if turned:
-        ranges = {"scale": (1 - pose.max_scale, 1 + pose.max_scale), "max_rotation_deg": pose.max_rotation_deg}
-        affine = sample_affine(AffineConfig(**ranges, max_shear=0.0, max_translation_vox=0.0, reflect=False), generator)
+    if pose is not None and happens(pose.share, generator):
+        ranges = AffineConfig(
+            scale=(1 - pose.max_scale, 1 + pose.max_scale),
+            max_rotation_deg=pose.max_rotation_deg,
+            max_shear=0.0,
+            max_translation_vox=0.0,
+            reflect=False,
+        )
+        affine = sample_affine(ranges, generator)
         low, high = _shifted_overlap(shift, sides)
         middle = (low + high - 1) / 2
         matrix = about(affine, middle, middle + shift)
@@ -157,7 +163,7 @@ def common_box(moved: MovedViews, level: int, block_label: BlockLabel = "centre"
         On a coarse grid places agree to half a voxel of it: a shift of 3 voxels is 1 there at level 1, and 0 at level 3.
     """
     step = 2**level
-    shape = tuple(side // step for side in moved.labels.shape)
+    shape = triple(side // step for side in moved.labels.shape)
     linear = moved.matrix[:, :3]
     # A coarse voxel i covers [i * step, (i + 1) * step), so its centre lies at (i + 1/2) * step - 1/2.
     half = (step - 1) / 2
@@ -167,7 +173,7 @@ def common_box(moved: MovedViews, level: int, block_label: BlockLabel = "centre"
     return CommonBox(labels_at_level(moved.labels, level, block_label)[box], low, shape, matrix)
 
 
-def _shifted_overlap(shift: Sequence[int], shape: Triple) -> tuple[np.ndarray, np.ndarray]:
+def _shifted_overlap(shift: Sequence[int] | np.ndarray, shape: Triple) -> tuple[np.ndarray, np.ndarray]:
     """First index and the index after the last, per axis, of what two windows of one shape show that lie ``shift`` voxels apart."""
     return np.maximum(0, -np.array(shift)), np.array(shape) + np.minimum(0, -np.array(shift))
 
@@ -185,4 +191,4 @@ def _overlap(matrix: np.ndarray, shift: np.ndarray, shape: Triple) -> tuple[Trip
     low, high = np.maximum(low, np.ceil(middle - before)), np.minimum(high, np.floor(middle + after) + 1)
     if (low >= high).any():
         raise ValueError(f"the two views share no place of {shape} (map {matrix.round(2).tolist()}); lower max_shift_vox or the pose")
-    return tuple(int(n) for n in low), tuple(int(n) for n in high)
+    return triple(int(n) for n in low), triple(int(n) for n in high)

@@ -39,6 +39,11 @@ class Window:
     """() float, above 0 if any rank was asked to stop."""
 
     @property
+    def is_stopping(self) -> bool:
+        """Whether any rank was asked to stop at the last step; this is where the host waits for the device."""
+        return self.stopping is not None and bool(self.stopping > 0)
+
+    @property
     def steps(self) -> int:
         """Steps since the last record."""
         return len(self.gradient_norms)
@@ -56,7 +61,7 @@ class TrainingState:
         model = make_objective(config.objective, config.backbone)
         model.load_state_dict(checkpoint.model)
         layout = torch.channels_last_3d if config.channels_last else torch.contiguous_format
-        self.model = model.to(device, memory_format=layout).train()
+        self.model = model.to(device).to(memory_format=layout).train()
         share_forgetting(self.model, ranks)
         self.parameters = list(self.model.parameters())
         optimizer = config.optimizer
@@ -71,7 +76,7 @@ class TrainingState:
             self.optimizer.load_state_dict(checkpoint.optimizer)
         self.noise = GradientNoise(self.parameters, label_maps=config.label_maps, world=ranks.world)
         self.noise_scale = NoiseScale()
-        self.average = None
+        self.average: WeightAverage[Objective] | None = None
         if config.average_decay:
             self.average = WeightAverage(self.model, decay=config.average_decay, state=checkpoint.average)
         if config.compile:

@@ -149,7 +149,7 @@ def _loop(run: Path, state: TrainingState, samples: Iterator, source: Source, bu
         validating = done % config.validate_every == 0 or last or budget.needs_measurement
         # On a GPU the host runs ahead and asks only now and then; elsewhere asking costs nothing.
         asking = state.device.type != "cuda" or done % config.log_every == 0
-        stopping = asking and bool(window.stopping > 0)
+        stopping = asking and window.is_stopping
         saving = done % config.save_every == 0 or validating or stopping
         if done % config.log_every == 0 or saving:
             # Nothing is saved of which it is not known that it is sound.
@@ -172,11 +172,12 @@ def _record(done: int, state: TrainingState, window: Window, monitor: Monitor | 
     terms = window.mean_by_term(state.ranks).tolist()
     loss = sum(weight * term for weight, term in zip(state.model.weights, terms, strict=True))
     finite = math.isfinite(loss)
-    if finite and checkpoint.first_loss is None:
-        checkpoint.first_loss = loss
-    if not finite or loss > checkpoint.first_loss + DIVERGED * abs(checkpoint.first_loss):
+    first = loss if checkpoint.first_loss is None else checkpoint.first_loss
+    if finite:
+        checkpoint.first_loss = first
+    if not finite or loss > first + DIVERGED * abs(first):
         indices = [index for index, losses in window.losses if finite or not bool(losses.isfinite().all())]
-        found = f"{loss:.4g}, at first it was {checkpoint.first_loss:.4g}," if finite else "not finite"
+        found = f"{loss:.4g}, at first it was {first:.4g}," if finite else "not finite"
         raise Diverged(
             f"the loss is {found} at step {done} (samples from {indices[0] if indices else 'another rank'} on, seed {config.seed}); "
             f"the checkpoint holds step {checkpoint.step}: lower the rate and start from its weights"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from itertools import chain
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+Model = TypeVar("Model", bound=nn.Module)
 
-class WeightAverage(AveragedModel):
+
+class WeightAverage(AveragedModel, Generic[Model]):
     """PyTorch's average of weights and buffers, with an update that never waits for the device.
 
     PyTorch's own asks the device at every update how many there were before.
@@ -20,8 +23,13 @@ class WeightAverage(AveragedModel):
         state: State dict to go on from, if any.
     """
 
-    def __init__(self, model: nn.Module, *, decay: float, state: dict[str, Tensor] | None = None) -> None:
-        super().__init__(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    module: Model
+    n_averaged: Tensor
+
+    def __init__(self, model: Model, *, decay: float, state: dict[str, Tensor] | None = None) -> None:
+        average = get_ema_multi_avg_fn(decay)
+        super().__init__(model, multi_avg_fn=average, use_buffers=True)
+        self._average = average
         if state:
             self.load_state_dict(state)
         self._empty = not bool(self.n_averaged)
@@ -37,7 +45,7 @@ class WeightAverage(AveragedModel):
                     average.copy_(new)
             elif chosen:
                 averages, news = map(list, zip(*chosen, strict=True))
-                self.multi_avg_fn(averages, news, self.n_averaged)
+                self._average(averages, news, self.n_averaged)
         self.n_averaged += 1
         self._empty = False
 
