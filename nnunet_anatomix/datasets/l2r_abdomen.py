@@ -113,7 +113,7 @@ def prepare_pairs(source: Path, out: Path, *, partial: bool = False) -> Path:
         for case in cases:
             convert_case(case, folder / "images" / f"{case.name}{ENDING}", folder / "labels" / f"{case.name}{ENDING}", values, _TITLE)
             if case.mask:
-                _convert_mask(case, folder / "masks" / f"{case.name}{ENDING}")
+                _convert_mask(case, case.mask, folder / "masks" / f"{case.name}{ENDING}")
         rows = [_row(name, pair) for name, pair in pairs.items()]
         write_pairs(folder, PairSettings(name=_TITLE, fixed_clip=CT_WINDOW_HU), rows[:_TUNING_PAIRS], rows[_TUNING_PAIRS:])
     return folder
@@ -135,11 +135,11 @@ def _row(name: str, pair: dict[str, SourceCase]) -> PairRow:
     )
 
 
-def _convert_mask(case: SourceCase, out: Path) -> None:
+def _convert_mask(case: SourceCase, path: Path, out: Path) -> None:
     if out.is_file():
         return
-    role = f"{_TITLE}, mask {case.mask.name}"
-    mask = read_image(case.mask, role)
+    role = f"{_TITLE}, mask {path.name}"
+    mask = read_image(path, role)
     scan = read_image(case.image, role)
     if mask.GetSize() != scan.GetSize():
         raise InputError(f"{role}: expected {scan.GetSize()} voxels as its scan, found {mask.GetSize()}; download both again")

@@ -14,6 +14,7 @@ spine) are not public.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import SimpleITK as sitk
@@ -46,7 +47,9 @@ def _cases(source: Path, modality: str, partial: bool) -> list[SourceCase]:
     return cases
 
 
-def prepare_pairs(source: Path, out: Path, *, partial: bool = False, weights: str | None = None, device: str = "cpu") -> Path:
+def prepare_pairs(
+    source: Path, out: Path, *, partial: bool = False, weights: str | None = None, device: Literal["auto", "cpu", "cuda"] = "cpu"
+) -> Path:
     """Align all scans and write the pairs below ``out``; killed, it goes on.
 
     Parameters

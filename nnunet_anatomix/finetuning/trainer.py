@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
-from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetBaseDataset
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.file_path_utilities import get_output_folder
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
@@ -62,6 +62,7 @@ class AnatomixTrainer(nnUNetTrainer):
     """
 
     starts_pretrained = True
+    dataset_class: type[nnUNetBaseDataset] | None  # nnU-Net's own, which it leaves without a type
 
     @stops_on_bad_input
     def __init__(
@@ -119,7 +120,8 @@ class AnatomixTrainer(nnUNetTrainer):
         if self.starts_pretrained and not self._restores:
             where, weights = weights_of(self.recipe)
             network = getattr(self.network, "module", self.network)
-            report = start_from(weights, getattr(network, "_orig_mod", network), image_channels=len(self.modalities))
+            network = cast(AnatomixNetwork, getattr(network, "_orig_mod", network))
+            report = start_from(weights, network, image_channels=len(self.modalities))
             self.print_to_log_file(f"pretrained weights: {where}, sha256 {weights.sha256}: {report}")
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
@@ -167,7 +169,8 @@ class AnatomixTrainer(nnUNetTrainer):
     @stops_on_bad_input
     def do_split(self) -> tuple[list[str], list[str]]:
         """Stock folds; below nnU-Net's five cases leave-one-out, written where stock trainers find it."""
-        self.dataset_class = self.dataset_class or infer_dataset_class(self.preprocessed_dataset_folder)
+        if self.dataset_class is None:
+            self.dataset_class = infer_dataset_class(self.preprocessed_dataset_folder)
         cases = sorted(self.dataset_class.get_identifiers(self.preprocessed_dataset_folder))
         if not cases:
             raise InputError(f"no preprocessed case in {self.preprocessed_dataset_folder}; run nnUNetv2_preprocess for this plan")

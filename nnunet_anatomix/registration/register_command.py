@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -103,26 +102,37 @@ def register(
     }
     if pairs is not None and (fixed or moving or any(for_one_pair.values())):
         raise UsageError("with --pairs, scans, masks, labels and landmarks stand in the CSV; leave their flags out")
-    if pairs is None and (fixed is None or moving is None):
+    given: Path | PairFiles
+    if pairs is not None:
+        given = pairs
+    elif fixed is None or moving is None:
         raise UsageError("name the scans with --fixed and --moving, or many of them with --pairs CSV")
+    else:
+        given = PairFiles(name=out.resolve().name, fixed=fixed, moving=moving, **for_one_pair)
     if features == "none" and not mind and solver == "convexadam":
         raise UsageError("--features none with --no-mind leaves nothing to compare")
     try_folder(out)
     runs_on = named_device(device)
-    given = {"overlap": overlap, "feature_weight": 0.0 if features == "none" else feature_weight}
+    weight = 0.0 if features == "none" else feature_weight
     described = DescriptorConfig(
         mind=mind or features == "none",
         bf16=has_bf16_units(runs_on) if precision == "auto" else precision == "bf16",
-        **{name: value for name, value in given.items() if value is not None},
+        overlap=DescriptorConfig.overlap if overlap is None else overlap,
+        feature_weight=DescriptorConfig.feature_weight if weight is None else weight,
     )
-    settings = {"smoothness": smoothness, "grid_spacing": grid_spacing, "reach": reach, "adam_spacing": adam_spacing}
+    solver_config = ConvexAdamConfig(
+        smoothness=ConvexAdamConfig.smoothness if smoothness is None else smoothness,
+        grid_spacing=ConvexAdamConfig.grid_spacing if grid_spacing is None else grid_spacing,
+        reach=ConvexAdamConfig.reach if reach is None else reach,
+        adam_spacing=ConvexAdamConfig.adam_spacing if adam_spacing is None else adam_spacing,
+    )
     config = RegistrationConfig(
         solver=solver,
         init=init,
         affine=affine,
         spacing_mm=spacing,
         descriptors=described,
-        convexadam=replace(ConvexAdamConfig(), **{name: value for name, value in settings.items() if value is not None}),
+        convexadam=solver_config,
     )
     common = Common(
         config=config,
@@ -132,12 +142,12 @@ def register(
         memory=None if memory == "auto" else parse_bytes(memory),
         device=runs_on,
     )
-    if pairs is not None:
-        done = register_pairs(read_pairs(pairs), out, common)
+    if isinstance(given, Path):
+        done = register_pairs(read_pairs(given), out, common)
         log.info("%d pairs registered; nnunet-anatomix evaluate registration %s sums them up", done, out)
         return
     with locked(out):
-        metrics = register_pair(PairFiles(name=out.resolve().name, fixed=fixed, moving=moving, **for_one_pair), out, common)
+        metrics = register_pair(given, out, common)
     for name in ("dice_before", "dice"):
         if values := metrics.get(name):
             log.info("%s: %.3f, mean of %d labels", name.replace("_", " "), sum(values.values()) / len(values), len(values))

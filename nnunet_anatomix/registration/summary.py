@@ -120,9 +120,13 @@ def _read(file: Path) -> PairMetrics:
             pair=str(content["pair"]),
             method=str(content["method"]),
             seconds=_number(content.get("seconds")),
-            **{name: _numbers(metrics, name) for name in ("dice", "dice_before", "hd95_mm")},
-            **{name: tuple(map(_number, metrics.get(name) or ())) for name in ("tre_mm", "tre_before_mm")},
-            **{name: _number(metrics.get(name)) for name in ("folded_share", "inverse_error_mm")},
+            dice=_numbers(metrics, "dice"),
+            dice_before=_numbers(metrics, "dice_before"),
+            hd95_mm=_numbers(metrics, "hd95_mm"),
+            tre_mm=tuple(map(_number, metrics.get("tre_mm") or ())),
+            tre_before_mm=tuple(map(_number, metrics.get("tre_before_mm") or ())),
+            folded_share=_number(metrics.get("folded_share")),
+            inverse_error_mm=_number(metrics.get("inverse_error_mm")),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{file} is no report of a registration ({error!r}); register that pair again, or move its folder away") from None
@@ -243,8 +247,17 @@ def draw_dice(out: Path, rows: Sequence[PairRow]) -> None:
         dice = np.array([(row.dice_before, row.dice) for row in rows if row.method == method])
         places = number + np.array([-0.2, 0.2])
         for place, values, colour in zip(places, dice.T, (_BEFORE, _AFTER), strict=True):
-            lines = {part: {"color": colour, "linewidth": 1.5} for part in ("boxprops", "medianprops", "whiskerprops", "capprops")}
-            axis.boxplot(values[np.isfinite(values)], positions=[place], widths=0.25, showfliers=False, **lines)
+            line = {"color": colour, "linewidth": 1.5}
+            axis.boxplot(
+                values[np.isfinite(values)],
+                positions=[place],
+                widths=0.25,
+                showfliers=False,
+                boxprops=line,
+                medianprops=line,
+                whiskerprops=line,
+                capprops=line,
+            )
             axis.scatter([place] * len(values), values, s=14, color=colour, alpha=0.7, zorder=3)
         axis.plot(places, dice.T, color="0.5", alpha=0.3, linewidth=0.8)
     for name, colour in (("before", _BEFORE), ("after", _AFTER)):

@@ -61,7 +61,15 @@ def read_rows(path: Path) -> list[Row]:
     """Read what :func:`write_rows` wrote."""
     with path.open(newline="", encoding="utf-8") as file:
         return [
-            Row(**row | {"shots": int(row["shots"]), "seed": int(row["seed"]), "dice": float(row["dice"])}) for row in csv.DictReader(file)
+            Row(
+                start=row["start"],
+                shots=int(row["shots"]),
+                seed=int(row["seed"]),
+                case=row["case"],
+                label=row["label"],
+                dice=float(row["dice"]),
+            )
+            for row in csv.DictReader(file)
         ]
 
 

@@ -130,8 +130,8 @@ def cut_plan(
     InputError
         If the network pools more often than such a patch allows.
     """
-    plan = json.loads(json.dumps(plan))
-    configuration = plan["configurations"][CONFIGURATION]
+    cut: dict[str, Any] = json.loads(json.dumps(plan))
+    configuration = cut["configurations"][CONFIGURATION]
     steps = np.prod(configuration["architecture"]["arch_kwargs"]["strides"], axis=0).astype(int)
     if patch is not None:
         if np.mod(patch, steps).any():
@@ -142,7 +142,7 @@ def cut_plan(
             raise InputError(f"{plan['plans_name']} pools {steps.tolist()} voxels into one: expected patches of at least {steps.max()}")
         configuration["patch_size"] = np.minimum(configuration["patch_size"], max_patch // steps * steps).tolist()
     configuration["batch_size"] = batch or configuration["batch_size"]
-    return plan
+    return cut
 
 
 def prepare(out: Path, settings: StudySettings, starts: Collection[Start]) -> None:
