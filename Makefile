@@ -1,6 +1,6 @@
 # make demo   makes the environment if there is none, then a few-shot segmentation from nothing, with pictures
 # make test   the whole suite (slow tests: make test-slow)
-# make types  annotations, checked by mypy
+# make lint   style and layout (ruff) and annotations (mypy; alone: make types)
 # make coverage   the suite again, with the lines and branches that no test reaches: a table, and pages in htmlcov/
 # make docs   the site, in docs/_build/html; warnings are errors
 # make pictures [TEMPLATES=BANK]   the pages of docs/gallery.md
@@ -36,7 +36,7 @@ coverage: $(STAMP)
 benchmark: $(STAMP)
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable -m "slow or not slow"
 
-lint: $(STAMP)
+lint: $(STAMP) types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
