@@ -18,8 +18,9 @@ from pretraining.atomic import write_text
 from pretraining.common.tables import markdown_table, write_records
 from pretraining.engine.label_files import is_label_file, label_map, stem
 from pretraining.errors import InputError
+from pretraining.imaging.grids import same_grid
 from pretraining.imaging.rejection import Rejected
-from pretraining.imaging.scans import read_image, same_grid
+from pretraining.imaging.scans import read_image
 
 log = logging.getLogger(__name__)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from tqdm import tqdm
 
 from nnunet_anatomix.finetuning.labels import require_labels
 from pretraining.common.child import hides_progress_bars
+from pretraining.common.triple import triple
 from pretraining.errors import InputError
+from pretraining.imaging.grids import ROUNDED_HEADERS_VOX, Grid, corner_distance_vox, same_grid
 from pretraining.imaging.headers import VolumeHeader
 from pretraining.imaging.integrity import check_file, require_volume
 from pretraining.imaging.limits import SANE_SPACING_MM
@@ -32,8 +34,6 @@ log = logging.getLogger(__name__)
 
 _NEEDED = ("channel_names", "labels", "file_ending")
 _SEE = "see dataset_format.md of nnU-Net"
-_GRID_TOLERANCE = 1e-3
-"""Of spacings, origins and directions of one case's files: relative, or mm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,9 +159,15 @@ def _inspect(job: tuple[str, list[str], str, Mapping[str, Any]]) -> tuple[set[in
         )
     if scan.shape[1:] != segmentation.shape[1:]:
         raise InputError(f"case '{case}': image of {scan.shape[1:]} voxels, label of {segmentation.shape[1:]}; both must be on one grid")
-    for quantity, of_image, of_label in _grids(properties, label_properties):
-        if not np.allclose(of_image, of_label, rtol=_GRID_TOLERANCE, atol=_GRID_TOLERANCE):
-            raise InputError(f"case '{case}': {quantity} of the image is {of_image}, of the label {of_label}; both must be on one grid")
+    of_image, of_label = (_grid(scan.shape[1:], found) for found in (properties, label_properties))
+    if not same_grid(of_image, of_label, within_vox=ROUNDED_HEADERS_VOX):
+        found = "; ".join(
+            f"{name} of the image is {first}, of the label {second}"
+            for name, first, second in zip(("size", "spacing", "origin", "direction"), astuple(of_image), astuple(of_label), strict=True)
+            if first != second
+        )
+        apart = corner_distance_vox(of_image, of_label)
+        raise InputError(f"case '{case}': {found}; both must be on one grid, and lie {apart:.3g} voxels apart")
     for image, channel in zip(images, scan, strict=True):
         low, high = float(channel.min()), float(channel.max())
         # NaN and infinity both spoil the minimum or the maximum.
@@ -207,11 +213,12 @@ def _orientation_notes(headers: Mapping[Path, VolumeHeader | None], first: Path,
     return [f"{first.name}: {note}"] if note else []
 
 
-def _grids(image: Mapping[str, Any], label: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    pairs = [("spacing", _plain(image["spacing"]), _plain(label["spacing"]))]
-    if "sitk_stuff" in image:
-        pairs += [(key, _plain(image["sitk_stuff"][key]), _plain(label["sitk_stuff"][key])) for key in ("origin", "direction")]
-    return pairs
+def _grid(shape: Sequence[int], properties: Mapping[str, Any]) -> Grid:
+    """What nnU-Net's reader says of a file; readers other than that of SimpleITK tell no more than shape and spacing, (Z, Y, X)."""
+    size, spacing = tuple(int(side) for side in reversed(shape)), _plain(reversed(properties["spacing"]))
+    known = properties.get("sitk_stuff", {"origin": (0, 0, 0), "direction": np.eye(3).ravel()})
+    origin, direction = _plain(known["origin"]), _plain(known["direction"])
+    return Grid(size=triple(size), spacing_mm=triple(spacing), origin_mm=triple(origin), direction=direction)
 
 
 def _plain(numbers: Any) -> tuple[float, ...]:

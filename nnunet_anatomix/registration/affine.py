@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from nnunet_anatomix.registration.dissimilarity import Dissimilarity
-from nnunet_anatomix.registration.warp import identity, index_to_mm, sampled
+from nnunet_anatomix.registration.warp import identity, sampled
+from pretraining.imaging.grids import index_to_mm
 
 Stage = Literal["none", "rigid", "affine"]
 _ITERATIONS = 40

@@ -22,8 +22,9 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from nnunet_anatomix.registration.warp import displacement_of, tensor_image
+from nnunet_anatomix.registration.warp import displacement_of
 from pretraining.errors import CommandFailed, InputError
+from pretraining.imaging.grids import tensor_image
 from pretraining.imaging.rejection import Rejected
 from pretraining.imaging.scans import load_image
 from pretraining.imaging.writing import save_image

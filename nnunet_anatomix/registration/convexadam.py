@@ -74,7 +74,7 @@ def convex_adam(
     Returns
     -------
     (3, X, Y, Z) float32, voxels of the full grid, or of the grid of cubes of ``config.adam_spacing`` voxels
-    (:func:`nnunet_anatomix.registration.warp.grid_of_cubes`); pulls, as in :mod:`nnunet_anatomix.registration.warp`.
+    (:func:`pretraining.imaging.grids.grid_of_cubes`); pulls, as in :mod:`nnunet_anatomix.registration.warp`.
 
     References
     ----------

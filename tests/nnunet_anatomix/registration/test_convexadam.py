@@ -15,8 +15,9 @@ from nnunet_anatomix.registration.descriptors import DescriptorConfig, Scan, des
 from nnunet_anatomix.registration.dissimilarity import Dissimilarity
 from nnunet_anatomix.registration.metrics import folded_share
 from nnunet_anatomix.registration.refine import _roughness_gradient, smoothed
-from nnunet_anatomix.registration.warp import identity, image_tensor, sampled, warped
+from nnunet_anatomix.registration.warp import identity, sampled, warped
 from pretraining.errors import InputError
+from pretraining.imaging.grids import image_tensor
 from tests.benchmarks.known_warps import smooth_warp
 
 SHAPE = (11, 9, 13)
