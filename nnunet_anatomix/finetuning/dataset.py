@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
@@ -22,6 +21,7 @@ from nnunet_anatomix.finetuning.labels import require_labels
 from pretraining.common.child import hides_progress_bars
 from pretraining.common.triple import triple
 from pretraining.errors import InputError
+from pretraining.imaging.dataset_json import DATASET_FILE, read_dataset_json
 from pretraining.imaging.grids import ROUNDED_HEADERS_VOX, Grid, corner_distance_vox, same_grid
 from pretraining.imaging.headers import VolumeHeader
 from pretraining.imaging.integrity import check_file, require_volume
@@ -31,9 +31,6 @@ from pretraining.imaging.rejection import Rejected
 from pretraining.processes import available_cores, finished
 
 log = logging.getLogger(__name__)
-
-_NEEDED = ("channel_names", "labels", "file_ending")
-_SEE = "see dataset_format.md of nnU-Net"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,40 +63,23 @@ def find_dataset(dataset: str) -> RawDataset:
             f"no single dataset '{dataset}' in {nnUNet_raw}; expected one folder Dataset{str(dataset).zfill(3)}_NAME"
         ) from None
     folder = Path(nnUNet_raw) / name
-    try:
-        description = load_json(str(folder / "dataset.json"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {folder / 'dataset.json'} ({error}); see dataset_format.md of nnU-Net") from None
-    _check_description(folder / "dataset.json", description)
+    described = read_dataset_json(folder / DATASET_FILE)
+    channels, ending = len(described.channel_names), described.file_ending
+    description = {"channel_names": described.content.get("modality"), **described.content}
     require_labels(name, description)
     cases = get_filenames_of_train_images_and_targets(str(folder), description) if _has_images(folder, description) else {}
     if not cases:
         raise InputError(f"{name} has no training images in {folder / 'imagesTr'}")
     if unlabelled := [case for case, files in cases.items() if not Path(files["label"]).is_file()]:
         raise InputError(f"{name}: {len(unlabelled)} training cases have no label, the first is '{unlabelled[0]}'; expected it in labelsTr")
-    channels = len(description["channel_names"])
     for case, files in cases.items():
         if len(files["images"]) != channels or not all(Path(image).is_file() for image in files["images"]):
             found = [Path(image).name for image in files["images"] if Path(image).is_file()]
             raise InputError(
                 f"{name}: dataset.json names {channels} channels, case '{case}' has {len(found)} ({found}); "
-                f"expected {case}_0000 to _{channels - 1:04d}"
+                f"expected {case}_0000{ending} to _{channels - 1:04d}{ending}"
             )
     return RawDataset(name=name, folder=folder, description=description, cases=cases)
-
-
-def _check_description(path: Path, description: Any) -> None:
-    if not isinstance(description, dict):
-        raise InputError(f"{path} holds a {type(description).__name__}, expected an object with {list(_NEEDED)}; {_SEE}")
-    if "modality" in description:
-        description.setdefault("channel_names", description["modality"])
-    if missing := [key for key in _NEEDED if key not in description]:
-        raise InputError(f"{path} has no {missing}; {_SEE}")
-    channels, ending = description["channel_names"], description["file_ending"]
-    if not isinstance(channels, dict) or sorted(map(str, channels)) != sorted(map(str, range(max(1, len(channels))))):
-        raise InputError(f'{path}: expected channel_names such as {{"0": "CT"}}, numbered from 0 on, found {str(channels)[:120]}; {_SEE}')
-    if not isinstance(ending, str) or not ending.startswith("."):
-        raise InputError(f"{path}: expected a file_ending such as .nii.gz, found {str(ending)[:120]!r}; {_SEE}")
 
 
 def check_cases(dataset: RawDataset) -> None:

@@ -244,7 +244,7 @@ def two_of_a_case(clinic):
         (no_predictions, "no predictions in"),
         (no_labels, "no dataset.json in"),
         (no_intake, "no folder that nnunet-anatomix intake wrote"),
-        (damaged_labels, "has no labels of nnU-Net's"),
+        (damaged_labels, "expected labels as names with a number"),
         (only_background, "names no foreground label"),
         (contradicting_regions, "regions_class_order"),
         (inside_predictions, "nothing may be written"),
