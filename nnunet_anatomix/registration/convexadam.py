@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import gcd, inf
+from math import gcd
 from typing import Literal
 
 import torch
@@ -15,8 +15,8 @@ from nnunet_anatomix.registration.convex import convex_displacement
 from nnunet_anatomix.registration.dissimilarity import Dissimilarity
 from nnunet_anatomix.registration.refine import refined
 from nnunet_anatomix.registration.warp import identity, sampled
+from pretraining.common.checks import check_count, check_not_negative
 from pretraining.common.triple import triple
-from pretraining.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +39,8 @@ class ConvexAdamConfig:
     """What the descent finds beyond the grid: its border goes on, or ``zeros`` as in the authors' program."""
 
     def __post_init__(self) -> None:
-        if min(self.grid_spacing, self.reach, self.adam_spacing) < 1 or self.iterations < 0 or not 0 <= self.smoothness < inf:
-            raise InputError(f"ConvexAdam needs spacings and reach >= 1, iterations and smoothness >= 0, found {self}")
+        check_count(grid_spacing=self.grid_spacing, reach=self.reach, adam_spacing=self.adam_spacing)
+        check_not_negative(iterations=self.iterations, smoothness=self.smoothness)
 
     @property
     def pool(self) -> int:

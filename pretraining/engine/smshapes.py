@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from pretraining.common.checks import check_count, check_not_negative, check_positive, check_range
 from pretraining.common.triple import triple
 from pretraining.engine.compiled import compiled
 from pretraining.engine.draws import integer, noise_seed, uniforms
@@ -36,13 +37,10 @@ class SmShapesConfig:
     """Each scale's std of displacement is drawn from U[0, max], at side 128."""
 
     def __post_init__(self) -> None:
-        low, high = self.shape_count
-        if not 2 <= low <= high <= 250:
-            raise ValueError(f"shape_count must be a range within 2 to 250, as labels are 8-bit, got {self.shape_count}")
-        if not self.image_scales_vox or not self.warp_scales_vox or min(*self.image_scales_vox, *self.warp_scales_vox) <= 0:
-            raise ValueError(f"need scales > 0 of images and warps, got {self.image_scales_vox} and {self.warp_scales_vox}")
-        if self.max_warp_std_vox < 0:
-            raise ValueError(f"max_warp_std_vox must not be negative, got {self.max_warp_std_vox}")
+        check_range("[2, 250]", shape_count=self.shape_count)  # labels are 8-bit
+        check_count(image_scales=len(self.image_scales_vox), warp_scales=len(self.warp_scales_vox))
+        check_positive(image_scales_vox=self.image_scales_vox, warp_scales_vox=self.warp_scales_vox)
+        check_not_negative(max_warp_std_vox=self.max_warp_std_vox)
 
 
 @dataclass(frozen=True, kw_only=True)

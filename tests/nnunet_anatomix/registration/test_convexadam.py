@@ -140,7 +140,7 @@ def test_principal_components_keep_distances():
 
 @pytest.mark.parametrize("wrong", [{"grid_spacing": 0}, {"reach": 0}, {"iterations": -1}, {"smoothness": -0.1}])
 def test_settings_are_checked(wrong):
-    with pytest.raises(InputError, match="ConvexAdam needs"):
+    with pytest.raises(InputError, match="expected a number of at least"):
         ConvexAdamConfig(**wrong)
     with pytest.raises(InputError, match="nothing to compare"):
         DescriptorConfig(mind=False, feature_weight=0)
