@@ -14,9 +14,10 @@ from torch.nn import functional
 from nnunet_anatomix.registration.convex import convex_displacement
 from nnunet_anatomix.registration.dissimilarity import Dissimilarity
 from nnunet_anatomix.registration.refine import refined
-from nnunet_anatomix.registration.warp import identity, sampled
+from nnunet_anatomix.registration.warp import identity
 from pretraining.common.checks import check_count, check_not_negative
 from pretraining.common.triple import triple
+from pretraining.imaging.interpolation import interpolate_at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +162,7 @@ def regridded(displacement: Tensor, spacing: int, new_spacing: int, shape: tuple
     spacing, new_spacing : sides of the cubes.
     """
     centres = (identity(shape, displacement.device) + 0.5) * (new_spacing / spacing) - 0.5
-    return sampled(displacement, centres, beyond="border") * (spacing / new_spacing)
+    return interpolate_at(displacement, centres, beyond="border") * (spacing / new_spacing)
 
 
 def on_full_grid(displacement: Tensor, spacing: int, shape: tuple[int, int, int]) -> Tensor:

@@ -13,35 +13,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from pretraining.imaging.grids import index_to_mm
+from pretraining.imaging.interpolation import interpolate_at
 
 _LARGE = 64
 """Voxels along the shortest axis."""
 _STILL = 1e-3
 """Voxels."""
-
-
-def sampled(volume: Tensor, position: Tensor, *, mode: str = "bilinear", beyond: str = "zeros") -> Tensor:
-    """Values between voxels.
-
-    Parameters
-    ----------
-    volume : (C, X, Y, Z).
-    position : (3, *shape), voxels of ``volume``.
-    mode : ``bilinear`` (trilinear here) or ``nearest``.
-    beyond : ``zeros``, or ``border`` to go on with the border's values.
-
-    Returns
-    -------
-    (C, *shape).
-    """
-    sides = torch.tensor(volume.shape[1:], dtype=position.dtype, device=position.device)
-    # grid_sample counts axes from the last, and the outermost voxels' centres lie at -1 and 1.
-    grid = (position.movedim(0, -1) * (2 / (sides - 1).clamp_min(1)) - 1).flip(-1)
-    # PyTorch's CPU code shares volumes of a batch among threads, but not the voxels of one.
-    parts = torch.get_num_threads() if volume.device.type == "cpu" and len(grid) % torch.get_num_threads() == 0 else 1
-    grid = grid.view(parts, -1, *grid.shape[1:])
-    values = functional.grid_sample(volume.expand(parts, *volume.shape), grid, mode=mode, padding_mode=beyond, align_corners=True)
-    return values.movedim(0, 1).flatten(1, 2)
 
 
 def identity(shape: torch.Size | tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
@@ -51,7 +28,7 @@ def identity(shape: torch.Size | tuple[int, ...], device: torch.device | str = "
 
 def warped(volume: Tensor, displacement: Tensor, *, mode: str = "bilinear", beyond: str = "zeros") -> Tensor:
     """(C, X, Y, Z) pulled along a displacement of the same grid."""
-    return sampled(volume, identity(displacement.shape[1:], displacement.device) + displacement, mode=mode, beyond=beyond)
+    return interpolate_at(volume, identity(displacement.shape[1:], displacement.device) + displacement, mode=mode, beyond=beyond)
 
 
 def composed(first: Tensor, then: Tensor) -> Tensor:

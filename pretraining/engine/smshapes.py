@@ -16,6 +16,7 @@ from pretraining.engine.compiled import compiled
 from pretraining.engine.draws import integer, noise_seed, uniforms
 from pretraining.engine.fields import SmoothNoise, smooth_noise
 from pretraining.engine.foreground import REFERENCE_SIDE
+from pretraining.imaging.interpolation import interpolate_at
 
 Shape = tuple[int, int, int]
 
@@ -122,16 +123,15 @@ def render_smshapes(params: SmShapes, device: torch.device | str = "cpu") -> Ten
 
 def _warped_on_device(values: Tensor, displacement: Tensor) -> Tensor:
     """Look up (X, Y, Z) values linearly at displaced positions; beyond the border the border's values go on."""
-    where: list[Tensor] = []
+    where = []
     for axis, size in enumerate(values.shape):
         index = torch.arange(size, device=values.device).view([-1 if a == axis else 1 for a in range(3)])
-        where.insert(0, (displacement[axis] + index) * (2 / (size - 1)) - 1)
-    grid = torch.stack(where, dim=-1)
-    return F.grid_sample(values[None, None], grid[None], mode="bilinear", padding_mode="border", align_corners=True)[0, 0]
+        where.append(displacement[axis] + index)
+    return interpolate_at(values[None], where, beyond="border")[0]
 
 
 def _warped_on_host(values: Tensor, displacement: Tensor) -> Tensor:
-    """As :func:`_warped_on_device`."""
+    """As :func:`_warped_on_device`, in a compiled loop: faster on a CPU, and the samples of a seed have their bits from it."""
     warped = torch.empty_like(values)
     _warp(values.numpy(), displacement.numpy(), warped.numpy())
     return warped

@@ -18,7 +18,6 @@ from nnunet_anatomix.registration.warp import (
     inverted,
     itk_transform,
     jacobian_determinant,
-    sampled,
     warped,
 )
 from pretraining.imaging.grids import coverage, image_tensor, index_to_mm, resample_image, tensor_image
@@ -105,14 +104,6 @@ def test_beyond_the_volume_are_zeros_or_its_border():
     expected[:, -5:] = 0
     assert torch.allclose(warped(volume, step), expected, atol=1e-5)
     assert torch.allclose(warped(volume, step, beyond="border"), volume)
-
-
-def test_threads_change_nothing(monkeypatch):
-    volume, position = torch.rand((2, *SHAPE), generator=torch.Generator().manual_seed(1)), identity((6, 5, 4)) * 1.3
-    alone = sampled(volume, position)
-    for threads in (2, 3, 4):  # the last does not divide 6
-        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        assert torch.equal(sampled(volume, position), alone)
 
 
 def test_composition_goes_first_through_the_first():
