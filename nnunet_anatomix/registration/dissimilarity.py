@@ -103,6 +103,7 @@ class Dissimilarity:
 
 
 def _descend_loop(fixed, moving, position, weight, gradient, x_side, y_side, z_side, first, last):
+    """Look up values and their derivatives in one pass, which :func:`interpolate_at` and autograd cannot."""
     channels = fixed.shape[1]
     total = 0.0
     for voxel in range(first, last):

@@ -26,9 +26,11 @@ def check_within(interval: str, /, **fields: Numbers) -> None:
     """
     wanted = _interval(interval)
     for name, value in fields.items():
-        several = isinstance(value, Sequence)
-        if value is not None and not all(wanted.holds(number) for number in (value if several else (value,))):
-            raise InputError(f"{name}: expected {'numbers' if several else 'a number'} {wanted.words}, found {value}")
+        if value is None:
+            continue
+        numbers, expected = (value, "numbers") if isinstance(value, Sequence) else ((value,), "a number")
+        if not all(map(wanted.holds, numbers)):
+            raise InputError(f"{name}: expected {expected} {wanted.words}, found {value}")
 
 
 def check_probability(**fields: Numbers) -> None:

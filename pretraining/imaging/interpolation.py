@@ -22,10 +22,11 @@ def interpolate_at(volume: Tensor, position: Tensor | Sequence[Tensor], *, mode:
         (C, x, y, z).
 
     Notes:
-        Four places look up values in other ways, each for its own reason: :mod:`pretraining.engine.resample` and
-        :mod:`pretraining.engine.smshapes` on the CPU, whose compiled loops need less time and give the samples of a seed their bits;
-        :func:`nnunet_anatomix.finetuning.affine_warp.warp_affine` and the demo's anatomy, which count in half sides from the
-        middle, so that voxels would round their results differently.
+        Some places look up values in other ways, each for its own reason. On a CPU, :mod:`pretraining.engine.resample` and
+        :mod:`pretraining.engine.smshapes` have compiled loops, which take less time and give the samples of a seed their bits, and
+        :mod:`nnunet_anatomix.registration.dissimilarity` has one that makes the derivative in the same pass.
+        :func:`nnunet_anatomix.finetuning.affine_warp.warp_affine` and the demo's anatomy count in half sides from the middle, so that
+        positions in voxels would round their results differently.
     """
     # grid_sample counts axes from the last, and the outermost voxels' centres lie at -1 and 1.
     scaled = [place * (2 / max(side - 1, 1)) - 1 for place, side in zip(position, volume.shape[1:], strict=True)]
