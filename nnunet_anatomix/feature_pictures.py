@@ -9,9 +9,9 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from nnunet_anatomix.registration.warp import image_tensor
 from pretraining.atomic import written_whole
 from pretraining.imaging.feature_colours import RANGE, FeatureColours
+from pretraining.imaging.grids import image_tensor
 from pretraining.imaging.views import VIEWS, letter_sides
 from pretraining.inference import Clip
 

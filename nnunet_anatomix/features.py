@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import logging
-from math import prod
 
-import numpy as np
 import SimpleITK as sitk
 import torch
 from torch import Tensor
 
 from nnunet_anatomix.other_network import suited_side
-from nnunet_anatomix.registration.warp import image_tensor
 from pretraining.backbone.feature_network import FeatureWeights
 from pretraining.byte_sizes import format_bytes
 from pretraining.common.finite import require_finite
 from pretraining.errors import InputError
-from pretraining.imaging.limits import check_spacing
+from pretraining.imaging.grids import image_tensor
 from pretraining.imaging.scans import checked_scan
 from pretraining.inference import Clip, padded_shape, rescaled, sliding_window_features, whole_volume_features
 from pretraining.inference_memory import LARGEST_SIDE, available_bytes, peak_bytes, window_for
@@ -28,8 +25,6 @@ OVERLAP = 0.5
 """Of neighbouring windows; .8 in the paper (``tests/benchmarks/test_feature_speed.py`` has errors and times of both)."""
 _ANISOTROPIC = 3.0
 """Ratio of spacings above which the network sees anatomy as it never did in pretraining."""
-_FWHM = 2.355
-"""Full width at half maximum of a Gaussian, in standard deviations."""
 
 
 def extract_features(
@@ -49,7 +44,8 @@ def extract_features(
 
     Parameters
     ----------
-    image : three axes, one channel, any orientation and spacing; see :func:`isotropic` for thick slices.
+    image : three axes, one channel, any orientation and spacing; for thick slices see
+        :func:`~pretraining.imaging.grids.resample_isotropic`.
     weights : of the network, or another one; ours with plain instance norm get voxelwise normalization, as the published 94M
         network wants.
     clip : intensities that the network sees as 0 and 1; left out, the least and the greatest of the scan.
@@ -63,7 +59,7 @@ def extract_features(
 
     Returns
     -------
-    (C, X, Y, Z) float32 on the CPU, axes as in :func:`~nnunet_anatomix.registration.warp.image_tensor`.
+    (C, X, Y, Z) float32 on the CPU, axes as in :func:`~pretraining.imaging.grids.image_tensor`.
 
     Raises
     ------
@@ -112,34 +108,6 @@ def extract_features(
     return _finite(
         sliding_window_features(net, volume, side=side, overlap=overlap, clip=clip, bf16=bf16, voxelwise=voxelwise, progress=progress)
     )
-
-
-def isotropic(image: sitk.Image, spacing_mm: float) -> sitk.Image:
-    """The scan on a grid of cubes about the same centre, by linear interpolation; smoothed before where that is coarser.
-
-    Parameters
-    ----------
-    image : scalar, three axes.
-    spacing_mm : of the new grid.
-
-    Returns
-    -------
-    float32 image; no voxel lies beyond the old ones.
-    """
-    check_spacing(spacing_mm)
-    image = sitk.Cast(image, sitk.sitkFloat32)
-    old, size = np.array(image.GetSpacing()), np.array(image.GetSize())
-    new_size = np.maximum(1, np.round(size * old / spacing_mm)).astype(int)
-    if prod(new_size.tolist()) > np.iinfo(np.int32).max:
-        raise InputError(f"a spacing of {spacing_mm:g} mm makes {new_size.tolist()} voxels; name a larger one")
-    variance = np.maximum(0, spacing_mm**2 - old**2) / _FWHM**2
-    if variance.any():
-        image = sitk.DiscreteGaussian(image, variance.tolist(), int(np.ceil(8 * np.sqrt(variance) / old).max()) + 1, 0.01, True)
-    first = (size * old - new_size * spacing_mm + spacing_mm) / (2 * old) - 0.5
-    origin = image.TransformContinuousIndexToPhysicalPoint(first.tolist())
-    outside = float(sitk.GetArrayViewFromImage(image).min())
-    spacing = [float(spacing_mm)] * 3
-    return sitk.Resample(image, new_size.tolist(), sitk.Transform(), sitk.sitkLinear, origin, spacing, image.GetDirection(), outside)
 
 
 def _finite(features: Tensor) -> Tensor:

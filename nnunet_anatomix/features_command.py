@@ -48,11 +48,12 @@ def features(
     # Imports torch, which --help does without.
     from nnunet_anatomix.feature_files import feature_ending, write_features
     from nnunet_anatomix.feature_pictures import draw_features
-    from nnunet_anatomix.features import extract_features, isotropic
+    from nnunet_anatomix.features import extract_features
     from nnunet_anatomix.other_weights import feature_weights
     from pretraining.byte_sizes import parse_bytes
     from pretraining.common.outputs import try_file
     from pretraining.device import named_device
+    from pretraining.imaging.grids import resample_isotropic
     from pretraining.imaging.limits import check_spacing, check_window
     from pretraining.imaging.scans import checked_scan, read_image
 
@@ -65,7 +66,7 @@ def features(
     loaded = feature_weights(weights, trust_code=trust_code, statistics=statistics)
     scan = checked_scan(read_image(image, "image"), "image")
     if spacing is not None:
-        scan = isotropic(scan, spacing)
+        scan = resample_isotropic(scan, spacing)
     found = extract_features(
         scan,
         loaded,

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from pretraining.backbone.feature_network import FeatureNetwork
 from pretraining.backbone.unet import UNet
+from pretraining.common.checks import check_count
 from pretraining.errors import InputError
 
 _LIVE = 0.5
@@ -48,12 +49,13 @@ class NetworkSpec:
     """What the network expects for the lower and the upper end of the clip window."""
 
     def __post_init__(self) -> None:
-        if self.multiple < 1 or self.least_side < 1 or self.least_side % self.multiple:
-            raise ValueError(f"need multiple >= 1 and min_side a multiple of it, got {self.multiple} and {self.min_side}")
+        check_count(multiple=self.multiple, min_side=self.least_side)
+        if self.least_side % self.multiple:
+            raise InputError(f"min_side: expected a multiple of {self.multiple}, found {self.min_side}")
         if self.max_side is not None and (self.max_side < self.least_side or self.max_side % self.multiple):
             raise ValueError(f"need max_side a multiple of {self.multiple} and at least {self.least_side}, got {self.max_side}")
         if not self.input_range[0] < self.input_range[1]:
-            raise ValueError(f"need an input_range from lower to higher, got {self.input_range}")
+            raise InputError(f"input_range: expected two numbers, the lower one first, found {self.input_range}")
 
     @property
     def least_side(self) -> int:

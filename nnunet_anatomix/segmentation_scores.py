@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,15 +17,15 @@ from pretraining.atomic import write_text
 from pretraining.common.tables import markdown_table, write_records
 from pretraining.engine.label_files import is_label_file, label_map, stem
 from pretraining.errors import InputError
+from pretraining.imaging.dataset_json import DATASET_FILE, IGNORE, read_dataset_json
+from pretraining.imaging.grids import same_grid
 from pretraining.imaging.rejection import Rejected
-from pretraining.imaging.scans import read_image, same_grid
+from pretraining.imaging.scans import read_image
 
 log = logging.getLogger(__name__)
 
 Structures = Mapping[str, tuple[int, ...]]
 """Name → the labels it is made of: one, or those of a region."""
-_IGNORE = "ignore"
-"""nnU-Net's name for voxels nobody labelled: what a network says there does not count."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,14 +88,14 @@ def score_case(
     spacing_mm : of the grid, along X, Y and Z.
     structures : what to score.
     """
-    if _IGNORE in structures:
-        counts = ~np.isin(truth, structures[_IGNORE])
+    if IGNORE in structures:
+        counts = ~np.isin(truth, structures[IGNORE])
         prediction, truth = prediction * counts, truth * counts
     dice, distance = dice_by_label(truth, prediction), hd95_mm_by_label(truth, prediction, spacing_mm)
     named = {label for labels in structures.values() for label in labels}
     scores = []
     for name, labels in {**structures, **{str(label): (label,) for label in dice if label not in named}}.items():
-        if name == _IGNORE:
+        if name == IGNORE:
             continue
         (label, *more), its_dice, its_distance = labels, dice, distance
         if more:
@@ -133,15 +132,8 @@ def _cell(scores: Sequence[CaseScore], metric: str, digits: int) -> str:
 
 def _structures(folder: Path) -> Structures:
     """Of the ``dataset.json`` in a folder; empty if there is none."""
-    path = folder / "dataset.json"
-    if not path.is_file():
-        return {}
-    try:
-        labels = json.loads(path.read_text(encoding="utf-8"))["labels"]
-        structures = {name: tuple(map(int, value)) if isinstance(value, list) else (int(value),) for name, value in labels.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} has no nnU-Net labels (name: number, ...): {error!r}; mend it, or move it away") from None
-    return {name: numbers for name, numbers in structures.items() if any(numbers)}
+    path = folder / DATASET_FILE
+    return {name: numbers for name, numbers in read_dataset_json(path).labels.items() if any(numbers)} if path.is_file() else {}
 
 
 def _pairs(predictions: Path, truth: Path) -> dict[str, tuple[Path, Path]]:

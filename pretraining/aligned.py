@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch.nn import functional
 
 from pretraining.engine.seeds import sample_generator
 from pretraining.errors import InputError
+from pretraining.imaging.dataset_json import DATASET_FILE, read_dataset_json
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def aligned_images(data: Path, *, count: int = COUNT, seed: int = 0) -> Iterator
         If neither is there, or if files don't fit each other.
     """
     brain = _first(data, ("registration", BRAIN), f"{BRAIN_FROM}.nii.gz")
-    limbs = _first(data, ("nnUNet_raw", LIMBS), "dataset.json")
+    limbs = _first(data, ("nnUNet_raw", LIMBS), DATASET_FILE)
     if brain is None and limbs is None:
         raise InputError(f"no {BRAIN} ({BRAIN_FROM}.nii.gz, ...) and no {LIMBS} under {data}; name the folder that holds one of them")
     if brain is None:
@@ -158,15 +158,12 @@ def read_limbs(folder: Path, *, count: int = COUNT, seed: int = 0) -> Iterator[A
     CT is clipped to [-450, 450] HU. All is resampled to 1.5 mm, the grid of the templates that the network learned from: with
     slices of 3.3 mm, shapes would be squashed to a third, and all features would be coarser along one axis.
     """
-    try:
-        description = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-        channels = {name.lower(): int(number) for number, name in description.get("channel_names", {}).items()}
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"{folder / 'dataset.json'} is no dataset.json of nnU-Net ({error}); mend it, or move it away") from None
+    described = read_dataset_json(folder / DATASET_FILE)
+    channels = {name.lower(): number for number, name in enumerate(described.channel_names)}
     if len(channels) != 2 or "ct" not in channels:
         raise InputError(f"{folder} has channels {sorted(channels)}; expected CT and one other")
     other = next(name for name in channels if name != "ct")
-    ending = description.get("file_ending", ".nii.gz")
+    ending = described.file_ending
     files = sorted(path for part in ("imagesTr", "imagesTs") for path in (folder / part).glob(f"*_{channels['ct']:04d}{ending}"))
     if not files:
         raise InputError(f"no images under {folder / 'imagesTr'}; expected files CASE_{channels['ct']:04d}{ending}")

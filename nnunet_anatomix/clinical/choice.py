@@ -6,16 +6,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from nnunet_anatomix.clinical.mapping import ChannelMap
 from nnunet_anatomix.clinical.needs import Channel
 from nnunet_anatomix.clinical.series import Series
-from nnunet_anatomix.clinical.sources import Grid
 from nnunet_anatomix.clinical.suitability import RANKED, rank, unfit
+from pretraining.imaging.grids import ROUNDED_HEADERS_VOX, same_grid
 
-_GRID_TOLERANCE = 1e-3
-"""Of spacing and direction relative, of the origin in voxels."""
 _NO_MAP = ChannelMap()
 
 
@@ -162,19 +158,9 @@ def lie_together(first: Series, other: Series) -> str:
         return ""
     if first.kind == "dicom" and (not first.frame_uid or first.frame_uid != other.frame_uid):
         return ""
-    if same_grid(first.placed, other.placed):
+    if same_grid(first.placed, other.placed, within_vox=ROUNDED_HEADERS_VOX):
         return "grid"
     return "frame" if first.kind == "dicom" else ""
-
-
-def same_grid(first: Grid, other: Grid) -> bool:
-    spacing = np.array(first.spacing_mm)
-    return (
-        first.size == other.size
-        and bool(np.allclose(first.spacing_mm, other.spacing_mm, rtol=_GRID_TOLERANCE))
-        and bool(np.allclose(first.direction, other.direction, atol=_GRID_TOLERANCE))
-        and bool((np.abs(np.subtract(first.origin_mm, other.origin_mm)) <= 10 * _GRID_TOLERANCE * spacing.max()).all())
-    )
 
 
 def _why(best: Series, other: Series, channel: Channel) -> str:

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_anatomix.clinical.choice import same_grid
 from nnunet_anatomix.clinical.needs import Channel
 from nnunet_anatomix.clinical.reading import read_series
 from nnunet_anatomix.clinical.series import Series
 from nnunet_anatomix.clinical.silence import quiet_readers
-from nnunet_anatomix.clinical.sources import SOURCES, CaseSource, ChannelSource, Grid, image_file, read_source, source_file, write_source
+from nnunet_anatomix.clinical.sources import SOURCES, CaseSource, ChannelSource, image_file, read_source, source_file, write_source
 from nnunet_anatomix.clinical.unusable import Unusable
 from pretraining.errors import InputError
+from pretraining.imaging.grids import ROUNDED_HEADERS_VOX, Grid, same_grid
 from pretraining.imaging.writing import write_image
 
 CONVERTING = "converting"
@@ -100,7 +100,7 @@ def convert(job: CaseJob) -> Converted:
                     if covered < 0.995:
                         notes.append(f"{job.channels[channel]} covers {100 * covered:.0f} % of the grid of channel 0")
                 elif channel:
-                    if not same_grid(Grid.of(image), Grid.of(first)):
+                    if not same_grid(image, first, within_vox=ROUNDED_HEADERS_VOX):
                         raise Unusable("lies on another grid than channel 0")
                     image.CopyInformation(first)  # the last digits of headers differ
                 path = job.destination / CONVERTING / image_file(job.destination, job.case, channel, job.file_ending).name

@@ -30,7 +30,7 @@ from nnunet_anatomix.clinical.deliver_records import (
 from nnunet_anatomix.clinical.dicom_segmentation import Algorithm, dicom_segmentation
 from nnunet_anatomix.clinical.overview import overview
 from nnunet_anatomix.clinical.silence import quiet_readers
-from nnunet_anatomix.clinical.source_grid import image_on, on_source_grid
+from nnunet_anatomix.clinical.source_grid import on_source_grid
 from nnunet_anatomix.clinical.source_headers import SourceHeaders, read_source_headers
 from nnunet_anatomix.clinical.sources import SOURCES, CaseSource, image_file, read_source, source_file
 from nnunet_anatomix.clinical.structures import Structures, checked_labels
@@ -42,6 +42,7 @@ from pretraining.common.lock import locked
 from pretraining.common.outputs import try_folder
 from pretraining.engine.label_files import is_label_file, stem
 from pretraining.errors import InputError
+from pretraining.imaging.grids import image_on
 from pretraining.imaging.scans import read_image
 from pretraining.imaging.writing import save_image
 

@@ -42,10 +42,11 @@ def deliver(
     from nnunet_anatomix.clinical.needs import find_needs
     from nnunet_anatomix.clinical.structures import read_structures
     from pretraining.errors import InputError
+    from pretraining.imaging.dataset_json import DATASET_FILE
 
     if not predictions.is_dir():
         raise InputError(f"no folder {predictions}; name the one that nnUNetv2_predict wrote into (-o)")
-    described = predictions / "dataset.json" if model is None else Path(find_needs(model).model) / "dataset.json"
+    described = predictions / DATASET_FILE if model is None else Path(find_needs(model).model) / DATASET_FILE
     if not described.is_file():
         raise InputError(f"no dataset.json in {predictions}, which names the labels; name a model, dataset or dataset.json with -m")
     delivery = Delivery(

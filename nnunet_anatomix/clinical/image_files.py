@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 
 import SimpleITK as sitk
 
-from nnunet_anatomix.clinical.sources import Grid
 from nnunet_anatomix.clinical.unusable import Unusable, counted
+from pretraining.imaging.grids import Grid
 from pretraining.imaging.headers import read_header
 from pretraining.imaging.integrity import check_header, check_voxels, require_volume
 from pretraining.imaging.orientation import is_sheared_alone, orientation_note, ras_affine

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_anatomix.clinical.channel_words import CONTRASTS, shown
 from pretraining.errors import InputError
+from pretraining.imaging.dataset_json import DATASET_FILE, read_dataset_json
 
 WRITABLE = (".nii.gz", ".nii", ".nrrd", ".mha")
 _SAY_NOTHING = r"|\d+|nonorm|zscore|rescale_to_0_1|rgb_to_0_1|ctnormalization|image|channel\d*|unknown"
@@ -73,13 +72,13 @@ def find_needs(model: str) -> Needs:
 def _described(model: str) -> list[Path]:
     """The ``dataset.json`` files that a model's or dataset's name leads to."""
     path = Path(model)
-    if path.is_file() and path.name == "dataset.json":
+    if path.is_file() and path.name == DATASET_FILE:
         return [path]
     if path.is_dir():
         for folder in (path, path.parent):
-            if (folder / "dataset.json").is_file():
-                return [folder / "dataset.json"]
-        if files := sorted(path.glob("*__*__*/dataset.json")):
+            if (folder / DATASET_FILE).is_file():
+                return [folder / DATASET_FILE]
+        if files := sorted(path.glob(f"*__*__*/{DATASET_FILE}")):
             return files
         raise InputError(f"no dataset.json in {path}; expected a trained model's folder (TRAINER__PLANS__CONFIGURATION) or a dataset's")
     from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
@@ -97,20 +96,15 @@ def _described(model: str) -> list[Path]:
         )
     name = names.pop()
     for root in roots:
-        files = sorted((root / name).glob("*__*__*/dataset.json")) or [root / name / "dataset.json"]
+        files = sorted((root / name).glob(f"*__*__*/{DATASET_FILE}")) or [root / name / DATASET_FILE]
         if files[0].is_file():
             return files
     raise InputError(f"-m '{model}': {name} has no dataset.json in {', '.join(map(str, roots))}")
 
 
 def _read(file: Path) -> tuple[tuple[Channel, ...], str]:
-    try:
-        said = json.loads(file.read_text(encoding="utf-8"))
-        names, ending = said.get("channel_names", said.get("modality")), said.get("file_ending")
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"cannot read {file} ({type(error).__name__}); expected nnU-Net's dataset.json") from None
-    if not isinstance(names, Mapping) or sorted(names) != sorted(str(number) for number in range(len(names))) or not names:
-        raise InputError(f'{file}: expected channel_names like {{"0": "CT"}}, numbered from 0; found {json.dumps(names)[:100]}')
+    described = read_dataset_json(file)
+    names, ending = described.channel_names, described.file_ending
     if ending not in WRITABLE:
-        raise InputError(f"{file}: file_ending is {json.dumps(ending)}; 3D scans are written as {', '.join(WRITABLE)}")
-    return tuple(Channel(number, str(names[str(number)])) for number in range(len(names))), ending
+        raise InputError(f"{file}: file_ending is {ending!r}, expected one for 3D scans: {', '.join(WRITABLE)}; take another model")
+    return tuple(Channel(number, name) for number, name in enumerate(names)), ending

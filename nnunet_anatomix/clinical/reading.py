@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_anatomix.clinical.choice import same_grid
 from nnunet_anatomix.clinical.image_files import image_reader
 from nnunet_anatomix.clinical.series import Series
-from nnunet_anatomix.clinical.sources import Grid
 from nnunet_anatomix.clinical.unusable import Unusable
+from pretraining.imaging.grids import same_grid
 from pretraining.imaging.integrity import check_file
 
 _FLOATS = (sitk.sitkFloat32, sitk.sitkFloat64)
+_ROUNDED_TAGS_VOX = 0.5
+"""How far GDCM's grid may lie from the headers': GDCM takes direction cosines of three decimals as they are, our grid makes them exact."""
 _WIDE = {sitk.sitkInt64: sitk.sitkInt32, sitk.sitkUInt64: sitk.sitkUInt32, sitk.sitkFloat64: sitk.sitkFloat32}
 _INT16 = (-(1 << 15), (1 << 15) - 1)
 
@@ -41,7 +42,7 @@ def read_series(root: Path, series: Series) -> sitk.Image:
         raise Unusable(f"pixel data cannot be decoded{coding}") from None
     while image.GetDimension() > 3:
         image = image[..., 0]
-    if not same_grid(Grid.of(image), series.placed):
+    if not same_grid(image, series.placed, within_vox=_ROUNDED_TAGS_VOX):
         raise Unusable("voxels lie on another grid than the headers say")
     values = sitk.GetArrayViewFromImage(image)
     if image.GetPixelID() in _FLOATS and not np.isfinite(values).all():

@@ -14,9 +14,9 @@ from nnunet_anatomix.clinical.dicom_headers import DAMAGED, HEAD_BYTES, SliceHea
 from nnunet_anatomix.clinical.image_files import data_files, image_ending, image_grid, stem
 from nnunet_anatomix.clinical.series import Series, dicom_series, doubt, fingerprint
 from nnunet_anatomix.clinical.silence import quiet_readers
-from nnunet_anatomix.clinical.sources import Grid
 from nnunet_anatomix.clinical.unusable import Unusable
 from nnunet_anatomix.clinical.walk import FoundFile, Stray, denied, walk
+from pretraining.imaging.grids import Grid
 from pretraining.processes import finished
 
 log = logging.getLogger(__name__)

@@ -13,9 +13,9 @@ from typing import Literal
 from nnunet_anatomix.clinical.dicom_headers import SliceHeader
 from nnunet_anatomix.clinical.frames import frame_headers
 from nnunet_anatomix.clinical.slices import stacked
-from nnunet_anatomix.clinical.sources import Grid
 from nnunet_anatomix.clinical.unusable import Unusable, counted
 from nnunet_anatomix.clinical.walk import FoundFile
+from pretraining.imaging.grids import Grid
 
 _NO_SCANS = {
     "SEG": "segmentation",

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from nnunet_anatomix.clinical.dicom_headers import VOLUME_TAGS, SliceHeader
-from nnunet_anatomix.clinical.sources import Grid
 from nnunet_anatomix.clinical.unusable import Unusable, counted
 from pretraining.common.triple import triple
+from pretraining.imaging.grids import Grid
 from pretraining.imaging.limits import SANE_SPACING_MM
 
 SAME_PLACE_MM = 1e-2

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_anatomix.clinical.sources import Grid
 from pretraining.errors import InputError
+from pretraining.imaging.grids import Grid, index_to_mm
 
 _TOLERANCE_VOX = 0.01
 """Greatest distance of a voxel from its place; what single precision in headers leaves is a hundredth of it."""
@@ -35,10 +35,10 @@ def on_source_grid(prediction: sitk.Image, grid: Grid) -> np.ndarray:
             f"expected a prediction of three axes with one number in a voxel, found {prediction.GetSize()} voxels of "
             f"{prediction.GetNumberOfComponentsPerPixel()} numbers; deliver nnU-Net's label maps, not probabilities"
         )
-    axes = np.linalg.solve(_steps_mm(grid.direction, grid.spacing_mm), _steps_mm(prediction.GetDirection(), prediction.GetSpacing()))
+    axes = np.linalg.solve(grid.steps_mm, index_to_mm(prediction))
     order = np.rint(axes).astype(int)
     size = np.array(prediction.GetSize())
-    first = np.linalg.solve(_steps_mm(grid.direction, grid.spacing_mm), np.subtract(prediction.GetOrigin(), grid.origin_mm))
+    first = np.linalg.solve(grid.steps_mm, np.subtract(prediction.GetOrigin(), grid.origin_mm))
     flipped = order.sum(axis=1) < 0  # by the grid's axis
     is_reordering = np.array_equal(np.abs(order).sum(axis=0), [1, 1, 1]) and np.array_equal(np.abs(order).sum(axis=1), [1, 1, 1])
     expected_first = np.where(flipped, np.array(grid.size) - 1, 0)
@@ -54,20 +54,6 @@ def on_source_grid(prediction: sitk.Image, grid: Grid) -> np.ndarray:
         )
     values = sitk.GetArrayFromImage(prediction).transpose(2, 1, 0).transpose(np.abs(order).argmax(axis=1))
     return np.ascontiguousarray(np.flip(values, np.flatnonzero(flipped)).transpose(2, 1, 0))
-
-
-def image_on(grid: Grid, values: np.ndarray) -> sitk.Image:
-    """An image of values (Z, Y, X) with exactly the geometry of the grid."""
-    image = sitk.GetImageFromArray(values)
-    image.SetSpacing(grid.spacing_mm)
-    image.SetOrigin(grid.origin_mm)
-    image.SetDirection(grid.direction)
-    return image
-
-
-def _steps_mm(direction: tuple[float, ...], spacing_mm: tuple[float, ...]) -> np.ndarray:
-    """(3, 3): a column for a step along each axis."""
-    return np.reshape(direction, (3, 3)) * np.asarray(spacing_mm)
 
 
 def _said(size: tuple[int, ...], spacing_mm: tuple[float, ...], origin_mm: tuple[float, ...]) -> str:

@@ -14,8 +14,9 @@ from pydicom.uid import generate_uid
 from pydicom.valuerep import DA, TM
 
 from nnunet_anatomix.clinical.silence import quiet_readers
-from nnunet_anatomix.clinical.sources import CaseSource, ChannelSource, Grid
+from nnunet_anatomix.clinical.sources import CaseSource, ChannelSource
 from pretraining.errors import InputError
+from pretraining.imaging.grids import Grid
 
 _NEEDED = [
     "PatientID",

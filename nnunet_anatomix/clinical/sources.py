@@ -11,28 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-import SimpleITK as sitk
-
 from pretraining.atomic import write_text
 from pretraining.errors import InputError
+from pretraining.imaging.grids import Grid
 
 IMAGES, SOURCES = "images", "sources"
 _FORMAT = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Grid:
-    """A 3D grid of ITK's, in LPS."""
-
-    size: tuple[int, int, int]
-    spacing_mm: tuple[float, float, float]
-    origin_mm: tuple[float, float, float]
-    direction: tuple[float, ...]
-    """9 numbers, row by row, as ``Image.GetDirection()``."""
-
-    @classmethod
-    def of(cls, image: sitk.Image) -> Grid:
-        return cls(size=image.GetSize(), spacing_mm=image.GetSpacing(), origin_mm=image.GetOrigin(), direction=image.GetDirection())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,11 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from pretraining.errors import InputError
+from pretraining.imaging.dataset_json import IGNORE, read_dataset_json
 
 log = logging.getLogger(__name__)
 
-_IGNORE = "ignore"
-"""nnU-Net's name for voxels nobody labelled: no structure."""
 _MOST_LABELS = 65_535
 """What 16 bits hold, and the most segments of DICOM."""
 
@@ -65,29 +63,17 @@ def read_structures(path: Path) -> Structures:
     InputError
         If it cannot be read, names no foreground, or its ``regions_class_order`` contradicts its regions.
     """
-    try:
-        described = json.loads(path.read_text(encoding="utf-8"))
-        named = described["labels"]
-        values = {
-            str(name): tuple(sorted(set(map(_whole, value if isinstance(value, list) else [value])))) for name, value in named.items()
-        }
-        order = [_whole(value) for value in described.get("regions_class_order") or ()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path} has no labels of nnU-Net's, such as {{'background': 0, 'liver': 1}} ({type(error).__name__}); "
-            "name the model's dataset.json with -m"
-        ) from None
-    ignored = values.pop(_IGNORE, (None,))[0]
-    structures = [Structure(name=name, labels=labels) for name, labels in values.items() if any(labels)]
+    described = read_dataset_json(path)
+    labels, foreground = described.labels, described.foreground
+    structures = [Structure(name=name, labels=tuple(sorted(set(numbers)))) for name, numbers in foreground.items()]
     if not structures or not all(0 < label <= _MOST_LABELS for one in structures for label in one.labels):
-        raise InputError(f"{path} names no foreground label from 1 to {_MOST_LABELS}, found {sorted(values.values())[:5]}")
-    if not any(len(structure.labels) > 1 for structure in structures):
+        found = sorted(numbers for name, numbers in labels.items() if name != IGNORE)[:5]
+        raise InputError(f"{path} names no foreground label from 1 to {_MOST_LABELS}, found {found}; name another dataset.json with -m")
+    if described.has_regions:
+        described.require_region_numbers()
+    else:
         structures.sort(key=lambda structure: structure.labels)
-    # nnU-Net writes for each region the number that stands in this list.
-    elif len(order) != len(structures) or any(number not in one.labels for one, number in zip(structures, order, strict=True)):
-        raise InputError(
-            f"{path}: expected regions_class_order to name a label of each of the {len(structures)} regions, in their order, found {order}"
-        )
+    ignored = labels.get(IGNORE, (None,))[0]
     return Structures(all=tuple(structures), ignored=ignored)
 
 
@@ -124,9 +110,3 @@ def _unknown(found: Sequence[float], known: set[int]) -> str:
 def _ranges(numbers: set[int]) -> str:
     ordered = sorted(numbers)
     return f"{ordered[0]} to {ordered[-1]}" if len(ordered) == ordered[-1] - ordered[0] + 1 else ", ".join(map(str, ordered))
-
-
-def _whole(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | str) or int(value) != float(value):
-        raise ValueError("no whole number")
-    return int(value)

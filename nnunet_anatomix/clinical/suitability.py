@@ -9,8 +9,8 @@ import numpy as np
 from nnunet_anatomix.clinical.channel_words import CONTRASTS, channel_number, image_shown, is_label_map, shown, tokens
 from nnunet_anatomix.clinical.needs import Channel
 from nnunet_anatomix.clinical.series import Series
-from nnunet_anatomix.clinical.sources import Grid
 from nnunet_anatomix.clinical.unusable import code_word
+from pretraining.imaging.grids import Grid
 
 MIN_SLICES = 5
 """Fewer is a localizer or a sample, no volume."""

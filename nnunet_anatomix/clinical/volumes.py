@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnunet_anatomix.clinical.sources import Grid
 from nnunet_anatomix.clinical.structures import Structures
+from pretraining.imaging.grids import Grid
 
 _MM3_PER_ML = 1000.0
 

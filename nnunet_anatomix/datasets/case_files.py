@@ -13,7 +13,8 @@ import SimpleITK as sitk
 from nnunet_anatomix.datasets.layout import SourceCase
 from pretraining.common.atomic import atomic_write
 from pretraining.errors import InputError
-from pretraining.imaging.scans import checked_scan, read_image, same_grid
+from pretraining.imaging.grids import corner_distance_vox, same_grid
+from pretraining.imaging.scans import checked_scan, read_image
 from pretraining.imaging.writing import write_image
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ def checked_label(path: Path, scan: sitk.Image, values: Mapping[int, int], title
     if image.GetNumberOfComponentsPerPixel() != 1 or image.GetSize() != scan.GetSize():
         raise InputError(f"{role}: expected labels of {scan.GetSize()} voxels as the scan, found {image.GetSize()}; download both again")
     if not same_grid(image, scan):
-        if (apart := _corner_distance_vox(image, scan)) > _APART_VOXELS:
+        if (apart := corner_distance_vox(image, scan)) > _APART_VOXELS:
             raise InputError(f"{role}: its header puts it {apart:.1f} voxels off its scan, expected one grid for both; download again")
         log.info("%s: its header differs from the scan's by up to %.2f voxels; the scan's is taken", role, apart)
     found = sitk.GetArrayFromImage(image)
@@ -82,9 +83,3 @@ def checked_label(path: Path, scan: sitk.Image, values: Mapping[int, int], title
     label = sitk.GetImageFromArray(written)
     label.CopyInformation(scan)
     return label
-
-
-def _corner_distance_vox(image: sitk.Image, scan: sitk.Image) -> float:
-    corners = np.array(np.meshgrid(*[(0, side - 1) for side in scan.GetSize()])).reshape(3, -1).T
-    there = [scan.TransformPhysicalPointToContinuousIndex(image.TransformIndexToPhysicalPoint(corner.tolist())) for corner in corners]
-    return float(np.abs(np.array(there) - corners).max())

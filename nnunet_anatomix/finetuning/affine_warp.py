@@ -59,7 +59,8 @@ def warp_affine(
     """
     spacing = np.asarray(spacing_mm, dtype=float)
     matrix_vox = matrix * spacing / spacing[:, None]
-    # grid_sample measures from the middle in half sides, and counts axes from the last.
+    # grid_sample measures from the middle in half sides, and counts axes from the last. Positions are made so, and not in voxels for
+    # interpolate_at: they are sums of lines, and a conversion would round augmented patches differently.
     source, target = np.array(volume.shape[1:]) / 2, np.array(size) / 2
     steps, shift = (matrix_vox * target / source[:, None]).tolist(), (np.asarray(translation_mm) / spacing / source).tolist()
     x, y, z = ((2 * torch.arange(side) + 1) / side - 1 for side in size)

@@ -15,6 +15,7 @@ from batchgeneratorsv2.transforms.utils.random import RandomTransform
 
 from nnunet_anatomix.finetuning.affine_warp import AffineWarp
 from nnunet_anatomix.finetuning.intensity import IntensityArtefacts
+from pretraining.common.checks import check_not_negative, check_probability, check_range
 
 Modality = Literal["ct", "mr"]
 
@@ -61,18 +62,17 @@ class AugmentationConfig:
     """The same without CT; nnU-Net's own share, where Table 9 crops anywhere."""
 
     def __post_init__(self) -> None:
-        shares = (self.probability, self.ct_translation, self.ct_foreground_share, self.mr_foreground_share)
-        if not all(0 <= share <= 1 for share in shares):
-            raise ValueError(f"probability, translation and foreground shares lie in [0, 1], got {shares}")
-        ranges = ("bias_coefficients", "gibbs_alpha", "gamma", "smoothing_sigma_vox", "sharpening_alpha", "sharpening_sigma1_vox")
-        for name in (*ranges, "sharpening_sigma2_vox", "scale"):
-            low, high = getattr(self, name)
-            if not 0 <= low <= high:
-                raise ValueError(f"{name} is (low, high) with 0 <= low <= high, got {(low, high)}")
-        if self.gibbs_alpha[1] >= 1 or min(self.gamma[0], self.scale[0]) <= 0:
-            raise ValueError(f"need gibbs_alpha < 1, gamma > 0 and scale > 0, got {self}")
-        if min(self.noise_max_std, self.rotation_deg, self.shear) < 0:
-            raise ValueError(f"noise_max_std, rotation_deg and shear are not negative, got {self}")
+        check_probability(
+            probability=self.probability,
+            ct_translation=self.ct_translation,
+            ct_foreground_share=self.ct_foreground_share,
+            mr_foreground_share=self.mr_foreground_share,
+        )
+        for name in ("bias_coefficients", "smoothing_sigma_vox", "sharpening_alpha", "sharpening_sigma1_vox", "sharpening_sigma2_vox"):
+            check_range("[0, inf)", **{name: getattr(self, name)})
+        check_range("[0, 1)", gibbs_alpha=self.gibbs_alpha)
+        check_range("(0, inf)", gamma=self.gamma, scale=self.scale)
+        check_not_negative(noise_max_std=self.noise_max_std, rotation_deg=self.rotation_deg, shear=self.shear)
 
     def foreground_share(self, modalities: Sequence[Modality]) -> float:
         """Share of patches centred on foreground."""

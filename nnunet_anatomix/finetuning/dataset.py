@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
@@ -20,7 +19,10 @@ from tqdm import tqdm
 
 from nnunet_anatomix.finetuning.labels import require_labels
 from pretraining.common.child import hides_progress_bars
+from pretraining.common.triple import triple
 from pretraining.errors import InputError
+from pretraining.imaging.dataset_json import DATASET_FILE, read_dataset_json
+from pretraining.imaging.grids import ROUNDED_HEADERS_VOX, Grid, corner_distance_vox, same_grid
 from pretraining.imaging.headers import VolumeHeader
 from pretraining.imaging.integrity import check_file, require_volume
 from pretraining.imaging.limits import SANE_SPACING_MM
@@ -29,11 +31,6 @@ from pretraining.imaging.rejection import Rejected
 from pretraining.processes import available_cores, finished
 
 log = logging.getLogger(__name__)
-
-_NEEDED = ("channel_names", "labels", "file_ending")
-_SEE = "see dataset_format.md of nnU-Net"
-_GRID_TOLERANCE = 1e-3
-"""Of spacings, origins and directions of one case's files: relative, or mm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,40 +63,23 @@ def find_dataset(dataset: str) -> RawDataset:
             f"no single dataset '{dataset}' in {nnUNet_raw}; expected one folder Dataset{str(dataset).zfill(3)}_NAME"
         ) from None
     folder = Path(nnUNet_raw) / name
-    try:
-        description = load_json(str(folder / "dataset.json"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {folder / 'dataset.json'} ({error}); see dataset_format.md of nnU-Net") from None
-    _check_description(folder / "dataset.json", description)
+    described = read_dataset_json(folder / DATASET_FILE)
+    channels, ending = len(described.channel_names), described.file_ending
+    description = {"channel_names": described.content.get("modality"), **described.content}
     require_labels(name, description)
     cases = get_filenames_of_train_images_and_targets(str(folder), description) if _has_images(folder, description) else {}
     if not cases:
         raise InputError(f"{name} has no training images in {folder / 'imagesTr'}")
     if unlabelled := [case for case, files in cases.items() if not Path(files["label"]).is_file()]:
         raise InputError(f"{name}: {len(unlabelled)} training cases have no label, the first is '{unlabelled[0]}'; expected it in labelsTr")
-    channels = len(description["channel_names"])
     for case, files in cases.items():
         if len(files["images"]) != channels or not all(Path(image).is_file() for image in files["images"]):
             found = [Path(image).name for image in files["images"] if Path(image).is_file()]
             raise InputError(
                 f"{name}: dataset.json names {channels} channels, case '{case}' has {len(found)} ({found}); "
-                f"expected {case}_0000 to _{channels - 1:04d}"
+                f"expected {case}_0000{ending} to _{channels - 1:04d}{ending}"
             )
     return RawDataset(name=name, folder=folder, description=description, cases=cases)
-
-
-def _check_description(path: Path, description: Any) -> None:
-    if not isinstance(description, dict):
-        raise InputError(f"{path} holds a {type(description).__name__}, expected an object with {list(_NEEDED)}; {_SEE}")
-    if "modality" in description:
-        description.setdefault("channel_names", description["modality"])
-    if missing := [key for key in _NEEDED if key not in description]:
-        raise InputError(f"{path} has no {missing}; {_SEE}")
-    channels, ending = description["channel_names"], description["file_ending"]
-    if not isinstance(channels, dict) or sorted(map(str, channels)) != sorted(map(str, range(max(1, len(channels))))):
-        raise InputError(f'{path}: expected channel_names such as {{"0": "CT"}}, numbered from 0 on, found {str(channels)[:120]}; {_SEE}')
-    if not isinstance(ending, str) or not ending.startswith("."):
-        raise InputError(f"{path}: expected a file_ending such as .nii.gz, found {str(ending)[:120]!r}; {_SEE}")
 
 
 def check_cases(dataset: RawDataset) -> None:
@@ -159,9 +139,15 @@ def _inspect(job: tuple[str, list[str], str, Mapping[str, Any]]) -> tuple[set[in
         )
     if scan.shape[1:] != segmentation.shape[1:]:
         raise InputError(f"case '{case}': image of {scan.shape[1:]} voxels, label of {segmentation.shape[1:]}; both must be on one grid")
-    for quantity, of_image, of_label in _grids(properties, label_properties):
-        if not np.allclose(of_image, of_label, rtol=_GRID_TOLERANCE, atol=_GRID_TOLERANCE):
-            raise InputError(f"case '{case}': {quantity} of the image is {of_image}, of the label {of_label}; both must be on one grid")
+    of_image, of_label = (_grid(scan.shape[1:], found) for found in (properties, label_properties))
+    if not same_grid(of_image, of_label, within_vox=ROUNDED_HEADERS_VOX):
+        found = "; ".join(
+            f"{name} of the image is {first}, of the label {second}"
+            for name, first, second in zip(("size", "spacing", "origin", "direction"), astuple(of_image), astuple(of_label), strict=True)
+            if first != second
+        )
+        apart = corner_distance_vox(of_image, of_label)
+        raise InputError(f"case '{case}': {found}; both must be on one grid, and lie {apart:.3g} voxels apart")
     for image, channel in zip(images, scan, strict=True):
         low, high = float(channel.min()), float(channel.max())
         # NaN and infinity both spoil the minimum or the maximum.
@@ -207,11 +193,12 @@ def _orientation_notes(headers: Mapping[Path, VolumeHeader | None], first: Path,
     return [f"{first.name}: {note}"] if note else []
 
 
-def _grids(image: Mapping[str, Any], label: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    pairs = [("spacing", _plain(image["spacing"]), _plain(label["spacing"]))]
-    if "sitk_stuff" in image:
-        pairs += [(key, _plain(image["sitk_stuff"][key]), _plain(label["sitk_stuff"][key])) for key in ("origin", "direction")]
-    return pairs
+def _grid(shape: Sequence[int], properties: Mapping[str, Any]) -> Grid:
+    """What nnU-Net's reader says of a file; readers other than that of SimpleITK tell no more than shape and spacing, (Z, Y, X)."""
+    size, spacing = tuple(int(side) for side in reversed(shape)), _plain(reversed(properties["spacing"]))
+    known = properties.get("sitk_stuff", {"origin": (0, 0, 0), "direction": np.eye(3).ravel()})
+    origin, direction = _plain(known["origin"]), _plain(known["direction"])
+    return Grid(size=triple(size), spacing_mm=triple(spacing), origin_mm=triple(origin), direction=direction)
 
 
 def _plain(numbers: Any) -> tuple[float, ...]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pretraining.common.checks import check_count, check_positive, check_within
 from pretraining.errors import InputError
 
 
@@ -40,10 +41,10 @@ class GeometryConfig:
     """Memory target where none is asked for and the card has no less, 2^30 bytes."""
 
     def __post_init__(self) -> None:
-        if self.anisotropy < 1 or self.scan_voxels < 1 or self.batch_size < 1 or self.memory_gb <= 0:
-            raise ValueError(f"need anisotropy >= 1, scan_voxels and batch_size >= 1 and memory_gb > 0, got {self}")
-        if not 1 <= self.least_side <= self.patch_side <= self.generous_patch_side:
-            raise ValueError(f"need 1 <= least_side <= patch_side <= generous_patch_side, got {self}")
+        check_count(anisotropy=self.anisotropy, scan_voxels=self.scan_voxels, batch_size=self.batch_size, least_side=self.least_side)
+        check_positive(memory_gb=self.memory_gb)
+        check_within(f"[{self.least_side}, inf)", patch_side=self.patch_side)
+        check_within(f"[{self.patch_side}, inf)", generous_patch_side=self.generous_patch_side)
 
 
 def target_spacing(spacings_mm: Sequence[Sequence[float]], shapes: Sequence[Sequence[int]], config: GeometryConfig) -> list[float]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from nnunet_anatomix.finetuning.augmentation import AugmentationConfig
 from nnunet_anatomix.finetuning.schedule import ScheduleConfig
+from pretraining.common.checks import check_count, check_not_negative, check_positive, check_within
 from pretraining.config import from_dict
 from pretraining.errors import InputError
 
@@ -42,9 +43,9 @@ class OptimizerConfig:
     """L2 penalty, as Adam adds it to the gradient."""
 
     def __post_init__(self) -> None:
-        rate = PAPER_RATE if self.learning_rate is None else self.learning_rate
-        if rate <= 0 or self.weight_decay < 0 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"need learning_rate > 0, weight_decay >= 0 and betas in [0, 1), got {self}")
+        check_positive(learning_rate=self.learning_rate)
+        check_not_negative(weight_decay=self.weight_decay)
+        check_within("[0, 1)", betas=self.betas)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +65,7 @@ class Recipe:
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
 
     def __post_init__(self) -> None:
-        if self.iterations < 1 or self.iterations_per_epoch < 1:
-            raise ValueError(f"need iterations and iterations_per_epoch >= 1, got {self.iterations} and {self.iterations_per_epoch}")
+        check_count(iterations=self.iterations, iterations_per_epoch=self.iterations_per_epoch)
 
     @property
     def learning_rate(self) -> float:

@@ -11,6 +11,8 @@ from typing import Any, Literal
 from torch import nn
 from torch.optim import Optimizer
 
+from pretraining.common.checks import check_choice, check_within
+
 Trained = Literal["all", "head_first", "frozen_encoder"]
 HEAD = "head"
 _ENCODER = ("stem", "encoder", "bottleneck")
@@ -34,10 +36,10 @@ class ScheduleConfig:
     """Every stage further from the head learns at this many times the rate of the one before it, in (0, 1]."""
 
     def __post_init__(self) -> None:
-        if self.trained not in ("all", "head_first", "frozen_encoder"):
-            raise ValueError(f"trained is 'all', 'head_first' or 'frozen_encoder', got {self.trained!r}")
-        if not (0 < self.head_share < 1 and 0 <= self.warmup_share < 1 and 0 < self.layer_decay <= 1):
-            raise ValueError(f"need head_share in (0, 1), warmup_share in [0, 1) and layer_decay in (0, 1], got {self}")
+        check_choice(("all", "head_first", "frozen_encoder"), trained=self.trained)
+        check_within("(0, 1)", head_share=self.head_share)
+        check_within("[0, 1)", warmup_share=self.warmup_share)
+        check_within("(0, 1]", layer_decay=self.layer_decay)
 
     def is_trained(self, stage: str) -> bool:
         """Whether ``stage`` ever learns."""

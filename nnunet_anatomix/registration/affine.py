@@ -12,7 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from nnunet_anatomix.registration.dissimilarity import Dissimilarity
-from nnunet_anatomix.registration.warp import identity, index_to_mm, sampled
+from nnunet_anatomix.registration.warp import identity
+from pretraining.imaging.grids import index_to_mm
+from pretraining.imaging.interpolation import interpolate_at
 
 Stage = Literal["none", "rigid", "affine"]
 _ITERATIONS = 40
@@ -81,8 +83,8 @@ def agreement(fixed: Described, moving: Described, transform: sitk.Transform) ->
     Every channel is centred in each scan: MIND-SSC is positive, and what all of it shares would hide where scans agree.
     """
     position = _positions(fixed, moving, *_matrix_in_voxels(fixed, moving, transform))
-    known = sampled(moving.known[None], position)[0]
-    there = sampled(moving.descriptors, position, beyond="border")
+    known = interpolate_at(moving.known[None], position)[0]
+    there = interpolate_at(moving.descriptors, position, beyond="border")
     both = fixed.known * known
     ours, theirs = _centred(fixed.descriptors, both), _centred(there, both)
     product = (ours * theirs).sum(0).mul(both).sum()

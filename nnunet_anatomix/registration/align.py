@@ -28,16 +28,12 @@ from nnunet_anatomix.registration.atlas import (
 )
 from nnunet_anatomix.registration.descriptors import DescriptorConfig
 from nnunet_anatomix.registration.initial import Start, best_start
-from nnunet_anatomix.registration.warp import (
-    LARGEST_FIELD,
-    near_isotropic_grid,
-    resampled,
-)
 from pretraining.atomic import write_text
 from pretraining.backbone.feature_network import FeatureNetwork, FeatureWeights
 from pretraining.common.batch import FAILURES, Outcome, run_batch
 from pretraining.common.lock import locked
 from pretraining.errors import CommandFailed, InputError
+from pretraining.imaging.grids import LARGEST_FIELD, near_isotropic_grid, resample_image
 from pretraining.imaging.limits import check_spacing
 from pretraining.imaging.scans import checked_labels, read_image
 from pretraining.imaging.writing import write_image, write_transform
@@ -74,7 +70,7 @@ def align_scans(
     atlas : a scan to align all others to, once; it keeps its grid. Left out, an atlas is made of the scans.
     atlas_clip : of the given atlas; one that was made here needs none.
     rounds : of aligning and averaging, at least 1.
-    spacing_mm : of the atlas' grid; left out, that of the first scan (see :func:`nnunet_anatomix.registration.warp.near_isotropic_grid`).
+    spacing_mm : of the atlas' grid; left out, that of the first scan (see :func:`pretraining.imaging.grids.near_isotropic_grid`).
     config, weights : what is compared; MIND-SSC alone without weights, beside the features of a network otherwise.
     device : where features are computed.
 
@@ -240,11 +236,12 @@ class _Aligner:
 def _write_aligned(scan: AtlasScan, transform: sitk.AffineTransform, grid: sitk.Image, affine: Path, aligned: Path, *labels: Path) -> None:
     image = scan.read()
     write_transform(affine, transform)
-    write_image(aligned, resampled(image, grid, transform))
+    write_image(aligned, resample_image(image, grid, transform))
     if scan.labels is not None:
         role = f"{scan.name}, labels"
         for path in labels:
-            write_image(path, resampled(checked_labels(read_image(scan.labels, role), image, role), grid, transform, nearest=True))
+            moved = checked_labels(read_image(scan.labels, role), image, role)
+            write_image(path, resample_image(moved, grid, transform, nearest=True))
 
 
 def _first_readable(scans: Sequence[AtlasScan], spacing_mm: float | None) -> tuple[AtlasScan, sitk.Image]:

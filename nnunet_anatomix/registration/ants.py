@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
-from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -22,8 +21,10 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from nnunet_anatomix.registration.warp import displacement_of, tensor_image
+from nnunet_anatomix.registration.warp import displacement_of
+from pretraining.common.checks import check_count, check_not_negative, check_positive, check_within
 from pretraining.errors import CommandFailed, InputError
+from pretraining.imaging.grids import tensor_image
 from pretraining.imaging.rejection import Rejected
 from pretraining.imaging.scans import load_image
 from pretraining.imaging.writing import save_image
@@ -64,12 +65,11 @@ class AntsConfig:
         levels = len(self.iterations)
         if not levels or {len(self.shrink_factors), len(self.smoothing_sigmas_vox)} != {levels}:
             raise InputError(f"SyN's iterations, shrink_factors and smoothing_sigmas_vox need one entry per level each, found {self}")
-        if min(self.iterations) < 0 or min(self.shrink_factors) < 1 or not all(0 <= sigma < inf for sigma in self.smoothing_sigmas_vox):
-            raise InputError(f"SyN needs iterations and smoothing_sigmas_vox >= 0 and shrink_factors >= 1, found {self}")
-        if not 0 < self.gradient_step < inf or not 0 < self.feature_weight < inf or not 0 < self.sampling <= 1:
-            raise InputError(f"SyN needs gradient_step > 0, feature_weight > 0 and 0 < sampling <= 1, found {self}")
-        if self.mi_bins < 5:
-            raise InputError(f"SyN needs mi_bins >= 5, as a histogram's outermost two bins on each side stay empty, found {self.mi_bins}")
+        check_not_negative(iterations=self.iterations, smoothing_sigmas_vox=self.smoothing_sigmas_vox)
+        check_count(shrink_factors=self.shrink_factors)
+        check_positive(gradient_step=self.gradient_step, feature_weight=self.feature_weight)
+        check_within("(0, 1]", sampling=self.sampling)
+        check_within("[5, inf)", mi_bins=self.mi_bins)  # a histogram's outermost two bins on each side stay empty
 
 
 def syn_displacement(

@@ -17,15 +17,9 @@ import SimpleITK as sitk
 import torch
 from scipy.linalg import expm, logm
 
-from nnunet_anatomix.registration.warp import (
-    coverage,
-    image_tensor,
-    index_to_mm,
-    resampled,
-    tensor_image,
-)
 from pretraining.common.fingerprint import file_state, fingerprint
 from pretraining.errors import InputError
+from pretraining.imaging.grids import coverage, image_tensor, index_to_mm, resample_image, tensor_image
 from pretraining.imaging.limits import check_window
 from pretraining.imaging.scans import checked_scan, read_image
 from pretraining.inference import Clip
@@ -95,7 +89,7 @@ class Template:
         for scan in self.scans:
             image, transform = scan.scaled(), affine_transform(self.poses[scan.name])
             known = coverage(image, self.grid, transform)
-            total += image_tensor(resampled(image, self.grid, transform)) * known
+            total += image_tensor(resample_image(image, self.grid, transform)) * known
             count += known
         return tensor_image(total / count.clamp_min(1), self.grid), tensor_image((count > 0).byte(), self.grid)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import gcd, inf
+from math import gcd
 from typing import Literal
 
 import torch
@@ -14,9 +14,10 @@ from torch.nn import functional
 from nnunet_anatomix.registration.convex import convex_displacement
 from nnunet_anatomix.registration.dissimilarity import Dissimilarity
 from nnunet_anatomix.registration.refine import refined
-from nnunet_anatomix.registration.warp import identity, sampled
+from nnunet_anatomix.registration.warp import identity
+from pretraining.common.checks import check_count, check_not_negative
 from pretraining.common.triple import triple
-from pretraining.errors import InputError
+from pretraining.imaging.interpolation import interpolate_at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +40,8 @@ class ConvexAdamConfig:
     """What the descent finds beyond the grid: its border goes on, or ``zeros`` as in the authors' program."""
 
     def __post_init__(self) -> None:
-        if min(self.grid_spacing, self.reach, self.adam_spacing) < 1 or self.iterations < 0 or not 0 <= self.smoothness < inf:
-            raise InputError(f"ConvexAdam needs spacings and reach >= 1, iterations and smoothness >= 0, found {self}")
+        check_count(grid_spacing=self.grid_spacing, reach=self.reach, adam_spacing=self.adam_spacing)
+        check_not_negative(iterations=self.iterations, smoothness=self.smoothness)
 
     @property
     def pool(self) -> int:
@@ -74,7 +75,7 @@ def convex_adam(
     Returns
     -------
     (3, X, Y, Z) float32, voxels of the full grid, or of the grid of cubes of ``config.adam_spacing`` voxels
-    (:func:`nnunet_anatomix.registration.warp.grid_of_cubes`); pulls, as in :mod:`nnunet_anatomix.registration.warp`.
+    (:func:`pretraining.imaging.grids.grid_of_cubes`); pulls, as in :mod:`nnunet_anatomix.registration.warp`.
 
     References
     ----------
@@ -161,7 +162,7 @@ def regridded(displacement: Tensor, spacing: int, new_spacing: int, shape: tuple
     spacing, new_spacing : sides of the cubes.
     """
     centres = (identity(shape, displacement.device) + 0.5) * (new_spacing / spacing) - 0.5
-    return sampled(displacement, centres, beyond="border") * (spacing / new_spacing)
+    return interpolate_at(displacement, centres, beyond="border") * (spacing / new_spacing)
 
 
 def on_full_grid(displacement: Tensor, spacing: int, shape: tuple[int, int, int]) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
-from math import inf
 
 import torch
 from scipy import ndimage
@@ -14,6 +13,7 @@ from torch.nn import functional
 
 from nnunet_anatomix.other_network import suited_side
 from pretraining.backbone.feature_network import FeatureNetwork
+from pretraining.common.checks import check_count, check_not_negative, check_within
 from pretraining.errors import InputError
 from pretraining.inference import sliding_window_features
 from pretraining.mind import CHANNELS as MIND_CHANNELS
@@ -45,13 +45,9 @@ class DescriptorConfig:
     def __post_init__(self) -> None:
         if not self.mind and self.feature_weight == 0:
             raise InputError("nothing to compare: let MIND-SSC take part, or give the features a weight")
-        if not 0 <= self.feature_weight < inf or not 0 <= self.overlap < 1 or self.side < 1:
-            raise InputError(
-                "need a finite feature weight >= 0, an overlap from 0 to below 1 and windows of at least 1 voxel, "
-                f"got {self.feature_weight:g}, {self.overlap:g} and {self.side}"
-            )
-        if self.channels is not None and self.channels < 1:
-            raise InputError(f"need at least 1 channel, got {self.channels}")
+        check_not_negative(feature_weight=self.feature_weight)
+        check_within("[0, 1)", overlap=self.overlap)
+        check_count(side=self.side, channels=self.channels)
 
     def count(self, net: FeatureNetwork | None) -> int:
         """Channels before any reduction."""

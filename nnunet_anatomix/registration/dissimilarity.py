@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nnunet_anatomix.registration.warp import sampled
+from pretraining.imaging.interpolation import interpolate_at
 
 _CHANNELS_AT_ONCE = 8
 
@@ -70,7 +70,7 @@ class Dissimilarity:
         """
         weight = self._fixed_weight * self._scale
         if self._moving_weight is not None:
-            weight = weight * sampled(self._moving_weight[None], position)[0]
+            weight = weight * interpolate_at(self._moving_weight[None], position)[0]
         solve = self._on_host if self.device.type == "cpu" else self._on_device
         return solve(position + self._margin, weight)
 
@@ -95,7 +95,7 @@ class Dissimilarity:
         total = position.new_zeros(())
         with torch.enable_grad():
             for fixed, moving in zip(self._fixed.split(_CHANNELS_AT_ONCE), self._moving.split(_CHANNELS_AT_ONCE), strict=True):
-                different = ((sampled(moving, position, beyond="border") - fixed).square().sum(0) * weight).sum()
+                different = ((interpolate_at(moving, position, beyond="border") - fixed).square().sum(0) * weight).sum()
                 different.backward()
                 total += different.detach()
         gradient = torch.zeros_like(position) if position.grad is None else position.grad
@@ -103,6 +103,7 @@ class Dissimilarity:
 
 
 def _descend_loop(fixed, moving, position, weight, gradient, x_side, y_side, z_side, first, last):
+    """Look up values and their derivatives in one pass, which :func:`interpolate_at` and autograd cannot."""
     channels = fixed.shape[1]
     total = 0.0
     for voxel in range(first, last):

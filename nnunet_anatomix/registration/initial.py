@@ -16,10 +16,10 @@ from torch.nn import functional
 
 from nnunet_anatomix.registration.affine import APART, Described, Stage, agreement, descended, matching_translation
 from nnunet_anatomix.registration.descriptors import DescriptorConfig, Scan, described
-from nnunet_anatomix.registration.warp import coverage, grid_of_cubes, image_tensor, near_isotropic_grid, resampled
 from pretraining.backbone.feature_network import FeatureNetwork
 from pretraining.common.finite import require_finite
 from pretraining.errors import InputError
+from pretraining.imaging.grids import coverage, grid_of_cubes, image_tensor, near_isotropic_grid, resample_image
 from pretraining.imaging.scans import read_image
 from pretraining.inference import Clip
 
@@ -160,10 +160,10 @@ def _described(
 ) -> Described:
     known = coverage(scan, grid)
     if mask is not None:
-        known *= image_tensor(resampled(mask != 0, grid, nearest=True))
+        known *= image_tensor(resample_image(mask != 0, grid, nearest=True))
     device = next(net.parameters()).device if net else torch.device("cpu")
     known = known.to(device)
-    image = image_tensor(resampled(scan, grid)).to(device)
+    image = image_tensor(resample_image(scan, grid)).to(device)
     descriptors = described(Scan(image=image, known=known, clip=clip), config, pool=_POOL, net=net)
     return Described(
         descriptors=descriptors, known=functional.avg_pool3d(known[None], _POOL)[0], grid=grid_of_cubes(grid, _POOL, whole_only=True)

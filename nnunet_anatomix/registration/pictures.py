@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pretraining.atomic import written_whole
 from pretraining.errors import InputError
-from pretraining.imaging.scans import same_grid
+from pretraining.imaging.grids import same_grid
 from pretraining.imaging.views import CONTENT, VIEWS, display_window, letter_sides, windowed
 
 Plane = TypeVar("Plane", np.ndarray, Tensor)

@@ -23,22 +23,14 @@ from nnunet_anatomix.registration.convexadam import ConvexAdamConfig, convex_ada
 from nnunet_anatomix.registration.descriptors import DescriptorConfig, Scan, described, descriptors
 from nnunet_anatomix.registration.initial import Start, best_start, file_start, header_start
 from nnunet_anatomix.registration.memory import fitted
-from nnunet_anatomix.registration.warp import (
-    coverage,
-    displacement_of,
-    grid_of_cubes,
-    image_tensor,
-    inverted,
-    itk_transform,
-    near_isotropic_grid,
-    resampled,
-)
+from nnunet_anatomix.registration.warp import displacement_of, inverted, itk_transform
 from pretraining.backbone.feature_network import FeatureNetwork, FeatureWeights
 from pretraining.backbone.unet import UNet
 from pretraining.backbone.weights import find_weights, load_weights
 from pretraining.common.finite import require_finite
 from pretraining.common.triple import triple
 from pretraining.errors import InputError
+from pretraining.imaging.grids import coverage, grid_of_cubes, image_tensor, near_isotropic_grid, resample_image
 from pretraining.imaging.limits import check_spacing, check_window
 from pretraining.imaging.scans import checked_labels, checked_scan
 from pretraining.inference import Clip
@@ -116,7 +108,7 @@ class Registration:
 
     def moved_labels(self, labels: sitk.Image) -> sitk.Image:
         """Labels of the moving scan on the fixed grid, by nearest neighbour."""
-        return resampled(labels, self.fixed, self.forward, nearest=True)
+        return resample_image(labels, self.fixed, self.forward, nearest=True)
 
 
 def register(
@@ -211,7 +203,7 @@ def register(
         require_finite(inverse, "inverse displacement field")
         forward_transform = sitk.CompositeTransform([start.transform, itk_transform(displacement, grid)])
         inverse_transform = _inverse_transform(start, displacement, inverse, grid)
-        moved = resampled(moving, fixed, forward_transform)
+        moved = resample_image(moving, fixed, forward_transform)
     return Registration(
         moved=moved,
         forward=forward_transform,
@@ -267,10 +259,10 @@ def _on_grid(
     for scan, transform, mask, clip in zip((fixed, moving), (sitk.Transform(), start), masks, clips, strict=True):
         known = coverage(scan, grid, transform)
         if mask is not None:
-            known *= image_tensor(resampled(sitk.Cast(mask != 0, sitk.sitkUInt8), grid, transform, nearest=True))
+            known *= image_tensor(resample_image(sitk.Cast(mask != 0, sitk.sitkUInt8), grid, transform, nearest=True))
         if not known.any():
             raise InputError("nothing of the masks lies where both scans are; check the masks, or leave them out")
-        image = image_tensor(resampled(scan, grid, transform)).to(device)
+        image = image_tensor(resample_image(scan, grid, transform)).to(device)
         scans.append(Scan(image=image, known=None if bool(known.all()) else known.to(device), clip=clip))
     return scans
 

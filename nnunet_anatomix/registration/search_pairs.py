@@ -14,8 +14,9 @@ from torch import Tensor
 from nnunet_anatomix.registration.descriptors import Scan
 from nnunet_anatomix.registration.lists import numbered_pair, read_list
 from nnunet_anatomix.registration.metrics import dice_by_label, shared_labels
-from nnunet_anatomix.registration.warp import coverage, image_tensor, resampled, warped
+from nnunet_anatomix.registration.warp import warped
 from pretraining.errors import InputError
+from pretraining.imaging.grids import coverage, image_tensor, resample_image
 from pretraining.imaging.limits import check_window
 from pretraining.imaging.scans import checked_labels, checked_scan, read_image
 from pretraining.inference import Clip
@@ -125,14 +126,14 @@ def load_pair(pair: SearchPair, device: torch.device) -> LoadedPair:
         known = image_tensor(sitk.Cast(checked_labels(images["fixed_mask"], fixed, roles["fixed_mask"]) != 0, sitk.sitkFloat32))
     if pair.moving_mask:
         mask = checked_labels(images["moving_mask"], moving, roles["moving_mask"]) != 0
-        reached = reached * image_tensor(resampled(sitk.Cast(mask, sitk.sitkFloat32), fixed, nearest=True))
+        reached = reached * image_tensor(resample_image(sitk.Cast(mask, sitk.sitkFloat32), fixed, nearest=True))
     if not known.any() or not reached.any():
         raise InputError(f"{pair.name}: nothing of the masks lies where both scans are; check the masks, or leave them out")
     loaded = LoadedPair(
         fixed=Scan(image=image_tensor(fixed).to(device), known=_partly(known, device), clip=pair.fixed_clip),
-        moving=Scan(image=image_tensor(resampled(moving, fixed)).to(device), known=_partly(reached, device), clip=pair.moving_clip),
+        moving=Scan(image=image_tensor(resample_image(moving, fixed)).to(device), known=_partly(reached, device), clip=pair.moving_clip),
         fixed_labels=image_tensor(fixed_labels).to(device),
-        moving_labels=image_tensor(resampled(moving_labels, fixed, nearest=True)).to(device),
+        moving_labels=image_tensor(resample_image(moving_labels, fixed, nearest=True)).to(device),
     )
     if not loaded.labels:
         raise InputError(f"{pair.name}: on the fixed grid the scans share no label; check that they overlap and are labelled alike")

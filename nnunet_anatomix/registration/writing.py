@@ -23,8 +23,8 @@ from nnunet_anatomix.registration.metrics import (
 from nnunet_anatomix.registration.pictures import draw_registration
 from nnunet_anatomix.registration.register import Registration
 from nnunet_anatomix.registration.summary import REGISTRATION_FILE
-from nnunet_anatomix.registration.warp import LARGEST_FIELD, near_isotropic_grid, resampled
 from pretraining.common.atomic import NotWritten, write_text
+from pretraining.imaging.grids import LARGEST_FIELD, near_isotropic_grid, resample_image
 from pretraining.imaging.writing import write_image, write_transform
 
 MOVED, MOVED_LABELS = "moved.nii.gz", "moved_labels.nii.gz"
@@ -61,7 +61,7 @@ def measured(
         shared = shared_labels(ours, theirs)
         metrics["one_sided_labels"] = sorted(int(label) for label in {*np.unique(ours), *np.unique(theirs)} - {0, *shared})
         moved = _array(registration.moved_labels(moving_labels))
-        before = _array(resampled(moving_labels, registration.fixed, registration.start.transform, nearest=True))
+        before = _array(resample_image(moving_labels, registration.fixed, registration.start.transform, nearest=True))
         spacing = registration.fixed.GetSpacing()
         for name, found in (
             ("dice", dice_by_label(ours, moved)),
@@ -124,7 +124,7 @@ def _write_files(
             write_transform(out / name.replace(".nii.gz", ".h5"), transform)
     if registration.start.transform.IsLinear():
         write_transform(out / "start.tfm", registration.start.transform)
-    before = resampled(registration.moving, registration.fixed, registration.start.transform)
+    before = resample_image(registration.moving, registration.fixed, registration.start.transform)
     draw_registration(out / PICTURE, registration.fixed, before, registration.moved, title=pair)
     document = {
         "pair": pair,

@@ -16,6 +16,7 @@ import numpy as np
 
 from nnunet_anatomix.finetuning.splits import SPLITS_FILE, Fold
 from pretraining.common.atomic import write_text
+from pretraining.common.checks import check_count, check_positive
 from pretraining.common.child import run_child
 from pretraining.common.lock import LOCK
 from pretraining.errors import InputError
@@ -46,10 +47,8 @@ class StudySettings:
     """Grid of our plans, slices first; None leaves it as planned. Stock nnU-Net's plan keeps its own."""
 
     def __post_init__(self) -> None:
-        if min(self.iterations, self.max_patch or 1, self.batch or 1, *(self.patch or (1,))) < 1:
-            raise ValueError(f"need at least 1 iteration, patches of at least 1 voxel and at least 1 of them, got {self}")
-        if self.spacing_mm is not None and min(self.spacing_mm) <= 0:
-            raise ValueError(f"need spacings above 0 mm, got {self.spacing_mm}")
+        check_count(iterations=self.iterations, max_patch=self.max_patch, batch=self.batch, patch=self.patch)
+        check_positive(spacing_mm=self.spacing_mm)
 
 
 @dataclass(frozen=True, kw_only=True)

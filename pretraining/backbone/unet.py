@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from pretraining.backbone.convolutions import Conv3x3x3, SkipConv3x3x3
 from pretraining.backbone.instance_norm import InstanceNorm
+from pretraining.common.checks import check_choice, check_count, check_positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +42,8 @@ class UNetConfig:
     """Padding of every 3×3×3 convolution."""
 
     def __post_init__(self) -> None:
-        counts = {name: getattr(self, name) for name in ("in_channels", "out_channels", "width", "poolings")}
-        if min(counts.values()) < 1:
-            raise ValueError(f"need at least 1 of each of {counts}")
-        if self.norm_eps <= 0:
-            raise ValueError(f"need norm_eps > 0, got {self.norm_eps}")
+        check_count(in_channels=self.in_channels, out_channels=self.out_channels, width=self.width, poolings=self.poolings)
+        check_positive(norm_eps=self.norm_eps)
         choices = {
             "norm": ("batch", "instance"),
             "pooling": ("max", "average"),
@@ -53,8 +51,7 @@ class UNetConfig:
             "padding": ("reflect", "zeros"),
         }
         for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} is one of {known}, got {getattr(self, name)!r}")
+            check_choice(known, **{name: getattr(self, name)})
         if self.norm_affine and self.norm == "batch":
             raise ValueError("norm_affine is a choice of norm 'instance'; batch normalization always has scale and shift, so leave it out")
 

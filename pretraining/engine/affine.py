@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Generator
 
+from pretraining.common.checks import check_not_negative, check_range
 from pretraining.engine.draws import integers, uniforms
 
 
@@ -28,10 +29,8 @@ class AffineConfig:
     """Whether each axis is mirrored with probability 1/2."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.scale[0] <= self.scale[1]:
-            raise ValueError(f"scale must be a range of positive numbers, got {self.scale}")
-        if min(self.max_rotation_deg, self.max_shear, self.max_translation_vox) < 0:
-            raise ValueError(f"maxima of an affine map must not be negative, got {self}")
+        check_range("(0, inf)", scale=self.scale)
+        check_not_negative(max_rotation_deg=self.max_rotation_deg, max_shear=self.max_shear, max_translation_vox=self.max_translation_vox)
 
 
 def sample_affine(config: AffineConfig, generator: Generator) -> np.ndarray:

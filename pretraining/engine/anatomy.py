@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from pretraining.common.checks import check_choice, check_count, check_not_negative, check_positive, check_range
 from pretraining.common.triple import triple
 from pretraining.engine.affine import AffineConfig, about, sample_affine
 from pretraining.engine.compiled import compiled
@@ -48,14 +49,11 @@ class AnatomyConfig:
     """Each scale's std of displacement is drawn from U[0, max], voxels at any side."""
 
     def __post_init__(self) -> None:
-        if self.min_organs < 1:
-            raise ValueError(f"min_organs must be at least 1, got {self.min_organs}")
-        if self.draw not in ("uniform", "balanced"):
-            raise ValueError(f"draw must be 'uniform' or 'balanced', got {self.draw!r}")
-        if not 0 < self.scale[0] <= self.scale[1] or min(self.max_rotation_deg, self.max_shear) < 0:
-            raise ValueError(f"need a range of scales > 0 and maxima >= 0, got {self}")
-        if min(self.warp_scales_vox, default=1) <= 0 or self.max_warp_std_vox < 0:
-            raise ValueError(f"need warp scales > 0 and max_warp_std_vox >= 0, got {self.warp_scales_vox} and {self.max_warp_std_vox}")
+        check_count(min_organs=self.min_organs)
+        check_choice(("uniform", "balanced"), draw=self.draw)
+        check_range("(0, inf)", scale=self.scale)
+        check_not_negative(max_rotation_deg=self.max_rotation_deg, max_shear=self.max_shear, max_warp_std_vox=self.max_warp_std_vox)
+        check_positive(warp_scales_vox=self.warp_scales_vox)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from pretraining.common.checks import check_count, check_not_negative, check_positive
 from pretraining.common.triple import triple
 from pretraining.engine.artefacts.bias_field import BiasFieldConfig, apply_bias_field, apply_bias_fields, sample_bias_field
 from pretraining.engine.artefacts.gamma import GammaConfig, apply_gamma, sample_gamma
@@ -44,8 +45,9 @@ class TextureConfig:
     """Upper bound of each scale's std, dimensionless."""
 
     def __post_init__(self) -> None:
-        if not self.scales_vox or min(self.scales_vox) <= 0 or self.max_std < 0 or self.strength < 0:
-            raise ValueError(f"need scales > 0, max_std >= 0 and strength >= 0, got {self}")
+        check_count(scales=len(self.scales_vox))
+        check_positive(scales_vox=self.scales_vox)
+        check_not_negative(max_std=self.max_std, strength=self.strength)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pretraining import __version__
+from pretraining.common.checks import check_count, check_positive
 from pretraining.common.fingerprint import fingerprint
 from pretraining.engine.bank_file import MAGIC, TemplateEntry, checked_bits, read_bank, write_bank
 from pretraining.engine.label_files import resample_nearest
@@ -32,8 +32,8 @@ class Reading:
     """Smaller masks are rejected: nothing of them would survive the median filter."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.spacing_mm < math.inf or self.min_voxels < 1:
-            raise InputError(f"expected a spacing > 0 mm and at least 1 voxel, found {self.spacing_mm} and {self.min_voxels}")
+        check_positive(spacing_mm=self.spacing_mm)
+        check_count(min_voxels=self.min_voxels)
 
 
 class Part(NamedTuple):

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Generator
 
+from pretraining.common.checks import check_not_negative, check_probability, check_range
 from pretraining.common.triple import triple
 from pretraining.engine.draws import happens, noise_seed, uniform
 from pretraining.engine.seeds import noise_generator
@@ -38,10 +39,9 @@ class BendConfig:
     """A curve's standard deviation is drawn from U[0, max], voxels of the template."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.probability <= 1:
-            raise ValueError(f"probability must be in [0, 1], got {self.probability}")
-        if not 1 <= self.spacing_vox[0] <= self.spacing_vox[1] < math.inf or not 0 <= self.max_std_vox < math.inf:
-            raise ValueError(f"need a range of spacings >= 1 and a max_std_vox >= 0, got {self}")
+        check_probability(probability=self.probability)
+        check_range("[1, inf)", spacing_vox=self.spacing_vox)
+        check_not_negative(max_std_vox=self.max_std_vox)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from pretraining.common.checks import check_choice, check_range
 from pretraining.common.triple import triple
 from pretraining.engine.affine import AffineConfig, about, sample_affine
 from pretraining.engine.balance import draw_balanced
@@ -45,13 +46,9 @@ class EnsembleConfig:
     """Foreground mask and envelope."""
 
     def __post_init__(self) -> None:
-        low, high = self.template_count
-        if not 1 <= low <= high <= 250:
-            raise ValueError(f"template_count must be a range within 1 to 250, as labels are 8-bit, got {self.template_count}")
-        if self.draw not in ("uniform", "balanced"):
-            raise ValueError(f"draw must be 'uniform' or 'balanced', got {self.draw!r}")
-        if self.placement not in ("published", "paper"):
-            raise ValueError(f"placement must be 'published' or 'paper', got {self.placement!r}")
+        check_range("[1, 250]", template_count=self.template_count)  # labels are 8-bit
+        check_choice(("uniform", "balanced"), draw=self.draw)
+        check_choice(("published", "paper"), placement=self.placement)
 
 
 @dataclass(frozen=True, kw_only=True)

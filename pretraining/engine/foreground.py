@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from pretraining.common.checks import check_not_negative, check_positive, check_probability, check_range
 from pretraining.common.triple import triple
 from pretraining.engine.compiled import compiled
 from pretraining.engine.draws import happens, integer, integers
@@ -39,14 +40,12 @@ class ForegroundConfig:
     """Range of the radius of the ball that dilates and erodes; voxels at any side."""
 
     def __post_init__(self) -> None:
-        if not (0 <= self.probability <= 1 and 0 <= self.envelope_probability <= 1):
-            raise ValueError(f"probabilities must be in [0, 1], got {self.probability} and {self.envelope_probability}")
-        if not (0 < self.radius_vox[0] <= self.radius_vox[1] and self.max_offset_vox >= 0):
-            raise ValueError(f"need a range of positive radii and max_offset_vox >= 0, got {self.radius_vox} and {self.max_offset_vox}")
-        if min(self.warp_scales_vox, default=1) <= 0 or not 0 <= self.warp_std_vox[0] <= self.warp_std_vox[1]:
-            raise ValueError(f"need warp scales > 0 and a range of stds >= 0, got {self.warp_scales_vox} and {self.warp_std_vox}")
-        if not 1 <= self.envelope_radius_vox[0] <= self.envelope_radius_vox[1]:
-            raise ValueError(f"envelope_radius_vox must be a range of integers >= 1, got {self.envelope_radius_vox}")
+        check_probability(probability=self.probability, envelope_probability=self.envelope_probability)
+        check_range("(0, inf)", radius_vox=self.radius_vox)
+        check_not_negative(max_offset_vox=self.max_offset_vox)
+        check_positive(warp_scales_vox=self.warp_scales_vox)
+        check_range("[0, inf)", warp_std_vox=self.warp_std_vox)
+        check_range("[1, inf)", envelope_radius_vox=self.envelope_radius_vox)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Generator, Tensor
 
+from pretraining.common.checks import check_not_negative, check_probability, check_range
 from pretraining.common.triple import triple
 from pretraining.engine.affine import about, rotation_matrix
 from pretraining.engine.draws import happens, uniforms
@@ -29,10 +30,13 @@ class GeometryConfig:
     """Each Euler angle is drawn from U[-max, max], degrees."""
 
     def __post_init__(self) -> None:
-        if not all(0 <= p <= 1 for p in (self.flip_probability, self.axis_flip_probability, self.affine_probability)):
-            raise ValueError(f"probabilities must be in [0, 1], got {self}")
-        if not 0 < self.scale[0] <= self.scale[1] or self.max_rotation_deg < 0:
-            raise ValueError(f"need a range of scales > 0 and max_rotation_deg >= 0, got {self}")
+        check_probability(
+            flip_probability=self.flip_probability,
+            axis_flip_probability=self.axis_flip_probability,
+            affine_probability=self.affine_probability,
+        )
+        check_range("(0, inf)", scale=self.scale)
+        check_not_negative(max_rotation_deg=self.max_rotation_deg)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -10,11 +9,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from pretraining.common.checks import check_not_negative
 from pretraining.engine.anatomy import Anatomy, render_anatomy, sample_anatomy
 from pretraining.engine.draws import weighted
 from pretraining.engine.ensemble import Ensemble, render_ensemble, sample_ensemble
 from pretraining.engine.smshapes import SmShapes, render_smshapes, sample_smshapes
 from pretraining.engine.templates import TemplateBank
+from pretraining.errors import InputError
 
 Shape = tuple[int, int, int]
 Drawn = Ensemble | SmShapes | Anatomy
@@ -33,9 +34,10 @@ class LabelModelConfig:
     """Real label maps: whole subjects of the template bank."""
 
     def __post_init__(self) -> None:
-        shares = asdict(self).values()
-        if not all(0 <= share < math.inf for share in shares) or not any(shares):
-            raise ValueError(f"shares of label models must not be negative, and one must be above 0, got {self}")
+        shares = asdict(self)
+        check_not_negative(**shares)
+        if not any(shares.values()):
+            raise InputError(f"shares of label models: expected one above 0, found {self}")
 
 
 class LabelModel(NamedTuple):

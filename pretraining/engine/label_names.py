@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from pretraining.engine.rejection import Rejection
+from pretraining.errors import InputError
+from pretraining.imaging.dataset_json import DATASET_FILE, IGNORE, parse_labels, read_object
 
 LABELS_FILE = "labels.json"
-DATASET_FILE = "dataset.json"
-IGNORE = "ignore"
-"""nnU-Net's name of the label of voxels that nobody has labelled."""
 
 Names = dict[int, str | None]
 """Number to name; None for a number that is no organ."""
@@ -28,19 +26,16 @@ def read_label_names(path: Path) -> tuple[Names, Rejection | None]:
     """
     is_dataset = path.name == DATASET_FILE
     expected = '"labels": {"organ": number or [numbers], ...}' if is_dataset else '{"organ": number, ...}'
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return names_in(content["labels"] if is_dataset else content), None
-    except FileNotFoundError:
+    if not path.exists():
         return {}, None
-    except KeyError as error:
-        why = f"there is no {error}"
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        why = str(error).splitlines()[0]
-    return {}, Rejection(str(path), f"expected {expected}, so labels go by number ({why})")
+    try:
+        content = read_object(path)
+        return names_in(content.get("labels") if is_dataset else content), None
+    except InputError as error:
+        return {}, Rejection(str(path), f"expected {expected}, so labels go by number ({error})")
 
 
-def names_in(labels: dict[str, Any]) -> Names:
+def names_in(labels: Any) -> Names:
     """Turn names and numbers around.
 
     Args:
@@ -51,23 +46,12 @@ def names_in(labels: dict[str, Any]) -> Names:
         tumour and its core, each is what is left of it outside those within.
 
     Raises:
-        AttributeError, TypeError, ValueError: If it is neither.
+        InputError: If it is neither.
     """
     named: Names = {}
     sizes: dict[int, int] = {}
-    for key, value in labels.items():
-        if isinstance(value, str) and key.isdigit():
-            name, numbers = value, [int(key)]
-        else:
-            name, numbers = key, [_number(item) for item in (value if isinstance(value, list) else [value])]
+    for name, numbers in parse_labels(labels, "labels", older=True).items():
         for number in numbers:
             if number and len(numbers) < sizes.get(number, len(numbers) + 1):
                 named[number], sizes[number] = (None if name.lower() == IGNORE else name), len(numbers)
     return named
-
-
-def _number(value: Any) -> int:
-    number = -1 if isinstance(value, bool) else int(value)
-    if number < 0 or (isinstance(value, float) and number != value):
-        raise ValueError(f"{value!r} is no number of a label")
-    return number

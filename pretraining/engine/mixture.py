@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from pretraining.common.checks import check_probability, check_range
 from pretraining.engine.draws import happens, noise_seed, uniforms
 from pretraining.engine.seeds import noise_generator
 from pretraining.engine.upload import upload
@@ -23,8 +24,9 @@ class MixtureConfig:
     """Share of views whose label 0 is exactly 0."""
 
     def __post_init__(self) -> None:
-        if self.mean[0] > self.mean[1] or not 0 <= self.std[0] <= self.std[1] or not 0 <= self.zero_background_probability <= 1:
-            raise ValueError(f"need ranges of means and of stds >= 0 and a probability in [0, 1], got {self}")
+        check_range(mean=self.mean)
+        check_range("[0, inf)", std=self.std)
+        check_probability(zero_background_probability=self.zero_background_probability)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Generator, Tensor
 
+from pretraining.common.checks import check_within
 from pretraining.engine.appearance import min_max
 from pretraining.engine.artefacts.bias_field import BiasFieldConfig, apply_bias_field, sample_bias_field
 from pretraining.engine.artefacts.blur import BlurConfig, apply_blur, sample_blur
@@ -58,8 +59,7 @@ class OnlineConfig:
     motion: MotionConfig = field(default_factory=MotionConfig)
 
     def __post_init__(self) -> None:
-        if not 0 < self.upper_quantile <= 1:
-            raise ValueError(f"upper_quantile must be in (0, 1], got {self.upper_quantile}")
+        check_within("(0, 1]", upper_quantile=self.upper_quantile)
 
 
 @dataclass(frozen=True, kw_only=True)

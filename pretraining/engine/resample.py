@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pretraining.common.triple import triple
 from pretraining.engine.compiled import compiled
 from pretraining.engine.upload import upload
+from pretraining.imaging.interpolation import interpolate_at
 from pretraining.triton_support import can_run_triton, launch
 
 _BLOCK = 256
@@ -28,7 +28,9 @@ def resample_linear(volumes: Tensor, matrix: np.ndarray, shape: tuple[int, int, 
         (C, x, y, z) float32; outside of the input, each volume's least value.
 
     Notes:
-        As in ITK, a volume reaches half a voxel beyond its outermost voxel centres, and is constant there.
+        As in ITK, a volume reaches half a voxel beyond its outermost voxel centres, and is constant there. A CPU runs a compiled loop
+        and a GPU a kernel of one launch in place of :func:`pretraining.imaging.interpolation.interpolate_at`, since both are faster;
+        a seed gives the same samples only as long as the loop keeps its order of operations.
     """
     inner = triple(volumes.shape[1:])
     shape = shape or inner
@@ -41,8 +43,7 @@ def resample_linear(volumes: Tensor, matrix: np.ndarray, shape: tuple[int, int, 
         return _resample_linear_in_one_launch(volumes, matrix, shape)
     where = _coordinates(matrix, shape, volumes.device)
     outside = _outside(where, inner)
-    grid = torch.stack([position * (2 / max(size - 1, 1)) - 1 for position, size in zip(where, inner, strict=True)][::-1], dim=-1)
-    mapped = F.grid_sample(volumes[None], grid[None], mode="bilinear", padding_mode="border", align_corners=True)[0]
+    mapped = interpolate_at(volumes, where, beyond="border")
     return torch.where(outside, volumes.amin(dim=(1, 2, 3), keepdim=True), mapped)
 
 

@@ -10,11 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from pretraining.common.checks import check_count, check_not_negative, check_positive, check_range
 from pretraining.common.triple import triple
 from pretraining.engine.compiled import compiled
 from pretraining.engine.draws import integer, noise_seed, uniforms
 from pretraining.engine.fields import SmoothNoise, smooth_noise
 from pretraining.engine.foreground import REFERENCE_SIDE
+from pretraining.imaging.interpolation import interpolate_at
 
 Shape = tuple[int, int, int]
 
@@ -36,13 +38,10 @@ class SmShapesConfig:
     """Each scale's std of displacement is drawn from U[0, max], at side 128."""
 
     def __post_init__(self) -> None:
-        low, high = self.shape_count
-        if not 2 <= low <= high <= 250:
-            raise ValueError(f"shape_count must be a range within 2 to 250, as labels are 8-bit, got {self.shape_count}")
-        if not self.image_scales_vox or not self.warp_scales_vox or min(*self.image_scales_vox, *self.warp_scales_vox) <= 0:
-            raise ValueError(f"need scales > 0 of images and warps, got {self.image_scales_vox} and {self.warp_scales_vox}")
-        if self.max_warp_std_vox < 0:
-            raise ValueError(f"max_warp_std_vox must not be negative, got {self.max_warp_std_vox}")
+        check_range("[2, 250]", shape_count=self.shape_count)  # labels are 8-bit
+        check_count(image_scales=len(self.image_scales_vox), warp_scales=len(self.warp_scales_vox))
+        check_positive(image_scales_vox=self.image_scales_vox, warp_scales_vox=self.warp_scales_vox)
+        check_not_negative(max_warp_std_vox=self.max_warp_std_vox)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,16 +123,15 @@ def render_smshapes(params: SmShapes, device: torch.device | str = "cpu") -> Ten
 
 def _warped_on_device(values: Tensor, displacement: Tensor) -> Tensor:
     """Look up (X, Y, Z) values linearly at displaced positions; beyond the border the border's values go on."""
-    where: list[Tensor] = []
+    where = []
     for axis, size in enumerate(values.shape):
         index = torch.arange(size, device=values.device).view([-1 if a == axis else 1 for a in range(3)])
-        where.insert(0, (displacement[axis] + index) * (2 / (size - 1)) - 1)
-    grid = torch.stack(where, dim=-1)
-    return F.grid_sample(values[None, None], grid[None], mode="bilinear", padding_mode="border", align_corners=True)[0, 0]
+        where.append(displacement[axis] + index)
+    return interpolate_at(values[None], where, beyond="border")[0]
 
 
 def _warped_on_host(values: Tensor, displacement: Tensor) -> Tensor:
-    """As :func:`_warped_on_device`."""
+    """As :func:`_warped_on_device`, in a compiled loop: faster on a CPU, and the samples of a seed have their bits from it."""
     warped = torch.empty_like(values)
     _warp(values.numpy(), displacement.numpy(), warped.numpy())
     return warped

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from pretraining.engine.label_files import SUFFIXES, is_label_file, stem
-from pretraining.engine.label_names import DATASET_FILE, LABELS_FILE
+from pretraining.engine.label_names import LABELS_FILE
 from pretraining.engine.rejection import Rejection, unreadable
 from pretraining.errors import InputError
+from pretraining.imaging.dataset_json import DATASET_FILE
 
 PROCEDURAL = re.compile(r"procedural(?::([1-9]\d*))?")
 """What names shapes of our own instead of a folder, with how many of them."""

@@ -11,6 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from pretraining.errors import InputError
+from pretraining.imaging.grids import same_grid
 from pretraining.imaging.headers import VolumeHeader
 from pretraining.imaging.integrity import check_file, require_volume
 from pretraining.imaging.orientation import is_sheared_alone, orientation_note, ras_affine
@@ -20,8 +21,6 @@ log = logging.getLogger(__name__)
 
 _ORTHONORMAL = 1e-3
 """Greatest error of a header's directions."""
-_SAME_GRID = 1e-3
-"""Greatest difference of two headers, voxels."""
 
 
 def load_image(path: Path, *, vectors: bool = False) -> tuple[sitk.Image, str]:
@@ -120,15 +119,6 @@ def checked_labels(image: sitk.Image, scan: sitk.Image, role: str) -> sitk.Image
     if not sitk.GetArrayViewFromImage(image).any():
         raise InputError(f"{role}: empty on the grid of its scan; check that it belongs to that scan, or leave it out")
     return image
-
-
-def same_grid(one: sitk.Image, other: sitk.Image) -> bool:
-    """Whether two images have their voxels at the same places, to a thousandth of a voxel."""
-    if one.GetSize() != other.GetSize():
-        return False
-    corners = [[0, 0, 0], *(np.eye(3, dtype=int) * (np.array(one.GetSize()) - 1)).tolist()]
-    there = [other.TransformPhysicalPointToContinuousIndex(one.TransformIndexToPhysicalPoint(corner)) for corner in corners]
-    return bool(np.abs(np.subtract(there, corners)).max() < _SAME_GRID)
 
 
 @contextmanager

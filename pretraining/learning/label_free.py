@@ -9,6 +9,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from pretraining.backbone.unet import UNet, UNetConfig
+from pretraining.common.checks import check_not_negative
 from pretraining.engine.synthesis import Pair
 from pretraining.learning.model import contrastive_taps
 from pretraining.learning.projection import ProjectionConfig, ProjectionHead
@@ -27,8 +28,7 @@ class LabelFreeConfig:
     """Of the squared cosines between skipped and decoded features, which should not say the same twice."""
 
     def __post_init__(self) -> None:
-        if min(self.variance, self.covariance, self.orthogonality) < 0:
-            raise ValueError(f"weights must not be negative, got {self}")
+        check_not_negative(variance=self.variance, covariance=self.covariance, orthogonality=self.orthogonality)
 
 
 class LabelFree(nn.Module):

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
+from pretraining.common.checks import check_count, check_not_negative, check_positive, check_within
+from pretraining.errors import InputError
 from pretraining.learning.moved_views import CommonBox
 from pretraining.learning.sampling import features_at, flat_index, sample_positions
 
@@ -42,12 +44,12 @@ class LocalMatchingConfig:
     """Factor of the mean squared difference at the start of a training; it is learned, one for each level."""
 
     def __post_init__(self) -> None:
-        if self.weight < 0 or self.anchors < 2 or self.near_vox < 1 or min(self.shells_vox, default=1) <= 0:
-            raise ValueError(f"need weight >= 0, anchors >= 2, near_vox >= 1 and shells_vox > 0, got {self}")
-        if not self.levels or min(self.levels) < 0 or len(set(self.levels)) != len(self.levels):
-            raise ValueError(f"need distinct levels from 0 on, got {self.levels}")
-        if self.sigma_vox <= 0 or self.inverse_temperature <= 0:
-            raise ValueError(f"need sigma_vox > 0 and inverse_temperature > 0, got {self.sigma_vox} and {self.inverse_temperature}")
+        check_not_negative(weight=self.weight, levels=self.levels)
+        check_within("[2, inf)", anchors=self.anchors)
+        check_count(near_vox=self.near_vox)
+        check_positive(shells_vox=self.shells_vox, sigma_vox=self.sigma_vox, inverse_temperature=self.inverse_temperature)
+        if not self.levels or len(set(self.levels)) != len(self.levels):
+            raise InputError(f"levels: expected distinct numbers, at least one, found {self.levels}")
 
     def tap(self, level: int) -> str:
         """The convolution whose output is matched at a level."""

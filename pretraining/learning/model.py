@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from pretraining.backbone.unet import UNet, UNetConfig
+from pretraining.common.checks import check_not_negative, check_positive, check_probability, check_within
 from pretraining.engine.seeds import noise_generator
 from pretraining.engine.synthesis import Pair
 from pretraining.learning.contrastive import supervised_contrastive_loss
@@ -55,12 +56,10 @@ class ContrastiveConfig:
     """Which voxel's label a block of a coarse grid has; ``corner`` is the published way."""
 
     def __post_init__(self) -> None:
-        if self.max_shift_vox < 0:
-            raise ValueError(f"max_shift_vox must not be negative, got {self.max_shift_vox}")
-        if not 0 <= self.balanced_share <= 1:
-            raise ValueError(f"balanced_share must be in [0, 1], got {self.balanced_share}")
-        if self.positions < 2 or self.temperature <= 0:
-            raise ValueError(f"need positions >= 2 and temperature > 0, got {self.positions} and {self.temperature}")
+        check_not_negative(max_shift_vox=self.max_shift_vox)
+        check_probability(balanced_share=self.balanced_share)
+        check_within("[2, inf)", positions=self.positions)
+        check_positive(temperature=self.temperature)
 
 
 class ContrastiveModel(nn.Module):

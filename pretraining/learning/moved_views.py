@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from pretraining.common.checks import check_probability, check_within
 from pretraining.common.triple import triple
 from pretraining.engine.affine import AffineConfig, about, sample_affine
 from pretraining.engine.draws import happens
@@ -36,8 +37,9 @@ class PoseConfig:
     """Each axis' scale is drawn from U[1 - max, 1 + max]."""
 
     def __post_init__(self) -> None:
-        if not (0 <= self.share <= 1 and 0 <= self.max_rotation_deg <= 45 and 0 <= self.max_scale < 0.5):
-            raise ValueError(f"need a share in [0, 1], a rotation in [0, 45] degrees and a scale in [0, 0.5), got {self}")
+        check_probability(share=self.share)
+        check_within("[0, 45]", max_rotation_deg=self.max_rotation_deg)
+        check_within("[0, 0.5)", max_scale=self.max_scale)
 
 
 class MovedViews(NamedTuple):

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Literal
 
 from pretraining.backbone.unet import UNetConfig
+from pretraining.common.checks import check_choice, check_within
 from pretraining.engine.classes import synthesize_classes
 from pretraining.engine.clean import CleanPair, synthesize_with_clean
 from pretraining.engine.synthesis import Pair, synthesize_pair
@@ -40,10 +41,8 @@ class ObjectiveConfig:
     """Kinds of organ with a class of their own, for ``segmentation``; there are 8 kinds of procedural shapes."""
 
     def __post_init__(self) -> None:
-        if self.kind not in ("contrastive", "label_free", "denoising", "segmentation"):
-            raise ValueError(f"kind is 'contrastive', 'label_free', 'denoising' or 'segmentation', got {self.kind!r}")
-        if not 1 <= self.kinds <= 250:
-            raise ValueError(f"kinds must be from 1 to 250, as classes are 8-bit, got {self.kinds}")
+        check_choice(("contrastive", "label_free", "denoising", "segmentation"), kind=self.kind)
+        check_within("[1, 250]", kinds=self.kinds)  # classes are 8-bit
 
 
 def make_objective(config: ObjectiveConfig, backbone: UNetConfig) -> Objective:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from pretraining.common.checks import check_count
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectionConfig:
@@ -22,8 +24,7 @@ class ProjectionConfig:
     """Batch normalization without affine parameters after the last layer."""
 
     def __post_init__(self) -> None:
-        if self.width < 1:
-            raise ValueError(f"need a projection width of at least 1, got {self.width}")
+        check_count(width=self.width)
 
 
 class ProjectionHead(nn.Sequential):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pretraining.backbone.unet import UNetConfig
+from pretraining.common.checks import check_choice, check_count, check_probability, check_within
 from pretraining.engine.synthesis import EngineConfig
 from pretraining.learning.objective import ObjectiveConfig
 from pretraining.learning.schedule import OptimizerConfig
@@ -48,16 +49,12 @@ class TrainConfig:
     def __post_init__(self) -> None:
         counts = ("steps", "label_maps", "log_every", "validate_every", "validation_pairs", "save_every")
         for name in counts:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.average_decay < 1:
-            raise ValueError(f"average_decay must be in [0, 1), got {self.average_decay}")
-        if not 0 <= self.freeze_statistics_after <= 1:
-            raise ValueError(f"freeze_statistics_after must be in [0, 1], got {self.freeze_statistics_after}")
+            check_count(**{name: getattr(self, name)})
+        check_within("[0, 1)", average_decay=self.average_decay)
+        check_probability(freeze_statistics_after=self.freeze_statistics_after)
         if self.freeze_statistics_after < 1 and self.backbone.norm != "batch":
             raise ValueError("freeze_statistics_after is for backbone.norm 'batch'; instance norm has no running averages, leave it at 1")
-        if self.precision not in ("auto", "bf16", "fp32"):
-            raise ValueError(f"precision is 'auto', 'bf16' or 'fp32', got {self.precision!r}")
+        check_choice(("auto", "bf16", "fp32"), precision=self.precision)
         contrastive = self.objective.kind == "contrastive"
         window = self.engine.side - self.objective.contrastive.max_shift_vox * contrastive
         if window % self.backbone.multiple or window < self.backbone.min_side:

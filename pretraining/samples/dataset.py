@@ -9,6 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from pretraining.common.checks import check_count, check_not_negative, check_within
 from pretraining.engine.seeds import sample_generator
 from pretraining.engine.synthesis import Pair, StoredPair, vary
 from pretraining.samples.store import Store
@@ -39,10 +40,9 @@ class StoredPairs(Stream):
     """Where samples are varied; they are always read on the CPU."""
 
     def __post_init__(self) -> None:
-        if self.start < 0 or self.stride < 1 or (self.length is not None and self.length < 0):
-            raise ValueError(f"need start >= 0, stride >= 1 and length >= 0, got {self.start}, {self.stride} and {self.length}")
-        if not 1 <= self.sample_count <= len(self.store):
-            raise ValueError(f"need a count from 1 to the store's {len(self.store)} samples, got {self.count}")
+        check_not_negative(start=self.start, length=self.length)
+        check_count(stride=self.stride)
+        check_within(f"[1, {len(self.store)}]", count=self.sample_count)
 
     @property
     def sample_count(self) -> int:

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import pretraining
 from pretraining.atomic import write_text
+from pretraining.common.checks import check_count, check_within
 from pretraining.common.lock import locked
 from pretraining.config import differences, read_json, to_dict
 from pretraining.engine.seeds import SEED_LIMIT
@@ -66,12 +67,9 @@ class StoreConfig:
     """Another version may make other samples."""
 
     def __post_init__(self) -> None:
-        if self.count < 1 or self.shard_samples < 1:
-            raise ValueError(f"expected at least one sample, and one in a file, got {self.count} and {self.shard_samples}")
-        if self.count > MAX_COUNT:
-            raise ValueError(f"expected at most {MAX_COUNT} samples, got {self.count}")
-        if not 0 <= self.seed < SEED_LIMIT:
-            raise ValueError(f"the seed must be an integer from 0 to 2**63 - 1, got {self.seed}")
+        check_within(f"[1, {MAX_COUNT}]", count=self.count)
+        check_count(shard_samples=self.shard_samples)
+        check_within(f"[0, {SEED_LIMIT})", seed=self.seed)
 
     @property
     def digest(self) -> str:

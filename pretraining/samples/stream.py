@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from pretraining.common.checks import check_count, check_not_negative
 from pretraining.engine.synthesis import EngineConfig, synthesize_pair
 from pretraining.engine.templates import TemplateBank
 
@@ -42,8 +43,8 @@ class PairStream(Stream):
     """Makes a sample, a :class:`Pair` or another named tuple of tensors; to be pickled."""
 
     def __post_init__(self) -> None:
-        if self.start < 0 or self.stride < 1 or (self.length is not None and self.length < 0):
-            raise ValueError(f"need start >= 0, stride >= 1 and length >= 0, got {self.start}, {self.stride} and {self.length}")
+        check_not_negative(start=self.start, length=self.length)
+        check_count(stride=self.stride)
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
         for index in own_numbers(self.start, self.stride, self.length):

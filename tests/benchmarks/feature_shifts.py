@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from nnunet_anatomix.registration.descriptors import DescriptorConfig, Scan, described
-from nnunet_anatomix.registration.warp import image_tensor
 from pretraining.backbone.weights import find_weights, load_weights
+from pretraining.imaging.grids import image_tensor
 
 SHIFT_VOX, REACH_VOX = 4, 8
 BLOCK_VOX, STEP_VOX = 7, 6

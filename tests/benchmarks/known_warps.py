@@ -24,9 +24,10 @@ from nnunet_anatomix.registration.ants import AntsConfig
 from nnunet_anatomix.registration.descriptors import DescriptorConfig
 from nnunet_anatomix.registration.metrics import dice_by_label, folded_share
 from nnunet_anatomix.registration.register import RegistrationConfig, register
-from nnunet_anatomix.registration.warp import image_tensor, resampled, tensor_image, warped
+from nnunet_anatomix.registration.warp import warped
 from pretraining.backbone.weights import find_weights, load_weights
 from pretraining.common.tables import csv_text, markdown_table
+from pretraining.imaging.grids import image_tensor, resample_image, tensor_image
 from pretraining.precision import has_bf16_units
 
 MAX_MM = 12.0
@@ -111,7 +112,7 @@ def scored(name: str, fixed: sitk.Image, moving: sitk.Image, labels: sitk.Image,
         "tre_before_mm": round(error_mm(torch.zeros_like(truth)), 3),
         "tre_mm": round(error_mm(found), 3),
         "dice_before": round(dice(their_labels), 4),
-        "dice": round(dice(resampled(their_labels, fixed, registration.forward, nearest=True)), 4),
+        "dice": round(dice(resample_image(their_labels, fixed, registration.forward, nearest=True)), 4),
         "folded_percent": round(100 * folded_share(registration.displacement, registration.known), 4),
         "seconds": round(seconds, 1),
     }

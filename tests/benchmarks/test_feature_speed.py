@@ -13,10 +13,9 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from nnunet_anatomix.features import isotropic
-from nnunet_anatomix.registration.warp import image_tensor
 from pretraining.backbone.unet import UNet
 from pretraining.backbone.weights import find_weights, load_weights
+from pretraining.imaging.grids import image_tensor, resample_isotropic
 from pretraining.inference import sliding_window_features, whole_volume_features
 
 log = logging.getLogger(__name__)
@@ -47,7 +46,9 @@ def threads() -> Iterator[int]:
 def test_fast_settings_are_close_to_the_papers(data_root, threads, scan, spacing_mm, clip):
     """Finer than the files, so that the paper's windows do not hold the whole scan."""
     net = load_weights(find_weights()).network()
-    volume = image_tensor(isotropic(sitk.ReadImage(str(data_root / "registration" / f"{scan}.nii.gz"), sitk.sitkFloat32), spacing_mm))
+    volume = image_tensor(
+        resample_isotropic(sitk.ReadImage(str(data_root / "registration" / f"{scan}.nii.gz"), sitk.sitkFloat32), spacing_mm)
+    )
     shape = "×".join(map(str, volume.shape))
     log.warning(
         "%s, %s voxels, %d threads\n| windows | precision | seconds | relative RMS error |\n| --- | --- | --- | --- |", scan, shape, threads

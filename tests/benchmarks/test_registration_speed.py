@@ -14,7 +14,8 @@ from nnunet_anatomix.registration.convexadam import ConvexAdamConfig, convex_ada
 from nnunet_anatomix.registration.descriptors import DescriptorConfig, Scan, descriptors
 from nnunet_anatomix.registration.metrics import folded_share
 from nnunet_anatomix.registration.register import RegistrationConfig, register
-from nnunet_anatomix.registration.warp import image_tensor, tensor_image, warped
+from nnunet_anatomix.registration.warp import warped
+from pretraining.imaging.grids import image_tensor, tensor_image
 from pretraining.precision import has_bf16_units
 from tests.benchmarks.known_warps import smooth_warp
 

@@ -14,12 +14,12 @@ from matplotlib.image import imread
 
 from nnunet_anatomix.feature_files import feature_ending, write_features
 from nnunet_anatomix.feature_pictures import draw_features
-from nnunet_anatomix.features import extract_features, isotropic
+from nnunet_anatomix.features import extract_features
 from nnunet_anatomix.features_command import features as features_command
-from nnunet_anatomix.registration.warp import image_tensor
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.backbone.weights import Weights, save_weights
 from pretraining.errors import InputError
+from pretraining.imaging.grids import image_tensor
 from pretraining.inference import sliding_window_features, whole_volume_features
 from pretraining.inference_memory import window_bytes
 from pretraining.voxelwise import voxelwise_normalized
@@ -110,34 +110,6 @@ def test_thick_slices_get_a_hint(caplog):
     with caplog.at_level(logging.INFO):
         extract_features(scan(16, 16, 9, spacing=(1, 1, 5)), small_weights())
         assert "1×1×5 mm" in caplog.text and "--spacing" in caplog.text
-
-
-@pytest.mark.parametrize("spacing_mm", [0.8, 1.0, 2.7])
-def test_isotropic_keeps_places(spacing_mm):
-    """A ramp in space, on two oblique grids about one centre."""
-
-    def ramp(grid: sitk.Image) -> np.ndarray:
-        places = sitk.PhysicalPointSource(sitk.sitkVectorFloat64, grid.GetSize(), grid.GetOrigin(), grid.GetSpacing(), grid.GetDirection())
-        return sitk.GetArrayFromImage(places) @ np.array([1.0, -2.0, 0.5])
-
-    old = scan(20, 24, 15)
-    image = sitk.GetImageFromArray(ramp(old))
-    image.CopyInformation(old)
-    new = isotropic(image, spacing_mm)
-    assert new.GetSpacing() == pytest.approx([spacing_mm] * 3) and new.GetDirection() == old.GetDirection()
-    assert np.abs(np.multiply(new.GetSize(), spacing_mm) - np.multiply(old.GetSize(), old.GetSpacing())).max() <= spacing_mm / 2 + 1e-6
-    centres = [grid.TransformContinuousIndexToPhysicalPoint([(side - 1) / 2 for side in grid.GetSize()]) for grid in (old, new)]
-    assert centres[0] == pytest.approx(centres[1])
-    inner = (slice(3, -3),) * 3
-    np.testing.assert_allclose(sitk.GetArrayFromImage(new)[inner], ramp(new)[inner], atol=1e-3)
-
-
-def test_isotropic_wants_a_spacing():
-    for spacing_mm in (0, -1, float("nan")):
-        with pytest.raises(InputError, match=r"expected 0\.0001 to 100 mm"):
-            isotropic(scan(9, 8, 10), spacing_mm)
-    with pytest.raises(InputError, match="name a larger one"):
-        isotropic(scan(9, 8, 10), 0.001)
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".nrrd", ".mha"])

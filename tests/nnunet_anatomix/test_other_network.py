@@ -20,10 +20,10 @@ from nnunet_anatomix.features import extract_features
 from nnunet_anatomix.other_weights import OtherWeights, feature_weights
 from nnunet_anatomix.registration.ants import AntsConfig
 from nnunet_anatomix.registration.register import RegistrationConfig, register
-from nnunet_anatomix.registration.warp import image_tensor
 from nnunet_anatomix.study.runs import starts_of
 from pretraining.backbone.weights import Weights
 from pretraining.errors import InputError
+from pretraining.imaging.grids import image_tensor
 from pretraining.inference import rescaled
 
 KWARGS = {"spatial_dims": 3, "in_channels": 1, "out_channels": 5, "channels": [4, 8, 8], "strides": [2, 2]}

@@ -139,8 +139,8 @@ def test_every_prediction_needs_a_truth_but_not_the_other_way_round(folders, cap
         (lambda folder: (folder / "case.0.nii.gz").write_bytes(b"torn"), r"case\.0\.nii\.gz: damaged|case\.0\.nii\.gz: cut short"),
         (lambda folder: write(folder / "case.0.nii.gz", boxes(0) + np.float32(0.5)), "not whole"),
         (lambda folder: write(folder / "case.0.mha", boxes(0)), "are of one name"),
-        (lambda folder: (folder / "dataset.json").write_text('{"labels": {"0": "background"}}'), "has no nnU-Net labels"),
-        (lambda folder: (folder / "dataset.json").write_text('{"lab'), "has no nnU-Net labels"),
+        (lambda folder: (folder / "dataset.json").write_text('{"labels": {"0": "background"}}'), "expected labels as names with a number"),
+        (lambda folder: (folder / "dataset.json").write_text('{"lab'), "cannot read"),
         (lambda folder: [path.unlink() for path in folder.iterdir()], "no predictions in"),
     ],
 )

@@ -118,7 +118,7 @@ def other_channels(folder):
 
 def no_images(folder):
     folder.mkdir(exist_ok=True)
-    (folder / "dataset.json").write_text(json.dumps({"channel_names": {"0": "CT", "1": "T1"}}))
+    (folder / "dataset.json").write_text(json.dumps({"channel_names": {"0": "CT", "1": "T1"}, "file_ending": ".nii.gz"}))
 
 
 def no_common_tissue(folder):

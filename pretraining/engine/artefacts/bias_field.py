@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from torch import Generator, Tensor
 
+from pretraining.common.checks import check_choice, check_count, check_probability, check_range
 from pretraining.engine.draws import happens, uniforms
 from pretraining.engine.upload import upload
 
@@ -29,10 +30,10 @@ class BiasFieldConfig:
     """Terms of total degree up to this one, the constant included."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.probability <= 1 or self.degree < 1 or self.coefficients[0] > self.coefficients[1]:
-            raise ValueError(f"need probability in [0, 1], degree >= 1 and a range of coefficients, got {self}")
-        if self.basis not in BASES:
-            raise ValueError(f"basis must be one of {sorted(BASES)}, got {self.basis!r}")
+        check_probability(probability=self.probability)
+        check_count(degree=self.degree)
+        check_range(coefficients=self.coefficients)
+        check_choice(sorted(BASES), basis=self.basis)
 
 
 @dataclass(frozen=True, kw_only=True)

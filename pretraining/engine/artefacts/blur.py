@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Generator, Tensor
 
+from pretraining.common.checks import check_probability, check_range
 from pretraining.common.triple import triple
 from pretraining.engine.artefacts.gaussian import convolve_mirrored, sampled_kernel
 from pretraining.engine.draws import happens, uniforms
@@ -20,8 +21,8 @@ class BlurConfig:
     """Range of each axis' standard deviation, voxels."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.probability <= 1 or not 0 <= self.sigma_vox[0] <= self.sigma_vox[1]:
-            raise ValueError(f"need probability in [0, 1] and a range of sigmas >= 0, got {self}")
+        check_probability(probability=self.probability)
+        check_range("[0, inf)", sigma_vox=self.sigma_vox)
 
 
 @dataclass(frozen=True, kw_only=True)

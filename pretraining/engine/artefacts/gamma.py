@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Generator, Tensor
 
+from pretraining.common.checks import check_probability, check_range
 from pretraining.engine.draws import happens, uniform
 
 EPSILON = 1e-7
@@ -21,8 +22,8 @@ class GammaConfig:
     """Range of the exponent."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.probability <= 1 or not 0 < self.exponent[0] <= self.exponent[1]:
-            raise ValueError(f"need probability in [0, 1] and a range of exponents > 0, got {self}")
+        check_probability(probability=self.probability)
+        check_range("(0, inf)", exponent=self.exponent)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from pretraining.common.checks import check_probability, check_range
 from pretraining.engine.draws import happens, uniform
 from pretraining.engine.upload import upload
 
@@ -22,8 +23,8 @@ class GibbsConfig:
     """Range of the share of k-space's radius that is missing."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.probability <= 1 or not 0 <= self.alpha[0] <= self.alpha[1] <= 1:
-            raise ValueError(f"need probability in [0, 1] and a range of alphas in [0, 1], got {self}")
+        check_probability(probability=self.probability)
+        check_range("[0, 1]", alpha=self.alpha)
 
 
 @dataclass(frozen=True, kw_only=True)

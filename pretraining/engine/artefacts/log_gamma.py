@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Generator, Tensor
 
+from pretraining.common.checks import check_not_negative, check_probability
 from pretraining.engine.draws import happens, uniform
 
 
@@ -19,8 +20,8 @@ class LogGammaConfig:
     """The exponent's logarithm is drawn from U[-max, max]."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.probability <= 1 or self.max_log_exponent < 0:
-            raise ValueError(f"need probability in [0, 1] and max_log_exponent >= 0, got {self}")
+        check_probability(probability=self.probability)
+        check_not_negative(max_log_exponent=self.max_log_exponent)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from pretraining.common.checks import check_probability, check_range
 from pretraining.engine.draws import happens, uniform
 
 
@@ -19,8 +20,8 @@ class LowResolutionConfig:
     """Range of the coarse grid's size over the fine one's, the same along all axes."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.probability <= 1 or not 0 < self.zoom[0] <= self.zoom[1]:
-            raise ValueError(f"need probability in [0, 1] and a range of zooms > 0, got {self}")
+        check_probability(probability=self.probability)
+        check_range("(0, inf)", zoom=self.zoom)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from pretraining.common.checks import check_count, check_not_negative, check_probability
 from pretraining.engine.affine import rotation_matrix
 from pretraining.engine.draws import happens, uniforms
 from pretraining.engine.resample import resample_linear
@@ -29,8 +30,9 @@ class MotionConfig:
     movement_count: int = 2
 
     def __post_init__(self) -> None:
-        if not 0 <= self.probability <= 1 or min(self.max_rotation_deg, self.max_translation_vox) < 0 or self.movement_count < 1:
-            raise ValueError(f"need probability in [0, 1], maxima >= 0 and at least one movement, got {self}")
+        check_probability(probability=self.probability)
+        check_not_negative(max_rotation_deg=self.max_rotation_deg, max_translation_vox=self.max_translation_vox)
+        check_count(movement_count=self.movement_count)
 
 
 @dataclass(frozen=True, kw_only=True)

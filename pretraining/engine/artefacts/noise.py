@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from pretraining.common.checks import check_probability, check_range
 from pretraining.engine.draws import happens, noise_seed, uniform
 from pretraining.engine.seeds import noise_generator
 
@@ -20,8 +21,8 @@ class NoiseConfig:
     """Range of the standard deviation, in units of a [0, 1] image."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.probability <= 1 or not 0 <= self.std[0] <= self.std[1]:
-            raise ValueError(f"need probability in [0, 1] and a range of stds >= 0, got {self}")
+        check_probability(probability=self.probability)
+        check_range("[0, inf)", std=self.std)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Generator, Tensor
 
+from pretraining.common.checks import check_not_negative, check_probability, check_range
 from pretraining.common.triple import triple
 from pretraining.engine.artefacts.gaussian import convolve_zero, integrated_kernel
 from pretraining.engine.draws import happens, uniform, uniforms
@@ -24,10 +25,10 @@ class SharpeningConfig:
     """Range of the weight of the difference."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.probability <= 1 or not 0 <= self.min_sigma2_vox <= self.sigma1_vox[0] <= self.sigma1_vox[1]:
-            raise ValueError(f"need probability in [0, 1] and 0 <= min_sigma2_vox <= sigma1_vox, got {self}")
-        if self.strength[0] > self.strength[1]:
-            raise ValueError(f"strength must be a range, got {self.strength}")
+        check_probability(probability=self.probability)
+        check_not_negative(min_sigma2_vox=self.min_sigma2_vox)
+        check_range(f"[{self.min_sigma2_vox}, inf)", sigma1_vox=self.sigma1_vox)
+        check_range(strength=self.strength)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from pretraining.common.checks import check_probability, check_range
 from pretraining.common.triple import triple
 from pretraining.engine.draws import happens, uniform, uniforms
 
@@ -24,8 +25,8 @@ class SpikeConfig:
     """Range of the spike's log-amplitude over the mean log-amplitude of the volume."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.probability <= 1 or self.strength[0] > self.strength[1]:
-            raise ValueError(f"need probability in [0, 1] and a range of strengths, got {self}")
+        check_probability(probability=self.probability)
+        check_range(strength=self.strength)
 
 
 @dataclass(frozen=True, kw_only=True)

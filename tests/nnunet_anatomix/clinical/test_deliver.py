@@ -21,12 +21,11 @@ from nnunet_anatomix.cli import main
 from nnunet_anatomix.clinical import deliver as deliver_module
 from nnunet_anatomix.clinical.deliver_command import deliver
 from nnunet_anatomix.clinical.overview import overview_panels
-from nnunet_anatomix.clinical.source_grid import image_on
 from nnunet_anatomix.clinical.structure_colours import structure_colours
 from nnunet_anatomix.clinical.structures import read_structures
 from pretraining.common.lock import InUse, locked
 from pretraining.errors import CommandFailed, InputError
-from pretraining.imaging.scans import same_grid
+from pretraining.imaging.grids import image_on, same_grid
 from tests.nnunet_anatomix.clinical.dicom_series import PATIENT, SAGITTAL, write_series
 from tests.nnunet_anatomix.clinical.intake_folder import LABELS, take_image, take_series, write_prediction
 
@@ -245,7 +244,7 @@ def two_of_a_case(clinic):
         (no_predictions, "no predictions in"),
         (no_labels, "no dataset.json in"),
         (no_intake, "no folder that nnunet-anatomix intake wrote"),
-        (damaged_labels, "has no labels of nnU-Net's"),
+        (damaged_labels, "expected labels as names with a number"),
         (only_background, "names no foreground label"),
         (contradicting_regions, "regions_class_order"),
         (inside_predictions, "nothing may be written"),

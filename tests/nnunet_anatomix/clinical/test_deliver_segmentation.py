@@ -18,12 +18,12 @@ from nnunet_anatomix.clinical.deliver import Delivery, deliver
 from nnunet_anatomix.clinical.deliver_records import SEGMENTATIONS
 from nnunet_anatomix.clinical.dicom_segmentation import Algorithm
 from nnunet_anatomix.clinical.silence import quiet_readers
-from nnunet_anatomix.clinical.source_grid import image_on
 from nnunet_anatomix.clinical.source_headers import read_source_headers
 from nnunet_anatomix.clinical.sources import read_source, source_file, write_source
 from nnunet_anatomix.clinical.structure_codes import structure_code
 from nnunet_anatomix.clinical.structures import read_structures
 from pretraining.errors import CommandFailed, InputError
+from pretraining.imaging.grids import image_on
 from tests.nnunet_anatomix.clinical.dicom_series import AXIAL, CORONAL, PATIENT, SAGITTAL, write_series
 from tests.nnunet_anatomix.clinical.intake_folder import take_series, write_prediction
 

@@ -22,9 +22,10 @@ from pydicom.uid import generate_uid
 
 from nnunet_anatomix.clinical import intake as intake_module
 from nnunet_anatomix.clinical.intake import Intake, intake
-from nnunet_anatomix.clinical.sources import Grid, image_file, read_source, read_sources, source_file
+from nnunet_anatomix.clinical.sources import image_file, read_source, read_sources, source_file
 from pretraining.common.lock import InUse
 from pretraining.errors import CommandFailed, InputError
+from pretraining.imaging.grids import Grid
 from tests.nnunet_anatomix.clinical.dicom_series import CORONAL, PATIENT, ramp, write_series
 
 IDENTIFYING = ("Müller", "M\\xfcller", "ller-Gr", "Jürgen", "4711", "Schröder", "19501231", "ACC-0815", "Geheim", "Österreicher")

@@ -13,8 +13,8 @@ from nnunet_anatomix.clinical.choice import CaseChoice, choose
 from nnunet_anatomix.clinical.mapping import check_channels, check_uids, parse_maps
 from nnunet_anatomix.clinical.needs import Channel, find_needs
 from nnunet_anatomix.clinical.series import Series
-from nnunet_anatomix.clinical.sources import Grid
 from pretraining.errors import InputError
+from pretraining.imaging.grids import Grid
 
 GRID = Grid(size=(64, 64, 30), spacing_mm=(1.0, 1.0, 3.0), origin_mm=(0.0, 0.0, 0.0), direction=(1.0, 0, 0, 0, 1, 0, 0, 0, 1))
 CORONAL = replace(GRID, direction=(1.0, 0, 0, 0, 0, 1, 0, -1, 0))

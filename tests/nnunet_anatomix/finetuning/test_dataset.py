@@ -124,7 +124,7 @@ def test_a_label_that_no_case_shows_is_said_and_accepted(folder, caplog):
 
 
 def test_regions_and_the_ignore_label_count_as_known(folder, caplog):
-    describe(folder, {"background": 0, "both": [1, 2], "liver": 1, "ignore": 3}, regions_class_order=[1, 2])
+    describe(folder, {"background": 0, "both": [1, 2], "liver": 1, "ignore": 3}, regions_class_order=[2, 1])
     write(label(folder), labels(0, 1, 2, 3))
     with caplog.at_level(logging.WARNING):
         check_cases(find_dataset("43"))
@@ -150,9 +150,9 @@ def test_regions_and_the_ignore_label_count_as_known(folder, caplog):
         (
             {"background": 0, "both": [1, 2], "liver": 1},
             {},
-            "expected regions_class_order with a number for each of the 2 regions, found None",
+            "expected regions_class_order with one number of each of the 2 regions, found none",
         ),
-        ({"background": 0, "both": [1, 2], "liver": 1}, {"regions_class_order": [1]}, r"each of the 2 regions, found \[1\]"),
+        ({"background": 0, "both": [1, 2], "liver": 1}, {"regions_class_order": [1]}, r"one number of each of the 2 regions, found \[1\]"),
         ({"background": 0, "both": [1, 2], "liver": 1}, {"regions_class_order": {"a": 1}}, "each of the 2 regions"),
         ({"background": 0, "liver": 1}, {"channel_names": ["CT", "T1"]}, "expected channel_names such as"),
         ({"background": 0, "liver": 1}, {"channel_names": {"1": "CT", "2": "T1"}}, "numbered from 0 on"),

@@ -129,7 +129,10 @@ def _edit(folder, **changes) -> None:
         (lambda folder: shutil.rmtree(folder), "no single dataset '42'"),
         (lambda folder: (folder / "dataset.json").unlink(), "cannot read"),
         (lambda folder: (folder / "dataset.json").write_text("{"), "cannot read"),
-        (lambda folder: (folder / "dataset.json").write_text('{"file_ending": ".nii.gz"}'), r"no \['channel_names', 'labels'\]"),
+        (
+            lambda folder: (folder / "dataset.json").write_text('{"file_ending": ".nii.gz"}'),
+            "channel_names such as .*, found none",
+        ),
         (lambda folder: _edit(folder, labels={"background": 0}), "no foreground label"),
         (lambda folder: shutil.rmtree(folder / "imagesTr"), "no training images"),
         (lambda folder: shutil.rmtree(folder / "labelsTr"), "2 training cases have no label, the first is 'a'"),

@@ -15,9 +15,8 @@ from scipy.linalg import expm, logm
 from nnunet_anatomix.registration.align import align_scans
 from nnunet_anatomix.registration.align_command import align, read_atlas_scans
 from nnunet_anatomix.registration.atlas import affine_transform, homogeneous, mean_pose
-from nnunet_anatomix.registration.warp import resampled
 from pretraining.errors import CommandFailed, InputError
-from pretraining.imaging.scans import same_grid
+from pretraining.imaging.grids import resample_image, same_grid
 
 SHAPE, SPACING_MM = (40, 34, 44), 1.5
 NAMES = ("a", "b", "c", "d")
@@ -46,7 +45,7 @@ def folder(tmp_path_factory) -> Path:
     grid = sitk.Image(SHAPE, sitk.sitkUInt8)
     grid.SetSpacing([SPACING_MM] * 3)
     for name, pose in zip(NAMES, poses(), strict=True):
-        scan = resampled(wide, grid, affine_transform(pose))
+        scan = resample_image(wide, grid, affine_transform(pose))
         sitk.WriteImage(scan * 50 - 20, str(folder / f"{name}.nii.gz"))
         sitk.WriteImage(sitk.Cast(scan > 0.8, sitk.sitkUInt8), str(folder / f"{name}_labels.nii.gz"))
     rows = [f"{name}.nii.gz,{name}_labels.nii.gz" for name in NAMES]

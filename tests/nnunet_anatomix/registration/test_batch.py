@@ -25,11 +25,12 @@ from nnunet_anatomix.registration.batch import Common, PairFiles, read_pairs, re
 from nnunet_anatomix.registration.convexadam import ConvexAdamConfig
 from nnunet_anatomix.registration.descriptors import DescriptorConfig
 from nnunet_anatomix.registration.register import RegistrationConfig
-from nnunet_anatomix.registration.warp import identity, tensor_image, warped
+from nnunet_anatomix.registration.warp import identity, warped
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.backbone.weights import Weights, load_weights, save_weights
 from pretraining.common.lock import InUse
 from pretraining.errors import CommandFailed, InputError, Interrupted
+from pretraining.imaging.grids import tensor_image
 
 SHAPE = (30, 28, 34)
 SOLVER = ConvexAdamConfig(grid_spacing=4, reach=2, iterations=20)

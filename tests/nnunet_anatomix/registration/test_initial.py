@@ -16,9 +16,10 @@ from nnunet_anatomix.registration.affine import Stage
 from nnunet_anatomix.registration.descriptors import DescriptorConfig
 from nnunet_anatomix.registration.initial import Start, best_start, file_start, header_start
 from nnunet_anatomix.registration.register import RegistrationConfig, register
-from nnunet_anatomix.registration.warp import displacement_of, image_tensor, itk_transform, resampled, tensor_image
+from nnunet_anatomix.registration.warp import displacement_of, itk_transform
 from pretraining.backbone.weights import find_weights, load_weights
 from pretraining.errors import InputError
+from pretraining.imaging.grids import image_tensor, resample_image, tensor_image
 
 MIND = DescriptorConfig(feature_weight=0)
 SPACING_MM = 1.5
@@ -69,7 +70,7 @@ def turned(about: sitk.Image, degrees: float, scale: float) -> sitk.AffineTransf
 
 def moved(tissues: sitk.Image, truth: sitk.Transform, space: sitk.Image | None = None) -> sitk.Image:
     """The tissues after the transform, which takes where they were to where they are."""
-    return resampled(tissues, space or grid(), truth.GetInverse(), nearest=True)
+    return resample_image(tissues, space or grid(), truth.GetInverse(), nearest=True)
 
 
 def error_voxels(tissues: sitk.Image, found: sitk.Transform, truth: sitk.Transform) -> float:
@@ -159,7 +160,7 @@ def test_how_the_moving_scan_is_stored_matters_little(tissues, change):
     changes = {
         "flipped": lambda: sitk.Flip(moving, (True, False, True)),
         "permuted": lambda: sitk.PermuteAxes(moving, (2, 0, 1)),
-        "finer": lambda: resampled(moving, finer),
+        "finer": lambda: resample_image(moving, finer),
     }
     start = started(seen(tissues, T1, 0), changes[change](), "rigid")
     assert error_voxels(tissues, start.transform, truth) < CLOSE

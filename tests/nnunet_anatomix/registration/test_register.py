@@ -17,21 +17,12 @@ from nnunet_anatomix.registration.convexadam import ConvexAdamConfig
 from nnunet_anatomix.registration.descriptors import DescriptorConfig
 from nnunet_anatomix.registration.memory import fitted
 from nnunet_anatomix.registration.register import Registration, RegistrationConfig, register
-from nnunet_anatomix.registration.warp import (
-    displacement_of,
-    identity,
-    image_tensor,
-    inverted,
-    itk_transform,
-    near_isotropic_grid,
-    resampled,
-    tensor_image,
-    warped,
-)
+from nnunet_anatomix.registration.warp import displacement_of, identity, inverted, itk_transform, warped
 from nnunet_anatomix.registration.writing import measured, write_registration
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.backbone.weights import find_weights, load_weights
 from pretraining.errors import InputError
+from pretraining.imaging.grids import image_tensor, near_isotropic_grid, resample_image, tensor_image
 
 MIND = DescriptorConfig(feature_weight=0)
 SOLVER = ConvexAdamConfig(grid_spacing=4, reach=3, smoothness=0.75)
@@ -49,7 +40,7 @@ def scans(data_root) -> dict[str, sitk.Image]:
         grid = near_isotropic_grid(image, spacing_mm=5)[1:-2]
         if name in ("t1", "t2"):
             image = sitk.SmoothingRecursiveGaussian(sitk.Cast(image, sitk.sitkFloat32), 2)
-        found[name] = resampled(image, grid, nearest=name not in ("t1", "t2"))
+        found[name] = resample_image(image, grid, nearest=name not in ("t1", "t2"))
     return found
 
 
@@ -123,7 +114,7 @@ def test_scans_are_left_as_they_were(scans, bent, plain):
 
 def finer(image: sitk.Image) -> sitk.Image:
     """A slightly finer grid over the same box."""
-    return resampled(image, near_isotropic_grid(image, spacing_mm=4.6))
+    return resample_image(image, near_isotropic_grid(image, spacing_mm=4.6))
 
 
 @pytest.mark.parametrize(

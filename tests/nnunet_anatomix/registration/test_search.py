@@ -25,10 +25,11 @@ from nnunet_anatomix.registration.search_command import registration_search
 from nnunet_anatomix.registration.search_grid import Combination, SearchGrid
 from nnunet_anatomix.registration.search_pairs import load_pair, read_search_pairs
 from nnunet_anatomix.registration.search_report import Point, ResultRow, read_rows, summarize
-from nnunet_anatomix.registration.warp import identity, image_tensor, resampled, tensor_image, warped
+from nnunet_anatomix.registration.warp import identity, warped
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.backbone.weights import save_weights
 from pretraining.errors import CommandFailed, InputError, Interrupted
+from pretraining.imaging.grids import image_tensor, resample_image, tensor_image
 
 SHAPE = (24, 20, 28)
 GRID = SearchGrid(smoothness=(0.5, 1.5), grid_spacing=(3, 4), reach=(2,), adam_spacing=(2,))
@@ -241,7 +242,7 @@ def test_a_moving_scan_that_covers_part_of_the_fixed_one(folder, tmp_path):
     loaded = load_pair(pair, torch.device("cpu"))
     assert loaded.moving.known[5:, :, 2:].all() and not loaded.moving.known[:5].any() and not loaded.moving.known[..., :2].any()
     assert loaded.labels == [1, 2]
-    on_fixed = resampled(cut["moving_labels"], sitk.ReadImage(str(pair.fixed)), nearest=True)
+    on_fixed = resample_image(cut["moving_labels"], sitk.ReadImage(str(pair.fixed)), nearest=True)
     assert torch.equal(loaded.moving_labels, image_tensor(on_fixed))
     assert grid_search([pair], tmp_path / "out", replace(GRID, smoothness=(1.0,)), methods={"mind": METHODS["mind"]}, solver=SOLVER)
 

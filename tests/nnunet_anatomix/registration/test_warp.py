@@ -13,20 +13,14 @@ from torch import Tensor
 from nnunet_anatomix.registration import warp
 from nnunet_anatomix.registration.warp import (
     composed,
-    coverage,
     displacement_of,
     identity,
-    image_tensor,
-    index_to_mm,
     inverted,
     itk_transform,
     jacobian_determinant,
-    near_isotropic_grid,
-    resampled,
-    sampled,
-    tensor_image,
     warped,
 )
+from pretraining.imaging.grids import coverage, image_tensor, index_to_mm, resample_image, tensor_image
 
 SHAPE = (17, 13, 11)
 TURNED = sitk.Euler3DTransform((0.0, 0.0, 0.0), 0.4, -0.2, 0.7).GetMatrix()
@@ -90,19 +84,11 @@ def test_any_transform_of_itks_becomes_a_displacement():
     assert np.allclose(displacement_of(transform, space).movedim(0, -1), steps, atol=1e-4)
 
 
-def test_tensors_have_the_axes_of_itks_indices():
-    image = scan(grid("permuted"))
-    volume = image_tensor(image)
-    assert volume.shape == SHAPE and volume[3, 9, 2] == pytest.approx(image[3, 9, 2])
-    again = tensor_image(volume, image)
-    assert again[3, 9, 2] == image[3, 9, 2] and again.GetDirection() == image.GetDirection() and again.GetOrigin() == image.GetOrigin()
-
-
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("mode", ["bilinear", "nearest"])
 def test_images_are_warped_as_by_itks_resampler(direction, mode):
     image, displacement = scan(grid(direction)), waves(2.0)
-    expected = image_tensor(resampled(image, image, itk_transform(displacement, image), nearest=mode == "nearest", outside=0))
+    expected = image_tensor(resample_image(image, image, itk_transform(displacement, image), nearest=mode == "nearest", outside=0))
     ours = warped(image_tensor(image)[None], displacement, mode=mode)[0]
     inside = (slice(2, -2),) * 3
     differs = (ours - expected)[inside].abs() > 1e-4
@@ -118,14 +104,6 @@ def test_beyond_the_volume_are_zeros_or_its_border():
     expected[:, -5:] = 0
     assert torch.allclose(warped(volume, step), expected, atol=1e-5)
     assert torch.allclose(warped(volume, step, beyond="border"), volume)
-
-
-def test_threads_change_nothing(monkeypatch):
-    volume, position = torch.rand((2, *SHAPE), generator=torch.Generator().manual_seed(1)), identity((6, 5, 4)) * 1.3
-    alone = sampled(volume, position)
-    for threads in (2, 3, 4):  # the last does not divide 6
-        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        assert torch.equal(sampled(volume, position), alone)
 
 
 def test_composition_goes_first_through_the_first():
@@ -162,37 +140,6 @@ def test_curved_displacements_change_volumes_from_place_to_place():
     assert torch.allclose(jacobian_determinant(displacement)[1:-1], 1 + 0.04 * x[1:-1], atol=1e-4)
 
 
-def test_grids_whose_axes_are_alike_stay_as_they_are():
-    for spacing in ((1.0, 1.0, 1.0), (2.0, 1.4, 1.9)):
-        image = grid(spacing=spacing)
-        same = near_isotropic_grid(image)
-        assert same.GetSize() == image.GetSize() and same.GetSpacing() == image.GetSpacing()
-        assert same.GetOrigin() == image.GetOrigin() and same.GetDirection() == image.GetDirection()
-
-
-@pytest.mark.parametrize(
-    ("options", "spacing"),
-    [({}, 0.8), ({"spacing_mm": 1.3}, 1.3), ({"spacing_mm": 50}, 50), ({"at_most_voxels": 2000}, None)],
-)
-def test_grids_cover_the_box_closely(options, spacing):
-    image = grid("permuted")
-    found = near_isotropic_grid(image, **options)
-    assert np.ptp(found.GetSpacing()) == pytest.approx(0)
-    step = found.GetSpacing()[0]
-    assert spacing is None or step == pytest.approx(spacing)
-    assert found.GetNumberOfPixels() <= options.get("at_most_voxels", math.inf)
-    assert found.GetOrigin() == pytest.approx(image.GetOrigin()) and found.GetDirection() == image.GetDirection()
-    lengths = (np.array(image.GetSize()) - 1) * image.GetSpacing()
-    reached = (np.array(found.GetSize()) - 1) * step
-    assert (reached >= lengths - 1e-6).all() and (reached < lengths + step).all()
-
-
-def test_no_more_voxels_are_given_up_than_must_be():
-    image = grid(spacing=(1.0, 1.0, 1.0), shape=(40, 30, 20))
-    found = near_isotropic_grid(image, at_most_voxels=6000)
-    assert 0.8 * 6000 < found.GetNumberOfPixels() <= 6000
-
-
 def test_coverage_is_where_the_image_lies():
     image = grid("flipped", spacing=(2.0, 2.0, 2.0))
     assert coverage(image, image).min() == 1
@@ -203,11 +150,3 @@ def test_coverage_is_where_the_image_lies():
     # Points of the grid are sent two voxels on along X, so that the image lies two voxels earlier.
     forward = itk_transform(torch.tensor([2.0, 0.0, 0.0]).view(3, 1, 1, 1).expand(3, *SHAPE), image)
     assert torch.equal(coverage(half, image, forward), torch.cat([expected[2:], torch.zeros(2, *SHAPE[1:])]))
-
-
-def test_resampled_images_are_dark_where_nothing_is_known():
-    image = scan(grid()) - 5.0
-    far = sitk.TranslationTransform(3, (1000.0, 0.0, 0.0))
-    assert image_tensor(resampled(image, image, far)).unique().item() == pytest.approx(image_tensor(image).min().item())
-    labels = sitk.Cast(image > -5, sitk.sitkInt32) + 1
-    assert image_tensor(resampled(labels, image, far, nearest=True)).unique().tolist() == [0]

@@ -150,6 +150,6 @@ def test_whole_anatomies_are_drawn_in_balance_where_asked_for(bank):
 
 @pytest.mark.parametrize("config", [EnsembleConfig, AnatomyConfig])
 def test_another_draw_is_refused(config):
-    with pytest.raises(ValueError, match="draw must be"):
+    with pytest.raises(ValueError, match="draw: expected one of"):
         config(draw="fair")
     assert dataclasses.asdict(config())["draw"] == "uniform"

@@ -279,11 +279,11 @@ def test_one_bad_file_among_many_and_a_report_that_names_them_all(tmp_path, capl
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ({"spacing_mm": 0.0}, "spacing > 0"),
-        ({"spacing_mm": -1.5}, "spacing > 0"),
-        ({"spacing_mm": float("nan")}, "spacing > 0"),
-        ({"spacing_mm": float("inf")}, "spacing > 0"),
-        ({"min_voxels": 0}, "at least 1 voxel"),
+        ({"spacing_mm": 0.0}, "spacing_mm: expected a number above 0"),
+        ({"spacing_mm": -1.5}, "spacing_mm: expected a number above 0"),
+        ({"spacing_mm": float("nan")}, "spacing_mm: expected a number above 0"),
+        ({"spacing_mm": float("inf")}, "spacing_mm: expected a number above 0"),
+        ({"min_voxels": 0}, "min_voxels: expected a number of at least 1"),
         ({"processes": 0}, "at least one process"),
         ({"licences": ("a", "b")}, "one licence for all"),
         ({"regions": ("head", "body")}, "one region for each of the 1 sources"),
@@ -360,7 +360,7 @@ def test_stated_regions_are_kept_in_the_bank(tmp_path):
     ("flags", "named"),
     [
         (("--spacing", "nan"), "--spacing must be a finite number"),
-        (("--spacing", "0"), "spacing > 0"),
+        (("--spacing", "0"), "spacing_mm: expected a number above 0"),
         (("--workers", "0"), "at least one process"),
         (("--licence", "a", "b"), "one licence for all"),
         (("--region", "a", "b"), "one region for each"),

@@ -11,7 +11,8 @@ import pytest
 import SimpleITK as sitk
 
 from pretraining.errors import InputError
-from pretraining.imaging.scans import checked_labels, checked_scan, read_image, same_grid
+from pretraining.imaging.grids import same_grid
+from pretraining.imaging.scans import checked_labels, checked_scan, read_image
 
 SHAPE = (9, 7, 5)
 
@@ -214,12 +215,3 @@ def test_fractions_are_no_labels(value):
 def test_labels_have_one_number_in_a_voxel():
     colours = image(np.stack([boxes()] * 3, -1), isVector=True)
     assert "extract one channel" in said(checked_labels, colours, image(), "fixed labels")
-
-
-def test_grids_are_the_same_to_a_thousandth_of_a_voxel():
-    nudged, moved = image(), image()
-    nudged.SetOrigin((2e-4, 0.0, 0.0))
-    moved.SetOrigin((2e-2, 0.0, 0.0))
-    assert same_grid(image(), nudged) and not same_grid(image(), moved) and not same_grid(image(), image()[1:])
-    turned = sitk.Flip(image(), (False, True, False))
-    assert turned.GetSize() == SHAPE and not same_grid(image(), turned)

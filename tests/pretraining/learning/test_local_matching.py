@@ -150,7 +150,7 @@ def test_settings_that_make_no_sense_are_refused():
         {"levels": (1, 1)},
         {"sigma_vox": 0},
     ):
-        with pytest.raises(ValueError, match="need"):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))}: expected"):
             LocalMatchingConfig(**wrong)
     with pytest.raises(ValueError, match=r"local\.levels"):
         ContrastiveModel(UNetConfig(poolings=2), ProjectionConfig(), ContrastiveConfig(local=LocalMatchingConfig(weight=1, levels=(2,))))

@@ -134,5 +134,5 @@ def test_windows_that_the_network_cannot_halve_or_that_never_meet_are_refused():
         config(96, 20)
     with pytest.raises(ValueError, match="below the windows of 32 voxels"):
         config(96, 64)
-    with pytest.raises(ValueError, match="must not be negative"):
+    with pytest.raises(ValueError, match="max_shift_vox: expected a number of at least 0"):
         ContrastiveConfig(max_shift_vox=-1)

@@ -68,5 +68,5 @@ def test_loading_for_a_device_gives_the_same_uses(store, workers):
 
 @pytest.mark.parametrize("wrong", [{"start": -1}, {"stride": 0}, {"length": -1}, {"count": 0}, {"count": 11}])
 def test_impossible_data_sets_are_refused(store, wrong):
-    with pytest.raises(ValueError, match="need"):
+    with pytest.raises(ValueError, match="expected a number"):
         StoredPairs(store=store, seed=0, **wrong)
