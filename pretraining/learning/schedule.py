@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from pretraining.common.checks import check_choice, check_count, check_not_negative, check_positive, check_within
-
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
@@ -34,11 +32,14 @@ class OptimizerConfig:
     """Rate on each stair, in units of ``rate``; the last one lasts."""
 
     def __post_init__(self) -> None:
-        check_positive(rate=self.rate)
-        check_not_negative(weight_decay=self.weight_decay, max_gradient_norm=self.max_gradient_norm, warmup_steps=self.warmup_steps)
-        check_count(stair_steps=self.stair_steps, stair_factors=len(self.stair_factors))
-        check_within("[0, 1)", beta1=self.beta1, beta2=self.beta2)
-        check_choice(("stairs", "cosine"), schedule=self.schedule)
+        if self.rate <= 0 or min(self.weight_decay, self.max_gradient_norm) < 0:
+            raise ValueError(f"need rate > 0, weight_decay >= 0 and max_gradient_norm >= 0, got {self}")
+        if self.warmup_steps < 0 or self.stair_steps < 1 or not self.stair_factors:
+            raise ValueError(f"need warmup_steps >= 0, stair_steps >= 1 and stair factors, got {self}")
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
+            raise ValueError(f"need 0 <= beta < 1, got {self.beta1} and {self.beta2}")
+        if self.schedule not in ("stairs", "cosine"):
+            raise ValueError(f"schedule is 'stairs' or 'cosine', got {self.schedule!r}")
 
 
 def rate_at(step: int, steps: int, config: OptimizerConfig) -> float:

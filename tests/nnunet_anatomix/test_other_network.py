@@ -136,9 +136,9 @@ BAD = [
     ({}, {"weights": Unpickled()}, "holds more than tensors"),
     ({}, {"state_dict": STATE}, r"found keys \['state_dict'\]; say which of them with 'state_key'"),
     ({"state_key": "model"}, {"state_dict": STATE}, r"has no 'model', it has \['state_dict'\]"),
-    ({"multiple": 0}, STATE, "need multiple >= 1"),
+    ({"multiple": 0}, STATE, "expected a number of at least 1|min_side: expected a multiple"),
     ({"max_side": 10}, STATE, "need max_side a multiple of 4"),
-    ({"input_range": [1, 0]}, STATE, "need an input_range"),
+    ({"input_range": [1, 0]}, STATE, "input_range: expected two numbers"),
     ({"netwrok": 1}, STATE, "unknown keys.*netwrok"),
     ({"network": None}, STATE, "network"),
 ]

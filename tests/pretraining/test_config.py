@@ -83,7 +83,7 @@ def test_numbers_that_are_not_finite_are_refused_by_name(path, named, value):
 
 
 def test_a_training_looks_at_a_configuration_made_in_python_too(tmp_path, bank):
-    config = TrainConfig(steps=1, engine=EngineConfig(side=32), optimizer=OptimizerConfig(stair_factors=(1.0, float("nan"))))
-    with pytest.raises(InputError, match=r"TrainConfig: optimizer\.stair_factors\[1\] must be a finite number, got nan"):
+    config = TrainConfig(steps=1, engine=EngineConfig(side=32), optimizer=OptimizerConfig(weight_decay=float("nan")))
+    with pytest.raises(InputError, match=r"TrainConfig: optimizer\.weight_decay must be a finite number, got nan"):
         train(tmp_path / "run", config, bank, device="cpu")
     assert not (tmp_path / "run").exists()
