@@ -1,5 +1,5 @@
 # make demo   makes the environment if there is none, then a few-shot segmentation from nothing, with pictures
-# make test   the whole suite (slow tests: make test-slow)
+# make test   the whole suite in two processes, then what compares times and memory, alone (slow tests: make test-slow)
 # make lint   style and layout (ruff) and annotations (mypy; alone: make types)
 # make coverage   the suite again, with the lines and branches that no test reaches: a table, and pages in htmlcov/
 # make docs   the site, in docs/_build/html; warnings are errors
@@ -22,7 +22,8 @@ docs: $(STAMP)
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --ignore=tests/benchmarks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/benchmarks
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

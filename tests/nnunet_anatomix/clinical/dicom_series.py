@@ -29,6 +29,8 @@ Coding = Literal["explicit", "implicit", "deflated", "rle", "jpegls", "jpeg2000"
 Change = Callable[[Dataset, int], None]
 
 PATIENT = "Müller-Größe^Jürgen"
+PATIENT_NUMBER = "471108150042"
+"""So long that no random UID holds it by chance."""
 AXIAL = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
 """Directions of columns, rows and slices: rows of this matrix are x, y and z of the image in LPS."""
 CORONAL = ((1, 0, 0), (0, 0, -1), (0, 1, 0))
@@ -63,7 +65,7 @@ def write_series(
     modality: str = "CT",
     description: str = "Abdomen 2.5",
     patient_name: str = PATIENT,
-    patient_id: str = "PID-4711-Müller",
+    patient_id: str = f"PID-{PATIENT_NUMBER}-Müller",
     study_uid: str | None = None,
     series_uid: str | None = None,
     frame_uid: str | None = None,

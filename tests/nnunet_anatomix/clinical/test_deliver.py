@@ -26,7 +26,7 @@ from nnunet_anatomix.clinical.structures import read_structures
 from pretraining.common.lock import InUse, locked
 from pretraining.errors import CommandFailed, InputError
 from pretraining.imaging.grids import image_on, same_grid
-from tests.nnunet_anatomix.clinical.dicom_series import PATIENT, SAGITTAL, write_series
+from tests.nnunet_anatomix.clinical.dicom_series import PATIENT, PATIENT_NUMBER, SAGITTAL, write_series
 from tests.nnunet_anatomix.clinical.intake_folder import LABELS, take_image, take_series, write_prediction
 
 CASES = ("case_001", "case_002")
@@ -289,7 +289,7 @@ def test_nothing_but_the_segmentation_tells_a_patient(clinic, monkeypatch, capfd
     told = caplog.text + "".join(capfd.readouterr()) + "".join(str(path) for path in clinic.dst.rglob("*"))
     assert told.count("2 of 3 structures") == 2 and "case_001 failed" in told
     told += "".join(path.read_text(encoding="utf-8") for path in clinic.dst.rglob("*") if path.suffix in (".csv", ".json"))
-    secrets = ("Müller", "Jürgen", PATIENT, "4711", "19501231", "Schröder", "ACC-0815", "Geheim")
+    secrets = ("Müller", "Jürgen", PATIENT, PATIENT_NUMBER, "19501231", "Schröder", "ACC-0815", "Geheim")
     assert not [secret for secret in secrets if secret in told]
     assert PATIENT.encode() in (clinic.dst / "segmentations/case_002.dcm").read_bytes()
 

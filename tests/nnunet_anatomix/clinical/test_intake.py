@@ -26,9 +26,9 @@ from nnunet_anatomix.clinical.sources import image_file, read_source, read_sourc
 from pretraining.common.lock import InUse
 from pretraining.errors import CommandFailed, InputError
 from pretraining.imaging.grids import Grid
-from tests.nnunet_anatomix.clinical.dicom_series import CORONAL, PATIENT, ramp, write_series
+from tests.nnunet_anatomix.clinical.dicom_series import CORONAL, PATIENT, PATIENT_NUMBER, ramp, write_series
 
-IDENTIFYING = ("Müller", "M\\xfcller", "ller-Gr", "Jürgen", "4711", "Schröder", "19501231", "ACC-0815", "Geheim", "Österreicher")
+IDENTIFYING = ("Müller", "M\\xfcller", "ller-Gr", "Jürgen", PATIENT_NUMBER, "Schröder", "19501231", "ACC-0815", "Geheim", "Österreicher")
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def pacs_dump(folder: Path) -> dict[str, str]:
     """20 series of three patients, five studies; five series are unusable. Returns each unusable series' UID and the reason expected."""
     studies = [generate_uid() for _ in range(5)]
     frames = [generate_uid() for _ in range(5)]
-    patients = ["PID-4711", "PID-4711", "PID-4712", "PID-4713 Österreicher", "PID-4713 Österreicher"]
+    patients = [f"PID-{PATIENT_NUMBER}", f"PID-{PATIENT_NUMBER}", "PID-4712", "PID-4713 Österreicher", "PID-4713 Österreicher"]
 
     paths: dict[str, list[Path]] = {}
 
