@@ -17,8 +17,8 @@ from typing import Literal
 
 import psutil
 
-from pretraining.errors import InputError
-from pretraining.processes import available_cores
+from pretraining.common.errors import InputError
+from pretraining.common.processes import available_cores
 
 GB = 2**30
 LEAST_DISK_GB = 10.0
@@ -90,7 +90,7 @@ def _torch() -> Iterator[Finding]:
 
 
 def _nnunet() -> Iterator[Finding]:
-    from nnunet_anatomix.finetuning.nnunet_version import require_nnunet
+    from nnunet_anatomix.finetuning.nnunet_guard import require_nnunet
 
     yield Finding("ok", f"nnU-Net {require_nnunet()}")
 

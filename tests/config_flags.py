@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from pretraining.config import from_dict, to_dict
-from pretraining.errors import InputError
+from pretraining.common.config import from_dict, to_dict
+from pretraining.common.errors import InputError
 
 
 def leaves(kind: type, prefix: str = "") -> Iterator[tuple[str, Any]]:

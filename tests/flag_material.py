@@ -14,17 +14,18 @@ from scipy import ndimage
 from nnunet_anatomix.datasets.registration_pairs import PairRow, PairSettings, write_pairs
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.backbone.weights import export_published, load_weights, save_weights
-from pretraining.config import load_preset, to_dict
-from pretraining.engine.bank_file import write_bank
-from pretraining.engine.templates import TemplateBank
+from pretraining.bank.bank_file import write_bank
+from pretraining.bank.template_bank import TemplateBank
+from pretraining.common.config import to_dict
 from pretraining.learning.train_config import TrainConfig
+from pretraining.presets.loading import load_preset
 from pretraining.samples.synthesize import Request, synthesize
 from tests.config_flags import changed, with_values
 from tests.nnunet_anatomix.clinical.dicom_series import write_series
 from tests.nnunet_anatomix.clinical.intake_folder import take_series, write_prediction
 from tests.nnunet_anatomix.datasets.downloads import download, placed
-from tests.pretraining.aligned_folders import brain_folder
 from tests.pretraining.engine.subjects import bank_of_subjects, body
+from tests.pretraining.probing.aligned_folders import brain_folder
 
 SMALL = {
     "steps": 2,

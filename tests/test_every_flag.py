@@ -16,9 +16,9 @@ from safetensors import safe_open
 import nnunet_anatomix.cli
 import pretraining.cli
 from pretraining.backbone.weights import load_weights
-from pretraining.command_line import _parsed
-from pretraining.config import load_preset
+from pretraining.common.command_line import _parsed
 from pretraining.learning.train_config import TrainConfig
+from pretraining.presets.loading import load_preset
 from tests.config_flags import flags_of, leaves, value_of
 from tests.flag_cases import CASES, LEFT_OUT, NNUNET, PRETRAIN, Case, as_parameter, found
 from tests.flag_material import LEFT, Material, changed_config, second_config

@@ -24,7 +24,7 @@ from nnunet_anatomix.datasets.layout import (
     require_folder,
 )
 from nnunet_anatomix.datasets.raw_dataset import SegmentationDataset
-from pretraining.errors import InputError
+from pretraining.common.errors import InputError
 
 _TITLE = "AMOS-CT"
 _COUNTS = Counts(training=180, validation=20, test=100)

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 
 from nnunet_anatomix.datasets.layout import SourceCase
 from pretraining.common.atomic import atomic_write
-from pretraining.errors import InputError
+from pretraining.common.errors import InputError
 from pretraining.imaging.grids import corner_distance_vox, same_grid
 from pretraining.imaging.scans import checked_scan, read_image
 from pretraining.imaging.writing import write_image

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pretraining.atomic import write_text
+from pretraining.common.atomic import write_text
+from pretraining.common.errors import InputError
 from pretraining.common.fingerprint import fingerprint
 from pretraining.common.lock import is_vacant, locked
-from pretraining.errors import InputError
 
 PREPARATION_FILE = "preparation.json"
 

@@ -32,7 +32,7 @@ from nnunet_anatomix.datasets.layout import (
 )
 from nnunet_anatomix.datasets.raw_dataset import SegmentationDataset
 from nnunet_anatomix.datasets.registration_pairs import PairRow, PairSettings, write_pairs
-from pretraining.errors import InputError
+from pretraining.common.errors import InputError
 from pretraining.imaging.scans import read_image
 from pretraining.imaging.writing import write_image
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pretraining.errors import InputError
+from pretraining.common.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,8 +23,8 @@ from nnunet_anatomix.datasets.case_files import ENDING, checked_label
 from nnunet_anatomix.datasets.claim import claimed, files_digest
 from nnunet_anatomix.datasets.layout import SourceCase, files_by_case, labelled_cases, require_count, require_folder
 from nnunet_anatomix.datasets.registration_pairs import PairRow, PairSettings, write_pairs
+from pretraining.common.errors import InputError
 from pretraining.common.tables import write_csv
-from pretraining.errors import InputError
 from pretraining.imaging.scans import checked_scan, read_image
 from pretraining.imaging.writing import write_image
 
@@ -55,7 +55,7 @@ def prepare_pairs(
     Parameters
     ----------
     partial : take as many as there are.
-    weights, device : of the alignment, see :func:`nnunet_anatomix.registration.align.align_scans`; ``none`` for MIND-SSC alone.
+    weights, device : of the alignment, see :func:`nnunet_anatomix.registration.atlas.align.align_scans`; ``none`` for MIND-SSC alone.
 
     Returns
     -------
@@ -68,7 +68,7 @@ def prepare_pairs(
     CommandFailed
         If a scan can't be aligned; the others are, and stay.
     """
-    from nnunet_anatomix.registration.align_command import align  # the alignment goes on by itself where it was killed
+    from nnunet_anatomix.commands.align import align  # the alignment goes on by itself where it was killed
 
     cases = {modality: _cases(source, modality, partial) for modality in ("ct", "mr")}
     pairs = list(zip(cases["ct"], cases["mr"], strict=False))

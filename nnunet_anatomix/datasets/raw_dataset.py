@@ -21,8 +21,8 @@ from nnunet_anatomix.datasets.case_files import ENDING, convert_case
 from nnunet_anatomix.datasets.claim import claimed, files_digest
 from nnunet_anatomix.datasets.layout import Counts, Parts
 from nnunet_anatomix.finetuning.splits import SPLITS_FILE, draw_folds
-from pretraining.atomic import write_text
-from pretraining.errors import InputError
+from pretraining.common.atomic import write_text
+from pretraining.common.errors import InputError
 
 log = logging.getLogger(__name__)
 

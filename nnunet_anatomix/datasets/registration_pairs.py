@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pretraining.atomic import write_text
+from pretraining.common.atomic import write_text
+from pretraining.common.config import read_json
+from pretraining.common.errors import InputError
 from pretraining.common.tables import write_csv
-from pretraining.config import read_json
-from pretraining.errors import InputError
 
 PAIRS_FILE = "pairs.json"
 PARTS = ("validation", "test")

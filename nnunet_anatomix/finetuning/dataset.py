@@ -17,18 +17,17 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from tqdm import tqdm
 
-from nnunet_anatomix.finetuning.labels import require_labels
 from pretraining.common.child import hides_progress_bars
+from pretraining.common.errors import InputError
+from pretraining.common.processes import available_cores, finished
 from pretraining.common.triple import triple
-from pretraining.errors import InputError
-from pretraining.imaging.dataset_json import DATASET_FILE, read_dataset_json
+from pretraining.imaging.dataset_json import DATASET_FILE, IGNORE, DatasetJson, read_dataset_json
 from pretraining.imaging.grids import ROUNDED_HEADERS_VOX, Grid, corner_distance_vox, same_grid
 from pretraining.imaging.headers import VolumeHeader
 from pretraining.imaging.integrity import check_file, require_volume
 from pretraining.imaging.limits import SANE_SPACING_MM
 from pretraining.imaging.orientation import is_sheared_alone, orientation_note, ras_affine
 from pretraining.imaging.rejection import Rejected
-from pretraining.processes import available_cores, finished
 
 log = logging.getLogger(__name__)
 
@@ -215,3 +214,28 @@ def _line(error: Exception) -> str:
 
 def _has_images(folder: Path, description: Mapping[str, Any]) -> bool:
     return "dataset" in description or (folder / "imagesTr").is_dir()
+
+
+def require_labels(dataset_name: str, description: Mapping[str, Any]) -> None:
+    """Refuse labels that nnU-Net would stumble over, or that leave nothing to learn.
+
+    Args:
+        dataset_name: For messages.
+        description: The dataset.json.
+
+    Raises:
+        InputError: Unless there are names with numbers, a background of 0, a foreground, consecutive numbers, the ignore label last,
+            and for regions an order of classes that fits them.
+    """
+    where = f"dataset.json of {dataset_name}"
+    described = DatasetJson(where=where, content=description)
+    described.require_background()
+    if not described.foreground:
+        raise InputError(f"{dataset_name} has no foreground label in dataset.json; fine-tuning needs one")
+    known = {0}.union(*described.foreground.values())
+    if IGNORE in described.labels and (found := description["labels"][IGNORE]) != max(known) + 1:
+        raise InputError(f"{where}: expected {max(known) + 1} for the label ignore, after all others, found {found}; renumber the labels")
+    if described.has_regions:
+        described.require_region_numbers()
+    elif known != set(range(len(known))):
+        raise InputError(f"{where}: expected the labels 0 to {len(known) - 1}, found {sorted(known)}; renumber them without gaps")

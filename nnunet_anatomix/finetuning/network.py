@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nnunet_anatomix.finetuning.precision import reduced_precision
+from pretraining.backbone.inference import voxelwise_normalized
 from pretraining.backbone.unet import UNet, UNetConfig
-from pretraining.config import from_dict
-from pretraining.errors import InputError
-from pretraining.voxelwise import voxelwise_normalized
+from pretraining.common.config import from_dict
+from pretraining.common.device import has_bf16_units
+from pretraining.common.errors import InputError
 
 FeatureNorm = Literal["none", "voxelwise"]
 
@@ -163,3 +164,17 @@ def _padded(x: Tensor, added: Sequence[tuple[int, int]]) -> Tensor:
     fits = all(after < side for (_, after), side in zip(added, x.shape[2:], strict=True))
     # functional.pad counts axes from the last.
     return functional.pad(x, [side for pair in reversed(added) for side in pair], mode="reflect" if fits else "replicate")
+
+
+def reduced_precision(device: torch.device) -> AbstractContextManager:
+    """Bfloat16 autocast on CPUs that gain from it, nothing elsewhere.
+
+    Notes
+    -----
+    On CUDA, nnU-Net itself opens float16 autocast around training and prediction; on CPU it never does. The network opens this
+    context, so that the trainer, its validation, stock prediction and stock trainers all gain alike.
+    Measured on 2 cores (AMD EPYC), 2×48×64×48, forward and backward, channels-last: 1.1 s in float32, 0.64 s in bfloat16.
+    """
+    if device.type == "cpu" and has_bf16_units(device):
+        return torch.autocast("cpu", torch.bfloat16)
+    return nullcontext()

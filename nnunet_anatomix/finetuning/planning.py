@@ -28,18 +28,18 @@ from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunet_anatomix.finetuning.dataset import RawDataset, check_cases, find_dataset
-from nnunet_anatomix.finetuning.geometry import GeometryConfig, patch_and_batch, target_spacing
+from nnunet_anatomix.finetuning.grid_rule import GeometryConfig, patch_and_batch, target_spacing
 from nnunet_anatomix.finetuning.memory import GB, training_memory_gb
 from nnunet_anatomix.finetuning.network import backbone_config
 from nnunet_anatomix.finetuning.recipe import BLOCK, Recipe
-from pretraining.atomic import write_text
 from pretraining.backbone.statistics import DEFAULT as DEFAULT_STATISTICS
 from pretraining.backbone.statistics import Statistics, fitted_to
 from pretraining.backbone.unet import UNetConfig
 from pretraining.backbone.weights import find_weights, load_weights
+from pretraining.common.atomic import write_text
+from pretraining.common.config import from_dict, read_json, to_dict
+from pretraining.common.errors import InputError
 from pretraining.common.outputs import try_file
-from pretraining.config import from_dict, read_json, to_dict
-from pretraining.errors import InputError
 from pretraining.imaging.limits import check_spacing
 
 log = logging.getLogger(__name__)
@@ -94,12 +94,12 @@ def anatomix_plan(
 ) -> dict[str, Any]:
     """The plan for our backbone; nothing is read or written.
 
-    Patch and batch follow the rule of :mod:`nnunet_anatomix.finetuning.geometry`. Intensities are brought to [0, 1]: CT by a stock
+    Patch and batch follow the rule of :mod:`nnunet_anatomix.finetuning.grid_rule`. Intensities are brought to [0, 1]: CT by a stock
     ``CTNormalization`` whose statistics are set to clip and scale, the rest by ``RescaleTo01Normalization``.
 
     Parameters
     ----------
-    stock : nnU-Net's own plan of the dataset, on the grid of :func:`~nnunet_anatomix.finetuning.geometry.target_spacing`.
+    stock : nnU-Net's own plan of the dataset, on the grid of :func:`~nnunet_anatomix.finetuning.grid_rule.target_spacing`.
     template : what the backbone needs.
     plans_name : names the plan and its preprocessed data, which stock plans cannot share.
     memory_target_gb : that training may take, 2^30 bytes.

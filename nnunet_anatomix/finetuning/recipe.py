@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nnunet_anatomix.finetuning.augmentation import AugmentationConfig
+from nnunet_anatomix.finetuning.augmentation.config import AugmentationConfig
 from nnunet_anatomix.finetuning.schedule import ScheduleConfig
 from pretraining.common.checks import check_count, check_not_negative, check_positive, check_within
-from pretraining.config import from_dict
-from pretraining.errors import InputError
+from pretraining.common.config import from_dict
+from pretraining.common.errors import InputError
 
 BLOCK = "anatomix"
 

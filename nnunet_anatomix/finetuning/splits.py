@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pretraining.common.atomic import write_text
-from pretraining.errors import InputError
+from pretraining.common.errors import InputError
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_anatomix.finetuning.nnunet_guard import stops_on_bad_input
 from nnunet_anatomix.finetuning.recipe import Recipe, whole_number
-from nnunet_anatomix.finetuning.stopping import stops_on_bad_input
 
 EPOCHS_AT_LEAST = 10
 """nnU-Net lowers its rate once an epoch: a training of one epoch would never lower it."""

@@ -19,17 +19,17 @@ from torch import nn
 from torch.optim import Adam, Optimizer
 from tqdm import tqdm
 
-from nnunet_anatomix.finetuning.augmentation import imperfect_earlier_stage, initial_patch_size, modalities_of, table9
-from nnunet_anatomix.finetuning.labels import require_labels
+from nnunet_anatomix.finetuning.augmentation.pipeline import imperfect_earlier_stage, initial_patch_size, modalities_of, table9
+from nnunet_anatomix.finetuning.dataset import require_labels
 from nnunet_anatomix.finetuning.network import AnatomixNetwork
+from nnunet_anatomix.finetuning.nnunet_guard import StoppedByInput, stops_on_bad_input
 from nnunet_anatomix.finetuning.recipe import recipe_of, whole_number
 from nnunet_anatomix.finetuning.schedule import RatePerIteration, parameter_groups
 from nnunet_anatomix.finetuning.splits import STOCK_FOLDS, few_shot_splits
-from nnunet_anatomix.finetuning.stopping import StoppedByInput, stops_on_bad_input
 from nnunet_anatomix.finetuning.transfer import start_from, weights_of
 from pretraining.common.atomic import NotWritten, atomic_write, write_text
 from pretraining.common.child import hides_progress_bars
-from pretraining.errors import InputError
+from pretraining.common.errors import InputError
 
 NETWORK = f"{AnatomixNetwork.__module__}.{AnatomixNetwork.__qualname__}"
 """``network_class_name`` of our plans."""

@@ -9,7 +9,7 @@ from nnunet_anatomix.finetuning.recipe import Recipe
 from pretraining.backbone.statistics import fitted_to
 from pretraining.backbone.transfer import TransferReport, transfer
 from pretraining.backbone.weights import Weights, find_weights, load_weights
-from pretraining.errors import InputError
+from pretraining.common.errors import InputError
 
 
 def weights_of(recipe: Recipe) -> tuple[str, Weights]:

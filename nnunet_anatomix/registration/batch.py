@@ -11,19 +11,20 @@ from pathlib import Path
 
 import torch
 
+from nnunet_anatomix.registration.config import RegistrationConfig
+from nnunet_anatomix.registration.landmarks import read_landmarks
 from nnunet_anatomix.registration.lists import numbered_pair, read_list
-from nnunet_anatomix.registration.metrics import read_landmarks
-from nnunet_anatomix.registration.register import RegistrationConfig, register
+from nnunet_anatomix.registration.register import register
 from nnunet_anatomix.registration.summary import REGISTRATION_FILE
 from nnunet_anatomix.registration.writing import measured, write_registration
 from pretraining.backbone.feature_network import FeatureWeights
+from pretraining.backbone.inference import Clip
 from pretraining.common.batch import FAILURES, run_batch
+from pretraining.common.errors import InputError
 from pretraining.common.fingerprint import file_state, fingerprint
 from pretraining.common.lock import locked
-from pretraining.errors import InputError
 from pretraining.imaging.limits import check_window
 from pretraining.imaging.scans import checked_labels, checked_scan, read_image
-from pretraining.inference import Clip
 
 log = logging.getLogger(__name__)
 

@@ -11,13 +11,13 @@ from skimage.filters import threshold_otsu
 from torch import Tensor
 from torch.nn import functional
 
-from nnunet_anatomix.other_network import suited_side
+from pretraining.backbone.external import suited_side
 from pretraining.backbone.feature_network import FeatureNetwork
+from pretraining.backbone.inference import sliding_window_features
 from pretraining.common.checks import check_count, check_not_negative, check_within
-from pretraining.errors import InputError
-from pretraining.inference import sliding_window_features
-from pretraining.mind import CHANNELS as MIND_CHANNELS
-from pretraining.mind import pooled_mind_ssc
+from pretraining.common.errors import InputError
+from pretraining.imaging.mind import CHANNELS as MIND_CHANNELS
+from pretraining.imaging.mind import pooled_mind_ssc
 
 log = logging.getLogger(__name__)
 

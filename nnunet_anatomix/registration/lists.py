@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pretraining.errors import InputError
+from pretraining.common.errors import InputError
 
 
 class Row(NamedTuple):

@@ -6,13 +6,13 @@ import logging
 from dataclasses import dataclass, replace
 from math import prod
 
-from nnunet_anatomix.registration.convex import cost_bytes
-from nnunet_anatomix.registration.convexadam import ConvexAdamConfig
 from nnunet_anatomix.registration.descriptors import DescriptorConfig
+from nnunet_anatomix.registration.solvers.convex import cost_bytes
+from nnunet_anatomix.registration.solvers.convexadam import ConvexAdamConfig
 from pretraining.backbone.feature_network import FeatureNetwork
-from pretraining.byte_sizes import format_bytes
-from pretraining.errors import InputError
-from pretraining.inference_memory import window_bytes
+from pretraining.backbone.inference_memory import window_bytes
+from pretraining.common.byte_sizes import format_bytes
+from pretraining.common.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ _LIBRARIES = 350 * 2**20
 _SCANS = 6
 """Volumes of the working grid that live all the time: both scans as images and tensors, and where they are known."""
 _MIND_SLAB = 30 * 2**19 * _NUMBER
-"""Of :func:`pretraining.mind.pooled_mind_ssc`."""
+"""Of :func:`pretraining.imaging.mind.pooled_mind_ssc`."""
 _FIELDS = 15
 """Volumes that writing a displacement takes: single and double precision, ITK's and ours."""
 _LEAST_CHANNELS = 8

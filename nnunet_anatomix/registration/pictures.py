@@ -9,8 +9,8 @@ import numpy as np
 import SimpleITK as sitk
 from torch import Tensor
 
-from pretraining.atomic import written_whole
-from pretraining.errors import InputError
+from pretraining.common.atomic import atomic_write
+from pretraining.common.errors import InputError
 from pretraining.imaging.grids import same_grid
 from pretraining.imaging.views import CONTENT, VIEWS, display_window, letter_sides, windowed
 
@@ -117,7 +117,7 @@ def draw_registration(out: Path, fixed: sitk.Image, before: sitk.Image, after: s
         row[0].text(-0.02, 0.5, view, color="white", fontsize=10, rotation=90, ha="right", va="center", transform=row[0].transAxes)
     for axis, name in zip(rows[0], COLUMNS, strict=True):
         axis.set_title(name, color="white", fontsize=10)
-    with written_whole(out) as partial:
+    with atomic_write(out) as partial:
         figure.savefig(partial, format="png", dpi=120)
 
 

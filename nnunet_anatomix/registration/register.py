@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,63 +16,27 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from nnunet_anatomix.other_network import OtherNetwork
-from nnunet_anatomix.registration.affine import Stage
-from nnunet_anatomix.registration.ants import AntsConfig, syn_displacement
-from nnunet_anatomix.registration.convexadam import ConvexAdamConfig, convex_adam
+from nnunet_anatomix.registration.config import RegistrationConfig
 from nnunet_anatomix.registration.descriptors import DescriptorConfig, Scan, described, descriptors
-from nnunet_anatomix.registration.initial import Start, best_start, file_start, header_start
 from nnunet_anatomix.registration.memory import fitted
+from nnunet_anatomix.registration.solvers.ants import syn_displacement
+from nnunet_anatomix.registration.solvers.convexadam import convex_adam
+from nnunet_anatomix.registration.start.initial import Start, best_start, file_start, header_start
 from nnunet_anatomix.registration.warp import displacement_of, inverted, itk_transform
+from pretraining.backbone.external import OtherNetwork
 from pretraining.backbone.feature_network import FeatureNetwork, FeatureWeights
+from pretraining.backbone.inference import Clip
+from pretraining.backbone.inference_memory import available_bytes
 from pretraining.backbone.unet import UNet
 from pretraining.backbone.weights import find_weights, load_weights
+from pretraining.common.errors import InputError
 from pretraining.common.finite import require_finite
 from pretraining.common.triple import triple
-from pretraining.errors import InputError
 from pretraining.imaging.grids import coverage, grid_of_cubes, image_tensor, near_isotropic_grid, resample_image
-from pretraining.imaging.limits import check_spacing, check_window
+from pretraining.imaging.limits import check_window
 from pretraining.imaging.scans import checked_labels, checked_scan
-from pretraining.inference import Clip
-from pretraining.inference_memory import available_bytes
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RegistrationConfig:
-    """How to register."""
-
-    solver: Literal["convexadam", "ants"] = "convexadam"
-    """``convexadam``, or ``ants``: SyN on feature channels, or on mutual information where features have no weight."""
-    init: str = "auto"
-    """``auto`` judges several starts, ``none`` trusts the headers, anything else names a transform's file."""
-    affine: Stage | None = None
-    """What the start may do to agree better; left out, ``affine`` with ``auto`` and ``none`` otherwise."""
-    spacing_mm: float | None = None
-    """Of the working grid; left out, the fixed scan's own if its axes are alike, else its finest."""
-    descriptors: DescriptorConfig = field(default_factory=DescriptorConfig)
-    """What is compared."""
-    convexadam: ConvexAdamConfig = field(default_factory=ConvexAdamConfig)
-    """Settings of that solver."""
-    ants: AntsConfig = field(default_factory=AntsConfig)
-    """Settings of that solver."""
-
-    def __post_init__(self) -> None:
-        check_spacing(self.spacing_mm, "spacing of the working grid")
-
-    @property
-    def stage(self) -> Stage:
-        """What the start may do."""
-        return self.affine or ("affine" if self.init == "auto" else "none")
-
-    @property
-    def method(self) -> str:
-        """Its name in tables."""
-        weight, mind = self.descriptors.feature_weight, self.descriptors.mind
-        if self.solver == "ants":
-            return "ants-features" if weight else "ants-mi"
-        return "convexadam-" + "+".join(name for name, takes_part in (("mind", mind), ("features", weight)) if takes_part)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_anatomix.evaluation import bootstrap_interval, bootstrap_std
-from pretraining.atomic import write_text, written_whole
+from nnunet_anatomix.scores.statistics import bootstrap_interval, bootstrap_std
+from pretraining.common.atomic import atomic_write, write_text
+from pretraining.common.errors import InputError
 from pretraining.common.tables import markdown_table, write_records
-from pretraining.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -266,5 +266,5 @@ def draw_dice(out: Path, rows: Sequence[PairRow]) -> None:
     axis.set(ylabel="Dice, mean over labels", ylim=(-0.02, 1.02), xlim=(-0.5, len(methods) - 0.5))
     axis.grid(axis="y", alpha=0.3)
     axis.legend()
-    with written_whole(out) as partial:
+    with atomic_write(out) as partial:
         figure.savefig(partial, format="png", dpi=150)

@@ -12,17 +12,11 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_anatomix.registration.metrics import (
-    dice_by_label,
-    folded_share,
-    hd95_mm_by_label,
-    inverse_error_mm,
-    shared_labels,
-    tre_mm,
-)
+from nnunet_anatomix.registration.metrics import folded_share, inverse_error_mm, tre_mm
 from nnunet_anatomix.registration.pictures import draw_registration
 from nnunet_anatomix.registration.register import Registration
 from nnunet_anatomix.registration.summary import REGISTRATION_FILE
+from nnunet_anatomix.scores.overlap import dice_by_label, hd95_mm_by_label, shared_labels
 from pretraining.common.atomic import NotWritten, write_text
 from pretraining.imaging.grids import LARGEST_FIELD, near_isotropic_grid, resample_image
 from pretraining.imaging.writing import write_image, write_transform

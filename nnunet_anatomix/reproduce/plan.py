@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pretraining.errors import InputError
+from pretraining.common.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from nnunet_anatomix.reproduce.plan import Cell, Table
-from pretraining.atomic import write_text
+from pretraining.common.atomic import write_text
 from pretraining.common.tables import markdown_table, write_csv
 
 _NOTHING = "–"

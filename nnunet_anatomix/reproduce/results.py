@@ -14,7 +14,7 @@ from nnunet_anatomix.reproduce.settings import Settings
 from nnunet_anatomix.reproduce.sources import SegmentationSource
 from nnunet_anatomix.study.report import read_rows, summarize
 from nnunet_anatomix.study.runs import start_name
-from pretraining.errors import InputError
+from pretraining.common.errors import InputError
 
 _BEFORE_SEARCH = ("0.75", "2", "1", "2")
 """Shown for them in a dry run: the published defaults."""
@@ -47,7 +47,7 @@ def pair_numbers(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def registration_dice(folder: Path) -> str:
     """Mean over pairs with its bootstrapped std."""
-    from nnunet_anatomix.evaluation import bootstrap_std
+    from nnunet_anatomix.scores.statistics import bootstrap_std
 
     dice, _ = pair_numbers(folder)
     return mean_and_std(float(dice.mean()), bootstrap_std(dice))

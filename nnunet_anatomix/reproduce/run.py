@@ -22,8 +22,8 @@ from nnunet_anatomix.reproduce.settings import Settings
 from pretraining.common.atomic import write_text
 from pretraining.common.batch import FAILURES, run_batch
 from pretraining.common.child import GRACE_S, run_child
+from pretraining.common.errors import CommandFailed
 from pretraining.common.lock import locked
-from pretraining.errors import CommandFailed
 
 log = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nnunet_anatomix.registration.search_grid import SearchGrid
-from pretraining.errors import InputError
+from nnunet_anatomix.registration.tuning.grid import SearchGrid
+from pretraining.common.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)

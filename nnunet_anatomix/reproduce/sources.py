@@ -10,7 +10,7 @@ from nnunet_anatomix.datasets import l2r_abdomen, mm_whs
 from nnunet_anatomix.datasets.catalog import SEGMENTATION
 from nnunet_anatomix.datasets.registration_pairs import PAIRS_FILE, PairSettings, read_pair_settings
 from nnunet_anatomix.reproduce.settings import Settings
-from pretraining.errors import InputError
+from pretraining.common.errors import InputError
 
 _WITHOUT_PUBLIC_DATA = {"wufetal": "WUFetal"}
 """Column of the paper → its title; in-house, never published."""

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_anatomix.evaluation import CaseDice, bootstrap_std, subject_means
+from nnunet_anatomix.scores.statistics import CaseDice, bootstrap_std, subject_means
 from nnunet_anatomix.study.runs import Run
-from pretraining.atomic import write_text, written_whole
+from pretraining.common.atomic import atomic_write, write_text
 from pretraining.common.tables import markdown_table, write_csv, write_records
 
 
@@ -113,7 +113,7 @@ def write_report(out: Path, rows: Sequence[Row], title: str) -> str:
         ],
     )
     write_text(out / "table.md", text)
-    with written_whole(out / "curve.png") as partial:
+    with atomic_write(out / "curve.png") as partial:
         draw_curve(partial, summaries, title)
     return text
 

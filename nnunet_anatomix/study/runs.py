@@ -18,8 +18,8 @@ from nnunet_anatomix.finetuning.splits import SPLITS_FILE, Fold
 from pretraining.common.atomic import write_text
 from pretraining.common.checks import check_count, check_positive
 from pretraining.common.child import run_child
+from pretraining.common.errors import InputError
 from pretraining.common.lock import LOCK
-from pretraining.errors import InputError
 
 log = logging.getLogger(__name__)
 

@@ -17,15 +17,15 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from nnunet_anatomix.evaluation import read_case_dice
 from nnunet_anatomix.finetuning.splits import draw_folds, training_pool
+from nnunet_anatomix.scores.statistics import read_case_dice
 from nnunet_anatomix.study.report import Row, read_rows, rows_of, write_report, write_rows
 from nnunet_anatomix.study.runs import BY_NAME, Run, StudySettings, carry_out, prepare, starts_of
 from pretraining.common.atomic import write_text
 from pretraining.common.batch import FAILURES, run_batch
+from pretraining.common.config import read_json, to_dict
+from pretraining.common.errors import InputError
 from pretraining.common.lock import is_vacant, locked
-from pretraining.config import read_json, to_dict
-from pretraining.errors import InputError
 
 FINISHED = "dice.csv"
 """Of a run."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pretraining.triton_support import can_run_triton, launch
+from pretraining.common.triton_support import can_run_triton, launch
 
 Border = Literal["reflect", "replicate"]
 _SPATIAL = (2, 3, 4)

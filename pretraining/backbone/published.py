@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pretraining.backbone.unet import UNet, UNetConfig
-from pretraining.errors import InputError
+from pretraining.common.errors import InputError
 
 _COMPILED_PREFIX = "_orig_mod."
 

@@ -11,9 +11,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from pretraining.archive import check_archive
-from pretraining.byte_sizes import format_bytes
-from pretraining.errors import InputError
+from pretraining.common.archive import check_archive
+from pretraining.common.byte_sizes import format_bytes
+from pretraining.common.errors import InputError
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _COUNTERS = "num_batches_tracked"

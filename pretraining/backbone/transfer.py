@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pretraining.errors import InputError
+from pretraining.common.errors import InputError
 
 
 @dataclass(frozen=True)

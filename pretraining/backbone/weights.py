@@ -19,13 +19,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from pretraining.atomic import written_whole
 from pretraining.backbone.published import from_published, to_published
 from pretraining.backbone.tensor_files import check_state, load_tensor_file
 from pretraining.backbone.unet import UNet, UNetConfig
+from pretraining.common.atomic import atomic_write
+from pretraining.common.config import from_dict, to_dict
+from pretraining.common.errors import InputError
 from pretraining.common.finite import require_finite
-from pretraining.config import from_dict, to_dict
-from pretraining.errors import InputError
 
 FORMAT = "anatomix-weights/1"
 _CHECKPOINT_KEY = "network_weights"
@@ -95,7 +95,7 @@ def save_weights(path: str | Path, state: dict[str, Tensor], architecture: UNetC
         "architecture": json.dumps(to_dict(architecture)),
         "card": json.dumps({**card, "sha256": sha256}),
     }
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         safetensors.torch.save_file(state, partial, metadata)
     return sha256
 
@@ -117,7 +117,7 @@ def load_weights(path: str | Path) -> Weights:
 def export_published(path: str | Path, weights: Weights) -> None:
     """Write ``weights`` as a published ``.pth`` state dict, whole or not at all."""
     require_finite(weights.state, f"weights for {path}")
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         torch.save(to_published(weights.state, weights.architecture), partial)
 
 

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pretraining.byte_sizes import format_bytes
+from pretraining.common.byte_sizes import format_bytes
 from pretraining.common.completeness import Incomplete, check_complete
+from pretraining.common.errors import CommandFailed, InputError
 from pretraining.common.outputs import blocking_file
-from pretraining.errors import CommandFailed, InputError
 
 _ABANDONED_AFTER_S = 3600
 """No file takes that long to write."""

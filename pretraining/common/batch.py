@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from pretraining.common.errors import CommandFailed, Interrupted
+from pretraining.common.interruption import signal_of, stop_signals_interrupt
 from pretraining.common.lock import InUse
 from pretraining.common.tables import write_csv
-from pretraining.errors import CommandFailed, Interrupted
-from pretraining.interruption import signal_of, stop_signals_interrupt
 
 log = logging.getLogger(__name__)
 

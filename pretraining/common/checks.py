@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from pretraining.errors import InputError
+from pretraining.common.errors import InputError
 
 Numbers = float | Sequence[float] | None
 """A number, several that must all fit, or None, which passes: a field that is left open."""

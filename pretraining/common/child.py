@@ -19,7 +19,7 @@ from typing import IO
 
 import psutil
 
-from pretraining.errors import CommandFailed
+from pretraining.common.errors import CommandFailed
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pretraining.errors import CommandFailed
+from pretraining.common.errors import CommandFailed
 
 if TYPE_CHECKING:
     from torch import Tensor

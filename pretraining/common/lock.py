@@ -22,8 +22,8 @@ from uuid import uuid4
 
 import psutil
 
+from pretraining.common.errors import CommandFailed, InputError
 from pretraining.common.outputs import blocking_file
-from pretraining.errors import CommandFailed, InputError
 
 log = logging.getLogger(__name__)
 

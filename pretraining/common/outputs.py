@@ -6,7 +6,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from pretraining.errors import InputError
+from pretraining.common.errors import InputError
 
 
 def try_folder(folder: str | Path, name: str = "--out") -> None:

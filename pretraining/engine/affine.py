@@ -10,7 +10,7 @@ import numpy as np
 from torch import Generator
 
 from pretraining.common.checks import check_not_negative, check_range
-from pretraining.engine.draws import integers, uniforms
+from pretraining.common.random import integers, uniforms
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from pretraining.bank.template_bank import TemplateBank
 from pretraining.common.checks import check_choice, check_count, check_not_negative, check_positive, check_range
+from pretraining.common.errors import InputError
+from pretraining.common.random import integer, subset, uniforms, weighted
 from pretraining.common.triple import triple
 from pretraining.engine.affine import AffineConfig, about, sample_affine
-from pretraining.engine.compiled import compiled
-from pretraining.engine.draws import integer, subset, uniforms, weighted
+from pretraining.engine.execution import compiled
 from pretraining.engine.fields import SmoothNoise, sample_smooth_noise, smooth_noise
 from pretraining.engine.placement import place, stamp
 from pretraining.engine.resident import packed_on
-from pretraining.engine.templates import TemplateBank
-from pretraining.errors import InputError
 
 Shape = tuple[int, int, int]
 

@@ -15,9 +15,8 @@ import torch
 from torch import Generator
 
 from pretraining.common.checks import check_not_negative, check_probability, check_range
+from pretraining.common.random import happens, noise_generator, noise_seed, uniform
 from pretraining.common.triple import triple
-from pretraining.engine.draws import happens, noise_seed, uniform
-from pretraining.engine.seeds import noise_generator
 
 Shape = tuple[int, int, int]
 Curves = tuple[np.ndarray, np.ndarray, np.ndarray]

@@ -9,17 +9,17 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from pretraining.bank.balance import draw_balanced
+from pretraining.bank.template_bank import TemplateBank
 from pretraining.common.checks import check_choice, check_range
+from pretraining.common.random import integer, integers
 from pretraining.common.triple import triple
 from pretraining.engine.affine import AffineConfig, about, sample_affine
-from pretraining.engine.balance import draw_balanced
 from pretraining.engine.bending import Bend, BendConfig, Curves, bend_curves, sample_bend
-from pretraining.engine.draws import integer, integers
 from pretraining.engine.foreground import Foreground, ForegroundConfig, apply_foreground, sample_foreground
 from pretraining.engine.median import median_3x3x3
 from pretraining.engine.placement import Placement, place, stamp
 from pretraining.engine.resident import packed_on
-from pretraining.engine.templates import TemplateBank
 
 Shape = tuple[int, int, int]
 

@@ -12,10 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from pretraining.common.random import noise_generator, noise_seed, uniforms
 from pretraining.common.triple import triple
-from pretraining.engine.draws import noise_seed, uniforms
-from pretraining.engine.seeds import noise_generator
-from pretraining.engine.upload import upload
+from pretraining.engine.execution import upload
 
 Shape = tuple[int, int, int]
 

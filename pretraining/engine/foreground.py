@@ -9,9 +9,9 @@ import torch
 from torch import Generator, Tensor
 
 from pretraining.common.checks import check_not_negative, check_positive, check_probability, check_range
+from pretraining.common.random import happens, integer, integers
 from pretraining.common.triple import triple
-from pretraining.engine.compiled import compiled
-from pretraining.engine.draws import happens, integer, integers
+from pretraining.engine.execution import compiled
 from pretraining.engine.fields import SmoothNoise, sample_smooth_noise, smooth_noise
 from pretraining.engine.median import majority_3x3x3
 from pretraining.engine.morphology import shell

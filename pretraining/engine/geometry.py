@@ -8,9 +8,9 @@ import numpy as np
 from torch import Generator, Tensor
 
 from pretraining.common.checks import check_not_negative, check_probability, check_range
+from pretraining.common.random import happens, uniforms
 from pretraining.common.triple import triple
 from pretraining.engine.affine import about, rotation_matrix
-from pretraining.engine.draws import happens, uniforms
 from pretraining.engine.resample import resample_labels, resample_linear
 
 

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from pretraining.bank.template_bank import TemplateBank
 from pretraining.common.checks import check_not_negative
+from pretraining.common.errors import InputError
+from pretraining.common.random import weighted
 from pretraining.engine.anatomy import Anatomy, render_anatomy, sample_anatomy
-from pretraining.engine.draws import weighted
 from pretraining.engine.ensemble import Ensemble, render_ensemble, sample_ensemble
 from pretraining.engine.smshapes import SmShapes, render_smshapes, sample_smshapes
-from pretraining.engine.templates import TemplateBank
-from pretraining.errors import InputError
 
 Shape = tuple[int, int, int]
 Drawn = Ensemble | SmShapes | Anatomy

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pretraining.triton_support import can_run_triton, launch
+from pretraining.common.triton_support import can_run_triton, launch
 
 CACHED_VOXELS = 2**17
 """Slab size on a CPU."""

@@ -9,9 +9,8 @@ import torch
 from torch import Generator, Tensor
 
 from pretraining.common.checks import check_probability, check_range
-from pretraining.engine.draws import happens, noise_seed, uniforms
-from pretraining.engine.seeds import noise_generator
-from pretraining.engine.upload import upload
+from pretraining.common.random import happens, noise_generator, noise_seed, uniforms
+from pretraining.engine.execution import upload
 
 
 @dataclass(frozen=True, kw_only=True)

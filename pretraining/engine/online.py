@@ -17,8 +17,8 @@ from pretraining.engine.artefacts.blur import BlurConfig, apply_blur, sample_blu
 from pretraining.engine.artefacts.log_gamma import LogGammaConfig, apply_log_gamma, sample_log_gamma
 from pretraining.engine.artefacts.motion import MotionConfig, apply_motion, sample_motion
 from pretraining.engine.artefacts.noise import NoiseConfig, apply_noise, sample_noise
+from pretraining.engine.execution import upload
 from pretraining.engine.geometry import Geometry, GeometryConfig, apply_geometry, sample_geometry
-from pretraining.engine.upload import upload
 
 ARTEFACTS: dict[str, tuple[Callable[..., Any], Callable[..., Tensor]]] = {
     "blur": (sample_blur, apply_blur),

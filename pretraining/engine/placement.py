@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pretraining.engine.compiled import compiled
-from pretraining.engine.upload import upload
-from pretraining.triton_support import can_run_triton, launch
+from pretraining.common.triton_support import can_run_triton, launch
+from pretraining.engine.execution import compiled, upload
 
 Triple = tuple[int, int, int]
 

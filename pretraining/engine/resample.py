@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from pretraining.common.triple import triple
-from pretraining.engine.compiled import compiled
-from pretraining.engine.upload import upload
+from pretraining.common.triton_support import can_run_triton, launch
+from pretraining.engine.execution import compiled, upload
 from pretraining.imaging.interpolation import interpolate_at
-from pretraining.triton_support import can_run_triton, launch
 
 _BLOCK = 256
 """Voxels of one of Triton's programs."""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pretraining.engine.templates import TemplateBank
-from pretraining.engine.upload import upload
+from pretraining.bank.template_bank import TemplateBank
+from pretraining.engine.execution import upload
 
 RESIDENT_BYTES = 2**30
 """Bound of the bits that stay on a device, for each bank and stream."""

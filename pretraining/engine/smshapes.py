@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from pretraining.common.checks import check_count, check_not_negative, check_positive, check_range
+from pretraining.common.random import integer, noise_seed, uniforms
 from pretraining.common.triple import triple
-from pretraining.engine.compiled import compiled
-from pretraining.engine.draws import integer, noise_seed, uniforms
+from pretraining.engine.execution import compiled
 from pretraining.engine.fields import SmoothNoise, smooth_noise
 from pretraining.engine.foreground import REFERENCE_SIDE
 from pretraining.imaging.interpolation import interpolate_at

@@ -8,15 +8,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pretraining.bank.template_bank import TemplateBank
+from pretraining.common.random import sample_generator
 from pretraining.engine.anatomy import AnatomyConfig, eligible_subjects
 from pretraining.engine.appearance import AppearanceConfig, apply_appearances, sample_appearance
 from pretraining.engine.ensemble import EnsembleConfig
+from pretraining.engine.execution import one_thread
 from pretraining.engine.label_models import LABEL_MODELS, LabelModelConfig, choose_label_model
-from pretraining.engine.one_thread import one_thread
 from pretraining.engine.online import OnlineConfig, apply_online, sample_online
-from pretraining.engine.seeds import sample_generator
 from pretraining.engine.smshapes import SmShapesConfig
-from pretraining.engine.templates import TemplateBank
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pretraining.errors import InputError
+from pretraining.common.errors import InputError
 
 DATASET_FILE = "dataset.json"
 IGNORE = "ignore"

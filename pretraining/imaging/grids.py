@@ -16,7 +16,7 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from pretraining.errors import InputError
+from pretraining.common.errors import InputError
 from pretraining.imaging.limits import check_spacing
 
 SAME_GRID_VOX = 1e-3

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from pretraining.byte_sizes import format_bytes
+from pretraining.common.byte_sizes import format_bytes
 from pretraining.common.completeness import inflated
 from pretraining.imaging.headers import VolumeHeader, read_header
 from pretraining.imaging.limits import LARGEST_INFLATION, LARGEST_ORIGIN_MM, LARGEST_VOXELS, SANE_SPACING_MM

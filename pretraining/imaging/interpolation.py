@@ -24,8 +24,8 @@ def interpolate_at(volume: Tensor, position: Tensor | Sequence[Tensor], *, mode:
     Notes:
         Some places look up values in other ways, each for its own reason. On a CPU, :mod:`pretraining.engine.resample` and
         :mod:`pretraining.engine.smshapes` have compiled loops, which take less time and give the samples of a seed their bits, and
-        :mod:`nnunet_anatomix.registration.dissimilarity` has one that makes the derivative in the same pass.
-        :func:`nnunet_anatomix.finetuning.affine_warp.warp_affine` and the demo's anatomy count in half sides from the middle, so that
+        :mod:`nnunet_anatomix.registration.solvers.dissimilarity` has one that makes the derivative in the same pass.
+        :func:`nnunet_anatomix.finetuning.augmentation.affine.warp_affine` and the demo's anatomy count in half sides from the middle, so that
         positions in voxels would round their results differently.
     """
     # grid_sample counts axes from the last, and the outermost voxels' centres lie at -1 and 1.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pretraining.errors import InputError
+from pretraining.common.errors import InputError
 
 SANE_SPACING_MM = (1e-4, 100.0)
 """From a tenth of a micrometre to ten centimetres."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from pretraining.errors import InputError
+from pretraining.common.errors import InputError
 from pretraining.learning.checkpoint import Checkpoint
 from pretraining.learning.distributed import Ranks, from_first_rank
 from pretraining.learning.schedule import OptimizerConfig, rate_at, rate_in_time

@@ -17,7 +17,7 @@ import torch.distributed as dist
 import torch.distributed.nn  # now: imported later, its default arguments would keep the process group, and gloo's threads, for ever
 from torch import Tensor, nn
 
-from pretraining.device import local_rank
+from pretraining.common.device import local_rank
 
 PATIENCE = timedelta(minutes=10)
 """How long a rank waits for the others before the job ends with an error."""

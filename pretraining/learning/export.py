@@ -10,8 +10,8 @@ from torch import Tensor
 
 import pretraining
 from pretraining.backbone.weights import Weights, export_published, save_weights, tensors_sha256
-from pretraining.config import from_dict
-from pretraining.errors import InputError
+from pretraining.common.config import from_dict
+from pretraining.common.errors import InputError
 from pretraining.learning.checkpoint import Checkpoint, load_checkpoint
 from pretraining.learning.train_config import TrainConfig
 

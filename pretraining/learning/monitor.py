@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pretraining.atomic import write_text, written_whole
+from pretraining.common.atomic import atomic_write, write_text
 from pretraining.learning.budget import Budget
 
 
@@ -70,7 +70,7 @@ class Monitor:
         """Keep a picture (H, W, 3) in [0, 1] as ``pictures/NAME-STEP.png`` and in TensorBoard."""
         from matplotlib.image import imsave
 
-        with written_whole(self._run / "pictures" / f"{name}-{step:07d}.png") as partial:
+        with atomic_write(self._run / "pictures" / f"{name}-{step:07d}.png") as partial:
             imsave(partial, picture, format="png")
         self._board.add_image(name, picture, step, dataformats="HWC")
 

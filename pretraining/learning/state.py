@@ -11,17 +11,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pretraining.engine.seeds import noise_generator, sample_generator
+from pretraining.common.device import has_bf16_units
+from pretraining.common.interruption import Stop
+from pretraining.common.random import noise_generator, sample_generator
 from pretraining.engine.synthesis import Pair
-from pretraining.interruption import Stop
 from pretraining.learning.checkpoint import Checkpoint, save_checkpoint
 from pretraining.learning.compiled_backbone import compile_backbone
 from pretraining.learning.distributed import Ranks, average_gradients, average_statistics, mean_over_ranks, share_forgetting
 from pretraining.learning.noise_scale import GradientNoise, NoiseScale
-from pretraining.learning.objective import Objective, make_objective
+from pretraining.learning.objectives.choice import Objective, make_objective
 from pretraining.learning.train_config import TrainConfig
 from pretraining.learning.weight_average import WeightAverage
-from pretraining.precision import has_bf16_units
 
 
 @dataclass

@@ -20,22 +20,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pretraining.atomic import write_text
+from pretraining.bank.template_bank import TemplateBank
+from pretraining.common.atomic import write_text
+from pretraining.common.config import check_finite, to_dict
+from pretraining.common.device import named_device
+from pretraining.common.errors import Diverged, InputError, Interrupted
+from pretraining.common.interruption import Stop, stop_requests
 from pretraining.common.lock import locked
-from pretraining.config import check_finite, to_dict
-from pretraining.device import named_device
 from pretraining.engine.synthesis import Pair, check_bank
-from pretraining.engine.templates import TemplateBank
-from pretraining.errors import Diverged, InputError, Interrupted
-from pretraining.interruption import Stop, stop_requests
 from pretraining.learning.budget import Budget, StepBudget, TimeBudget, check_minutes
-from pretraining.learning.checkpoint import Checkpoint, save_checkpoint
+from pretraining.learning.checkpoint import Checkpoint, opened, save_checkpoint
 from pretraining.learning.cuda_session import cuda_session
 from pretraining.learning.distributed import Ranks, average_statistics, joined
 from pretraining.learning.monitor import Monitor
-from pretraining.learning.objective import Objective, sample_maker
+from pretraining.learning.objectives.choice import Objective, sample_maker
 from pretraining.learning.pictures import feature_picture
-from pretraining.learning.start import opened
 from pretraining.learning.state import TrainingState, Window, losses_of, total
 from pretraining.learning.train_config import TrainConfig
 from pretraining.samples.ahead import made_ahead

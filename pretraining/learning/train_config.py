@@ -8,7 +8,7 @@ from typing import Literal
 from pretraining.backbone.unet import UNetConfig
 from pretraining.common.checks import check_choice, check_count, check_probability, check_within
 from pretraining.engine.synthesis import EngineConfig
-from pretraining.learning.objective import ObjectiveConfig
+from pretraining.learning.objectives.choice import ObjectiveConfig
 from pretraining.learning.schedule import OptimizerConfig
 
 

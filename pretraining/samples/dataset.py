@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pretraining.common.checks import check_count, check_not_negative, check_within
-from pretraining.engine.seeds import sample_generator
+from pretraining.common.random import sample_generator
 from pretraining.engine.synthesis import Pair, StoredPair, vary
 from pretraining.samples.store import Store
 from pretraining.samples.stream import Stream, load, own_numbers

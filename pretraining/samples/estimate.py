@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from itertools import islice
 from pathlib import Path
 
-from pretraining.errors import InputError
+from pretraining.common.errors import InputError
 from pretraining.samples.shards import PackedSample
 from pretraining.samples.store import MissingSamples
 

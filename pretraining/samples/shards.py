@@ -15,9 +15,9 @@ import blosc2
 import numpy as np
 import torch
 
-from pretraining.atomic import written_whole
+from pretraining.common.atomic import atomic_write
+from pretraining.common.errors import InputError
 from pretraining.engine.synthesis import StoredPair
-from pretraining.errors import InputError
 
 FORMAT = "anatomix-shard-1"
 METADATA = "anatomix"
@@ -77,7 +77,7 @@ def write_shard(path: Path, samples: Sequence[PackedSample], *, store: str, firs
     for i, sample in enumerate(samples):
         array.schunk.update_chunk(i, sample.chunk)
     array.schunk.vlmeta[METADATA] = {"format": FORMAT, "store": store, "first": first, "checksums": [sample.checksum for sample in samples]}
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_bytes(array.to_cframe())
 
 

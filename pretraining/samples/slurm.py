@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pretraining.errors import CommandFailed, InputError
+from pretraining.common.errors import CommandFailed, InputError
 from pretraining.samples.estimate import tried
 from pretraining.samples.store import MissingSamples, agreed_config, begin_store
 from pretraining.samples.synthesize import Request, Share, sample_maker, synthesize

@@ -11,12 +11,11 @@ from typing import Any
 
 import torch
 
-from pretraining.config import differences
-from pretraining.engine.provenance import describe_templates
+from pretraining.bank.template_bank import TemplateBank, describe_templates
+from pretraining.common.config import differences
+from pretraining.common.errors import InputError
+from pretraining.common.processes import available_cores
 from pretraining.engine.synthesis import EngineConfig, Pair, StoredPair, synthesize_pair, synthesize_stored, vary
-from pretraining.engine.templates import TemplateBank
-from pretraining.errors import InputError
-from pretraining.processes import available_cores
 from pretraining.samples.dataset import StoredPairs, load_stored
 from pretraining.samples.store import Store
 from pretraining.samples.stream import PairStream, load

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pretraining
-from pretraining.atomic import write_text
+from pretraining.common.atomic import write_text
 from pretraining.common.checks import check_count, check_within
+from pretraining.common.config import differences, read_json, to_dict
+from pretraining.common.errors import InputError
 from pretraining.common.lock import locked
-from pretraining.config import differences, read_json, to_dict
-from pretraining.engine.seeds import SEED_LIMIT
+from pretraining.common.random import SEED_LIMIT
 from pretraining.engine.synthesis import EngineConfig, StoredPair
-from pretraining.errors import InputError
 from pretraining.samples.shards import read_sample, read_shard
 
 CONFIG = "config.json"
@@ -57,7 +57,7 @@ class StoreConfig:
     """Of samples."""
     seed: int
     templates: dict[str, Any]
-    """As :func:`pretraining.engine.provenance.describe_templates` has it."""
+    """As :func:`pretraining.bank.template_bank.describe_templates` has it."""
     engine: EngineConfig = field(default_factory=EngineConfig)
     device: Literal["cpu", "cuda"] = "cpu"
     """Type of the device that makes the samples; noise differs between them."""

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from pretraining.bank.template_bank import TemplateBank
 from pretraining.common.checks import check_count, check_not_negative
 from pretraining.engine.synthesis import EngineConfig, synthesize_pair
-from pretraining.engine.templates import TemplateBank
 
 
 class Stream(IterableDataset[tuple[int, Any]]):

@@ -18,14 +18,13 @@ from typing import Literal
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from pretraining.device import named_device
-from pretraining.engine.provenance import describe_templates
-from pretraining.engine.seeds import SEED_LIMIT
+from pretraining.bank.template_bank import TemplateBank, describe_templates
+from pretraining.common.device import named_device
+from pretraining.common.errors import CommandFailed, InputError, Interrupted
+from pretraining.common.interruption import signal_of, stop_signals_interrupt
+from pretraining.common.processes import ProcessLost, finished
+from pretraining.common.random import SEED_LIMIT
 from pretraining.engine.synthesis import EngineConfig, check_bank, synthesize_stored
-from pretraining.engine.templates import TemplateBank
-from pretraining.errors import CommandFailed, InputError, Interrupted
-from pretraining.interruption import signal_of, stop_signals_interrupt
-from pretraining.processes import ProcessLost, finished
 from pretraining.samples.estimate import tried
 from pretraining.samples.shards import PackedSample, pack, read_shard, verify_shard, write_shard
 from pretraining.samples.store import (

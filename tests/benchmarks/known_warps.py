@@ -20,15 +20,17 @@ from skimage.filters import threshold_otsu
 from torch import Tensor
 from torch.nn import functional
 
-from nnunet_anatomix.registration.ants import AntsConfig
+from nnunet_anatomix.registration.config import RegistrationConfig
 from nnunet_anatomix.registration.descriptors import DescriptorConfig
-from nnunet_anatomix.registration.metrics import dice_by_label, folded_share
-from nnunet_anatomix.registration.register import RegistrationConfig, register
+from nnunet_anatomix.registration.metrics import folded_share
+from nnunet_anatomix.registration.register import register
+from nnunet_anatomix.registration.solvers.ants import AntsConfig
 from nnunet_anatomix.registration.warp import warped
+from nnunet_anatomix.scores.overlap import dice_by_label
 from pretraining.backbone.weights import find_weights, load_weights
+from pretraining.common.device import has_bf16_units
 from pretraining.common.tables import csv_text, markdown_table
 from pretraining.imaging.grids import image_tensor, resample_image, tensor_image
-from pretraining.precision import has_bf16_units
 
 MAX_MM = 12.0
 KNOTS_MM = 40.0

@@ -20,8 +20,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pretraining import triton_support
 from pretraining.backbone import padding, subpixel
+from pretraining.common import triton_support
 from pretraining.engine import fields, median, mixture, placement, resample, resident
 from pretraining.engine.artefacts import gaussian, noise
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pretraining.backbone.unet import UNet
-from pretraining.precision import has_bf16_units
+from pretraining.common.device import has_bf16_units
 from tests.oracles.plain_unet import plain_features
 
 log = logging.getLogger(__name__)

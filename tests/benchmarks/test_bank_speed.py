@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from pretraining.engine.bank_file import TemplateEntry, write_bank
-from pretraining.engine.packing import PackedMask, pack
-from pretraining.engine.shapes import procedural_bank
+from pretraining.bank.bank_file import TemplateEntry, write_bank
+from pretraining.bank.packing import PackedMask, pack
+from pretraining.bank.template_bank import TemplateBank
 from pretraining.engine.synthesis import EngineConfig, synthesize_pair
-from pretraining.engine.templates import TemplateBank
+from pretraining.templates.procedural import procedural_bank
 
 log = logging.getLogger(__name__)
 

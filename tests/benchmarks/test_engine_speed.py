@@ -18,8 +18,8 @@ import SimpleITK as sitk
 import torch
 from scipy.stats import ks_2samp
 
+from pretraining.bank.template_bank import TemplateBank
 from pretraining.engine.synthesis import EngineConfig, synthesize_pair, synthesize_stored
-from pretraining.engine.templates import TemplateBank
 from tests.benchmarks.plain_generator import stored_sample, varied
 
 log = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ def test_a_sample_takes_less_than_a_gigabyte(tmp_path):
     script = (
         "import torch; torch.set_num_threads(1)\n"
         "from pathlib import Path\n"
-        "from pretraining.engine.shapes import procedural_bank\n"
+        "from pretraining.templates.procedural import procedural_bank\n"
         "from pretraining.engine.synthesis import EngineConfig, synthesize_pair\n"
         "bank = procedural_bank()\n"
         "for index in range(12): synthesize_pair(bank, EngineConfig(), seed=0, index=index)\n"

@@ -15,7 +15,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_anatomix.finetuning.trainer import AnatomixTrainerScratch
-from pretraining.precision import has_bf16_units
+from pretraining.common.device import has_bf16_units
 
 log = logging.getLogger(__name__)
 NAME = "Dataset901_Hippocampus"

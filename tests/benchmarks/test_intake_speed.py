@@ -14,7 +14,7 @@ import pydicom
 import pytest
 from pydicom.uid import generate_uid
 
-from nnunet_anatomix.clinical.scan_tree import scan_tree
+from nnunet_anatomix.clinical.intake.scan_tree import scan_tree
 from tests.nnunet_anatomix.clinical.dicom_series import write_series
 
 log = logging.getLogger(__name__)

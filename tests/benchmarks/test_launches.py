@@ -11,17 +11,17 @@ import torch
 
 from pretraining.backbone import subpixel
 from pretraining.backbone.unet import UNet, UNetConfig
+from pretraining.common.random import sample_generator
 from pretraining.engine import synthesis
 from pretraining.engine.appearance import apply_appearances, sample_appearance
 from pretraining.engine.label_models import LABEL_MODELS
 from pretraining.engine.online import apply_online, sample_online
-from pretraining.engine.seeds import sample_generator
-from pretraining.engine.shapes import procedural_bank
 from pretraining.engine.synthesis import EngineConfig, Pair
-from pretraining.learning import model
-from pretraining.learning.moved_views import MovedViews
-from pretraining.learning.objective import ObjectiveConfig, make_objective
+from pretraining.learning.objectives import contrastive as model
+from pretraining.learning.objectives.choice import ObjectiveConfig, make_objective
+from pretraining.learning.objectives.moved_views import MovedViews
 from pretraining.learning.state import total
+from pretraining.templates.procedural import procedural_bank
 from tests.benchmarks.launches import counted_launches
 from tests.oracles.plain_unet import plain_features
 

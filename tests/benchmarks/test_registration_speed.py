@@ -10,13 +10,14 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from nnunet_anatomix.registration.convexadam import ConvexAdamConfig, convex_adam
+from nnunet_anatomix.registration.config import RegistrationConfig
 from nnunet_anatomix.registration.descriptors import DescriptorConfig, Scan, descriptors
 from nnunet_anatomix.registration.metrics import folded_share
-from nnunet_anatomix.registration.register import RegistrationConfig, register
+from nnunet_anatomix.registration.register import register
+from nnunet_anatomix.registration.solvers.convexadam import ConvexAdamConfig, convex_adam
 from nnunet_anatomix.registration.warp import warped
+from pretraining.common.device import has_bf16_units
 from pretraining.imaging.grids import image_tensor, tensor_image
-from pretraining.precision import has_bf16_units
 from tests.benchmarks.known_warps import smooth_warp
 
 log = logging.getLogger(__name__)

@@ -16,9 +16,9 @@ import pytest
 import SimpleITK as sitk
 from pydicom import dcmread
 
-from nnunet_anatomix.clinical.sources import read_source
+from nnunet_anatomix.clinical.cases import read_source
 from tests.end_to_end.workplace import Workplace
-from tests.nnunet_anatomix.clinical.test_intake import IDENTIFYING, pacs_dump
+from tests.nnunet_anatomix.clinical.intake.test_intake import IDENTIFYING, pacs_dump
 
 LABELS = {"background": 0, "liver": 1, "spleen": 2}
 

@@ -15,26 +15,26 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from nnunet_anatomix.clinical.reading import read_series
-from nnunet_anatomix.clinical.scan_tree import scan_tree
+from nnunet_anatomix.clinical.intake.reading import read_series
+from nnunet_anatomix.clinical.intake.scan_tree import scan_tree
+from nnunet_anatomix.commands.features import features
 from nnunet_anatomix.datasets.case_files import convert_case
 from nnunet_anatomix.datasets.layout import SourceCase
-from nnunet_anatomix.features_command import features
 from nnunet_anatomix.finetuning.dataset import check_cases, find_dataset
-from nnunet_anatomix.registration.align import align_scans
-from nnunet_anatomix.registration.atlas import AtlasScan
+from nnunet_anatomix.registration.atlas.align import align_scans
+from nnunet_anatomix.registration.atlas.template import AtlasScan
 from nnunet_anatomix.registration.batch import Common, PairFiles, register_pair
+from nnunet_anatomix.registration.config import RegistrationConfig
 from nnunet_anatomix.registration.descriptors import DescriptorConfig
-from nnunet_anatomix.registration.initial import file_start
-from nnunet_anatomix.registration.register import RegistrationConfig
-from nnunet_anatomix.registration.search_pairs import SearchPair, load_pair
-from nnunet_anatomix.segmentation_scores import evaluate_segmentation
-from pretraining.aligned import BRAIN_LABELS, read_brain
-from pretraining.engine.label_files import read_labels, read_size
+from nnunet_anatomix.registration.start.initial import file_start
+from nnunet_anatomix.registration.tuning.pairs import SearchPair, load_pair
+from nnunet_anatomix.scores.segmentation import evaluate_segmentation
 from pretraining.imaging.headers import read_header
 from pretraining.imaging.integrity import check_file, require_volume
+from pretraining.imaging.label_files import read_labels, read_size
 from pretraining.imaging.rejection import Rejected, Unusable
 from pretraining.imaging.scans import load_image
+from pretraining.probing.aligned import BRAIN_LABELS, read_brain
 from tests.pretraining.imaging.raw_nifti import raw_nifti
 
 SHAPE = (12, 10, 9)

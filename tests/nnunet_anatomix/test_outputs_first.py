@@ -41,9 +41,9 @@ def test_places_for_results_are_tried_first(tmp_path, monkeypatch, command):
 WRITERS = {"savefig", "imsave", "save_file", "savez", "savez_compressed", "to_csv", "write_text", "write_bytes", "save_as"}
 """Methods and functions of libraries that put a file on disk."""
 ELSEWHERE = {
-    "nnunet_anatomix/pictures.py": {"savefig"},  # its callers hand it the temporary path
+    "nnunet_anatomix/demo/pictures.py": {"savefig"},  # its callers hand it the temporary path
     "nnunet_anatomix/study/report.py": {"savefig"},
-    "nnunet_anatomix/clinical/deliver.py": {"savefig", "save_as"},
+    "nnunet_anatomix/clinical/delivery/deliver.py": {"savefig", "save_as"},
 }
 
 

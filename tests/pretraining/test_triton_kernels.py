@@ -13,14 +13,14 @@ import torch
 from scipy import ndimage
 
 from pretraining.backbone import padding
+from pretraining.bank.template_bank import TemplateBank
+from pretraining.common.random import sample_generator
+from pretraining.common.triton_support import can_run_triton
 from pretraining.engine import median, placement, resample
 from pretraining.engine.affine import AffineConfig, sample_affine
 from pretraining.engine.artefacts import gaussian
 from pretraining.engine.bending import Bend, bend_curves
 from pretraining.engine.ensemble import PLACEMENTS
-from pretraining.engine.seeds import sample_generator
-from pretraining.engine.templates import TemplateBank
-from pretraining.triton_support import can_run_triton
 
 pytest.importorskip("triton")
 interpreted = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="run by the test that starts the interpreter")
@@ -112,7 +112,7 @@ def test_interpreted_resampling_equals_the_hosts(index):
 
 
 KERNELS = {
-    "pretraining.probe_kernel.add_one": ["*i32"],
+    "pretraining.common.probe_kernel.add_one": ["*i32"],
     "pretraining.backbone.padding_kernel.pad": ["*bf16 *bf16 i32 i32 i32 i32 i32", "*fp32 *fp32 i32 i32 i32 1 1", "*fp16 *fp16 1 1 1 1 1"],
     "pretraining.backbone.padding_kernel.fold": ["*bf16 *bf16 i32 i32 i32 i32 i32", "*fp32 *fp32 i32 i32 i32 1 1", "*fp16 *fp16 1 1 1 1 1"],
     "pretraining.engine.gaussian_kernel.convolve": ["*fp32 *fp32 *fp32 i32 i32 i32 i32 i32", "*fp32 *fp32 *fp32 i32 i32 1 1 1"],

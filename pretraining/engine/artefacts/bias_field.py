@@ -11,8 +11,8 @@ import numpy as np
 from torch import Generator, Tensor
 
 from pretraining.common.checks import check_choice, check_count, check_probability, check_range
-from pretraining.engine.draws import happens, uniforms
-from pretraining.engine.upload import upload
+from pretraining.common.random import happens, uniforms
+from pretraining.engine.execution import upload
 
 BASES = {"legendre": np.polynomial.legendre.legvander, "powers": np.polynomial.polynomial.polyvander}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Generator, Tensor
 
 from pretraining.common.checks import check_probability, check_range
-from pretraining.engine.draws import happens, uniform
+from pretraining.common.random import happens, uniform
 
 EPSILON = 1e-7
 """Added to the range, against division by 0 (MONAI's value)."""

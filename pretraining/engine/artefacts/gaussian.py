@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pretraining.engine.upload import upload
-from pretraining.triton_support import can_run_triton, launch
+from pretraining.common.triton_support import can_run_triton, launch
+from pretraining.engine.execution import upload
 
 TRUNCATION = 4.0
 """Half width of a kernel, standard deviations: the value of MONAI and of SciPy."""

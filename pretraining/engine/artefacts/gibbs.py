@@ -10,8 +10,8 @@ import torch
 from torch import Generator, Tensor
 
 from pretraining.common.checks import check_probability, check_range
-from pretraining.engine.draws import happens, uniform
-from pretraining.engine.upload import upload
+from pretraining.common.random import happens, uniform
+from pretraining.engine.execution import upload
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Generator, Tensor
 
 from pretraining.common.checks import check_not_negative, check_probability
-from pretraining.engine.draws import happens, uniform
+from pretraining.common.random import happens, uniform
 
 
 @dataclass(frozen=True, kw_only=True)

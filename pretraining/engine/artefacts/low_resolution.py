@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from pretraining.common.checks import check_probability, check_range
-from pretraining.engine.draws import happens, uniform
+from pretraining.common.random import happens, uniform
 
 
 @dataclass(frozen=True, kw_only=True)

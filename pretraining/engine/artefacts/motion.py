@@ -9,10 +9,10 @@ import torch
 from torch import Generator, Tensor
 
 from pretraining.common.checks import check_count, check_not_negative, check_probability
+from pretraining.common.random import happens, uniforms
 from pretraining.engine.affine import rotation_matrix
-from pretraining.engine.draws import happens, uniforms
+from pretraining.engine.execution import upload
 from pretraining.engine.resample import resample_linear
-from pretraining.engine.upload import upload
 
 JITTER = 0.3
 """How far a movement's time is off its even spacing at most, in spacings (TorchIO's value)."""

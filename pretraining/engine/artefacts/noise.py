@@ -8,8 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from pretraining.common.checks import check_probability, check_range
-from pretraining.engine.draws import happens, noise_seed, uniform
-from pretraining.engine.seeds import noise_generator
+from pretraining.common.random import happens, noise_generator, noise_seed, uniform
 
 
 @dataclass(frozen=True, kw_only=True)

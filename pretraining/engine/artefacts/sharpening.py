@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from torch import Generator, Tensor
 
 from pretraining.common.checks import check_not_negative, check_probability, check_range
+from pretraining.common.random import happens, uniform, uniforms
 from pretraining.common.triple import triple
 from pretraining.engine.artefacts.gaussian import convolve_zero, integrated_kernel
-from pretraining.engine.draws import happens, uniform, uniforms
 
 
 @dataclass(frozen=True, kw_only=True)

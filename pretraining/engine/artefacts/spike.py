@@ -9,8 +9,8 @@ import torch
 from torch import Generator, Tensor
 
 from pretraining.common.checks import check_probability, check_range
+from pretraining.common.random import happens, uniform, uniforms
 from pretraining.common.triple import triple
-from pretraining.engine.draws import happens, uniform, uniforms
 
 FLOOR = 1e-10
 """Added to amplitudes before the logarithm (MONAI's value)."""

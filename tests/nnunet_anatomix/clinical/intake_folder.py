@@ -10,7 +10,7 @@ import numpy as np
 import SimpleITK as sitk
 from pydicom import dcmread
 
-from nnunet_anatomix.clinical.sources import CaseSource, ChannelSource, image_file, write_source
+from nnunet_anatomix.clinical.cases import CaseSource, ChannelSource, image_file, write_source
 from pretraining.imaging.grids import Grid
 
 LABELS = {"background": 0, "liver": 1, "kidney_left": 2, "Größe 3": 3}

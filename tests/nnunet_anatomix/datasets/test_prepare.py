@@ -10,16 +10,16 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_anatomix.cli import main
+from nnunet_anatomix.commands.prepare import prepare
 from nnunet_anatomix.datasets import mm_whs, raw_dataset
 from nnunet_anatomix.datasets.catalog import SEGMENTATION
-from nnunet_anatomix.datasets.prepare_command import prepare
 from nnunet_anatomix.finetuning.dataset import check_cases, find_dataset
 from nnunet_anatomix.finetuning.splits import draw_folds, training_pool
-from nnunet_anatomix.registration import align as alignment
+from nnunet_anatomix.registration.atlas import align as alignment
 from nnunet_anatomix.registration.batch import read_pairs
-from nnunet_anatomix.registration.initial import Start
-from nnunet_anatomix.registration.search_pairs import read_search_pairs
-from pretraining.errors import InputError
+from nnunet_anatomix.registration.start.initial import Start
+from nnunet_anatomix.registration.tuning.pairs import read_search_pairs
+from pretraining.common.errors import InputError
 from tests.nnunet_anatomix.datasets.downloads import download, empty_download, labels, placed, scan, stamp, write
 
 TABLE_8 = {

@@ -14,7 +14,7 @@ from nnunet_anatomix.finetuning.planning import anatomix_plan, load_template, wr
 from nnunet_anatomix.finetuning.transfer import start_from
 from pretraining.backbone.published import from_published
 from pretraining.backbone.weights import load_weights
-from pretraining.errors import InputError
+from pretraining.common.errors import InputError
 from tests.nnunet_anatomix.finetuning.test_planning import STOCK
 
 

@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_anatomix.finetuning.dataset import check_cases, find_dataset
-from pretraining.errors import InputError
+from pretraining.common.errors import InputError
 
 SHAPE = (9, 11, 12)
 

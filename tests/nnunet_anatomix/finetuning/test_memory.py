@@ -11,7 +11,7 @@ import torch
 from nnunet_anatomix.finetuning.memory import GB, activation_bytes, training_memory_gb
 from nnunet_anatomix.finetuning.network import AnatomixNetwork
 from pretraining.backbone.unet import UNetConfig
-from pretraining.precision import has_bf16_units
+from pretraining.common.device import has_bf16_units
 
 needs_bf16 = pytest.mark.skipif(not has_bf16_units(torch.device("cpu")), reason="a CPU without bfloat16 units trains in float32")
 

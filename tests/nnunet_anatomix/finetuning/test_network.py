@@ -11,7 +11,7 @@ import torch
 
 from nnunet_anatomix.finetuning import network as module
 from nnunet_anatomix.finetuning.network import AnatomixNetwork, margins, pooling_strides, rescaled
-from pretraining.errors import InputError
+from pretraining.common.errors import InputError
 
 SMALL = {"width": 4, "out_channels": 4}
 

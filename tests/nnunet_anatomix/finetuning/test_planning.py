@@ -18,7 +18,7 @@ from nnunet_anatomix.finetuning.recipe import recipe_of
 from nnunet_anatomix.finetuning.trainer import AnatomixTrainer
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.backbone.weights import load_weights, save_weights
-from pretraining.errors import InputError
+from pretraining.common.errors import InputError
 
 STOCK = {
     "dataset_name": "Dataset007_Two",

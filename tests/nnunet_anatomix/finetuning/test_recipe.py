@@ -7,8 +7,8 @@ import pytest
 from nnunet_anatomix.finetuning.planning import load_template
 from nnunet_anatomix.finetuning.recipe import Recipe, rate_for, recipe_of
 from pretraining.backbone.unet import UNetConfig
-from pretraining.config import to_dict
-from pretraining.errors import InputError
+from pretraining.common.config import to_dict
+from pretraining.common.errors import InputError
 
 
 def test_shipped_plan_says_what_the_defaults_say():

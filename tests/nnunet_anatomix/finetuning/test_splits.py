@@ -8,7 +8,7 @@ import json
 import pytest
 
 from nnunet_anatomix.finetuning.splits import draw_folds, few_shot_splits, split_dataset, training_pool, write_splits
-from pretraining.errors import InputError
+from pretraining.common.errors import InputError
 
 CASES = [f"case_{number}" for number in (4, 0, 3, 1, 2)]
 

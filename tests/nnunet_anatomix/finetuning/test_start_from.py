@@ -10,7 +10,7 @@ from nnunet_anatomix.finetuning.recipe import Recipe
 from nnunet_anatomix.finetuning.transfer import start_from, weights_of
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.backbone.weights import load_weights, save_weights
-from pretraining.errors import InputError
+from pretraining.common.errors import InputError
 
 
 def test_only_the_head_stays_random(weights_file):

@@ -11,12 +11,12 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_anatomix.finetuning.nnunet_guard import StoppedByInput
 from nnunet_anatomix.finetuning.recipe import rate_for
 from nnunet_anatomix.finetuning.stock import AnatomixTrainerStock
-from nnunet_anatomix.finetuning.stopping import StoppedByInput
 from nnunet_anatomix.finetuning.trainer import AnatomixTrainer, AnatomixTrainerScratch
 from pretraining.backbone.weights import load_weights
-from pretraining.errors import InputError
+from pretraining.common.errors import InputError
 
 NAME = "Dataset901_Hippocampus"
 

@@ -22,14 +22,14 @@ import torch
 from scipy import ndimage
 
 from nnunet_anatomix.registration.batch import Common, PairFiles, read_pairs, register_pair, register_pairs
-from nnunet_anatomix.registration.convexadam import ConvexAdamConfig
+from nnunet_anatomix.registration.config import RegistrationConfig
 from nnunet_anatomix.registration.descriptors import DescriptorConfig
-from nnunet_anatomix.registration.register import RegistrationConfig
+from nnunet_anatomix.registration.solvers.convexadam import ConvexAdamConfig
 from nnunet_anatomix.registration.warp import identity, warped
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.backbone.weights import Weights, load_weights, save_weights
+from pretraining.common.errors import CommandFailed, InputError, Interrupted
 from pretraining.common.lock import InUse
-from pretraining.errors import CommandFailed, InputError, Interrupted
 from pretraining.imaging.grids import tensor_image
 
 SHAPE = (30, 28, 34)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nnunet_anatomix.registration.lists import Row, numbered_pair, read_list
-from pretraining.errors import InputError
+from pretraining.common.errors import InputError
 
 
 def read(path: Path) -> list[Row]:

@@ -9,17 +9,11 @@ import torch
 from monai.metrics import compute_dice, compute_hausdorff_distance
 from torch import Tensor
 
-from nnunet_anatomix.registration.metrics import (
-    dice_by_label,
-    folded_share,
-    hd95_mm_by_label,
-    inverse_error_mm,
-    read_landmarks,
-    shared_labels,
-    tre_mm,
-)
+from nnunet_anatomix.registration.landmarks import read_landmarks
+from nnunet_anatomix.registration.metrics import folded_share, inverse_error_mm, tre_mm
 from nnunet_anatomix.registration.warp import identity, inverted, jacobian_determinant
-from pretraining.errors import InputError
+from nnunet_anatomix.scores.overlap import dice_by_label, hd95_mm_by_label, shared_labels
+from pretraining.common.errors import InputError
 
 
 def blobs(seed: int = 0, shape: tuple[int, int, int] = (21, 17, 13), labels: int = 3) -> np.ndarray:

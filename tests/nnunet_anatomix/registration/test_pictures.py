@@ -11,7 +11,7 @@ import torch
 from skimage.io import imread
 
 from nnunet_anatomix.registration.pictures import COLUMNS, checkerboard, draw_registration, panels
-from pretraining.errors import InputError
+from pretraining.common.errors import InputError
 
 
 def scan(array_xyz: np.ndarray, spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> sitk.Image:

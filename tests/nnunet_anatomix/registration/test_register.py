@@ -13,15 +13,16 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from nnunet_anatomix.registration.convexadam import ConvexAdamConfig
+from nnunet_anatomix.registration.config import RegistrationConfig
 from nnunet_anatomix.registration.descriptors import DescriptorConfig
 from nnunet_anatomix.registration.memory import fitted
-from nnunet_anatomix.registration.register import Registration, RegistrationConfig, register
+from nnunet_anatomix.registration.register import Registration, register
+from nnunet_anatomix.registration.solvers.convexadam import ConvexAdamConfig
 from nnunet_anatomix.registration.warp import displacement_of, identity, inverted, itk_transform, warped
 from nnunet_anatomix.registration.writing import measured, write_registration
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.backbone.weights import find_weights, load_weights
-from pretraining.errors import InputError
+from pretraining.common.errors import InputError
 from pretraining.imaging.grids import image_tensor, near_isotropic_grid, resample_image, tensor_image
 
 MIND = DescriptorConfig(feature_weight=0)

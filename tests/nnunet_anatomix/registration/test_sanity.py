@@ -11,19 +11,20 @@ import SimpleITK as sitk
 import torch
 
 from nnunet_anatomix.cli import main
-from nnunet_anatomix.features import extract_features
-from nnunet_anatomix.registration.ants import AntsConfig
+from nnunet_anatomix.features.extract import extract_features
 from nnunet_anatomix.registration.batch import Common
-from nnunet_anatomix.registration.convexadam import ConvexAdamConfig
+from nnunet_anatomix.registration.config import RegistrationConfig
 from nnunet_anatomix.registration.descriptors import DescriptorConfig
-from nnunet_anatomix.registration.initial import file_start
-from nnunet_anatomix.registration.register import RegistrationConfig, register
-from nnunet_anatomix.registration.search_pairs import SearchPair
+from nnunet_anatomix.registration.register import register
+from nnunet_anatomix.registration.solvers.ants import AntsConfig
+from nnunet_anatomix.registration.solvers.convexadam import ConvexAdamConfig
+from nnunet_anatomix.registration.start.initial import file_start
+from nnunet_anatomix.registration.tuning.pairs import SearchPair
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.backbone.weights import FORMAT, Weights, tensors_sha256
+from pretraining.common.config import to_dict
+from pretraining.common.errors import InputError
 from pretraining.common.finite import NotFinite, require_finite
-from pretraining.config import to_dict
-from pretraining.errors import InputError
 
 CONFIG = UNetConfig(width=2, poolings=2, out_channels=3)
 

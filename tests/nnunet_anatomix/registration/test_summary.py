@@ -12,7 +12,7 @@ import pytest
 from skimage.io import imread
 
 from nnunet_anatomix.registration.summary import markdown, read_registrations, summarize, write_summary
-from pretraining.errors import InputError
+from pretraining.common.errors import InputError
 
 METHODS = ("convex", "ants")
 

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from nnunet_anatomix.registration import warp
+from nnunet_anatomix.registration import warp as warp_module
 from nnunet_anatomix.registration.warp import (
     composed,
     displacement_of,
@@ -117,7 +117,7 @@ def test_composition_goes_first_through_the_first():
 
 @pytest.mark.parametrize("large", [24, 1000], ids=["from half the resolution", "at once"])
 def test_a_smooth_displacement_and_its_inverse_cancel(monkeypatch, large):
-    monkeypatch.setattr(warp, "_LARGE", large)
+    monkeypatch.setattr(warp_module, "_LARGE", large)
     shape = (33, 25, 29)
     displacement = waves(2.5, shape, length=3.0)
     inverse = inverted(displacement)

@@ -16,9 +16,9 @@ from monai.networks.nets import UNet as MonaiUNet
 
 import pretraining.cli
 from nnunet_anatomix import cli
+from nnunet_anatomix.commands.reproduce import reproduce
 from nnunet_anatomix.datasets.registration_pairs import read_pair_settings
 from nnunet_anatomix.reproduce import run as running
-from nnunet_anatomix.reproduce.reproduce_command import reproduce
 from nnunet_anatomix.reproduce.tables import TABLES
 from tests.nnunet_anatomix.reproduce.small_data import brain_pairs
 

@@ -21,8 +21,8 @@ from nnunet_anatomix.reproduce.run import run
 from nnunet_anatomix.reproduce.settings import Settings
 from nnunet_anatomix.reproduce.tables import TABLES
 from nnunet_anatomix.study.report import Row, write_rows
+from pretraining.common.errors import CommandFailed, Interrupted
 from pretraining.common.lock import InUse, locked
-from pretraining.errors import CommandFailed, Interrupted
 
 _REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -166,7 +166,7 @@ def test_a_second_reproduction_in_the_same_folder_is_refused(commands, settings)
 
 
 def test_the_help_is_light():
-    modules = "nnunet_anatomix.reproduce.reproduce_command, nnunet_anatomix.datasets.prepare_command"
+    modules = "nnunet_anatomix.commands.reproduce, nnunet_anatomix.commands.prepare"
     code = f"import sys; import {modules}; print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=_REPOSITORY)
     assert run.stdout.strip() == "False"

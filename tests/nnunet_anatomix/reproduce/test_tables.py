@@ -16,8 +16,8 @@ from nnunet_anatomix.datasets.registration_pairs import PairRow, PairSettings, w
 from nnunet_anatomix.reproduce.run import dry_run, wanted_steps
 from nnunet_anatomix.reproduce.settings import MINIATURE, Scale, Settings
 from nnunet_anatomix.reproduce.tables import TABLES
-from pretraining.command_line import _parsed
-from pretraining.errors import InputError
+from pretraining.common.command_line import _parsed
+from pretraining.common.errors import InputError
 
 
 def settings(folder: Path, **changes: object) -> Settings:

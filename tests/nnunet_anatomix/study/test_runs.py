@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nnunet_anatomix.study.runs import StudySettings, cut_plan, own_folds, starts_of
-from pretraining.errors import InputError
+from pretraining.common.errors import InputError
 
 
 def plan(patch: list[int], poolings: int) -> dict:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_anatomix.evaluation import read_case_dice
+from nnunet_anatomix.scores.statistics import read_case_dice
 from nnunet_anatomix.study import runs
 from nnunet_anatomix.study.report import read_rows
 from nnunet_anatomix.study.runs import StudySettings
 from nnunet_anatomix.study.study import study
-from pretraining.errors import CommandFailed, InputError
+from pretraining.common.errors import CommandFailed, InputError
 
 SETTINGS = StudySettings(dataset="Dataset901_Hippocampus", iterations=7, max_patch=32, batch=2)
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from pretraining.backbone.initialization import build
 from pretraining.backbone.instance_norm import InstanceNorm
 from pretraining.backbone.statistics import with_statistics
 from pretraining.backbone.transfer import transfer
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.backbone.weights import Weights, load_weights, save_weights
-from pretraining.errors import InputError
-from pretraining.learning.initialization import build
+from pretraining.common.errors import InputError
 
 SMALL = {"width": 4, "poolings": 2}
 

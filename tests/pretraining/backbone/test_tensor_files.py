@@ -14,9 +14,9 @@ from pretraining.backbone.published import to_published
 from pretraining.backbone.tensor_files import load_tensor_file
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.backbone.weights import FORMAT, export_published, load_weights, save_weights, tensors_sha256
+from pretraining.common.config import to_dict
+from pretraining.common.errors import InputError
 from pretraining.common.finite import NotFinite
-from pretraining.config import to_dict
-from pretraining.errors import InputError
 from pretraining.learning.checkpoint import load_checkpoint
 
 TINY = UNetConfig(width=2, poolings=2, out_channels=3)

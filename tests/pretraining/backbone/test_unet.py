@@ -12,7 +12,7 @@ import torch
 from pretraining.backbone.convolutions import upsampled
 from pretraining.backbone.published import from_published
 from pretraining.backbone.unet import UNet, UNetConfig
-from pretraining.learning.model import contrastive_taps
+from pretraining.learning.objectives.contrastive import contrastive_taps
 from tests.oracles.plain_unet import plain_features
 
 GOLDEN = ("unet_batch_max_nearest", "unet_instance_avg_trilinear")

@@ -13,7 +13,7 @@ import torch
 from pretraining.backbone.transfer import transfer
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.backbone.weights import export_published, find_weights, load_weights, save_weights
-from pretraining.errors import InputError
+from pretraining.common.errors import InputError
 
 TINY = UNetConfig(width=2, poolings=2, out_channels=3)
 

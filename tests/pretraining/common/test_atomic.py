@@ -14,7 +14,7 @@ from matplotlib.image import imsave
 
 from pretraining.common.atomic import NotWritten, atomic_write, write_text
 from pretraining.common.completeness import Incomplete, check_complete
-from pretraining.errors import InputError
+from pretraining.common.errors import InputError
 
 
 def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from pretraining.common.batch import FAILURES, run_batch
+from pretraining.common.errors import CommandFailed, InputError, Interrupted
 from pretraining.common.lock import InUse
-from pretraining.errors import CommandFailed, InputError, Interrupted
 
 ITEMS = {name: name for name in "abcd"}
 

@@ -15,7 +15,7 @@ from pretraining.common.checks import (
     check_range,
     check_within,
 )
-from pretraining.errors import InputError
+from pretraining.common.errors import InputError
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from pretraining.common.child import run_child
-from pretraining.errors import CommandFailed
+from pretraining.common.errors import CommandFailed
 
 PARENT = """
 import os, sys

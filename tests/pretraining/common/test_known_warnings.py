@@ -32,5 +32,5 @@ def test_filters_of_the_user_are_kept():
 
 
 def test_importing_the_packages_hides_nothing():
-    imports = "import pretraining, nnunet_anatomix, pretraining.command_line, nnunet_anatomix.cli"
+    imports = "import pretraining, nnunet_anatomix, pretraining.common.command_line, nnunet_anatomix.cli"
     assert "torch.jit.interface" in stderr_of(f"{imports}\n{WARN}")

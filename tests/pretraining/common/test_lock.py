@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from pretraining.common import lock
+from pretraining.common.errors import InputError
 from pretraining.common.lock import LOCK, InUse, is_vacant, locked
-from pretraining.errors import InputError
 
 HOLDER = """
 import sys, time

@@ -7,8 +7,8 @@ import tempfile
 
 import pytest
 
+from pretraining.common.errors import InputError
 from pretraining.common.outputs import try_file, try_folder
-from pretraining.errors import InputError
 
 
 def test_trying_leaves_no_trace(tmp_path):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from pretraining.engine.bank_file import IndexBuilder, TemplateEntry
-from pretraining.engine.packing import pack
-from pretraining.engine.templates import TemplateBank
+from pretraining.bank.bank_file import IndexBuilder, TemplateEntry
+from pretraining.bank.packing import pack
+from pretraining.bank.template_bank import TemplateBank
 
 
 def bank_of_subjects(subjects: dict[tuple[str, str], list[np.ndarray]], regions: dict[str, str] | None = None) -> TemplateBank:

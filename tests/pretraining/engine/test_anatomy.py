@@ -7,12 +7,12 @@ import pytest
 import torch
 from scipy import ndimage
 
+from pretraining.common.errors import InputError
+from pretraining.common.random import sample_generator
 from pretraining.engine import anatomy
 from pretraining.engine.anatomy import AnatomyConfig, displaced, eligible_subjects, render_anatomy, sample_anatomy
 from pretraining.engine.fields import sample_smooth_noise, smooth_noise
-from pretraining.engine.seeds import sample_generator
-from pretraining.engine.shapes import procedural_bank
-from pretraining.errors import InputError
+from pretraining.templates.procedural import procedural_bank
 from tests.oracles.label_ensemble import mapped_coordinates, near_a_border
 from tests.pretraining.engine.subjects import bank_of_subjects, body, painted
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from pretraining.common.random import sample_generator
 from pretraining.engine import appearance
 from pretraining.engine.appearance import AppearanceConfig, apply_appearance, min_max, sample_appearance
 from pretraining.engine.artefacts.bias_field import BiasFieldConfig
 from pretraining.engine.mixture import MixtureConfig, apply_mixture, sample_mixture
 from pretraining.engine.online import OnlineConfig, apply_online, sample_online
-from pretraining.engine.seeds import sample_generator
 
 LABELS = torch.randint(0, 6, (24, 18, 20), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 

@@ -9,6 +9,7 @@ import torchio
 from monai import transforms as monai
 from scipy import ndimage
 
+from pretraining.common.random import sample_generator
 from pretraining.engine.artefacts.bias_field import BiasField, BiasFieldConfig, apply_bias_field, sample_bias_field, term_degrees
 from pretraining.engine.artefacts.blur import Blur, BlurConfig, apply_blur, sample_blur
 from pretraining.engine.artefacts.gamma import Gamma, GammaConfig, apply_gamma, sample_gamma
@@ -20,7 +21,6 @@ from pretraining.engine.artefacts.noise import Noise, NoiseConfig, apply_noise, 
 from pretraining.engine.artefacts.sharpening import Sharpening, SharpeningConfig, apply_sharpening, sample_sharpening
 from pretraining.engine.artefacts.smoothing import Smoothing, SmoothingConfig, apply_smoothing, sample_smoothing
 from pretraining.engine.artefacts.spike import Spike, SpikeConfig, apply_spike, sample_spike
-from pretraining.engine.seeds import sample_generator
 
 SHAPE = (14, 19, 11)
 

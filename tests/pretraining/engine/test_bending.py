@@ -7,13 +7,13 @@ import pytest
 import torch
 from scipy import ndimage
 
+from pretraining.bank.template_bank import TemplateBank
+from pretraining.common.random import sample_generator
 from pretraining.engine import placement
 from pretraining.engine.affine import AffineConfig, sample_affine
 from pretraining.engine.bending import Bend, BendConfig, bend_curves, sample_bend
 from pretraining.engine.ensemble import PLACEMENTS, EnsembleConfig, render_ensemble, sample_ensemble
-from pretraining.engine.seeds import sample_generator
-from pretraining.engine.shapes import procedural_bank
-from pretraining.engine.templates import TemplateBank
+from pretraining.templates.procedural import procedural_bank
 from tests.oracles.label_ensemble import mapped_coordinates, near_a_border, padded
 
 SHAPE = (32, 24, 40)

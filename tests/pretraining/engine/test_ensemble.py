@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from pretraining.common.random import sample_generator
 from pretraining.engine.affine import AffineConfig, rotation_matrix, sample_affine, shear_matrix
 from pretraining.engine.ensemble import EnsembleConfig, render_ensemble, sample_ensemble
 from pretraining.engine.foreground import ForegroundConfig, apply_foreground, foreground_mask, sample_foreground
-from pretraining.engine.seeds import sample_generator
-from pretraining.engine.shapes import procedural_bank
+from pretraining.templates.procedural import procedural_bank
 
 SHAPE = (32, 48, 40)
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pretraining.common.random import noise_generator, sample_generator
 from pretraining.engine.fields import SmoothNoise, sample_smooth_noise, smooth_noise, smooth_noises
-from pretraining.engine.seeds import noise_generator, sample_generator
 
 SHAPE = (20, 33, 17)
 

@@ -6,11 +6,11 @@ import torch
 import torchio
 from scipy import ndimage
 
+from pretraining.common.random import sample_generator
 from pretraining.engine.affine import AffineConfig, sample_affine
 from pretraining.engine.geometry import Geometry, GeometryConfig, apply_geometry, sample_geometry
 from pretraining.engine.online import clip_above
 from pretraining.engine.resample import resample_labels, resample_linear
-from pretraining.engine.seeds import sample_generator
 
 SHAPE = (14, 19, 11)
 

@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 import torch
 
+from pretraining.common.random import sample_generator
 from pretraining.engine.label_models import LABEL_MODELS, LabelModelConfig, choose_label_model
-from pretraining.engine.seeds import sample_generator
 from pretraining.engine.synthesis import EngineConfig
 from tests.pretraining.engine.subjects import bank_of_subjects, body
 

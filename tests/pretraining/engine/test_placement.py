@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from pretraining.bank.template_bank import TemplateBank
+from pretraining.common.random import sample_generator
 from pretraining.engine import placement
 from pretraining.engine.affine import AffineConfig, sample_affine
 from pretraining.engine.ensemble import PLACEMENTS
-from pretraining.engine.seeds import sample_generator
-from pretraining.engine.templates import TemplateBank
 from tests.oracles.label_ensemble import mapped_coordinates, near_a_border, paper_template, published_template
 
 SHAPE = (32, 24, 20)

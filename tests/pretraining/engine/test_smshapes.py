@@ -7,9 +7,9 @@ import pytest
 import torch
 from scipy import ndimage
 
+from pretraining.common.random import sample_generator
 from pretraining.engine import smshapes
 from pretraining.engine.fields import SmoothNoise, smooth_noise
-from pretraining.engine.seeds import sample_generator
 from pretraining.engine.smshapes import SmShapes, SmShapesConfig, render_smshapes, sample_smshapes
 
 SHAPE = (48, 64, 40)

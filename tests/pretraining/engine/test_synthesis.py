@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from pretraining.config import from_dict, to_dict
+from pretraining.common.config import from_dict, to_dict
+from pretraining.common.errors import InputError
+from pretraining.common.random import sample_generator
 from pretraining.engine.artefacts.motion import MotionConfig
 from pretraining.engine.ensemble import render_ensemble, sample_ensemble
 from pretraining.engine.label_models import LabelModelConfig, choose_label_model
-from pretraining.engine.seeds import sample_generator
 from pretraining.engine.synthesis import EngineConfig, check_bank, synthesize_pair, synthesize_stored
-from pretraining.errors import InputError
 from tests.pretraining.engine.subjects import bank_of_subjects, body
 
 
 @pytest.fixture(scope="module")
 def bank():
-    from pretraining.engine.shapes import procedural_bank
+    from pretraining.templates.procedural import procedural_bank
 
     return procedural_bank(count=16)
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from pretraining.errors import InputError
+from pretraining.common.errors import InputError
 from pretraining.imaging.dataset_json import DatasetJson, parse_labels, read_dataset_json
 
 SOUND = {"channel_names": {"0": "CT", "1": "T1"}, "labels": {"background": 0, "liver": 1, "ignore": 2}, "file_ending": ".nii.gz"}

@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from pretraining.errors import InputError
+from pretraining.common.errors import InputError
 from pretraining.imaging.grids import (
     ROUNDED_HEADERS_VOX,
     Grid,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from pretraining.errors import InputError
+from pretraining.common.errors import InputError
 from pretraining.imaging.grids import same_grid
 from pretraining.imaging.scans import checked_labels, checked_scan, read_image
 

@@ -13,21 +13,21 @@ from itertools import pairwise
 import pytest
 
 from pretraining.backbone.unet import UNetConfig
-from pretraining.config import to_dict
-from pretraining.engine.shapes import procedural_bank
+from pretraining.common.config import to_dict
+from pretraining.common.errors import InputError, Interrupted
 from pretraining.engine.synthesis import EngineConfig
-from pretraining.errors import InputError, Interrupted
 from pretraining.learning import budget as budget_module
 from pretraining.learning.budget import TimeBudget
 from pretraining.learning.checkpoint import Checkpoint, load_checkpoint
 from pretraining.learning.distributed import Ranks
-from pretraining.learning.model import ContrastiveConfig
-from pretraining.learning.objective import ObjectiveConfig
-from pretraining.learning.projection import ProjectionConfig
+from pretraining.learning.objectives.choice import ObjectiveConfig
+from pretraining.learning.objectives.contrastive import ContrastiveConfig
+from pretraining.learning.objectives.projection import ProjectionConfig
 from pretraining.learning.schedule import OptimizerConfig, rate_in_time
 from pretraining.learning.state import TrainingState, Window
 from pretraining.learning.train import train
 from pretraining.learning.train_config import TrainConfig
+from pretraining.templates.procedural import procedural_bank
 
 TINY = TrainConfig(
     steps=2,

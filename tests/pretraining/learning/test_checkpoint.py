@@ -9,11 +9,11 @@ import zipfile
 import pytest
 import torch
 
-from pretraining.engine.shapes import procedural_bank
-from pretraining.errors import InputError
+from pretraining.common.errors import InputError
 from pretraining.learning.checkpoint import load_checkpoint, save_checkpoint
 from pretraining.learning.export import export_run
 from pretraining.learning.train import train
+from pretraining.templates.procedural import procedural_bank
 from tests.pretraining.learning.test_train import TINY
 
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from pretraining.backbone.unet import UNetConfig
-from pretraining.engine.shapes import procedural_bank
 from pretraining.engine.synthesis import EngineConfig
 from pretraining.learning.checkpoint import load_checkpoint
 from pretraining.learning.export import export_run
 from pretraining.learning.train import train
+from pretraining.templates.procedural import procedural_bank
 from tests.pretraining.learning.test_train import TINY
 
 SMALL = replace(TINY, steps=3, precision="fp32", average_decay=0.5)

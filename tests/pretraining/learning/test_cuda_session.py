@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import pretraining.learning.train as train_module
-from pretraining.engine.shapes import procedural_bank
 from pretraining.learning.cuda_session import cuda_session
 from pretraining.learning.distributed import Ranks
 from pretraining.learning.train import train
+from pretraining.templates.procedural import procedural_bank
 from tests.pretraining.learning.test_train import TINY
 
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import nn
 
+from pretraining.backbone.initialization import build
 from pretraining.backbone.unet import UNetConfig
-from pretraining.config import load_preset, preset_names
-from pretraining.engine.shapes import procedural_bank
-from pretraining.engine.templates import TemplateBank
-from pretraining.learning.initialization import build
-from pretraining.learning.objective import make_objective, sample_maker
+from pretraining.bank.template_bank import TemplateBank
+from pretraining.learning.objectives.choice import make_objective, sample_maker
 from pretraining.learning.state import losses_of, total
 from pretraining.learning.train_config import TrainConfig
+from pretraining.presets.loading import load_preset, preset_names
+from pretraining.templates.procedural import procedural_bank
 from tests.pretraining.engine.subjects import bank_of_subjects, body
 
 STEPS, FIXED = 60, range(1000, 1004)

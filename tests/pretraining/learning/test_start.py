@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from pretraining.engine.shapes import procedural_bank
+from pretraining.common.errors import InputError
 from pretraining.engine.synthesis import EngineConfig
-from pretraining.errors import InputError
 from pretraining.learning.checkpoint import load_checkpoint
 from pretraining.learning.train import train
 from pretraining.samples.store import open_store
 from pretraining.samples.synthesize import Request, synthesize
+from pretraining.templates.procedural import procedural_bank
 from tests.pretraining.learning.test_train import TINY, same_state
 
 

@@ -14,21 +14,22 @@ from itertools import pairwise
 import pytest
 import torch
 
+from pretraining.backbone.initialization import build
 from pretraining.backbone.unet import UNetConfig
 from pretraining.backbone.weights import load_weights
-from pretraining.config import from_dict, load_preset, preset_names, to_dict
-from pretraining.engine.shapes import procedural_bank
+from pretraining.common.config import from_dict, to_dict
+from pretraining.common.errors import InputError
 from pretraining.engine.synthesis import EngineConfig
-from pretraining.errors import InputError
 from pretraining.learning.checkpoint import load_checkpoint
 from pretraining.learning.export import export_run
-from pretraining.learning.initialization import build
-from pretraining.learning.model import ContrastiveConfig, ContrastiveModel
-from pretraining.learning.objective import ObjectiveConfig
-from pretraining.learning.projection import ProjectionConfig
+from pretraining.learning.objectives.choice import ObjectiveConfig
+from pretraining.learning.objectives.contrastive import ContrastiveConfig, ContrastiveModel
+from pretraining.learning.objectives.projection import ProjectionConfig
 from pretraining.learning.schedule import OptimizerConfig, rate_at
 from pretraining.learning.train import train
 from pretraining.learning.train_config import TrainConfig
+from pretraining.presets.loading import load_preset, preset_names
+from pretraining.templates.procedural import procedural_bank
 
 TINY = TrainConfig(
     steps=6,

@@ -11,17 +11,17 @@ import pytest
 import torch
 
 from pretraining.backbone.unet import UNetConfig
-from pretraining.engine.shapes import procedural_bank
 from pretraining.engine.synthesis import EngineConfig
-from pretraining.learning.model import ContrastiveConfig
-from pretraining.learning.objective import ObjectiveConfig
-from pretraining.learning.projection import ProjectionConfig
+from pretraining.learning.objectives.choice import ObjectiveConfig
+from pretraining.learning.objectives.contrastive import ContrastiveConfig
+from pretraining.learning.objectives.projection import ProjectionConfig
 from pretraining.learning.schedule import OptimizerConfig
 from pretraining.learning.state import TrainingState
 from pretraining.learning.train import train
 from pretraining.learning.train_config import TrainConfig
 from pretraining.samples.store import open_store
 from pretraining.samples.synthesize import Request, synthesize
+from pretraining.templates.procedural import procedural_bank
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pretraining.engine.bank_file import write_bank
-from pretraining.engine.shapes import procedural_bank
+from pretraining.bank.bank_file import write_bank
+from pretraining.bank.template_bank import TemplateBank
 from pretraining.engine.synthesis import EngineConfig
-from pretraining.engine.templates import TemplateBank
 from pretraining.samples.synthesize import Request, synthesize
+from pretraining.templates.procedural import procedural_bank
 
 COUNT = 10
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from pretraining.engine.shapes import procedural_bank
 from pretraining.engine.synthesis import EngineConfig
 from pretraining.samples.ahead import made_ahead
 from pretraining.samples.stream import PairStream, load
+from pretraining.templates.procedural import procedural_bank
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

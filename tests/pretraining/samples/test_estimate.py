@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pretraining.errors import InputError
+from pretraining.common.errors import InputError
 from pretraining.samples import estimate
 from pretraining.samples.estimate import tried
 from pretraining.samples.shards import PackedSample

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from pretraining.common.errors import InputError
 from pretraining.engine.synthesis import StoredPair
-from pretraining.errors import InputError
 from pretraining.samples.shards import checksum, pack, read_sample, read_shard, verify_shard, write_shard
 
 SIDE = 16

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pretraining.errors import CommandFailed, InputError
+from pretraining.common.errors import CommandFailed, InputError
 from pretraining.samples.slurm import ShareJob, submit
 from pretraining.samples.store import open_store
 from pretraining.samples.synthesize import Share, synthesize

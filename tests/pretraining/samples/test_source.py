@@ -9,8 +9,8 @@ from itertools import islice
 import pytest
 import torch
 
+from pretraining.common.errors import InputError
 from pretraining.engine.synthesis import EngineConfig
-from pretraining.errors import InputError
 from pretraining.samples.source import StoreSource, TemplateSource, sample_source
 from pretraining.samples.store import open_store
 

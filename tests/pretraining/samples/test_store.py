@@ -13,10 +13,10 @@ from itertools import chain
 import pytest
 import torch
 
+from pretraining.common.config import to_dict
+from pretraining.common.errors import InputError
 from pretraining.common.lock import locked
-from pretraining.config import to_dict
 from pretraining.engine.synthesis import EngineConfig, synthesize_stored
-from pretraining.errors import InputError
 from pretraining.samples.shards import pack, write_shard
 from pretraining.samples.store import (
     MissingSamples,

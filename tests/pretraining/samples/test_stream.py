@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from pretraining.engine.shapes import procedural_bank
 from pretraining.engine.synthesis import EngineConfig, synthesize_pair
 from pretraining.samples.stream import PairStream, load
+from pretraining.templates.procedural import procedural_bank
 
 CONFIG = EngineConfig(side=16)
 

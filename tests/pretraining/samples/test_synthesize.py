@@ -16,15 +16,15 @@ import pytest
 
 from pretraining.backbone.unet import UNetConfig
 from pretraining.cli import main
-from pretraining.config import to_dict
+from pretraining.common.config import to_dict
+from pretraining.common.errors import CommandFailed, InputError
+from pretraining.common.processes import ProcessLost
 from pretraining.engine.synthesis import EngineConfig, synthesize_stored
-from pretraining.errors import CommandFailed, InputError
 from pretraining.learning.checkpoint import load_checkpoint
-from pretraining.learning.model import ContrastiveConfig
-from pretraining.learning.objective import ObjectiveConfig
-from pretraining.learning.projection import ProjectionConfig
+from pretraining.learning.objectives.choice import ObjectiveConfig
+from pretraining.learning.objectives.contrastive import ContrastiveConfig
+from pretraining.learning.objectives.projection import ProjectionConfig
 from pretraining.learning.train_config import TrainConfig
-from pretraining.processes import ProcessLost
 from pretraining.samples import synthesize as module
 from pretraining.samples.shards import pack
 from pretraining.samples.store import begin_store, finish_store, open_store

@@ -1,0 +1,1 @@
+"""From predictions back to DICOM SEG, NIfTI, pictures and volumes."""

@@ -1,0 +1,1 @@
+"""DICOM: headers, frames, pixel data and slices."""

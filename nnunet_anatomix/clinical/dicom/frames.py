@@ -1,0 +1,72 @@
+"""Enhanced multi-frame DICOM: one file with the slices of a whole series, each frame with a position of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydicom import Dataset, dcmread
+
+from nnunet_anatomix.clinical.dicom.headers import SliceHeader
+from nnunet_anatomix.clinical.phrases import Unusable
+
+_SHARED, _PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
+
+
+def frame_headers(path: Path, header: SliceHeader) -> list[SliceHeader]:
+    """One header for each frame of a multi-frame file, in the order of the file.
+
+    Parameters
+    ----------
+    path : of the file.
+    header : of the file.
+
+    Raises
+    ------
+    Unusable
+        If frames say nothing about their places (as in ultrasound or angiography), or the tags are damaged.
+    """
+    try:
+        dataset = dcmread(path, stop_before_pixels=True, force=True, specific_tags=[_SHARED, _PER_FRAME])
+        if _PER_FRAME not in dataset:
+            raise Unusable("multi-frame file that does not tell where its frames lie")
+        headers = [replace(header, frame=number, **tags) for number, tags in enumerate(_tags(dataset), 1)]
+    except (Unusable, OSError):
+        raise
+    except Exception:  # of pydicom's conversions
+        raise Unusable("multi-frame file whose tags are damaged") from None
+    if len(headers) != header.frames:
+        raise Unusable(f"multi-frame file of {header.frames} frames that describes {len(headers)}")
+    return headers
+
+
+def _tags(dataset: Dataset) -> Iterator[dict[str, Any]]:
+    shared = dataset.get(_SHARED) or [Dataset()]
+    for frame in dataset[_PER_FRAME].value:
+
+        def value(sequence: str, keyword: str, frame: Dataset = frame) -> Any:
+            item = (frame.get(sequence) or shared[0].get(sequence) or [Dataset()])[0]
+            found = item.get(keyword)
+            return None if found is None or found == "" else found
+
+        def numbers(sequence: str, keyword: str, value=value) -> tuple[float, ...] | None:
+            found = value(sequence, keyword)
+            return None if found is None else tuple(float(number) for number in found)
+
+        def number(sequence: str, keyword: str, value=value) -> float | None:
+            found = value(sequence, keyword)
+            return None if found is None else float(found)
+
+        yield {
+            "position_mm": numbers("PlanePositionSequence", "ImagePositionPatient"),
+            "orientation": numbers("PlaneOrientationSequence", "ImageOrientationPatient"),
+            "pixel_spacing_mm": numbers("PixelMeasuresSequence", "PixelSpacing"),
+            "slope": number("PixelValueTransformationSequence", "RescaleSlope"),
+            "intercept": number("PixelValueTransformationSequence", "RescaleIntercept"),
+            "rescale_type": str(value("PixelValueTransformationSequence", "RescaleType") or ""),
+            "echo_time": number("MREchoSequence", "EffectiveEchoTime"),
+            "b_value": number("MRDiffusionSequence", "DiffusionBValue"),
+            "temporal_position": number("FrameContentSequence", "TemporalPositionIndex"),
+        }

@@ -1,0 +1,236 @@
+"""One DICOM file: the few tags that intake needs, and whether its pixel data is all there."""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from pydicom import Dataset, dcmread
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.tag import Tag
+from pydicom.uid import UID, ImplicitVRLittleEndian, MediaStorageDirectoryStorage
+
+from nnunet_anatomix.clinical.dicom.pixel_data import DECODED, pixel_problem
+from nnunet_anatomix.clinical.phrases import Unusable
+from nnunet_anatomix.clinical.walk import FoundFile
+
+HEAD_BYTES = 1 << 16
+"""Most headers end before; parsing memory takes half the time of parsing a file."""
+DAMAGED = "damaged header: not even its series is known"
+_ESSENTIAL = (
+    "ImagePositionPatient ImageOrientationPatient PixelSpacing SamplesPerPixel NumberOfFrames Rows Columns BitsAllocated RescaleSlope "
+    "RescaleIntercept"
+)
+_USEFUL = (
+    "ImageType SOPClassUID SOPInstanceUID Modality SeriesDescription PatientID StudyInstanceUID SeriesInstanceUID SeriesNumber "
+    "FrameOfReferenceUID PhotometricInterpretation RescaleType ConvolutionKernel EchoTime InversionTime FlipAngle TriggerTime "
+    "TemporalPositionIdentifier AcquisitionNumber InstanceNumber DiffusionBValue ContrastBolusAgent LossyImageCompression"
+)
+_META = "MediaStorageSOPClassUID MediaStorageSOPInstanceUID TransferSyntaxUID"
+_TAG_OF = {keyword: Tag(keyword) for keyword in f"{_ESSENTIAL} {_USEFUL} {_META} SpecificCharacterSet".split()}
+_READ = list(_TAG_OF.values())
+_BINARY = {"Rows": "H", "Columns": "H", "SamplesPerPixel": "H", "BitsAllocated": "H", "DiffusionBValue": "d"}
+"""Keywords whose values are numbers, not text, and how ``struct`` calls their type."""
+VOLUME_TAGS = ("echo_time", "b_value", "inversion_time", "flip_angle", "temporal_position", "trigger_time", "acquisition", "image_type")
+"""What tells several volumes of one series apart."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SliceHeader:
+    """One DICOM file. Missing or damaged values are None, missing texts empty."""
+
+    file: FoundFile
+    problem: str = ""
+    """Of this file alone."""
+    patient_id: str = ""
+    study_uid: str = ""
+    series_uid: str = ""
+    instance_uid: str = ""
+    frame_uid: str = ""
+    modality: str = ""
+    description: str = ""
+    series_number: str = ""
+    instance: float | None = None
+    image_type: tuple[str, ...] = ()
+    rows: int = 0
+    columns: int = 0
+    samples: int = 1
+    photometric: str = ""
+    frames: int = 1
+    frame: int = 0
+    """Number of the frame, from 1, if this is the header of one frame among several in a file."""
+    position_mm: tuple[float, ...] | None = None
+    orientation: tuple[float, ...] | None = None
+    pixel_spacing_mm: tuple[float, ...] | None = None
+    """Distance of rows, then of columns, as in the tag."""
+    slope: float | None = None
+    intercept: float | None = None
+    rescale_type: str = ""
+    kernel: str = ""
+    contrast_agent: bool = False
+    lossy: bool = False
+    coding: str = ""
+    echo_time: float | None = None
+    b_value: float | None = None
+    inversion_time: float | None = None
+    flip_angle: float | None = None
+    temporal_position: float | None = None
+    trigger_time: float | None = None
+    acquisition: float | None = None
+
+
+def is_dicom(head: bytes) -> bool:
+    """By the magic after the preamble, or, where old archives left the preamble out, by a first element of group 2 or 8."""
+    if head[128:132] == b"DICM":
+        return True
+    return len(head) > 132 and head[:2] in (b"\x02\x00", b"\x08\x00") and head[2:4] <= b"\x18\x00" and head[3] == 0
+
+
+def read_slice_header(found: FoundFile, stream: BinaryIO, head: bytes) -> SliceHeader:
+    """The header of one file.
+
+    Parameters
+    ----------
+    found : the file, for its size.
+    stream : the file, opened.
+    head : its first :data:`HEAD_BYTES`.
+
+    Raises
+    ------
+    Unusable
+        If the header is damaged so early that not even the series is known, or if it is no image but a directory.
+    """
+    with_preamble = head[128:132] == b"DICM"
+    try:
+        dataset, data_at = _parsed(io.BytesIO(head), with_preamble)
+        if data_at is None and len(head) < found.size_bytes:
+            stream.seek(0)
+            dataset, data_at = _parsed(stream, with_preamble)
+    except Exception:  # pydicom raises whatever a damaged byte leads it to
+        raise Unusable(DAMAGED) from None
+    meta, values = _Values(dataset.file_meta), _Values(dataset)
+    if meta.text("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
+        raise Unusable("DICOM directory file, no image")
+    series_uid, instance_uid = values.text("SeriesInstanceUID"), values.text("SOPInstanceUID")
+    if data_at is None and not series_uid and not values.number("Rows"):
+        raise Unusable(DAMAGED)
+    syntax = UID(meta.text("TransferSyntaxUID") or ImplicitVRLittleEndian)
+    header: dict[str, Any] = {
+        "patient_id": values.text("PatientID"),
+        "study_uid": values.text("StudyInstanceUID"),
+        "series_uid": series_uid,
+        "instance_uid": instance_uid or meta.text("MediaStorageSOPInstanceUID"),
+        "frame_uid": values.text("FrameOfReferenceUID"),
+        "modality": values.text("Modality"),
+        "description": values.decoded_text("SeriesDescription"),
+        "series_number": values.text("SeriesNumber"),
+        "instance": values.number("InstanceNumber"),
+        "image_type": values.texts("ImageType"),
+        "rows": int(values.number("Rows") or 0),
+        "columns": int(values.number("Columns") or 0),
+        "samples": int(values.number("SamplesPerPixel") or 1),
+        "photometric": values.text("PhotometricInterpretation"),
+        "frames": int(values.number("NumberOfFrames") or 1),
+        "position_mm": values.numbers("ImagePositionPatient", 3),
+        "orientation": values.numbers("ImageOrientationPatient", 6),
+        "pixel_spacing_mm": values.numbers("PixelSpacing", 2),
+        "slope": values.number("RescaleSlope"),
+        "intercept": values.number("RescaleIntercept"),
+        "rescale_type": values.text("RescaleType"),
+        "kernel": "\\".join(values.texts("ConvolutionKernel")),
+        "contrast_agent": bool(values.text("ContrastBolusAgent")),
+        "lossy": values.text("LossyImageCompression") == "01",
+        "coding": DECODED.get(syntax, ""),
+        "echo_time": values.number("EchoTime"),
+        "b_value": values.number("DiffusionBValue"),
+        "inversion_time": values.number("InversionTime"),
+        "flip_angle": values.number("FlipAngle"),
+        "temporal_position": values.number("TemporalPositionIdentifier"),
+        "trigger_time": values.number("TriggerTime"),
+        "acquisition": values.number("AcquisitionNumber"),
+    }
+    bits = int(values.number("BitsAllocated") or 16)
+    expected_bytes = math.ceil(header["rows"] * header["columns"] * header["samples"] * header["frames"] * bits / 8)
+    problem = ""
+    if damaged := [keyword for keyword in values.damaged if keyword in _ESSENTIAL.split()]:
+        problem = f"tag {damaged[0]} is damaged"
+    elif not header["rows"] or not header["columns"]:
+        problem = "no image"
+    else:
+        problem = pixel_problem(stream, data_at, found.size_bytes, expected_bytes, syntax)
+    return SliceHeader(file=found, problem=problem, **header)
+
+
+def _parsed(stream: BinaryIO, with_preamble: bool) -> tuple[Dataset, int | None]:
+    """The dataset, and where in the stream its pixel data element begins if that was reached."""
+    dataset = dcmread(stream, stop_before_pixels=True, specific_tags=_READ, force=not with_preamble)
+    at = stream.tell()
+    reached = stream.read(4) in (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")
+    return dataset, at if reached else None
+
+
+class _Values:
+    """Tags by keyword, from the bytes as they were read: pydicom's own conversion takes as long as its parsing.
+
+    What cannot be converted is noted by its keyword, never quoted.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self.damaged: list[str] = []
+
+    def _raw(self, keyword: str) -> tuple[bytes, bool] | None:
+        """The value as it was read, and whether it is little-endian."""
+        element = self._dataset.get_item(_TAG_OF[keyword])
+        if element is None or not element.value:
+            return None
+        if isinstance(element, RawDataElement) and isinstance(element.value, bytes):
+            return element.value, element.is_little_endian
+        self.damaged.append(keyword)  # a sequence, where a value was due
+        return None
+
+    def decoded_text(self, keyword: str) -> str:
+        """In the file's character set."""
+        try:
+            return str(self._dataset.get(keyword) or "").strip(" \0")
+        except Exception:  # of unknown character sets, among others
+            return self.text(keyword)
+
+    def text(self, keyword: str) -> str:
+        element = self._dataset.get_item(_TAG_OF[keyword])
+        if isinstance(element, DataElement) and isinstance(element.value, str):  # pydicom itself needed it
+            return element.value.strip(" \0")
+        raw = self._raw(keyword)
+        return raw[0].decode("latin-1").strip(" \0") if raw else ""
+
+    def texts(self, keyword: str) -> tuple[str, ...]:
+        text = self.text(keyword)
+        return tuple(part.strip() for part in text.split("\\")) if text else ()
+
+    def number(self, keyword: str) -> float | None:
+        numbers = self.numbers(keyword, 1)
+        return numbers[0] if numbers else None
+
+    def numbers(self, keyword: str, count: int) -> tuple[float, ...] | None:
+        raw = self._raw(keyword)
+        if raw is None:
+            return None
+        value, is_little_endian = raw
+        numbers: tuple[float, ...]
+        try:
+            if kind := _BINARY.get(keyword):
+                numbers = struct.unpack(f"{'<' if is_little_endian else '>'}{count}{kind}", value)
+            else:
+                text = value.decode("ascii").strip(" \0")
+                if not text:
+                    return None
+                numbers = tuple(float(part) for part in text.split("\\"))
+        except (struct.error, ValueError):
+            numbers = ()
+        if len(numbers) != count or not all(map(math.isfinite, numbers)):
+            self.damaged.append(keyword)
+            return None
+        return numbers

@@ -1,0 +1,87 @@
+"""``nnunet-anatomix features``."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+log = logging.getLogger(__name__)
+
+
+def features(
+    image: Annotated[Path, tyro.conf.Positional],
+    out: Path,
+    weights: str | None = None,
+    clip: tuple[float, float] | None = None,
+    spacing: float | None = None,
+    side: int = 128,
+    overlap: float = 0.5,
+    whole: bool = False,
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    memory: str = "auto",
+    picture: bool = True,
+    trust_code: bool = False,
+    statistics: Literal["running", "own"] = "running",
+    device: Annotated[Literal["auto", "cpu", "cuda"], tyro.conf.arg(aliases=["-device"])] = "auto",
+) -> None:
+    """Write the pretrained network's features of a scan, with a picture of them beside.
+
+    Args:
+        image: A three-dimensional scan, in any format of ITK's.
+        out: File for the features: .nii.gz, .nii, .nrrd or .mha with one vector a voxel, or .b2nd with the axes (C, Z, Y, X).
+        weights: Weights file, hf://owner/repo/file@revision, or .json of another network (docs/reproduce.md); the bundled ones if left out.
+        clip: Intensities that become 0 and 1, -450 450 for CT; the least and the greatest of the scan if left out.
+        spacing: Cubic voxels to resample to before, mm; the features lie on that grid. The scan's own grid if left out.
+        side: Of the windows, voxels; 128 as in the paper; features of others differ.
+        overlap: Of neighbouring windows; .8 as in the paper takes 2 to 15 times as long.
+        whole: Take the whole volume at once, if memory allows: faster, but other features than those of windows.
+        precision: fp32, bf16, or auto: bf16 where that is faster.
+        memory: What may be used, such as 4G; most of what is free by default.
+        picture: Draw slices of scan and features beside the file.
+        trust_code: Call the code that a .json names even if it is no torch.nn.Module, or the file comes from the hub.
+        statistics: What batch normalization uses: the running averages of its training, or each scan's own.
+        device: auto, cpu or cuda.
+    """
+    # Imports torch, which --help does without.
+    from nnunet_anatomix.features.extract import extract_features
+    from nnunet_anatomix.features.files import feature_ending, write_features
+    from nnunet_anatomix.features.pictures import draw_features
+    from pretraining.backbone.external import feature_weights
+    from pretraining.common.byte_sizes import parse_bytes
+    from pretraining.common.device import named_device
+    from pretraining.common.outputs import try_file
+    from pretraining.imaging.grids import resample_isotropic
+    from pretraining.imaging.limits import check_spacing, check_window
+    from pretraining.imaging.scans import checked_scan, read_image
+
+    ending = feature_ending(out)
+    check_spacing(spacing)
+    check_window(clip)
+    try_file(out)
+    limit = None if memory == "auto" else parse_bytes(memory)
+    runs_on = named_device(device)
+    loaded = feature_weights(weights, trust_code=trust_code, statistics=statistics)
+    scan = checked_scan(read_image(image, "image"), "image")
+    if spacing is not None:
+        scan = resample_isotropic(scan, spacing)
+    found = extract_features(
+        scan,
+        loaded,
+        clip=clip,
+        side=side,
+        overlap=overlap,
+        whole=whole,
+        bf16=None if precision == "auto" else precision == "bf16",
+        memory=limit,
+        device=runs_on,
+        progress=True,
+    )
+    write_features(out, found, scan)
+    log.info("%d channels of %s voxels are in %s", len(found), "×".join(map(str, found.shape[1:])), out)
+    if picture:
+        png = out.with_name(f"{out.name[: -len(ending)]}.png")
+        draw_features(png, scan, found, clip=clip)
+        log.info("a picture of them is %s", png)

@@ -1,0 +1,1 @@
+"""Features of scans: extraction, files and pictures."""

@@ -1,0 +1,79 @@
+"""Features on disk: images of many channels for viewers and ITK, or blosc2 arrays as nnU-Net stores them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from torch import Tensor
+
+from pretraining.common.atomic import atomic_write
+from pretraining.common.completeness import Incomplete
+from pretraining.common.errors import InputError
+from pretraining.imaging.writing import write_image
+
+ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".b2nd")
+
+
+def feature_ending(path: str | Path) -> str:
+    """Which of ``ENDINGS`` a file's name has.
+
+    Raises
+    ------
+    InputError
+        If it has none.
+    """
+    name = Path(path).name.lower()
+    for ending in ENDINGS:
+        if name.endswith(ending) and name != ending:
+            return ending
+    raise InputError(f"expected a file for features that ends with {', '.join(ENDINGS)}, found {path}")
+
+
+def write_features(path: str | Path, features: Tensor, image: sitk.Image) -> None:
+    """Write features, whole or not at all.
+
+    Parameters
+    ----------
+    path : an image file gets one vector a voxel, on the grid of ``image``; a ``.b2nd`` file the axes (C, Z, Y, X) as nnU-Net's, and in
+        its metadata ``geometry`` (spacing in mm and origin along X, Y, Z, direction row by row).
+    features : (C, X, Y, Z).
+    image : any on their grid.
+    """
+    if feature_ending(path) == ".b2nd":
+        array = np.ascontiguousarray(features.permute(0, 3, 2, 1).numpy())
+        with atomic_write(path, verify=lambda partial: _verify_blosc2(partial, array)) as partial:
+            _write_blosc2(partial, array, image)
+        return
+    vectors = sitk.GetImageFromArray(np.ascontiguousarray(features.permute(3, 2, 1, 0).numpy()), isVector=True)
+    vectors.CopyInformation(image)
+    write_image(path, vectors, compress=False)
+
+
+def _write_blosc2(path: Path, array: np.ndarray, image: sitk.Image) -> None:
+    import blosc2
+
+    path.unlink()  # blosc2 does not write over a file that is there
+    geometry = {
+        "axes": "CZYX",
+        "spacing": list(image.GetSpacing()),
+        "origin": list(image.GetOrigin()),
+        "direction": list(image.GetDirection()),
+    }
+    compression = blosc2.CParams(codec=blosc2.Codec.ZSTD, clevel=1)
+    chunks = (1, *(min(64, side) for side in array.shape[1:]))
+    stored = blosc2.asarray(array, urlpath=str(path), mode="w", chunks=chunks, cparams=compression)
+    stored.schunk.vlmeta["geometry"] = geometry
+
+
+def _verify_blosc2(path: Path, array: np.ndarray) -> None:
+    import blosc2
+
+    try:
+        stored = blosc2.open(str(path), mode="r")
+        is_same = stored.shape == array.shape and all(np.array_equal(stored[channel], array[channel]) for channel in range(len(array)))
+    except (RuntimeError, OSError, ValueError) as error:
+        raise Incomplete(str(error)) from None
+    if not is_same:
+        raise Incomplete("other values came back than were written")

@@ -1,0 +1,1 @@
+"""Augmentation of fine-tuning (Table 9): settings, intensity artefacts, affine warps."""

@@ -1,0 +1,1 @@
+"""Groupwise affine alignment to an atlas."""

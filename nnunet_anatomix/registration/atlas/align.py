@@ -1,0 +1,259 @@
+"""Many scans aligned one after the other, in rounds; killed, it goes on (App. B.4.4)."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from nnunet_anatomix.registration.atlas.template import (
+    AtlasScan,
+    Poses,
+    Template,
+    affine_transform,
+    digest,
+    file_stamp,
+    geometry,
+    homogeneous,
+    unbiased,
+)
+from nnunet_anatomix.registration.descriptors import DescriptorConfig
+from nnunet_anatomix.registration.start.initial import Start, best_start
+from pretraining.backbone.feature_network import FeatureNetwork, FeatureWeights
+from pretraining.backbone.inference import Clip
+from pretraining.common.atomic import write_text
+from pretraining.common.batch import FAILURES, Outcome, run_batch
+from pretraining.common.errors import CommandFailed, InputError
+from pretraining.common.lock import locked
+from pretraining.imaging.grids import LARGEST_FIELD, near_isotropic_grid, resample_image
+from pretraining.imaging.limits import check_spacing
+from pretraining.imaging.scans import checked_labels, read_image
+from pretraining.imaging.writing import write_image, write_transform
+
+log = logging.getLogger(__name__)
+
+ATLAS, STATE = "atlas.nii.gz", "alignment.json"
+_REAL = 1e-6
+"""Below it an eigenvalue is no stretch, or an imaginary part is none."""
+
+
+def align_scans(
+    scans: Sequence[AtlasScan],
+    out: Path,
+    *,
+    atlas: Path | None = None,
+    atlas_clip: Clip | None = None,
+    rounds: int = 2,
+    spacing_mm: float | None = None,
+    config: DescriptorConfig | None = None,
+    weights: FeatureWeights | None = None,
+    device: torch.device | str = "cpu",
+) -> int:
+    """Bring scans to one space, and write what moves them there into ``out``.
+
+    For each scan NAME there will be ``NAME_affine.tfm``, which takes points of the atlas to points of the scan, ``NAME_aligned.nii.gz``,
+    the scan in its own intensities on the atlas' grid, and ``NAME_labels.nii.gz``; beside them ``atlas.nii.gz`` and ``alignment.json``,
+    with the agreement of each scan in each round.
+
+    Parameters
+    ----------
+    scans : with different names.
+    atlas : a scan to align all others to, once; it keeps its grid. Left out, an atlas is made of the scans.
+    atlas_clip : of the given atlas; one that was made here needs none.
+    rounds : of aligning and averaging, at least 1.
+    spacing_mm : of the atlas' grid; left out, that of the first scan (see :func:`pretraining.imaging.grids.near_isotropic_grid`).
+    config, weights : what is compared; MIND-SSC alone without weights, beside the features of a network otherwise.
+    device : where features are computed.
+
+    Returns
+    -------
+    How many alignments were computed now; the others were there already, from the same files and settings.
+
+    Raises
+    ------
+    InputError
+        If the atlas, or without one every scan, can't be read.
+    CommandFailed
+        After all others, if scans failed; at once, if none is left to make an atlas of. ``failed.csv`` lists them.
+    InUse
+        If another process writes into ``out``.
+    Interrupted
+        As soon as this process is asked to stop; the same call resumes with the scan in hand.
+
+    Notes
+    -----
+    As in the paper, the first scan that can be read is the first template: which one hardly matters, for its pose is divided out. Scans of
+    its group alone make the atlas; those of other groups are aligned to it afterwards, as the paper's MRI to its CT atlas. Other than the
+    paper, descriptors of the scans are compared, not their labels across modalities, nor mutual information within one; the template is the
+    mean, not the median, which would hold all scans at once; and the pose's mean is affine, not rigid.
+    """
+    if rounds < 1:
+        raise InputError(f"expected at least 1 round, got {rounds}")
+    check_spacing(spacing_mm)
+    config = config or (DescriptorConfig() if weights else DescriptorConfig(feature_weight=0.0))
+    given = AtlasScan(name="atlas", scan=atlas, clip=atlas_clip) if atlas else None
+    with locked(out):
+        aligner = _Aligner(out=out, config=config, weights=weights if config.feature_weight else None, device=torch.device(device))
+        if given:
+            template = Template([given], {given.name: np.eye(4)}, given.scaled())
+            poses = aligner.aligned("given atlas", scans, template)
+        else:
+            first, grid = _first_readable(scans, spacing_mm)
+            template = Template([first], {first.name: np.eye(4)}, grid)
+            poses = template.poses
+            members = [scan for scan in scans if scan.group == first.group]
+            others = [scan for scan in scans if scan.group != first.group]
+            for number in range(1, rounds + 1):
+                poses = aligner.aligned(f"round {number}", members, template, poses)
+                if not poses:
+                    raise CommandFailed(f"round {number}: all scans that make the atlas failed: {_listed(aligner.outcome.failed)}")
+                template = unbiased([scan for scan in members if scan.name in poses], poses, template.grid)
+                poses = template.poses
+            if others:
+                poses = poses | aligner.aligned("other groups", others, template)
+        aligner.write(scans, poses, template, given)
+        aligner.outcome.total = len(scans)
+    aligner.outcome.require_all("scans", see=out / FAILURES)
+    return aligner.outcome.done
+
+
+@dataclass(kw_only=True)
+class _Aligner:
+    """Aligns scans one after the other, and keeps in ``alignment.json`` from what each pose and each file was made."""
+
+    out: Path
+    config: DescriptorConfig
+    weights: FeatureWeights | None
+    device: torch.device
+    outcome: Outcome = field(default_factory=lambda: Outcome(total=0))
+    """Over all stages; ``done`` counts alignments."""
+
+    def __post_init__(self) -> None:
+        self._settings = [asdict(self.config), self.weights.sha256 if self.weights else None]
+        try:
+            self._before = dict(json.loads((self.out / STATE).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            self._before = {}
+        self._state: dict[str, Any] = {"written": dict(self._before.get("written", {}))}
+
+    @cached_property
+    def _net(self) -> FeatureNetwork | None:
+        return self.weights.network().to(self.device) if self.weights else None
+
+    def aligned(self, stage: str, scans: Sequence[AtlasScan], template: Template, near: Poses | None = None) -> Poses:
+        """Poses of the scans that could be aligned; the descent begins with the one that is near, if any."""
+        before, entries = self._before.get(stage, {}), self._state.setdefault(stage, {})
+
+        def inputs_of(scan: AtlasScan) -> str:
+            return digest(template.key, scan.stamp(), self._settings)
+
+        def is_done(scan: AtlasScan) -> bool:
+            known = before.get(scan.name, {})
+            if known.get("inputs") != inputs_of(scan):
+                return False
+            entries[scan.name] = known
+            return True
+
+        def work(scan: AtlasScan) -> None:
+            inputs = inputs_of(scan)
+            start = self._start(scan, template, (near or {}).get(scan.name))
+            pose = homogeneous(start.transform).tolist()
+            entries[scan.name] = {"inputs": inputs, "agreement": round(start.agreement, 4), "pose": pose}
+            self._save()
+
+        self.outcome.done += self._each(stage, scans, work, is_done).done
+        return {name: np.array(entry["pose"]) for name, entry in entries.items()}
+
+    def write(self, scans: Sequence[AtlasScan], poses: Poses, template: Template, given: AtlasScan | None) -> None:
+        """Write the atlas and what was aligned; files that were made from the same already stay, those of failed scans go."""
+        atlas = self.out / ATLAS
+        if not (given and atlas.exists() and atlas.samefile(given.scan)) and not self._stands(ATLAS, template.key, [atlas]):
+            write_image(atlas, given.read() if given else template.images[0])
+            self._save(ATLAS, template.key)
+        for scan in scans:
+            if scan.name not in poses:
+                for path in self._paths(scan):
+                    with suppress(OSError):  # a name that is too long for a file
+                        path.unlink()
+
+        def key_of(scan: AtlasScan) -> str:
+            labels = [file_stamp(scan.labels)] if scan.labels else []
+            return digest(scan.stamp(), labels, poses[scan.name].tolist(), geometry(template.grid))
+
+        def work(scan: AtlasScan) -> None:
+            key = key_of(scan)
+            _write_aligned(scan, affine_transform(poses[scan.name]), template.grid, *self._paths(scan))
+            self._save(scan.name, key)
+
+        known = [scan for scan in scans if scan.name in poses]
+        self._each("writing", known, work, lambda scan: self._stands(scan.name, key_of(scan), self._paths(scan)))
+        if self._state != self._before:
+            self._save()
+
+    def _paths(self, scan: AtlasScan) -> list[Path]:
+        names = ("affine.tfm", "aligned.nii.gz", *(["labels.nii.gz"] if scan.labels else []))
+        return [self.out / f"{scan.name}_{name}" for name in names]
+
+    def _start(self, scan: AtlasScan, template: Template, near: np.ndarray | None) -> Start:
+        atlas, known = template.images
+        given = None if near is None else Start(name="before", transform=affine_transform(near), rivals={})
+        windows = ((0.0, 1.0), (0.0, 1.0))
+        start = best_start(atlas, scan.scaled(), self.config, net=self._net, clips=windows, masks=(known, None), given=given)
+        turns = np.linalg.eigvals(homogeneous(start.transform)[:3, :3])
+        if (turns.real[np.abs(turns.imag) < _REAL] < _REAL).any():
+            raise InputError(f"{scan.name}: agrees best when mirrored or turned by half a circle; check its header's directions")
+        return start
+
+    def _each(
+        self, stage: str, scans: Sequence[AtlasScan], work: Callable[[AtlasScan], None], is_done: Callable[[AtlasScan], bool]
+    ) -> Outcome:
+        log.info("%s", stage)
+        outcome = run_batch({scan.name: scan for scan in scans}, work, noun=f"{stage}, scan", is_done=is_done, failures=self.out)
+        for scan in scans:
+            self.outcome.failed.pop(scan.name, None)
+        self.outcome.failed |= outcome.failed
+        return outcome
+
+    def _stands(self, name: str, key: str, paths: Sequence[Path]) -> bool:
+        return self._state["written"].get(name) == key and all(path.exists() for path in paths)
+
+    def _save(self, name: str | None = None, key: str | None = None) -> None:
+        """Write the state, with what was just written, if anything."""
+        if name:
+            self._state["written"][name] = key
+        write_text(self.out / STATE, json.dumps(self._state, indent=1) + "\n")
+
+
+def _write_aligned(scan: AtlasScan, transform: sitk.AffineTransform, grid: sitk.Image, affine: Path, aligned: Path, *labels: Path) -> None:
+    image = scan.read()
+    write_transform(affine, transform)
+    write_image(aligned, resample_image(image, grid, transform))
+    if scan.labels is not None:
+        role = f"{scan.name}, labels"
+        for path in labels:
+            moved = checked_labels(read_image(scan.labels, role), image, role)
+            write_image(path, resample_image(moved, grid, transform, nearest=True))
+
+
+def _first_readable(scans: Sequence[AtlasScan], spacing_mm: float | None) -> tuple[AtlasScan, sitk.Image]:
+    """A scan, and the atlas' grid over it."""
+    reasons = []
+    for scan in scans:
+        try:
+            return scan, near_isotropic_grid(scan.scaled(), spacing_mm=spacing_mm, at_most_voxels=LARGEST_FIELD)
+        except InputError as error:
+            reasons.append(str(error))
+    raise InputError(f"expected scans to make an atlas of, found none that can be read: {'; '.join(reasons)}")
+
+
+def _listed(failed: Mapping[str, str]) -> str:
+    return "; ".join(f"{name}: {why}" for name, why in failed.items())

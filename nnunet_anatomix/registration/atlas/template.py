@@ -1,0 +1,180 @@
+"""Many scans brought to one space: an affine atlas that is nobody's own pose, or one that is given (App. B.4.4).
+
+Every scan is aligned to a template by its descriptors; the aligned scans' mean, in the mean of their poses, is the next round's template.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from scipy.linalg import expm, logm
+
+from pretraining.backbone.inference import Clip
+from pretraining.common.errors import InputError
+from pretraining.common.fingerprint import file_state, fingerprint
+from pretraining.imaging.grids import coverage, image_tensor, index_to_mm, resample_image, tensor_image
+from pretraining.imaging.limits import check_window
+from pretraining.imaging.scans import checked_scan, read_image
+
+log = logging.getLogger(__name__)
+
+_MEAN_TOLERANCE = 1e-10
+"""Of the poses' mean logarithm; dimensionless, and mm for shifts."""
+
+
+Poses = dict[str, np.ndarray]
+"""A scan's name → (4, 4), homogeneous coordinates: points of the template, mm, to points of the scan."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtlasScan:
+    """One scan of many."""
+
+    name: str
+    scan: Path
+    labels: Path | None = None
+    """To be moved along."""
+    group: str = ""
+    """Such as its modality: intensities are averaged within one group only."""
+    clip: Clip | None = None
+    """Intensities that become 0 and 1, e.g. (-450, 450) HU; the least and the greatest if left out."""
+
+    def __post_init__(self) -> None:
+        check_window(self.clip, f"{self.name}: clip")
+
+    def stamp(self) -> list[Any]:
+        """Changes with the scan's file and window."""
+        return [*file_stamp(self.scan), self.clip]
+
+    def read(self) -> sitk.Image:
+        """The scan in its own intensities."""
+        return checked_scan(read_image(self.scan, self.name), self.name)
+
+    def scaled(self) -> sitk.Image:
+        """The scan in [0, 1]."""
+        scan = self.read()
+        values = sitk.GetArrayViewFromImage(scan)
+        low, high = self.clip or (float(values.min()), float(values.max()))
+        if values.max() <= low or values.min() >= high:
+            raise InputError(f"{self.name}: all intensities lie beyond the window {low:g} to {high:g}; check its clip")
+        return sitk.IntensityWindowing(scan, low, high, 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Template:
+    """The mean of scans in given poses, on a grid: what others are aligned to. Made when first looked at."""
+
+    scans: Sequence[AtlasScan]
+    poses: Poses
+    grid: sitk.Image
+
+    @cached_property
+    def key(self) -> str:
+        """Changes with all that the template is made of."""
+        return digest([(scan.stamp(), self.poses[scan.name].tolist()) for scan in self.scans], geometry(self.grid))
+
+    @cached_property
+    def images(self) -> tuple[sitk.Image, sitk.Image]:
+        """The mean, in [0, 1], of the scans that reach a voxel; and where any does."""
+        total = torch.zeros(self.grid.GetSize())
+        count = torch.zeros_like(total)
+        for scan in self.scans:
+            image, transform = scan.scaled(), affine_transform(self.poses[scan.name])
+            known = coverage(image, self.grid, transform)
+            total += image_tensor(resample_image(image, self.grid, transform)) * known
+            count += known
+        return tensor_image(total / count.clamp_min(1), self.grid), tensor_image((count > 0).byte(), self.grid)
+
+
+def mean_pose(poses: Sequence[np.ndarray]) -> np.ndarray:
+    """The affine mean: relative to it, the poses' matrix logarithms sum to 0.
+
+    Parameters
+    ----------
+    poses : (4, 4) each, homogeneous coordinates, close enough to each other to have real logarithms (no mirror, no half turn between).
+
+    Returns
+    -------
+    (4, 4). It depends on no choice of coordinates, and the mean of inverses is the inverse of the mean.
+
+    References
+    ----------
+    Pennec and Arsigny, Exponential Barycenters of the Canonical Cartan Connection and Invariant Means on Lie Groups, 2013.
+    """
+    mean = poses[0]
+    for _ in range(100):
+        step = np.mean([logm(pose @ np.linalg.inv(mean)).real for pose in poses], axis=0)
+        mean = expm(step) @ mean
+        if np.abs(step).max() < _MEAN_TOLERANCE:
+            break
+    return mean
+
+
+def unbiased(scans: Sequence[AtlasScan], poses: Poses, grid: sitk.Image) -> Template:
+    """The mean of scans that were aligned to a template, without the template's own pose: the mean of all poses is divided out.
+
+    Parameters
+    ----------
+    scans : to average.
+    poses : of each of them.
+    grid : the template's.
+
+    Returns
+    -------
+    A template on a grid of the same axes and spacing, whose centre and extent follow the mean pose.
+    """
+    mean = mean_pose([poses[scan.name] for scan in scans])
+    steps, sides = index_to_mm(grid), np.array(grid.GetSize()) - 1
+    centre = mean[:3, :3] @ (steps @ (sides / 2) + grid.GetOrigin()) + mean[:3, 3]
+    stretch = np.linalg.norm(mean[:3, :3] @ steps, axis=0) / np.linalg.norm(steps, axis=0)
+    sides = np.maximum(np.rint(sides * stretch).astype(int), 1)
+    moved = sitk.Image((sides + 1).tolist(), sitk.sitkUInt8)
+    moved.SetSpacing(grid.GetSpacing())
+    moved.SetDirection(grid.GetDirection())
+    moved.SetOrigin((centre - steps @ (sides / 2)).tolist())
+    back = np.linalg.inv(mean)
+    return Template(scans, {scan.name: poses[scan.name] @ back for scan in scans}, moved)
+
+
+def homogeneous(transform: sitk.Transform) -> np.ndarray:
+    """(4, 4) of a linear transform."""
+    points = np.array([transform.TransformPoint(point) for point in ((0.0, 0.0, 0.0), *np.eye(3).tolist())])
+    matrix = np.eye(4)
+    matrix[:3] = np.column_stack([*(points[1:] - points[0]), points[0]])
+    return matrix
+
+
+def affine_transform(pose: np.ndarray) -> sitk.AffineTransform:
+    """The ITK transform of a (4, 4) matrix."""
+    return sitk.AffineTransform(pose[:3, :3].flatten().tolist(), pose[:3, 3].tolist())
+
+
+def geometry(grid: sitk.Image) -> list[Any]:
+    """What places a grid."""
+    return [grid.GetSize(), grid.GetSpacing(), grid.GetOrigin(), grid.GetDirection()]
+
+
+def file_stamp(path: Path) -> list[Any]:
+    """Changes with the file.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    if not path.is_file():
+        raise InputError(f"no such file {path}")
+    return file_state(path)
+
+
+def digest(*made_from: Any) -> str:
+    """A short digest of what something was made from."""
+    return fingerprint(list(made_from))

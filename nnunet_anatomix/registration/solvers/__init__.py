@@ -1,0 +1,1 @@
+"""Deformable solvers: ConvexAdam and ANTs."""

@@ -1,0 +1,1 @@
+"""Initial transforms: centres, orientations and affine alignment."""

@@ -1,0 +1,219 @@
+"""Where to begin: a transform from a file, or the best of several starts, judged by the features."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nnunet_anatomix.registration.descriptors import DescriptorConfig, Scan, described
+from nnunet_anatomix.registration.start.affine import APART, Described, Stage, agreement, descended, matching_translation
+from pretraining.backbone.feature_network import FeatureNetwork
+from pretraining.backbone.inference import Clip
+from pretraining.common.errors import InputError
+from pretraining.common.finite import require_finite
+from pretraining.imaging.grids import coverage, grid_of_cubes, image_tensor, near_isotropic_grid, resample_image
+from pretraining.imaging.scans import read_image
+
+log = logging.getLogger(__name__)
+
+_VOXELS = 96**3
+"""Of the grids that starts are judged on."""
+_POOL = 2
+_HEADER_BONUS = 0.02
+"""Another start must agree better by this than the one that the headers give."""
+_LEAST_COVERAGE = 0.02
+"""Share of the fixed grid that the moving scan must reach."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """A transform to begin with.
+
+    Attributes
+    ----------
+    name : ``header``, ``centres``, ``mass``, ``search`` or ``file``.
+    transform : takes points of the fixed scan to points of the moving scan, mm.
+    agreement : see :func:`nnunet_anatomix.registration.start.affine.agreement`; NaN where it was not judged.
+    rivals : name → agreement of all starts that were tried.
+    """
+
+    name: str
+    transform: sitk.Transform
+    agreement: float = float("nan")
+    rivals: dict[str, float]
+
+
+def header_start(fixed: sitk.Image, moving: sitk.Image) -> Start:
+    """The scans as their headers place them.
+
+    Raises
+    ------
+    InputError
+        If they don't overlap.
+    """
+    return _overlapping(fixed, moving, Start(name="header", transform=sitk.AffineTransform(3), rivals={}))
+
+
+def file_start(path: Path, fixed: sitk.Image, moving: sitk.Image) -> Start:
+    """A transform from a file: ITK's and ANTs' ``.mat``, ``.tfm``, ``.txt``, ``.h5``, or a displacement field as an image.
+
+    Raises
+    ------
+    InputError
+        If it can't be read, is no displacement field, or leaves the scans apart.
+    """
+    try:
+        transform = sitk.ReadTransform(str(path)) if Path(path).is_file() else None
+    except RuntimeError:
+        transform = None
+    if transform is None:
+        field = read_image(path, "initial transform", vectors=True)
+        if field.GetDimension() != 3 or field.GetNumberOfComponentsPerPixel() != 3:
+            raise InputError(f"initial transform: {path} is neither a transform of ITK's nor a displacement field of 3 components")
+        transform = sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64))
+    if transform.GetDimension() == 3 and not np.isfinite([transform.TransformPoint(corner) for corner in _corners_mm(fixed)]).all():
+        raise InputError(f"initial transform: {path} holds NaN or infinity; make it anew, or leave --init out")
+    if transform.GetDimension() != 3:
+        raise InputError(f"initial transform: {path} works in {transform.GetDimension()} dimensions, expected 3")
+    return _overlapping(fixed, moving, Start(name="file", transform=transform, rivals={}))
+
+
+def best_start(
+    fixed: sitk.Image,
+    moving: sitk.Image,
+    config: DescriptorConfig,
+    *,
+    net: FeatureNetwork | None,
+    stage: Stage = "affine",
+    clips: Sequence[Clip | None] = (None, None),
+    masks: Sequence[sitk.Image | None] = (None, None),
+    given: Start | None = None,
+) -> Start:
+    """Judge several starts by descriptors of both scans, each after a descent, and take the best.
+
+    Parameters
+    ----------
+    fixed, moving : checked scans.
+    config : the descriptors to judge by.
+    net : see :func:`nnunet_anatomix.registration.descriptors.described`.
+    stage : what each start may do to agree better.
+    clips, masks : of fixed and moving.
+    given : the only start to descend from; else headers, centres of the images, centres of mass and the best translation are tried.
+
+    Raises
+    ------
+    InputError
+        If no start lets the scans overlap.
+    """
+    grids = [near_isotropic_grid(scan, spacing_mm=min(scan.GetSpacing()), at_most_voxels=_VOXELS) for scan in (fixed, moving)]
+    spacing = max(grid.GetSpacing()[0] for grid in grids)
+    ours = _described(fixed, _box_along(fixed, fixed, spacing), config, net, clips[0], masks[0])
+    theirs = _described(moving, _box_along(moving, fixed, spacing), config, net, clips[1], masks[1])
+    starts = {given.name: given.transform} if given else _starts(fixed, moving, ours, theirs)
+    found: dict[str, tuple[float, sitk.Transform]] = {}
+    for name, transform in starts.items():
+        score = agreement(ours, theirs, transform)
+        found[name] = (score, transform)
+        if stage == "none" or score <= APART:
+            continue
+        better = descended(ours, theirs, transform, stage)
+        after = agreement(ours, theirs, better)
+        if after > score:
+            found[name] = (after, better)
+    require_finite(torch.tensor([score for score, _ in found.values()]), "agreement of the scans")
+    rivals = {name: round(score, 4) for name, (score, _) in found.items()}
+    name = max(found, key=lambda name: found[name][0] + (_HEADER_BONUS if name == "header" else 0))
+    score, transform = found[name]
+    if score <= APART:
+        raise InputError("no start lets the scans overlap by a quarter; name an initial transform with --init FILE")
+    log.info("start: %s, agreement %.3f (%s)", name, score, ", ".join(f"{key} {value:.3f}" for key, value in rivals.items()))
+    return Start(name=name, transform=transform, agreement=score, rivals=rivals)
+
+
+def _starts(fixed: sitk.Image, moving: sitk.Image, ours: Described, theirs: Described) -> dict[str, sitk.Transform]:
+    """Name → transform."""
+    by_centres, by_mass = (_translation(middle(fixed), middle(moving)) for middle in (_centre, _mass_centre))
+    return {
+        "header": sitk.AffineTransform(3),
+        "centres": by_centres,
+        "mass": by_mass,
+        "search": matching_translation(ours, theirs),
+    }
+
+
+def _described(
+    scan: sitk.Image,
+    grid: sitk.Image,
+    config: DescriptorConfig,
+    net: FeatureNetwork | None,
+    clip: Clip | None,
+    mask: sitk.Image | None,
+) -> Described:
+    known = coverage(scan, grid)
+    if mask is not None:
+        known *= image_tensor(resample_image(mask != 0, grid, nearest=True))
+    device = next(net.parameters()).device if net else torch.device("cpu")
+    known = known.to(device)
+    image = image_tensor(resample_image(scan, grid)).to(device)
+    descriptors = described(Scan(image=image, known=known, clip=clip), config, pool=_POOL, net=net)
+    return Described(
+        descriptors=descriptors, known=functional.avg_pool3d(known[None], _POOL)[0], grid=grid_of_cubes(grid, _POOL, whole_only=True)
+    )
+
+
+def _box_along(scan: sitk.Image, axes: sitk.Image, spacing_mm: float) -> sitk.Image:
+    """A grid along the axes of another scan, around all of this one."""
+    directions = np.array(axes.GetDirection()).reshape(3, 3)
+    corners = np.array(np.meshgrid(*[(0, side - 1) for side in scan.GetSize()])).reshape(3, -1).T
+    along = np.array([scan.TransformContinuousIndexToPhysicalPoint(corner.tolist()) for corner in corners.astype(float)]) @ directions
+    low, high = along.min(0), along.max(0)
+    sides = np.maximum(np.ceil((high - low) / spacing_mm).astype(int) + 1, 2 * _POOL)
+    grid = sitk.Image(sides.tolist(), sitk.sitkUInt8)
+    grid.SetSpacing([spacing_mm] * 3)
+    grid.SetDirection(axes.GetDirection())
+    grid.SetOrigin((directions @ low).tolist())
+    return grid
+
+
+def _overlapping(fixed: sitk.Image, moving: sitk.Image, start: Start) -> Start:
+    grid = near_isotropic_grid(fixed, spacing_mm=min(fixed.GetSpacing()), at_most_voxels=32**3)
+    share = coverage(moving, grid, start.transform).mean().item()
+    if share < _LEAST_COVERAGE:
+        how = "as their headers place them" if start.name == "header" else "after the initial transform"
+        raise InputError(
+            f"fixed and moving do not overlap {how}: the moving scan covers {100 * share:.1f} % of the fixed one; "
+            "use --init auto, or name an initial transform with --init FILE"
+        )
+    return start
+
+
+def _corners_mm(scan: sitk.Image) -> list[tuple[float, ...]]:
+    corners = itertools.product(*((0, side - 1) for side in scan.GetSize()))
+    return [scan.TransformIndexToPhysicalPoint(corner) for corner in corners]
+
+
+def _translation(fixed_point: np.ndarray, moving_point: np.ndarray) -> sitk.AffineTransform:
+    transform = sitk.AffineTransform(3)
+    transform.SetTranslation((moving_point - fixed_point).tolist())
+    return transform
+
+
+def _centre(scan: sitk.Image) -> np.ndarray:
+    return np.array(scan.TransformContinuousIndexToPhysicalPoint([(side - 1) / 2 for side in scan.GetSize()]))
+
+
+def _mass_centre(scan: sitk.Image) -> np.ndarray:
+    values = image_tensor(scan)
+    mass: Tensor = values - values.min()
+    profiles = [mass.sum([axis for axis in range(3) if axis != own]) for own in range(3)]
+    places = [(torch.arange(len(profile)) * profile).sum() / profile.sum() for profile in profiles]
+    return np.array(scan.TransformContinuousIndexToPhysicalPoint([float(place) for place in places]))

@@ -1,0 +1,1 @@
+"""The grid search over registration settings."""

@@ -1,0 +1,43 @@
+"""The settings of ConvexAdam that a search tries (App. A.2)."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import asdict, dataclass
+from math import inf
+from typing import NamedTuple
+
+from pretraining.common.errors import InputError
+
+
+class Combination(NamedTuple):
+    """One point of the grid; names as in :class:`~nnunet_anatomix.registration.solvers.convexadam.ConvexAdamConfig`."""
+
+    smoothness: float
+    grid_spacing: int
+    reach: int
+    adam_spacing: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchGrid:
+    """Values to try of every setting; by default the paper's, 500 combinations."""
+
+    smoothness: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5)
+    """Weight λ of the descent's smoothness."""
+    grid_spacing: tuple[int, ...] = (2, 3, 4, 5, 6)
+    """Of the search's grid, voxels."""
+    reach: tuple[int, ...] = (1, 2, 3, 4, 5)
+    """Greatest displacement of the search, voxels of its grid (``disp_hw``)."""
+    adam_spacing: tuple[int, ...] = (1, 2)
+    """Of the descent's grid, voxels."""
+
+    def __post_init__(self) -> None:
+        for name, values in asdict(self).items():
+            least = 0 if name == "smoothness" else 1
+            if not values or len(set(values)) < len(values) or not all(least <= value < inf for value in values):
+                raise InputError(f"{name.replace('_', ' ')}: expected different numbers of at least {least}, found {values}")
+
+    def combinations(self) -> list[Combination]:
+        """All of them."""
+        return [Combination(*values) for values in itertools.product(self.smoothness, self.grid_spacing, self.reach, self.adam_spacing)]

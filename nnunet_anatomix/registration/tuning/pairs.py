@@ -1,0 +1,145 @@
+"""Pairs of scans with labels, as a search over settings of registration takes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from torch import Tensor
+
+from nnunet_anatomix.registration.descriptors import Scan
+from nnunet_anatomix.registration.lists import numbered_pair, read_list
+from nnunet_anatomix.registration.warp import warped
+from nnunet_anatomix.scores.overlap import dice_by_label, shared_labels
+from pretraining.backbone.inference import Clip
+from pretraining.common.errors import InputError
+from pretraining.imaging.grids import coverage, image_tensor, resample_image
+from pretraining.imaging.limits import check_window
+from pretraining.imaging.scans import checked_labels, checked_scan, read_image
+
+IMAGES = ("fixed", "moving", "fixed_labels", "moving_labels")
+MASKS = ("fixed_mask", "moving_mask")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchPair:
+    """Two scans, roughly aligned by their headers, and the labels of both.
+
+    Attributes
+    ----------
+    name : different for every pair.
+    fixed, moving, fixed_labels, moving_labels : files, in any format of ITK's.
+    fixed_mask, moving_mask : files, above 0 where a scan counts; None for everywhere.
+    fixed_clip, moving_clip : intensities that the network sees as 0 and 1; None for the least and the greatest.
+    """
+
+    name: str
+    fixed: Path
+    moving: Path
+    fixed_labels: Path
+    moving_labels: Path
+    fixed_mask: Path | None = None
+    moving_mask: Path | None = None
+    fixed_clip: Clip | None = None
+    moving_clip: Clip | None = None
+
+    def __post_init__(self) -> None:
+        check_window(self.fixed_clip, f"{self.name}: clip of the fixed scan")
+        check_window(self.moving_clip, f"{self.name}: clip of the moving scan")
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """What is read of it, by role."""
+        return {role: path for role in (*IMAGES, *MASKS) if (path := getattr(self, role)) is not None}
+
+
+def read_search_pairs(path: Path, *, fixed_clip: Clip | None = None, moving_clip: Clip | None = None) -> list[SearchPair]:
+    """Read a CSV file with the columns of :class:`SearchPair`; ``name`` and the masks may be missing.
+
+    Parameters
+    ----------
+    path : of the file; paths in it are relative to its folder.
+    fixed_clip, moving_clip : of all pairs.
+
+    Raises
+    ------
+    InputError
+        As by :func:`~nnunet_anatomix.registration.lists.read_list`, or for a file that is not there.
+    """
+    pairs = []
+    for name, cells, where in read_list(path, "pairs", required=IMAGES, optional=MASKS, unnamed=numbered_pair):
+        images = {role: path.parent / cell for role, cell in cells.items()}
+        for role, image in images.items():
+            if not image.is_file():
+                raise InputError(f"{where}: {role}: no such file {image}")
+        pairs.append(SearchPair(name=name, **images, fixed_clip=fixed_clip, moving_clip=moving_clip))
+    return pairs
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedPair:
+    """A pair on the fixed grid.
+
+    Attributes
+    ----------
+    fixed, moving : the scans.
+    fixed_labels, moving_labels : (X, Y, Z) float32, whole numbers.
+    """
+
+    fixed: Scan
+    moving: Scan
+    fixed_labels: Tensor
+    moving_labels: Tensor
+
+    @cached_property
+    def labels(self) -> list[int]:
+        """Those of both scans."""
+        return shared_labels(self.fixed_labels, self.moving_labels)
+
+    def dice(self, displacement: Tensor | None = None) -> float:
+        """Mean over :attr:`labels`, with the moving ones pulled along a (3, X, Y, Z) displacement by nearest neighbour."""
+        moved = self.moving_labels if displacement is None else warped(self.moving_labels[None], displacement, mode="nearest")[0]
+        dice = dice_by_label(self.fixed_labels, moved)
+        return float(np.mean([dice[label] for label in self.labels]))
+
+
+def load_pair(pair: SearchPair, device: torch.device) -> LoadedPair:
+    """Read a pair; the moving scan and its labels go through the headers to the fixed grid.
+
+    Raises
+    ------
+    InputError
+        For scans or labels that are none, or no label that both scans have on the fixed grid.
+    """
+    roles = {role: f"{pair.name}, {role.replace('_', ' ')}" for role in pair.files}
+    images = {role: read_image(path, roles[role]) for role, path in pair.files.items()}
+    fixed, moving = (checked_scan(images[role], roles[role]) for role in ("fixed", "moving"))
+    fixed_labels = checked_labels(images["fixed_labels"], fixed, roles["fixed_labels"])
+    moving_labels = checked_labels(images["moving_labels"], moving, roles["moving_labels"])
+    known = torch.ones(fixed.GetSize(), dtype=torch.float32)
+    reached = coverage(moving, fixed)
+    if pair.fixed_mask:
+        known = image_tensor(sitk.Cast(checked_labels(images["fixed_mask"], fixed, roles["fixed_mask"]) != 0, sitk.sitkFloat32))
+    if pair.moving_mask:
+        mask = checked_labels(images["moving_mask"], moving, roles["moving_mask"]) != 0
+        reached = reached * image_tensor(resample_image(sitk.Cast(mask, sitk.sitkFloat32), fixed, nearest=True))
+    if not known.any() or not reached.any():
+        raise InputError(f"{pair.name}: nothing of the masks lies where both scans are; check the masks, or leave them out")
+    loaded = LoadedPair(
+        fixed=Scan(image=image_tensor(fixed).to(device), known=_partly(known, device), clip=pair.fixed_clip),
+        moving=Scan(image=image_tensor(resample_image(moving, fixed)).to(device), known=_partly(reached, device), clip=pair.moving_clip),
+        fixed_labels=image_tensor(fixed_labels).to(device),
+        moving_labels=image_tensor(resample_image(moving_labels, fixed, nearest=True)).to(device),
+    )
+    if not loaded.labels:
+        raise InputError(f"{pair.name}: on the fixed grid the scans share no label; check that they overlap and are labelled alike")
+    return loaded
+
+
+def _partly(known: Tensor, device: torch.device) -> Tensor | None:
+    """``known`` on its device; None where all of it is."""
+    return None if bool(known.all()) else known.to(device)

@@ -1,0 +1,1 @@
+"""Template banks: files, bit-packed masks and balanced draws."""

@@ -1,0 +1,131 @@
+"""What buys the best features at equal wall time: several variants of a training, each judged on real images.
+
+SWEEP/NAME/run            the training, as ever; killed, it goes on
+SWEEP/NAME/result.json    its scores
+SWEEP/failed.csv          variants that failed, and why
+SWEEP/table.md, .csv      all that are finished
+
+Several calls may work in one folder at once, each on variants of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pretraining.backbone.unet import UNet
+from pretraining.bank.template_bank import TemplateBank
+from pretraining.common.atomic import write_text
+from pretraining.common.batch import FAILURES, run_batch
+from pretraining.common.config import from_dict, to_dict
+from pretraining.common.errors import InputError
+from pretraining.common.lock import locked
+from pretraining.common.tables import markdown_table, write_csv
+from pretraining.learning.budget import check_minutes
+from pretraining.learning.checkpoint import Checkpoint
+from pretraining.learning.export import backbone_state
+from pretraining.learning.train import train
+from pretraining.learning.train_config import TrainConfig
+from pretraining.probing.aligned import read_brain
+from pretraining.probing.judge import judge, network_features
+
+log = logging.getLogger(__name__)
+
+RESULT = "result.json"
+"""Of a variant."""
+CHOOSING = ("t2", "pd")
+"""Modalities that T1 is judged against; CT is left for reporting."""
+
+
+def read_variants(path: Path, base: TrainConfig) -> dict[str, TrainConfig]:
+    """Read ``{"name": {"field": value, "part": {"field": value}}, ...}``: what each variant has in place of ``base``.
+
+    Raises
+    ------
+    InputError
+        If the file is no such JSON or a variant is no valid configuration.
+    """
+    try:
+        variants = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise InputError(f'{path}: expected JSON {{"name": {{"field": value}}}}, found {error}') from None
+    if not isinstance(variants, dict) or not variants or not all(isinstance(changes, dict) for changes in variants.values()):
+        raise InputError(f'{path}: expected JSON {{"name": {{"field": value}}}} with at least one variant')
+    return {name: from_dict(TrainConfig, _merged(to_dict(base), changes)) for name, changes in variants.items()}
+
+
+def sweep(variants: Mapping[str, TrainConfig], bank: TemplateBank, brain: Path, out: Path, *, minutes: float, device: str = "auto") -> str:
+    """Train every variant for ``minutes`` of wall time, judge it, and write the table; what is done already stays.
+
+    Parameters
+    ----------
+    variants : name → configuration; the time takes the place of its ``steps``, and only the end is validated.
+    bank : organ templates.
+    brain : folder with T1, T2, PD and regions on one grid, see :func:`pretraining.probing.aligned.read_brain`.
+    out : folder of the sweep.
+
+    Returns
+    -------
+    The table, as Markdown.
+
+    Raises
+    ------
+    CommandFailed
+        After all others, if variants failed or are left to other processes.
+    Interrupted
+        If asked to stop; the training in hand is saved, and the same call goes on with it.
+    """
+    check_minutes(minutes)
+    images = read_brain(brain, CHOOSING)
+
+    def is_done(name: str) -> bool:
+        return (out / name / RESULT).is_file()
+
+    def work(name: str) -> None:
+        folder, config = out / name, variants[name]
+        with locked(folder):
+            if is_done(name):  # by another process, just now
+                return
+            log.info("%s: %g minutes", name, minutes)
+            checkpoint = train(
+                folder / "run", replace(config, validate_every=sys.maxsize), bank, minutes=minutes, resume=True, device=device
+            )
+            scores = judge({name: network_features(_network(checkpoint, config))}, [images])
+            nearest = {f"{score.first}→{score.second}": round(score.nearest, 4) for score in scores}
+            row = {"variant": name, "steps": checkpoint.step, "minutes": round(checkpoint.seconds / 60, 2)}
+            row |= nearest | {"mean": round(sum(nearest.values()) / len(nearest), 4)}
+            write_text(folder / RESULT, json.dumps(row) + "\n")
+        log.info("%s", row)
+        report()
+
+    def report() -> str:
+        rows = [json.loads((out / name / RESULT).read_text()) for name in variants if is_done(name)]
+        columns = list(rows[0])
+        write_csv(out / "table.csv", columns, ([row[column] for column in columns] for row in rows))
+        ranked = sorted(rows, key=lambda row: -row["mean"])
+        text = markdown_table(columns, ([row[column] for column in columns] for row in ranked))
+        write_text(out / "table.md", text)
+        return text
+
+    outcome = run_batch({name: name for name in variants}, work, noun="variant", is_done=is_done, failures=out)
+    outcome.require_all("variants", see=out / FAILURES)
+    return report()
+
+
+def _network(checkpoint: Checkpoint, config: TrainConfig) -> UNet:
+    net = UNet(config.backbone)
+    net.load_state_dict(backbone_state(checkpoint))
+    return net
+
+
+def _merged(old: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    parts = {
+        name: _merged(old[name], value) if isinstance(value, dict) and isinstance(old.get(name), dict) else value
+        for name, value in changes.items()
+    }
+    return old | parts

@@ -1,0 +1,148 @@
+"""From the label files of one subject to its organs, with ribs and vertebrae merged."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from pretraining.bank.packing import PackedMask, cropped, pack
+from pretraining.imaging.label_files import read_labels, read_size, resample_nearest, stem
+from pretraining.templates.label_names import Names, read_label_names
+from pretraining.templates.report import Rejected, Rejection, too_small
+from pretraining.templates.sources import Group
+
+MERGED = (
+    (re.compile(r"(^|[ _-])(ribs?|costae?)([ _-]|\d|$)(?!.*cartilage)", re.IGNORECASE), "ribs"),
+    (re.compile(r"(^|[ _-])vertebrae?([ _-]|\d|$)", re.IGNORECASE), "vertebrae"),
+)
+"""Organs that the paper pools into one template per subject (App. B.1.1): ``rib_left_1`` and ``vertebrae_S1``, but neither
+``costal_cartilages`` nor ``intervertebral_discs`` nor ``sacrum``."""
+
+
+@dataclass(kw_only=True)
+class GroupContent:
+    """What a group held."""
+
+    masks: dict[str, PackedMask] = field(default_factory=dict)
+    """Organ -> mask at the wanted spacing; its offset is that in the subject's volume."""
+    rejected: list[Rejection] = field(default_factory=list)
+
+
+class Part(NamedTuple):
+    """A tight box around an organ and where it begins in the subject's volume."""
+
+    mask: np.ndarray
+    """(X, Y, Z) bool."""
+    offset: tuple[int, int, int]
+
+
+def read_group(group: Group, spacing_mm: float, min_voxels: int) -> GroupContent:
+    """Read all files of a group, merge what belongs together, and say what is not used.
+
+    At no time is more than one whole volume held: organs are cropped as they are found.
+
+    Parameters
+    ----------
+    group : from :func:`pretraining.templates.sources.find_sources`.
+    spacing_mm : voxel size that masks are resampled to, nearest neighbour.
+    min_voxels : masks with fewer voxels after resampling are rejected.
+    """
+    content = GroupContent()
+    organs: dict[str, Part] = {}
+    names, problem = read_label_names(group.names_file)
+    if problem:
+        content.rejected.append(problem)
+    size = common_size(group.files) if len(group.files) > 1 else None
+    for path in group.files:
+        try:
+            if size is not None and (found := read_size(path)) != size:
+                raise Rejected(f"its size {found} differs from {size}, that of the subject's other masks")
+            for organ, part in _parts(path, spacing_mm, names):
+                organs[organ] = _union(organs[organ], part) if organ in organs else part
+        except Rejected as reason:
+            content.rejected.append(Rejection(str(path), str(reason), reason.kind))
+        except MemoryError:
+            content.rejected.append(Rejection(str(path), "unreadable (it needs more memory than there is)"))
+    for organ, part in organs.items():
+        count = int(np.count_nonzero(part.mask))
+        if count < min_voxels:
+            content.rejected.append(too_small(f"{group.source} {group.subject}: {organ}", count, spacing_mm, min_voxels))
+        else:
+            content.masks[organ] = pack(part.mask)._replace(offset=part.offset)
+    return content
+
+
+def common_size(files: tuple[Path, ...]) -> tuple[int, int, int] | None:
+    """The size that most readable files have, if it is more than half of them."""
+    sizes: Counter[tuple[int, int, int]] = Counter()
+    for path in files:
+        try:
+            sizes[read_size(path)] += 1
+        except Rejected:
+            continue
+    size, count = next(iter(sizes.most_common(1)), (None, 0))
+    return size if 2 * count > sizes.total() else None
+
+
+def is_one_subject(files: tuple[Path, ...]) -> bool:
+    """Whether files of one folder are binary masks of one subject: the first that shows something is binary, most have one size."""
+    if common_size(files) is None:
+        return False
+    for path in files:
+        try:
+            values = read_labels(path).values
+        except Rejected:
+            continue
+        if values:
+            return len(values) == 1
+    return True
+
+
+def _parts(path: Path, spacing_mm: float, names: Names) -> Iterator[tuple[str, Part]]:
+    """Organ and box for each label of one file; the box is empty for what resampling has lost."""
+    labels, file_spacing_mm, values = read_labels(path)
+    if not_organs := [value for value in values if names.get(value, "") is None]:
+        labels = np.where(np.isin(labels, not_organs), 0, labels)
+        values = tuple(value for value in values if value not in not_organs)
+    if not values:
+        raise Rejected("the mask is empty", "empty")
+    organs = {value: name for value, name in names.items() if name is not None}
+    labels = resample_nearest(labels, file_spacing_mm, spacing_mm)
+    if len(values) == 1:
+        tight, offset = cropped(labels != 0)
+        yield merged_name(organs.get(values[0], stem(path.name))), Part(tight.copy(), offset)  # a view would keep the whole volume
+        return
+    # Imported here: it takes a second, and opening a bank needs none of it.
+    from skimage.measure import regionprops
+
+    if values[-1] >= 2**16:  # numbered anew, since the search for boxes makes a list as long as the greatest number
+        labels = np.searchsorted((0, *values), labels).astype(np.uint16)
+        numbers = dict(enumerate(values, start=1))
+    else:
+        numbers = {value: value for value in values}
+    found = {numbers[region.label]: Part(region.image, region.bbox[:3]) for region in regionprops(labels)}
+    for value in values:
+        organ = organs.get(value, f"label_{value}")
+        yield merged_name(organ), found.get(value, Part(np.zeros((0, 0, 0), dtype=bool), (0, 0, 0)))
+
+
+def _union(a: Part, b: Part) -> Part:
+    if not a.mask.size or not b.mask.size:
+        return a if a.mask.size else b
+    low = np.minimum(a.offset, b.offset)
+    high = np.maximum(np.add(a.offset, a.mask.shape), np.add(b.offset, b.mask.shape))
+    mask = np.zeros(high - low, dtype=bool)
+    for part in (a, b):
+        mask[tuple(slice(start, start + size) for start, size in zip(part.offset - low, part.mask.shape, strict=True))] |= part.mask
+    return Part(mask, tuple(low.tolist()))
+
+
+def merged_name(organ: str) -> str:
+    """``ribs`` or ``vertebrae`` for one of them, any other name unchanged."""
+    return next((merged for pattern, merged in MERGED if pattern.search(organ)), organ)

@@ -1,0 +1,212 @@
+"""Finding label files: TotalSegmentator folders, nnU-Net datasets, multi-label maps, folders of binary masks, procedural shapes."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pretraining.common.errors import InputError
+from pretraining.imaging.dataset_json import DATASET_FILE
+from pretraining.imaging.label_files import SUFFIXES, is_label_file, stem
+from pretraining.templates.label_names import LABELS_FILE
+from pretraining.templates.report import Rejection, unreadable
+
+PROCEDURAL = re.compile(r"procedural(?::([1-9]\d*))?")
+"""What names shapes of our own instead of a folder, with how many of them."""
+PROCEDURAL_COUNT = 160
+TWICE = "reached twice, used once"
+TRAINING, TEST = "labelsTr", "labelsTs"
+"""Folders with the label maps of an nnU-Net dataset."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Files of one subject that are read together, since some of their organs may have to be merged."""
+
+    source: str
+    subject: str
+    folder: Path
+    names: tuple[str, ...]
+    """Of the files in the folder; the whole paths of 140,000 files would fill the memory."""
+    licence: str = ""
+    region: str = ""
+    """Part of the body, where stated."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Where they are."""
+        return tuple(self.folder / name for name in self.names)
+
+    @property
+    def names_file(self) -> Path:
+        """File that says what numbers are called, if it exists: of the dataset in nnU-Net's layout, else of the folder."""
+        return self.folder.parent / DATASET_FILE if _is_of_dataset(self.folder) else self.folder / LABELS_FILE
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainFolder:
+    """Files whose content decides what they are: binary masks of one subject, or a label map each."""
+
+    folder: Path
+    names: tuple[str, ...]
+    path: tuple[str, ...]
+    """Name of the source and the folders from there down to this one."""
+    licence: str = ""
+    region: str = ""
+    """Part of the body, where stated."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Where they are."""
+        return tuple(self.folder / name for name in self.names)
+
+    def groups(self, *, one_subject: bool) -> list[Group]:
+        """What there is to read, once it is known what the files are."""
+        where: dict[str, Any] = {"folder": self.folder, "licence": self.licence, "region": self.region}
+        if one_subject:
+            return [Group(source="/".join(self.path[:-1] or self.path), subject=self.path[-1], names=self.names, **where)]
+        stems = [stem(name) for name in self.names]
+        often = Counter(stems)
+        subjects = [short if often[short] == 1 else name for short, name in zip(stems, self.names, strict=True)]
+        source = "/".join(self.path)
+        return [Group(source=source, subject=subject, names=(name,), **where) for name, subject in zip(self.names, subjects, strict=True)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProceduralShapes:
+    """Shapes of :mod:`pretraining.templates.procedural`, made instead of read."""
+
+    count: int
+    licence: str = ""
+    region: str = ""
+
+    @property
+    def source(self) -> str:
+        """Name that their templates have as their source."""
+        return "procedural"
+
+
+Source = Group | PlainFolder | ProceduralShapes
+
+
+def find_sources(
+    sources: Sequence[Path], licences: Sequence[str] = (), regions: Sequence[str] = ()
+) -> tuple[list[Source], list[Rejection]]:
+    """List what there is to read, in an order that depends on names alone, and the folders that can't be looked into.
+
+    A folder is searched with all its subfolders, links included; one that is reached twice counts once. A folder called
+    ``segmentations`` is one TotalSegmentator subject, named after the folder above, where the scan lies (v1 and v2 layout). Of an
+    nnU-Net raw dataset (``dataset.json`` and ``labelsTr``), each file in ``labelsTr`` is a label map, and nothing else is used:
+    scans hold no labels, and the labels of test cases are for testing. In any other folder with a ``labels.json``,
+    {organ: number}, each file is a label map; without one the content decides.
+
+    Args:
+        sources: Folders and files, ``procedural`` or ``procedural:COUNT``.
+        licences: One for all sources, one for each, or none; a LICENCE file in a source goes first.
+        regions: Parts of the body that the sources show, one for each, or none.
+
+    Raises:
+        InputError: If a source does not exist or holds no label file, or if the number of licences or regions does not
+            fit.
+    """
+    if len(licences) not in (0, 1, len(sources)):
+        raise InputError(f"expected one licence for all sources or one for each of the {len(sources)}, found {len(licences)}")
+    if len(regions) not in (0, len(sources)):
+        raise InputError(f"expected one region for each of the {len(sources)} sources, or none, found {len(regions)}")
+    found: list[Source] = []
+    rejected: list[Rejection] = []
+    seen: set[tuple[int, int]] = set()
+    times: Counter[str] = Counter()
+    for i, source in enumerate(sources):
+        licence = licences[i % len(licences)] if licences else ""
+        region = regions[i] if regions else ""
+        if (procedural := PROCEDURAL.fullmatch(str(source))) and not source.exists():
+            found.append(ProceduralShapes(count=int(procedural[1] or PROCEDURAL_COUNT), licence=licence, region=region))
+            continue
+        name = source.resolve().name
+        times[name] += 1
+        # Subjects of two sources must not be taken for each other because the sources have one name.
+        root = name if times[name] == 1 else f"{name} ({times[name]})"
+        if source.is_file():
+            licence = _licence_file(source.parent) or licence
+            subject = stem(source.name)
+            names = (source.name,)
+            found.append(Group(source=root, subject=subject, folder=source.parent, names=names, licence=licence, region=region))
+        elif source.is_dir():
+            found += _in_folder(source, root, licence, region, seen, rejected)
+        else:
+            raise InputError(f"no such template source: {source}")
+    return found, rejected
+
+
+def _in_folder(source: Path, root: str, licence: str, region: str, seen: set[tuple[int, int]], rejected: list[Rejection]) -> list[Source]:
+    found: list[Source] = []
+    licence_of = {source.parent: licence}
+    rejected_before = len(rejected)
+    for folder, subfolders, names in _walk(source, seen, rejected):
+        licence_of[folder] = _licence_file(folder) or licence_of[folder.parent]
+        files = tuple(name for name in names if is_label_file(name))
+        path = (root, *folder.relative_to(source).parts)
+        where: dict[str, Any] = {"folder": folder, "names": files, "licence": licence_of[folder], "region": region}
+        if DATASET_FILE in names and TRAINING in subfolders:
+            if TEST in subfolders:
+                rejected.append(Rejection(str(folder / TEST), "labels of test cases are not used"))
+            subfolders[:] = [TRAINING]
+            continue
+        if not files or "segmentations" in subfolders:
+            continue
+        if folder.name == "segmentations":
+            subject = path[-2] if len(path) > 1 else folder.resolve().parent.name
+            found.append(Group(source="/".join(path[:-2] or path[:1]), subject=subject, **where))
+        elif _is_of_dataset(folder):
+            found += PlainFolder(path=path[:-1] or path, **where).groups(one_subject=False)
+        elif LABELS_FILE in names:
+            found += PlainFolder(path=path, **where).groups(one_subject=False)
+        else:
+            found.append(PlainFolder(path=path, **where))
+    problems = rejected[rejected_before:]
+    if not found and all(line.why != TWICE for line in problems):
+        reason = next((f" ({line.what}: {line.why})" for line in problems), "")
+        raise InputError(
+            f"no label files under {source}{reason}; expected {', '.join(SUFFIXES)} (for example SUBJECT/segmentations/liver.nii.gz)"
+        )
+    return found
+
+
+def _is_of_dataset(folder: Path) -> bool:
+    """Whether a folder holds the label maps of an nnU-Net dataset, whose ``dataset.json`` names them."""
+    return folder.name in (TRAINING, TEST) and (folder.parent / DATASET_FILE).is_file()
+
+
+def _walk(source: Path, seen: set[tuple[int, int]], rejected: list[Rejection]) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Each folder with the sorted names in it, following links but never in circles."""
+
+    def report(error: OSError) -> None:
+        rejected.append(Rejection(str(error.filename), str(unreadable(error))))
+
+    for name, subfolders, names in os.walk(source, followlinks=True, onerror=report):
+        folder = Path(name)
+        status = folder.stat()
+        if (status.st_dev, status.st_ino) in seen:
+            subfolders.clear()
+            rejected.append(Rejection(str(folder), TWICE))
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        subfolders[:] = sorted(subfolder for subfolder in subfolders if not subfolder.startswith("."))
+        yield folder, subfolders, sorted(names)
+
+
+def _licence_file(folder: Path) -> str:
+    """First line of the folder's LICENCE or LICENSE file that says something."""
+    for path in sorted(folder.glob("LICEN[CS]E*")):
+        try:
+            with path.open(encoding="utf-8", errors="replace") as file:
+                return next((line.strip() for line in file if line.strip()), "")
+        except OSError:
+            continue
+    return ""

@@ -1,0 +1,161 @@
+"""The solver: each stage against a plain calculation, the whole against the convexadam package and known warps."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import SimpleITK as sitk
+import torch
+from torch.nn import functional
+
+from nnunet_anatomix.registration.descriptors import DescriptorConfig, Scan, descriptors, reduced
+from nnunet_anatomix.registration.metrics import folded_share
+from nnunet_anatomix.registration.solvers.convex import _cost, consistent, convex_displacement
+from nnunet_anatomix.registration.solvers.convexadam import ConvexAdamConfig, convex_adam, on_full_grid, regridded
+from nnunet_anatomix.registration.solvers.dissimilarity import Dissimilarity
+from nnunet_anatomix.registration.solvers.refine import _roughness_gradient, smoothed
+from nnunet_anatomix.registration.warp import identity, warped
+from pretraining.common.errors import InputError
+from pretraining.imaging.grids import image_tensor
+from pretraining.imaging.interpolation import interpolate_at
+from tests.benchmarks.known_warps import smooth_warp
+
+SHAPE = (11, 9, 13)
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def brains(data_root) -> dict[str, sitk.Image]:
+    folder = data_root / "registration" / "mni_multimodal"
+    # Sides that all spacings divide: elsewhere the package stretches its grids over what is left.
+    return {name: sitk.ReadImage(str(folder / f"{name}.nii.gz"))[12:78, 18:90, 12:72] for name in ("t1", "t2", "ct")}
+
+
+@pytest.mark.parametrize("beyond", ["border", "zeros"])
+def test_the_compiled_loop_agrees_with_automatic_differentiation(beyond):
+    fixed, moving = random(5, *SHAPE), random(5, *SHAPE, seed=1)
+    fixed_weight, moving_weight = random(*SHAPE, seed=2), random(*SHAPE, seed=3)
+    position = identity(SHAPE) + 6 * (random(3, *SHAPE, seed=4) - 0.5)
+    value, gradient = Dissimilarity(fixed, moving, fixed_weight, moving_weight, beyond=beyond).gradient(position)
+
+    there = position.clone().requires_grad_()
+    weight = fixed_weight * interpolate_at(moving_weight[None], position)[0] / fixed_weight.sum()
+    expected = ((interpolate_at(moving, there, beyond=beyond) - fixed).square().sum(0) * weight).sum()
+    expected.backward()
+    assert value == pytest.approx(expected.item(), rel=1e-4)
+    torch.testing.assert_close(gradient, there.grad, atol=1e-6, rtol=1e-3)
+
+
+def test_the_portions_for_other_devices_agree_with_the_compiled_loop():
+    fixed, moving, weight = random(19, *SHAPE), random(19, *SHAPE, seed=1), random(*SHAPE, seed=2)
+    position = identity(SHAPE) + random(3, *SHAPE, seed=4) + 1
+    ours = Dissimilarity(fixed, moving, weight)
+    value, gradient = ours._on_host(position, weight)
+    ours._fixed, ours._moving = ours._fixed.movedim(-1, 0), ours._moving.movedim(-1, 0)
+    other_value, other_gradient = ours._on_device(position, weight)
+    assert value == pytest.approx(other_value, rel=1e-4)
+    torch.testing.assert_close(gradient, other_gradient, atol=1e-5, rtol=1e-3)
+
+
+def test_smoothing_is_three_box_means_and_its_own_transpose():
+    one, other = random(3, *SHAPE), random(3, *SHAPE, seed=1)
+    expected = one
+    for _ in range(3):
+        expected = functional.avg_pool3d(expected, 3, stride=1, padding=1)
+    torch.testing.assert_close(smoothed(one), expected)
+    assert (smoothed(one) * other).sum().item() == pytest.approx((one * smoothed(other)).sum().item(), rel=1e-5)
+
+
+def test_roughness_falls_against_its_gradient():
+    field = random(3, *SHAPE).requires_grad_()
+    sum(field.diff(dim=axis).square().mean() for axis in (1, 2, 3)).backward()
+    torch.testing.assert_close(_roughness_gradient(field.detach()), field.grad)
+
+
+def test_costs_are_what_they_are_called():
+    fixed, moving, reach = random(4, 7, 6, 5), random(4, 7, 6, 5, seed=1), 2
+    cost = _cost(fixed, moving, reach).view(-1, 7, 6, 5)
+    for number in (0, 37, 62, 124):
+        offset = list(itertools.product(range(-reach, reach + 1), repeat=3))[number]
+        shifted = torch.zeros_like(moving)
+        for voxel in itertools.product(range(7), range(6), range(5)):
+            there = [place + step for place, step in zip(voxel, offset, strict=True)]
+            if all(0 <= place < side for place, side in zip(there, (7, 6, 5), strict=True)):
+                shifted[(slice(None), *voxel)] = moving[(slice(None), *there)]
+        expected = (fixed - shifted).square().sum(0)[None, None]
+        for _ in range(2):
+            expected = functional.avg_pool3d(expected, 3, stride=1, padding=1)
+        torch.testing.assert_close(cost[number], expected[0, 0])
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_the_search_finds_a_shift(symmetric):
+    moving = functional.avg_pool3d(random(6, 16, 14, 12), 3, stride=1, padding=1)
+    fixed = warped(moving, torch.tensor([2.0, -1.0, 1.0]).view(3, 1, 1, 1).expand(3, 16, 14, 12))
+    found = convex_displacement(fixed * 5, moving * 5, reach=3, symmetric=symmetric)
+    inner = found[:, 5:-5, 5:-5, 5:-5].flatten(1)
+    torch.testing.assert_close(inner.median(1).values, torch.tensor([2.0, -1.0, 1.0]), atol=0.25, rtol=0)
+
+
+def test_unknown_voxels_don_t_decide():
+    moving = functional.avg_pool3d(random(6, 16, 14, 12), 3, stride=1, padding=1)
+    fixed = warped(moving, torch.tensor([1.0, 0.0, 0.0]).view(3, 1, 1, 1).expand(3, 16, 14, 12))
+    known = torch.ones(16, 14, 12)
+    known[:, :5] = 0
+    torn = fixed.clone()
+    torn[:, :, :5] = random(6, 16, 5, 12, seed=7)
+    clean, dirty = (convex_displacement(scan * 5, moving * 5, reach=2, fixed_weight=known) for scan in (fixed, torn))
+    torch.testing.assert_close(clean, dirty)
+    assert (convex_displacement(torn * 5, moving * 5, reach=2) - clean).abs().max() > 0.1
+
+
+def test_consistent_displacements_undo_each_other():
+    field = functional.interpolate(random(1, 3, 4, 4, 4) * 2 - 1, size=(17, 15, 16), mode="trilinear", align_corners=True)[0]
+    forward, backward = consistent(field, torch.zeros_like(field), iterations=30)
+    error = (forward + warped(backward, forward, beyond="border"))[:, 3:-3, 3:-3, 3:-3]
+    assert error.norm(dim=0).mean() < 0.1 * field.norm(dim=0).mean()
+
+
+def test_grids_of_cubes_lie_where_the_cubes_do():
+    ramp = identity((24, 18, 30)) * torch.tensor([0.1, -0.05, 0.02]).view(3, 1, 1, 1)
+    coarse = functional.avg_pool3d(ramp, 6) / 6
+    middle = regridded(coarse, 6, 2, (12, 9, 15))
+    # Constant beyond the outermost centres, linear between them.
+    torch.testing.assert_close(middle[:, 2:-2, 2:-2, 2:-2] * 2, functional.avg_pool3d(ramp, 2)[:, 2:-2, 2:-2, 2:-2])
+    full = on_full_grid(coarse, 6, (26, 18, 33))
+    assert full.shape == (3, 26, 18, 33)
+    torch.testing.assert_close(full[:, 3:21, 3:15, 3:27], ramp[:, 3:21, 3:15, 3:27])
+
+
+def test_principal_components_keep_distances():
+    basis = random(3, 12, seed=5)
+    fixed, moving = ((random(3, 300, seed=seed).T @ basis).T.reshape(12, 10, 6, 5) for seed in (1, 2))
+    ours = reduced(fixed, moving, 3)
+    assert ours[0].shape == (3, 10, 6, 5)
+    torch.testing.assert_close((ours[0] - ours[1]).norm(dim=0), (fixed - moving).norm(dim=0), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("wrong", [{"grid_spacing": 0}, {"reach": 0}, {"iterations": -1}, {"smoothness": -0.1}])
+def test_settings_are_checked(wrong):
+    with pytest.raises(InputError, match="expected a number of at least"):
+        ConvexAdamConfig(**wrong)
+    with pytest.raises(InputError, match="nothing to compare"):
+        DescriptorConfig(mind=False, feature_weight=0)
+
+
+@pytest.mark.parametrize("modality", ["t2", "ct"])
+def test_mind_alone_agrees_with_the_convexadam_package(modality, brains):
+    convex_adam_pt = pytest.importorskip("convexAdam.convex_adam_MIND").convex_adam_pt
+    fixed = image_tensor(brains["t1"])
+    moving = warped(image_tensor(brains[modality])[None], smooth_warp(brains["t1"], seed=1), beyond="border")[0]
+    settings = {"device": torch.device("cpu"), "dtype": torch.float32}
+    theirs = torch.from_numpy(convex_adam_pt(fixed, moving, **settings)).movedim(-1, 0).float()
+    config = ConvexAdamConfig(reach=4, beyond="zeros")
+    only_mind = DescriptorConfig(feature_weight=0)
+    ours = convex_adam(*descriptors(Scan(image=fixed), Scan(image=moving), only_mind, pool=config.pool), tuple(fixed.shape), config)
+    assert (ours - theirs).norm(dim=0).median() < 0.1
+    assert folded_share(ours) < 0.005

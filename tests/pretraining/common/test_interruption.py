@@ -1,0 +1,43 @@
+"""Requests to stop reach the process that was asked, and no other."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+
+from pretraining.common.interruption import signal_of, stop_requests, stop_signals_interrupt
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT])
+def test_every_request_is_an_interrupt_and_handlers_come_back(number):
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt) as interrupt, stop_signals_interrupt():
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+    assert signal_of(interrupt.value) == number and signal.getsignal(number) == before
+
+
+def test_what_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_signals_interrupt():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system does not fork")
+@pytest.mark.parametrize("handlers", [stop_signals_interrupt, stop_requests])
+def test_a_forked_worker_is_ended_as_ever(capfd, handlers):
+    """nnU-Net's pools end their workers by SIGTERM."""
+    with handlers():
+        worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,))
+        worker.start()
+        time.sleep(0.2)
+        worker.terminate()
+        worker.join(10)
+    assert worker.exitcode == -signal.SIGTERM and capfd.readouterr().err == ""

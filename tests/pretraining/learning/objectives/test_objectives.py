@@ -1,0 +1,177 @@
+"""Every objective learns, reaches the whole backbone, and depends on what it should and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+
+import pytest
+import torch
+
+from pretraining.backbone.initialization import build
+from pretraining.backbone.unet import UNetConfig
+from pretraining.common.errors import InputError
+from pretraining.common.random import sample_generator
+from pretraining.engine.ensemble import EnsembleConfig, render_ensemble, sample_ensemble
+from pretraining.engine.label_models import LabelModelConfig
+from pretraining.engine.online import OnlineConfig
+from pretraining.engine.synthesis import EngineConfig, Pair, synthesize_pair
+from pretraining.engine.targets import (
+    BACKGROUND,
+    ENVELOPE,
+    INSIDE,
+    OTHER,
+    CleanPair,
+    class_count,
+    classes_of,
+    frequent_kinds,
+    synthesize_classes,
+    synthesize_with_clean,
+)
+from pretraining.learning.objectives.choice import ObjectiveConfig, make_objective, sample_maker
+from pretraining.learning.objectives.contrastive import ContrastiveConfig
+from pretraining.learning.objectives.dense import mean_dice_loss
+from pretraining.learning.objectives.projection import ProjectionConfig
+from pretraining.learning.state import losses_of, total
+from pretraining.templates.procedural import KINDS, procedural_bank
+
+KIND_NAMES = ("contrastive", "label_free", "denoising", "segmentation")
+ENGINE = EngineConfig(side=32)
+
+
+def config(kind: str) -> ObjectiveConfig:
+    return ObjectiveConfig(kind=kind, contrastive=ContrastiveConfig(positions=128), projection=ProjectionConfig(width=32))
+
+
+def objective(kind: str) -> torch.nn.Module:
+    return build(lambda: make_objective(config(kind), UNetConfig(width=8, poolings=3)), torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def bank():
+    return procedural_bank(16)
+
+
+@pytest.mark.parametrize("kind", KIND_NAMES)
+def test_an_objective_learns(kind, bank):
+    """Loss of 4 fixed samples, before and after 60 steps on others; batch statistics of the samples, as in training."""
+    model, make = objective(kind), sample_maker(config(kind))
+    fixed = [make(bank, ENGINE, seed=0, index=1000 + i) for i in range(4)]
+
+    def loss() -> float:
+        with torch.no_grad():
+            return sum(total(model, losses_of(model, sample, 1000 + i, 0)).item() for i, sample in enumerate(fixed)) / 4
+
+    before = loss()
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    for step in range(60):
+        total(model, losses_of(model, make(bank, ENGINE, seed=0, index=step), step, 0)).backward()
+        if step == 0:
+            parameters = dict(model.backbone.named_parameters())
+            assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in parameters.values())
+        optimizer.step()
+        optimizer.zero_grad()
+    assert loss() < before - 0.01
+
+
+@pytest.mark.parametrize("kind", KIND_NAMES)
+def test_terms_have_names_and_weights_and_depend_on_the_index_alone(kind, bank):
+    model, make = objective(kind), pickle.loads(pickle.dumps(sample_maker(config(kind))))
+    sample = make(bank, ENGINE, seed=0, index=3)
+    before = torch.get_rng_state()
+    losses = losses_of(model, sample, 3, 0)
+    assert losses.shape == (len(model.terms),) == (len(model.weights),) and losses.dtype == torch.float32
+    assert torch.equal(losses, losses_of(model, sample, 3, 0))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_label_free_learning_looks_at_no_label(bank):
+    model = objective("label_free")
+    sample = synthesize_pair(bank, ENGINE, seed=0, index=0)
+    blind = Pair(torch.zeros_like(sample.labels), sample.views)
+    assert torch.equal(losses_of(model, sample, 0, 0), losses_of(model, blind, 0, 0))
+
+
+def test_the_variance_term_sees_a_collapse():
+    from pretraining.learning.objectives.label_free import _spread
+
+    generator = torch.Generator().manual_seed(0)
+    spread, collapsed = torch.randn(500, 16, generator=generator), torch.ones(500, 16) + 1e-4 * torch.randn(500, 16, generator=generator)
+    low = torch.randn(500, 1, generator=generator) * torch.ones(16)
+    assert _spread(spread)[0] < 0.1 and _spread(collapsed)[0] > 0.9
+    assert _spread(spread)[1] < 0.5 and _spread(low)[1] > 5
+
+
+def test_clean_images_are_the_views_without_artefacts(bank):
+    """With texture, artefacts and the online set's intensities switched off, nothing is left to restore but 8-bit rounding."""
+    quiet = {
+        name: dataclasses.replace(getattr(ENGINE.appearance, name), probability=0.0)
+        for name in ("bias_field", "spike", "gamma", "smoothing", "gibbs", "sharpening", "low_resolution")
+    }
+    texture = dataclasses.replace(ENGINE.appearance.texture, strength=0.0)
+    appearance = dataclasses.replace(ENGINE.appearance, texture=texture, **quiet)
+    off = {
+        name: dataclasses.replace(getattr(ENGINE.online, name), probability=0.0)
+        for name in ("blur", "noise", "bias_field", "log_gamma", "motion")
+    }
+    plain = EngineConfig(side=32, appearance=appearance, online=OnlineConfig(upper_quantile=1.0, **off))
+    for index in range(4):
+        sample = synthesize_with_clean(bank, plain, seed=0, index=index)
+        assert isinstance(sample, CleanPair)
+        # After an affine map both are scaled anew, by extremes that interpolation has changed.
+        assert (sample.views - sample.clean).abs().mean() < 0.02
+        pair = synthesize_pair(bank, plain, seed=0, index=index)
+        assert torch.equal(sample.labels, pair.labels) and torch.equal(sample.views, pair.views)
+    loud = synthesize_with_clean(bank, ENGINE, seed=0, index=0)
+    assert (loud.views - loud.clean).abs().mean() > 0.03
+
+
+def test_classes_are_those_of_the_templates(bank):
+    config = EngineConfig(side=32, online=OnlineConfig(enabled=False))
+    seen = set()
+    for index in range(12):
+        ensemble = sample_ensemble(config.ensemble, (32,) * 3, bank, sample_generator(0, index, "ensemble"))
+        instances = render_ensemble(ensemble, bank)
+        classes = synthesize_classes(bank, config, seed=0, index=index, kinds=5).labels
+        kinds = frequent_kinds(bank)[:5]
+        masked = ensemble.foreground is not None
+        for label in instances.unique().tolist():
+            found = classes[instances == label].unique().tolist()
+            template = label - 1 - masked
+            if label == 0:
+                expected = BACKGROUND
+            elif template < 0:
+                expected = INSIDE
+            elif template == len(ensemble.templates):
+                expected = ENVELOPE
+            else:
+                organ = bank.entry(ensemble.templates[template]).organ
+                expected = OTHER + 1 + kinds.index(organ) if organ in kinds else OTHER
+            assert found == [expected]
+            seen.add(expected)
+    assert seen == set(range(class_count(5)))
+
+
+def test_classes_need_templates(bank):
+    with pytest.raises(InputError, match="label ensembles only"):
+        synthesize_classes(bank, EngineConfig(side=32, labels=LabelModelConfig(smshapes=1.0)), seed=0, index=0, kinds=3)
+
+
+def test_kinds_are_counted():
+    assert set(frequent_kinds(procedural_bank(16))) == set(KINDS)
+    assert frequent_kinds(procedural_bank(9))[0] == next(iter(KINDS))
+    ensemble = sample_ensemble(EnsembleConfig(), (32,) * 3, procedural_bank(4), sample_generator(0, 1))
+    assert len(classes_of(ensemble, ["a"] * len(ensemble.templates), ["b"])) == ensemble.label_count
+
+
+def test_dice_of_the_truth_is_perfect_and_of_its_opposite_the_worst():
+    classes = torch.tensor([0, 1, 1, 2]).view(1, 2, 2)
+    truth = torch.nn.functional.one_hot(classes, 5).permute(3, 0, 1, 2)[None].float()
+    assert mean_dice_loss(100 * truth, classes) < 1e-3
+    assert mean_dice_loss(100 * truth.roll(1, dims=1), classes) > 0.6
+
+
+@pytest.mark.parametrize("wrong", [{"kind": "magic"}, {"kinds": 0}])
+def test_impossible_objectives_are_refused(wrong):
+    with pytest.raises(ValueError, match="kind"):
+        ObjectiveConfig(**wrong)
