@@ -6,10 +6,10 @@ import logging
 import sys
 from collections.abc import Callable
 
-from pretraining.commands.defaults import _default_config
-from pretraining.commands.samples import _preview, _synthesize
+from pretraining.commands.defaults import default_config
+from pretraining.commands.samples import preview_command, synthesize_command
 from pretraining.commands.templates import templates
-from pretraining.commands.training import _train, sweep
+from pretraining.commands.training import sweep, train_command
 from pretraining.commands.weights import export, import_published, judge
 from pretraining.common.command_line import run_commands
 
@@ -22,12 +22,12 @@ def main() -> None:
 
 
 def _commands() -> dict[str, Callable[..., None]]:
-    config = _default_config(sys.argv[1:])
+    config = default_config(sys.argv[1:])
     return {
         "templates": templates,
-        "preview": _preview(config),
-        "synthesize": _synthesize(config),
-        "train": _train(config),
+        "preview": preview_command(config),
+        "synthesize": synthesize_command(config),
+        "train": train_command(config),
         "sweep": sweep,
         "export": export,
         "judge": judge,

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pretraining.imaging.rejection import Unusable as Unusable
 
 
-def counted(number: int, what: str) -> str:
+def count_phrase(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
@@ -17,6 +17,6 @@ def code_word(text: str) -> str:
     return text if re.fullmatch(r"[A-Z0-9_]{1,16}", text) else "?"
 
 
-def listed(values: Iterable[str], most: int = 4) -> str:
+def list_phrase(values: Iterable[str], most: int = 4) -> str:
     values = list(values)
     return ", ".join(values[:most]) + (f" and {len(values) - most} more" if len(values) > most else "")

@@ -45,7 +45,7 @@ def walk(root: Path) -> tuple[list[FoundFile], list[Stray]]:
         try:
             entries = list(os.scandir(folder))
         except OSError as error:
-            strays.append(Stray(below, f"folder cannot be opened ({denied(error)})"))
+            strays.append(Stray(below, f"folder cannot be opened ({error_reason(error)})"))
             continue
         for entry in entries:
             relative = f"{below}{entry.name}"
@@ -57,7 +57,7 @@ def walk(root: Path) -> tuple[list[FoundFile], list[Stray]]:
                 # A junction is no symbolic link, but is resolved like one.
                 linked = entry.is_symlink() or (stat.S_ISDIR(about.st_mode) and os.path.realpath(entry.path) != entry.path)
             except OSError as error:
-                strays.append(Stray(relative, f"cannot be opened ({denied(error)})"))
+                strays.append(Stray(relative, f"cannot be opened ({error_reason(error)})"))
                 continue
             if linked:
                 strays.append(Stray(relative, "link, not followed: what it points to counts only where it lies itself"))
@@ -70,7 +70,7 @@ def walk(root: Path) -> tuple[list[FoundFile], list[Stray]]:
     return sorted(files, key=lambda found: found.file), sorted(strays, key=lambda stray: stray.file)
 
 
-def denied(error: OSError) -> str:
+def error_reason(error: OSError) -> str:
     """What went wrong, without the path."""
     return (error.strerror or type(error).__name__).lower()
 

@@ -48,12 +48,12 @@ def align(
     # Imports torch, which --help does without.
     from nnunet_anatomix.registration.atlas.align import align_scans
     from nnunet_anatomix.registration.descriptors import DescriptorConfig
-    from pretraining.backbone.external import feature_weights
-    from pretraining.common.device import has_bf16_units, named_device
+    from pretraining.backbone.external import load_feature_weights
+    from pretraining.common.device import has_bf16_units, resolve_device
     from pretraining.common.outputs import try_folder
 
     try_folder(out)
-    runs_on = named_device(device)
+    runs_on = resolve_device(device)
     found = read_atlas_scans(scans, clip)
     features = weights != "none"
     done = align_scans(
@@ -64,7 +64,7 @@ def align(
         rounds=rounds,
         spacing_mm=spacing,
         config=DescriptorConfig(bf16=has_bf16_units(runs_on)) if features else DescriptorConfig(feature_weight=0.0),
-        weights=feature_weights(weights, trust_code=trust_code, statistics=statistics) if features else None,
+        weights=load_feature_weights(weights, trust_code=trust_code, statistics=statistics) if features else None,
         device=runs_on,
     )
     log.info("%d alignments computed, %d scans are aligned; all of it is in %s", done, len(found), out)

@@ -49,22 +49,22 @@ def features(
     from nnunet_anatomix.features.extract import extract_features
     from nnunet_anatomix.features.files import feature_ending, write_features
     from nnunet_anatomix.features.pictures import draw_features
-    from pretraining.backbone.external import feature_weights
+    from pretraining.backbone.external import load_feature_weights
     from pretraining.common.byte_sizes import parse_bytes
-    from pretraining.common.device import named_device
+    from pretraining.common.device import resolve_device
     from pretraining.common.outputs import try_file
     from pretraining.imaging.grids import resample_isotropic
     from pretraining.imaging.limits import check_spacing, check_window
-    from pretraining.imaging.scans import checked_scan, read_image
+    from pretraining.imaging.scans import read_image, validate_scan
 
     ending = feature_ending(out)
     check_spacing(spacing)
     check_window(clip)
     try_file(out)
     limit = None if memory == "auto" else parse_bytes(memory)
-    runs_on = named_device(device)
-    loaded = feature_weights(weights, trust_code=trust_code, statistics=statistics)
-    scan = checked_scan(read_image(image, "image"), "image")
+    runs_on = resolve_device(device)
+    loaded = load_feature_weights(weights, trust_code=trust_code, statistics=statistics)
+    scan = validate_scan(read_image(image, "image"), "image")
     if spacing is not None:
         scan = resample_isotropic(scan, spacing)
     found = extract_features(

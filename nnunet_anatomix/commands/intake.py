@@ -39,7 +39,7 @@ def intake(
         dry_run: Write nothing, but print what intake.csv would hold.
     """
     from nnunet_anatomix.clinical.intake.intake import intake as take_in
-    from nnunet_anatomix.clinical.phrases import counted
+    from nnunet_anatomix.clinical.phrases import count_phrase
     from pretraining.common.errors import InputError
 
     if workers is not None and workers < 1:
@@ -47,7 +47,7 @@ def intake(
     done = take_in(src, dst, model, maps=maps, workers=workers or available_cores(), dry_run=dry_run)
     if dry_run:
         sys.stdout.write(done.table)
-        log.info("%s would be taken; nothing was written", counted(len(done.cases), "case"))
+        log.info("%s would be taken; nothing was written", count_phrase(len(done.cases), "case"))
         return
-    taken = counted(len(done.cases), "case")
+    taken = count_phrase(len(done.cases), "case")
     log.info("%s in %s, for nnUNetv2_predict -i; every series found is in %s", taken, dst / "images", dst / "intake.csv")

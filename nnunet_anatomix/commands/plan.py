@@ -37,10 +37,10 @@ def plan(
     """
     # Imports torch and nnU-Net, which --help does without.
     from nnunet_anatomix.finetuning.planning import preprocessed_folder, write_plan
-    from pretraining.common.lock import locked
+    from pretraining.common.lock import hold_lock
 
     for one in dataset:
-        with locked(preprocessed_folder(one), wait=True):
+        with hold_lock(preprocessed_folder(one), wait=True):
             write_plan(
                 one,
                 iterations=iterations,
@@ -79,10 +79,10 @@ def plan_and_preprocess(
         np: Processes that preprocess; by default one a core, as nnU-Net counts them.
     """
     from nnunet_anatomix.finetuning.planning import preprocess, preprocessed_folder, write_plan
-    from pretraining.common.lock import locked
+    from pretraining.common.lock import hold_lock
 
     for one in dataset:
-        with locked(preprocessed_folder(one), wait=True):
+        with hold_lock(preprocessed_folder(one), wait=True):
             path = write_plan(
                 one,
                 iterations=iterations,

@@ -84,11 +84,11 @@ def register(
     from nnunet_anatomix.registration.config import RegistrationConfig
     from nnunet_anatomix.registration.descriptors import DescriptorConfig
     from nnunet_anatomix.registration.solvers.convexadam import ConvexAdamConfig
-    from pretraining.backbone.external import feature_weights
+    from pretraining.backbone.external import load_feature_weights
     from pretraining.common.byte_sizes import parse_bytes
-    from pretraining.common.device import has_bf16_units, named_device
+    from pretraining.common.device import has_bf16_units, resolve_device
     from pretraining.common.errors import UsageError
-    from pretraining.common.lock import locked
+    from pretraining.common.lock import hold_lock
     from pretraining.common.outputs import try_folder
 
     for_one_pair = {
@@ -111,7 +111,7 @@ def register(
     if features == "none" and not mind and solver == "convexadam":
         raise UsageError("--features none with --no-mind leaves nothing to compare")
     try_folder(out)
-    runs_on = named_device(device)
+    runs_on = resolve_device(device)
     weight = 0.0 if features == "none" else feature_weight
     described = DescriptorConfig(
         mind=mind or features == "none",
@@ -135,7 +135,7 @@ def register(
     )
     common = Common(
         config=config,
-        weights=feature_weights(features, trust_code=trust_code, statistics=statistics) if described.feature_weight else None,
+        weights=load_feature_weights(features, trust_code=trust_code, statistics=statistics) if described.feature_weight else None,
         fixed_clip=fixed_clip,
         moving_clip=moving_clip,
         memory=None if memory == "auto" else parse_bytes(memory),
@@ -145,7 +145,7 @@ def register(
         done = register_pairs(read_pairs(given), out, common)
         log.info("%d pairs registered; nnunet-anatomix evaluate registration %s sums them up", done, out)
         return
-    with locked(out):
+    with hold_lock(out):
         metrics = register_pair(given, out, common)
     for name in ("dice_before", "dice"):
         if values := metrics.get(name):

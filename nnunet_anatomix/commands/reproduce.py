@@ -81,7 +81,7 @@ def reproduce(
     from nnunet_anatomix.reproduce.run import run
     from nnunet_anatomix.reproduce.settings import MINIATURE, Scale, Settings
     from nnunet_anatomix.reproduce.tables import TABLES
-    from pretraining.common.device import named_device
+    from pretraining.common.device import resolve_device
     from pretraining.common.errors import InputError
 
     if not data.is_dir():
@@ -111,7 +111,7 @@ def reproduce(
         brains=brains,
         templates_and_brains=templates_and_brains,
         images=images,
-        device=named_device(device).type,
+        device=resolve_device(device).type,
     )
     planned = TABLES[table](settings).only(rows)
     if dry_run:

@@ -53,8 +53,8 @@ def registration_search(
     from nnunet_anatomix.registration.descriptors import DescriptorConfig
     from nnunet_anatomix.registration.tuning.pairs import read_search_pairs
     from nnunet_anatomix.registration.tuning.search import METHODS, grid_search
-    from pretraining.backbone.external import feature_weights
-    from pretraining.common.device import has_bf16_units, named_device
+    from pretraining.backbone.external import load_feature_weights
+    from pretraining.common.device import has_bf16_units, resolve_device
     from pretraining.common.errors import UsageError
     from pretraining.common.outputs import try_folder
 
@@ -62,8 +62,10 @@ def registration_search(
         raise UsageError("no methods to compare; name mind, features or both")
     found = read_search_pairs(pairs, fixed_clip=fixed_clip, moving_clip=moving_clip)
     try_folder(out)
-    runs_on = named_device(device)
-    net = feature_weights(weights, trust_code=trust_code, statistics=statistics).network().to(runs_on) if "features" in methods else None
+    runs_on = resolve_device(device)
+    net = (
+        load_feature_weights(weights, trust_code=trust_code, statistics=statistics).network().to(runs_on) if "features" in methods else None
+    )
     chosen: dict[str, DescriptorConfig] = {name: replace(METHODS[name], bf16=has_bf16_units(runs_on)) for name in methods}
     table = grid_search(found, out, grid, net=net, methods=chosen, device=runs_on)
     log.info("%s\nall of it is in %s", table, out)

@@ -14,7 +14,7 @@ from nnunet_anatomix.datasets.layout import SourceCase
 from pretraining.common.atomic import atomic_write
 from pretraining.common.errors import InputError
 from pretraining.imaging.grids import corner_distance_vox, same_grid
-from pretraining.imaging.scans import checked_scan, read_image
+from pretraining.imaging.scans import read_image, validate_scan
 from pretraining.imaging.writing import write_image
 
 log = logging.getLogger(__name__)
@@ -42,8 +42,8 @@ def convert_case(case: SourceCase, image_out: Path, label_out: Path, values: Map
         return
     role = f"{title}, {case.image.name}"
     image = read_image(case.image, role)
-    scan = checked_scan(image, role)
-    label = checked_label(case.label, scan, values, title)
+    scan = validate_scan(image, role)
+    label = read_label(case.label, scan, values, title)
     if case.image.name.endswith(ENDING):
         with atomic_write(image_out) as partial:
             shutil.copyfile(case.image, partial)  # as it is, and faster than compressing again
@@ -52,7 +52,7 @@ def convert_case(case: SourceCase, image_out: Path, label_out: Path, values: Map
     write_image(label_out, label)
 
 
-def checked_label(path: Path, scan: sitk.Image, values: Mapping[int, int], title: str) -> sitk.Image:
+def read_label(path: Path, scan: sitk.Image, values: Mapping[int, int], title: str) -> sitk.Image:
     """A label map as uint8 with the values and the header to write.
 
     Parameters

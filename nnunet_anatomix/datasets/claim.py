@@ -11,13 +11,13 @@ from typing import Any
 from pretraining.common.atomic import write_text
 from pretraining.common.errors import InputError
 from pretraining.common.fingerprint import fingerprint
-from pretraining.common.lock import is_vacant, locked
+from pretraining.common.lock import hold_lock, is_vacant
 
 PREPARATION_FILE = "preparation.json"
 
 
 @contextmanager
-def claimed(folder: Path, preparation: dict[str, Any]) -> Iterator[None]:
+def claim_folder(folder: Path, preparation: dict[str, Any]) -> Iterator[None]:
     """Make ``folder`` that of this preparation, and keep other processes out of it meanwhile.
 
     Args:
@@ -28,7 +28,7 @@ def claimed(folder: Path, preparation: dict[str, Any]) -> Iterator[None]:
         InputError: If the folder holds another preparation, or anything else.
         InUse: If another process writes into the folder.
     """
-    with locked(folder):
+    with hold_lock(folder):
         _claim(folder, preparation)
         yield
 

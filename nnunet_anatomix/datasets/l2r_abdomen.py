@@ -19,7 +19,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_anatomix.datasets.case_files import ENDING, convert_case
-from nnunet_anatomix.datasets.claim import claimed, files_digest
+from nnunet_anatomix.datasets.claim import claim_folder, files_digest
 from nnunet_anatomix.datasets.layout import (
     Counts,
     Parts,
@@ -108,7 +108,7 @@ def prepare_pairs(source: Path, out: Path, *, partial: bool = False) -> Path:
         raise InputError(f"{_TITLE}: {len(unmasked)} scans of pairs have no mask in masksTr, the first is {unmasked[0]}; download again")
     folder = out / FOLDER
     files = files_digest(path for case in cases for path in (case.image, case.label, *([case.mask] if case.mask else [])))
-    with claimed(folder, {"dataset": "l2r-abdomen, pairs", "partial": partial, "files": files}):
+    with claim_folder(folder, {"dataset": "l2r-abdomen, pairs", "partial": partial, "files": files}):
         values = {value: value for value in range(len(_ORGANS) + 1)}
         for case in cases:
             convert_case(case, folder / "images" / f"{case.name}{ENDING}", folder / "labels" / f"{case.name}{ENDING}", values, _TITLE)

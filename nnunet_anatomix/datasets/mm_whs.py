@@ -19,13 +19,13 @@ from typing import Literal
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_anatomix.datasets.case_files import ENDING, checked_label
-from nnunet_anatomix.datasets.claim import claimed, files_digest
+from nnunet_anatomix.datasets.case_files import ENDING, read_label
+from nnunet_anatomix.datasets.claim import claim_folder, files_digest
 from nnunet_anatomix.datasets.layout import SourceCase, files_by_case, labelled_cases, require_count, require_folder
 from nnunet_anatomix.datasets.registration_pairs import PairRow, PairSettings, write_pairs
 from pretraining.common.errors import InputError
 from pretraining.common.tables import write_csv
-from pretraining.imaging.scans import checked_scan, read_image
+from pretraining.imaging.scans import read_image, validate_scan
 from pretraining.imaging.writing import write_image
 
 _TITLE = "MM-WHS"
@@ -78,12 +78,12 @@ def prepare_pairs(
     folder = out / FOLDER
     everything = [case for of_modality in cases.values() for case in of_modality]
     files = files_digest(path for case in everything for path in (case.image, case.label))
-    with claimed(folder, {"dataset": "mm-whs", "partial": partial, "weights": weights or "bundled", "files": files}):
+    with claim_folder(folder, {"dataset": "mm-whs", "partial": partial, "weights": weights or "bundled", "files": files}):
         for case in everything:
             _convert_label(case, folder / "own_labels" / f"{case.name}{ENDING}")
         reference = folder / f"reference{ENDING}"
         if not reference.is_file():
-            write_image(reference, reference_grid(checked_scan(read_image(cases["ct"][0].image, _TITLE), _TITLE)))
+            write_image(reference, reference_grid(validate_scan(read_image(cases["ct"][0].image, _TITLE), _TITLE)))
         scans = [
             [case.name, case.image.resolve(), f"own_labels/{case.name}{ENDING}", modality, window]
             for modality, window in (("ct", "{:g} {:g}".format(*CT_WINDOW_HU)), ("mr", ""))
@@ -110,8 +110,8 @@ def reference_grid(first: sitk.Image) -> sitk.Image:
 
 def _convert_label(case: SourceCase, out: Path) -> None:
     if not out.is_file():
-        scan = checked_scan(read_image(case.image, f"{_TITLE}, {case.image.name}"), f"{_TITLE}, {case.image.name}")
-        write_image(out, checked_label(case.label, scan, VALUES, _TITLE))
+        scan = validate_scan(read_image(case.image, f"{_TITLE}, {case.image.name}"), f"{_TITLE}, {case.image.name}")
+        write_image(out, read_label(case.label, scan, VALUES, _TITLE))
 
 
 def _write_mask(case: SourceCase, aligned: Path, reference: Path, out: Path) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from nnunet_anatomix.datasets.case_files import ENDING, convert_case
-from nnunet_anatomix.datasets.claim import claimed, files_digest
+from nnunet_anatomix.datasets.claim import claim_folder, files_digest
 from nnunet_anatomix.datasets.layout import Counts, Parts
 from nnunet_anatomix.finetuning.splits import SPLITS_FILE, draw_folds
 from pretraining.common.atomic import write_text
@@ -90,7 +90,7 @@ class SegmentationDataset:
             raise InputError(f"--out {out} lies in the download {source}, which nothing is written into; name another folder")
         everything = [*parts.training, *parts.validation, *parts.test]
         files = files_digest(path for case in everything for path in (case.image, case.label))
-        with claimed(folder, {"dataset": self.key, "shots": shots, "partial": partial, "files": files}):
+        with claim_folder(folder, {"dataset": self.key, "shots": shots, "partial": partial, "files": files}):
             values = self.values or {value: value for value in range(len(self.labels) + 1)}
             jobs = [(case, part) for part, cases in (("Tr", [*parts.training, *parts.validation]), ("Ts", parts.test)) for case in cases]
             for case, part in tqdm(jobs, desc=self.key, unit="case", disable=None):

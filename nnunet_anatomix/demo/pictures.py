@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pretraining.imaging.views import display_window, windowed
+from pretraining.imaging.views import apply_window, display_window
 
 
 def draw_cases(out: Path, cases: Mapping[str, tuple[Path, Path, Path]]) -> None:
@@ -28,7 +28,7 @@ def draw_cases(out: Path, cases: Mapping[str, tuple[Path, Path, Path]]) -> None:
     for row, (title, paths) in zip(axes, cases.items(), strict=True):
         image, truth, prediction = (sitk.GetArrayFromImage(sitk.ReadImage(str(path))) for path in paths)
         z = int((truth > 0).sum(axis=(1, 2)).argmax())
-        scan = windowed(image[z], display_window(image[z]))
+        scan = apply_window(image[z], display_window(image[z]))
         panels = [np.stack([scan] * 3, axis=-1)]
         panels += [label2rgb(labels[z], scan, colors=_colours(truth, prediction), alpha=0.45, bg_label=0) for labels in (truth, prediction)]
         for axis, name, panel in zip(row, columns, panels, strict=True):

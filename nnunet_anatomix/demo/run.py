@@ -19,7 +19,7 @@ from nnunet_anatomix.demo.anatomy import ORGANS, make_subject
 from pretraining.common.atomic import atomic_write, write_text
 from pretraining.common.child import run_child
 from pretraining.common.errors import CommandFailed, InputError
-from pretraining.common.lock import LOCK, is_vacant, locked
+from pretraining.common.lock import LOCK, hold_lock, is_vacant
 from pretraining.common.tables import markdown_table, write_csv
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def run_demo(out: Path, *, iterations: int = 150, device: str = "auto", seed: in
     CommandFailed
         If a command fails or the mean Dice is below 0.5.
     """
-    with locked(out):
+    with hold_lock(out):
         return _run_demo(out, iterations=iterations, device=device, seed=seed)
 
 
@@ -120,7 +120,7 @@ def make_demo_data(out: Path, *, seed: int = 0) -> Path:
         If ``out`` holds anything.
     """
     raw = out / "nnUNet_raw" / DATASET
-    with locked(out):
+    with hold_lock(out):
         if not is_vacant(out):
             raise InputError(f"{out} is not empty; name an empty or new folder")
         make_dataset(raw, seed=seed)

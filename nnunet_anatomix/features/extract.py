@@ -8,16 +8,16 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from pretraining.backbone.external import suited_side
+from pretraining.backbone.external import fit_window_side
 from pretraining.backbone.feature_network import FeatureWeights
-from pretraining.backbone.inference import Clip, padded_shape, rescaled, sliding_window_features, whole_volume_features
+from pretraining.backbone.inference import Clip, padded_shape, rescale_intensity, sliding_window_features, whole_volume_features
 from pretraining.backbone.inference_memory import LARGEST_SIDE, available_bytes, peak_bytes, window_for
 from pretraining.common.byte_sizes import format_bytes
 from pretraining.common.device import has_bf16_units
 from pretraining.common.errors import InputError
 from pretraining.common.finite import require_finite
 from pretraining.imaging.grids import image_tensor
-from pretraining.imaging.scans import checked_scan
+from pretraining.imaging.scans import validate_scan
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def extract_features(
     same windows, and it is only for want of memory that they are changed unasked, and not without a warning.
     """
     device = torch.device(device)
-    volume = image_tensor(checked_scan(image, "image"))
+    volume = image_tensor(validate_scan(image, "image"))
     _check_clip(volume, clip)
     if weights.architecture.in_channels != 1:
         raise InputError(f"expected weights of a network with one input channel, found {weights.architecture.in_channels}")
@@ -85,7 +85,7 @@ def extract_features(
         log.info("voxels of %s mm are far from cubes, which the network was pretrained on; --spacing resamples to such", spacing)
     net = weights.network().to(device)
     architecture = weights.architecture
-    side = suited_side(net, side)
+    side = fit_window_side(net, side)
     bf16 = has_bf16_units(device) if bf16 is None else bf16
     spare = _spare_bytes(net.config.out_channels * volume.numel() * volume.element_size(), memory, device)
     fitting = window_for(net, volume.shape, spare, bf16)
@@ -116,7 +116,7 @@ def _finite(features: Tensor) -> Tensor:
 
 
 def _check_clip(volume: Tensor, clip: Clip | None) -> None:
-    scaled = rescaled(volume, clip)
+    scaled = rescale_intensity(volume, clip)
     if scaled.min() == scaled.max():
         low, high = float(volume.min()), float(volume.max())
         raise InputError(f"the clip window {clip} leaves a constant image of intensities {low:g} to {high:g}; name one that overlaps them")

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from pretraining.common.child import hides_progress_bars
 from pretraining.common.errors import InputError
-from pretraining.common.processes import available_cores, finished
+from pretraining.common.processes import available_cores, imap_unordered
 from pretraining.common.triple import triple
 from pretraining.imaging.dataset_json import DATASET_FILE, IGNORE, DatasetJson, read_dataset_json
 from pretraining.imaging.grids import ROUNDED_HEADERS_VOX, Grid, corner_distance_vox, same_grid
@@ -101,7 +101,7 @@ def check_cases(dataset: RawDataset) -> None:
     shown: set[int] = set()
     # Spawned processes take longer to start than a few scans take to read.
     for (case, *_), (found, notes) in tqdm(
-        finished(_inspect, jobs, processes=processes if len(jobs) > 8 else 1),
+        imap_unordered(_inspect, jobs, processes=processes if len(jobs) > 8 else 1),
         total=len(jobs),
         desc="checking scans",
         leave=False,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pretraining.backbone.inference import voxelwise_normalized
+from pretraining.backbone.inference import normalize_voxelwise
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.common.config import from_dict
 from pretraining.common.device import has_bf16_units
@@ -26,7 +26,7 @@ def backbone_config(arch_kwargs: Mapping[str, Any], in_channels: int = 1) -> UNe
     return from_dict(UNetConfig, {**fields, "in_channels": in_channels})
 
 
-def rescaled(x: Tensor) -> Tensor:
+def rescale_channels(x: Tensor) -> Tensor:
     """Min-max every channel of every patch to [0, 1]; a constant channel keeps what of its value lies there.
 
     That leaves the one-hot channels of a cascade alone, also where a patch lies within one label.
@@ -93,7 +93,7 @@ class AnatomixNetwork(nn.Module):
     num_classes : segmentation heads.
     deep_supervision : also give logits at the coarser decoder levels, as stock trainers want them; off in the paper.
     strides : of nnU-Net's plan; must be those of the backbone.
-    feature_norm : ``voxelwise`` applies :func:`voxelwise_normalized` before the full-resolution head, as the published 94M network wants.
+    feature_norm : ``voxelwise`` applies :func:`normalize_voxelwise` before the full-resolution head, as the published 94M network wants.
     backbone : fields of :class:`~pretraining.backbone.unet.UNetConfig` but ``in_channels``; left out, the paper's Table 7.
 
     Raises
@@ -147,12 +147,12 @@ class AnatomixNetwork(nn.Module):
                 f"found {tuple(x.shape[2:])}; change the plan's patch_size or train with -tr AnatomixTrainer"
             )
         with reduced_precision(x.device):
-            found = self.backbone.features(_padded(rescaled(x), added).contiguous(memory_format=torch.channels_last_3d), taps)
+            found = self.backbone.features(_padded(rescale_channels(x), added).contiguous(memory_format=torch.channels_last_3d), taps)
         inner: tuple[Any, ...] = (..., *(slice(before, before + side) for (before, _), side in zip(added, x.shape[2:], strict=True)))
         # The heads are cheap; outside of our autocast their logits keep float32's resolution.
         features = [(found[tap][inner] if tap == "output" else found[tap]).to(x.dtype) for tap in taps]
         if self._feature_norm == "voxelwise":
-            features[0] = voxelwise_normalized(features[0])
+            features[0] = normalize_voxelwise(features[0])
         logits = [head(level) for head, level in zip(self.decoder.seg_layers, features, strict=False)]
         return logits if len(logits) > 1 else logits[0]
 

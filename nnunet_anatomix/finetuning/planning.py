@@ -33,7 +33,7 @@ from nnunet_anatomix.finetuning.memory import GB, training_memory_gb
 from nnunet_anatomix.finetuning.network import backbone_config
 from nnunet_anatomix.finetuning.recipe import BLOCK, Recipe
 from pretraining.backbone.statistics import DEFAULT as DEFAULT_STATISTICS
-from pretraining.backbone.statistics import Statistics, fitted_to
+from pretraining.backbone.statistics import Statistics, match_architecture
 from pretraining.backbone.unet import UNetConfig
 from pretraining.backbone.weights import find_weights, load_weights
 from pretraining.common.atomic import write_text
@@ -299,7 +299,7 @@ def _heads(raw: RawDataset) -> int:
 def _checked_weights(weights: str, backbone: UNetConfig) -> dict[str, str]:
     path = find_weights(explicit=weights)
     loaded = load_weights(path)
-    if fitted_to(loaded, backbone).architecture != backbone:
+    if match_architecture(loaded, backbone).architecture != backbone:
         raise InputError(f"{weights} holds {loaded.architecture}; this plan is for {backbone}")
     address = weights if weights.startswith("hf://") else str(path.resolve())
     return {"weights": address, "sha256": loaded.sha256}

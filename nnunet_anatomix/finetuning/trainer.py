@@ -19,7 +19,12 @@ from torch import nn
 from torch.optim import Adam, Optimizer
 from tqdm import tqdm
 
-from nnunet_anatomix.finetuning.augmentation.pipeline import imperfect_earlier_stage, initial_patch_size, modalities_of, table9
+from nnunet_anatomix.finetuning.augmentation.pipeline import (
+    corrupt_previous_stage,
+    finetuning_augmentation,
+    initial_patch_size,
+    modalities_of,
+)
 from nnunet_anatomix.finetuning.dataset import require_labels
 from nnunet_anatomix.finetuning.network import AnatomixNetwork
 from nnunet_anatomix.finetuning.nnunet_guard import StoppedByInput, stops_on_bad_input
@@ -199,8 +204,8 @@ class AnatomixTrainer(nnUNetTrainer):
         label_options.pop("use_mask_for_norm", None)
         last = self.get_validation_transforms(deep_supervision_scales, **label_options)
         if self.is_cascaded:
-            last = ComposeTransforms([last, imperfect_earlier_stage(len(self.label_manager.foreground_labels))])
-        return table9(self.recipe.augmentation, patch_size, self.configuration_manager.spacing, self.modalities, last)
+            last = ComposeTransforms([last, corrupt_previous_stage(len(self.label_manager.foreground_labels))])
+        return finetuning_augmentation(self.recipe.augmentation, patch_size, self.configuration_manager.spacing, self.modalities, last)
 
 
 class AnatomixTrainerScratch(AnatomixTrainer):

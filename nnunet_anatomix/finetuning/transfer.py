@@ -6,7 +6,7 @@ import os
 
 from nnunet_anatomix.finetuning.network import AnatomixNetwork
 from nnunet_anatomix.finetuning.recipe import Recipe
-from pretraining.backbone.statistics import fitted_to
+from pretraining.backbone.statistics import match_architecture
 from pretraining.backbone.transfer import TransferReport, transfer
 from pretraining.backbone.weights import Weights, find_weights, load_weights
 from pretraining.common.errors import InputError
@@ -45,6 +45,6 @@ def start_from(weights: Weights, network: AnatomixNetwork, image_channels: int) 
     InputError
         If anything but a head is missing, left over or of another shape.
     """
-    weights = fitted_to(weights, network.backbone.config)
+    weights = match_architecture(weights, network.backbone.config)
     state = {f"backbone.{name}": tensor for name, tensor in weights.state.items()}
     return transfer(state, network, may_miss=("decoder.seg_layers.",), image_channels=image_channels)

@@ -13,18 +13,18 @@ import torch
 
 from nnunet_anatomix.registration.config import RegistrationConfig
 from nnunet_anatomix.registration.landmarks import read_landmarks
-from nnunet_anatomix.registration.lists import numbered_pair, read_list
+from nnunet_anatomix.registration.lists import pair_name, read_list
 from nnunet_anatomix.registration.register import register
 from nnunet_anatomix.registration.summary import REGISTRATION_FILE
-from nnunet_anatomix.registration.writing import measured, write_registration
+from nnunet_anatomix.registration.writing import measure, write_registration
 from pretraining.backbone.feature_network import FeatureWeights
 from pretraining.backbone.inference import Clip
 from pretraining.common.batch import FAILURES, run_batch
 from pretraining.common.errors import InputError
 from pretraining.common.fingerprint import file_state, fingerprint
-from pretraining.common.lock import locked
+from pretraining.common.lock import hold_lock
 from pretraining.imaging.limits import check_window
-from pretraining.imaging.scans import checked_labels, checked_scan, read_image
+from pretraining.imaging.scans import read_image, validate_labels, validate_scan
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def read_pairs(path: Path) -> list[PairFiles]:
         As by :func:`~nnunet_anatomix.registration.lists.read_list`.
     """
     optional = [one.name for one in fields(PairFiles) if one.name not in ("name", "fixed", "moving")]
-    rows = read_list(path, "pairs", required=("fixed", "moving"), optional=optional, unnamed=numbered_pair)
+    rows = read_list(path, "pairs", required=("fixed", "moving"), optional=optional, unnamed=pair_name)
     return [PairFiles(name=row.name, **{column: path.parent / cell for column, cell in row.cells.items()}) for row in rows]
 
 
@@ -95,13 +95,13 @@ def register_pair(pair: PairFiles, out: Path, common: Common, *, progress: bool 
         For files that don't serve; nothing is written then.
     """
     fingerprint = common.fingerprint(pair)
-    fixed, moving = (checked_scan(read_image(path, role), role) for path, role in ((pair.fixed, "fixed"), (pair.moving, "moving")))
+    fixed, moving = (validate_scan(read_image(path, role), role) for path, role in ((pair.fixed, "fixed"), (pair.moving, "moving")))
     fixed_mask, moving_mask = (
-        checked_labels(read_image(path, role), scan, role) if path else None
+        validate_labels(read_image(path, role), scan, role) if path else None
         for role, path, scan in (("fixed mask", pair.fixed_mask, fixed), ("moving mask", pair.moving_mask, moving))
     )
     fixed_labels, moving_labels = (
-        checked_labels(read_image(path, role), scan, role) if path else None
+        validate_labels(read_image(path, role), scan, role) if path else None
         for role, path, scan in (("fixed labels", pair.fixed_labels, fixed), ("moving labels", pair.moving_labels, moving))
     )
     fixed_points_mm, moving_points_mm = (read_landmarks(path) if path else None for path in (pair.fixed_landmarks, pair.moving_landmarks))
@@ -122,7 +122,7 @@ def register_pair(pair: PairFiles, out: Path, common: Common, *, progress: bool 
         device=common.device,
         progress=progress,
     )
-    metrics = measured(
+    metrics = measure(
         registration,
         fixed_labels=fixed_labels,
         moving_labels=moving_labels,
@@ -162,7 +162,7 @@ def register_pairs(
         with suppress(OSError):
             (out / pair.name / REGISTRATION_FILE).unlink()
 
-    with locked(out):
+    with hold_lock(out):
         outcome = run_batch(
             {pair.name: pair for pair in pairs},
             lambda pair: run(pair, out / pair.name, common, progress=progress),

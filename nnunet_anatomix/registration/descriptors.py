@@ -11,7 +11,7 @@ from skimage.filters import threshold_otsu
 from torch import Tensor
 from torch.nn import functional
 
-from pretraining.backbone.external import suited_side
+from pretraining.backbone.external import fit_window_side
 from pretraining.backbone.feature_network import FeatureNetwork
 from pretraining.backbone.inference import sliding_window_features
 from pretraining.common.checks import check_count, check_not_negative, check_within
@@ -94,14 +94,14 @@ def descriptors(
     a modality adds to a channel everywhere says nothing about anatomy. Outside a mask the nearest voxel inside is repeated, as in
     ConvexAdam's masked variant, so that the mask's border is no edge.
     """
-    fixed_described, moving_described = (described(scan, config, pool=pool, net=net, progress=progress) for scan in (fixed, moving))
+    fixed_described, moving_described = (describe(scan, config, pool=pool, net=net, progress=progress) for scan in (fixed, moving))
     if config.channels and config.channels < len(fixed_described):
-        return reduced(fixed_described, moving_described, config.channels)
+        return reduce_features(fixed_described, moving_described, config.channels)
     return fixed_described, moving_described
 
 
 @torch.no_grad()
-def described(scan: Scan, config: DescriptorConfig, *, pool: int, net: FeatureNetwork | None = None, progress: bool = False) -> Tensor:
+def describe(scan: Scan, config: DescriptorConfig, *, pool: int, net: FeatureNetwork | None = None, progress: bool = False) -> Tensor:
     """Describe one scan: :func:`descriptors` before any reduction of channels."""
     scan = _filled(_clipped(scan))
     features = None
@@ -120,7 +120,7 @@ def described(scan: Scan, config: DescriptorConfig, *, pool: int, net: FeatureNe
     return described
 
 
-def reduced(fixed: Tensor, moving: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+def reduce_features(fixed: Tensor, moving: Tensor, channels: int) -> tuple[Tensor, Tensor]:
     """The ``channels`` principal components of both; differences keep as much of their length as that many channels can hold.
 
     Parameters
@@ -144,7 +144,7 @@ def _features(scan: Scan, net: FeatureNetwork, config: DescriptorConfig, pool: i
     features = sliding_window_features(
         net,
         scan.image,
-        side=suited_side(net, config.side),
+        side=fit_window_side(net, config.side),
         overlap=config.overlap,
         clip=scan.clip,
         bf16=config.bf16,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from pretraining.common.errors import InputError
 
 
-class Row(NamedTuple):
+class ListRow(NamedTuple):
     """One scan or pair."""
 
     name: str
@@ -23,7 +23,7 @@ class Row(NamedTuple):
 
 def read_list(
     path: Path, what: str, *, required: Sequence[str], optional: Sequence[str], unnamed: Callable[[int, dict[str, str]], str]
-) -> list[Row]:
+) -> list[ListRow]:
     """Read all rows, at least one.
 
     Parameters
@@ -52,7 +52,7 @@ def read_list(
         )
     if not lines:
         raise InputError(f"{what}: {path} has no rows below its columns")
-    rows: dict[str, Row] = {}
+    rows: dict[str, ListRow] = {}
     for number, (line_number, line) in enumerate(lines, 1):
         where = f"{what}: line {line_number} of {path}"
         cells = {column: cell for column, cell in line.items() if cell}
@@ -63,10 +63,10 @@ def read_list(
             raise InputError(f"{where}: '{name}' becomes a name of files; use letters, digits, - and _")
         if name in rows:
             raise InputError(f"{where}: a second row called '{name}', whose results would be in one place; use different names")
-        rows[name] = Row(name, cells, where)
+        rows[name] = ListRow(name, cells, where)
     return list(rows.values())
 
 
-def numbered_pair(number: int, cells: dict[str, str]) -> str:
+def pair_name(number: int, cells: dict[str, str]) -> str:
     """``pair001``, ``pair002``, ..."""
     return f"pair{number:03d}"

@@ -53,7 +53,7 @@ class Budget:
     needed_bytes: int
 
 
-def fitted(
+def fit_to_memory(
     shape: tuple[int, int, int],
     scans_bytes: int,
     descriptors: DescriptorConfig,

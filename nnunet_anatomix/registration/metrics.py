@@ -9,7 +9,7 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from nnunet_anatomix.registration.warp import composed, identity, jacobian_determinant
+from nnunet_anatomix.registration.warp import compose, identity, jacobian_determinant
 from pretraining.common.errors import InputError
 
 _SLAB = 16
@@ -82,7 +82,7 @@ def inverse_error_mm(forward: Tensor, inverse: Tensor, spacing_mm: Sequence[floa
     Mean and 95th percentile, mm; NaN where no voxel counts.
     """
     spacing = torch.tensor(spacing_mm, dtype=forward.dtype, device=forward.device)
-    error = torch.linalg.vector_norm(composed(forward, inverse) * spacing.view(3, 1, 1, 1), dim=0)
+    error = torch.linalg.vector_norm(compose(forward, inverse) * spacing.view(3, 1, 1, 1), dim=0)
     reached = identity(forward.shape[1:], forward.device) + forward
     last = torch.tensor(forward.shape[1:], device=forward.device).view(3, 1, 1, 1) - 1
     counts = ((reached >= 0) & (reached <= last)).all(dim=0)

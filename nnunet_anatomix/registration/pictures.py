@@ -12,7 +12,7 @@ from torch import Tensor
 from pretraining.common.atomic import atomic_write
 from pretraining.common.errors import InputError
 from pretraining.imaging.grids import same_grid
-from pretraining.imaging.views import CONTENT, VIEWS, display_window, letter_sides, windowed
+from pretraining.imaging.views import CONTENT, VIEWS, apply_window, display_window, letter_sides
 
 Plane = TypeVar("Plane", np.ndarray, Tensor)
 
@@ -74,7 +74,7 @@ def panels(fixed: sitk.Image, before: sitk.Image, after: sitk.Image) -> dict[str
     oriented = [sitk.DICOMOrient(image, "LPS") for image in (fixed, before, after)]
     volumes = [sitk.GetArrayFromImage(image).transpose(2, 1, 0)[..., ::-1].astype(np.float32) for image in oriented]
     window, moving_window = display_window(volumes[0]), display_window(*volumes[1:])
-    volumes = [windowed(volumes[0], window), *(windowed(volume, moving_window) for volume in volumes[1:])]
+    volumes = [apply_window(volumes[0], window), *(apply_window(volume, moving_window) for volume in volumes[1:])]
     middle, spacing_mm = _middle(volumes[0]), np.array(oriented[0].GetSpacing())
     pixels = spacing_mm * _PIXELS / (spacing_mm * volumes[0].shape).max()  # of a voxel's sides
     views = {}

@@ -17,13 +17,13 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from nnunet_anatomix.registration.config import RegistrationConfig
-from nnunet_anatomix.registration.descriptors import DescriptorConfig, Scan, described, descriptors
-from nnunet_anatomix.registration.memory import fitted
+from nnunet_anatomix.registration.descriptors import DescriptorConfig, Scan, describe, descriptors
+from nnunet_anatomix.registration.memory import fit_to_memory
 from nnunet_anatomix.registration.solvers.ants import syn_displacement
 from nnunet_anatomix.registration.solvers.convexadam import convex_adam
 from nnunet_anatomix.registration.start.initial import Start, best_start, file_start, header_start
-from nnunet_anatomix.registration.warp import displacement_of, inverted, itk_transform
-from pretraining.backbone.external import OtherNetwork
+from nnunet_anatomix.registration.warp import displacement_of, invert, itk_transform
+from pretraining.backbone.external import ExternalNetwork
 from pretraining.backbone.feature_network import FeatureNetwork, FeatureWeights
 from pretraining.backbone.inference import Clip
 from pretraining.backbone.inference_memory import available_bytes
@@ -34,7 +34,7 @@ from pretraining.common.finite import require_finite
 from pretraining.common.triple import triple
 from pretraining.imaging.grids import coverage, grid_of_cubes, image_tensor, near_isotropic_grid, resample_image
 from pretraining.imaging.limits import check_window
-from pretraining.imaging.scans import checked_labels, checked_scan
+from pretraining.imaging.scans import validate_labels, validate_scan
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def register(
     moving: sitk.Image,
     *,
     config: RegistrationConfig | None = None,
-    weights: FeatureWeights | UNet | OtherNetwork | None = None,
+    weights: FeatureWeights | UNet | ExternalNetwork | None = None,
     fixed_mask: sitk.Image | None = None,
     moving_mask: sitk.Image | None = None,
     fixed_clip: Clip | None = None,
@@ -114,9 +114,9 @@ def register(
     check_window(fixed_clip, "clip of the fixed scan")
     check_window(moving_clip, "clip of the moving scan")
     seconds: dict[str, float] = {}
-    fixed, moving = checked_scan(fixed, "fixed"), checked_scan(moving, "moving")
+    fixed, moving = validate_scan(fixed, "fixed"), validate_scan(moving, "moving")
     masks = tuple(
-        None if mask is None else checked_labels(mask, scan, f"{role} mask")
+        None if mask is None else validate_labels(mask, scan, f"{role} mask")
         for mask, scan, role in ((fixed_mask, fixed, "fixed"), (moving_mask, moving, "moving"))
     )
     clips = (fixed_clip, moving_clip)
@@ -124,7 +124,7 @@ def register(
     wanted = near_isotropic_grid(fixed, spacing_mm=config.spacing_mm)
     held = sum(scan.GetNumberOfPixels() * 4 for scan in (fixed, moving, fixed, *(mask for mask in masks if mask is not None)))
     limit = memory if memory is not None else available_bytes(torch.device("cpu"))
-    budget = fitted(wanted.GetSize(), held, config.descriptors, config.convexadam, net, limit)
+    budget = fit_to_memory(wanted.GetSize(), held, config.descriptors, config.convexadam, net, limit)
     grid = near_isotropic_grid(fixed, spacing_mm=config.spacing_mm, at_most_voxels=budget.voxels)
 
     with _timed(seconds, "start"):
@@ -163,7 +163,7 @@ def register(
     require_finite(displacement, "displacement field")
 
     with _timed(seconds, "transforms"):
-        inverse = inverted(displacement) if inverse is None else inverse
+        inverse = invert(displacement) if inverse is None else inverse
         require_finite(inverse, "inverse displacement field")
         forward_transform = sitk.CompositeTransform([start.transform, itk_transform(displacement, grid)])
         inverse_transform = _inverse_transform(start, displacement, inverse, grid)
@@ -192,13 +192,13 @@ def register(
 
 
 def _network(
-    weights: FeatureWeights | UNet | OtherNetwork | None, config: RegistrationConfig, device: torch.device
+    weights: FeatureWeights | UNet | ExternalNetwork | None, config: RegistrationConfig, device: torch.device
 ) -> FeatureNetwork | None:
     if not config.descriptors.feature_weight:
         return None
     if weights is None:
         weights = load_weights(find_weights())
-    net = weights if isinstance(weights, UNet | OtherNetwork) else weights.network()
+    net = weights if isinstance(weights, UNet | ExternalNetwork) else weights.network()
     return net.to(device).eval()
 
 
@@ -236,7 +236,7 @@ def _channels(scans: list[Scan], config: DescriptorConfig, net: FeatureNetwork |
     if not config.feature_weight:
         return [(scan.image.clamp(*scan.clip) if scan.clip else scan.image)[None] for scan in scans]
     only = DescriptorConfig(mind=False, feature_weight=1.0, side=config.side, overlap=config.overlap, bf16=config.bf16)
-    return [described(scan, only, pool=1, net=net, progress=progress) for scan in scans]
+    return [describe(scan, only, pool=1, net=net, progress=progress) for scan in scans]
 
 
 def _inverse_transform(start: Start, displacement: Tensor, inverse: Tensor, grid: sitk.Image) -> sitk.Transform:
@@ -244,7 +244,7 @@ def _inverse_transform(start: Start, displacement: Tensor, inverse: Tensor, grid
     if start.transform.IsLinear():
         return sitk.CompositeTransform([itk_transform(inverse, grid), start.transform.GetInverse()])
     both = displacement_of(sitk.CompositeTransform([start.transform, itk_transform(displacement, grid)]), grid)
-    return itk_transform(inverted(both), grid)
+    return itk_transform(invert(both), grid)
 
 
 @contextmanager

@@ -26,17 +26,17 @@ def identity(shape: torch.Size | tuple[int, ...], device: torch.device | str = "
     return torch.stack(torch.meshgrid(*(torch.arange(side, dtype=torch.float32, device=device) for side in shape), indexing="ij"))
 
 
-def warped(volume: Tensor, displacement: Tensor, *, mode: str = "bilinear", beyond: str = "zeros") -> Tensor:
+def warp(volume: Tensor, displacement: Tensor, *, mode: str = "bilinear", beyond: str = "zeros") -> Tensor:
     """(C, X, Y, Z) pulled along a displacement of the same grid."""
     return interpolate_at(volume, identity(displacement.shape[1:], displacement.device) + displacement, mode=mode, beyond=beyond)
 
 
-def composed(first: Tensor, then: Tensor) -> Tensor:
+def compose(first: Tensor, then: Tensor) -> Tensor:
     """One displacement that takes ``p`` to ``q = p + first(p)``, and on to ``q + then(q)``."""
-    return first + warped(then, first, beyond="border")
+    return first + warp(then, first, beyond="border")
 
 
-def inverted(displacement: Tensor, *, iterations: int = 30) -> Tensor:
+def invert(displacement: Tensor, *, iterations: int = 30) -> Tensor:
     """The displacement that undoes another, by fixed-point iteration; exact where nothing folds.
 
     Parameters
@@ -46,10 +46,10 @@ def inverted(displacement: Tensor, *, iterations: int = 30) -> Tensor:
     """
     inverse = -displacement
     if min(displacement.shape[1:]) >= _LARGE:
-        halved = inverted(functional.avg_pool3d(displacement, 2) / 2, iterations=iterations)
+        halved = invert(functional.avg_pool3d(displacement, 2) / 2, iterations=iterations)
         inverse = 2 * functional.interpolate(halved[None], size=displacement.shape[1:], mode="trilinear", align_corners=False)[0]
     for _ in range(iterations):
-        before, inverse = inverse, -warped(displacement, inverse, beyond="border")
+        before, inverse = inverse, -warp(displacement, inverse, beyond="border")
         if (inverse - before).abs().mean() < _STILL:
             break
     return inverse

@@ -26,7 +26,7 @@ FORWARD, INVERSE = "forward.nii.gz", "inverse.nii.gz"
 PICTURE = "overview.png"
 
 
-def measured(
+def measure(
     registration: Registration,
     *,
     fixed_labels: sitk.Image | None = None,
@@ -77,7 +77,7 @@ def write_registration(
     Args:
         out: Folder; what an earlier registration left in it stays until all of this one is complete on disk.
         registration: What was found.
-        metrics: From :func:`measured`.
+        metrics: From :func:`measure`.
         pair: Its name.
         moving_labels: To be moved along.
         **about: What else the JSON shall say.

@@ -23,7 +23,7 @@ from pretraining.common.atomic import write_text
 from pretraining.common.batch import FAILURES, run_batch
 from pretraining.common.child import GRACE_S, run_child
 from pretraining.common.errors import CommandFailed
-from pretraining.common.lock import locked
+from pretraining.common.lock import hold_lock
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def run(table: Table, settings: Settings) -> str:
     InUse
         If another process runs tables in the same folder.
     """
-    with locked(settings.out):
+    with hold_lock(settings.out):
         for folder in _folders(settings).values():
             Path(folder).mkdir(parents=True, exist_ok=True)
         steps = {step.name: step for step in wanted_steps(table)}

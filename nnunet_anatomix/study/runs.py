@@ -52,7 +52,7 @@ class StudySettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Start:
+class StartWeights:
     """Where a network starts from.
 
     Attributes
@@ -70,9 +70,9 @@ class Start:
 
 
 BY_NAME = {
-    "weights": Start(name="weights"),
-    "scratch": Start(name="scratch", trainer="AnatomixTrainerScratch"),
-    "stock": Start(name="stock", trainer="AnatomixTrainerStock", plans=STOCK_PLANS),
+    "weights": StartWeights(name="weights"),
+    "scratch": StartWeights(name="scratch", trainer="AnatomixTrainerScratch"),
+    "stock": StartWeights(name="stock", trainer="AnatomixTrainerStock", plans=STOCK_PLANS),
 }
 
 
@@ -80,7 +80,7 @@ BY_NAME = {
 class Run:
     """One training."""
 
-    start: Start
+    start: StartWeights
     shots: int
     """Cases to train on."""
     seed: int
@@ -91,7 +91,7 @@ class Run:
         return f"{self.start.name}_shots{self.shots}_seed{self.seed}"
 
 
-def starts_of(asked: Sequence[str]) -> dict[str, Start]:
+def starts_of(asked: Sequence[str]) -> dict[str, StartWeights]:
     """Name → start, for names of :data:`BY_NAME` and weights files, which are called by their file's name.
 
     Raises
@@ -99,15 +99,15 @@ def starts_of(asked: Sequence[str]) -> dict[str, Start]:
     InputError
         For a file that is not there, or two of one name.
     """
-    starts: dict[str, Start] = {}
+    starts: dict[str, StartWeights] = {}
     for text in dict.fromkeys(asked):
-        start = BY_NAME.get(text) or Start(name=start_name(text), weights=text)
+        start = BY_NAME.get(text) or StartWeights(name=start_name(text), weights=text)
         if text.endswith(".json"):
             raise InputError(f"{text} makes features only; a study starts from weights of our backbone, .safetensors or published .pth")
         if start.weights and not text.startswith("hf://"):
             if not Path(text).is_file():
                 raise InputError(f"expected a start among {sorted(BY_NAME)}, or a file of weights; found '{text}'")
-            start = Start(name=start.name, weights=str(Path(text).resolve()))
+            start = StartWeights(name=start.name, weights=str(Path(text).resolve()))
         if start.name in starts or (start.weights and start.name in BY_NAME):
             raise InputError(f"two starts would be called '{start.name}'; rename the file, its name stands in the tables")
         starts[start.name] = start
@@ -144,7 +144,7 @@ def cut_plan(
     return cut
 
 
-def prepare(out: Path, settings: StudySettings, starts: Collection[Start]) -> None:
+def prepare(out: Path, settings: StudySettings, starts: Collection[StartWeights]) -> None:
     """Plan and preprocess below ``out``, once for every plan that a start needs, and cut the patches."""
     from nnunet_anatomix.finetuning.planning import planning_environment  # imports torch, which reading results does without
 

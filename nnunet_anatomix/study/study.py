@@ -25,7 +25,7 @@ from pretraining.common.atomic import write_text
 from pretraining.common.batch import FAILURES, run_batch
 from pretraining.common.config import read_json, to_dict
 from pretraining.common.errors import InputError
-from pretraining.common.lock import is_vacant, locked
+from pretraining.common.lock import hold_lock, is_vacant
 
 FINISHED = "dice.csv"
 """Of a run."""
@@ -72,7 +72,7 @@ def study(
             f"{dataset.name} has no labelsTs: it is tested on the training cases left out, so shots must be below {len(cases)}"
         )
     named = starts_of(starts)
-    with locked(out, wait=True):
+    with hold_lock(out, wait=True):
         _claim(out, settings)
         prepare(out, settings, named.values())
     runs = [Run(start=start, shots=number, seed=seed) for number in shots for seed in sorted(set(seeds)) for start in named.values()]
@@ -82,7 +82,7 @@ def study(
 
     def work(run: Run) -> None:
         folder = out / "runs" / run.name
-        with locked(folder):
+        with hold_lock(folder):
             if is_done(run):  # by another process, just now
                 return
             (fold,) = draw_folds(cases, run.shots, seed=run.seed, validation=cases if tests is None else ())

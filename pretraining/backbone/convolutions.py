@@ -97,13 +97,13 @@ class SkipConv3x3x3(Conv3x3x3):
         """
         # A trace holds for grids of all sizes.
         if torch.jit.is_tracing() or not self.on_coarse_grid(below[:, 0].numel()):
-            both = torch.cat((skip, upsampled(below, self.upsampling)), dim=1)
+            both = torch.cat((skip, upsample(below, self.upsampling)), dim=1)
             return self._conv_forward(both, self.weight, self.bias)
         of_skip, of_below = self.weight.tensor_split((self.skip_channels,), dim=1)
         return add_upsampled_convolution(self._conv_forward(skip, of_skip, self.bias), below, of_below, padding=self.padding_mode)
 
 
-def upsampled(x: Tensor, mode: Upsampling) -> Tensor:
+def upsample(x: Tensor, mode: Upsampling) -> Tensor:
     """Double every axis of (B, C, X, Y, Z)."""
     if mode == "trilinear":
         return functional.interpolate(x, scale_factor=2, mode="trilinear")

@@ -21,7 +21,7 @@ from pretraining.backbone.statistics import DEFAULT as DEFAULT_STATISTICS
 from pretraining.backbone.statistics import Statistics, with_statistics
 from pretraining.backbone.tensor_files import check_state, load_tensor_file
 from pretraining.backbone.unet import UNet
-from pretraining.backbone.weights import HUB, Weights, find_weights, load_weights, named_weights, tensors_sha256
+from pretraining.backbone.weights import HUB, Weights, find_weights, load_weights, resolve_weights, tensors_sha256
 from pretraining.common.checks import check_count
 from pretraining.common.config import read_json
 from pretraining.common.errors import InputError
@@ -73,7 +73,7 @@ class NetworkSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OtherConfig:
+class ExternalConfig:
     """What features need to know of a network: as :class:`~pretraining.backbone.unet.UNetConfig` has it."""
 
     out_channels: int
@@ -84,7 +84,7 @@ class OtherConfig:
     norm: str = "own"
 
 
-class OtherNetwork(nn.Module):
+class ExternalNetwork(nn.Module):
     """Another network in the place of a backbone: takes intensities in [0, 1], gives features at the input's resolution.
 
     Parameters
@@ -115,7 +115,7 @@ class OtherNetwork(nn.Module):
             layer.register_forward_hook(lambda module, inputs, output: self._found.append(output))
         side = spec.least_side
         channels, self._values_per_voxel = self._tried(side)
-        self.config = OtherConfig(out_channels=channels, multiple=spec.multiple, min_side=side, max_side=spec.max_side)
+        self.config = ExternalConfig(out_channels=channels, multiple=spec.multiple, min_side=side, max_side=spec.max_side)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features.
@@ -146,7 +146,7 @@ class OtherNetwork(nn.Module):
             output = functional.interpolate(output.float(), size=x.shape[2:], mode="trilinear")
         return output
 
-    def to(self, *args: Any, **kwargs: Any) -> OtherNetwork:
+    def to(self, *args: Any, **kwargs: Any) -> ExternalNetwork:
         """As of any module, but its memory layout stays: parameters of other than five axes would not take ours."""
         kwargs.pop("memory_format", None)
         return super().to(*args, **kwargs) if args or kwargs else self
@@ -181,7 +181,7 @@ class OtherNetwork(nn.Module):
         return features.shape[1], counted[0] / side**3
 
 
-def suited_side(net: FeatureNetwork, side: int) -> int:
+def fit_window_side(net: FeatureNetwork, side: int) -> int:
     """The side of windows, voxels: as asked for a backbone of ours; for another network the greatest that it takes, at most ``side``."""
     if isinstance(net, UNet):
         return side
@@ -190,7 +190,7 @@ def suited_side(net: FeatureNetwork, side: int) -> int:
 
 
 @dataclass(frozen=True)
-class OtherWeights:
+class ExternalWeights:
     """Another network in the place of :class:`~pretraining.backbone.weights.Weights`.
 
     Attributes
@@ -199,22 +199,22 @@ class OtherWeights:
     sha256 : of its tensors and of how it is used.
     """
 
-    net: OtherNetwork
+    net: ExternalNetwork
     sha256: str
 
     @property
-    def architecture(self) -> OtherConfig:
+    def architecture(self) -> ExternalConfig:
         """What features need to know of it."""
         return self.net.config
 
-    def network(self) -> OtherNetwork:
+    def network(self) -> ExternalNetwork:
         """The network, in evaluation mode."""
         return self.net.eval()
 
 
-def feature_weights(
+def load_feature_weights(
     name: str | None = None, *, trust_code: bool = False, statistics: Statistics = DEFAULT_STATISTICS
-) -> Weights | OtherWeights:
+) -> Weights | ExternalWeights:
     """Load what makes features: weights of ours, or the network that a ``.json`` file names.
 
     Args:
@@ -226,17 +226,17 @@ def feature_weights(
     Raises:
         InputError: If there is no such file, it does not serve, or it needs trust that was not given.
     """
-    address = named_weights(name)[1]
+    address = resolve_weights(name)[1]
     is_remote = address.startswith(HUB)
     if is_remote and _file_of(address).endswith(".json") and not trust_code:
         raise InputError(f"{address} names code that would be called here; if you know and trust its authors, add --trust-code")
     path = find_weights(name)
     if path.suffix != ".json":
         return with_statistics(load_weights(path), statistics)
-    return load_other(path, trust_code=trust_code, address=address if is_remote else None)
+    return load_external(path, trust_code=trust_code, address=address if is_remote else None)
 
 
-def load_other(path: Path, *, trust_code: bool = False, address: str | None = None) -> OtherWeights:
+def load_external(path: Path, *, trust_code: bool = False, address: str | None = None) -> ExternalWeights:
     """Build the network that a JSON file describes.
 
     Args:
@@ -259,8 +259,8 @@ def load_other(path: Path, *, trust_code: bool = False, address: str | None = No
     if not isinstance(net, nn.Module):
         raise InputError(f"{path}: {spec.network} makes a {type(net).__name__}, expected a torch.nn.Module")
     _load_state(net, state, spec, state_path)
-    other = OtherNetwork(net, spec)
-    return OtherWeights(other, tensors_sha256(other.state_dict()))
+    other = ExternalNetwork(net, spec)
+    return ExternalWeights(other, tensors_sha256(other.state_dict()))
 
 
 def _network_class(spec: NetworkSpec, path: Path, trust_code: bool) -> Callable[..., Any]:

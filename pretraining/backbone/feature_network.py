@@ -34,7 +34,7 @@ class FeatureConfig(Protocol):
         """Kind of normalization."""
 
 
-class OtherFeatureConfig(FeatureConfig, Protocol):
+class ExternalFeatureConfig(FeatureConfig, Protocol):
     """The same of a network that may be limited in size."""
 
     @property
@@ -42,11 +42,11 @@ class OtherFeatureConfig(FeatureConfig, Protocol):
         """Largest input axis, voxels; None for any."""
 
 
-class OtherFeatureNetwork(Protocol):
+class ExternalFeatureNetwork(Protocol):
     """A :class:`torch.nn.Module` in the place of a UNet, which estimates its memory itself."""
 
     @property
-    def config(self) -> OtherFeatureConfig:
+    def config(self) -> ExternalFeatureConfig:
         """Channels and sizes."""
 
     def __call__(self, x: Tensor, /) -> Tensor:
@@ -61,14 +61,14 @@ class OtherFeatureNetwork(Protocol):
     def state_dict(self) -> dict[str, Any]:
         """As of any module."""
 
-    def to(self, *args: Any, **kwargs: Any) -> OtherFeatureNetwork:
+    def to(self, *args: Any, **kwargs: Any) -> ExternalFeatureNetwork:
         """As of any module."""
 
-    def eval(self) -> OtherFeatureNetwork:
+    def eval(self) -> ExternalFeatureNetwork:
         """As of any module."""
 
 
-FeatureNetwork = UNet | OtherFeatureNetwork
+FeatureNetwork = UNet | ExternalFeatureNetwork
 
 
 class FeatureWeights(Protocol):

@@ -21,7 +21,7 @@ Clip = tuple[float, float]
 """Intensities between which an image is scaled to [0, 1]."""
 
 
-def rescaled(image: Tensor, clip: Clip | None = None) -> Tensor:
+def rescale_intensity(image: Tensor, clip: Clip | None = None) -> Tensor:
     """Scale to [0, 1].
 
     Parameters
@@ -59,10 +59,10 @@ def whole_volume_features(
     -------
     (C, X // pool, Y // pool, Z // pool) float32, on the device of ``image``.
     """
-    padded, inside = _padded(net, rescaled(image.float(), clip))
+    padded, inside = _padded(net, rescale_intensity(image.float(), clip))
     features = _forward(net, padded, bf16)[(slice(None), *inside)]
     if voxelwise:
-        features = voxelwise_normalized(features)
+        features = normalize_voxelwise(features)
     return _pooled(features, pool).contiguous().to(image.device)
 
 
@@ -120,7 +120,7 @@ def sliding_window_features(
         raise ValueError(f"need 0 <= overlap < 1, got {overlap}")
     if not 1 <= pool <= min(side, *image.shape):
         raise ValueError(f"need 1 <= pool <= {min(side, *image.shape)}, the shortest side of window and volume, got {pool}")
-    padded, inside = _padded(net, rescaled(image.float(), clip), at_most=side)
+    padded, inside = _padded(net, rescale_intensity(image.float(), clip), at_most=side)
     device = next(net.parameters()).device
     axes = [_Axis(length, min(side, length), overlap, within, pool, device) for length, within in zip(padded.shape, inside, strict=True)]
     total = image.new_zeros((net.config.out_channels, *(axis.cells for axis in axes)), dtype=torch.float32)
@@ -129,7 +129,7 @@ def sliding_window_features(
         window = tuple(slice(start, start + axis.window) for start, axis in zip(corner, axes, strict=True))
         features = _forward(net, padded[window], bf16)
         if voxelwise and pool > 1:
-            features = voxelwise_normalized(features)
+            features = normalize_voxelwise(features)
         shares = [axis.shares(start) for start, axis in zip(corner, axes, strict=True)]
         features *= shares[0][:, None, None] * shares[1][:, None] * shares[2]
         kept, cells, filled = zip(*(axis.place(start) for start, axis in zip(corner, axes, strict=True)), strict=True)
@@ -138,7 +138,7 @@ def sliding_window_features(
             # Cubes that the window cuts are filled up with zeros: other windows add their part.
             features = functional.pad(features, [amount for ends in reversed(filled) for amount in ends])
         total[(slice(None), *cells)] += _pooled(features, pool).to(total.device)
-    return voxelwise_normalized(total) if voxelwise and pool == 1 else total
+    return normalize_voxelwise(total) if voxelwise and pool == 1 else total
 
 
 def padded_shape(net: FeatureNetwork, shape: Sequence[int], at_most: int | None = None) -> tuple[int, ...]:
@@ -207,7 +207,7 @@ def _padded(net: FeatureNetwork, image: Tensor, at_most: int | None = None) -> t
     return padded, tuple(slice(margin // 2, margin // 2 + length) for margin, length in zip(margins, image.shape, strict=True))
 
 
-def voxelwise_normalized(features: Tensor, eps: float = 1e-6) -> Tensor:
+def normalize_voxelwise(features: Tensor, eps: float = 1e-6) -> Tensor:
     """Divide every voxel's features by their root mean square.
 
     Parameters

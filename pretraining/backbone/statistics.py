@@ -13,7 +13,7 @@ DEFAULT: Statistics = "running"
 """As the networks were evaluated when they were trained."""
 
 
-def fitted_to(weights: Weights, architecture: UNetConfig) -> Weights:
+def match_architecture(weights: Weights, architecture: UNetConfig) -> Weights:
     """The weights with own statistics where ``architecture`` has instance normalization in place of their batch normalization."""
     changes = weights.architecture.norm == "batch" and architecture.norm == "instance" and architecture.norm_affine
     return with_statistics(weights, "own") if changes else weights

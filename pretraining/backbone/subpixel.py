@@ -47,7 +47,7 @@ def add_upsampled_convolution(to: Tensor, below: Tensor, weight: Tensor, *, padd
     # What reflection finds beyond the border of the fine grid is the outermost coarse voxel.
     source = below if padding == "zeros" else pad_by_one(below, "replicate")
     if torch.compiler.is_compiling():
-        return to + interleaved(functional.conv3d(source, subpixel_kernel(weight), padding=margin))
+        return to + interleave(functional.conv3d(source, subpixel_kernel(weight), padding=margin))
     if _in_long_rows(to):
         kernels = subpixel_kernel(weight, in_rows=True).split(2 * len(weight))
         for phase, kernel in enumerate(kernels):
@@ -92,7 +92,7 @@ def _merging(dtype: torch.dtype, device: torch.device, in_rows: bool) -> Tensor:
 _kept_merging = cache(_merging)
 
 
-def interleaved(windows: Tensor) -> Tensor:
+def interleave(windows: Tensor) -> Tensor:
     """Bring the outputs of all windows to their places on the fine grid.
 
     Args:
@@ -112,7 +112,7 @@ def interleaved(windows: Tensor) -> Tensor:
 
 
 class _AddInterleaved(torch.autograd.Function):
-    """``to`` + :func:`interleaved` of ``windows``, in place: one pass over memory."""
+    """``to`` + :func:`interleave` of ``windows``, in place: one pass over memory."""
 
     @staticmethod
     def forward(to: Tensor, windows: Tensor) -> Tensor:

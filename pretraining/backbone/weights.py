@@ -135,7 +135,7 @@ def find_weights(explicit: str | None = None, plan: str | None = None) -> Path:
         If the named file does not exist: a wish that cannot be met is never replaced by the next place. Also for an address of the
         hub without revision: the same words must not mean other weights tomorrow.
     """
-    origin, wish = named_weights(explicit, plan)
+    origin, wish = resolve_weights(explicit, plan)
     if wish != "bundled":
         path = _fetch(wish) if wish.startswith(HUB) else Path(wish).expanduser()
         if not path.is_file():
@@ -147,7 +147,7 @@ def find_weights(explicit: str | None = None, plan: str | None = None) -> Path:
     return bundled
 
 
-def named_weights(explicit: str | None = None, plan: str | None = None) -> tuple[str, str]:
+def resolve_weights(explicit: str | None = None, plan: str | None = None) -> tuple[str, str]:
     """Decide which weights are meant, without looking for them.
 
     Args:

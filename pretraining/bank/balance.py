@@ -12,7 +12,7 @@ from typing import NamedTuple
 from torch import Generator
 
 from pretraining.bank.bank_file import TemplateEntry
-from pretraining.common.random import integer, weighted
+from pretraining.common.random import integer, weighted_choice
 
 FULL_WEIGHT_KINDS = 20
 """Kinds of organ at which a region, or a vocabulary in it, gets its full share: the fewest templates of a sample by default.
@@ -114,8 +114,8 @@ def draw_balanced(regions: Sequence[Region], count: int, generator: Generator) -
     weights = [region.weight for region in regions]
     drawn = []
     for _ in range(count):
-        vocabularies = regions[weighted(weights, generator)].vocabularies
-        kinds = vocabularies[weighted([_weight(kinds) for kinds in vocabularies], generator)]
+        vocabularies = regions[weighted_choice(weights, generator)].vocabularies
+        kinds = vocabularies[weighted_choice([_weight(kinds) for kinds in vocabularies], generator)]
         templates = kinds[integer(0, len(kinds) - 1, generator)]
         drawn.append(templates[integer(0, len(templates) - 1, generator)])
     return tuple(drawn)

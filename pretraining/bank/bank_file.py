@@ -244,7 +244,7 @@ def _check_index(index: BankIndex, mask_bytes: int) -> None:
         raise ValueError(f"its masks take {int(packed_length(shapes).sum())} bytes, there are {mask_bytes}")
 
 
-def checked_bits(index: BankIndex, masks: MappedMasks | np.ndarray, i: int, path: Path | None) -> np.ndarray:
+def read_checked_bits(index: BankIndex, masks: MappedMasks | np.ndarray, i: int, path: Path | None) -> np.ndarray:
     """(bytes,) uint8: the bits of template ``i``, compared with their checksum.
 
     Raises

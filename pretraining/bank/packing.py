@@ -30,13 +30,13 @@ def pack(mask: np.ndarray) -> PackedMask:
     ValueError
         If nothing is set.
     """
-    tight, offset = cropped(np.asarray(mask) != 0)
+    tight, offset = crop(np.asarray(mask) != 0)
     if not tight.size:
         raise ValueError("the mask is empty")
     return PackedMask(np.packbits(tight, axis=None, bitorder="little"), tight.shape, offset, int(np.count_nonzero(tight)))
 
 
-def cropped(mask: np.ndarray) -> tuple[np.ndarray, tuple[int, int, int]]:
+def crop(mask: np.ndarray) -> tuple[np.ndarray, tuple[int, int, int]]:
     """The part of a (X, Y, Z) bool mask within its bounding box, a view, and where the box begins; (0, 0, 0) voxels if nothing is set."""
     offset = [0, 0, 0]
     # From the slowest axis in memory to the fastest, so that all but the first look at little more than the box.

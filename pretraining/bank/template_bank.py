@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pretraining.bank.balance import Region, group_by_region
-from pretraining.bank.bank_file import REGIONS, BankIndex, IndexBuilder, MappedMasks, TemplateEntry, checked_bits, read_bank
+from pretraining.bank.bank_file import REGIONS, BankIndex, IndexBuilder, MappedMasks, TemplateEntry, read_bank, read_checked_bits
 from pretraining.bank.packing import pack, unpack
 from pretraining.common.errors import InputError
 
@@ -100,7 +100,7 @@ class TemplateBank:
         """The templates by region of the body and kind of organ, see :func:`pretraining.bank.balance.group_by_region`."""
         return group_by_region(self.entries(), self._index.notes.get(REGIONS, {}))
 
-    def derived(self, compute: Callable[..., Value], *arguments: Hashable) -> Value:
+    def cached(self, compute: Callable[..., Value], *arguments: Hashable) -> Value:
         """Call ``compute(bank, *arguments)``, once for each bank.
 
         Args:
@@ -126,7 +126,7 @@ class TemplateBank:
         InputError
             If the file differs from what was written there.
         """
-        return torch.from_numpy(checked_bits(self._index, self._masks, i, self.path))
+        return torch.from_numpy(read_checked_bits(self._index, self._masks, i, self.path))
 
     def mask(self, i: int) -> Tensor:
         """(X, Y, Z) bool: template ``i``, cropped to its bounding box."""

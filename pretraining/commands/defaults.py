@@ -20,7 +20,7 @@ DEFAULT_PRESET = "short"
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
-def _default_config(arguments: list[str]) -> TrainConfig:
+def default_config(arguments: list[str]) -> TrainConfig:
     """The named preset, with the engine of the store to train on, if any; or what the run to be resumed was started with."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--preset")
@@ -34,5 +34,5 @@ def _default_config(arguments: list[str]) -> TrainConfig:
     return replace(config, engine=read_store_config(known.samples).engine) if known.samples else config
 
 
-def _bank(path: Path | None) -> TemplateBank:
+def open_bank(path: Path | None) -> TemplateBank:
     return TemplateBank.open(path) if path else procedural_bank()

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from pretraining.bank.template_bank import TemplateBank
-from pretraining.commands.defaults import DEFAULT_PRESET, Switch, _bank
+from pretraining.commands.defaults import DEFAULT_PRESET, Switch, open_bank
 from pretraining.common.errors import InputError
 from pretraining.common.outputs import try_file
 from pretraining.common.processes import available_cores
@@ -25,7 +25,7 @@ from pretraining.samples.synthesize import synthesize as fill_store
 log = logging.getLogger(__name__)
 
 
-def _preview(default: TrainConfig) -> Callable[..., None]:
+def preview_command(default: TrainConfig) -> Callable[..., None]:
     def preview(
         out: Path,
         templates: Path | None = None,
@@ -45,7 +45,7 @@ def _preview(default: TrainConfig) -> Callable[..., None]:
             config: Configuration.
         """
         try_file(out)
-        bank = _bank(templates)
+        bank = open_bank(templates)
         check_bank(bank, config.engine)
         if page == "samples":
             contact_sheet(bank, config.engine, out, count=count, seed=config.seed)
@@ -56,7 +56,7 @@ def _preview(default: TrainConfig) -> Callable[..., None]:
     return preview
 
 
-def _synthesize(default: TrainConfig) -> Callable[..., None]:
+def synthesize_command(default: TrainConfig) -> Callable[..., None]:
     def synthesize(
         templates: Path,
         out: Path,

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from pretraining.commands.defaults import DEFAULT_PRESET, Switch, _bank
+from pretraining.commands.defaults import DEFAULT_PRESET, Switch, open_bank
 from pretraining.common.errors import UsageError
 from pretraining.common.outputs import try_folder
 from pretraining.learning.train import train as train_backbone
@@ -20,7 +20,7 @@ from pretraining.samples.store import open_store
 log = logging.getLogger(__name__)
 
 
-def _train(default: TrainConfig) -> Callable[..., None]:
+def train_command(default: TrainConfig) -> Callable[..., None]:
     def train(
         out: Path,
         templates: Path | None = None,
@@ -49,7 +49,7 @@ def _train(default: TrainConfig) -> Callable[..., None]:
         """
         if templates and samples:
             raise UsageError("expected --templates or --samples, not both")
-        samples_from = open_store(samples) if samples else _bank(templates)
+        samples_from = open_store(samples) if samples else open_bank(templates)
         checkpoint = train_backbone(
             out, config, samples_from, minutes=minutes, resume=resume, init_from=init_from, device=device, workers=workers
         )
@@ -83,4 +83,4 @@ def sweep(
 
     try_folder(out)
     base = load_preset(TrainConfig, preset)
-    log.info("%s", run_sweep(read_variants(variants, base), _bank(templates), data, out, minutes=minutes, device=device))
+    log.info("%s", run_sweep(read_variants(variants, base), open_bank(templates), data, out, minutes=minutes, device=device))

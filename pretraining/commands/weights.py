@@ -11,7 +11,7 @@ import tyro
 from pretraining.backbone.weights import export_published, find_weights, load_weights, save_weights
 from pretraining.bank.template_bank import TemplateBank
 from pretraining.commands.defaults import Switch
-from pretraining.common.device import named_device
+from pretraining.common.device import resolve_device
 from pretraining.common.errors import InputError
 from pretraining.common.outputs import try_file
 from pretraining.learning.export import export_run
@@ -93,7 +93,7 @@ def judge(
     """
     if json:
         try_file(json, "--json")
-    place = named_device(device)
+    place = resolve_device(device)
     path = find_weights(weights)
     loaded = load_weights(path)
     chosen = [frame for frame in FRAMES if frame.name in frames]

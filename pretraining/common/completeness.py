@@ -39,7 +39,7 @@ def check_complete(path: Path) -> None:
     _checker(path)(path)
 
 
-def inflated(file: BinaryIO, window_bits: int = zlib.MAX_WBITS | 32) -> Iterator[bytes]:
+def inflate(file: BinaryIO, window_bits: int = zlib.MAX_WBITS | 32) -> Iterator[bytes]:
     """Decompress what follows in a gzip or zlib file, in chunks of limited size.
 
     Args:
@@ -94,7 +94,7 @@ def _check_readable(path: Path) -> None:
 def _check_gzip(path: Path) -> None:
     with path.open("rb") as file:
         try:
-            for _ in inflated(file, zlib.MAX_WBITS | 16):
+            for _ in inflate(file, zlib.MAX_WBITS | 16):
                 pass
         except (EOFError, zlib.error) as error:
             raise Incomplete(str(error)) from None

@@ -9,7 +9,7 @@ import torch
 from pretraining.common.errors import InputError
 
 
-def named_device(name: str) -> torch.device:
+def resolve_device(name: str) -> torch.device:
     """Find the device that a flag names; CUDA is counted, not touched.
 
     Args:

@@ -67,7 +67,7 @@ class Holder:
 
 
 @contextmanager
-def locked(folder: str | Path, *, wait: bool = False) -> Iterator[None]:
+def hold_lock(folder: str | Path, *, wait: bool = False) -> Iterator[None]:
     """Hold the lock of ``folder``, which is made if it is missing and removed again if it is left empty.
 
     A lock whose process has ended on this machine, or gives no sign of life on another, is taken over.

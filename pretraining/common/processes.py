@@ -29,7 +29,9 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def finished(function: Callable[[Item], Result], items: Iterable[Item], *, processes: int) -> Generator[tuple[Item, Result], None, None]:
+def imap_unordered(
+    function: Callable[[Item], Result], items: Iterable[Item], *, processes: int
+) -> Generator[tuple[Item, Result], None, None]:
     """Yield each item with ``function(item)``, in whatever order they get finished.
 
     Parameters

@@ -81,14 +81,14 @@ def integers(count: int, low: int, high: int, generator: Generator) -> list[int]
     return torch.randint(low, high + 1, (count,), generator=generator).tolist()
 
 
-def weighted(weights: Sequence[float], generator: Generator) -> int:
+def weighted_choice(weights: Sequence[float], generator: Generator) -> int:
     """Draw an index, each with a probability in proportion to its weight; weights are >= 0 and not all 0."""
     bounds = list(accumulate(weights))
     # Without the last bound, no rounding can lead past the last index.
     return bisect_right(bounds[:-1], uniform(0.0, bounds[-1], generator))
 
 
-def subset(count: int, size: int, generator: Generator) -> list[int]:
+def distinct_integers(count: int, size: int, generator: Generator) -> list[int]:
     """Draw ``size`` different integers of {0, ..., count - 1}, ascending."""
     return sorted(torch.randperm(count, generator=generator)[:size].tolist())
 

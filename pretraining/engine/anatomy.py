@@ -13,13 +13,13 @@ from torch import Generator, Tensor
 from pretraining.bank.template_bank import TemplateBank
 from pretraining.common.checks import check_choice, check_count, check_not_negative, check_positive, check_range
 from pretraining.common.errors import InputError
-from pretraining.common.random import integer, subset, uniforms, weighted
+from pretraining.common.random import distinct_integers, integer, uniforms, weighted_choice
 from pretraining.common.triple import triple
 from pretraining.engine.affine import AffineConfig, about, sample_affine
-from pretraining.engine.execution import compiled
+from pretraining.engine.execution import compile_loop
 from pretraining.engine.fields import SmoothNoise, sample_smooth_noise, smooth_noise
-from pretraining.engine.placement import place, stamp
-from pretraining.engine.resident import packed_on
+from pretraining.engine.placement import paste_templates, place
+from pretraining.engine.resident import load_packed
 
 Shape = tuple[int, int, int]
 
@@ -95,11 +95,11 @@ def sample_anatomy(config: AnatomyConfig, shape: Shape, bank: TemplateBank, gene
     """
     subjects = eligible_subjects(bank, config)
     if config.draw == "balanced":
-        regions = bank.derived(_by_region, config.min_organs, config.sources)
-        subjects = regions[weighted([weight for weight, _ in regions], generator)][1]
+        regions = bank.cached(_by_region, config.min_organs, config.sources)
+        subjects = regions[weighted_choice([weight for weight, _ in regions], generator)][1]
     organs = subjects[integer(0, len(subjects) - 1, generator)]
     if len(organs) > ORGAN_LIMIT:
-        organs = tuple(organs[i] for i in subset(len(organs), ORGAN_LIMIT, generator))
+        organs = tuple(organs[i] for i in distinct_integers(len(organs), ORGAN_LIMIT, generator))
     low, high = _boxes(bank, organs)
     organ = integer(0, len(organs) - 1, generator)
     focus = low[organ] + _any_voxel(bank, organs[organ], generator)
@@ -135,7 +135,7 @@ def eligible_subjects(bank: TemplateBank, config: AnatomyConfig) -> Sequence[tup
         InputError: If there is none.
     """
     # Banks have tens of thousands of subjects: they are gone through once, not for every sample.
-    return bank.derived(_eligible, config.min_organs, config.sources)
+    return bank.cached(_eligible, config.min_organs, config.sources)
 
 
 def _eligible(bank: TemplateBank, min_organs: int, sources: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
@@ -156,7 +156,7 @@ def _by_region(bank: TemplateBank, min_organs: int, sources: tuple[str, ...]) ->
     """For each region that has eligible subjects, its weight and those subjects."""
     place = {i: number for number, region in enumerate(bank.regions) for kind in region.kinds for i in kind}
     found: dict[int, list[tuple[int, ...]]] = {}
-    for organs in bank.derived(_eligible, min_organs, sources):
+    for organs in bank.cached(_eligible, min_organs, sources):
         found.setdefault(place[organs[0]], []).append(organs)
     return tuple((bank.regions[number].weight, subjects) for number, subjects in found.items())
 
@@ -191,8 +191,8 @@ def render_anatomy(params: Anatomy, bank: TemplateBank, device: torch.device | s
         place(params.matrix, crop=bank.shape(i), offset=tuple(offset), period=period, shape=params.shape)
         for i, offset in zip(params.organs, low.tolist(), strict=True)
     ]
-    stamp(labels, packed_on(bank, params.organs, labels.device), placements)
-    return displaced(labels, smooth_noise(params.shape, params.warp, channels=3, device=device))
+    paste_templates(labels, load_packed(bank, params.organs, labels.device), placements)
+    return displace(labels, smooth_noise(params.shape, params.warp, channels=3, device=device))
 
 
 def _boxes(bank: TemplateBank, organs: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -210,7 +210,7 @@ def _beyond_sight(params: Anatomy, low: np.ndarray, high: np.ndarray) -> Shape:
     return triple(int(n) for n in np.ceil(last - first) + 2)
 
 
-def displaced(labels: Tensor, displacement_vox: Tensor) -> Tensor:
+def displace(labels: Tensor, displacement_vox: Tensor) -> Tensor:
     """Look up labels (X, Y, Z) at the voxel nearest to each displaced position; beyond the border the border's labels go on."""
     if labels.device.type == "cpu":
         found = torch.empty_like(labels)
@@ -231,7 +231,7 @@ def _displaced_on_device(labels: Tensor, displacement_vox: Tensor) -> Tensor:
     return labels.flatten().index_select(0, flat.flatten()).view(labels.shape)
 
 
-@compiled
+@compile_loop
 def _displaced_on_host(labels, displacement, found):
     nx, ny, nz = labels.shape
     for x in range(nx):

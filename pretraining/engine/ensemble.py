@@ -18,8 +18,8 @@ from pretraining.engine.affine import AffineConfig, about, sample_affine
 from pretraining.engine.bending import Bend, BendConfig, Curves, bend_curves, sample_bend
 from pretraining.engine.foreground import Foreground, ForegroundConfig, apply_foreground, sample_foreground
 from pretraining.engine.median import median_3x3x3
-from pretraining.engine.placement import Placement, place, stamp
-from pretraining.engine.resident import packed_on
+from pretraining.engine.placement import Placement, paste_templates, place
+from pretraining.engine.resident import load_packed
 
 Shape = tuple[int, int, int]
 
@@ -130,7 +130,7 @@ def render_ensemble(params: Ensemble, bank: TemplateBank, device: torch.device |
         place_template(affine, bank.shape(i), params.shape, bend_curves(bend, params.shape) if bend else None)
         for i, affine, bend in zip(params.templates, params.affines, params.bends, strict=True)
     ]
-    stamp(labels, packed_on(bank, params.templates, labels.device), placements)
+    paste_templates(labels, load_packed(bank, params.templates, labels.device), placements)
     if params.median:
         labels = median_3x3x3(labels)
     if params.foreground is not None:

@@ -26,7 +26,7 @@ def upload(array: np.ndarray | Tensor, device: torch.device | str) -> Tensor:
 T = TypeVar("T")
 
 
-def compiled(loop: Callable[..., T]) -> Callable[..., T]:
+def compile_loop(loop: Callable[..., T]) -> Callable[..., T]:
     """Compile a function of NumPy arrays and numbers; strict IEEE arithmetic, so that results are the same bytes everywhere.
 
     Notes

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from pretraining.common.checks import check_not_negative, check_positive, check_probability, check_range
 from pretraining.common.random import happens, integer, integers
 from pretraining.common.triple import triple
-from pretraining.engine.execution import compiled
+from pretraining.engine.execution import compile_loop
 from pretraining.engine.fields import SmoothNoise, sample_smooth_noise, smooth_noise
 from pretraining.engine.median import majority_3x3x3
 from pretraining.engine.morphology import shell
@@ -105,7 +105,7 @@ def foreground_mask(shape: tuple[int, int, int], params: Foreground, device: tor
     return majority_3x3x3(squared_distance <= params.radius_vox**2)
 
 
-@compiled
+@compile_loop
 def _warped_ball_on_host(displacement, centre, squared_radius, inside):
     """Whether each voxel's displaced position is in the ball; a mirrored position is its distance from the nearest whole turn."""
     _, nx, ny, nz = displacement.shape

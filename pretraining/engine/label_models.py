@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from pretraining.bank.template_bank import TemplateBank
 from pretraining.common.checks import check_not_negative
 from pretraining.common.errors import InputError
-from pretraining.common.random import weighted
+from pretraining.common.random import weighted_choice
 from pretraining.engine.anatomy import Anatomy, render_anatomy, sample_anatomy
 from pretraining.engine.ensemble import Ensemble, render_ensemble, sample_ensemble
 from pretraining.engine.smshapes import SmShapes, render_smshapes, sample_smshapes
@@ -63,4 +63,4 @@ LABEL_MODELS = {
 def choose_label_model(config: LabelModelConfig, generator: Generator) -> str:
     """Draw the name of a label model, each with its share."""
     shares = {name: share for name, share in asdict(config).items() if share > 0}
-    return list(shares)[weighted(list(shares.values()), generator)]
+    return list(shares)[weighted_choice(list(shares.values()), generator)]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pretraining.common.triton_support import can_run_triton, launch
-from pretraining.engine.execution import compiled, upload
+from pretraining.engine.execution import compile_loop, upload
 
 Triple = tuple[int, int, int]
 
@@ -83,7 +83,7 @@ def place(
     return Placement(crop=crop, first=first, count=count or crop, period=period, contributions=tuple(contributions))
 
 
-def stamp(labels: Tensor, packed: Sequence[Tensor], placements: Sequence[Placement]) -> None:
+def paste_templates(labels: Tensor, packed: Sequence[Tensor], placements: Sequence[Placement]) -> None:
     """Write templates one over the other: where the i-th is set, ``labels`` become i, counted from 1.
 
     Args:
@@ -172,7 +172,7 @@ def _stamp_on_host(labels: np.ndarray, label: int, packed: np.ndarray, placement
     )
 
 
-@compiled
+@compile_loop
 def _stamp_rows(labels, label, words, along_x, along_y, along_z, limits, crop, last, scale, offset):
     """Follow each row along z: step over what lies outside the crop, look up what lies inside, stretch by stretch.
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pretraining.common.triple import triple
 from pretraining.common.triton_support import can_run_triton, launch
-from pretraining.engine.execution import compiled, upload
+from pretraining.engine.execution import compile_loop, upload
 from pretraining.imaging.interpolation import interpolate_at
 
 _BLOCK = 256
@@ -111,7 +111,7 @@ def _outside(where: list[Tensor], shape: tuple[int, ...]) -> Tensor:
     return outside
 
 
-@compiled
+@compile_loop
 def _resample_linear_on_host(volumes, mapped, least, along_x, along_y, along_z):
     """Row by row, first where to look and then the look-up, each a loop without branches that a processor's vector units can take."""
     channels, nx, ny, nz = volumes.shape
@@ -156,7 +156,7 @@ def _resample_linear_on_host(volumes, mapped, least, along_x, along_y, along_z):
                     row[z] = low + part_x[z] * (high - low) if inside[z] else outside
 
 
-@compiled
+@compile_loop
 def _resample_labels_on_host(labels, mapped, along_x, along_y, along_z):
     nx, ny, nz = labels.shape
     for x in range(nx):

@@ -16,7 +16,7 @@ _RESIDENT_SHARE = 1 / 16
 """Bound of the same, as a share of the device's memory."""
 
 
-def packed_on(bank: TemplateBank, templates: Sequence[int], device: torch.device) -> list[Tensor]:
+def load_packed(bank: TemplateBank, templates: Sequence[int], device: torch.device) -> list[Tensor]:
     """Bits of templates, as :meth:`TemplateBank.packed` gives them.
 
     Args:
@@ -32,7 +32,7 @@ def packed_on(bank: TemplateBank, templates: Sequence[int], device: torch.device
     """
     if device.type == "cpu":
         return [bank.packed(i) for i in templates]
-    resident = bank.derived(_Resident, device, _stream(device))
+    resident = bank.cached(_Resident, device, _stream(device))
     return resident.bits(templates)
 
 

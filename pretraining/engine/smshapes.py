@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from pretraining.common.checks import check_count, check_not_negative, check_positive, check_range
 from pretraining.common.random import integer, noise_seed, uniforms
 from pretraining.common.triple import triple
-from pretraining.engine.execution import compiled
+from pretraining.engine.execution import compile_loop
 from pretraining.engine.fields import SmoothNoise, smooth_noise
 from pretraining.engine.foreground import REFERENCE_SIDE
 from pretraining.imaging.interpolation import interpolate_at
@@ -157,7 +157,7 @@ def _between(points: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     return below, (position - below).astype(np.float32)
 
 
-@compiled
+@compile_loop
 def _warp(values, displacement, warped):
     nx, ny, nz = values.shape
     zero = np.float32(0)
@@ -180,7 +180,7 @@ def _warp(values, displacement, warped):
                 warped[x, y, z] = low + sx * (high - low)
 
 
-@compiled
+@compile_loop
 def _keep_brightest(label, image, below, part, brightest, labels):
     """Interpolate plane by plane, then row by row, so that a voxel costs one step along z."""
     nx, ny, nz = labels.shape

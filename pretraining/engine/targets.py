@@ -100,7 +100,7 @@ def classes_of(ensemble: Ensemble, organs: Sequence[str], kinds: Sequence[str]) 
 
 def frequent_kinds(bank: TemplateBank) -> tuple[str, ...]:
     """Kinds of organ in a bank, the most frequent first, then by name; counted once a bank."""
-    return bank.derived(_frequent_kinds)
+    return bank.cached(_frequent_kinds)
 
 
 def _frequent_kinds(bank: TemplateBank) -> tuple[str, ...]:

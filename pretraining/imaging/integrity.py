@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 
 from pretraining.common.byte_sizes import format_bytes
-from pretraining.common.completeness import inflated
+from pretraining.common.completeness import inflate
 from pretraining.imaging.headers import VolumeHeader, read_header
 from pretraining.imaging.limits import LARGEST_INFLATION, LARGEST_ORIGIN_MM, LARGEST_VOXELS, SANE_SPACING_MM
 from pretraining.imaging.rejection import Rejected, unreadable
@@ -150,7 +150,7 @@ def _data(header: VolumeHeader, data: Path, expected: int) -> Iterator[bytes]:
         if not header.is_nifti:  # only the voxels are compressed
             file.seek(max(skip, 0))
             skip = 0
-        for chunk in inflated(file):
+        for chunk in inflate(file):
             yield chunk[skip:]
             skip -= min(skip, len(chunk))
 

@@ -75,7 +75,7 @@ def read_image(path: str | Path, role: str, *, vectors: bool = False) -> sitk.Im
     return image
 
 
-def checked_scan(image: sitk.Image, role: str) -> sitk.Image:
+def validate_scan(image: sitk.Image, role: str) -> sitk.Image:
     """The scan as float32.
 
     Args:
@@ -96,7 +96,7 @@ def checked_scan(image: sitk.Image, role: str) -> sitk.Image:
     return image
 
 
-def checked_labels(image: sitk.Image, scan: sitk.Image, role: str) -> sitk.Image:
+def validate_labels(image: sitk.Image, scan: sitk.Image, role: str) -> sitk.Image:
     """Labels or a mask as int32 on the grid of their scan; resampled by nearest neighbour, and said so, if they come on another.
 
     Args:

@@ -50,7 +50,7 @@ def display_window(*volumes: np.ndarray, is_ct: bool | None = None, structures: 
     return (float(low), float(high)) if low < high else (float(values.min()), float(values.max()))
 
 
-def windowed(volume: np.ndarray, window: tuple[float, float]) -> np.ndarray:
+def apply_window(volume: np.ndarray, window: tuple[float, float]) -> np.ndarray:
     """Grey values in [0, 1] of a volume under a window; NaN and a constant volume are black."""
     low, high = window
     return np.clip((np.nan_to_num(volume, nan=low) - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pretraining.backbone.initialization import build
-from pretraining.backbone.statistics import fitted_to
+from pretraining.backbone.statistics import match_architecture
 from pretraining.backbone.tensor_files import load_tensor_file
 from pretraining.backbone.transfer import transfer
 from pretraining.backbone.weights import load_weights
@@ -81,7 +81,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 log = logging.getLogger(__name__)
 
 
-def opened(run: Path, config: TrainConfig, templates: dict[str, Any], *, resume: bool, init_from: Path | None) -> Checkpoint:
+def load_or_init(run: Path, config: TrainConfig, templates: dict[str, Any], *, resume: bool, init_from: Path | None) -> Checkpoint:
     """The state that a training of ``config`` goes on from in the folder ``run``.
 
     Parameters
@@ -144,5 +144,5 @@ def _first_checkpoint(config: TrainConfig, templates: dict[str, Any], init_from:
     model = build(lambda: make_objective(config.objective, config.backbone), sample_generator(config.seed, 0, "initial weights"))
     if init_from:
         weights = load_weights(init_from)
-        log.info("%s: %s", init_from, transfer(fitted_to(weights, config.backbone).state, model.backbone))
+        log.info("%s: %s", init_from, transfer(match_architecture(weights, config.backbone).state, model.backbone))
     return Checkpoint(step=0, config=to_dict(config), templates=templates, model=model.state_dict(), optimizer={})

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pretraining.common.device import local_rank
 
-PATIENCE = timedelta(minutes=10)
+COLLECTIVE_TIMEOUT = timedelta(minutes=10)
 """How long a rank waits for the others before the job ends with an error."""
 
 
@@ -38,14 +38,14 @@ class Ranks:
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[Ranks]:
+def process_group(device: torch.device) -> Iterator[Ranks]:
     """Join the other processes that torchrun has started, if any, and leave them in the end."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         yield Ranks()
         return
     # Tensors on the host go by gloo on any machine, so that hosts can agree without waiting for their devices.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=COLLECTIVE_TIMEOUT)
     try:
         yield Ranks(rank=dist.get_rank(), world=world, local_rank=local_rank())
     finally:
@@ -96,7 +96,7 @@ def mean_over_ranks(values: Tensor, ranks: Ranks) -> Tensor:
     return values
 
 
-def share_forgetting(model: nn.Module, ranks: Ranks) -> None:
+def scale_bn_momentum(model: nn.Module, ranks: Ranks) -> None:
     """Let running statistics forget in a step as much as in one process, which sees ``world`` times as many label maps."""
     for part in model.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.momentum:

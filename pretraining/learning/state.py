@@ -17,7 +17,7 @@ from pretraining.common.random import noise_generator, sample_generator
 from pretraining.engine.synthesis import Pair
 from pretraining.learning.checkpoint import Checkpoint, save_checkpoint
 from pretraining.learning.compiled_backbone import compile_backbone
-from pretraining.learning.distributed import Ranks, average_gradients, average_statistics, mean_over_ranks, share_forgetting
+from pretraining.learning.distributed import Ranks, average_gradients, average_statistics, mean_over_ranks, scale_bn_momentum
 from pretraining.learning.noise_scale import GradientNoise, NoiseScale
 from pretraining.learning.objectives.choice import Objective, make_objective
 from pretraining.learning.train_config import TrainConfig
@@ -62,7 +62,7 @@ class TrainingState:
         model.load_state_dict(checkpoint.model)
         layout = torch.channels_last_3d if config.channels_last else torch.contiguous_format
         self.model = model.to(device).to(memory_format=layout).train()
-        share_forgetting(self.model, ranks)
+        scale_bn_momentum(self.model, ranks)
         self.parameters = list(self.model.parameters())
         optimizer = config.optimizer
         self.optimizer = torch.optim.AdamW(
@@ -80,13 +80,13 @@ class TrainingState:
         if config.average_decay:
             self.average = WeightAverage(self.model, decay=config.average_decay, state=checkpoint.average)
         if config.compile:
-            for model in (self.model, *([self.judged] if self.average else [])):
+            for model in (self.model, *([self.eval_model] if self.average else [])):
                 compile_backbone(model.backbone)
         bf16 = has_bf16_units(device) if config.precision == "auto" else config.precision == "bf16"
         self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
 
     @property
-    def judged(self) -> Objective:
+    def eval_model(self) -> Objective:
         """The model that is validated and exported: the average, if there is one."""
         return self.average.module if self.average else self.model
 

@@ -23,21 +23,21 @@ from torch import Tensor
 from pretraining.bank.template_bank import TemplateBank
 from pretraining.common.atomic import write_text
 from pretraining.common.config import check_finite, to_dict
-from pretraining.common.device import named_device
+from pretraining.common.device import resolve_device
 from pretraining.common.errors import Diverged, InputError, Interrupted
 from pretraining.common.interruption import Stop, stop_requests
-from pretraining.common.lock import locked
+from pretraining.common.lock import hold_lock
 from pretraining.engine.synthesis import Pair, check_bank
 from pretraining.learning.budget import Budget, StepBudget, TimeBudget, check_minutes
-from pretraining.learning.checkpoint import Checkpoint, opened, save_checkpoint
+from pretraining.learning.checkpoint import Checkpoint, load_or_init, save_checkpoint
 from pretraining.learning.cuda_session import cuda_session
-from pretraining.learning.distributed import Ranks, average_statistics, joined
+from pretraining.learning.distributed import Ranks, average_statistics, process_group
 from pretraining.learning.monitor import Monitor
 from pretraining.learning.objectives.choice import Objective, sample_maker
 from pretraining.learning.pictures import feature_picture
 from pretraining.learning.state import TrainingState, Window, losses_of, total
 from pretraining.learning.train_config import TrainConfig
-from pretraining.samples.ahead import made_ahead
+from pretraining.samples.ahead import prefetch_to_device
 from pretraining.samples.source import StoreSource, TemplateSource, sample_source
 from pretraining.samples.store import Store
 
@@ -94,19 +94,19 @@ def train(
     if minutes is not None:
         check_minutes(minutes)
     check_finite(config)
-    place = named_device(device)
+    place = resolve_device(device)
     make = sample_maker(config.objective)
     source = sample_source(given, config.engine, seed=config.seed, validation_count=config.validation_pairs, make=make)
-    with cuda_session(place), joined(place) as ranks, stop_requests() as stop, locked(run) if ranks.first else nullcontext():
+    with cuda_session(place), process_group(place) as ranks, stop_requests() as stop, hold_lock(run) if ranks.first else nullcontext():
         if config.label_maps % ranks.world:
             raise InputError(f"label_maps={config.label_maps} can't be shared among {ranks.world} processes; use a multiple of it")
-        checkpoint = opened(run, config, source.description(), resume=resume, init_from=init_from)
+        checkpoint = load_or_init(run, config, source.description(), resume=resume, init_from=init_from)
         if ranks.first:
             write_text(run / "config.json", json.dumps(to_dict(config), indent=2) + "\n")
             if checkpoint.step and not (run / "checkpoint.pt").is_file():  # it goes on from best.pt, perhaps with no step left
                 save_checkpoint(run / "checkpoint.pt", checkpoint)
         state = TrainingState(config, checkpoint, place, ranks)
-        samples = made_ahead(
+        samples = prefetch_to_device(
             source.samples(start=checkpoint.step * config.label_maps + ranks.rank, stride=ranks.world, device=place, workers=workers), place
         )
         budget = _budget(checkpoint, config, minutes, ranks, place)
@@ -201,12 +201,12 @@ def _record(done: int, state: TrainingState, window: Window, monitor: Monitor | 
 def _validate(done: int, state: TrainingState, source: Source, monitor: Monitor | None) -> bool:
     """Loss on the fixed samples, and whether it is the lowest so far."""
     checkpoint = state.checkpoint
-    average_statistics(state.judged, state.ranks)
+    average_statistics(state.eval_model, state.ranks)
     with state.autocast:
-        checkpoint.validation_loss = validate(state.judged, source, state.config, state.device)
+        checkpoint.validation_loss = validate(state.eval_model, source, state.config, state.device)
         if monitor:
             _, pair = next(source.validation(state.device))
-            monitor.picture(done, "features", feature_picture(pair.views, _features(state.judged, pair)))
+            monitor.picture(done, "features", feature_picture(pair.views, _features(state.eval_model, pair)))
     if monitor:
         monitor.record(done, validation_loss=checkpoint.validation_loss)
     best = checkpoint.best_validation_loss is None or checkpoint.validation_loss < checkpoint.best_validation_loss

@@ -18,7 +18,7 @@ from pretraining.engine import appearance, online
 from pretraining.engine.appearance import apply_appearance, sample_appearance
 from pretraining.engine.geometry import apply_geometry, sample_geometry
 from pretraining.engine.synthesis import EngineConfig, synthesize_stored
-from pretraining.previews.samples import coloured
+from pretraining.previews.samples import colour_labels
 
 DRAWS = 40
 """Of each artefact, from which a weak and a strong one are picked."""
@@ -96,7 +96,7 @@ def artefact_page(bank: TemplateBank, config: EngineConfig, out_png: Path, *, se
     columns = 5
     middle = config.side // 2
     cells: list[tuple[tuple[str, str], tuple[np.ndarray, np.ndarray], str]] = [
-        (("labels", "no artefact"), (coloured(labels[..., middle].numpy()), clean[..., middle].numpy()), "black")
+        (("labels", "no artefact"), (colour_labels(labels[..., middle].numpy()), clean[..., middle].numpy()), "black")
     ]
     for example in shown:
         name, colour = example.name.replace("_", " "), "black" if example.offline else "tab:red"

@@ -39,7 +39,7 @@ def contact_sheet(bank: TemplateBank, config: EngineConfig, out_png: Path, *, co
     for index in range(count):
         pair = synthesize_pair(bank, config, seed=seed, index=index, device=device)
         middle = config.side // 2
-        slices = (coloured(pair.labels[:, :, middle].cpu().numpy()), *pair.views[..., middle].cpu().numpy())
+        slices = (colour_labels(pair.labels[:, :, middle].cpu().numpy()), *pair.views[..., middle].cpu().numpy())
         first = 3 * (index % pairs_a_row)
         for axis, picture, title in zip(axes[index // pairs_a_row, first : first + 3], slices, COLUMNS, strict=True):
             axis.imshow(np.swapaxes(picture, 0, 1), cmap="gray", vmin=0, vmax=1, origin="lower", interpolation="nearest")
@@ -48,7 +48,7 @@ def contact_sheet(bank: TemplateBank, config: EngineConfig, out_png: Path, *, co
         figure.savefig(partial, format="png", dpi=120)
 
 
-def coloured(labels: np.ndarray) -> np.ndarray:
+def colour_labels(labels: np.ndarray) -> np.ndarray:
     """(X, Y) labels as (X, Y, 3) colours: background black, neighbouring numbers far apart in hue."""
     # Steps of the golden ratio spread hues evenly for any number of labels.
     hue = (labels * 0.618034) % 1.0

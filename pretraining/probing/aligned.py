@@ -37,7 +37,7 @@ _MR_TISSUE = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
-class Crossing:
+class ModalityPair:
     """From one modality to another.
 
     Attributes
@@ -68,13 +68,13 @@ class AlignedImages:
     collection: str
     subject: str
     images: dict[str, Tensor]
-    crossings: tuple[Crossing, ...]
+    crossings: tuple[ModalityPair, ...]
     voxels: Tensor
     same: Tensor
     place: str
 
 
-def aligned_images(data: Path, *, count: int = COUNT, seed: int = 0) -> Iterator[AlignedImages]:
+def read_aligned_images(data: Path, *, count: int = COUNT, seed: int = 0) -> Iterator[AlignedImages]:
     """Go through what there is under a folder: first the brain, then the limbs, one subject at a time.
 
     Parameters
@@ -129,7 +129,7 @@ def read_brain(folder: Path, modalities: Sequence[str] = tuple(BRAIN_TO), *, cou
         collection=BRAIN,
         subject="template",
         images=images,
-        crossings=tuple(Crossing(first=BRAIN_FROM, second=name, for_choosing=BRAIN_TO[name]) for name in modalities),
+        crossings=tuple(ModalityPair(first=BRAIN_FROM, second=name, for_choosing=BRAIN_TO[name]) for name in modalities),
         voxels=voxels,
         same=regions[:, None] == regions,
         place="in the same region",
@@ -192,7 +192,7 @@ def _limb(collection: str, case: str, files: dict[str, Path], count: int, seed: 
         collection=collection,
         subject=case,
         images=images,
-        crossings=(Crossing(first=other, second="ct", for_choosing=False),),
+        crossings=(ModalityPair(first=other, second="ct", for_choosing=False),),
         voxels=voxels,
         same=torch.cdist(locations_mm, locations_mm, compute_mode="donot_use_mm_for_euclid_dist") <= NEAR_MM,
         place=f"within {NEAR_MM:.0f} mm",

@@ -33,7 +33,7 @@ from pretraining.engine.synthesis import EngineConfig, synthesize_pair
 from pretraining.imaging.mind import mind_ssc
 from pretraining.learning.objectives.moved_views import common_box, move_views
 from pretraining.learning.objectives.sampling import sample_positions
-from pretraining.probing.aligned import COUNT, AlignedImages, Crossing, aligned_images
+from pretraining.probing.aligned import COUNT, AlignedImages, ModalityPair, read_aligned_images
 from pretraining.probing.correspondence import nearest_rate, separation, similarity
 from pretraining.probing.frames import FRAMES, Frame
 from pretraining.probing.local_rate import CANDIDATES, features_of, local_rate
@@ -116,7 +116,7 @@ def judge(features: Mapping[str, Features], subjects: Iterable[AlignedImages], f
 
     Args:
         features: Name → features; computed once for each image and frame.
-        subjects: From :func:`pretraining.probing.aligned.aligned_images`, say.
+        subjects: From :func:`pretraining.probing.aligned.read_aligned_images`, say.
         frames: How the second image is laid.
 
     Returns:
@@ -135,7 +135,7 @@ def judge(features: Mapping[str, Features], subjects: Iterable[AlignedImages], f
     return scores
 
 
-def _score(name: str, extract: Features, subject: AlignedImages, crossing: Crossing, first: Tensor, frame: Frame) -> Score:
+def _score(name: str, extract: Features, subject: AlignedImages, crossing: ModalityPair, first: Tensor, frame: Frame) -> Score:
     image = subject.images[crossing.second]
     second = extract(frame.lay(image))
     require_finite(second, f"features {name} of {crossing.second} of {subject.subject}")
@@ -188,7 +188,7 @@ def judge_samples(features: Mapping[str, Features], bank: TemplateBank, *, count
     return {name: sum(values) / len(values) for name, values in rates.items()}
 
 
-def averaged(scores: Iterable[Score]) -> list[Score]:
+def mean_scores(scores: Iterable[Score]) -> list[Score]:
     """Means over the subjects of each collection, in the order of first appearance."""
     groups: dict[tuple[str, ...], list[Score]] = {}
     for score in scores:
@@ -213,7 +213,7 @@ def table(scores: Iterable[Score], samples: Mapping[str, float] | None = None) -
     """
     rows: dict[tuple[str, ...], dict[str, str]] = {}
     columns: dict[str, None] = {}
-    for score in averaged(scores):
+    for score in mean_scores(scores):
         purpose = "for choosing" if score.for_choosing else "only reported"
         pair = f"{score.first.upper()} → {score.second.upper()}"
         about = (f"{score.collection}, {score.subject}", pair, score.frame, score.place, purpose, f"{score.chance:.3f}")
@@ -242,7 +242,7 @@ def judge_weights(
 
     Args:
         weights: A backbone.
-        data: See :func:`pretraining.probing.aligned.aligned_images`.
+        data: See :func:`pretraining.probing.aligned.read_aligned_images`.
         name: Of the weights, in the scores.
         count: Voxels drawn in each subject.
         seed: Of the drawing, the random network and the samples.
@@ -254,14 +254,14 @@ def judge_weights(
         Scores on images, and the local rate on samples of each kind of features.
 
     Raises:
-        InputError: If nothing is there, or files don't fit each other (see :func:`pretraining.probing.aligned.aligned_images`).
+        InputError: If nothing is there, or files don't fit each other (see :func:`pretraining.probing.aligned.read_aligned_images`).
     """
     features = contenders(weights, name=name, seed=seed, device=device)
-    scores = judge(features, aligned_images(data, count=count, seed=seed), frames)
+    scores = judge(features, read_aligned_images(data, count=count, seed=seed), frames)
     return scores, judge_samples(features, bank or procedural_bank(), seed=seed)
 
 
 def write_scores(path: Path, scores: list[Score], **about: Any) -> None:
     """Write means and every subject's scores as JSON, with what else there is to say ``about`` them; whole or not at all."""
-    document = {**about, "scores": [asdict(score) for score in averaged(scores)], "subjects": [asdict(score) for score in scores]}
+    document = {**about, "scores": [asdict(score) for score in mean_scores(scores)], "subjects": [asdict(score) for score in scores]}
     write_text(path, json.dumps(document, indent=1) + "\n")

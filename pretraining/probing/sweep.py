@@ -24,7 +24,7 @@ from pretraining.common.atomic import write_text
 from pretraining.common.batch import FAILURES, run_batch
 from pretraining.common.config import from_dict, to_dict
 from pretraining.common.errors import InputError
-from pretraining.common.lock import locked
+from pretraining.common.lock import hold_lock
 from pretraining.common.tables import markdown_table, write_csv
 from pretraining.learning.budget import check_minutes
 from pretraining.learning.checkpoint import Checkpoint
@@ -88,7 +88,7 @@ def sweep(variants: Mapping[str, TrainConfig], bank: TemplateBank, brain: Path, 
 
     def work(name: str) -> None:
         folder, config = out / name, variants[name]
-        with locked(folder):
+        with hold_lock(folder):
             if is_done(name):  # by another process, just now
                 return
             log.info("%s: %g minutes", name, minutes)

@@ -10,7 +10,7 @@ import torch
 from pretraining.engine.synthesis import Pair
 
 
-def made_ahead(samples: Iterator[tuple[int, Pair]], device: torch.device, *, depth: int = 2) -> Iterator[tuple[int, Pair]]:
+def prefetch_to_device(samples: Iterator[tuple[int, Pair]], device: torch.device, *, depth: int = 2) -> Iterator[tuple[int, Pair]]:
     """Yield the same samples in the same order, on ``device``.
 
     Parameters

@@ -13,7 +13,7 @@ from pretraining.common.checks import check_count, check_not_negative, check_wit
 from pretraining.common.random import sample_generator
 from pretraining.engine.synthesis import Pair, StoredPair, vary
 from pretraining.samples.store import Store
-from pretraining.samples.stream import Stream, load, own_numbers
+from pretraining.samples.stream import Stream, load, worker_indices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class StoredReads(Stream):
     device: str = "cpu"
 
     def __iter__(self) -> Iterator[tuple[int, StoredPair]]:
-        for use in own_numbers(self.pairs.start, self.pairs.stride, self.pairs.length):
+        for use in worker_indices(self.pairs.start, self.pairs.stride, self.pairs.length):
             yield use, self.pairs.store.read(self.pairs.index(use))
 
 

@@ -19,7 +19,7 @@ TRIALS, TRIAL_SECONDS = 8, 2.0
 """So many samples tell, or fewer once they take that long, but two."""
 
 
-def tried(
+def estimate_cost(
     make: Callable[[int], PackedSample], indices: Collection[int] | MissingSamples, store: Path, *, workers: int, others: int = 0
 ) -> list[tuple[int, PackedSample]]:
     """Make the first few of ``indices``, and say how long all of them will take and how much disk.

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pretraining.common.errors import CommandFailed, InputError
-from pretraining.samples.estimate import tried
-from pretraining.samples.store import MissingSamples, agreed_config, begin_store
+from pretraining.samples.estimate import estimate_cost
+from pretraining.samples.store import MissingSamples, begin_store, reconcile_config
 from pretraining.samples.synthesize import Request, Share, sample_maker, synthesize
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOGS = "slurm"
-SITTINGS = 100
+MAX_TIMEOUTS = 100
 """So many times a job may run out of time."""
-GB_A_WORKER = 2
+GB_PER_WORKER = 2
 """Memory that is asked for: a worker at 128 voxels takes less than half of it."""
 
 
@@ -89,14 +89,14 @@ def submit(
         raise InputError("no Slurm on this machine; submit from a login node, or use --executor local")
     # A job starts in another folder.
     store = store.absolute()
-    config = agreed_config(store, request.config())
+    config = reconcile_config(store, request.config())
     shares = min(shares, config.shard_count)
     if request.device == "cpu" or torch.cuda.is_available():  # a login node may have no GPU to try
-        tried(sample_maker(request), MissingSamples.on_disk(store, config), store, workers=shares * workers)
+        estimate_cost(sample_maker(request), MissingSamples.on_disk(store, config), store, workers=shares * workers)
     begin_store(store, config)
     folder = store / LOGS
-    executor = submitit.AutoExecutor(folder=folder, cluster=cluster, slurm_max_num_timeout=SITTINGS)
-    memory = GB_A_WORKER * (workers + 1)
+    executor = submitit.AutoExecutor(folder=folder, cluster=cluster, slurm_max_num_timeout=MAX_TIMEOUTS)
+    memory = GB_PER_WORKER * (workers + 1)
     executor.update_parameters(
         name="anatomix-synthesize", timeout_min=minutes, cpus_per_task=workers, mem_gb=memory, slurm_array_parallelism=shares
     )

@@ -23,7 +23,7 @@ from pretraining.common.atomic import write_text
 from pretraining.common.checks import check_count, check_within
 from pretraining.common.config import differences, read_json, to_dict
 from pretraining.common.errors import InputError
-from pretraining.common.lock import locked
+from pretraining.common.lock import hold_lock
 from pretraining.common.random import SEED_LIMIT
 from pretraining.engine.synthesis import EngineConfig, StoredPair
 from pretraining.samples.shards import read_sample, read_shard
@@ -218,7 +218,7 @@ def read_store_config(store: Path) -> StoreConfig:
     return read_json(StoreConfig, store / CONFIG)
 
 
-def agreed_config(store: Path, wanted: StoreConfig) -> StoreConfig:
+def reconcile_config(store: Path, wanted: StoreConfig) -> StoreConfig:
     """See that ``store`` can take samples of ``wanted``: it is new, or was begun with the same; a larger count makes it grow.
 
     Returns
@@ -248,16 +248,16 @@ def agreed_config(store: Path, wanted: StoreConfig) -> StoreConfig:
 
 
 def begin_store(store: Path, wanted: StoreConfig) -> StoreConfig:
-    """Write the configuration that :func:`agreed_config` finds, unless it is there.
+    """Write the configuration that :func:`reconcile_config` finds, unless it is there.
 
     Jobs of an array begin a store at once; one at a time decides what it holds. Making shards needs no lock, see
     :func:`pretraining.samples.synthesize.synthesize`.
     """
-    config = agreed_config(store, wanted)
+    config = reconcile_config(store, wanted)
     if (store / CONFIG).exists() and read_store_config(store) == config:
         return config
-    with locked(store, wait=True):
-        config = agreed_config(store, wanted)
+    with hold_lock(store, wait=True):
+        config = reconcile_config(store, wanted)
         write_text(store / CONFIG, json.dumps(to_dict(config), indent=2) + "\n")
     return config
 

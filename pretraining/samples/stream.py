@@ -15,7 +15,7 @@ from pretraining.engine.synthesis import EngineConfig, synthesize_pair
 
 
 class Stream(IterableDataset[tuple[int, Any]]):
-    """What can be loaded: yields numbered samples, in a worker process those of :func:`own_numbers`."""
+    """What can be loaded: yields numbered samples, in a worker process those of :func:`worker_indices`."""
 
     device: str
 
@@ -47,11 +47,11 @@ class PairStream(Stream):
         check_count(stride=self.stride)
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
-        for index in own_numbers(self.start, self.stride, self.length):
+        for index in worker_indices(self.start, self.stride, self.length):
             yield index, self.make(self.bank, self.config, seed=self.seed, index=index, device=self.device)
 
 
-def own_numbers(start: int, stride: int, length: int | None) -> Iterator[int]:
+def worker_indices(start: int, stride: int, length: int | None) -> Iterator[int]:
     """The numbers of a stream, or those of them that fall to this worker process of a ``DataLoader``."""
     worker = get_worker_info()
     position, step = (worker.id, worker.num_workers) if worker else (0, 1)

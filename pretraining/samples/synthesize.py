@@ -19,21 +19,21 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pretraining.bank.template_bank import TemplateBank, describe_templates
-from pretraining.common.device import named_device
+from pretraining.common.device import resolve_device
 from pretraining.common.errors import CommandFailed, InputError, Interrupted
 from pretraining.common.interruption import signal_of, stop_signals_interrupt
-from pretraining.common.processes import ProcessLost, finished
+from pretraining.common.processes import ProcessLost, imap_unordered
 from pretraining.common.random import SEED_LIMIT
 from pretraining.engine.synthesis import EngineConfig, check_bank, synthesize_stored
-from pretraining.samples.estimate import tried
+from pretraining.samples.estimate import estimate_cost
 from pretraining.samples.shards import PackedSample, pack, read_shard, verify_shard, write_shard
 from pretraining.samples.store import (
     MAX_COUNT,
     MissingSamples,
     StoreConfig,
-    agreed_config,
     begin_store,
     finish_store,
+    reconcile_config,
     samples_per_shard,
     shard_path,
 )
@@ -131,9 +131,9 @@ def synthesize(request: Request, store: Path, *, share: Share | None = None, wor
     """
     if workers < 0:
         raise InputError(f"expected --workers of at least 0, got {workers}")
-    named_device(request.device)
+    resolve_device(request.device)
     share = share or Share()
-    config = agreed_config(store, request.config())
+    config = reconcile_config(store, request.config())
     own = range(share.number, config.shard_count, share.of)
     with _told_how_to_go_on(store), stop_signals_interrupt():
         missing = _missing(store, config, own, workers=max(1, workers), verify=verify)
@@ -147,7 +147,7 @@ def synthesize(request: Request, store: Path, *, share: Share | None = None, wor
 def _make(request: Request, store: Path, config: StoreConfig, indices: MissingSamples, *, workers: int) -> None:
     make = sample_maker(request)
     others = len(MissingSamples.on_disk(store, config)) - len(MissingSamples.on_disk(store, config, indices.shards))
-    first = tried(make, indices, store, workers=workers, others=others)
+    first = estimate_cost(make, indices, store, workers=workers, others=others)
     begin_store(store, config)
     if not indices:
         return
@@ -155,7 +155,7 @@ def _make(request: Request, store: Path, config: StoreConfig, indices: MissingSa
     samples: dict[int, PackedSample] = {}
     # A job's log should not fill with bars.
     bar = tqdm(total=len(indices), unit="sample", dynamic_ncols=True, mininterval=1.0 if sys.stderr.isatty() else 30.0)
-    made = finished(make, rest, processes=max(1, min(workers, len(indices) - len(first))))
+    made = imap_unordered(make, rest, processes=max(1, min(workers, len(indices) - len(first))))
     # Written beside: a process that waits for its disk would let the workers wait for their next sample. One at a time, to bound memory.
     writing: Future[None] | None = None
     with logging_redirect_tqdm([logging.getLogger()]), bar, closing(made), ThreadPoolExecutor(1) as writer:
@@ -188,7 +188,7 @@ def _missing(store: Path, config: StoreConfig, shards: range, *, workers: int, v
     there = sorted(MissingSamples.on_disk(store, config, shards).present)
     faults: dict[int, str | None] = {}
     # Without decoding, a process would take longer to start than to do it.
-    with closing(finished(find, there, processes=workers if verify else 1)) as found:
+    with closing(imap_unordered(find, there, processes=workers if verify else 1)) as found:
         for shard, fault in tqdm(found, total=len(there), unit="shard", desc="verifying", dynamic_ncols=True, disable=not verify):
             faults[shard] = fault
     for shard in there:

@@ -20,15 +20,15 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pretraining import __version__
-from pretraining.bank.bank_file import FAMILY, MAGIC, REGIONS, TemplateEntry, checked_bits, read_bank, write_bank
+from pretraining.bank.bank_file import FAMILY, MAGIC, REGIONS, TemplateEntry, read_bank, read_checked_bits, write_bank
 from pretraining.bank.packing import pack
 from pretraining.common.atomic import write_text
 from pretraining.common.checks import check_count, check_positive
 from pretraining.common.errors import CommandFailed, InputError
 from pretraining.common.fingerprint import fingerprint
-from pretraining.common.lock import locked
+from pretraining.common.lock import hold_lock
 from pretraining.common.outputs import try_file
-from pretraining.common.processes import ProcessLost, finished
+from pretraining.common.processes import ProcessLost, imap_unordered
 from pretraining.imaging.label_files import resample_nearest
 from pretraining.templates.organs import is_one_subject, read_group
 from pretraining.templates.report import BuildReport, Rejection, too_small
@@ -79,7 +79,7 @@ def build_bank(
     try_file(out)
     found, rejected = find_sources([Path(source) for source in sources], licences, regions)
     parts = out.with_name(f"{out.name}.parts")
-    with locked(parts):
+    with hold_lock(parts):
         with _keeping(parts):
             groups = _decided(found, processes)
             done = _read_all(groups, reading, parts, processes)
@@ -131,7 +131,7 @@ def _check_place(out: Path) -> None:
 def _decided(found: Sequence[Source], processes: int) -> list[Group | ProceduralShapes]:
     """What there is to read, once it is found out what the files of plain folders are."""
     folders = [source for source in found if isinstance(source, PlainFolder)]
-    one_subject = dict(finished(_is_one_subject, folders, processes=min(processes, max(1, len(folders)))))
+    one_subject = dict(imap_unordered(_is_one_subject, folders, processes=min(processes, max(1, len(folders)))))
     decided: list[Group | ProceduralShapes] = []
     for source in found:
         decided += source.groups(one_subject=one_subject[source]) if isinstance(source, PlainFolder) else [source]
@@ -153,7 +153,7 @@ def _read_all(groups: Sequence[Group | ProceduralShapes], reading: Reading, fold
     unusable: set[Rejection] = set()
     bar = tqdm(total=len(groups), unit="subject", dynamic_ncols=True, mininterval=1.0)
     with logging_redirect_tqdm([logging.getLogger()]), bar:
-        for group, part in finished(partial(make_part, reading, folder), groups, processes=min(processes, len(groups))):
+        for group, part in imap_unordered(partial(make_part, reading, folder), groups, processes=min(processes, len(groups))):
             parts[group] = part
             for line in part.rejected:
                 if line.kind == "unusable" and line not in unusable:
@@ -232,7 +232,7 @@ def make_part(reading: Reading, folder: Path, group: Group | ProceduralShapes) -
 def read_part(path: Path) -> tuple[Templates, tuple[Rejection, ...]]:
     """Templates of one subject, and what of it is not used."""
     index, masks = read_bank(path)
-    templates = [(entry, checked_bits(index, masks, i, path)) for i, entry in enumerate(index.entries())]
+    templates = [(entry, read_checked_bits(index, masks, i, path)) for i, entry in enumerate(index.entries())]
     return templates, tuple(Rejection(*line) for line in index.notes["rejected"])
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pretraining.bank.packing import PackedMask, cropped, pack
+from pretraining.bank.packing import PackedMask, crop, pack
 from pretraining.imaging.label_files import read_labels, read_size, resample_nearest, stem
 from pretraining.templates.label_names import Names, read_label_names
 from pretraining.templates.report import Rejected, Rejection, too_small
@@ -115,7 +115,7 @@ def _parts(path: Path, spacing_mm: float, names: Names) -> Iterator[tuple[str, P
     organs = {value: name for value, name in names.items() if name is not None}
     labels = resample_nearest(labels, file_spacing_mm, spacing_mm)
     if len(values) == 1:
-        tight, offset = cropped(labels != 0)
+        tight, offset = crop(labels != 0)
         yield merged_name(organs.get(values[0], stem(path.name))), Part(tight.copy(), offset)  # a view would keep the whole volume
         return
     # Imported here: it takes a second, and opening a bank needs none of it.

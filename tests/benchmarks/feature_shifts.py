@@ -22,7 +22,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
-from nnunet_anatomix.registration.descriptors import DescriptorConfig, Scan, described
+from nnunet_anatomix.registration.descriptors import DescriptorConfig, Scan
 from pretraining.backbone.weights import find_weights, load_weights
 from pretraining.imaging.grids import image_tensor
 
@@ -79,7 +79,7 @@ def main() -> None:
     blocks = block_centres(t1)
 
     def describe_with(config: DescriptorConfig) -> Describe:
-        return lambda volume: described(Scan(image=volume), config, pool=1, net=net)
+        return lambda volume: describe(Scan(image=volume), config, pool=1, net=net)
 
     features = DescriptorConfig(mind=False, feature_weight=1.0)
     ways = {

@@ -25,7 +25,7 @@ from nnunet_anatomix.registration.descriptors import DescriptorConfig
 from nnunet_anatomix.registration.metrics import folded_share
 from nnunet_anatomix.registration.register import register
 from nnunet_anatomix.registration.solvers.ants import AntsConfig
-from nnunet_anatomix.registration.warp import warped
+from nnunet_anatomix.registration.warp import warp
 from nnunet_anatomix.scores.overlap import dice_by_label
 from pretraining.backbone.weights import find_weights, load_weights
 from pretraining.common.device import has_bf16_units
@@ -85,8 +85,8 @@ def scored(name: str, fixed: sitk.Image, moving: sitk.Image, labels: sitk.Image,
     """One row."""
     truth = smooth_warp(fixed, seed)
     # The moving scan is warped on its own grid: at p it shows what lay at p + truth(p).
-    bent = tensor_image(warped(image_tensor(moving)[None], truth, beyond="border")[0], moving)
-    their_labels = tensor_image(warped(image_tensor(labels)[None], truth, mode="nearest")[0], moving)
+    bent = tensor_image(warp(image_tensor(moving)[None], truth, beyond="border")[0], moving)
+    their_labels = tensor_image(warp(image_tensor(labels)[None], truth, mode="nearest")[0], moving)
     begin = time.perf_counter()
     registration = register(fixed, bent, config=METHODS[method], weights=weights, **clips)
     seconds = time.perf_counter() - begin
@@ -101,7 +101,7 @@ def scored(name: str, fixed: sitk.Image, moving: sitk.Image, labels: sitk.Image,
     spacing = torch.tensor(fixed.GetSpacing(), dtype=torch.float32).view(3, 1, 1, 1)
 
     def error_mm(displacement: Tensor) -> float:
-        return ((displacement + warped(truth, displacement, beyond="border")) * spacing).norm(dim=0)[body].median().item()
+        return ((displacement + warp(truth, displacement, beyond="border")) * spacing).norm(dim=0)[body].median().item()
 
     def dice(image: sitk.Image) -> float:
         values = dice_by_label(sitk.GetArrayFromImage(labels), sitk.GetArrayFromImage(image).round().astype(int))

@@ -15,7 +15,7 @@ from nnunet_anatomix.registration.descriptors import DescriptorConfig, Scan, des
 from nnunet_anatomix.registration.metrics import folded_share
 from nnunet_anatomix.registration.register import register
 from nnunet_anatomix.registration.solvers.convexadam import ConvexAdamConfig, convex_adam
-from nnunet_anatomix.registration.warp import warped
+from nnunet_anatomix.registration.warp import warp
 from pretraining.common.device import has_bf16_units
 from pretraining.imaging.grids import image_tensor, tensor_image
 from tests.benchmarks.known_warps import smooth_warp
@@ -39,7 +39,7 @@ def test_mind_alone_is_at_least_as_fast_as_the_convexadam_package(data_root):
     package = pytest.importorskip("convexAdam.convex_adam_MIND").convex_adam_pt
     folder = data_root / "registration" / "mni_multimodal"
     t1, t2 = (sitk.ReadImage(str(folder / f"{name}.nii.gz")) for name in ("t1", "t2"))
-    fixed, moving = image_tensor(t1), warped(image_tensor(t2)[None], smooth_warp(t1, seed=1), beyond="border")[0]
+    fixed, moving = image_tensor(t1), warp(image_tensor(t2)[None], smooth_warp(t1, seed=1), beyond="border")[0]
     config, only_mind = ConvexAdamConfig(reach=4), DescriptorConfig(feature_weight=0)
 
     def ours() -> torch.Tensor:

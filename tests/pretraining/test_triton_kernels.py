@@ -50,7 +50,7 @@ def test_interpreted_stamping_equals_the_hosts(mode, bent):
         placed.append(PLACEMENTS[mode](sample_affine(AffineConfig(), sample_generator(1, index)), bank.shape(template), shape, curves))
     on_host, in_one_launch = torch.zeros(shape, dtype=torch.uint8), torch.zeros(shape, dtype=torch.uint8)
     packed = [bank.packed(template) for template in templates]
-    placement.stamp(on_host, packed, placed)
+    placement.paste_templates(on_host, packed, placed)
     placement._stamp_in_one_launch(in_one_launch, packed, placed)
     assert torch.equal(on_host, in_one_launch) and len(on_host.unique()) > 3
 

@@ -24,7 +24,7 @@ from nnunet_anatomix.clinical.delivery.records import (
     TABLE,
     Record,
     forget,
-    measured_volumes,
+    measure_volumes,
     read_record,
     withdraw_outdated,
     write_record,
@@ -34,12 +34,12 @@ from nnunet_anatomix.clinical.delivery.source_grid import on_source_grid
 from nnunet_anatomix.clinical.delivery.source_headers import SourceHeaders, read_source_headers
 from nnunet_anatomix.clinical.delivery.structures import Structures, checked_labels
 from nnunet_anatomix.clinical.dicom.quiet import quiet_readers
-from nnunet_anatomix.clinical.intake.channel_words import shown
+from nnunet_anatomix.clinical.intake.channel_words import modalities_in
 from pretraining.common.atomic import atomic_write
 from pretraining.common.batch import run_batch
 from pretraining.common.errors import InputError
 from pretraining.common.fingerprint import file_sha256, fingerprint
-from pretraining.common.lock import locked
+from pretraining.common.lock import hold_lock
 from pretraining.common.outputs import try_folder
 from pretraining.imaging.grids import image_on
 from pretraining.imaging.label_files import is_label_file, stem
@@ -111,7 +111,7 @@ def deliver(predictions: Path, delivery: Delivery) -> int:
         failed[case] = why
         withdraw_outdated(delivery.destination, case, files[case])
 
-    with locked(delivery.destination):
+    with hold_lock(delivery.destination):
         try:
             outcome = run_batch(
                 {case: case for case in files},
@@ -180,7 +180,7 @@ def _delivered(case: str, prediction: Path, delivery: Delivery) -> Record:
         raise InputError(f"intake made no case of this name: there is no {link}; was it predicted from {delivery.intake / 'images'}?")
     source, prediction_sha256 = read_source(link), file_sha256(prediction)
     labels = checked_labels(on_source_grid(read_image(prediction, "prediction"), source.grid), delivery.structures)
-    volumes = measured_volumes(case, labels, delivery.structures, source.grid)
+    volumes = measure_volumes(case, labels, delivery.structures, source.grid)
     fingerprint = delivery.fingerprint(prediction_sha256, link)
     record = Record(case=case, prediction_sha256=prediction_sha256, fingerprint=fingerprint, files={}, volumes=tuple(volumes))
     return _written(record, labels, source, delivery)
@@ -255,7 +255,7 @@ def _overview(record: Record, labels: np.ndarray, source: CaseSource, delivery: 
         delivery.structures,
         [volume.volume_ml for volume in record.volumes],
         title=f"{record.case}, {channel}" if channel else record.case,
-        is_ct="CT" in shown(channel),
+        is_ct="CT" in modalities_in(channel),
     )
 
 

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 from nnunet_anatomix.clinical.delivery.structure_colours import structure_colours
 from nnunet_anatomix.clinical.delivery.structures import Structures
-from pretraining.imaging.views import CONTENT, VIEWS, display_window, letter_sides, windowed
+from pretraining.imaging.views import CONTENT, VIEWS, apply_window, display_window, letter_sides
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -140,7 +140,7 @@ def _drawn(
     from skimage.segmentation import find_boundaries
     from skimage.transform import resize
 
-    picture = np.repeat(resize(windowed(grey.astype(np.float32), window), shape, order=1)[..., None], 3, axis=-1)
+    picture = np.repeat(resize(apply_window(grey.astype(np.float32), window), shape, order=1)[..., None], 3, axis=-1)
     rows = (np.arange(shape[0]) * numbers.shape[0] // shape[0])[:, None]
     large = numbers[rows, np.arange(shape[1]) * numbers.shape[1] // shape[1]]
     present = set(np.unique(large).tolist())

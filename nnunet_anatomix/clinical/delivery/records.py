@@ -117,7 +117,7 @@ class StructureVolume:
     volume_ml: float
 
 
-def measured_volumes(case: str, labels: np.ndarray, structures: Structures, grid: Grid) -> list[StructureVolume]:
+def measure_volumes(case: str, labels: np.ndarray, structures: Structures, grid: Grid) -> list[StructureVolume]:
     """Volumes of all structures, also of those that were not found.
 
     Parameters

@@ -125,7 +125,7 @@ def read_slice_header(found: FoundFile, stream: BinaryIO, head: bytes) -> SliceH
         "instance_uid": instance_uid or meta.text("MediaStorageSOPInstanceUID"),
         "frame_uid": values.text("FrameOfReferenceUID"),
         "modality": values.text("Modality"),
-        "description": values.decoded_text("SeriesDescription"),
+        "description": values.decode_text("SeriesDescription"),
         "series_number": values.text("SeriesNumber"),
         "instance": values.number("InstanceNumber"),
         "image_type": values.texts("ImageType"),
@@ -192,7 +192,7 @@ class _Values:
         self.damaged.append(keyword)  # a sequence, where a value was due
         return None
 
-    def decoded_text(self, keyword: str) -> str:
+    def decode_text(self, keyword: str) -> str:
         """In the file's character set."""
         try:
             return str(self._dataset.get(keyword) or "").strip(" \0")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from nnunet_anatomix.clinical.dicom.headers import VOLUME_TAGS, SliceHeader
-from nnunet_anatomix.clinical.phrases import Unusable, counted
+from nnunet_anatomix.clinical.phrases import Unusable, count_phrase
 from pretraining.common.triple import triple
 from pretraining.imaging.grids import Grid
 from pretraining.imaging.limits import SANE_SPACING_MM
@@ -33,7 +33,7 @@ _NAMES = {
 }
 
 
-def stacked(slices: Sequence[SliceHeader]) -> tuple[list[SliceHeader], Grid]:
+def stack_slices(slices: Sequence[SliceHeader]) -> tuple[list[SliceHeader], Grid]:
     """Order slices along their normal.
 
     Parameters
@@ -56,7 +56,7 @@ def stacked(slices: Sequence[SliceHeader]) -> tuple[list[SliceHeader], Grid]:
     """
     for tag in ("position_mm", "orientation", "pixel_spacing_mm"):
         if lacking := sum(getattr(header, tag) is None for header in slices):
-            raise Unusable(f"{counted(lacking, 'file')} of {len(slices)} without {_TAG_NAMES[tag]}: geometry unknown")
+            raise Unusable(f"{count_phrase(lacking, 'file')} of {len(slices)} without {_TAG_NAMES[tag]}: geometry unknown")
     _require_one("size", slices, lambda header: (header.columns, header.rows))
     _require_one("pixel spacing", slices, lambda header: header.pixel_spacing_mm, _SPACING_TOLERANCE)
     _require_one("orientation", slices, lambda header: header.orientation, _DIRECTION_TOLERANCE)
@@ -120,7 +120,7 @@ def _require_one_volume(ordered: Sequence[SliceHeader], heights: np.ndarray) -> 
     if len(counts) == 1 and differing:
         raise Unusable(f"{counts.pop()} volumes in one series (4D): they differ in {', '.join(differing)}")
     twice = sum(len(group) > 1 for group in groups)
-    raise Unusable(f"duplicate slices: {counted(twice, 'position')} of {len(groups)} taken by more than one different slice")
+    raise Unusable(f"duplicate slices: {count_phrase(twice, 'position')} of {len(groups)} taken by more than one different slice")
 
 
 def _even_spacing(heights: np.ndarray) -> float:

@@ -32,7 +32,7 @@ def tokens(text: str) -> list[str]:
     return [token.lower() for token in _TOKEN.findall(text)]
 
 
-def shown(text: str) -> set[str]:
+def modalities_in(text: str) -> set[str]:
     """Modalities and MR contrasts that a text has words for: some of CT, MR, PET, SPECT and :data:`CONTRASTS`."""
     words = tokens(text)
     found = {kind for kind, pattern in _PATTERNS.items() if any(re.fullmatch(pattern, word) for word in words)}
@@ -57,9 +57,9 @@ def is_label_map(file: str) -> bool:
     return any(re.fullmatch(_LABELS, word) for word in tokens(stem(file))) or bool(re.fullmatch(r"labels(Tr|Ts)?|gt_segmentations", folder))
 
 
-def image_shown(file: str) -> set[str]:
+def modalities_of_file(file: str) -> set[str]:
     """What the name of an image file says; if it says nothing, what its folder says if that is all the folder says (``T1/patient.nii``)."""
-    return shown(stem(file)) or (shown(PurePosixPath(file).parent.name) if _folder_is_channel(file) else set())
+    return modalities_in(stem(file)) or (modalities_in(PurePosixPath(file).parent.name) if _folder_is_channel(file) else set())
 
 
 def _folder_is_channel(file: str) -> bool:
@@ -91,7 +91,7 @@ def case_of_image(file: str, names: set[str]) -> tuple[str, str]:
     folder, name = str(PurePosixPath(file).parent), stem(file)
     if channel_number(file, names) is not None:
         return folder, name[:-5]
-    if shown(name):
+    if modalities_in(name):
         return folder, _TOKEN.sub(lambda match: "" if _is_word(match[0].lower()) else match[0], name)
     if _folder_is_channel(file):
         return str(PurePosixPath(folder).parent), name

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import SimpleITK as sitk
 
-from nnunet_anatomix.clinical.phrases import Unusable, counted
+from nnunet_anatomix.clinical.phrases import Unusable, count_phrase
 from pretraining.imaging.grids import Grid
 from pretraining.imaging.headers import read_header
 from pretraining.imaging.integrity import check_header, check_voxels, require_volume
@@ -115,7 +115,7 @@ def image_grid(root: Path, file: str) -> tuple[Grid, str]:
         check_voxels(header)  # knows the reason, perhaps
         raise Unusable("damaged header, or file is truncated") from None
     if (components := reader.GetNumberOfComponents()) != 1:
-        raise Unusable(f"{counted(components, 'value')} per voxel (colour or vectors)")
+        raise Unusable(f"{count_phrase(components, 'value')} per voxel (colour or vectors)")
     dimension = len(reader.GetSize())
     direction = tuple(reader.GetDirection()[row * dimension + column] for row in range(3) for column in range(3))
     grid = Grid(size=reader.GetSize()[:3], spacing_mm=reader.GetSpacing()[:3], origin_mm=reader.GetOrigin()[:3], direction=direction)

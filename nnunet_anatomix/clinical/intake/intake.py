@@ -19,12 +19,12 @@ from nnunet_anatomix.clinical.intake.numbering import Register, case_digest, cas
 from nnunet_anatomix.clinical.intake.scan_tree import scan_tree
 from nnunet_anatomix.clinical.intake.series import Series
 from nnunet_anatomix.clinical.intake.table import NOT_TAKEN, TAKEN, WAITING, Row, table_text, write_table
-from nnunet_anatomix.clinical.phrases import counted
+from nnunet_anatomix.clinical.phrases import count_phrase
 from nnunet_anatomix.clinical.walk import Stray
 from pretraining.common.errors import CommandFailed, InputError
-from pretraining.common.lock import locked
+from pretraining.common.lock import hold_lock
 from pretraining.common.outputs import try_folder
-from pretraining.common.processes import ProcessLost, finished
+from pretraining.common.processes import ProcessLost, imap_unordered
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def intake(source: Path, destination: Path, model: str, *, maps: Sequence[str] =
     if dry_run:
         return _intake(root, destination, needs, given, workers=workers, dry_run=True)
     try_folder(destination, "DST")
-    with locked(destination):  # from before the numbers are read until all are written
+    with hold_lock(destination):  # from before the numbers are read until all are written
         return _intake(root, destination, needs, given, workers=workers, dry_run=False)
 
 
@@ -119,7 +119,7 @@ def _intake(root: Path, destination: Path, needs: Needs, given: dict[int, Channe
             write_table(destination, table_text(found, decided, strays))
     taken = tuple(sorted({row.case for row in decided.values() if row.taken in (TAKEN, WAITING)}, key=lambda case: (len(case), case)))
     if not taken and not dry_run:
-        raise CommandFailed(f"none of {counted(len(found), 'scan')} found can be used; {destination / 'intake.csv'} says why")
+        raise CommandFailed(f"none of {count_phrase(len(found), 'scan')} found can be used; {destination / 'intake.csv'} says why")
     return Intake(table_text(found, decided, strays), taken)
 
 
@@ -153,10 +153,10 @@ def _report(found: dict[int, Series], strays: Sequence[Stray], cases: dict[str, 
     taken = sum(bool(choice.chosen) for choice in cases.values())
     log.info(
         "%s found, %d of them unusable, and %s that belong to none; %s, %d of them complete",
-        counted(len(found), "scan"),
+        count_phrase(len(found), "scan"),
         unsound,
-        counted(len(strays), "file"),
-        counted(len(cases), "case"),
+        count_phrase(len(strays), "file"),
+        count_phrase(len(cases), "case"),
         taken,
     )
     refused = [(case, choice) for case, choice in cases.items() if not choice.chosen]
@@ -173,7 +173,9 @@ def _clear(destination: Path, cases: dict[str, CaseChoice]) -> None:
             log.warning("%s of an earlier run is removed: it is not taken any more", case)
             remove_case(destination, case)
     if gone := left_over(destination, list(cases)):
-        log.warning("%s of earlier runs, not in SRC any more, stay in %s: %s", counted(len(gone), "case"), destination, ", ".join(gone))
+        log.warning(
+            "%s of earlier runs, not in SRC any more, stay in %s: %s", count_phrase(len(gone), "case"), destination, ", ".join(gone)
+        )
 
 
 def _convert_all(jobs: Sequence[CaseJob], cases: dict[str, CaseChoice], decided: dict[int, Row], workers: int) -> None:
@@ -184,11 +186,16 @@ def _convert_all(jobs: Sequence[CaseJob], cases: dict[str, CaseChoice], decided:
         else:
             waiting.append(job)
     if len(waiting) < len(jobs):
-        log.info("%s converted before", counted(len(jobs) - len(waiting), "case"))
+        log.info("%s converted before", count_phrase(len(jobs) - len(waiting), "case"))
     processes = min(workers, len(waiting)) if len(waiting) > 2 else 1
     try:
         for job, converted in tqdm(
-            finished(convert, waiting, processes=processes), total=len(waiting), desc="converting", unit="case", leave=False, disable=None
+            imap_unordered(convert, waiting, processes=processes),
+            total=len(waiting),
+            desc="converting",
+            unit="case",
+            leave=False,
+            disable=None,
         ):
             _note(cases[job.case], decided, converted)
             if converted.reason:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_anatomix.clinical.intake.channel_words import CONTRASTS, shown
+from nnunet_anatomix.clinical.intake.channel_words import CONTRASTS, modalities_in
 from pretraining.common.errors import InputError
 from pretraining.imaging.dataset_json import DATASET_FILE, read_dataset_json
 
@@ -25,7 +25,7 @@ class Channel:
     @property
     def kind(self) -> str:
         """CT, PET, MR (of any contrast), one of MR's contrasts, or nothing where the name is another word or says nothing."""
-        kinds = shown(self.name)
+        kinds = modalities_in(self.name)
         contrasts = kinds & set(CONTRASTS)
         return (contrasts or kinds).pop() if len(contrasts or kinds) == 1 else ""
 

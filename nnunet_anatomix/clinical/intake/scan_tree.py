@@ -15,8 +15,8 @@ from nnunet_anatomix.clinical.intake.channel_words import case_of_image
 from nnunet_anatomix.clinical.intake.image_files import data_files, image_ending, image_grid, stem
 from nnunet_anatomix.clinical.intake.series import Series, dicom_series, doubt, fingerprint
 from nnunet_anatomix.clinical.phrases import Unusable
-from nnunet_anatomix.clinical.walk import FoundFile, Stray, denied, walk
-from pretraining.common.processes import finished
+from nnunet_anatomix.clinical.walk import FoundFile, Stray, error_reason, walk
+from pretraining.common.processes import imap_unordered
 from pretraining.imaging.grids import Grid
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def look_at(root: Path, found: FoundFile) -> Seen:
     except Unusable as reason:
         return Stray(found.file, str(reason))
     except OSError as error:
-        return Stray(found.file, f"cannot be opened ({denied(error)})")
+        return Stray(found.file, f"cannot be opened ({error_reason(error)})")
     except Exception:  # one damaged file among thousands must not end the run
         return Stray(found.file, DAMAGED)
     return Stray(found.file, "no image format that is known")
@@ -105,7 +105,7 @@ def scan_tree(root: Path, *, workers: int = 1) -> tuple[list[Series], list[Stray
     seen: list[Seen] = []
     with tqdm(total=len(files), desc="reading headers", unit="file", leave=False, disable=None) as progress:
         # A spawned process takes as long to start as a thousand headers to read.
-        for (_, chunk), found in finished(_look_at_all, chunks, processes=min(workers, len(chunks)) if len(chunks) > 8 else 1):
+        for (_, chunk), found in imap_unordered(_look_at_all, chunks, processes=min(workers, len(chunks)) if len(chunks) > 8 else 1):
             seen += found
             progress.update(len(chunk))
     by_name = {found.file: found for found in files}

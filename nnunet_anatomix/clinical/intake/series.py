@@ -12,8 +12,8 @@ from typing import Literal
 
 from nnunet_anatomix.clinical.dicom.frames import frame_headers
 from nnunet_anatomix.clinical.dicom.headers import SliceHeader
-from nnunet_anatomix.clinical.dicom.slices import stacked
-from nnunet_anatomix.clinical.phrases import Unusable, counted
+from nnunet_anatomix.clinical.dicom.slices import stack_slices
+from nnunet_anatomix.clinical.phrases import Unusable, count_phrase
 from nnunet_anatomix.clinical.walk import FoundFile
 from pretraining.imaging.grids import Grid
 
@@ -116,7 +116,7 @@ def doubt(series: Sequence[Series], damaged: Iterable[str]) -> list[Series]:
     result = list(series)
     for folder, count in lost.items():
         holders = beside[folder]
-        lies = f"{counted(count, 'damaged DICOM file')} {'lies' if count == 1 else 'lie'} in its folder: perhaps a slice of it"
+        lies = f"{count_phrase(count, 'damaged DICOM file')} {'lies' if count == 1 else 'lie'} in its folder: perhaps a slice of it"
         for number in holders:
             each = result[number]
             if len(holders) > 1:
@@ -153,11 +153,11 @@ def _judged(root: Path, headers: list[SliceHeader]) -> Series:
         _require_sound_files(distinct)
         _require_one_identity(distinct)
         slices = _slices(root, distinct)
-        ordered, grid = stacked(slices)
+        ordered, grid = stack_slices(slices)
         _require_rescale(slices)
     except Unusable as reason:
         return replace(series, problem=str(reason))
-    notes = [f"{counted(copies, 'identical duplicate')} left out"] if copies else []
+    notes = [f"{count_phrase(copies, 'identical duplicate')} left out"] if copies else []
     if (first_number := min(header.instance or 1 for header in ordered)) > 1:
         notes.append(f"instance numbers begin at {first_number:.0f}: slices at an end may be missing")
     if any(header.lossy for header in ordered):
@@ -219,7 +219,7 @@ def _require_sound_files(headers: Sequence[SliceHeader]) -> None:
         raise Unusable("colour image (such as a secondary capture of a screen)")
     if problems := Counter(header.problem for header in headers if header.problem):
         problem = problems.most_common(1)[0][0]
-        raise Unusable(f"{counted(sum(problems.values()), 'file')} of {len(headers)}: {problem}")
+        raise Unusable(f"{count_phrase(sum(problems.values()), 'file')} of {len(headers)}: {problem}")
     if any(header.photometric == "MONOCHROME1" for header in headers):
         raise Unusable("grey values are inverted (MONOCHROME1)")
 
@@ -230,9 +230,9 @@ def _require_rescale(headers: Sequence[SliceHeader]) -> None:
         raise Unusable("rescale slope is 0")
     modality = headers[0].modality
     if lacking and modality in _IN_UNITS:
-        raise Unusable(f"{counted(lacking, 'file')} of {len(headers)} without rescale tags: values are no {_IN_UNITS[modality]}")
+        raise Unusable(f"{count_phrase(lacking, 'file')} of {len(headers)} without rescale tags: values are no {_IN_UNITS[modality]}")
     if 0 < lacking < len(headers):
-        raise Unusable(f"{counted(lacking, 'file')} of {len(headers)} without rescale tags that the others have")
+        raise Unusable(f"{count_phrase(lacking, 'file')} of {len(headers)} without rescale tags that the others have")
 
 
 def _common_folder(files: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from nnunet_anatomix.clinical.intake.channel_words import CONTRASTS, channel_number, image_shown, is_label_map, shown, tokens
+from nnunet_anatomix.clinical.intake.channel_words import CONTRASTS, channel_number, is_label_map, modalities_in, modalities_of_file, tokens
 from nnunet_anatomix.clinical.intake.needs import Channel
 from nnunet_anatomix.clinical.intake.series import Series
 from nnunet_anatomix.clinical.phrases import code_word
@@ -54,7 +54,7 @@ def unfit(series: Series, channel: Channel, *, alone: bool, names: set[str]) -> 
     if kind == "CT" and series.rescale_type.upper() not in ("", "HU", "US"):
         return f"values are {code_word(series.rescale_type.upper())}, not Hounsfield units"
     if kind in CONTRASTS:
-        said = shown(series.description) & set(CONTRASTS)
+        said = modalities_in(series.description) & set(CONTRASTS)
         if said == {"T1"} and series.contrast_agent and kind == "T1CE":
             said = {"T1CE"}
         if said != {kind}:
@@ -71,7 +71,7 @@ def _image_unfit(series: Series, channel: Channel, alone: bool, names: set[str])
     number = channel_number(file, names)
     if number is not None:
         return "" if number == channel.number else f"name says channel {number}"
-    said, kind = image_shown(file), channel.kind
+    said, kind = modalities_of_file(file), channel.kind
     if not kind:
         return "" if set(tokens(channel.name)) <= set(tokens(file)) else f"name does not say {channel.name}"
     if kind == "MR":

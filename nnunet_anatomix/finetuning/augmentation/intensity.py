@@ -11,7 +11,7 @@ import torch
 from batchgeneratorsv2.transforms.base.basic_transform import ImageOnlyTransform
 from torch import Tensor
 
-from nnunet_anatomix.finetuning.network import rescaled
+from nnunet_anatomix.finetuning.network import rescale_channels
 from pretraining.engine.artefacts.bias_field import BiasField, apply_bias_field, term_degrees
 from pretraining.engine.artefacts.gamma import Gamma, apply_gamma
 from pretraining.engine.artefacts.gibbs import Gibbs, apply_gibbs
@@ -117,5 +117,5 @@ class IntensityArtefacts(ImageOnlyTransform):
 
     def _apply_to_image(self, img: Tensor, drawn: Sequence[Artefacts]) -> Tensor:
         # Table 9's strengths are shares of [0, 1]; stock plans bring z-scores.
-        channels = rescaled(img[None])[0]
+        channels = rescale_channels(img[None])[0]
         return torch.stack([apply_artefacts(channel, artefacts) for channel, artefacts in zip(channels, drawn, strict=True)])

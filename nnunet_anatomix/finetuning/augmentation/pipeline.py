@@ -29,7 +29,7 @@ def initial_patch_size(patch_size: Sequence[int]) -> list[int]:
     return [int(np.ceil(np.sqrt(2) * side)) for side in patch_size]
 
 
-def table9(
+def finetuning_augmentation(
     config: AugmentationConfig, patch_size: Sequence[int], spacing_mm: Sequence[float], modalities: Sequence[Modality], last: BasicTransform
 ) -> BasicTransform:
     """The augmentation of one patch and its segmentation.
@@ -52,7 +52,7 @@ def table9(
     return ComposeTransforms([warp, IntensityArtefacts(config, modalities), last])
 
 
-def imperfect_earlier_stage(labels: int) -> BasicTransform:
+def corrupt_previous_stage(labels: int) -> BasicTransform:
     """Make a cascade's one-hot labels, the last channels, as faulty as predictions: grown, shrunk, pieces gone.
 
     nnU-Net's own transforms at its own strengths; training sees the true labels, prediction what the first stage found.

@@ -20,11 +20,11 @@ from nnunet_anatomix.registration.atlas.template import (
     Poses,
     Template,
     affine_transform,
+    average_unbiased,
     digest,
     file_stamp,
     geometry,
     homogeneous,
-    unbiased,
 )
 from nnunet_anatomix.registration.descriptors import DescriptorConfig
 from nnunet_anatomix.registration.start.initial import Start, best_start
@@ -33,10 +33,10 @@ from pretraining.backbone.inference import Clip
 from pretraining.common.atomic import write_text
 from pretraining.common.batch import FAILURES, Outcome, run_batch
 from pretraining.common.errors import CommandFailed, InputError
-from pretraining.common.lock import locked
+from pretraining.common.lock import hold_lock
 from pretraining.imaging.grids import LARGEST_FIELD, near_isotropic_grid, resample_image
 from pretraining.imaging.limits import check_spacing
-from pretraining.imaging.scans import checked_labels, read_image
+from pretraining.imaging.scans import read_image, validate_labels
 from pretraining.imaging.writing import write_image, write_transform
 
 log = logging.getLogger(__name__)
@@ -101,10 +101,10 @@ def align_scans(
     check_spacing(spacing_mm)
     config = config or (DescriptorConfig() if weights else DescriptorConfig(feature_weight=0.0))
     given = AtlasScan(name="atlas", scan=atlas, clip=atlas_clip) if atlas else None
-    with locked(out):
+    with hold_lock(out):
         aligner = _Aligner(out=out, config=config, weights=weights if config.feature_weight else None, device=torch.device(device))
         if given:
-            template = Template([given], {given.name: np.eye(4)}, given.scaled())
+            template = Template([given], {given.name: np.eye(4)}, given.read_scaled())
             poses = aligner.aligned("given atlas", scans, template)
         else:
             first, grid = _first_readable(scans, spacing_mm)
@@ -116,7 +116,7 @@ def align_scans(
                 poses = aligner.aligned(f"round {number}", members, template, poses)
                 if not poses:
                     raise CommandFailed(f"round {number}: all scans that make the atlas failed: {_listed(aligner.outcome.failed)}")
-                template = unbiased([scan for scan in members if scan.name in poses], poses, template.grid)
+                template = average_unbiased([scan for scan in members if scan.name in poses], poses, template.grid)
                 poses = template.poses
             if others:
                 poses = poses | aligner.aligned("other groups", others, template)
@@ -207,7 +207,7 @@ class _Aligner:
         atlas, known = template.images
         given = None if near is None else Start(name="before", transform=affine_transform(near), rivals={})
         windows = ((0.0, 1.0), (0.0, 1.0))
-        start = best_start(atlas, scan.scaled(), self.config, net=self._net, clips=windows, masks=(known, None), given=given)
+        start = best_start(atlas, scan.read_scaled(), self.config, net=self._net, clips=windows, masks=(known, None), given=given)
         turns = np.linalg.eigvals(homogeneous(start.transform)[:3, :3])
         if (turns.real[np.abs(turns.imag) < _REAL] < _REAL).any():
             raise InputError(f"{scan.name}: agrees best when mirrored or turned by half a circle; check its header's directions")
@@ -240,7 +240,7 @@ def _write_aligned(scan: AtlasScan, transform: sitk.AffineTransform, grid: sitk.
     if scan.labels is not None:
         role = f"{scan.name}, labels"
         for path in labels:
-            moved = checked_labels(read_image(scan.labels, role), image, role)
+            moved = validate_labels(read_image(scan.labels, role), image, role)
             write_image(path, resample_image(moved, grid, transform, nearest=True))
 
 
@@ -249,7 +249,7 @@ def _first_readable(scans: Sequence[AtlasScan], spacing_mm: float | None) -> tup
     reasons = []
     for scan in scans:
         try:
-            return scan, near_isotropic_grid(scan.scaled(), spacing_mm=spacing_mm, at_most_voxels=LARGEST_FIELD)
+            return scan, near_isotropic_grid(scan.read_scaled(), spacing_mm=spacing_mm, at_most_voxels=LARGEST_FIELD)
         except InputError as error:
             reasons.append(str(error))
     raise InputError(f"expected scans to make an atlas of, found none that can be read: {'; '.join(reasons)}")

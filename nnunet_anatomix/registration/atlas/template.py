@@ -22,7 +22,7 @@ from pretraining.common.errors import InputError
 from pretraining.common.fingerprint import file_state, fingerprint
 from pretraining.imaging.grids import coverage, image_tensor, index_to_mm, resample_image, tensor_image
 from pretraining.imaging.limits import check_window
-from pretraining.imaging.scans import checked_scan, read_image
+from pretraining.imaging.scans import read_image, validate_scan
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +56,9 @@ class AtlasScan:
 
     def read(self) -> sitk.Image:
         """The scan in its own intensities."""
-        return checked_scan(read_image(self.scan, self.name), self.name)
+        return validate_scan(read_image(self.scan, self.name), self.name)
 
-    def scaled(self) -> sitk.Image:
+    def read_scaled(self) -> sitk.Image:
         """The scan in [0, 1]."""
         scan = self.read()
         values = sitk.GetArrayViewFromImage(scan)
@@ -87,7 +87,7 @@ class Template:
         total = torch.zeros(self.grid.GetSize())
         count = torch.zeros_like(total)
         for scan in self.scans:
-            image, transform = scan.scaled(), affine_transform(self.poses[scan.name])
+            image, transform = scan.read_scaled(), affine_transform(self.poses[scan.name])
             known = coverage(image, self.grid, transform)
             total += image_tensor(resample_image(image, self.grid, transform)) * known
             count += known
@@ -118,7 +118,7 @@ def mean_pose(poses: Sequence[np.ndarray]) -> np.ndarray:
     return mean
 
 
-def unbiased(scans: Sequence[AtlasScan], poses: Poses, grid: sitk.Image) -> Template:
+def average_unbiased(scans: Sequence[AtlasScan], poses: Poses, grid: sitk.Image) -> Template:
     """The mean of scans that were aligned to a template, without the template's own pose: the mean of all poses is divided out.
 
     Parameters

@@ -101,7 +101,7 @@ def syn_displacement(
     Returns
     -------
     Forward and inverse displacement, (3, X, Y, Z) float32, voxels of ``grid``, on the device of ``fixed``. Pulled along the forward one
-    (:func:`~nnunet_anatomix.registration.warp.warped`), ``moving`` comes onto ``fixed``; along the inverse one, ``fixed`` onto ``moving``.
+    (:func:`~nnunet_anatomix.registration.warp.warp`), ``moving`` comes onto ``fixed``; along the inverse one, ``fixed`` onto ``moving``.
 
     Raises
     ------

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nnunet_anatomix.registration.warp import warped
+from nnunet_anatomix.registration.warp import warp
 
 COUPLINGS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 _AT_ONCE = 2**22
@@ -59,8 +59,8 @@ def consistent(forward: Tensor, backward: Tensor, *, iterations: int = 15) -> tu
     """Both ways brought closer to being each other's inverse, (3, X, Y, Z) each."""
     for _ in range(iterations):
         forward, backward = (
-            0.5 * (forward - warped(backward, forward)),
-            0.5 * (backward - warped(forward, backward)),
+            0.5 * (forward - warp(backward, forward)),
+            0.5 * (backward - warp(forward, backward)),
         )
     return forward, backward
 

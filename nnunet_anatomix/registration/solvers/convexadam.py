@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from nnunet_anatomix.registration.solvers.convex import convex_displacement
 from nnunet_anatomix.registration.solvers.dissimilarity import Dissimilarity
-from nnunet_anatomix.registration.solvers.refine import refined
+from nnunet_anatomix.registration.solvers.refine import refine
 from nnunet_anatomix.registration.warp import identity
 from pretraining.common.checks import check_count, check_not_negative
 from pretraining.common.triple import triple
@@ -137,8 +137,8 @@ def descent_stage(
     -------
     As there.
     """
-    start = regridded(found, config.grid_spacing, config.adam_spacing, triple(dissimilarity.shape))
-    found = refined(dissimilarity, start, smoothness=config.smoothness, iterations=config.iterations, progress=progress)
+    start = regrid(found, config.grid_spacing, config.adam_spacing, triple(dissimilarity.shape))
+    found = refine(dissimilarity, start, smoothness=config.smoothness, iterations=config.iterations, progress=progress)
     del dissimilarity
     if knots:
         return _filled_up(found, [-(-side // config.adam_spacing) for side in shape])
@@ -153,7 +153,7 @@ def _share_known(mask: Tensor | None, spacing: int) -> Tensor | None:
     return None if mask is None else _averaged(mask[None].float(), spacing)[0]
 
 
-def regridded(displacement: Tensor, spacing: int, new_spacing: int, shape: tuple[int, int, int]) -> Tensor:
+def regrid(displacement: Tensor, spacing: int, new_spacing: int, shape: tuple[int, int, int]) -> Tensor:
     """A displacement between grids of cubes over one volume: (3, *shape), in voxels of the new grid.
 
     Parameters
@@ -166,7 +166,7 @@ def regridded(displacement: Tensor, spacing: int, new_spacing: int, shape: tuple
 
 
 def on_full_grid(displacement: Tensor, spacing: int, shape: tuple[int, int, int]) -> Tensor:
-    """:func:`regridded` to single voxels: linear between the cubes' centres, constant beyond the outermost."""
+    """:func:`regrid` to single voxels: linear between the cubes' centres, constant beyond the outermost."""
     if spacing == 1:
         return displacement
     inside = functional.interpolate(displacement[None] * spacing, scale_factor=spacing, mode="trilinear", align_corners=False)

@@ -15,7 +15,7 @@ _SMOOTHINGS = 3
 
 
 @torch.no_grad()
-def refined(
+def refine(
     dissimilarity: Dissimilarity,
     start: Tensor,
     *,
@@ -49,16 +49,16 @@ def refined(
     optimizer = torch.optim.Adam([knots], lr=rate)
     displacement = start
     for _ in range(iterations):
-        displacement = smoothed(knots)
+        displacement = smooth(knots)
         _, descent = dissimilarity.gradient(here + displacement)
         descent += smoothness * _roughness_gradient(displacement)
-        knots.grad = smoothed(descent)
+        knots.grad = smooth(descent)
         optimizer.step()
         progress()
     return displacement
 
 
-def smoothed(field: Tensor) -> Tensor:
+def smooth(field: Tensor) -> Tensor:
     """(C, X, Y, Z) after three box means, with zeros beyond the border: its own transpose."""
     for axis in (1, 2, 3):
         for _ in range(_SMOOTHINGS):

@@ -52,7 +52,7 @@ def matching_translation(fixed: Described, moving: Described) -> sitk.AffineTran
     """
     shape = [a + b - 1 for a, b in zip(fixed.known.shape, moving.known.shape, strict=True)]
 
-    def correlated(one: Tensor, other: Tensor) -> Tensor:
+    def correlation(one: Tensor, other: Tensor) -> Tensor:
         """Sum over voxels p of one(p) · other(p + t), at t modulo the padded shape."""
         spectrum = torch.fft.rfftn(one, s=shape).conj() * torch.fft.rfftn(other, s=shape)
         return torch.fft.irfftn(spectrum, s=shape)
@@ -61,9 +61,11 @@ def matching_translation(fixed: Described, moving: Described) -> sitk.AffineTran
     ours, theirs = (_centred(scan.descriptors, scan.known) for scan in (fixed, moving))
     product = torch.zeros(shape, device=known_fixed.device)
     for one, other in zip(ours, theirs, strict=True):
-        product += correlated(one * known_fixed, other * known_moving)
-    energies = correlated(ours.square().sum(0) * known_fixed, known_moving) * correlated(known_fixed, theirs.square().sum(0) * known_moving)
-    score = _scored(product, energies, correlated(known_fixed, known_moving), known_fixed, known_moving)
+        product += correlation(one * known_fixed, other * known_moving)
+    energies = correlation(ours.square().sum(0) * known_fixed, known_moving) * correlation(
+        known_fixed, theirs.square().sum(0) * known_moving
+    )
+    score = _scored(product, energies, correlation(known_fixed, known_moving), known_fixed, known_moving)
     best = np.array(np.unravel_index(int(score.argmax()), shape))
     # What lies beyond the moving grid's far end is a negative translation.
     best = np.where(best >= np.array(moving.known.shape), best - np.array(shape), best)
@@ -93,7 +95,7 @@ def agreement(fixed: Described, moving: Described, transform: sitk.Transform) ->
 
 
 @torch.no_grad()
-def descended(fixed: Described, moving: Described, start: sitk.Transform, stage: Stage) -> sitk.AffineTransform:
+def optimize_affine(fixed: Described, moving: Described, start: sitk.Transform, stage: Stage) -> sitk.AffineTransform:
     """Descend from a linear transform on the squared difference of the descriptors where the scans overlap.
 
     Parameters

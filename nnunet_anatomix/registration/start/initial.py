@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nnunet_anatomix.registration.descriptors import DescriptorConfig, Scan, described
-from nnunet_anatomix.registration.start.affine import APART, Described, Stage, agreement, descended, matching_translation
+from nnunet_anatomix.registration.descriptors import DescriptorConfig, Scan, describe
+from nnunet_anatomix.registration.start.affine import APART, Described, Stage, agreement, matching_translation, optimize_affine
 from pretraining.backbone.feature_network import FeatureNetwork
 from pretraining.backbone.inference import Clip
 from pretraining.common.errors import InputError
@@ -104,7 +104,7 @@ def best_start(
     ----------
     fixed, moving : checked scans.
     config : the descriptors to judge by.
-    net : see :func:`nnunet_anatomix.registration.descriptors.described`.
+    net : see :func:`nnunet_anatomix.registration.descriptors.describe`.
     stage : what each start may do to agree better.
     clips, masks : of fixed and moving.
     given : the only start to descend from; else headers, centres of the images, centres of mass and the best translation are tried.
@@ -125,7 +125,7 @@ def best_start(
         found[name] = (score, transform)
         if stage == "none" or score <= APART:
             continue
-        better = descended(ours, theirs, transform, stage)
+        better = optimize_affine(ours, theirs, transform, stage)
         after = agreement(ours, theirs, better)
         if after > score:
             found[name] = (after, better)
@@ -164,7 +164,7 @@ def _described(
     device = next(net.parameters()).device if net else torch.device("cpu")
     known = known.to(device)
     image = image_tensor(resample_image(scan, grid)).to(device)
-    descriptors = described(Scan(image=image, known=known, clip=clip), config, pool=_POOL, net=net)
+    descriptors = describe(Scan(image=image, known=known, clip=clip), config, pool=_POOL, net=net)
     return Described(
         descriptors=descriptors, known=functional.avg_pool3d(known[None], _POOL)[0], grid=grid_of_cubes(grid, _POOL, whole_only=True)
     )

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from nnunet_anatomix.registration.descriptors import Scan
-from nnunet_anatomix.registration.lists import numbered_pair, read_list
-from nnunet_anatomix.registration.warp import warped
+from nnunet_anatomix.registration.lists import pair_name, read_list
+from nnunet_anatomix.registration.warp import warp
 from nnunet_anatomix.scores.overlap import dice_by_label, shared_labels
 from pretraining.backbone.inference import Clip
 from pretraining.common.errors import InputError
 from pretraining.imaging.grids import coverage, image_tensor, resample_image
 from pretraining.imaging.limits import check_window
-from pretraining.imaging.scans import checked_labels, checked_scan, read_image
+from pretraining.imaging.scans import read_image, validate_labels, validate_scan
 
 IMAGES = ("fixed", "moving", "fixed_labels", "moving_labels")
 MASKS = ("fixed_mask", "moving_mask")
@@ -71,7 +71,7 @@ def read_search_pairs(path: Path, *, fixed_clip: Clip | None = None, moving_clip
         As by :func:`~nnunet_anatomix.registration.lists.read_list`, or for a file that is not there.
     """
     pairs = []
-    for name, cells, where in read_list(path, "pairs", required=IMAGES, optional=MASKS, unnamed=numbered_pair):
+    for name, cells, where in read_list(path, "pairs", required=IMAGES, optional=MASKS, unnamed=pair_name):
         images = {role: path.parent / cell for role, cell in cells.items()}
         for role, image in images.items():
             if not image.is_file():
@@ -102,7 +102,7 @@ class LoadedPair:
 
     def dice(self, displacement: Tensor | None = None) -> float:
         """Mean over :attr:`labels`, with the moving ones pulled along a (3, X, Y, Z) displacement by nearest neighbour."""
-        moved = self.moving_labels if displacement is None else warped(self.moving_labels[None], displacement, mode="nearest")[0]
+        moved = self.moving_labels if displacement is None else warp(self.moving_labels[None], displacement, mode="nearest")[0]
         dice = dice_by_label(self.fixed_labels, moved)
         return float(np.mean([dice[label] for label in self.labels]))
 
@@ -117,15 +117,15 @@ def load_pair(pair: SearchPair, device: torch.device) -> LoadedPair:
     """
     roles = {role: f"{pair.name}, {role.replace('_', ' ')}" for role in pair.files}
     images = {role: read_image(path, roles[role]) for role, path in pair.files.items()}
-    fixed, moving = (checked_scan(images[role], roles[role]) for role in ("fixed", "moving"))
-    fixed_labels = checked_labels(images["fixed_labels"], fixed, roles["fixed_labels"])
-    moving_labels = checked_labels(images["moving_labels"], moving, roles["moving_labels"])
+    fixed, moving = (validate_scan(images[role], roles[role]) for role in ("fixed", "moving"))
+    fixed_labels = validate_labels(images["fixed_labels"], fixed, roles["fixed_labels"])
+    moving_labels = validate_labels(images["moving_labels"], moving, roles["moving_labels"])
     known = torch.ones(fixed.GetSize(), dtype=torch.float32)
     reached = coverage(moving, fixed)
     if pair.fixed_mask:
-        known = image_tensor(sitk.Cast(checked_labels(images["fixed_mask"], fixed, roles["fixed_mask"]) != 0, sitk.sitkFloat32))
+        known = image_tensor(sitk.Cast(validate_labels(images["fixed_mask"], fixed, roles["fixed_mask"]) != 0, sitk.sitkFloat32))
     if pair.moving_mask:
-        mask = checked_labels(images["moving_mask"], moving, roles["moving_mask"]) != 0
+        mask = validate_labels(images["moving_mask"], moving, roles["moving_mask"]) != 0
         reached = reached * image_tensor(resample_image(sitk.Cast(mask, sitk.sitkFloat32), fixed, nearest=True))
     if not known.any() or not reached.any():
         raise InputError(f"{pair.name}: nothing of the masks lies where both scans are; check the masks, or leave them out")

@@ -88,7 +88,7 @@ def read_rows(path: Path) -> list[ResultRow]:
 
 
 @contextmanager
-def appended(path: Path) -> Iterator[Callable[[ResultRow], None]]:
+def append_rows(path: Path) -> Iterator[Callable[[ResultRow], None]]:
     """Yield what appends a row to a file that :func:`read_rows` has read; every row is on disk before the next is computed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", newline="", encoding="utf-8") as file:

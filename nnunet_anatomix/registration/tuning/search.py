@@ -22,7 +22,7 @@ from nnunet_anatomix.registration.solvers.convexadam import ConvexAdamConfig, de
 from nnunet_anatomix.registration.solvers.dissimilarity import Dissimilarity
 from nnunet_anatomix.registration.tuning.grid import Combination, SearchGrid
 from nnunet_anatomix.registration.tuning.pairs import LoadedPair, SearchPair, load_pair
-from nnunet_anatomix.registration.tuning.report import ResultRow, appended, read_rows, write_report
+from nnunet_anatomix.registration.tuning.report import ResultRow, append_rows, read_rows, write_report
 from pretraining.backbone.feature_network import FeatureNetwork
 from pretraining.backbone.inference_memory import available_bytes
 from pretraining.backbone.weights import tensors_sha256
@@ -31,7 +31,7 @@ from pretraining.common.byte_sizes import format_bytes
 from pretraining.common.errors import InputError
 from pretraining.common.fingerprint import file_sha256
 from pretraining.common.finite import require_finite
-from pretraining.common.lock import locked
+from pretraining.common.lock import hold_lock
 from pretraining.common.triple import triple
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def grid_search(
     take no part.
     """
     device, out = torch.device(device), Path(out)
-    with locked(out):
+    with hold_lock(out):
         rows = {row.key: row for row in read_rows(out / RESULTS_FILE)}
         wanted: dict[str, list[Key]] = {}
 
@@ -122,7 +122,7 @@ def grid_search(
                         append(row)
                         bar.update()
 
-        with appended(out / RESULTS_FILE) as append:
+        with append_rows(out / RESULTS_FILE) as append:
             outcome = run_batch(
                 {pair.name: pair for pair in pairs},
                 work,

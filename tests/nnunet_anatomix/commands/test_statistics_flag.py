@@ -7,12 +7,12 @@ import torch
 from nnunet_anatomix.finetuning.network import AnatomixNetwork
 from nnunet_anatomix.finetuning.planning import load_template
 from nnunet_anatomix.finetuning.transfer import start_from
-from pretraining.backbone.external import feature_weights
+from pretraining.backbone.external import load_feature_weights
 from pretraining.backbone.weights import find_weights, load_weights
 
 
 def test_features_with_own_statistics_are_those_of_instance_normalization():
-    running, own = (feature_weights("bundled", statistics=statistics) for statistics in ("running", "own"))
+    running, own = (load_feature_weights("bundled", statistics=statistics) for statistics in ("running", "own"))
     assert (running.architecture.norm, own.architecture.norm, own.architecture.norm_affine) == ("batch", "instance", True)
     scan = torch.rand((1, 1, 32, 32, 32), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

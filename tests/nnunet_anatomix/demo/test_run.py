@@ -19,7 +19,7 @@ from nnunet_anatomix.demo import run as demo
 from nnunet_anatomix.demo.anatomy import ORGANS, SHAPE, make_subject
 from nnunet_anatomix.demo.pictures import draw_cases
 from pretraining.common.errors import CommandFailed, InputError
-from pretraining.common.lock import InUse, locked
+from pretraining.common.lock import InUse, hold_lock
 
 
 def dice(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -109,7 +109,7 @@ def test_a_stopped_demo_stops_its_training(tmp_path, number):
 
 
 def test_two_demos_in_one_folder_at_once_are_refused(tmp_path):
-    with locked(tmp_path / "demo"):
+    with hold_lock(tmp_path / "demo"):
         for run in (demo.run_demo, demo.make_demo_data):
             with pytest.raises(InUse, match="is in use by process"):
                 run(tmp_path / "demo")

@@ -16,7 +16,7 @@ from nnunet_anatomix.commands.features import features as features_command
 from nnunet_anatomix.features.extract import extract_features
 from nnunet_anatomix.features.files import feature_ending, write_features
 from nnunet_anatomix.features.pictures import draw_features
-from pretraining.backbone.inference import sliding_window_features, voxelwise_normalized, whole_volume_features
+from pretraining.backbone.inference import normalize_voxelwise, sliding_window_features, whole_volume_features
 from pretraining.backbone.inference_memory import window_bytes
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.backbone.weights import Weights, save_weights
@@ -57,7 +57,7 @@ def test_windows_and_the_whole_volume_have_the_axes_of_the_scan():
 def test_networks_with_instance_norm_are_normalized_voxel_by_voxel():
     image, weights = scan(12, 9, 10), small_weights(norm="instance")
     plain = whole_volume_features(weights.network(), image_tensor(image))
-    torch.testing.assert_close(extract_features(image, weights, bf16=False), voxelwise_normalized(plain))
+    torch.testing.assert_close(extract_features(image, weights, bf16=False), normalize_voxelwise(plain))
 
 
 def test_memory_bounds_windows_and_says_so(caplog):

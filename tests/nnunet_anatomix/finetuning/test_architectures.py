@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nnunet_anatomix.finetuning import network as module
-from nnunet_anatomix.finetuning.network import AnatomixNetwork, backbone_config, rescaled, voxelwise_normalized
+from nnunet_anatomix.finetuning.network import AnatomixNetwork, backbone_config, normalize_voxelwise, rescale_channels
 from nnunet_anatomix.finetuning.planning import anatomix_plan, load_template, write_plan
 from nnunet_anatomix.finetuning.transfer import start_from
 from pretraining.backbone.published import from_published
@@ -49,17 +49,17 @@ def test_the_published_style_of_the_large_network_is_transferred(golden, monkeyp
     assert len(report.loaded) + len(report.adapted) == len(weights.state) and not report.unexpected
     x = torch.rand(1, 1, 64, 64, 96)
     with torch.no_grad():
-        expected = net.decoder.seg_layers[0](voxelwise_normalized(weights.network()(rescaled(x))))
+        expected = net.decoder.seg_layers[0](normalize_voxelwise(weights.network()(rescale_channels(x))))
         torch.testing.assert_close(net(x.expand(-1, 2, -1, -1, -1)), expected, atol=1e-3, rtol=1e-3)
 
 
 def test_voxelwise_normalization_leaves_the_direction():
     features = torch.randn(2, 5, 3, 4, 6) * 100
-    normalized = voxelwise_normalized(features)
+    normalized = normalize_voxelwise(features)
     torch.testing.assert_close(normalized.square().mean(1), torch.ones(2, 3, 4, 6))
     torch.testing.assert_close(torch.cosine_similarity(normalized, features), torch.ones(2, 3, 4, 6))
     constant = torch.zeros(1, 5, 2, 2, 2, requires_grad=True)
-    voxelwise_normalized(constant).sum().backward()
+    normalize_voxelwise(constant).sum().backward()
     assert constant.grad.isfinite().all()
 
 

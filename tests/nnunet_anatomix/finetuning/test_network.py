@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nnunet_anatomix.finetuning import network as module
-from nnunet_anatomix.finetuning.network import AnatomixNetwork, margins, pooling_strides, rescaled
+from nnunet_anatomix.finetuning.network import AnatomixNetwork, margins, pooling_strides, rescale_channels
 from pretraining.common.errors import InputError
 
 SMALL = {"width": 4, "out_channels": 4}
@@ -42,7 +42,7 @@ def test_logits_lie_where_their_voxels_are(shape):
     torch.nn.init.ones_(net.decoder.seg_layers[0].weight)
     torch.nn.init.zeros_(net.decoder.seg_layers[0].bias)
     x = torch.randn(2, 1, *shape)
-    assert torch.equal(net(x), rescaled(x))
+    assert torch.equal(net(x), rescale_channels(x))
 
 
 def test_scale_and_offset_of_a_channel_do_not_matter(float32):
@@ -55,11 +55,11 @@ def test_scale_and_offset_of_a_channel_do_not_matter(float32):
 def test_rescaling_is_per_sample_and_channel_and_survives_constants():
     x = torch.rand(2, 3, 4, 5, 6) * torch.arange(1, 7).view(2, 3, 1, 1, 1) - 9
     x[1, 1], x[1, 2] = 1.0, -4.0
-    scaled = rescaled(x)
+    scaled = rescale_channels(x)
     assert scaled.amin() == 0 and scaled.isfinite().all()
     assert torch.equal(scaled.amax((2, 3, 4)), torch.tensor([[1.0, 1, 1], [1, 1, 0]]))
     one_hot = (x > 0).float()
-    assert torch.equal(rescaled(one_hot), one_hot)
+    assert torch.equal(rescale_channels(one_hot), one_hot)
 
 
 def test_plans_find_the_network_by_its_dotted_path():

@@ -25,7 +25,7 @@ from nnunet_anatomix.registration.batch import Common, PairFiles, read_pairs, re
 from nnunet_anatomix.registration.config import RegistrationConfig
 from nnunet_anatomix.registration.descriptors import DescriptorConfig
 from nnunet_anatomix.registration.solvers.convexadam import ConvexAdamConfig
-from nnunet_anatomix.registration.warp import identity, warped
+from nnunet_anatomix.registration.warp import identity, warp
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.backbone.weights import Weights, load_weights, save_weights
 from pretraining.common.errors import CommandFailed, InputError, Interrupted
@@ -55,9 +55,9 @@ def folder(tmp_path_factory) -> Path:
         labels = (volume > 0.3).int() + (volume > 1).int()
         images = {
             "fixed": volume,
-            "moving": warped((5 - volume)[None], wave, beyond="border")[0],
+            "moving": warp((5 - volume)[None], wave, beyond="border")[0],
             "fixed_labels": labels,
-            "moving_labels": warped(labels[None].float(), wave, mode="nearest", beyond="border")[0].int(),
+            "moving_labels": warp(labels[None].float(), wave, mode="nearest", beyond="border")[0].int(),
         }
         for role, image in images.items():
             sitk.WriteImage(tensor_image(image, grid), str(folder / f"{number}_{role}.nii.gz"))

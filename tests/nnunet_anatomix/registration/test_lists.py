@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_anatomix.registration.lists import Row, numbered_pair, read_list
+from nnunet_anatomix.registration.lists import ListRow, pair_name, read_list
 from pretraining.common.errors import InputError
 
 
-def read(path: Path) -> list[Row]:
-    return read_list(path, "pairs", required=("fixed", "moving"), optional=("mask",), unnamed=numbered_pair)
+def read(path: Path) -> list[ListRow]:
+    return read_list(path, "pairs", required=("fixed", "moving"), optional=("mask",), unnamed=pair_name)
 
 
 def test_cells_are_read_by_column_and_rows_without_a_name_get_one(tmp_path):

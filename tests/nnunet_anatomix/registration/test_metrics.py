@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nnunet_anatomix.registration.landmarks import read_landmarks
 from nnunet_anatomix.registration.metrics import folded_share, inverse_error_mm, tre_mm
-from nnunet_anatomix.registration.warp import identity, inverted, jacobian_determinant
+from nnunet_anatomix.registration.warp import identity, invert, jacobian_determinant
 from nnunet_anatomix.scores.overlap import dice_by_label, hd95_mm_by_label, shared_labels
 from pretraining.common.errors import InputError
 
@@ -131,7 +131,7 @@ def test_the_error_of_an_inverse_is_small_where_it_is_one():
     forward = waves((15, 13, 11), 1.0)
     inside = torch.zeros(15, 13, 11, dtype=torch.bool)
     inside[2:-2, 2:-2, 2:-2] = True
-    mean, high = inverse_error_mm(forward, inverted(forward), (1, 1, 1), inside)
+    mean, high = inverse_error_mm(forward, invert(forward), (1, 1, 1), inside)
     assert mean <= high < 0.05  # what interpolation leaves
     assert inverse_error_mm(forward, -forward, (1, 1, 1), inside)[0] > 5 * mean
 

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from nnunet_anatomix.registration.config import RegistrationConfig
 from nnunet_anatomix.registration.descriptors import DescriptorConfig
-from nnunet_anatomix.registration.memory import fitted
+from nnunet_anatomix.registration.memory import fit_to_memory
 from nnunet_anatomix.registration.register import Registration, register
 from nnunet_anatomix.registration.solvers.convexadam import ConvexAdamConfig
-from nnunet_anatomix.registration.warp import displacement_of, identity, inverted, itk_transform, warped
-from nnunet_anatomix.registration.writing import measured, write_registration
+from nnunet_anatomix.registration.warp import displacement_of, identity, invert, itk_transform, warp
+from nnunet_anatomix.registration.writing import measure, write_registration
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.backbone.weights import find_weights, load_weights
 from pretraining.common.errors import InputError
@@ -57,8 +57,8 @@ def bent(scans, truth) -> dict[str, sitk.Image]:
     """The T2 after the warp, and its regions."""
     labels = image_tensor(scans["labels_neuromorphometrics"])[None]
     return {
-        "t2": tensor_image(warped(image_tensor(scans["t2"])[None], truth, beyond="border")[0], scans["t2"]),
-        "labels": tensor_image(warped(labels, truth, mode="nearest")[0].int(), scans["t2"]),
+        "t2": tensor_image(warp(image_tensor(scans["t2"])[None], truth, beyond="border")[0], scans["t2"]),
+        "labels": tensor_image(warp(labels, truth, mode="nearest")[0].int(), scans["t2"]),
     }
 
 
@@ -75,7 +75,7 @@ def plain(scans, bent) -> Registration:
 def errors(found: sitk.Transform, truth: Tensor, grid: sitk.Image, brain: Tensor) -> Tensor:
     """Voxels from where a point of the fixed scan belongs, over the brain: first by the transform, then back by the truth."""
     displacement = displacement_of(found, grid)
-    return (displacement + warped(truth, displacement, beyond="border")).norm(dim=0)[brain]
+    return (displacement + warp(truth, displacement, beyond="border")).norm(dim=0)[brain]
 
 
 def apart(one: sitk.Transform, other: sitk.Transform, grid: sitk.Image, brain: Tensor) -> float:
@@ -181,7 +181,7 @@ def written(scans, bent, shifted, tmp_path_factory) -> tuple[Path, Registration,
     labels = sitk.Image(bent["labels"])
     labels.CopyInformation(shifted)
     found = register(scans["t1"], shifted, config=RegistrationConfig(affine="rigid", descriptors=MIND, convexadam=SOLVER))
-    metrics = measured(found, fixed_labels=scans["labels_neuromorphometrics"], moving_labels=labels)
+    metrics = measure(found, fixed_labels=scans["labels_neuromorphometrics"], moving_labels=labels)
     write_registration(out, found, metrics, pair="head", moving_labels=labels, comment="of a test")
     return out, found, metrics
 
@@ -233,7 +233,7 @@ def test_labels_of_one_scan_alone_are_reported(scans, bent, plain):
     values = [int(value) for value in image_tensor(scans["labels_neuromorphometrics"]).unique() if value > 0]
     ours, theirs = sitk.Cast(scans["labels_neuromorphometrics"], sitk.sitkInt32), sitk.Cast(bent["labels"], sitk.sitkInt32)
     ours, theirs = (sitk.ChangeLabel(labels, {gone: 0}) for labels, gone in ((ours, values[0]), (theirs, values[1])))
-    metrics = measured(plain, fixed_labels=ours, moving_labels=theirs)
+    metrics = measure(plain, fixed_labels=ours, moving_labels=theirs)
     assert metrics["one_sided_labels"] == values[:2]
     for name in ("dice", "dice_before", "hd95_mm"):
         assert set(metrics[name]) == {str(value) for value in values[2:]}
@@ -242,12 +242,12 @@ def test_labels_of_one_scan_alone_are_reported(scans, bent, plain):
 def test_landmarks_are_measured_in_millimetres(scans, truth, brain, plain):
     indices = brain.nonzero()[::211]
     grid = scans["t1"]
-    inverse = inverted(truth)
+    inverse = invert(truth)
     fixed = np.array([grid.TransformIndexToPhysicalPoint(index) for index in indices.tolist()])
     moving = np.array(
         [grid.TransformContinuousIndexToPhysicalPoint((index + inverse[(slice(None), *index)]).double().tolist()) for index in indices]
     )
-    metrics = measured(plain, fixed_points_mm=fixed, moving_points_mm=moving)
+    metrics = measure(plain, fixed_points_mm=fixed, moving_points_mm=moving)
     assert metrics["tre_before_mm"] == pytest.approx(np.linalg.norm(moving - fixed, axis=1), abs=2e-3)
     assert np.median(metrics["tre_mm"]) < 0.5 * np.median(metrics["tre_before_mm"])
 
@@ -261,7 +261,7 @@ def test_too_little_memory_is_refused_with_what_it_takes(scans, bent):
 
 def test_less_memory_makes_settings_smaller_and_never_larger():
     net, shape, sizes = UNet().eval(), (200, 180, 160), [size * 2**20 for size in (60_000, 6000, 3000, 2000, 1200, 900, 800)]
-    budgets = [fitted(shape, 2**26, DescriptorConfig(), ConvexAdamConfig(), net, size) for size in sizes]
+    budgets = [fit_to_memory(shape, 2**26, DescriptorConfig(), ConvexAdamConfig(), net, size) for size in sizes]
     assert budgets[0].descriptors == DescriptorConfig() and budgets[0].solver == ConvexAdamConfig() and budgets[0].voxels == prod(shape)
     assert all(budget.needed_bytes <= size for budget, size in zip(budgets, sizes, strict=True))
     for values in (
@@ -301,7 +301,7 @@ def test_weights_make_the_features(scans, bent):
 
 def test_a_start_that_bends_is_undone_as_well(scans, bent, truth, brain, tmp_path):
     # Half of the way from a file, the rest by the solver.
-    half = itk_transform(0.5 * inverted(truth), scans["t1"]).GetDisplacementField()
+    half = itk_transform(0.5 * invert(truth), scans["t1"]).GetDisplacementField()
     sitk.WriteImage(half, str(tmp_path / "half.nii.gz"))
     config = RegistrationConfig(init=str(tmp_path / "half.nii.gz"), descriptors=MIND, convexadam=SOLVER)
     found = register(scans["t1"], bent["t2"], config=config)
@@ -339,7 +339,7 @@ def test_any_memory_is_kept_to_or_refused(poolings):
     net, kept = UNet(UNetConfig(width=4, poolings=poolings)), 0
     for memory in range(400 * 2**20, 1200 * 2**20, 9 * 2**20):
         try:
-            budget = fitted((180, 200, 190), 10**8, DescriptorConfig(), ConvexAdamConfig(), net, memory)
+            budget = fit_to_memory((180, 200, 190), 10**8, DescriptorConfig(), ConvexAdamConfig(), net, memory)
         except InputError:
             assert not kept  # more memory never serves worse
             continue

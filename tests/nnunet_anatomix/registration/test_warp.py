@@ -12,13 +12,13 @@ from torch import Tensor
 
 from nnunet_anatomix.registration import warp as warp_module
 from nnunet_anatomix.registration.warp import (
-    composed,
+    compose,
     displacement_of,
     identity,
-    inverted,
+    invert,
     itk_transform,
     jacobian_determinant,
-    warped,
+    warp,
 )
 from pretraining.imaging.grids import coverage, image_tensor, index_to_mm, resample_image, tensor_image
 
@@ -89,7 +89,7 @@ def test_any_transform_of_itks_becomes_a_displacement():
 def test_images_are_warped_as_by_itks_resampler(direction, mode):
     image, displacement = scan(grid(direction)), waves(2.0)
     expected = image_tensor(resample_image(image, image, itk_transform(displacement, image), nearest=mode == "nearest", outside=0))
-    ours = warped(image_tensor(image)[None], displacement, mode=mode)[0]
+    ours = warp(image_tensor(image)[None], displacement, mode=mode)[0]
     inside = (slice(2, -2),) * 3
     differs = (ours - expected)[inside].abs() > 1e-4
     # Where the nearest voxel is a tie, rounding decides.
@@ -102,15 +102,15 @@ def test_beyond_the_volume_are_zeros_or_its_border():
     step[0] = 5
     expected = volume.clone()
     expected[:, -5:] = 0
-    assert torch.allclose(warped(volume, step), expected, atol=1e-5)
-    assert torch.allclose(warped(volume, step, beyond="border"), volume)
+    assert torch.allclose(warp(volume, step), expected, atol=1e-5)
+    assert torch.allclose(warp(volume, step, beyond="border"), volume)
 
 
 def test_composition_goes_first_through_the_first():
     first = torch.tensor([[1.0, 0.1, 0.0], [0.0, 0.9, 0.05], [0.1, 0.0, 1.0]])
     then = torch.tensor([[0.9, 0.0, 0.1], [0.2, 1.0, 0.0], [0.0, -0.1, 1.0]])
     inside = (slice(None), *(slice(3, -3),) * 3)
-    found = composed(linear(first), linear(then))
+    found = compose(linear(first), linear(then))
     assert torch.allclose(found[inside], linear(then @ first)[inside], atol=1e-4)
     assert not torch.allclose(found[inside], linear(first @ then)[inside], atol=1e-2)
 
@@ -120,11 +120,11 @@ def test_a_smooth_displacement_and_its_inverse_cancel(monkeypatch, large):
     monkeypatch.setattr(warp_module, "_LARGE", large)
     shape = (33, 25, 29)
     displacement = waves(2.5, shape, length=3.0)
-    inverse = inverted(displacement)
+    inverse = invert(displacement)
     assert displacement.norm(dim=0).max() > 2 and jacobian_determinant(displacement).min() > 0
     # Where positions are voxels, the iteration ends close by; between voxels the inverse is linear, which costs a little.
-    assert composed(inverse, displacement).norm(dim=0).max() < 0.02
-    assert composed(displacement, inverse).norm(dim=0).max() < 0.05
+    assert compose(inverse, displacement).norm(dim=0).max() < 0.02
+    assert compose(displacement, inverse).norm(dim=0).max() < 0.05
 
 
 def test_linear_displacements_change_volumes_by_their_determinant():

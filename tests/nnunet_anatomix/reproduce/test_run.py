@@ -22,7 +22,7 @@ from nnunet_anatomix.reproduce.settings import Settings
 from nnunet_anatomix.reproduce.tables import TABLES
 from nnunet_anatomix.study.report import Row, write_rows
 from pretraining.common.errors import CommandFailed, Interrupted
-from pretraining.common.lock import InUse, locked
+from pretraining.common.lock import InUse, hold_lock
 
 _REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -160,7 +160,7 @@ def test_asked_to_stop_it_stops_what_it_runs_and_says_so(tmp_path, settings):
 
 
 def test_a_second_reproduction_in_the_same_folder_is_refused(commands, settings):
-    with locked(settings.out), pytest.raises(InUse, match="is in use by process"):
+    with hold_lock(settings.out), pytest.raises(InUse, match="is in use by process"):
         run(TABLES["table1"](settings), settings)
     assert not commands.asked
 

@@ -21,8 +21,8 @@ from nnunet_anatomix.registration.config import RegistrationConfig
 from nnunet_anatomix.registration.register import register
 from nnunet_anatomix.registration.solvers.ants import AntsConfig
 from nnunet_anatomix.study.runs import starts_of
-from pretraining.backbone.external import OtherWeights, feature_weights
-from pretraining.backbone.inference import rescaled
+from pretraining.backbone.external import ExternalWeights, load_feature_weights
+from pretraining.backbone.inference import rescale_intensity
 from pretraining.backbone.weights import Weights
 from pretraining.common.errors import InputError
 from pretraining.imaging.grids import image_tensor
@@ -69,10 +69,10 @@ def scan(seed: int = 0, sizes: tuple[int, int, int] = SIZES) -> sitk.Image:
 
 def test_features_are_what_the_network_itself_gives(tmp_path):
     net, image = monai_net(), scan()
-    weights = feature_weights(str(described(tmp_path, net.state_dict())))
-    assert isinstance(weights, OtherWeights) and weights.architecture.out_channels == 5
+    weights = load_feature_weights(str(described(tmp_path, net.state_dict())))
+    assert isinstance(weights, ExternalWeights) and weights.architecture.out_channels == 5
     with torch.no_grad():
-        expected = net(rescaled(image_tensor(image))[None, None])[0]
+        expected = net(rescale_intensity(image_tensor(image))[None, None])[0]
     torch.testing.assert_close(extract_features(image, weights, whole=True, bf16=False), expected, atol=1e-5, rtol=1e-5)
 
 
@@ -81,11 +81,11 @@ def test_a_coarser_layer_is_upsampled_and_intensities_come_in_the_range_asked_fo
     found = []
     net.model[1].submodule[0].register_forward_hook(lambda module, inputs, output: found.append(output))
     with torch.no_grad():
-        net(rescaled(image_tensor(image))[None, None] * 2 - 1)
+        net(rescale_intensity(image_tensor(image))[None, None] * 2 - 1)
     expected = functional.interpolate(found[0], size=SIZES, mode="trilinear")[0]
     assert found[0].shape[2:] != expected.shape[1:]
     changes = {"layer": "model.1.submodule.0", "input_range": [-1, 1]}
-    weights = feature_weights(str(described(tmp_path, net.state_dict(), **changes)))
+    weights = load_feature_weights(str(described(tmp_path, net.state_dict(), **changes)))
     torch.testing.assert_close(extract_features(image, weights, whole=True, bf16=False), expected, atol=1e-5, rtol=1e-5)
 
 
@@ -93,7 +93,7 @@ def test_networks_of_one_size_see_windows_of_that_size(tmp_path):
     torch.manual_seed(0)
     state = FixedSize().state_dict()
     path = described(tmp_path, state, network=f"{__name__}.FixedSize", kwargs={}, multiple=16, min_side=16, max_side=16)
-    weights = feature_weights(str(path))
+    weights = load_feature_weights(str(path))
     with pytest.raises(InputError, match=r"at most 16 voxels a side.*use windows"):
         extract_features(scan(), weights, whole=True)
     features = extract_features(scan(), weights, bf16=False)
@@ -105,18 +105,20 @@ def test_nested_and_prefixed_states_and_heads_of_other_tasks(tmp_path):
     state = {f"module.{name}": value for name, value in net.state_dict().items()}
     nested = {"epoch": 7, "state_dict": state | {"module.head.weight": torch.ones(2)}}
     path = described(tmp_path, nested, state_key="state_dict", strip_prefix="module.", ignore=["head."])
-    loaded = feature_weights(str(path)).network().net.state_dict()
+    loaded = load_feature_weights(str(path)).network().net.state_dict()
     assert all(torch.equal(loaded[name], value) for name, value in net.state_dict().items())
 
 
 def test_one_network_used_in_two_ways_is_two(tmp_path):
     state = monai_net().state_dict()
-    first, again, other = (feature_weights(str(described(tmp_path, state, input_range=top))).sha256 for top in ([0, 1], [0, 1], [0, 2]))
+    first, again, other = (
+        load_feature_weights(str(described(tmp_path, state, input_range=top))).sha256 for top in ([0, 1], [0, 1], [0, 2])
+    )
     assert first == again != other
 
 
 def test_our_own_weights_are_read_as_ever(weights_file):
-    assert isinstance(feature_weights(str(weights_file)), Weights)
+    assert isinstance(load_feature_weights(str(weights_file)), Weights)
 
 
 class Unpickled:
@@ -148,7 +150,7 @@ BAD = [
 @pytest.mark.parametrize(("changes", "state", "message"), BAD)
 def test_what_does_not_serve_is_said_in_one_line(tmp_path, changes, state, message):
     with pytest.raises(InputError, match=message) as raised:
-        feature_weights(str(described(tmp_path, state, **changes)))
+        load_feature_weights(str(described(tmp_path, state, **changes)))
     assert "\n" not in str(raised.value)
 
 
@@ -187,7 +189,7 @@ def test_they_drive_ants(tmp_path):
     moving = shifted(fixed)
     quick = AntsConfig(iterations=(20, 10), shrink_factors=(2, 1), smoothing_sigmas_vox=(1, 0))
     config = RegistrationConfig(solver="ants", init="none", ants=quick)
-    registration = register(fixed, moving, config=config, weights=feature_weights(str(described(tmp_path, STATE))))
+    registration = register(fixed, moving, config=config, weights=load_feature_weights(str(described(tmp_path, STATE))))
     assert registration.settings["method"] == "ants-features"
     assert error(registration.moved, fixed) < 0.95 * error(moving, fixed)
 
@@ -211,7 +213,7 @@ def make_net(**options: object) -> MonaiUNet:
 def test_nothing_is_called_that_is_no_network(tmp_path, monkeypatch, named):
     monkeypatch.setattr(Flag, "called", False)
     with pytest.raises(InputError, match=r"expected a subclass of torch\.nn\.Module.*--trust-code"):
-        feature_weights(str(described(tmp_path, STATE, network=f"{__name__}.{named}")))
+        load_feature_weights(str(described(tmp_path, STATE, network=f"{__name__}.{named}")))
     assert not Flag.called
 
 
@@ -228,9 +230,9 @@ def test_a_shell_is_not_called(tmp_path, monkeypatch):
 
 def test_a_function_is_called_once_it_is_trusted(tmp_path):
     path = str(described(tmp_path, STATE, network=f"{__name__}.make_net"))
-    assert feature_weights(path, trust_code=True).architecture.out_channels == 5
+    assert load_feature_weights(path, trust_code=True).architecture.out_channels == 5
     with pytest.raises(InputError, match="makes a Flag"):
-        feature_weights(str(described(tmp_path, STATE, network=f"{__name__}.Flag")), trust_code=True)
+        load_feature_weights(str(described(tmp_path, STATE, network=f"{__name__}.Flag")), trust_code=True)
 
 
 @pytest.fixture
@@ -251,13 +253,13 @@ def hub(monkeypatch, tmp_path):
 def test_code_from_the_hub_needs_trust_even_for_a_network(tmp_path, hub):
     described(tmp_path, STATE, state="deep/net.pth")
     with pytest.raises(InputError, match="add --trust-code"):
-        feature_weights("hf://owner/repo/nets/net.json@v1")
+        load_feature_weights("hf://owner/repo/nets/net.json@v1")
     assert not hub
-    assert isinstance(feature_weights("hf://owner/repo/nets/net.json@v1", trust_code=True), OtherWeights)
+    assert isinstance(load_feature_weights("hf://owner/repo/nets/net.json@v1", trust_code=True), ExternalWeights)
     assert hub == [("owner/repo", "nets/net.json", "v1"), ("owner/repo", "nets/deep/net.pth", "v1")]
     described(tmp_path, STATE, state="../../../elsewhere.pth")
     with pytest.raises(InputError, match="of the same repository"):
-        feature_weights("hf://owner/repo/nets/net.json@v1", trust_code=True)
+        load_feature_weights("hf://owner/repo/nets/net.json@v1", trust_code=True)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -265,4 +267,4 @@ def test_states_that_are_not_finite_are_refused(tmp_path, value):
     state = {name: tensor.clone() for name, tensor in STATE.items()}
     next(iter(state.values())).view(-1)[0] = value
     with pytest.raises(InputError, match=r"1 of .* values of .* are NaN or infinite"):
-        feature_weights(str(described(tmp_path, state)))
+        load_feature_weights(str(described(tmp_path, state)))

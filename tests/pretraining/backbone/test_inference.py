@@ -8,7 +8,7 @@ from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool3d
 
-from pretraining.backbone.inference import rescaled, sliding_window_features, voxelwise_normalized, whole_volume_features
+from pretraining.backbone.inference import normalize_voxelwise, rescale_intensity, sliding_window_features, whole_volume_features
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.common.errors import InputError
 
@@ -49,7 +49,7 @@ def test_windows_are_blended_as_in_the_published_program(net, shape, overlap):
     volume = image(*shape)
     with torch.inference_mode():
         expected = sliding_window_inference(
-            rescaled(volume)[None, None], (16, 16, 16), 1, net, overlap=overlap, mode="gaussian", sigma_scale=0.25
+            rescale_intensity(volume)[None, None], (16, 16, 16), 1, net, overlap=overlap, mode="gaussian", sigma_scale=0.25
         )[0]
     found = sliding_window_features(net, volume, side=16, overlap=overlap)
     assert expected.std() > 0.1
@@ -67,7 +67,7 @@ def test_where_borders_do_not_matter_windows_do_not_either(shape):
     volume = image(*shape)
     found = sliding_window_features(Pointwise(), volume, side=16, overlap=0.7)
     assert found.shape == (2, *shape)
-    torch.testing.assert_close(found, Pointwise()(rescaled(volume)[None, None])[0].detach(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found, Pointwise()(rescale_intensity(volume)[None, None])[0].detach(), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(found, whole_volume_features(Pointwise(), volume), atol=1e-5, rtol=1e-5)
 
 
@@ -95,7 +95,7 @@ def test_settings_without_meaning_are_refused(net, settings, named):
 
 
 def test_a_constant_image_is_zero():
-    assert torch.equal(rescaled(torch.full((2, 3, 4), 5.0)), torch.zeros(2, 3, 4))
+    assert torch.equal(rescale_intensity(torch.full((2, 3, 4), 5.0)), torch.zeros(2, 3, 4))
 
 
 @pytest.mark.parametrize(("shape", "side"), [((37, 29, 16), 16), ((20, 11, 9), 32), ((33, 8, 21), 8)])
@@ -124,7 +124,7 @@ def test_voxelwise_normalization_leaves_directions(net):
     volume, options = image(21, 9, 8), {"side": 8, "overlap": 0.5}
     plain, found = (sliding_window_features(net, volume, voxelwise=voxelwise, **options) for voxelwise in (False, True))
     torch.testing.assert_close(found.square().mean(0), torch.ones(21, 9, 8))
-    torch.testing.assert_close(found, voxelwise_normalized(plain))
+    torch.testing.assert_close(found, normalize_voxelwise(plain))
     one_window = {"side": 32, "voxelwise": True}
     pooled = avg_pool3d(sliding_window_features(net, volume, **one_window), 2)
     torch.testing.assert_close(sliding_window_features(net, volume, pool=2, **one_window), pooled)
@@ -143,10 +143,10 @@ def test_a_clip_window_scales_scans_of_one_unit_alike(net):
     scan = image(9, 8, 10)
     with_metal = scan.clone()
     with_metal[0, 0, 0] = 30_000
-    assert torch.equal(rescaled(scan, (-100, 500)), ((scan + 100) / 600).clamp(0, 1))
-    metal_clipped = rescaled(with_metal, (-100, 500))
-    assert torch.equal(metal_clipped[1:], rescaled(scan, (-100, 500))[1:]) and metal_clipped[0, 0, 0] == 1
-    expected = net(functional_pad(rescaled(scan, (-100, 500))))[0]
+    assert torch.equal(rescale_intensity(scan, (-100, 500)), ((scan + 100) / 600).clamp(0, 1))
+    metal_clipped = rescale_intensity(with_metal, (-100, 500))
+    assert torch.equal(metal_clipped[1:], rescale_intensity(scan, (-100, 500))[1:]) and metal_clipped[0, 0, 0] == 1
+    expected = net(functional_pad(rescale_intensity(scan, (-100, 500))))[0]
     torch.testing.assert_close(whole_volume_features(net, scan, clip=(-100, 500)), expected[:, 1:10, :, 1:11].detach())
 
 
@@ -158,4 +158,4 @@ def functional_pad(scan: Tensor) -> Tensor:
 @pytest.mark.parametrize("clip", [(5, 5), (6, 5), (0, float("inf")), (float("nan"), 1)])
 def test_a_clip_window_without_width_is_refused(clip):
     with pytest.raises(InputError, match="lower one first"):
-        rescaled(image(2, 3, 4), clip)
+        rescale_intensity(image(2, 3, 4), clip)

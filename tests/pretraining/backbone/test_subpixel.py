@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from pretraining.backbone import convolutions, subpixel
 from pretraining.backbone.convolutions import SkipConv3x3x3
-from pretraining.backbone.subpixel import add_upsampled_convolution, interleaved
+from pretraining.backbone.subpixel import add_upsampled_convolution, interleave
 
 LAYOUTS = {"channels last": torch.channels_last_3d, "contiguous": torch.contiguous_format}
 
@@ -99,7 +99,7 @@ def test_every_window_has_its_outputs_in_place():
     even_odd = torch.stack((2 * index, 2 * index - 1)).double()
     x, y, z = (even_odd[phase] for phase in ((slice(None), None, None), (None, slice(None), None), (None, None, slice(None))))
     names = x[..., :, None, None] * 10000 + y[..., None, :, None] * 100 + z[..., None, None, :]
-    found = interleaved(names.reshape(1, 8, 4, 4, 4))[0, 0]
+    found = interleave(names.reshape(1, 8, 4, 4, 4))[0, 0]
     fine = torch.arange(6).double()
     assert torch.equal(found, fine[:, None, None] * 10000 + fine[:, None] * 100 + fine)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pretraining.backbone.convolutions import upsampled
+from pretraining.backbone.convolutions import upsample
 from pretraining.backbone.published import from_published
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.learning.objectives.contrastive import contrastive_taps
@@ -70,7 +70,7 @@ def test_concatenation_is_skip_then_upsampled(golden):
     net.encoder[1][0].conv.register_forward_pre_hook(lambda _, inputs: seen.update(pooled=inputs[0]))
     with torch.no_grad():
         net(torch.from_numpy(arrays["input"]))
-    concatenation = torch.cat((seen["skip"], upsampled(seen["below"], "nearest")), dim=1)
+    concatenation = torch.cat((seen["skip"], upsample(seen["below"], "nearest")), dim=1)
     np.testing.assert_allclose(stored(concatenation), arrays["tap_37"], atol=1e-4)
     np.testing.assert_allclose(stored(seen["pooled"]), arrays["tap_9"], atol=1e-4)
 

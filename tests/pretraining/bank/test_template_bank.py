@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pretraining.bank.bank_file import FAMILY, FOOTER, MAGIC, ROW, TemplateEntry, write_bank
-from pretraining.bank.packing import cropped, pack, unpack
+from pretraining.bank.packing import crop, pack, unpack
 from pretraining.bank.template_bank import TemplateBank, describe_templates
 from pretraining.common.errors import InputError
 from pretraining.engine.synthesis import EngineConfig, synthesize_pair
@@ -52,11 +52,11 @@ def test_round_trip_through_disk(tmp_path):
 def test_packing_crops_in_any_memory_order():
     volume = np.pad(masks(1)[0], ((4, 1), (0, 2), (3, 3)))
     for array in (volume, np.asfortranarray(volume), volume[::-1]):
-        tight, offset = cropped(array)
+        tight, offset = crop(array)
         assert np.array_equal(tight, box_of(array)) and offset == tuple(np.argwhere(array).min(0))
         packed = pack(array)
         assert np.array_equal(unpack(packed.bits, packed.shape), box_of(array)) and packed.offset == offset
-    assert cropped(np.zeros((3, 4, 5), bool))[0].shape == (0, 0, 0)
+    assert crop(np.zeros((3, 4, 5), bool))[0].shape == (0, 0, 0)
 
 
 def test_subjects_list_their_templates(tmp_path):

@@ -15,7 +15,7 @@ import pytest
 
 from pretraining.common import lock
 from pretraining.common.errors import InputError
-from pretraining.common.lock import LOCK, InUse, is_vacant, locked
+from pretraining.common.lock import LOCK, InUse, hold_lock, is_vacant
 
 HOLDER = """
 import sys, time
@@ -39,7 +39,7 @@ def held(folder: Path) -> subprocess.Popen:
 def elsewhere(tmp_path, monkeypatch) -> Path:
     """A folder whose lock another machine left; nobody can tell by its number whether that process lives."""
     monkeypatch.setattr(lock, "SILENCE_S", 0.6)
-    with locked(tmp_path / "out"):
+    with hold_lock(tmp_path / "out"):
         said = json.loads((tmp_path / "out" / LOCK).read_text()) | {"host": "node17", "token": "theirs"}
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / LOCK).write_text(json.dumps(said))
@@ -49,7 +49,7 @@ def elsewhere(tmp_path, monkeypatch) -> Path:
 def test_a_second_process_is_refused_and_told_who_has_the_folder(tmp_path):
     process = held(tmp_path)
     try:
-        with pytest.raises(InUse, match=rf"is in use by process {process.pid} on \S+ since 20.*remove .*{LOCK}"), locked(tmp_path):
+        with pytest.raises(InUse, match=rf"is in use by process {process.pid} on \S+ since 20.*remove .*{LOCK}"), hold_lock(tmp_path):
             pass
     finally:
         process.kill()
@@ -67,29 +67,29 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path, caplog):
     process = held(tmp_path)
     process.kill()  # not yet waited for: a zombie still has its number
     time.sleep(0.2)
-    with locked(tmp_path):
+    with hold_lock(tmp_path):
         assert f"was left by process {process.pid}" in caplog.text
     process.wait()
     assert not list(tmp_path.iterdir())
 
 
 def test_a_later_process_of_the_same_number_does_not_hold_the_lock(tmp_path):
-    with locked(tmp_path / "out"):
+    with hold_lock(tmp_path / "out"):
         said = json.loads((tmp_path / "out" / LOCK).read_text()) | {"started": "1"}
     (tmp_path / LOCK).write_text(json.dumps(said))
-    with locked(tmp_path):
+    with hold_lock(tmp_path):
         pass
 
 
 def test_a_lock_of_another_machine_without_a_sign_of_life_is_taken_over(elsewhere, caplog):
-    with locked(elsewhere):
+    with hold_lock(elsewhere):
         assert "was left by process" in caplog.text and "node17" in caplog.text
 
 
 def test_a_lock_of_another_machine_that_is_touched_is_respected(elsewhere):
     touched = threading.Timer(0.2, lambda: os.utime(elsewhere / LOCK, (1, 1)))
     touched.start()
-    with pytest.raises(InUse, match="node17"), locked(elsewhere):
+    with pytest.raises(InUse, match="node17"), hold_lock(elsewhere):
         pass
     touched.join()
     assert json.loads((elsewhere / LOCK).read_text())["token"] == "theirs"
@@ -97,7 +97,7 @@ def test_a_lock_of_another_machine_that_is_touched_is_respected(elsewhere):
 
 def test_a_held_lock_gives_signs_of_life(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "HEARTBEAT_S", 0.02)
-    with locked(tmp_path):
+    with hold_lock(tmp_path):
         os.utime(tmp_path / LOCK, (1, 1))
         deadline = time.monotonic() + 10
         while (tmp_path / LOCK).stat().st_mtime == 1:
@@ -110,7 +110,7 @@ def test_a_process_that_lost_its_lock_stops(tmp_path, monkeypatch):
     asked = threading.Event()
     before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
     try:
-        with locked(tmp_path):
+        with hold_lock(tmp_path):
             said = json.loads((tmp_path / LOCK).read_text()) | {"token": "theirs"}
             (tmp_path / LOCK).write_text(json.dumps(said))
             assert asked.wait(10)
@@ -122,7 +122,7 @@ def test_a_process_that_lost_its_lock_stops(tmp_path, monkeypatch):
 def test_waiting_ends_when_the_other_does(tmp_path):
     process = held(tmp_path)
     threading.Timer(0.3, lambda: process.send_signal(signal.SIGTERM)).start()
-    with locked(tmp_path, wait=True):
+    with hold_lock(tmp_path, wait=True):
         assert process.wait(10)
 
 
@@ -135,7 +135,7 @@ def test_of_many_that_find_an_abandoned_lock_one_at_a_time_gets_it(tmp_path):
     def work() -> None:
         for _ in range(200):
             try:
-                with locked(tmp_path):
+                with hold_lock(tmp_path):
                     inside.append(1)
                     most.append(len(inside))
                     time.sleep(0.01)
@@ -156,28 +156,28 @@ def test_a_damaged_lock_is_one_of_somebody_unknown(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "SILENCE_S", 0.2)
     monkeypatch.setattr(lock, "_HALF_WRITTEN_S", 0.1)
     (tmp_path / LOCK).touch()
-    with locked(tmp_path):
+    with hold_lock(tmp_path):
         pass
 
 
 def test_a_folder_made_for_nothing_goes_again(tmp_path):
-    with pytest.raises(OSError), locked(tmp_path / "new"):
+    with pytest.raises(OSError), hold_lock(tmp_path / "new"):
         raise OSError
     assert not (tmp_path / "new").exists()
-    with locked(tmp_path / "new"):
+    with hold_lock(tmp_path / "new"):
         (tmp_path / "new" / "result").touch()
     assert (tmp_path / "new" / "result").exists()
 
 
 def test_a_file_in_the_way_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=rf"but {tmp_path}/file is a file"), locked(tmp_path / "file" / "out"):
+    with pytest.raises(InputError, match=rf"but {tmp_path}/file is a file"), hold_lock(tmp_path / "file" / "out"):
         pass
 
 
 def test_a_lock_alone_does_not_make_a_folder_taken(tmp_path):
     assert is_vacant(tmp_path) and is_vacant(tmp_path / "missing")
-    with locked(tmp_path):
+    with hold_lock(tmp_path):
         assert is_vacant(tmp_path)
         (tmp_path / "thesis.txt").touch()
         assert not is_vacant(tmp_path) and not is_vacant(tmp_path / "thesis.txt")

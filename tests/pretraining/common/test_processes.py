@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from pretraining.common.processes import ProcessLost, available_cores, finished
+from pretraining.common.processes import ProcessLost, available_cores, imap_unordered
 
 WAITS = "import time; from pretraining.common.processes import finished; print(*finished(time.sleep, [300, 300], processes=2))"
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_every_item_comes_back_with_its_result(processes):
-    assert sorted(finished(math.sqrt, range(20), processes=processes)) == [(i, math.sqrt(i)) for i in range(20)]
-    assert list(finished(math.sqrt, [], processes=processes)) == []
+    assert sorted(imap_unordered(math.sqrt, range(20), processes=processes)) == [(i, math.sqrt(i)) for i in range(20)]
+    assert list(imap_unordered(math.sqrt, [], processes=processes)) == []
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -32,7 +32,7 @@ def test_items_are_taken_as_they_are_needed(processes):
             taken.append(i)
             yield i
 
-    results = finished(math.sqrt, items(), processes=processes)
+    results = imap_unordered(math.sqrt, items(), processes=processes)
     next(results)
     assert len(taken) <= 2 * processes
     results.close()
@@ -41,12 +41,12 @@ def test_items_are_taken_as_they_are_needed(processes):
 @pytest.mark.parametrize("processes", [1, 2])
 def test_an_error_is_the_callers(processes):
     with pytest.raises(ValueError, match="math domain"):
-        list(finished(math.sqrt, [4.0, -1.0], processes=processes))
+        list(imap_unordered(math.sqrt, [4.0, -1.0], processes=processes))
 
 
 def test_a_process_ended_from_outside_is_reported_with_its_work():
     with pytest.raises(ProcessLost) as lost:
-        list(finished(os._exit, [9, 8], processes=2))
+        list(imap_unordered(os._exit, [9, 8], processes=2))
     assert set(lost.value.items) <= {8, 9} and lost.value.items
 
 

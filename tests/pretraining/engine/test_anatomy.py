@@ -10,7 +10,7 @@ from scipy import ndimage
 from pretraining.common.errors import InputError
 from pretraining.common.random import sample_generator
 from pretraining.engine import anatomy
-from pretraining.engine.anatomy import AnatomyConfig, displaced, eligible_subjects, render_anatomy, sample_anatomy
+from pretraining.engine.anatomy import AnatomyConfig, displace, eligible_subjects, render_anatomy, sample_anatomy
 from pretraining.engine.fields import sample_smooth_noise, smooth_noise
 from pretraining.templates.procedural import procedural_bank
 from tests.oracles.label_ensemble import mapped_coordinates, near_a_border
@@ -64,10 +64,10 @@ def test_displaced_equals_scipy_on_host_and_device():
     displacement = smooth_noise(SHAPE, warp, channels=3)
     where = displacement.numpy() + np.stack(np.meshgrid(*[np.arange(n) for n in SHAPE], indexing="ij"))
     expected = ndimage.map_coordinates(labels.numpy(), where, order=0, mode="nearest")
-    found = displaced(labels, displacement)
+    found = displace(labels, displacement)
     assert not ((found.numpy() != expected) & ~near_a_border(where, 1e-4)).any()
     assert torch.equal(found, anatomy._displaced_on_device(labels, displacement))
-    assert torch.equal(displaced(labels, torch.zeros(3, *SHAPE)), labels)
+    assert torch.equal(displace(labels, torch.zeros(3, *SHAPE)), labels)
 
 
 def test_the_warp_bends_and_changes_little_else(bank):

@@ -32,7 +32,7 @@ def test_equals_scipy(mode, template, index):
     matrix = sample_affine(AffineConfig(), sample_generator(0, index))
     placed = PLACEMENTS[mode](matrix, bank.shape(template), SHAPE)
     labels = torch.zeros(SHAPE, dtype=torch.uint8)
-    placement.stamp(labels, [bank.packed(template)], [placed])
+    placement.paste_templates(labels, [bank.packed(template)], [placed])
     differs = (labels > 0).numpy() != ORACLES[mode](bank.mask(template).numpy(), matrix, SHAPE)
     middle = (np.array(SHAPE) - 1) / 2 if mode == "paper" else np.zeros(3)
     about = np.column_stack([matrix[:, :3], matrix[:, 3] + middle - matrix[:, :3] @ middle])
@@ -44,7 +44,7 @@ def test_identity_shows_the_padded_template():
     bank = bank_of_blobs()
     matrix = np.eye(3, 4)
     labels = torch.zeros(SHAPE, dtype=torch.uint8)
-    placement.stamp(labels, [bank.packed(0)], [PLACEMENTS["published"](matrix, bank.shape(0), SHAPE)])
+    placement.paste_templates(labels, [bank.packed(0)], [PLACEMENTS["published"](matrix, bank.shape(0), SHAPE)])
     assert torch.equal(labels[11:20, 6:18, 6:13] > 0, bank.mask(0)) and labels.sum() == bank.mask(0).sum()
 
 
@@ -54,11 +54,11 @@ def test_the_devices_way_equals_the_hosts_and_later_templates_win():
     matrices = [sample_affine(AffineConfig(), sample_generator(1, index)) for index in range(len(templates))]
     placed = [PLACEMENTS["published"](matrix, bank.shape(i), SHAPE) for i, matrix in zip(templates, matrices, strict=True)]
     on_host, as_on_device, one_by_one = (torch.zeros(SHAPE, dtype=torch.uint8) for _ in range(3))
-    placement.stamp(on_host, [bank.packed(i) for i in templates], placed)
+    placement.paste_templates(on_host, [bank.packed(i) for i in templates], placed)
     placement._stamp_one_by_one(as_on_device, [bank.packed(i) for i in templates], placed)
     assert torch.equal(on_host, as_on_device)
     for label, (i, where) in enumerate(zip(templates, placed, strict=True), start=1):
         alone = torch.zeros(SHAPE, dtype=torch.uint8)
-        placement.stamp(alone, [bank.packed(i)], [where])
+        placement.paste_templates(alone, [bank.packed(i)], [where])
         one_by_one[alone > 0] = label
     assert torch.equal(on_host, one_by_one)

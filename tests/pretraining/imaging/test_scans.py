@@ -12,7 +12,7 @@ import SimpleITK as sitk
 
 from pretraining.common.errors import InputError
 from pretraining.imaging.grids import same_grid
-from pretraining.imaging.scans import checked_labels, checked_scan, read_image
+from pretraining.imaging.scans import read_image, validate_labels, validate_scan
 
 SHAPE = (9, 7, 5)
 
@@ -56,14 +56,14 @@ def said(call, *arguments) -> str:
     ids=["2D", "4D", "one slice", "vector", "complex", "NaN", "infinite", "constant"],
 )
 def test_what_is_no_scan_is_refused(scan, found, remedy):
-    message = said(checked_scan, scan(), "moving")
+    message = said(validate_scan, scan(), "moving")
     assert message.startswith("moving: ") and found in message and remedy in message
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int16, np.uint16, np.float64])
 def test_any_kind_of_number_becomes_a_scan(kind):
     array = np.arange(np.prod(SHAPE)).reshape(SHAPE[::-1]).astype(kind)
-    scan = checked_scan(image(array), "fixed")
+    scan = validate_scan(image(array), "fixed")
     assert scan.GetPixelID() == sitk.sitkFloat32 and np.array_equal(sitk.GetArrayFromImage(scan), array.astype(np.float32))
 
 
@@ -89,7 +89,7 @@ SINGULAR = np.array([[1, 0, 0], [1, 0, 0], [0, 0, 1]])
 
 
 def checked_file(path: Path) -> sitk.Image:
-    return checked_scan(read_image(path, "fixed"), "fixed")
+    return validate_scan(read_image(path, "fixed"), "fixed")
 
 
 @pytest.mark.parametrize("ending", ["mha", "nrrd"])
@@ -177,7 +177,7 @@ def boxes(shape: tuple[int, ...] = SHAPE[::-1]) -> np.ndarray:
 @pytest.mark.parametrize("kind", [np.uint8, np.int16, np.float32])
 def test_labels_on_the_grid_of_their_scan_stay_as_they_are(kind, caplog):
     with caplog.at_level(logging.INFO):
-        labels = checked_labels(image(boxes().astype(kind)), image(), "fixed labels")
+        labels = validate_labels(image(boxes().astype(kind)), image(), "fixed labels")
     assert labels.GetPixelID() == sitk.sitkInt32 and np.array_equal(sitk.GetArrayFromImage(labels), boxes())
     assert not caplog.records
 
@@ -188,30 +188,30 @@ def test_labels_on_the_grid_of_their_scan_stay_as_they_are(kind, caplog):
 def test_labels_on_another_grid_are_brought_to_their_scans_and_it_is_said(change, caplog):
     elsewhere = change(image(boxes()))
     with caplog.at_level(logging.INFO):
-        labels = checked_labels(elsewhere, image(), "moving labels")
+        labels = validate_labels(elsewhere, image(), "moving labels")
     assert np.array_equal(sitk.GetArrayFromImage(labels), boxes()) and same_grid(labels, image())
     assert len(caplog.records) == 1 and caplog.text.count("moving labels: on another grid") == 1
 
 
 def test_an_empty_mask_is_refused():
-    message = said(checked_labels, image(boxes() * 0), image(), "moving mask")
+    message = said(validate_labels, image(boxes() * 0), image(), "moving mask")
     assert message.startswith("moving mask: empty") and "leave it out" in message
 
 
 def test_a_mask_that_lies_elsewhere_is_refused():
     mask = image(boxes())
     mask.SetOrigin((500.0, 0.0, 0.0))
-    assert "check that it belongs to that scan" in said(checked_labels, mask, image(), "fixed mask")
+    assert "check that it belongs to that scan" in said(validate_labels, mask, image(), "fixed mask")
 
 
 @pytest.mark.parametrize("value", [0.5, np.nan, np.inf])
 def test_fractions_are_no_labels(value):
     labels = boxes().astype(np.float32)
     labels[2, 3, 4] = value
-    message = said(checked_labels, image(labels), image(), "fixed labels")
+    message = said(validate_labels, image(labels), image(), "fixed labels")
     assert message.startswith("fixed labels: expected whole numbers")
 
 
 def test_labels_have_one_number_in_a_voxel():
     colours = image(np.stack([boxes()] * 3, -1), isVector=True)
-    assert "extract one channel" in said(checked_labels, colours, image(), "fixed labels")
+    assert "extract one channel" in said(validate_labels, colours, image(), "fixed labels")

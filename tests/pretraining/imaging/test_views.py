@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pretraining.imaging.feature_colours import FeatureColours
-from pretraining.imaging.views import BONE_HU, LUNG_HU, SOFT_TISSUE_HU, VIEWS, display_window, letter_sides, windowed
+from pretraining.imaging.views import BONE_HU, LUNG_HU, SOFT_TISSUE_HU, VIEWS, apply_window, display_window, letter_sides
 
 
 def ct(tissue_hu: float) -> np.ndarray:
@@ -31,14 +31,14 @@ def test_an_mr_scan_is_shown_by_its_content_and_not_by_one_hot_voxel(scale):
     volume[0, 0, 0] = 1e5
     low, high = display_window(volume * scale)
     assert low == 0 and 110 * scale < high < 160 * scale
-    shown = windowed(volume * scale, (low, high))
+    shown = apply_window(volume * scale, (low, high))
     assert shown.min() == 0 and shown.max() == 1 and 0.5 < shown[4:16, 4:20, 3:13].mean() < 1
 
 
 def test_nothing_to_see_is_black():
-    assert (windowed(np.full((3, 4, 5), 7.0), display_window(np.full((3, 4, 5), 7.0))) == 0).all()
+    assert (apply_window(np.full((3, 4, 5), 7.0), display_window(np.full((3, 4, 5), 7.0))) == 0).all()
     assert display_window(np.full((3, 4, 5), np.nan)) == (0.0, 1.0)
-    assert (windowed(np.full((2, 2, 2), np.nan), (0.0, 1.0)) == 0).all()
+    assert (apply_window(np.full((2, 2, 2), np.nan), (0.0, 1.0)) == 0).all()
 
 
 def test_sides_have_letters_of_opposite_meaning():

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 import torch
 
 from pretraining.common.errors import InputError
-from pretraining.probing.aligned import LIMB_SPACING_MM, NEAR_MM, aligned_images, read_brain, read_limbs
+from pretraining.probing.aligned import LIMB_SPACING_MM, NEAR_MM, read_aligned_images, read_brain, read_limbs
 from tests.pretraining.probing.aligned_folders import brain_folder, limbs_folder, write_image
 
 
@@ -69,7 +69,7 @@ def test_all_that_is_there_is_found_from_any_folder(tmp_path):
     limbs_folder(limbs, cases=("a", "b"))
 
     def found(folder):
-        return [subject.subject for subject in aligned_images(folder, count=50)]
+        return [subject.subject for subject in read_aligned_images(folder, count=50)]
 
     assert found(tmp_path) == ["template", "a", "b"]
     assert found(brain) == found(tmp_path / "registration") == ["template"]
@@ -78,7 +78,7 @@ def test_all_that_is_there_is_found_from_any_folder(tmp_path):
 
 def test_modalities_that_are_missing_are_left_out(tmp_path):
     brain_folder(tmp_path, modalities=("pd",))
-    (brain,) = aligned_images(tmp_path, count=50)
+    (brain,) = read_aligned_images(tmp_path, count=50)
     assert [crossing.second for crossing in brain.crossings] == ["pd"]
 
 
@@ -144,7 +144,7 @@ def no_common_tissue(folder):
 def test_what_does_not_fit_is_one_clear_line(tmp_path, prepare, said):
     prepare(tmp_path)
     with pytest.raises(InputError, match=said) as caught:
-        list(aligned_images(tmp_path, count=50))
+        list(read_aligned_images(tmp_path, count=50))
     assert "\n" not in str(caught.value)
 
 

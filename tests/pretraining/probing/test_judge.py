@@ -10,9 +10,9 @@ import torch
 
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.backbone.weights import Weights
-from pretraining.probing.aligned import aligned_images, read_brain
+from pretraining.probing.aligned import read_aligned_images, read_brain
 from pretraining.probing.frames import ALIGNED, TURNED, Frame
-from pretraining.probing.judge import averaged, contenders, judge, judge_samples, network_features, table, write_scores
+from pretraining.probing.judge import contenders, judge, judge_samples, mean_scores, network_features, table, write_scores
 from pretraining.templates.procedural import procedural_bank
 from tests.pretraining.probing.aligned_folders import brain_folder, limbs_folder
 
@@ -113,10 +113,10 @@ def test_means_table_and_file(tmp_path):
     limbs_folder(tmp_path / "Dataset903_LimbSarcoma", cases=("a", "b"))
     scores = judge(
         {"grey": lambda image: torch.stack([image, image**2]), "axes": lambda image: torch.rand(3, *image.shape)},
-        aligned_images(tmp_path, count=60),
+        read_aligned_images(tmp_path, count=60),
         [ALIGNED],
     )
-    means = averaged(scores)
+    means = mean_scores(scores)
     assert [(mean.features, mean.subject) for mean in means] == [(f, s) for s in ("template", "mean of 2") for f in ("grey", "axes")]
     values = [score.nearest for score in scores if score.features == "grey" and score.subject in "ab"]
     assert means[2].nearest == pytest.approx(sum(values) / 2)

@@ -8,7 +8,7 @@ import pytest
 
 from pretraining.backbone.unet import UNetConfig
 from pretraining.common.errors import CommandFailed, Diverged, InputError
-from pretraining.common.lock import locked
+from pretraining.common.lock import hold_lock
 from pretraining.engine.synthesis import EngineConfig
 from pretraining.learning.objectives.choice import ObjectiveConfig
 from pretraining.learning.objectives.contrastive import ContrastiveConfig
@@ -54,7 +54,7 @@ def test_a_variant_that_fails_or_is_anothers_does_not_stop_the_others(tmp_path, 
     train = sweep_module.train
     monkeypatch.setattr(sweep_module, "train", stand_in)
     variants = dict.fromkeys(("bad", "theirs", "good"), BASE)
-    with locked(folder / "theirs"), pytest.raises(CommandFailed, match=r"1 of 3 variants failed .*: bad: the loss is not finite"):
+    with hold_lock(folder / "theirs"), pytest.raises(CommandFailed, match=r"1 of 3 variants failed .*: bad: the loss is not finite"):
         sweep(variants, procedural_bank(8), brain, folder, minutes=0.01, device="cpu")
     assert trained == ["bad", "good"] and "bad," in (folder / "failed.csv").read_text() and "good" in (folder / "table.md").read_text()
 

@@ -9,7 +9,7 @@ import pytest
 
 from pretraining.common.errors import InputError
 from pretraining.samples import estimate
-from pretraining.samples.estimate import tried
+from pretraining.samples.estimate import estimate_cost
 from pretraining.samples.shards import PackedSample
 
 
@@ -27,39 +27,39 @@ def free_bytes(monkeypatch):
 
 def test_the_samples_that_told_are_handed_on(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
-        made = tried(make, [4, 7, 9], tmp_path / "not" / "there", workers=2)
+        made = estimate_cost(make, [4, 7, 9], tmp_path / "not" / "there", workers=2)
     assert [index for index, _ in made] == [4, 7, 9] and all(sample == make(index) for index, sample in made)
     assert "3 samples to make" in caplog.text and "3.0 MB of disk" in caplog.text
-    assert tried(make, [], tmp_path, workers=1) == []
+    assert estimate_cost(make, [], tmp_path, workers=1) == []
 
 
 def test_only_a_few_are_made(tmp_path, monkeypatch):
-    assert len(tried(make, range(100), tmp_path, workers=1)) == estimate.TRIALS
+    assert len(estimate_cost(make, range(100), tmp_path, workers=1)) == estimate.TRIALS
     monkeypatch.setattr(estimate, "TRIAL_SECONDS", -1.0)
-    assert len(tried(make, range(100), tmp_path, workers=1)) == 2
+    assert len(estimate_cost(make, range(100), tmp_path, workers=1)) == 2
 
 
 def test_time_is_that_of_all_but_the_first_shared_by_the_workers(tmp_path, caplog, monkeypatch):
     clock = iter([0.0, 50.0, 56.0, 62.0])  # the first one was compiled
     monkeypatch.setattr(estimate.time, "monotonic", lambda: next(clock))
     with caplog.at_level(logging.INFO):
-        tried(make, range(3), tmp_path, workers=1)
+        estimate_cost(make, range(3), tmp_path, workers=1)
     assert "about 18.0 seconds" in caplog.text
     clock = iter([0.0, 50.0, 53600.0])
     with caplog.at_level(logging.INFO):
-        tried(make, range(1000), tmp_path, workers=10)
+        estimate_cost(make, range(1000), tmp_path, workers=10)
     assert "about 62.0 days by 10 workers" in caplog.text
 
 
 def test_what_will_not_fit_is_refused(tmp_path, free_bytes):
     free_bytes(99_000_000)
     with pytest.raises(InputError, match=r"100 samples need about 100\.0 MB, the disk of .* has 99\.0 MB free; make room"):
-        tried(make, range(100), tmp_path, workers=1)
+        estimate_cost(make, range(100), tmp_path, workers=1)
 
 
 def test_what_others_will_write_is_a_warning(tmp_path, free_bytes, caplog):
     free_bytes(150_000_000)
-    tried(make, range(100), tmp_path, workers=1, others=10)
+    estimate_cost(make, range(100), tmp_path, workers=1, others=10)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
-    tried(make, range(100), tmp_path, workers=1, others=100)
+    estimate_cost(make, range(100), tmp_path, workers=1, others=100)
     assert "more than is free" in caplog.text

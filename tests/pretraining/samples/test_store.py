@@ -15,18 +15,18 @@ import torch
 
 from pretraining.common.config import to_dict
 from pretraining.common.errors import InputError
-from pretraining.common.lock import locked
+from pretraining.common.lock import hold_lock
 from pretraining.engine.synthesis import EngineConfig, synthesize_stored
 from pretraining.samples.shards import pack, write_shard
 from pretraining.samples.store import (
     MissingSamples,
     StoreConfig,
-    agreed_config,
     begin_store,
     finish_store,
     open_store,
     present_shards,
     read_store_config,
+    reconcile_config,
     samples_per_shard,
 )
 
@@ -150,7 +150,7 @@ def test_another_configuration_is_refused_by_name(tmp_path):
 def test_a_larger_count_makes_a_store_grow_and_keeps_its_files(tmp_path):
     begin_store(tmp_path, CONFIG)
     larger = replace(CONFIG, count=50, shard_samples=16)
-    assert agreed_config(tmp_path, larger) == begin_store(tmp_path, larger) == replace(CONFIG, count=50)
+    assert reconcile_config(tmp_path, larger) == begin_store(tmp_path, larger) == replace(CONFIG, count=50)
     assert replace(CONFIG, count=50).digest == CONFIG.digest != replace(CONFIG, seed=2).digest
 
 
@@ -202,7 +202,7 @@ def test_of_two_that_begin_one_store_the_second_finds_what_the_first_decided(tmp
             said.append(str(error))
 
     second = threading.Thread(target=begin)
-    with locked(tmp_path / "store"):
+    with hold_lock(tmp_path / "store"):
         second.start()
         time.sleep(0.3)  # it has seen that there is no store yet
         (tmp_path / "store" / "config.json").write_text(json.dumps(to_dict(CONFIG)))

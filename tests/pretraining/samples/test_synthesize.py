@@ -210,7 +210,7 @@ def test_too_small_a_disk_is_refused_before_anything_is_written(request_of, tmp_
 
 
 def test_a_worker_ended_from_outside_is_one_line(request_of, tmp_path, monkeypatch):
-    real = module.finished
+    real = module.imap_unordered
 
     def lost(function, items, *, processes):
         yield from real(function, items, processes=1)

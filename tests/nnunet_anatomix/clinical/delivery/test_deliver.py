@@ -24,7 +24,7 @@ from nnunet_anatomix.clinical.delivery.structure_colours import structure_colour
 from nnunet_anatomix.clinical.delivery.structures import read_structures
 from nnunet_anatomix.commands.deliver import deliver
 from pretraining.common.errors import CommandFailed, InputError
-from pretraining.common.lock import InUse, locked
+from pretraining.common.lock import InUse, hold_lock
 from pretraining.imaging.grids import image_on, same_grid
 from tests.nnunet_anatomix.clinical.dicom_series import PATIENT, PATIENT_NUMBER, SAGITTAL, write_series
 from tests.nnunet_anatomix.clinical.intake_folder import LABELS, take_image, take_series, write_prediction
@@ -324,7 +324,7 @@ def test_asked_to_stop_it_stops_at_once_and_tells_what_is_delivered(clinic, monk
 
 
 def test_two_deliveries_into_one_folder_at_once_are_refused(clinic):
-    with locked(clinic.dst), pytest.raises(InUse, match="is in use by process"):
+    with hold_lock(clinic.dst), pytest.raises(InUse, match="is in use by process"):
         run(clinic, overview=False)
     assert not clinic.dst.exists()
 

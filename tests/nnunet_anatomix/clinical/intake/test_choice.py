@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from nnunet_anatomix.clinical.intake.channel_words import case_of_image, shown
+from nnunet_anatomix.clinical.intake.channel_words import case_of_image, modalities_in
 from nnunet_anatomix.clinical.intake.choice import CaseChoice, choose
 from nnunet_anatomix.clinical.intake.mapping import check_channels, check_uids, parse_maps
 from nnunet_anatomix.clinical.intake.needs import Channel, find_needs
@@ -118,7 +118,7 @@ def test_a_tie_is_decided_by_order_and_said():
     ],
 )
 def test_words_for_contrasts(text, kinds):
-    assert shown(text) == kinds
+    assert modalities_in(text) == kinds
 
 
 @pytest.mark.parametrize(("name", "taken"), [("T1", 1), ("T2", 2), ("FLAIR", 3), ("PD", 4), ("T1ce", 5)])

@@ -15,7 +15,12 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunet_anatomix.finetuning.augmentation.affine import AffineWarp, sample_affine, warp_affine
 from nnunet_anatomix.finetuning.augmentation.config import AugmentationConfig
 from nnunet_anatomix.finetuning.augmentation.intensity import Artefacts, IntensityArtefacts, apply_artefacts, sample_artefacts
-from nnunet_anatomix.finetuning.augmentation.pipeline import imperfect_earlier_stage, initial_patch_size, modalities_of, table9
+from nnunet_anatomix.finetuning.augmentation.pipeline import (
+    corrupt_previous_stage,
+    finetuning_augmentation,
+    initial_patch_size,
+    modalities_of,
+)
 from pretraining.engine.artefacts.bias_field import BiasField, term_degrees
 from pretraining.engine.artefacts.gamma import Gamma
 from pretraining.engine.artefacts.gibbs import Gibbs
@@ -32,7 +37,7 @@ def sample(seed: int, config: AugmentationConfig = ALWAYS, modalities=("mr", "ct
     shape = initial_patch_size(PATCH)
     image, labels = torch.randn(len(modalities), *shape), torch.randint(-1, 4, (1, *shape), dtype=torch.int16)
     np.random.seed(seed)  # noqa: NPY002
-    transform = table9(config, PATCH, (2.0, 1.0, 1.0), modalities, RemoveLabelTansform(-1, 0))
+    transform = finetuning_augmentation(config, PATCH, (2.0, 1.0, 1.0), modalities, RemoveLabelTansform(-1, 0))
     return transform(image=image, segmentation=labels)
 
 
@@ -151,7 +156,7 @@ def test_each_channel_has_artefacts_of_its_own():
 
 def test_one_ct_channel_among_mr_moves_the_patch_and_an_mr_alone_does_not():
     for modalities, moves in ((("mr", "ct"), True), (("ct",), True), (("mr", "mr"), False)):
-        warp = table9(CONFIG, PATCH, ISOTROPIC, modalities, RemoveLabelTansform(-1, 0)).transforms[0]
+        warp = finetuning_augmentation(CONFIG, PATCH, ISOTROPIC, modalities, RemoveLabelTansform(-1, 0)).transforms[0]
         np.random.seed(6)  # noqa: NPY002
         assert bool(np.abs(warp.get_parameters()["translation_mm"]).max() > 0) is moves
 
@@ -161,7 +166,9 @@ def test_regions_and_ignored_voxels_come_out_as_stock_makes_them():
     shape = initial_patch_size(PATCH)
     labels = torch.randint(0, 4, (1, *shape), dtype=torch.int16)
     np.random.seed(7)  # noqa: NPY002
-    out = table9(CONFIG, PATCH, ISOTROPIC, ("mr",), last)(image=torch.rand(1, *shape), segmentation=labels)["segmentation"].bool()
+    out = finetuning_augmentation(CONFIG, PATCH, ISOTROPIC, ("mr",), last)(image=torch.rand(1, *shape), segmentation=labels)[
+        "segmentation"
+    ].bool()
     whole, part, ignored = out
     assert out.shape == (3, *PATCH) and part.any() and ignored.any()
     assert not (part & ~whole).any() and not (ignored & whole).any()
@@ -184,7 +191,7 @@ def test_an_earlier_stage_is_disturbed_and_the_image_is_not():
         np.random.seed(seed)  # noqa: NPY002
         torch.manual_seed(seed)
         random.seed(seed)
-        out = imperfect_earlier_stage(2)(image=image.clone())["image"]
+        out = corrupt_previous_stage(2)(image=image.clone())["image"]
         assert torch.equal(out[0], image[0]) and set(out[1:].unique().tolist()) <= {0.0, 1.0}
         changed += not torch.equal(out, image)
     assert 5 < changed < 25

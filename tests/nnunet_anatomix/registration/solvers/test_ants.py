@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nnunet_anatomix.registration.solvers import ants as solver
 from nnunet_anatomix.registration.solvers.ants import AntsConfig, syn_displacement
-from nnunet_anatomix.registration.warp import composed, identity, warped
+from nnunet_anatomix.registration.warp import compose, identity, warp
 from pretraining.common.errors import CommandFailed, InputError
 from pretraining.imaging.grids import image_tensor
 
@@ -94,13 +94,13 @@ def test_mutual_information_recovers_a_warp_across_contrasts(inverted_contrast):
 
 def test_forward_and_inverse_undo_each_other(inverted_contrast):
     _, _, forward, inverse, _ = inverted_contrast
-    assert composed(forward, inverse)[INSIDE].norm(dim=0).max() < 0.1
-    assert composed(inverse, forward)[INSIDE].norm(dim=0).max() < 0.1
+    assert compose(forward, inverse)[INSIDE].norm(dim=0).max() < 0.1
+    assert compose(inverse, forward)[INSIDE].norm(dim=0).max() < 0.1
 
 
 def test_our_moved_image_is_that_of_ants(inverted_contrast):
     _, moving, forward, _, moved = inverted_contrast
-    assert (warped(moving, forward)[0] - moved).abs().max() < 1e-4
+    assert (warp(moving, forward)[0] - moved).abs().max() < 1e-4
 
 
 def test_mean_squares_of_channels_recover_a_warp():

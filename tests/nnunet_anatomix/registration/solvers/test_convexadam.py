@@ -9,13 +9,13 @@ import SimpleITK as sitk
 import torch
 from torch.nn import functional
 
-from nnunet_anatomix.registration.descriptors import DescriptorConfig, Scan, descriptors, reduced
+from nnunet_anatomix.registration.descriptors import DescriptorConfig, Scan, descriptors, reduce_features
 from nnunet_anatomix.registration.metrics import folded_share
 from nnunet_anatomix.registration.solvers.convex import _cost, consistent, convex_displacement
-from nnunet_anatomix.registration.solvers.convexadam import ConvexAdamConfig, convex_adam, on_full_grid, regridded
+from nnunet_anatomix.registration.solvers.convexadam import ConvexAdamConfig, convex_adam, on_full_grid, regrid
 from nnunet_anatomix.registration.solvers.dissimilarity import Dissimilarity
-from nnunet_anatomix.registration.solvers.refine import _roughness_gradient, smoothed
-from nnunet_anatomix.registration.warp import identity, warped
+from nnunet_anatomix.registration.solvers.refine import _roughness_gradient, smooth
+from nnunet_anatomix.registration.warp import identity, warp
 from pretraining.common.errors import InputError
 from pretraining.imaging.grids import image_tensor
 from pretraining.imaging.interpolation import interpolate_at
@@ -66,8 +66,8 @@ def test_smoothing_is_three_box_means_and_its_own_transpose():
     expected = one
     for _ in range(3):
         expected = functional.avg_pool3d(expected, 3, stride=1, padding=1)
-    torch.testing.assert_close(smoothed(one), expected)
-    assert (smoothed(one) * other).sum().item() == pytest.approx((one * smoothed(other)).sum().item(), rel=1e-5)
+    torch.testing.assert_close(smooth(one), expected)
+    assert (smooth(one) * other).sum().item() == pytest.approx((one * smooth(other)).sum().item(), rel=1e-5)
 
 
 def test_roughness_falls_against_its_gradient():
@@ -95,7 +95,7 @@ def test_costs_are_what_they_are_called():
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_the_search_finds_a_shift(symmetric):
     moving = functional.avg_pool3d(random(6, 16, 14, 12), 3, stride=1, padding=1)
-    fixed = warped(moving, torch.tensor([2.0, -1.0, 1.0]).view(3, 1, 1, 1).expand(3, 16, 14, 12))
+    fixed = warp(moving, torch.tensor([2.0, -1.0, 1.0]).view(3, 1, 1, 1).expand(3, 16, 14, 12))
     found = convex_displacement(fixed * 5, moving * 5, reach=3, symmetric=symmetric)
     inner = found[:, 5:-5, 5:-5, 5:-5].flatten(1)
     torch.testing.assert_close(inner.median(1).values, torch.tensor([2.0, -1.0, 1.0]), atol=0.25, rtol=0)
@@ -103,7 +103,7 @@ def test_the_search_finds_a_shift(symmetric):
 
 def test_unknown_voxels_don_t_decide():
     moving = functional.avg_pool3d(random(6, 16, 14, 12), 3, stride=1, padding=1)
-    fixed = warped(moving, torch.tensor([1.0, 0.0, 0.0]).view(3, 1, 1, 1).expand(3, 16, 14, 12))
+    fixed = warp(moving, torch.tensor([1.0, 0.0, 0.0]).view(3, 1, 1, 1).expand(3, 16, 14, 12))
     known = torch.ones(16, 14, 12)
     known[:, :5] = 0
     torn = fixed.clone()
@@ -116,14 +116,14 @@ def test_unknown_voxels_don_t_decide():
 def test_consistent_displacements_undo_each_other():
     field = functional.interpolate(random(1, 3, 4, 4, 4) * 2 - 1, size=(17, 15, 16), mode="trilinear", align_corners=True)[0]
     forward, backward = consistent(field, torch.zeros_like(field), iterations=30)
-    error = (forward + warped(backward, forward, beyond="border"))[:, 3:-3, 3:-3, 3:-3]
+    error = (forward + warp(backward, forward, beyond="border"))[:, 3:-3, 3:-3, 3:-3]
     assert error.norm(dim=0).mean() < 0.1 * field.norm(dim=0).mean()
 
 
 def test_grids_of_cubes_lie_where_the_cubes_do():
     ramp = identity((24, 18, 30)) * torch.tensor([0.1, -0.05, 0.02]).view(3, 1, 1, 1)
     coarse = functional.avg_pool3d(ramp, 6) / 6
-    middle = regridded(coarse, 6, 2, (12, 9, 15))
+    middle = regrid(coarse, 6, 2, (12, 9, 15))
     # Constant beyond the outermost centres, linear between them.
     torch.testing.assert_close(middle[:, 2:-2, 2:-2, 2:-2] * 2, functional.avg_pool3d(ramp, 2)[:, 2:-2, 2:-2, 2:-2])
     full = on_full_grid(coarse, 6, (26, 18, 33))
@@ -134,7 +134,7 @@ def test_grids_of_cubes_lie_where_the_cubes_do():
 def test_principal_components_keep_distances():
     basis = random(3, 12, seed=5)
     fixed, moving = ((random(3, 300, seed=seed).T @ basis).T.reshape(12, 10, 6, 5) for seed in (1, 2))
-    ours = reduced(fixed, moving, 3)
+    ours = reduce_features(fixed, moving, 3)
     assert ours[0].shape == (3, 10, 6, 5)
     torch.testing.assert_close((ours[0] - ours[1]).norm(dim=0), (fixed - moving).norm(dim=0), atol=1e-3, rtol=1e-3)
 
@@ -151,7 +151,7 @@ def test_settings_are_checked(wrong):
 def test_mind_alone_agrees_with_the_convexadam_package(modality, brains):
     convex_adam_pt = pytest.importorskip("convexAdam.convex_adam_MIND").convex_adam_pt
     fixed = image_tensor(brains["t1"])
-    moving = warped(image_tensor(brains[modality])[None], smooth_warp(brains["t1"], seed=1), beyond="border")[0]
+    moving = warp(image_tensor(brains[modality])[None], smooth_warp(brains["t1"], seed=1), beyond="border")[0]
     settings = {"device": torch.device("cpu"), "dtype": torch.float32}
     theirs = torch.from_numpy(convex_adam_pt(fixed, moving, **settings)).movedim(-1, 0).float()
     config = ConvexAdamConfig(reach=4, beyond="zeros")

@@ -25,7 +25,7 @@ from nnunet_anatomix.registration.tuning.grid import Combination, SearchGrid
 from nnunet_anatomix.registration.tuning.pairs import load_pair, read_search_pairs
 from nnunet_anatomix.registration.tuning.report import Point, ResultRow, read_rows, summarize
 from nnunet_anatomix.registration.tuning.search import grid_search
-from nnunet_anatomix.registration.warp import identity, warped
+from nnunet_anatomix.registration.warp import identity, warp
 from nnunet_anatomix.scores.overlap import dice_by_label
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.backbone.weights import save_weights
@@ -62,9 +62,9 @@ def folder(tmp_path_factory) -> Path:
         wave = (1.0 + 0.4 * number) * torch.stack([torch.sin(y / 4), torch.cos(z / 5), torch.sin(x / 6)])
         images = {
             "fixed": volume,
-            "moving": warped(volume[None], wave, beyond="border")[0] ** 2,
+            "moving": warp(volume[None], wave, beyond="border")[0] ** 2,
             "fixed_labels": torch.where((x < 2) & (labels == 0), 9, labels),
-            "moving_labels": warped(labels[None].float(), wave, mode="nearest")[0].int(),
+            "moving_labels": warp(labels[None].float(), wave, mode="nearest")[0].int(),
         }
         for role, image in images.items():
             sitk.WriteImage(tensor_image(image, grid), str(folder / f"{number}_{role}.nii.gz"))
@@ -114,7 +114,7 @@ def test_every_row_is_a_registration(folder, done):
         described = descriptors(fixed, moving, METHODS[row.method], pool=config.pool, net=network())
         displacement = convex_adam(*described, SHAPE, config)
         truth, labels = (image_tensor(sitk.ReadImage(str(folder / f"{number}_{role}_labels.nii.gz"))) for role in ("fixed", "moving"))
-        dice = dice_by_label(truth, warped(labels[None], displacement, mode="nearest")[0])
+        dice = dice_by_label(truth, warp(labels[None], displacement, mode="nearest")[0])
         assert row.dice == pytest.approx((dice[1] + dice[2]) / 2, abs=1e-6)
         assert row.folded_share == pytest.approx(folded_share(displacement), abs=1e-6)
         assert row.dice > row.dice_before
