@@ -10,7 +10,8 @@ from setuptools.command.build_py import build_py
 class BuildWithDiscovery(build_py):
     """Puts ``nnunet_anatomix.pth`` at the wheel's root, in an editable wheel too.
 
-    Python reads such files in site-packages only, and setuptools' package data ends up inside a package.
+    Python reads such files in site-packages only, and setuptools' package data ends up inside a
+    package.
     """
 
     def run(self) -> None:

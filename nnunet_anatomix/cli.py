@@ -1,4 +1,4 @@
-"""``nnunet-anatomix``: what stock nnU-Net commands do not do themselves."""
+"""Few-shot nnU-Net training and multi-modality registration with pretrained features."""
 
 from __future__ import annotations
 
@@ -46,7 +46,3 @@ def _commands() -> dict[str, Callable[..., None]]:
         "doctor": doctor,
         "demo": demo,
     }
-
-
-if __name__ == "__main__":
-    main()

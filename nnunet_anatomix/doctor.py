@@ -35,11 +35,11 @@ SETTINGS = ("ANATOMIX_WEIGHTS", "ANATOMIX_ITERATIONS", "ANATOMIX_SEED", "ANATOMI
 class Finding:
     """One line of the report.
 
-    Attributes
-    ----------
-    level : ``ok``, ``warning`` (works, but not well or not as meant) or ``problem`` (something will fail).
-    what : what was found.
-    advice : what to do about it; empty if all is well.
+    Attributes:
+        level: ``ok``, ``warning`` (works, but not well or not as meant) or ``problem`` (something
+            will fail).
+        what: What was found.
+        advice: What to do about it; empty if all is well.
     """
 
     level: Literal["ok", "warning", "problem"]
@@ -65,8 +65,15 @@ def _python() -> Iterator[Finding]:
     yield Finding("ok", f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, {sys.prefix}")
     train = shutil.which("nnUNetv2_train")
     if train is None:
-        yield Finding("problem", "nnUNetv2_train is not on the PATH", f"activate the environment, or add {Path(sys.executable).parent}")
-    elif Path(train).resolve().parent != Path(sys.executable).parent.resolve() and Path(train).parent != Path(sys.executable).parent:
+        yield Finding(
+            "problem",
+            "nnUNetv2_train is not on the PATH",
+            f"activate the environment, or add {Path(sys.executable).parent}",
+        )
+    elif (
+        Path(train).resolve().parent != Path(sys.executable).parent.resolve()
+        and Path(train).parent != Path(sys.executable).parent
+    ):
         yield Finding("warning", f"nnUNetv2_train is another environment's: {train}", f"activate {sys.prefix}")
 
 
@@ -84,9 +91,15 @@ def _torch() -> Iterator[Finding]:
     elif torch.backends.mps.is_available():
         yield Finding("ok", "GPU: Apple's; name it with -device mps")
     elif shutil.which("nvidia-smi"):
-        yield Finding("problem", "there is an NVIDIA driver, but torch does not reach a GPU", "install torch for this driver: pytorch.org")
+        yield Finding(
+            "problem",
+            "there is an NVIDIA driver, but torch does not reach a GPU",
+            "install torch for this driver: pytorch.org",
+        )
     else:
-        yield Finding("ok", f"no GPU: {available_cores()} cores; add -device cpu to nnU-Net's commands, and shorten trainings")
+        yield Finding(
+            "ok", f"no GPU: {available_cores()} cores; add -device cpu to nnU-Net's commands, and shorten trainings"
+        )
 
 
 def _nnunet() -> Iterator[Finding]:
@@ -99,14 +112,20 @@ def _folders() -> Iterator[Finding]:
     for variable in FOLDERS:
         value = os.environ.get(variable)
         if not value:
-            yield Finding("problem", f"{variable} is not set", f"export {variable}=/a/folder (nnU-Net's setting_up_paths.md)")
+            yield Finding(
+                "problem", f"{variable} is not set", f"export {variable}=/a/folder (nnU-Net's setting_up_paths.md)"
+            )
             continue
         folder = Path(value)
         if not folder.is_dir():
             # nnU-Net makes folders for what it writes, not for what it reads.
             missing = f"{variable}={value} does not exist"
             read = variable == "nnUNet_raw"
-            yield Finding("problem", missing, f"correct {variable}") if read else Finding("warning", missing, "nnU-Net will make it")
+            yield (
+                Finding("problem", missing, f"correct {variable}")
+                if read
+                else Finding("warning", missing, "nnU-Net will make it")
+            )
             continue
         if not os.access(folder, os.R_OK | os.X_OK):
             yield Finding("problem", f"{variable}={value} cannot be read", "change its permissions")
@@ -125,10 +144,18 @@ def _writable(variable: str, folder: Path) -> Finding:
             file.write(b"anatomix")
             file.flush()
     except OSError as error:
-        return Finding("problem", f"{variable}={folder} cannot be written ({error.strerror})", "change its permissions, or free space")
+        return Finding(
+            "problem",
+            f"{variable}={folder} cannot be written ({error.strerror})",
+            "change its permissions, or free space",
+        )
     free_gb = shutil.disk_usage(folder).free / GB
     what = f"{variable}={folder}, {free_gb:.0f} GB free"
-    return Finding("ok", what) if free_gb >= LEAST_DISK_GB else Finding("warning", what, f"free {LEAST_DISK_GB:.0f} GB or more")
+    return (
+        Finding("ok", what)
+        if free_gb >= LEAST_DISK_GB
+        else Finding("warning", what, f"free {LEAST_DISK_GB:.0f} GB or more")
+    )
 
 
 def _trainers() -> Iterator[Finding]:
@@ -154,7 +181,9 @@ def _weights() -> Iterator[Finding]:
     with torch.no_grad():
         features = net(torch.linspace(0, 1, net.config.min_side**3).view(1, 1, *(net.config.min_side,) * 3))
     if not features.isfinite().all() or features.std() == 0:
-        yield Finding("problem", f"weights {path} give useless features", "fetch the file again, or unset ANATOMIX_WEIGHTS")
+        yield Finding(
+            "problem", f"weights {path} give useless features", "fetch the file again, or unset ANATOMIX_WEIGHTS"
+        )
         return
     millions = sum(tensor.numel() for tensor in weights.state.values()) / 1e6
     yield Finding("ok", f"weights {path}, {millions:.1f} million numbers, sha256 {weights.sha256[:12]}")
@@ -164,7 +193,9 @@ def _memory() -> Iterator[Finding]:
     memory = psutil.virtual_memory()
     what = f"memory: {memory.available / GB:.1f} of {memory.total / GB:.1f} GB free"
     enough = memory.available >= LEAST_MEMORY_GB * GB
-    yield Finding("ok" if enough else "warning", what, "" if enough else "close programs, or plan with --gpu-memory-target 4")
+    yield Finding(
+        "ok" if enough else "warning", what, "" if enough else "close programs, or plan with --gpu-memory-target 4"
+    )
     shared = Path("/dev/shm")  # Linux only
     if shared.is_dir():
         total_gb = shutil.disk_usage(shared).total / GB
@@ -179,9 +210,15 @@ def _workers() -> Iterator[Finding]:
         value = os.environ.get(variable)
         if value is None:
             if variable == "nnUNet_def_n_proc" and cores < 8:  # nnU-Net's number
-                yield Finding("warning", f"nnU-Net will start 8 processes to {role} on {cores} cores", f"export {variable}={cores}")
+                yield Finding(
+                    "warning",
+                    f"nnU-Net will start 8 processes to {role} on {cores} cores",
+                    f"export {variable}={cores}",
+                )
         elif not value.isdigit():
-            yield Finding("problem", f"{variable}={value} is no number of processes", f"unset it, or export {variable}={cores}")
+            yield Finding(
+                "problem", f"{variable}={value} is no number of processes", f"unset it, or export {variable}={cores}"
+            )
         elif int(value) > 2 * cores:
             yield Finding("warning", f"{variable}={value}, on {cores} cores", f"export {variable}={cores}")
         else:

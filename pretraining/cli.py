@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable
 
@@ -12,8 +11,6 @@ from pretraining.commands.templates import templates
 from pretraining.commands.training import sweep, train_command
 from pretraining.commands.weights import export, import_published, judge
 from pretraining.common.command_line import run_commands
-
-log = logging.getLogger(__name__)
 
 
 def main() -> None:

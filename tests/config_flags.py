@@ -66,7 +66,10 @@ def other_values(type_: Any, value: Any) -> list[Any]:
     if isinstance(value, tuple) and value and not isinstance(value[0], str):
         # A bound of 0 stays, lest it passes the other bound.
         still = [isinstance(number, float) and number == 0 for number in value]
-        one = [[number] * 3 if keep else other_values(type(number), number) for number, keep in zip(value, still, strict=True)]
+        one = [
+            [number] * 3 if keep else other_values(type(number), number)
+            for number, keep in zip(value, still, strict=True)
+        ]
         return [tuple(found) for found in zip(*one, strict=False)]
     return []
 

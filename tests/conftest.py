@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
-# Before torch is imported, and inherited by every command that a test starts: small volumes gain nothing from threads, and
-# threads that outnumber the cores wait for each other.
+# Before torch is imported, and inherited by every command that a test starts: small volumes gain
+# nothing from threads, and threads that outnumber the cores wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
@@ -20,7 +20,8 @@ import torch
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.backbone.weights import save_weights
 
-# A shell without job control starts what runs in the background with signals ignored, and every process that a test starts inherits that.
+# A shell without job control starts what runs in the background with signals ignored, and every
+# process that a test starts inherits that.
 for _name, _handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
     if hasattr(signal, _name) and signal.getsignal(getattr(signal, _name)) is signal.SIG_IGN:
         signal.signal(getattr(signal, _name), _handler)
@@ -74,7 +75,9 @@ def small_disk(tmp_path) -> Iterator[SmallDisk]:
     """A real disk that can be filled; skipped where none may be mounted."""
     folder = tmp_path / "small_disk"
     folder.mkdir()
-    mounted = shutil.which("mount") and subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], capture_output=True)
+    mounted = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], capture_output=True
+    )
     if not mounted or mounted.returncode:
         pytest.skip("a small file system can be mounted by root on Linux alone")
     try:
@@ -107,7 +110,9 @@ def nnunet(tmp_path, monkeypatch) -> SimpleNamespace:
         monkeypatch.setenv(name, value)
     for name in ("ANATOMIX_WEIGHTS", "ANATOMIX_ITERATIONS", "ANATOMIX_SEED"):
         monkeypatch.delenv(name, raising=False)
-    return SimpleNamespace(raw=folders["nnUNet_raw"], preprocessed=folders["nnUNet_preprocessed"], results=folders["nnUNet_results"])
+    return SimpleNamespace(
+        raw=folders["nnUNet_raw"], preprocessed=folders["nnUNet_preprocessed"], results=folders["nnUNet_results"]
+    )
 
 
 @pytest.fixture(scope="session")

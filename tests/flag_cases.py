@@ -1,7 +1,8 @@
 """Command lines that give every flag of every command once, on miniature data.
 
-``{name}`` stands for a file of ``Material``, words in brackets for the flags of a whole configuration (see ``WHOLE``).
-A new flag belongs into one of these lines; ``test_every_flag.py`` says which one is missing.
+``{name}`` stands for a file of ``Material``, words in brackets for the flags of a whole
+configuration (see ``WHOLE``). A new flag belongs into one of these lines; ``test_every_flag.py``
+says which one is missing.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from tests.config_flags import flags_of
 from tests.flag_material import Material, changed_config
 
 PRETRAIN, NNUNET = "anatomix-pretrain", "nnunet-anatomix"
-WHOLE = {"[changed]": lambda: flags_of(changed_config()), "[changed-engine]": lambda: flags_of(changed_config().engine, "engine.")}
+WHOLE = {
+    "[changed]": lambda: flags_of(changed_config()),
+    "[changed-engine]": lambda: flags_of(changed_config().engine, "engine."),
+}
 """Words that stand for the flags of a configuration in which every field is changed."""
 
 
@@ -28,7 +32,9 @@ class Case:
     program: str
     lines: tuple[str, ...]
     makes: tuple[str, ...] = ()
-    """Files and folders that are there afterwards, relative to the new folder; patterns are allowed."""
+    """Files and folders that are there afterwards, relative to the new folder; patterns are
+    allowed.
+    """
     says: str = ""
     """Is in what the last line prints."""
     slow: bool = False
@@ -159,7 +165,13 @@ CASES = (
         makes="study/*.md other/*.md",
         slow=True,
     ),
-    case("demo", NNUNET, "demo --out demo --iterations 150 --device cpu --seed 0 --no-only-data", makes="demo/report.md", slow=True),
+    case(
+        "demo",
+        NNUNET,
+        "demo --out demo --iterations 150 --device cpu --seed 0 --no-only-data",
+        makes="demo/report.md",
+        slow=True,
+    ),
     case("data of the demo", NNUNET, "demo --out demo --seed 1 --only-data", makes="demo/nnUNet_raw/*/dataset.json"),
     case(
         "features",
@@ -237,7 +249,9 @@ LEFT_OUT = {
 
 def as_parameter(one: Case):
     """For pytest."""
-    return pytest.param(one, id=one.name.replace(" ", "-"), marks=[pytest.mark.slow, pytest.mark.timeout(1800)] if one.slow else [])
+    return pytest.param(
+        one, id=one.name.replace(" ", "-"), marks=[pytest.mark.slow, pytest.mark.timeout(1800)] if one.slow else []
+    )
 
 
 def found(folder: Path, pattern: str) -> bool:

@@ -51,7 +51,9 @@ LEFT = {
     "backbone.norm": "freezing running averages is for batch normalization",
     "backbone.norm_affine": "goes with instance normalization",
 }
-"""Fields that the training keeps as they are; they are changed in the second configuration, which is parsed alone."""
+"""Fields that the training keeps as they are; they are changed in the second configuration, which
+is parsed alone.
+"""
 SHAPE = (24, 22, 20)
 
 
@@ -70,7 +72,12 @@ def changed_config() -> TrainConfig:
 @cache
 def second_config() -> TrainConfig:
     """Another value of each field that the first keeps, and every switch the other way round."""
-    values = {"freeze_statistics_after": 1.0, "backbone.norm": "instance", "backbone.norm_affine": True, "backbone.in_channels": 2}
+    values = {
+        "freeze_statistics_after": 1.0,
+        "backbone.norm": "instance",
+        "backbone.norm_affine": True,
+        "backbone.in_channels": 2,
+    }
     return with_values(load_preset(TrainConfig, "short"), values | {"compile": True, "objective.kind": "denoising"})
 
 
@@ -104,7 +111,9 @@ class Material:
         """Templates of whole subjects."""
         path = self._new("subjects.bank")
         bank = bank_of_subjects({("bodies", "a"): body(7), ("bodies", "b"): body(6, seed=1)})
-        write_bank(path, ((bank.entry(i), bank.packed(i).numpy()) for i in range(len(bank))), spacing_mm=bank.spacing_mm)
+        write_bank(
+            path, ((bank.entry(i), bank.packed(i).numpy()) for i in range(len(bank))), spacing_mm=bank.spacing_mm
+        )
         return path
 
     @cached_property
@@ -175,10 +184,14 @@ class Material:
             points = [f"{3.0 + number},{9 + 2 * point},{25 + point}" for point in range(4)]
             (folder / f"{role}.csv").write_text("\n".join(["x,y,z", *points]) + "\n")
         names = ("fixed", "moving", "fixed_labels", "moving_labels")
-        (folder / "pairs.csv").write_text(f"name,{','.join(names)}\none,{','.join(f'{name}.nii.gz' for name in names)}\n")
+        (folder / "pairs.csv").write_text(
+            f"name,{','.join(names)}\none,{','.join(f'{name}.nii.gz' for name in names)}\n"
+        )
         row = PairRow(name="one", **{name: f"{name}.nii.gz" for name in names})
         write_pairs(folder, PairSettings(name="Blobs"), [row], [row])
-        (folder / "scans.csv").write_text("scan,labels\nfixed.nii.gz,fixed_labels.nii.gz\nmoving.nii.gz,moving_labels.nii.gz\n")
+        (folder / "scans.csv").write_text(
+            "scan,labels\nfixed.nii.gz,fixed_labels.nii.gz\nmoving.nii.gz,moving_labels.nii.gz\n"
+        )
         return folder
 
     @cached_property
@@ -201,10 +214,18 @@ class Material:
         for part, count in (("Tr", 3), ("Ts", 1)):
             for number in range(count):
                 noise = blobs((32, 30, 28), number)
-                for kind, name, array in (("images", f"{part}{number}_0000", noise), ("labels", f"{part}{number}", noise > 0.5)):
+                for kind, name, array in (
+                    ("images", f"{part}{number}_0000", noise),
+                    ("labels", f"{part}{number}", noise > 0.5),
+                ):
                     path = self._new(f"raw/Dataset043_Blobs/{kind}{part}/{name}.nii.gz")
                     sitk.WriteImage(placed(array.astype(np.float32 if kind == "images" else np.uint8)), str(path))
-        described = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "a": 1}, "numTraining": 3, "file_ending": ".nii.gz"}
+        described = {
+            "channel_names": {"0": "MRI"},
+            "labels": {"background": 0, "a": 1},
+            "numTraining": 3,
+            "file_ending": ".nii.gz",
+        }
         (folder / "dataset.json").write_text(json.dumps(described))
         return folder.parent
 
@@ -218,7 +239,11 @@ class Material:
         labels = sitk.GetImageFromArray(np.random.default_rng(0).integers(0, 3, grid.size[::-1]).astype(np.uint8))
         labels.CopyInformation(taken)
         write_prediction(folder / "pred", labels)
-        described = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1, "b": 2}, "file_ending": ".nii.gz"}
+        described = {
+            "channel_names": {"0": "CT"},
+            "labels": {"background": 0, "a": 1, "b": 2},
+            "file_ending": ".nii.gz",
+        }
         (folder / "model").mkdir()
         (folder / "model" / "dataset.json").write_text(json.dumps(described))
         return folder
@@ -231,7 +256,12 @@ class Material:
         architecture = {"width": 4, "poolings": 2, "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]], "feature_norm": "none"}
         name = f"{AnatomixNetwork.__module__}.{AnatomixNetwork.__name__}"
         plan = {"architecture": {"network_class_name": name, "arch_kwargs": architecture}}
-        arguments = {"plans": {"dataset_name": "Dataset043_Blobs", "configurations": {"3d_fullres": plan}}, "configuration": "3d_fullres"}
+        arguments = {
+            "plans": {"dataset_name": "Dataset043_Blobs", "configurations": {"3d_fullres": plan}},
+            "configuration": "3d_fullres",
+        }
         path = self._new("checkpoint_final.pth")
-        torch.save({"network_weights": AnatomixNetwork(1, 2, **architecture).state_dict(), "init_args": arguments}, path)
+        torch.save(
+            {"network_weights": AnatomixNetwork(1, 2, **architecture).state_dict(), "init_args": arguments}, path
+        )
         return path

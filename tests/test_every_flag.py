@@ -33,7 +33,9 @@ def commands() -> list[tuple[str, str, Callable[..., None]]]:
 def options(command: Callable[..., None]) -> set[str]:
     """Every spelling of every flag, from the command's own parser; positional arguments by their name."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # tyro's parser objects will go one day, and its help lists the same
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # tyro's parser objects will go one day, and its help lists the same
         parser = tyro.extras.get_parser(command)
     names = {name for action in parser._actions for name in action.option_strings or [f"<{action.dest}>"]}
     return names - {"-h", "--help"}
@@ -45,18 +47,28 @@ def given(program: str, command: str) -> set[str]:
     words = {word for line in lines if line[0] == command for word in line[1:] if word.startswith("-")}
     if {"--engine.side", "--steps"} & words:  # the other way of a switch is parsed below
         both = {*flags_of(changed_config()), *flags_of(second_config())}
-        words |= {word for word in both if word.startswith("--") and (command != "synthesize" or word.startswith("--engine."))}
+        words |= {
+            word for word in both if word.startswith("--") and (command != "synthesize" or word.startswith("--engine."))
+        }
     return words
 
 
-@pytest.mark.parametrize(("program", "command", "function"), [pytest.param(*one, id=f"{one[0]}-{one[1]}") for one in commands()])
+@pytest.mark.parametrize(
+    ("program", "command", "function"), [pytest.param(*one, id=f"{one[0]}-{one[1]}") for one in commands()]
+)
 def test_every_flag_is_given_by_a_line(program, command, function):
     wanted = {name for name in options(function) if not name.startswith("<")}
     excused = {flag for where, name, flag in LEFT_OUT if (where, name) == (program, command)}
-    assert any(case.program == program and line.split()[0] == command for case in CASES for line in case.lines), f"no line runs {command}"
+    assert any(case.program == program and line.split()[0] == command for case in CASES for line in case.lines), (
+        f"no line runs {command}"
+    )
     missing = sorted(wanted - excused - given(program, command))
-    assert not missing, f"{program} {command}: no line of tests/flag_cases.py gives {', '.join(missing)}; add them to one, with a value"
-    assert excused <= wanted, f"{program} {command} has no flag {', '.join(sorted(excused - wanted))}: take it out of LEFT_OUT"
+    assert not missing, (
+        f"{program} {command}: no line of tests/flag_cases.py gives {', '.join(missing)}; add them to one, with a value"
+    )
+    assert excused <= wanted, (
+        f"{program} {command} has no flag {', '.join(sorted(excused - wanted))}: take it out of LEFT_OUT"
+    )
 
 
 def test_what_is_left_out_is_no_more_than_it_was():
@@ -109,7 +121,9 @@ def test_flags_of_a_configuration_make_that_configuration(monkeypatch, make):
     assert parsed(monkeypatch, "train", "--out", "x", "--preset", "paper", *words) == config
     assert parsed(monkeypatch, "preview", "--out", "x.png", *words) == config
     of_engine = flags_of(config.engine, "engine.")
-    assert parsed(monkeypatch, "synthesize", "--templates", "x", "--out", "x", "--count", "1", *of_engine) == config.engine
+    assert (
+        parsed(monkeypatch, "synthesize", "--templates", "x", "--out", "x", "--count", "1", *of_engine) == config.engine
+    )
 
 
 def test_every_field_is_changed_in_one_of_both_configurations():

@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SOURCES = sorted(path for package in ("pretraining", "nnunet_anatomix") for path in (REPOSITORY / package).rglob("*.py"))
+SOURCES = sorted(
+    path for package in ("pretraining", "nnunet_anatomix") for path in (REPOSITORY / package).rglob("*.py")
+)
 
 
 def imported_modules(path: Path) -> set[str]:
@@ -54,16 +56,52 @@ def test_torchrun_and_synthesize_run_where_nnunet_is_not_importable(tmp_path):
         subprocess.run([sys.executable, "-m", *map(str, command)], cwd=tmp_path, env=environment, check=True)
 
     runs("pretraining", "templates", "--source", "procedural:8", "--out", bank)
-    runs("pretraining", "synthesize", "--templates", bank, "--out", tmp_path / "store", "--count", 2, "--workers", 1, "--engine.side", 16)
-    torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", "pretraining", "train", "--device", "cpu")
-    size = ("--steps", 1, "--label-maps", 2, "--validation-pairs", 1, "--engine.side", 16, "--objective.contrastive.max-shift-vox", 0)
+    runs(
+        "pretraining",
+        "synthesize",
+        "--templates",
+        bank,
+        "--out",
+        tmp_path / "store",
+        "--count",
+        2,
+        "--workers",
+        1,
+        "--engine.side",
+        16,
+    )
+    torchrun = (
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        2,
+        "-m",
+        "pretraining",
+        "train",
+        "--device",
+        "cpu",
+    )
+    size = (
+        "--steps",
+        1,
+        "--label-maps",
+        2,
+        "--validation-pairs",
+        1,
+        "--engine.side",
+        16,
+        "--objective.contrastive.max-shift-vox",
+        0,
+    )
     size = (*size, "--backbone.poolings", 2, "--backbone.width", 2)
     runs(*torchrun, "--templates", bank, "--out", tmp_path / "run", "--workers", 0, *size)
     assert (tmp_path / "run" / "checkpoint.pt").is_file()
 
 
 def test_importing_the_packages_is_light(tmp_path):
-    code = "import nnunet_anatomix, pretraining, sys; print({'torch', 'numpy', 'nnunetv2', 'SimpleITK'} & {*sys.modules})"
+    code = (
+        "import nnunet_anatomix, pretraining, sys; print({'torch', 'numpy', 'nnunetv2', 'SimpleITK'} & {*sys.modules})"
+    )
     ended = subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, capture_output=True, text=True)
     assert ended.stdout.strip() == "set()"
 

@@ -54,5 +54,7 @@ def test_targets_and_paths_exist():
 def test_pre_commit_formats_as_lint_does():
     hooks = yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
     pinned = next(one["rev"] for one in hooks if "ruff" in one["repo"])
-    lower, upper = re.search(r'"ruff>=([\d.]+),<([\d.]+)"', (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")).groups()
+    lower, upper = re.search(
+        r'"ruff>=([\d.]+),<([\d.]+)"', (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+    ).groups()
     assert Version(lower) <= Version(pinned) < Version(upper)

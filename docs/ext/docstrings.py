@@ -1,7 +1,7 @@
 """Our docstrings for Sphinx: `name : text` without lines below means the parameter's description, not its type.
 
-Types stand in the signatures. Attributes of dataclasses are what their constructors take, and are shown as such.
-What Sphinx would take for markup of its own (`|A|`, `*`) is escaped.
+Types stand in the signatures. Attributes of dataclasses are what their constructors take, and are
+shown as such. What Sphinx would take for markup of its own (`|A|`, `*`) is escaped.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Pages that the code writes: a line ``<!-- help of PROGRAM -->`` or ``<!-- modules of PACKAGE -->`` becomes what it names.
 
-The first is the ``--help`` of every command of a program, the second the reference of every module of a package, its
-sub-packages left out. Both are made anew at every build, so that they cannot fall behind.
+The first is the ``--help`` of every command of a program, the second the reference of every module
+of a package, its sub-packages left out. Both are made anew at every build, so that they cannot fall
+behind.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ _PLACE = re.compile(r"^<!-- (help|modules) of (\S+) -->$", re.MULTILINE)
 def setup(app: Sphinx) -> dict[str, Any]:
     """Called by Sphinx."""
     app.connect("source-read", _fill_in)
-    app.connect("env-get-outdated", lambda app, env, *_: [name for name in env.found_docs if _from_code(Path(env.doc2path(name)))])
+    app.connect(
+        "env-get-outdated",
+        lambda app, env, *_: [name for name in env.found_docs if _from_code(Path(env.doc2path(name)))],
+    )
     return {"parallel_read_safe": True}
 
 
@@ -60,7 +64,9 @@ def modules_of(package: str) -> list[str]:
 
 
 def _fill_in(app: Sphinx, docname: str, source: list[str]) -> None:
-    source[0] = _PLACE.sub(lambda place: {"help": _command_sections, "modules": _module_sections}[place[1]](place[2]), source[0])
+    source[0] = _PLACE.sub(
+        lambda place: {"help": _command_sections, "modules": _module_sections}[place[1]](place[2]), source[0]
+    )
 
 
 def _from_code(path: Path) -> bool:
@@ -69,7 +75,9 @@ def _from_code(path: Path) -> bool:
 
 def _command_sections(program: str) -> str:
     sections = [f"```text\n{help_of(program)}\n```\n"]
-    sections += [f"## {program} {command}\n\n```text\n{help_of(program, command)}\n```\n" for command in commands_of(program)]
+    sections += [
+        f"## {program} {command}\n\n```text\n{help_of(program, command)}\n```\n" for command in commands_of(program)
+    ]
     return "\n".join(sections)
 
 

@@ -30,8 +30,10 @@ class ChannelSource:
     root: str
     """SRC, absolute."""
     files: tuple[str, ...]
-    """Relative to ``root``, with forward slashes. DICOM: in the order of the written image's slices k = 0 ... n-1, or the one multi-frame
-    file. Else the file to read, then its detached data if there are any."""
+    """Relative to ``root``, with forward slashes. DICOM: in the order of the written image's slices
+    k = 0 ... n-1, or the one multi-frame file. Else the file to read, then its detached data if
+    there are any.
+    """
     frames: tuple[int, ...] = ()
     """Of a multi-frame file: frame numbers (from 1) in the order of slices; else empty."""
     series_uid: str = ""
@@ -68,16 +70,16 @@ def source_file(destination: Path, case: str) -> Path:
 
 def write_source(destination: Path, source: CaseSource) -> None:
     """Write ``DST/sources/CASE.json``, whole or not at all."""
-    write_text(source_file(destination, source.case), json.dumps({"format": _FORMAT, **asdict(source)}, indent=1) + "\n")
+    write_text(
+        source_file(destination, source.case), json.dumps({"format": _FORMAT, **asdict(source)}, indent=1) + "\n"
+    )
 
 
 def read_source(path: Path) -> CaseSource:
     """Read one link file.
 
-    Raises
-    ------
-    InputError
-        If it cannot be read or is none.
+    Raises:
+        InputError: If it cannot be read or is none.
     """
     try:
         said = json.loads(path.read_text(encoding="utf-8"))

@@ -28,14 +28,13 @@ class Stray:
 def walk(root: Path) -> tuple[list[FoundFile], list[Stray]]:
     """Look through a tree.
 
-    Parameters
-    ----------
-    root : absolute and resolved.
+    Args:
+        root: Absolute and resolved.
 
-    Returns
-    -------
-    Regular files, and what is not looked into: symbolic links (and Windows' junctions), sockets, pipes, devices, folders that may not be
-    opened, names that are not valid UTF-8. Both sorted by path.
+    Returns:
+        Regular files, and what is not looked into: symbolic links (and Windows' junctions),
+            sockets, pipes, devices, folders that may not be
+        opened, names that are not valid UTF-8. Both sorted by path.
     """
     files: list[FoundFile] = []
     strays: list[Stray] = []
@@ -55,7 +54,9 @@ def walk(root: Path) -> tuple[list[FoundFile], list[Stray]]:
             try:
                 about = entry.stat(follow_symlinks=False)
                 # A junction is no symbolic link, but is resolved like one.
-                linked = entry.is_symlink() or (stat.S_ISDIR(about.st_mode) and os.path.realpath(entry.path) != entry.path)
+                linked = entry.is_symlink() or (
+                    stat.S_ISDIR(about.st_mode) and os.path.realpath(entry.path) != entry.path
+                )
             except OSError as error:
                 strays.append(Stray(relative, f"cannot be opened ({error_reason(error)})"))
                 continue

@@ -32,17 +32,24 @@ def align(
     """Bring many scans to one space by affine transforms: an atlas made of them, or a given one; killed, it goes on.
 
     Args:
-        scans: CSV with the column scan and perhaps name, labels (to move along), group (such as the modality: the first scan's group makes
-            the atlas, the others are aligned to it) and clip (such as -450 450, of that scan); paths are relative to it.
-        out: Folder for atlas.nii.gz, alignment.json and, for each scan, NAME_aligned.nii.gz, NAME_affine.tfm and NAME_labels.nii.gz.
-        atlas: Scan to align all others to, which keeps its grid; left out, an atlas in the mean pose is made of the scans.
+        scans: CSV with the column scan and perhaps name, labels (to move along), group (such as the
+            modality: the first scan's group makes the atlas, the others are aligned to it) and clip
+            (such as -450 450, of that scan); paths are relative to it.
+        out: Folder for atlas.nii.gz, alignment.json and, for each scan, NAME_aligned.nii.gz,
+            NAME_affine.tfm and NAME_labels.nii.gz.
+        atlas: Scan to align all others to, which keeps its grid; left out, an atlas in the mean
+            pose is made of the scans.
         rounds: Of aligning and averaging, without a given atlas.
-        weights: Weights file or hf://owner/repo/file@revision; the bundled ones if left out; none for MIND-SSC alone.
-        clip: Intensities that become 0 and 1 in scans without a clip of their own: -450 450 for CT; least and greatest if left out.
+        weights: Weights file or hf://owner/repo/file@revision; the bundled ones if left out; none
+            for MIND-SSC alone.
+        clip: Intensities that become 0 and 1 in scans without a clip of their own: -450 450 for CT;
+            least and greatest if left out.
         atlas_clip: The same of the given atlas.
         spacing: Of the atlas' grid, mm; the first scan's own if left out.
-        trust_code: Call the code that a .json names even if it is no torch.nn.Module, or the file comes from the hub.
-        statistics: What batch normalization uses: the running averages of its training, or each scan's own.
+        trust_code: Call the code that a .json names even if it is no torch.nn.Module, or the file
+            comes from the hub.
+        statistics: What batch normalization uses: the running averages of its training, or each
+            scan's own.
         device: auto, cpu or cuda.
     """
     # Imports torch, which --help does without.

@@ -53,14 +53,18 @@ def _read(path: Path) -> tuple[dict, UNetConfig, dict]:
     check_state(path, tensors, floats_only=False)
     state = {name.removeprefix(_BACKBONE): tensor for name, tensor in tensors.items() if name.startswith(_BACKBONE)}
     if not state:
-        raise InputError(f"{path} holds no backbone of ours, but {next(iter(tensors), 'nothing')}, ...; train with -tr AnatomixTrainer")
+        raise InputError(
+            f"{path} holds no backbone of ours, but {next(iter(tensors), 'nothing')}, ...; train with -tr AnatomixTrainer"
+        )
     channels = state["stem.conv.weight"].shape[1]
     ours = plan["network_class_name"] == f"{AnatomixNetwork.__module__}.{AnatomixNetwork.__name__}"
     architecture = backbone_config(plan["arch_kwargs"], channels) if ours else UNetConfig(in_channels=channels)
     with torch.device("meta"):
         expected = {name: tensor.shape for name, tensor in UNet(architecture).state_dict().items()}
     if expected != {name: tensor.shape for name, tensor in state.items()}:
-        raise InputError(f"{path} holds a backbone that its plan does not describe; train it again with a plan of nnunet-anatomix")
+        raise InputError(
+            f"{path} holds a backbone that its plan does not describe; train it again with a plan of nnunet-anatomix"
+        )
     card = {
         "name": "fine-tuned",
         "dataset": plans.get("dataset_name"),

@@ -25,15 +25,17 @@ def deliver(
 ) -> None:
     """Bring predictions back: DICOM SEG on the source series, NIfTI on the source grid, a picture a case, and volumes in ml.
 
-    A SEG carries patient and study of its source, as DICOM demands; file names, tables, pictures and messages name cases alone. Cases that
-    are there already are left alone unless their prediction, or what is asked for, changed. PRED, the intake and the sources are only read.
+    A SEG carries patient and study of its source, as DICOM demands; file names, tables, pictures
+    and messages name cases alone. Cases that are there already are left alone unless their
+    prediction, or what is asked for, changed. PRED, the intake and the sources are only read.
 
     Args:
         predictions: Folder that nnUNetv2_predict wrote (-o), from INTAKE/images.
         destination: Folder for everything; made if missing.
         intake: Folder that nnunet-anatomix intake wrote.
-        model: Whose dataset.json names the labels: a model's or dataset's folder, a dataset.json, or the ID or name of a dataset; by
-            default the dataset.json that nnUNetv2_predict leaves in PRED.
+        model: Whose dataset.json names the labels: a model's or dataset's folder, a dataset.json,
+            or the ID or name of a dataset; by default the dataset.json that nnUNetv2_predict leaves
+            in PRED.
         format: dicom, nifti or both; a case whose source is no DICOM gets NIfTI in any case.
         overview: A picture a case; --no-overview does without.
     """
@@ -48,7 +50,9 @@ def deliver(
         raise InputError(f"no folder {predictions}; name the one that nnUNetv2_predict wrote into (-o)")
     described = predictions / DATASET_FILE if model is None else Path(find_needs(model).model) / DATASET_FILE
     if not described.is_file():
-        raise InputError(f"no dataset.json in {predictions}, which names the labels; name a model, dataset or dataset.json with -m")
+        raise InputError(
+            f"no dataset.json in {predictions}, which names the labels; name a model, dataset or dataset.json with -m"
+        )
     delivery = Delivery(
         intake=intake,
         destination=destination,

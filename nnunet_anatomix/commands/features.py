@@ -31,18 +31,25 @@ def features(
 
     Args:
         image: A three-dimensional scan, in any format of ITK's.
-        out: File for the features: .nii.gz, .nii, .nrrd or .mha with one vector a voxel, or .b2nd with the axes (C, Z, Y, X).
-        weights: Weights file, hf://owner/repo/file@revision, or .json of another network (docs/reproduce.md); the bundled ones if left out.
-        clip: Intensities that become 0 and 1, -450 450 for CT; the least and the greatest of the scan if left out.
-        spacing: Cubic voxels to resample to before, mm; the features lie on that grid. The scan's own grid if left out.
+        out: File for the features: .nii.gz, .nii, .nrrd or .mha with one vector a voxel, or .b2nd
+            with the axes (C, Z, Y, X).
+        weights: Weights file, hf://owner/repo/file@revision, or .json of another network
+            (docs/reproduce.md); the bundled ones if left out.
+        clip: Intensities that become 0 and 1, -450 450 for CT; the least and the greatest of the
+            scan if left out.
+        spacing: Cubic voxels to resample to before, mm; the features lie on that grid. The scan's
+            own grid if left out.
         side: Of the windows, voxels; 128 as in the paper; features of others differ.
         overlap: Of neighbouring windows; .8 as in the paper takes 2 to 15 times as long.
-        whole: Take the whole volume at once, if memory allows: faster, but other features than those of windows.
+        whole: Take the whole volume at once, if memory allows: faster, but other features than
+            those of windows.
         precision: fp32, bf16, or auto: bf16 where that is faster.
         memory: What may be used, such as 4G; most of what is free by default.
         picture: Draw slices of scan and features beside the file.
-        trust_code: Call the code that a .json names even if it is no torch.nn.Module, or the file comes from the hub.
-        statistics: What batch normalization uses: the running averages of its training, or each scan's own.
+        trust_code: Call the code that a .json names even if it is no torch.nn.Module, or the file
+            comes from the hub.
+        statistics: What batch normalization uses: the running averages of its training, or each
+            scan's own.
         device: auto, cpu or cuda.
     """
     # Imports torch, which --help does without.

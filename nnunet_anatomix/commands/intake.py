@@ -24,17 +24,23 @@ def intake(
 ) -> None:
     """Convert what a model needs from clinical folders (DICOM, NIfTI, NRRD, MetaImage) to inputs of nnUNetv2_predict.
 
-    DST/images is the input folder for nnUNetv2_predict, DST/intake.csv lists every series found, taken or not, and why, and DST/sources
-    links each case to its files. The latter two hold paths, descriptions and UIDs: they stay in the clinic. Images, their names and all
-    messages hold no patient data. A second run converts only what is missing or has changed; cases keep their numbers.
+    DST/images is the input folder for nnUNetv2_predict, DST/intake.csv lists every series found,
+    taken or not, and why, and DST/sources links each case to its files. The latter two hold paths,
+    descriptions and UIDs: they stay in the clinic. Images, their names and all messages hold no
+    patient data. A second run converts only what is missing or has changed; cases keep their
+    numbers.
 
     Args:
-        src: Folder with scans, of any depth and mixture; never written to. Links in it are not followed, archives not opened.
+        src: Folder with scans, of any depth and mixture; never written to. Links in it are not
+            followed, archives not opened.
         dst: New or empty folder, or that of an earlier intake of SRC.
-        model: Folder of a trained model or of a dataset, or a dataset's ID or name: its dataset.json says which channels are needed.
-        maps: Says what a channel is where the rules would not: CHANNEL=FIELD:PATTERN, FIELD one of description, path, modality (patterns
-            with * and ?, letter case does not matter) or series (a SeriesInstanceUID, for the case that has it). Several fields of a
-            channel must all match, of several patterns of one field any. Such as --map 0=description:*t1* 0=modality:MR 1=series:1.2.3.
+        model: Folder of a trained model or of a dataset, or a dataset's ID or name: its
+            dataset.json says which channels are needed.
+        maps: Says what a channel is where the rules would not: CHANNEL=FIELD:PATTERN, FIELD one of
+            description, path, modality (patterns with * and ?, letter case does not matter) or
+            series (a SeriesInstanceUID, for the case that has it). Several fields of a channel must
+            all match, of several patterns of one field any. Such as --map 0=description:*t1*
+            0=modality:MR 1=series:1.2.3.
         workers: Processes; as many as there are cores if left out.
         dry_run: Write nothing, but print what intake.csv would hold.
     """
@@ -50,4 +56,6 @@ def intake(
         log.info("%s would be taken; nothing was written", count_phrase(len(done.cases), "case"))
         return
     taken = count_phrase(len(done.cases), "case")
-    log.info("%s in %s, for nnUNetv2_predict -i; every series found is in %s", taken, dst / "images", dst / "intake.csv")
+    log.info(
+        "%s in %s, for nnUNetv2_predict -i; every series found is in %s", taken, dst / "images", dst / "intake.csv"
+    )

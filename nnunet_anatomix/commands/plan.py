@@ -3,97 +3,87 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-Datasets = Annotated[tuple[str, ...], tyro.conf.arg(aliases=["-d"])]
-MemoryTarget = Annotated[float | None, tyro.conf.arg(aliases=["-gpu_memory_target"])]
-TargetSpacing = Annotated[tuple[float, float, float] | None, tyro.conf.arg(aliases=["-overwrite_target_spacing"])]
-PlansName = Annotated[str, tyro.conf.arg(aliases=["-overwrite_plans_name"])]
+log = logging.getLogger(__name__)
 
 
-def plan(
-    dataset: Datasets,
-    iterations: int | None = None,
-    weights: str | None = None,
-    gpu_memory_target: MemoryTarget = None,
-    overwrite_target_spacing: TargetSpacing = None,
-    overwrite_plans_name: PlansName = "nnUNetAnatomixPlans",
-    architecture: str = "anatomix_unet16",
-    statistics: Literal["running", "own"] = "running",
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """Flags of both commands."""
+
+    dataset: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["-d"])]
+    """IDs or names of datasets below nnUNet_raw."""
+    iterations: int | None = None
+    """Optimizer steps. Default: 37500, as in the paper."""
+    weights: str | None = None
+    """Weights file or hf://owner/repo/file@revision. Default: the bundled weights."""
+    gpu_memory_target: Annotated[float | None, tyro.conf.arg(aliases=["-gpu_memory_target"])] = None
+    """Memory for training, GB. Default: 8, or the memory of the card if that is less."""
+    overwrite_target_spacing: Annotated[
+        tuple[float, float, float] | None, tyro.conf.arg(aliases=["-overwrite_target_spacing"])
+    ] = None
+    """Spacing to resample to, mm, slice axis first. Default: by the rule in plans/README.md."""
+    overwrite_plans_name: Annotated[str, tyro.conf.arg(aliases=["-overwrite_plans_name"])] = "nnUNetAnatomixPlans"
+    """Name of the plans."""
+    architecture: str = "anatomix_unet16"
+    """Plan template: anatomix_unet16, or anatomix_dev, which needs --weights."""
+    statistics: Literal["running", "own"] = "running"
+    """Statistics of batch normalization: running averages of pretraining, or those of each patch."""
+
+
+Options = Annotated[PlanOptions, tyro.conf.arg(name="")]
+Processes = Annotated[int | None, tyro.conf.arg(aliases=["-np"])]
+
+
+def plan(options: Options) -> None:
     """Write plans for the pretrained backbone, for nnUNetv2_preprocess -plans_name and nnUNetv2_train -p.
 
     Args:
-        dataset: IDs or names of datasets below nnUNet_raw.
-        iterations: Optimizer steps; 37500 as in the paper if left out.
-        weights: Weights file or hf://owner/repo/file@revision; the bundled ones if left out.
-        gpu_memory_target: GB that training may take; 8, or what the card has if that is less.
-        overwrite_target_spacing: Grid to resample to, mm, slices first; by the rule of plans/README.md if left out.
-        overwrite_plans_name: Name of the plan.
-        architecture: anatomix_unet16 or anatomix_dev, a template of the folder plans; anatomix_dev needs weights named.
-        statistics: What batch normalization uses: the running averages of its training, or each patch's own (instance normalization).
+        options: Datasets and settings.
     """
-    # Imports torch and nnU-Net, which --help does without.
+    for dataset, _ in _planned(options):
+        name = options.overwrite_plans_name
+        log.info("next: nnUNetv2_preprocess -d %s -plans_name %s -c 3d_fullres", dataset, name)
+
+
+def plan_and_preprocess(options: Options, np: Processes = None) -> None:
+    """Plan, then preprocess with nnU-Net, as nnUNetv2_train -p expects.
+
+    Args:
+        options: Datasets and settings.
+        np: Processes for preprocessing. Default: one per core, as nnU-Net counts them.
+    """
+    from nnunet_anatomix.finetuning.planning import preprocess
+
+    for _, path in _planned(options):
+        preprocess(path, processes=np)
+        dataset, name = path.parent.name, options.overwrite_plans_name
+        log.info("next: nnUNetv2_train %s 3d_fullres all -tr AnatomixTrainer -p %s", dataset, name)
+
+
+def _planned(options: PlanOptions) -> Iterator[tuple[str, Path]]:
+    """Write the plans of each dataset; its folder stays locked until the next one is asked for."""
     from nnunet_anatomix.finetuning.planning import preprocessed_folder, write_plan
     from pretraining.common.lock import hold_lock
 
-    for one in dataset:
-        with hold_lock(preprocessed_folder(one), wait=True):
-            write_plan(
-                one,
-                iterations=iterations,
-                weights=weights,
-                plans_name=overwrite_plans_name,
-                memory_target_gb=gpu_memory_target,
-                spacing_mm=overwrite_target_spacing,
-                architecture=architecture,
-                statistics=statistics,
+    for dataset in options.dataset:
+        with hold_lock(preprocessed_folder(dataset), wait=True):
+            yield (
+                dataset,
+                write_plan(
+                    dataset,
+                    iterations=options.iterations,
+                    weights=options.weights,
+                    plans_name=options.overwrite_plans_name,
+                    memory_target_gb=options.gpu_memory_target,
+                    spacing_mm=options.overwrite_target_spacing,
+                    architecture=options.architecture,
+                    statistics=options.statistics,
+                ),
             )
-        logging.getLogger(__name__).info("next: nnUNetv2_preprocess -d %s -plans_name %s -c 3d_fullres", one, overwrite_plans_name)
-
-
-def plan_and_preprocess(
-    dataset: Datasets,
-    iterations: int | None = None,
-    weights: str | None = None,
-    gpu_memory_target: MemoryTarget = None,
-    overwrite_target_spacing: TargetSpacing = None,
-    overwrite_plans_name: PlansName = "nnUNetAnatomixPlans",
-    architecture: str = "anatomix_unet16",
-    statistics: Literal["running", "own"] = "running",
-    np: Annotated[int | None, tyro.conf.arg(aliases=["-np"])] = None,
-) -> None:
-    """Plan, then preprocess with nnU-Net's own code: all that is needed before nnUNetv2_train -p.
-
-    Args:
-        dataset: IDs or names of datasets below nnUNet_raw.
-        iterations: Optimizer steps; 37500 as in the paper if left out.
-        weights: Weights file or hf://owner/repo/file@revision; the bundled ones if left out.
-        gpu_memory_target: GB that training may take; 8, or what the card has if that is less.
-        overwrite_target_spacing: Grid to resample to, mm, slices first; by the rule of plans/README.md if left out.
-        overwrite_plans_name: Name of the plan.
-        architecture: anatomix_unet16 or anatomix_dev, a template of the folder plans; anatomix_dev needs weights named.
-        statistics: What batch normalization uses: the running averages of its training, or each patch's own (instance normalization).
-        np: Processes that preprocess; by default one a core, as nnU-Net counts them.
-    """
-    from nnunet_anatomix.finetuning.planning import preprocess, preprocessed_folder, write_plan
-    from pretraining.common.lock import hold_lock
-
-    for one in dataset:
-        with hold_lock(preprocessed_folder(one), wait=True):
-            path = write_plan(
-                one,
-                iterations=iterations,
-                weights=weights,
-                plans_name=overwrite_plans_name,
-                memory_target_gb=gpu_memory_target,
-                spacing_mm=overwrite_target_spacing,
-                architecture=architecture,
-                statistics=statistics,
-            )
-            preprocess(path, processes=np)
-        logging.getLogger(__name__).info(
-            "next: nnUNetv2_train %s 3d_fullres all -tr AnatomixTrainer -p %s", path.parent.name, overwrite_plans_name
-        )

@@ -30,12 +30,15 @@ def prepare(
 ) -> None:
     """Turn your download of one of the paper's datasets into nnU-Net's format, or into pairs to register; killed, it goes on.
 
-    Expected folders, checks and splits are in docs/reproduce.md. Nothing is written into the download.
+    Expected folders, checks and splits are in docs/reproduce.md. Nothing is written into the
+    download.
 
     Args:
-        name: The dataset; l2r-abdomen gives MRI to segment and pairs to register, mm-whs pairs alone.
+        name: The dataset; l2r-abdomen gives MRI to segment and pairs to register, mm-whs pairs
+            alone.
         source: Folder of the download, unpacked, in the dataset's own layout.
-        out: nnUNet_raw, where the prepared folder goes; by default what the variable nnUNet_raw says.
+        out: nnUNet_raw, where the prepared folder goes; by default what the variable nnUNet_raw
+            says.
         shots: Training volumes of fold 0; the paper's if left out (amos-ct: 3, or 1 as in Table 8).
         partial: Take what there is of a dataset, shared out in the paper's proportions.
         weights: For mm-whs, of the alignment; none for MIND-SSC alone.

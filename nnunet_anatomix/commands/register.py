@@ -47,18 +47,22 @@ def register(
     """Align a moving scan with a fixed one, of any modalities, grids and orientations; or many pairs from a CSV.
 
     Args:
-        out: Folder for moved scan and labels, transforms, picture and registration.json; with --pairs one folder a pair below it.
+        out: Folder for moved scan and labels, transforms, picture and registration.json; with
+            --pairs one folder a pair below it.
         fixed: Scan to align with, in any format of ITK's.
         moving: Scan to align.
-        pairs: CSV with the columns fixed, moving and perhaps name, fixed_mask, moving_mask, fixed_labels, moving_labels, fixed_landmarks,
-            moving_landmarks, init; paths are relative to it. Pairs already there are not registered again.
-        solver: convexadam, or ants: SyN of antspyx, on features, or on mutual information with --features none.
-        features: Weights file, hf://owner/repo/file@revision, or .json of another network (docs/reproduce.md); bundled ones if left out;
-            none for MIND-SSC or mutual information alone.
+        pairs: CSV with the columns fixed, moving and perhaps name, fixed_mask, moving_mask,
+            fixed_labels, moving_labels, fixed_landmarks, moving_landmarks, init; paths are relative
+            to it. Pairs already there are not registered again.
+        solver: convexadam, or ants: SyN of antspyx, on features, or on mutual information with
+            --features none.
+        features: Weights file, hf://owner/repo/file@revision, or .json of another network
+            (docs/reproduce.md); bundled ones if left out; none for MIND-SSC or mutual information
+            alone.
         mind: Compare MIND-SSC too; --no-mind for features alone.
         feature_weight: Factor of the features beside MIND-SSC.
-        init: auto judges several starts by descriptors, none trusts the headers, else a transform's file (.mat, .tfm, .h5, or a
-            displacement field).
+        init: auto judges several starts by descriptors, none trusts the headers, else a transform's
+            file (.mat, .tfm, .h5, or a displacement field).
         affine: What the start may do first; affine with --init auto, none otherwise.
         fixed_mask: What of the fixed scan counts.
         moving_mask: What of the moving scan counts.
@@ -76,8 +80,10 @@ def register(
         overlap: Of the network's windows, share of their side.
         precision: fp32, bf16, or auto: bf16 where that is faster.
         memory: What may be used above PyTorch itself, such as 4G; most of what is free by default.
-        trust_code: Call the code that a .json names even if it is no torch.nn.Module, or the file comes from the hub.
-        statistics: What batch normalization uses: the running averages of its training, or each scan's own.
+        trust_code: Call the code that a .json names even if it is no torch.nn.Module, or the file
+            comes from the hub.
+        statistics: What batch normalization uses: the running averages of its training, or each
+            scan's own.
         device: auto, cpu or cuda.
     """
     from nnunet_anatomix.registration.batch import Common, PairFiles, read_pairs, register_pair, register_pairs
@@ -135,7 +141,9 @@ def register(
     )
     common = Common(
         config=config,
-        weights=load_feature_weights(features, trust_code=trust_code, statistics=statistics) if described.feature_weight else None,
+        weights=load_feature_weights(features, trust_code=trust_code, statistics=statistics)
+        if described.feature_weight
+        else None,
         fixed_clip=fixed_clip,
         moving_clip=moving_clip,
         memory=None if memory == "auto" else parse_bytes(memory),
@@ -149,5 +157,9 @@ def register(
         metrics = register_pair(given, out, common)
     for name in ("dice_before", "dice"):
         if values := metrics.get(name):
-            log.info("%s: %.3f, mean of %d labels", name.replace("_", " "), sum(values.values()) / len(values), len(values))
-    log.info("folds: %.2f %%; all of it is in %s, to look at: %s", 100 * metrics["folded_share"], out, out / "overview.png")
+            log.info(
+                "%s: %.3f, mean of %d labels", name.replace("_", " "), sum(values.values()) / len(values), len(values)
+            )
+    log.info(
+        "folds: %.2f %%; all of it is in %s, to look at: %s", 100 * metrics["folded_share"], out, out / "overview.png"
+    )

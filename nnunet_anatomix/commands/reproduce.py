@@ -44,17 +44,21 @@ def reproduce(
 ) -> None:
     """Run a table or figure of the paper, from prepared datasets to its numbers beside ours; killed, it goes on.
 
-    What each needs, and how long it takes, is in docs/reproduce.md. Without flags that make it smaller, all is run as in the paper.
+    What each needs, and how long it takes, is in docs/reproduce.md. Without flags that make it
+    smaller, all is run as in the paper.
 
     Args:
         table: Of the paper.
         data: nnUNet_raw, with what nnunet-anatomix prepare wrote.
         out: Folder for everything; tables may share it, and then share what they have in common.
         rows: Rows to run, as the table names them; all if left out.
-        datasets: To segment, in place of the paper's: names of prepare, or IDs or names of any dataset in --data.
-        pairs: To register, in place of the paper's: l2r-abdomen, mm-whs, or other folders with validation.csv, test.csv and pairs.json.
+        datasets: To segment, in place of the paper's: names of prepare, or IDs or names of any
+            dataset in --data.
+        pairs: To register, in place of the paper's: l2r-abdomen, mm-whs, or other folders with
+            validation.csv, test.csv and pairs.json.
         shots: Volumes to fine-tune on; the paper's if left out.
-        weights: Ours: a weights file or hf://owner/repo/file@revision; the bundled ones if left out.
+        weights: Ours: a weights file or hf://owner/repo/file@revision; the bundled ones if left
+            out.
         starts: More rows of Table 1: weights files, or stock for nnU-Net's own trainer.
         transfer: Weights for Table 1's transfer learning; trained on neurite-oasis if left out.
         networks: More rows of Tables 2 and 5: weights files, or .json of other networks.
@@ -99,7 +103,9 @@ def reproduce(
     settings = Settings(
         data=data,
         out=out,
-        scale=replace(MINIATURE if miniature else Scale(), **{name: value for name, value in asked.items() if value is not None}),
+        scale=replace(
+            MINIATURE if miniature else Scale(), **{name: value for name, value in asked.items() if value is not None}
+        ),
         datasets=datasets,
         pairs=pairs,
         shots=shots,

@@ -31,19 +31,25 @@ def registration_search(
     """Try settings of ConvexAdam on labelled pairs: a table, the best settings, a picture; killed, it goes on.
 
     Args:
-        pairs: CSV file with the header name,fixed,moving,fixed_labels,moving_labels, perhaps fixed_mask and moving_mask, and a line a pair;
-            paths are relative to the file. The scans of a pair are roughly aligned by their headers already.
-        out: Folder for results.csv, summary.md, summary.csv and sweep.png; a later call may add settings, pairs and methods.
+        pairs: CSV file with the header name,fixed,moving,fixed_labels,moving_labels, perhaps
+            fixed_mask and moving_mask, and a line a pair; paths are relative to the file. The scans
+            of a pair are roughly aligned by their headers already.
+        out: Folder for results.csv, summary.md, summary.csv and sweep.png; a later call may add
+            settings, pairs and methods.
         methods: mind (MIND-SSC alone), features (with the pretrained network's beside).
         smoothness: Weights λ of the descent's smoothness.
         grid_spacing: Of the search's grid, voxels.
         reach: Greatest displacements of the search, voxels of its grid.
         adam_spacing: Of the descent's grid, voxels.
-        weights: Weights file, hf://owner/repo/file@revision, or .json of another network (docs/reproduce.md); the bundled ones if left out.
-        fixed_clip: Intensities that the network sees as 0 and 1, -450 450 for CT; the least and the greatest of a scan if left out.
+        weights: Weights file, hf://owner/repo/file@revision, or .json of another network
+            (docs/reproduce.md); the bundled ones if left out.
+        fixed_clip: Intensities that the network sees as 0 and 1, -450 450 for CT; the least and the
+            greatest of a scan if left out.
         moving_clip: The same of the moving scans.
-        trust_code: Call the code that a .json names even if it is no torch.nn.Module, or the file comes from the hub.
-        statistics: What batch normalization uses: the running averages of its training, or each scan's own.
+        trust_code: Call the code that a .json names even if it is no torch.nn.Module, or the file
+            comes from the hub.
+        statistics: What batch normalization uses: the running averages of its training, or each
+            scan's own.
         device: auto, cpu or cuda.
     """
     grid = SearchGrid(smoothness=smoothness, grid_spacing=grid_spacing, reach=reach, adam_spacing=adam_spacing)
@@ -64,8 +70,12 @@ def registration_search(
     try_folder(out)
     runs_on = resolve_device(device)
     net = (
-        load_feature_weights(weights, trust_code=trust_code, statistics=statistics).network().to(runs_on) if "features" in methods else None
+        load_feature_weights(weights, trust_code=trust_code, statistics=statistics).network().to(runs_on)
+        if "features" in methods
+        else None
     )
-    chosen: dict[str, DescriptorConfig] = {name: replace(METHODS[name], bf16=has_bf16_units(runs_on)) for name in methods}
+    chosen: dict[str, DescriptorConfig] = {
+        name: replace(METHODS[name], bf16=has_bf16_units(runs_on)) for name in methods
+    }
     table = grid_search(found, out, grid, net=net, methods=chosen, device=runs_on)
     log.info("%s\nall of it is in %s", table, out)

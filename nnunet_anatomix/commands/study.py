@@ -52,7 +52,8 @@ def study(
         out: Folder for everything; a later call may add shots, seeds and starts.
         shots: Numbers of labelled scans to train on; all there are if left out.
         seeds: Trainings of each kind.
-        starts: weights (bundled), scratch, stock (nnU-Net's own trainer and plan), or files of weights.
+        starts: weights (bundled), scratch, stock (nnU-Net's own trainer and plan), or files of
+            weights.
         iterations: Optimizer steps of every training.
         max_patch: Longest side of a patch, voxels; as planned if left out.
         batch: Patches a step; as planned if left out.
@@ -68,7 +69,12 @@ def study(
 
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     settings = StudySettings(
-        dataset=find_dataset(dataset).name, iterations=iterations, max_patch=max_patch, batch=batch, patch=patch, spacing_mm=spacing
+        dataset=find_dataset(dataset).name,
+        iterations=iterations,
+        max_patch=max_patch,
+        batch=batch,
+        patch=patch,
+        spacing_mm=spacing,
     )
     table = run_study(settings, out, shots=shots, seeds=seeds, starts=starts, device=device)
     logging.getLogger(__name__).info("%s\nall of it is in %s", table, out)

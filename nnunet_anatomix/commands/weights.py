@@ -13,7 +13,8 @@ def weights(file: Annotated[str | None, tyro.conf.Positional] = None, json_card:
     """Show the card of a weights file: what it was trained on, for how long, how it was judged, under which licence.
 
     Args:
-        file: .safetensors, published .pth, or hf://owner/repo/file@revision; ANATOMIX_WEIGHTS or the bundled file if left out.
+        file: .safetensors, published .pth, or hf://owner/repo/file@revision; ANATOMIX_WEIGHTS or
+            the bundled file if left out.
         json_card: The whole card as JSON, the training's configuration included.
     """
     from pretraining.backbone.weights import find_weights, load_weights  # imports torch, which --help does without
@@ -25,7 +26,8 @@ def weights(file: Annotated[str | None, tyro.conf.Positional] = None, json_card:
         sys.stdout.write(json.dumps(found.card, indent=2) + "\n")
         return
     sys.stdout.write(
-        f"{path}\nparameters                 {parameters:,}\nsha256                     {found.sha256}\n" + "".join(_lines(found.card))
+        f"{path}\nparameters                 {parameters:,}\nsha256                     {found.sha256}\n"
+        + "".join(_lines(found.card))
     )
 
 

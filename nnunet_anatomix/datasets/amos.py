@@ -5,8 +5,9 @@ Expected download (``amos22.zip``, unpacked)::
     imagesTr/amos_0001.nii.gz, labelsTr/amos_0001.nii.gz, ...    200 CT (and 40 MRI, numbers from 500 on, which are left out)
     imagesVa/amos_0008.nii.gz, labelsVa/amos_0008.nii.gz, ...    100 CT (and 20 MRI)
 
-As in the paper, the public validation scans are the test, and the training scans are shared out 180 / 20; how, it does not say: here at
-random, seed 0. Table 1 says 3 fine-tuning volumes, Table 8 says 1: ``--shots`` takes either, and 3 is the default.
+As in the paper, the public validation scans are the test, and the training scans are shared out 180
+/ 20; how, it does not say: here at random, seed 0. Table 1 says 3 fine-tuning volumes, Table 8 says
+1: ``--shots`` takes either, and 3 is the default.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ def _find(source: Path, partial: bool) -> Parts:
 
     ours, test = cases("Tr", _COUNTS.training + _COUNTS.validation), cases("Va", _COUNTS.test)
     if len(ours) < 2:
-        raise InputError(f"{_TITLE}: expected at least 2 CT scans in imagesTr, to train and to validate on, found {len(ours)}")
+        raise InputError(
+            f"{_TITLE}: expected at least 2 CT scans in imagesTr, to train and to validate on, found {len(ours)}"
+        )
     validation = _COUNTS.validation if len(ours) == 200 else max(1, len(ours) // 10)
     # The last part of the drawing is of no scans: the test has scans of its own.
     parts = drawn_parts(ours, Counts(training=len(ours) - validation, validation=validation, test=0))

@@ -39,8 +39,12 @@ def _claim(folder: Path, preparation: dict[str, Any]) -> None:
     if path.is_file():
         if (earlier := path.read_text(encoding="utf-8")) != text:
             before = json.loads(earlier)
-            different = sorted(key for key in before.keys() | preparation.keys() if before.get(key) != preparation.get(key))
-            raise InputError(f"{folder} holds another preparation (other {', '.join(different)}); name another --out, or move it away")
+            different = sorted(
+                key for key in before.keys() | preparation.keys() if before.get(key) != preparation.get(key)
+            )
+            raise InputError(
+                f"{folder} holds another preparation (other {', '.join(different)}); name another --out, or move it away"
+            )
     elif not is_vacant(folder):
         raise InputError(f"{folder} holds something that was not prepared here; name another --out, or move it away")
     else:

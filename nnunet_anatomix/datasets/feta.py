@@ -5,8 +5,8 @@ Expected download::
     sub-001/anat/sub-001_rec-mial_T2w.nii.gz     sub-041 to sub-080 have rec-irtk in place of rec-mial
     sub-001/anat/sub-001_rec-mial_dseg.nii.gz    labels, 0 to 7
 
-The paper's 40 / 20 / 20 are the 80 subjects of the first release; later subjects (FeTA 2022 has 120) are left out. How the paper draws is
-not said: here at random, seed 0.
+The paper's 40 / 20 / 20 are the 80 subjects of the first release; later subjects (FeTA 2022 has
+120) are left out. How the paper draws is not said: here at random, seed 0.
 """
 
 from __future__ import annotations
@@ -14,7 +14,15 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from nnunet_anatomix.datasets.layout import Counts, Parts, drawn_parts, files_by_case, labelled_cases, require_count, require_folder
+from nnunet_anatomix.datasets.layout import (
+    Counts,
+    Parts,
+    drawn_parts,
+    files_by_case,
+    labelled_cases,
+    require_count,
+    require_folder,
+)
 from nnunet_anatomix.datasets.raw_dataset import SegmentationDataset
 
 log = logging.getLogger(__name__)
@@ -31,7 +39,9 @@ def _find(source: Path, partial: bool) -> Parts:
     cases = [case for case in found if int(case.name.removeprefix("sub-")) <= _LAST_SUBJECT]
     if later := len(found) - len(cases):
         log.info("%s: %d subjects after sub-%03d are left out, as in the paper", _TITLE, later, _LAST_SUBJECT)
-    require_count(cases, _COUNTS.total, "subjects sub-NNN/anat/*_T2w.nii.gz with *_dseg.nii.gz", title=_TITLE, partial=partial)
+    require_count(
+        cases, _COUNTS.total, "subjects sub-NNN/anat/*_T2w.nii.gz with *_dseg.nii.gz", title=_TITLE, partial=partial
+    )
     return drawn_parts(cases, _COUNTS)
 
 

@@ -6,9 +6,10 @@ Expected download (``AbdomenMRCT.zip``, unpacked)::
     labelsTr/AbdomenMRCT_0001_0000.nii.gz     0 to 4, of all that is labelled
     masksTr/AbdomenMRCT_0001_0000.nii.gz      what counts, for the pairs
 
-Segmentation (L2RAb-MRI): all labelled MRI, paired or not, 24 / 12 / 12; how the paper draws is not said: here at random, seed 0.
-Registration: the eight numbers of which there are both, MRI onto CT; 1 pair to tune on and 7 to test. Which one, the paper does not say:
-here the first. The labels are those of Learn2Reg; ``imagesTs`` has none and is not used.
+Segmentation (L2RAb-MRI): all labelled MRI, paired or not, 24 / 12 / 12; how the paper draws is not
+said: here at random, seed 0. Registration: the eight numbers of which there are both, MRI onto CT;
+1 pair to tune on and 7 to test. Which one, the paper does not say: here the first. The labels are
+those of Learn2Reg; ``imagesTs`` has none and is not used.
 """
 
 from __future__ import annotations
@@ -48,11 +49,15 @@ FOLDER = "Registration_L2RAbdomenMRCT"
 
 
 def _files(source: Path, kind: str, modality: str) -> dict[str, Path]:
-    return files_by_case(require_folder(source, f"{kind}Tr", title=_TITLE), rf"(?P<case>AbdomenMRCT_\d+)_{modality}\.nii\.gz")
+    return files_by_case(
+        require_folder(source, f"{kind}Tr", title=_TITLE), rf"(?P<case>AbdomenMRCT_\d+)_{modality}\.nii\.gz"
+    )
 
 
 def _find(source: Path, partial: bool) -> Parts:
-    cases = labelled_cases(_files(source, "images", _MRI), _files(source, "labels", _MRI), title=_TITLE, unlabelled=True)
+    cases = labelled_cases(
+        _files(source, "images", _MRI), _files(source, "labels", _MRI), title=_TITLE, unlabelled=True
+    )
     require_count(cases, _COUNTS.total, "labelled MRI", title=_TITLE, partial=partial)
     return drawn_parts(cases, _COUNTS)
 
@@ -75,16 +80,17 @@ L2R_ABDOMEN_MRI = SegmentationDataset(
 def prepare_pairs(source: Path, out: Path, *, partial: bool = False) -> Path:
     """Write the pairs, their labels and masks below ``out``; killed, it goes on.
 
-    Returns
-    -------
-    The folder of the pairs.
+    Returns:
+        The folder of the pairs.
 
-    Raises
-    ------
-    InputError
-        For a download that is not as expected, or a folder of something else.
+    Raises:
+        InputError: For a download that is not as expected, or a folder of something else.
     """
-    masks = {modality: _files(source, "masks", modality) for modality in (_MRI, _CT)} if (source / "masksTr").is_dir() else {}
+    masks = (
+        {modality: _files(source, "masks", modality) for modality in (_MRI, _CT)}
+        if (source / "masksTr").is_dir()
+        else {}
+    )
     images = {modality: _files(source, "images", modality) for modality in (_MRI, _CT)}
     labels = {modality: _files(source, "labels", modality) for modality in (_MRI, _CT)}
     names = sorted(images[_MRI].keys() & images[_CT].keys() & labels[_MRI].keys() & labels[_CT].keys())
@@ -100,22 +106,38 @@ def prepare_pairs(source: Path, out: Path, *, partial: bool = False) -> Path:
         }
         for name in names
     }
-    require_count([pair[_CT] for pair in pairs.values()], _PAIRS, "labelled pairs of MRI and CT", title=_TITLE, partial=partial)
+    require_count(
+        [pair[_CT] for pair in pairs.values()], _PAIRS, "labelled pairs of MRI and CT", title=_TITLE, partial=partial
+    )
     if len(pairs) <= _TUNING_PAIRS:
-        raise InputError(f"{_TITLE}: expected at least {_TUNING_PAIRS + 1} labelled pairs, to tune and to test on, found {len(pairs)}")
+        raise InputError(
+            f"{_TITLE}: expected at least {_TUNING_PAIRS + 1} labelled pairs, to tune and to test on, found {len(pairs)}"
+        )
     cases = [case for pair in pairs.values() for case in pair.values()]
     if unmasked := [case.image.name for case in cases if masks and case.mask is None]:
-        raise InputError(f"{_TITLE}: {len(unmasked)} scans of pairs have no mask in masksTr, the first is {unmasked[0]}; download again")
+        raise InputError(
+            f"{_TITLE}: {len(unmasked)} scans of pairs have no mask in masksTr, the first is {unmasked[0]}; download again"
+        )
     folder = out / FOLDER
-    files = files_digest(path for case in cases for path in (case.image, case.label, *([case.mask] if case.mask else [])))
+    files = files_digest(
+        path for case in cases for path in (case.image, case.label, *([case.mask] if case.mask else []))
+    )
     with claim_folder(folder, {"dataset": "l2r-abdomen, pairs", "partial": partial, "files": files}):
         values = {value: value for value in range(len(_ORGANS) + 1)}
         for case in cases:
-            convert_case(case, folder / "images" / f"{case.name}{ENDING}", folder / "labels" / f"{case.name}{ENDING}", values, _TITLE)
+            convert_case(
+                case,
+                folder / "images" / f"{case.name}{ENDING}",
+                folder / "labels" / f"{case.name}{ENDING}",
+                values,
+                _TITLE,
+            )
             if case.mask:
                 _convert_mask(case, case.mask, folder / "masks" / f"{case.name}{ENDING}")
         rows = [_row(name, pair) for name, pair in pairs.items()]
-        write_pairs(folder, PairSettings(name=_TITLE, fixed_clip=CT_WINDOW_HU), rows[:_TUNING_PAIRS], rows[_TUNING_PAIRS:])
+        write_pairs(
+            folder, PairSettings(name=_TITLE, fixed_clip=CT_WINDOW_HU), rows[:_TUNING_PAIRS], rows[_TUNING_PAIRS:]
+        )
     return folder
 
 
@@ -142,7 +164,9 @@ def _convert_mask(case: SourceCase, path: Path, out: Path) -> None:
     mask = read_image(path, role)
     scan = read_image(case.image, role)
     if mask.GetSize() != scan.GetSize():
-        raise InputError(f"{role}: expected {scan.GetSize()} voxels as its scan, found {mask.GetSize()}; download both again")
+        raise InputError(
+            f"{role}: expected {scan.GetSize()} voxels as its scan, found {mask.GetSize()}; download both again"
+        )
     written = sitk.GetImageFromArray((sitk.GetArrayViewFromImage(mask) > 0).astype(np.uint8))
     written.CopyInformation(scan)
     write_image(out, written)

@@ -57,30 +57,38 @@ class Counts:
 def require_folder(source: Path, *parts: str, title: str) -> Path:
     """``source`` with ``parts`` below it.
 
-    Raises
-    ------
-    InputError
-        If that is no folder; the message says what is there instead.
+    Raises:
+        InputError: If that is no folder; the message says what is there instead.
     """
     folder = source.joinpath(*parts)
     if not folder.is_dir():
-        there = sorted(path.name for path in source.iterdir() if not path.name.startswith("."))[:8] if source.is_dir() else "no folder"
+        there = (
+            sorted(path.name for path in source.iterdir() if not path.name.startswith("."))[:8]
+            if source.is_dir()
+            else "no folder"
+        )
         wanted = "/".join(parts) or "with the download"
-        raise InputError(f"{title}: expected a folder {wanted} in {source}, found {there}; docs/reproduce.md shows the layout")
+        raise InputError(
+            f"{title}: expected a folder {wanted} in {source}, found {there}; docs/reproduce.md shows the layout"
+        )
     return folder
 
 
 def files_by_case(folder: Path, pattern: str) -> dict[str, Path]:
     """Case → file, for files below ``folder`` whose path matches; hidden ones, which some archives bring, are left out.
 
-    Parameters
-    ----------
-    pattern : of the path relative to ``folder``, with ``/`` between folders and a group ``case``.
+    Args:
+        pattern: Of the path relative to ``folder``, with ``/`` between folders and a group
+            ``case``.
     """
     expression = re.compile(pattern)
     found = {}
     for path in sorted(folder.rglob("*.*")):
-        if not path.name.startswith(".") and path.is_file() and (match := expression.fullmatch(path.relative_to(folder).as_posix())):
+        if (
+            not path.name.startswith(".")
+            and path.is_file()
+            and (match := expression.fullmatch(path.relative_to(folder).as_posix()))
+        ):
             found[match["case"]] = path
     return found
 
@@ -90,22 +98,23 @@ def labelled_cases(
 ) -> list[SourceCase]:
     """Images and labels that belong together, in the order of their names.
 
-    Parameters
-    ----------
-    images, labels : case → file.
-    title : of the dataset, for messages.
-    prefix : of the cases' names in the prepared dataset.
-    unlabelled : whether images without labels may be left out in silence.
+    Args:
+        images, labels: Case → file.
+        title: Of the dataset, for messages.
+        prefix: Of the cases' names in the prepared dataset.
+        unlabelled: Whether images without labels may be left out in silence.
 
-    Raises
-    ------
-    InputError
-        Naming the first case that lacks its image or its label.
+    Raises:
+        InputError: Naming the first case that lacks its image or its label.
     """
     if without := [] if unlabelled else sorted(images.keys() - labels.keys()):
-        raise InputError(f"{title}: {len(without)} scans have no label, the first is {images[without[0]]}; download the labels again")
+        raise InputError(
+            f"{title}: {len(without)} scans have no label, the first is {images[without[0]]}; download the labels again"
+        )
     if without := sorted(labels.keys() - images.keys()):
-        raise InputError(f"{title}: {len(without)} labels have no scan, the first is {labels[without[0]]}; download the scans again")
+        raise InputError(
+            f"{title}: {len(without)} labels have no scan, the first is {labels[without[0]]}; download the scans again"
+        )
     return [SourceCase(name=prefix + case, image=images[case], label=labels[case]) for case in sorted(labels)]
 
 
@@ -120,11 +129,10 @@ def require_count(cases: Sequence[SourceCase], expected: int, what: str, *, titl
 def drawn_parts(cases: Sequence[SourceCase], counts: Counts, seed: int = 0) -> Parts:
     """Cases shared out at random, the same way every time.
 
-    Parameters
-    ----------
-    cases : different names; their order doesn't matter.
-    counts : of the parts; made to fit where there are more or fewer cases.
-    seed : of the drawing.
+    Args:
+        cases: Different names; their order doesn't matter.
+        counts: Of the parts; made to fit where there are more or fewer cases.
+        seed: Of the drawing.
     """
     counts = counts if counts.total == len(cases) else counts.of(len(cases))
     ordered = sorted(cases, key=lambda case: case.name)

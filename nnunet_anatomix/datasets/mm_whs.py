@@ -5,10 +5,11 @@ Expected download (the training archives of the Multi-Modality Whole Heart Segme
     ct_train/ct_train_1001_image.nii.gz, ct_train_1001_label.nii.gz, ...    20 CT
     mr_train/mr_train_1001_image.nii.gz, mr_train_1001_label.nii.gz, ...    20 MRI
 
-As in the paper the first CT, on a grid of 160×160×128 voxels of 1.142×1.142×1.283 mm, sets the space. Other than there, all scans are
-aligned straight to it, by our own affine stage on descriptors, and not through a mean of the CT nor by the labels of the MRI. Scans become
-pairs by their order, MRI onto CT: 5 to tune on and 15 to test; the paper does not name its pairs. Its additional labels (descending aorta,
-spine) are not public.
+As in the paper the first CT, on a grid of 160×160×128 voxels of 1.142×1.142×1.283 mm, sets the
+space. Other than there, all scans are aligned straight to it, by our own affine stage on
+descriptors, and not through a mean of the CT nor by the labels of the MRI. Scans become pairs by
+their order, MRI onto CT: 5 to tune on and 15 to test; the paper does not name its pairs. Its
+additional labels (descending aorta, spine) are not public.
 """
 
 from __future__ import annotations
@@ -23,6 +24,11 @@ from nnunet_anatomix.datasets.case_files import ENDING, read_label
 from nnunet_anatomix.datasets.claim import claim_folder, files_digest
 from nnunet_anatomix.datasets.layout import SourceCase, files_by_case, labelled_cases, require_count, require_folder
 from nnunet_anatomix.datasets.registration_pairs import PairRow, PairSettings, write_pairs
+from nnunet_anatomix.registration.atlas.align import align_scans
+from nnunet_anatomix.registration.atlas.scan_list import read_atlas_scans
+from nnunet_anatomix.registration.descriptors import DescriptorConfig
+from pretraining.backbone.external import load_feature_weights
+from pretraining.common.device import has_bf16_units, resolve_device
 from pretraining.common.errors import InputError
 from pretraining.common.tables import write_csv
 from pretraining.imaging.scans import read_image, validate_scan
@@ -32,7 +38,9 @@ _TITLE = "MM-WHS"
 _SCANS, _TUNING_PAIRS = 20, 5
 _SIZE, _SPACING_MM = (160, 160, 128), (1.142, 1.142, 1.283)
 VALUES = {0: 0, 500: 1, 600: 2, 420: 3, 550: 4, 205: 5, 820: 6, 850: 7, 421: 3}
-"""Left ventricle, right ventricle, left atrium, right atrium, myocardium, ascending aorta, pulmonary artery; 421 is a slip for 420."""
+"""Left ventricle, right ventricle, left atrium, right atrium, myocardium, ascending aorta,
+pulmonary artery; 421 is a slip for 420.
+"""
 CT_WINDOW_HU = (-450.0, 450.0)
 
 FOLDER = "Registration_MMWHS"
@@ -41,44 +49,50 @@ FOLDER = "Registration_MMWHS"
 
 def _cases(source: Path, modality: str, partial: bool) -> list[SourceCase]:
     folder = require_folder(source, f"{modality}_train", title=_TITLE)
-    files = [files_by_case(folder, rf"(?:.*/)?(?P<case>{modality}_train_\d+)_{kind}\.nii\.gz") for kind in ("image", "label")]
+    files = [
+        files_by_case(folder, rf"(?:.*/)?(?P<case>{modality}_train_\d+)_{kind}\.nii\.gz") for kind in ("image", "label")
+    ]
     cases = labelled_cases(*files, title=_TITLE)
     require_count(cases, _SCANS, f"labelled scans in {modality}_train", title=_TITLE, partial=partial)
     return cases
 
 
 def prepare_pairs(
-    source: Path, out: Path, *, partial: bool = False, weights: str | None = None, device: Literal["auto", "cpu", "cuda"] = "cpu"
+    source: Path,
+    out: Path,
+    *,
+    partial: bool = False,
+    weights: str | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "cpu",
 ) -> Path:
     """Align all scans and write the pairs below ``out``; killed, it goes on.
 
-    Parameters
-    ----------
-    partial : take as many as there are.
-    weights, device : of the alignment, see :func:`nnunet_anatomix.registration.atlas.align.align_scans`; ``none`` for MIND-SSC alone.
+    Args:
+        partial: Take as many as there are.
+        weights, device: Of the alignment, see
+            :func:`nnunet_anatomix.registration.atlas.align.align_scans`; ``none`` for MIND-SSC
+            alone.
 
-    Returns
-    -------
-    The folder of the pairs.
+    Returns:
+        The folder of the pairs.
 
-    Raises
-    ------
-    InputError
-        For a download that is not as expected, or a folder of something else.
-    CommandFailed
-        If a scan can't be aligned; the others are, and stay.
+    Raises:
+        InputError: For a download that is not as expected, or a folder of something else.
+        CommandFailed: If a scan can't be aligned; the others are, and stay.
     """
-    from nnunet_anatomix.commands.align import align  # the alignment goes on by itself where it was killed
-
     cases = {modality: _cases(source, modality, partial) for modality in ("ct", "mr")}
     pairs = list(zip(cases["ct"], cases["mr"], strict=False))
     tuning = _TUNING_PAIRS if len(pairs) == _SCANS else max(1, len(pairs) * _TUNING_PAIRS // _SCANS)
     if len(pairs) <= tuning:
-        raise InputError(f"{_TITLE}: expected at least 2 CT and 2 MRI, to tune and to test on, found {len(pairs)} pairs")
+        raise InputError(
+            f"{_TITLE}: expected at least 2 CT and 2 MRI, to tune and to test on, found {len(pairs)} pairs"
+        )
     folder = out / FOLDER
     everything = [case for of_modality in cases.values() for case in of_modality]
     files = files_digest(path for case in everything for path in (case.image, case.label))
-    with claim_folder(folder, {"dataset": "mm-whs", "partial": partial, "weights": weights or "bundled", "files": files}):
+    with claim_folder(
+        folder, {"dataset": "mm-whs", "partial": partial, "weights": weights or "bundled", "files": files}
+    ):
         for case in everything:
             _convert_label(case, folder / "own_labels" / f"{case.name}{ENDING}")
         reference = folder / f"reference{ENDING}"
@@ -91,12 +105,29 @@ def prepare_pairs(
         ]
         write_csv(folder / "scans.csv", ["name", "scan", "labels", "group", "clip"], scans)
         aligned = folder / "aligned"
-        align(folder / "scans.csv", aligned, atlas=reference, weights=weights, atlas_clip=CT_WINDOW_HU, device=device)
+        _align(folder / "scans.csv", aligned, reference, weights, device)
         for case in everything:
             _write_mask(case, aligned, reference, folder / "masks" / f"{case.name}{ENDING}")
         rows = [_row(fixed.name, moving.name) for fixed, moving in pairs]
         write_pairs(folder, PairSettings(name=_TITLE, fixed_clip=CT_WINDOW_HU), rows[:tuning], rows[tuning:])
     return folder
+
+
+def _align(scans: Path, out: Path, reference: Path, weights: str | None, device: str) -> None:
+    """Align all scans to the reference; an interrupted alignment resumes."""
+    runs_on = resolve_device(device)
+    with_features = weights != "none"
+    align_scans(
+        read_atlas_scans(scans),
+        out,
+        atlas=reference,
+        atlas_clip=CT_WINDOW_HU,
+        config=DescriptorConfig(bf16=has_bf16_units(runs_on))
+        if with_features
+        else DescriptorConfig(feature_weight=0.0),
+        weights=load_feature_weights(weights) if with_features else None,
+        device=runs_on,
+    )
 
 
 def reference_grid(first: sitk.Image) -> sitk.Image:

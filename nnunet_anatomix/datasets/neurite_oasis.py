@@ -5,14 +5,23 @@ Expected download (``neurite-oasis.v1.0.tar``, unpacked)::
     OASIS_OAS1_0001_MR1/aligned_norm.nii.gz     414 subjects
     OASIS_OAS1_0001_MR1/aligned_seg35.nii.gz    labels, 0 to 35
 
-The paper names neither the parts nor which of the images: here the affinely aligned ones, 314 / 50 / 50 at random, seed 0.
+The paper names neither the parts nor which of the images: here the affinely aligned ones, 314 / 50
+/ 50 at random, seed 0.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from nnunet_anatomix.datasets.layout import Counts, Parts, drawn_parts, files_by_case, labelled_cases, require_count, require_folder
+from nnunet_anatomix.datasets.layout import (
+    Counts,
+    Parts,
+    drawn_parts,
+    files_by_case,
+    labelled_cases,
+    require_count,
+    require_folder,
+)
 from nnunet_anatomix.datasets.raw_dataset import SegmentationDataset
 
 _TITLE = "neurite-oasis"
@@ -24,7 +33,9 @@ def _find(source: Path, partial: bool) -> Parts:
     pattern = r"(?:.*/)?(?P<case>OASIS_OAS1_\d+_MR\d)/{}\.nii\.gz"
     files = [files_by_case(folder, pattern.format(kind)) for kind in ("aligned_norm", "aligned_seg35")]
     cases = labelled_cases(*files, title=_TITLE)
-    require_count(cases, _COUNTS.total, "subjects OASIS_OAS1_NNNN_MR1/aligned_norm.nii.gz", title=_TITLE, partial=partial)
+    require_count(
+        cases, _COUNTS.total, "subjects OASIS_OAS1_NNNN_MR1/aligned_norm.nii.gz", title=_TITLE, partial=partial
+    )
     return drawn_parts(cases, _COUNTS)
 
 

@@ -6,14 +6,23 @@ Expected download (the three archives of the public release, unpacked side by si
     test_data/Case00.mhd, Case00_segmentation.mhd, ...                             30 scans: test
     livechallenge_test_data/Case00.mhd, Case00_segmentation.mhd, ...               20 scans: validation
 
-The parts are the paper's (App. B.5). Folders may lie deeper. Case numbers begin anew in each, so names get the part in front.
+The parts are the paper's (App. B.5). Folders may lie deeper. Case numbers begin anew in each, so
+names get the part in front.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from nnunet_anatomix.datasets.layout import Counts, Parts, SourceCase, files_by_case, labelled_cases, require_count, require_folder
+from nnunet_anatomix.datasets.layout import (
+    Counts,
+    Parts,
+    SourceCase,
+    files_by_case,
+    labelled_cases,
+    require_count,
+    require_folder,
+)
 from nnunet_anatomix.datasets.raw_dataset import SegmentationDataset
 
 _TITLE = "PROMISE12"
@@ -23,7 +32,9 @@ _COUNTS = Counts(training=50, validation=20, test=30)
 def _find(source: Path, partial: bool) -> Parts:
     def cases(folder: str, expected: int) -> list[SourceCase]:
         place = require_folder(source, folder, title=_TITLE)
-        images, labels = (files_by_case(place, rf"(?:.*/)?(?P<case>Case\d+){ending}\.mhd") for ending in ("", "_segmentation"))
+        images, labels = (
+            files_by_case(place, rf"(?:.*/)?(?P<case>Case\d+){ending}\.mhd") for ending in ("", "_segmentation")
+        )
         found = labelled_cases(images, labels, title=f"{_TITLE}, {folder}", prefix=f"{folder.split('_')[0]}_")
         require_count(found, expected, f"scans in {folder}", title=_TITLE, partial=partial)
         return found

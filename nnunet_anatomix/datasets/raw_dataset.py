@@ -65,41 +65,54 @@ class SegmentationDataset:
     def prepare(self, source: Path, out: Path, *, shots: int | None = None, partial: bool = False) -> Path:
         """Write the dataset below ``out``; killed, it goes on, and nothing is ever written into ``source``.
 
-        Parameters
-        ----------
-        source : the user's download.
-        out : ``nnUNet_raw``.
-        shots : training volumes of fold 0; left out, the paper's.
-        partial : take what there is, in the proportions of Table 8, in place of all that the paper had.
+        Args:
+            source: The user's download.
+            out: ``nnUNet_raw``.
+            shots: Training volumes of fold 0; left out, the paper's.
+            partial: Take what there is, in the proportions of Table 8, in place of all that the
+                paper had.
 
-        Returns
-        -------
-        The dataset's folder.
+        Returns:
+            The dataset's folder.
 
-        Raises
-        ------
-        InputError
-            For a download that is not as expected, or a folder of something else.
+        Raises:
+            InputError: For a download that is not as expected, or a folder of something else.
         """
         parts = self.find(source, partial)
         shots = self.shots[0] if shots is None else shots
         if not 1 <= shots <= len(parts.training):
-            raise InputError(f"{self.title}: expected from 1 to {len(parts.training)} shots, its training volumes, found {shots}")
+            raise InputError(
+                f"{self.title}: expected from 1 to {len(parts.training)} shots, its training volumes, found {shots}"
+            )
         folder = out / self.folder
         if folder.resolve().is_relative_to(source.resolve()):
-            raise InputError(f"--out {out} lies in the download {source}, which nothing is written into; name another folder")
+            raise InputError(
+                f"--out {out} lies in the download {source}, which nothing is written into; name another folder"
+            )
         everything = [*parts.training, *parts.validation, *parts.test]
         files = files_digest(path for case in everything for path in (case.image, case.label))
         with claim_folder(folder, {"dataset": self.key, "shots": shots, "partial": partial, "files": files}):
             values = self.values or {value: value for value in range(len(self.labels) + 1)}
-            jobs = [(case, part) for part, cases in (("Tr", [*parts.training, *parts.validation]), ("Ts", parts.test)) for case in cases]
+            jobs = [
+                (case, part)
+                for part, cases in (("Tr", [*parts.training, *parts.validation]), ("Ts", parts.test))
+                for case in cases
+            ]
             for case, part in tqdm(jobs, desc=self.key, unit="case", disable=None):
-                image, label = folder / f"images{part}" / f"{case.name}_0000{ENDING}", folder / f"labels{part}" / f"{case.name}{ENDING}"
+                image, label = (
+                    folder / f"images{part}" / f"{case.name}_0000{ENDING}",
+                    folder / f"labels{part}" / f"{case.name}{ENDING}",
+                )
                 convert_case(case, image, label, values, self.title)
             write_text(folder / SPLITS_FILE, json.dumps(_folds(parts, shots), indent=1) + "\n")
             write_text(folder / "dataset.json", json.dumps(self._description(parts), indent=1) + "\n")
             numbers = (len(parts.training), len(parts.validation), len(parts.test))
-            log.info("%s: %d training, %d validation and %d test volumes; fold 0 trains on %d of them", folder, *numbers, shots)
+            log.info(
+                "%s: %d training, %d validation and %d test volumes; fold 0 trains on %d of them",
+                folder,
+                *numbers,
+                shots,
+            )
         return folder
 
     def _description(self, parts: Parts) -> dict[str, object]:

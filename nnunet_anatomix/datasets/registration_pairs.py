@@ -57,11 +57,11 @@ def write_pairs(folder: Path, settings: PairSettings, validation: Sequence[PairR
 def read_pair_settings(folder: Path) -> PairSettings:
     """The settings of a prepared folder.
 
-    Raises
-    ------
-    InputError
-        If it was not prepared to its end.
+    Raises:
+        InputError: If it was not prepared to its end.
     """
     if missing := [name for name in (*(f"{part}.csv" for part in PARTS), PAIRS_FILE) if not (folder / name).is_file()]:
-        raise InputError(f"{folder} has no {', '.join(missing)}; expected pairs as nnunet-anatomix prepare writes them (docs/reproduce.md)")
+        raise InputError(
+            f"{folder} has no {', '.join(missing)}; expected pairs as nnunet-anatomix prepare writes them (docs/reproduce.md)"
+        )
     return read_json(PairSettings, folder / PAIRS_FILE)

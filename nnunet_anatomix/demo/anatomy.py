@@ -84,11 +84,13 @@ def _anatomy(seed: int) -> Tensor:
     tissue = (grid.square().sum(dim=0) < 0.92).to(torch.uint8)
     for label, (kind, centre, size) in enumerate(PLACES.values(), start=2):
         organ = procedural_shape(kind, sample_generator(seed, label, "demo organ")).float()
-        # grid_sample wants the last axis first. Places are shares of half a side already; in voxels for interpolate_at, they would round
-        # differently, and the demo's organs with them.
+        # grid_sample wants the last axis first. Places are shares of half a side already; in voxels
+        # for interpolate_at, they would round differently, and the demo's organs with them.
         local = ((grid - torch.tensor(centre).view(3, 1, 1, 1)) / size).flip(0).permute(1, 2, 3, 0)
         inside = functional.grid_sample(organ[None, None], local[None], mode="bilinear", align_corners=True)[0, 0] > 0.5
         tissue[inside & (tissue == 1)] = label
     if missing := sorted(set(range(2, 2 + len(PLACES))) - set(np.unique(tissue.numpy()))):
-        raise ValueError(f"seed {seed} hides the organs {[ORGANS[label - 2] for label in missing]}; choose another seed")
+        raise ValueError(
+            f"seed {seed} hides the organs {[ORGANS[label - 2] for label in missing]}; choose another seed"
+        )
     return tissue

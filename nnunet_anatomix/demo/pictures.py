@@ -13,10 +13,9 @@ from pretraining.imaging.views import apply_window, display_window
 def draw_cases(out: Path, cases: Mapping[str, tuple[Path, Path, Path]]) -> None:
     """Draw scan, truth and prediction of every case, in the axial slice with most truth.
 
-    Parameters
-    ----------
-    out : the ``.png`` file to write.
-    cases : title → image, truth and prediction files on one grid.
+    Args:
+        out: The ``.png`` file to write.
+        cases: Title → image, truth and prediction files on one grid.
     """
     import SimpleITK as sitk
     from matplotlib.figure import Figure
@@ -30,7 +29,10 @@ def draw_cases(out: Path, cases: Mapping[str, tuple[Path, Path, Path]]) -> None:
         z = int((truth > 0).sum(axis=(1, 2)).argmax())
         scan = apply_window(image[z], display_window(image[z]))
         panels = [np.stack([scan] * 3, axis=-1)]
-        panels += [label2rgb(labels[z], scan, colors=_colours(truth, prediction), alpha=0.45, bg_label=0) for labels in (truth, prediction)]
+        panels += [
+            label2rgb(labels[z], scan, colors=_colours(truth, prediction), alpha=0.45, bg_label=0)
+            for labels in (truth, prediction)
+        ]
         for axis, name, panel in zip(row, columns, panels, strict=True):
             axis.imshow(panel, origin="lower")
             axis.set_title(f"{title}: {name}", fontsize=9)

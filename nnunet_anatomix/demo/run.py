@@ -1,6 +1,7 @@
 """A few-shot segmentation from nothing: the engine makes a small dataset, stock nnU-Net commands do the rest.
 
-It shows that everything is in place and how the commands go together; synthetic scans are no evidence of quality.
+It shows that everything is in place and how the commands go together; synthetic scans are no
+evidence of quality.
 """
 
 from __future__ import annotations
@@ -35,23 +36,18 @@ _MARK = ".anatomix-demo"
 def run_demo(out: Path, *, iterations: int = 150, device: str = "auto", seed: int = 0) -> dict[str, float]:
     """Make a dataset, then plan, preprocess, train, predict and evaluate it with stock nnU-Net commands.
 
-    Parameters
-    ----------
-    out : folder for everything; an older demo in it is replaced.
-    iterations : of training.
-    device : ``auto``, ``cpu`` or ``cuda``.
-    seed : of the anatomy and its subjects.
+    Args:
+        out: Folder for everything; an older demo in it is replaced.
+        iterations: Of training.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        seed: Of the anatomy and its subjects.
 
-    Returns
-    -------
-    Organ → Dice, mean over the test cases.
+    Returns:
+        Organ → Dice, mean over the test cases.
 
-    Raises
-    ------
-    InputError
-        If ``out`` holds something else.
-    CommandFailed
-        If a command fails or the mean Dice is below 0.5.
+    Raises:
+        InputError: If ``out`` holds something else.
+        CommandFailed: If a command fails or the mean Dice is below 0.5.
     """
     with hold_lock(out):
         return _run_demo(out, iterations=iterations, device=device, seed=seed)
@@ -71,9 +67,28 @@ def _run_demo(out: Path, *, iterations: int, device: str, seed: int) -> dict[str
     plans_json = folders["nnUNet_preprocessed"] / DATASET / f"{PLANS}.json"
     steps = {
         "planning": ["nnunet-anatomix", "plan", "-d", str(DATASET_ID), "--iterations", str(iterations)],
-        "preprocessing": ["nnUNetv2_preprocess", "-d", str(DATASET_ID), "-plans_name", PLANS, "-c", "3d_fullres", "-np", "2"],
+        "preprocessing": [
+            "nnUNetv2_preprocess",
+            "-d",
+            str(DATASET_ID),
+            "-plans_name",
+            PLANS,
+            "-c",
+            "3d_fullres",
+            "-np",
+            "2",
+        ],
         f"training for {iterations} iterations": ["nnUNetv2_train", *train_model, "-device", device],
-        "predicting": ["nnUNetv2_predict", "-i", str(raw / "imagesTs"), "-o", str(predictions), *model, "-device", device],
+        "predicting": [
+            "nnUNetv2_predict",
+            "-i",
+            str(raw / "imagesTs"),
+            "-o",
+            str(predictions),
+            *model,
+            "-device",
+            device,
+        ],
         "evaluating": [
             *("nnUNetv2_evaluate_folder", str(raw / "labelsTs"), str(predictions)),
             *("-djfile", str(raw / "dataset.json"), "-pfile", str(plans_json)),
@@ -95,29 +110,29 @@ def _run_demo(out: Path, *, iterations: int, device: str, seed: int) -> dict[str
     mean = float(np.mean(list(dice.values())))
     for organ, value in dice.items():
         log.info("Dice of %-10s %.3f", organ, value)
-    log.info("mean Dice %.3f on %d test scans, %.0f s; see %s", mean, TEST_CASES, time.monotonic() - began, out / "report.md")
+    log.info(
+        "mean Dice %.3f on %d test scans, %.0f s; see %s", mean, TEST_CASES, time.monotonic() - began, out / "report.md"
+    )
     # NaN fails here too.
     if not mean >= LEAST_DICE:
-        raise CommandFailed(f"expected a mean Dice of at least {LEAST_DICE}, found {mean:.3f}: something is broken, see {out / 'log.txt'}")
+        raise CommandFailed(
+            f"expected a mean Dice of at least {LEAST_DICE}, found {mean:.3f}: something is broken, see {out / 'log.txt'}"
+        )
     return dice
 
 
 def make_demo_data(out: Path, *, seed: int = 0) -> Path:
     """Make nothing but the demo's dataset, in ``out/nnUNet_raw``, to train and predict with by hand.
 
-    Parameters
-    ----------
-    out : new or empty folder.
-    seed : of the anatomy and its subjects.
+    Args:
+        out: New or empty folder.
+        seed: Of the anatomy and its subjects.
 
-    Returns
-    -------
-    Folder of the dataset.
+    Returns:
+        Folder of the dataset.
 
-    Raises
-    ------
-    InputError
-        If ``out`` holds anything.
+    Raises:
+        InputError: If ``out`` holds anything.
     """
     raw = out / "nnUNet_raw" / DATASET
     with hold_lock(out):

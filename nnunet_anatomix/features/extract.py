@@ -10,7 +10,13 @@ from torch import Tensor
 
 from pretraining.backbone.external import fit_window_side
 from pretraining.backbone.feature_network import FeatureWeights
-from pretraining.backbone.inference import Clip, padded_shape, rescale_intensity, sliding_window_features, whole_volume_features
+from pretraining.backbone.inference import (
+    Clip,
+    padded_shape,
+    rescale_intensity,
+    sliding_window_features,
+    whole_volume_features,
+)
 from pretraining.backbone.inference_memory import LARGEST_SIDE, available_bytes, peak_bytes, window_for
 from pretraining.common.byte_sizes import format_bytes
 from pretraining.common.device import has_bf16_units
@@ -22,7 +28,9 @@ from pretraining.imaging.scans import validate_scan
 log = logging.getLogger(__name__)
 
 OVERLAP = 0.5
-"""Of neighbouring windows; .8 in the paper (``tests/benchmarks/test_feature_speed.py`` has errors and times of both)."""
+"""Of neighbouring windows; .8 in the paper (``tests/benchmarks/test_feature_speed.py`` has errors
+and times of both).
+"""
 _ANISOTROPIC = 3.0
 """Ratio of spacings above which the network sees anatomy as it never did in pretraining."""
 
@@ -42,47 +50,51 @@ def extract_features(
 ) -> Tensor:
     """Features of a scan on its own grid.
 
-    Parameters
-    ----------
-    image : three axes, one channel, any orientation and spacing; for thick slices see
-        :func:`~pretraining.imaging.grids.resample_isotropic`.
-    weights : of the network, or another one; ours with plain instance norm get voxelwise normalization, as the published 94M
-        network wants.
-    clip : intensities that the network sees as 0 and 1; left out, the least and the greatest of the scan.
-    side : of the windows, voxels; smaller ones are taken, and said so, where these do not fit into memory.
-    overlap : of neighbouring windows, share of their side, in [0, 1).
-    whole : take the whole scan at once in place of windows.
-    bf16 : whether the network computes in bfloat16; left out, where ``device`` gains from it.
-    memory : bytes that may be used on ``device``; left out, most of what is free there.
-    device : where the network runs.
-    progress : whether to show a progress bar.
+    Args:
+        image: Three axes, one channel, any orientation and spacing; for thick slices see
+            :func:`~pretraining.imaging.grids.resample_isotropic`.
+        weights: Of the network, or another one; ours with plain instance norm get voxelwise
+            normalization, as the published 94M network wants.
+        clip: Intensities that the network sees as 0 and 1; left out, the least and the greatest of
+            the scan.
+        side: Of the windows, voxels; smaller ones are taken, and said so, where these do not fit
+            into memory.
+        overlap: Of neighbouring windows, share of their side, in [0, 1).
+        whole: Take the whole scan at once in place of windows.
+        bf16: Whether the network computes in bfloat16; left out, where ``device`` gains from it.
+        memory: Bytes that may be used on ``device``; left out, most of what is free there.
+        device: Where the network runs.
+        progress: Whether to show a progress bar.
 
-    Returns
-    -------
-    (C, X, Y, Z) float32 on the CPU, axes as in :func:`~pretraining.imaging.grids.image_tensor`.
+    Returns:
+        (C, X, Y, Z) float32 on the CPU, axes as in :func:`~pretraining.imaging.grids.image_tensor`.
 
-    Raises
-    ------
-    InputError
-        For an image that is no scan, a clip window outside its intensities, or too little memory.
-    NotFinite
-        If the network computes NaN or infinity.
+    Raises:
+        InputError: For an image that is no scan, a clip window outside its intensities, or too
+            little memory.
+        NotFinite: If the network computes NaN or infinity.
 
-    Notes
-    -----
-    Features depend on what the network sees around a voxel, hence on the size of windows, far more than on overlap or precision. Against
-    the paper's windows of 128 voxels and overlap .8, on a head of 152×182×152 voxels, the relative RMS error is .11 for overlap .5,
-    .39 for windows of 96 voxels, .61 for 64, .41 for the whole volume at once, and .003 for bfloat16. So two scans to be compared want the
-    same windows, and it is only for want of memory that they are changed unasked, and not without a warning.
+    Notes:
+        Features depend on what the network sees around a voxel, hence on the size of windows, far
+        more than on overlap or precision. Against the paper's windows of 128 voxels and overlap .8,
+        on a head of 152×182×152 voxels, the relative RMS error is .11 for overlap .5, .39 for
+        windows of 96 voxels, .61 for 64, .41 for the whole volume at once, and .003 for bfloat16.
+        So two scans to be compared want the same windows, and it is only for want of memory that
+        they are changed unasked, and not without a warning.
     """
     device = torch.device(device)
     volume = image_tensor(validate_scan(image, "image"))
     _check_clip(volume, clip)
     if weights.architecture.in_channels != 1:
-        raise InputError(f"expected weights of a network with one input channel, found {weights.architecture.in_channels}")
+        raise InputError(
+            f"expected weights of a network with one input channel, found {weights.architecture.in_channels}"
+        )
     if max(image.GetSpacing()) > _ANISOTROPIC * min(image.GetSpacing()):
         spacing = "×".join(f"{side_mm:.3g}" for side_mm in image.GetSpacing())
-        log.info("voxels of %s mm are far from cubes, which the network was pretrained on; --spacing resamples to such", spacing)
+        log.info(
+            "voxels of %s mm are far from cubes, which the network was pretrained on; --spacing resamples to such",
+            spacing,
+        )
     net = weights.network().to(device)
     architecture = weights.architecture
     side = fit_window_side(net, side)
@@ -106,7 +118,9 @@ def extract_features(
         )
         side = fitting
     return _finite(
-        sliding_window_features(net, volume, side=side, overlap=overlap, clip=clip, bf16=bf16, voxelwise=voxelwise, progress=progress)
+        sliding_window_features(
+            net, volume, side=side, overlap=overlap, clip=clip, bf16=bf16, voxelwise=voxelwise, progress=progress
+        )
     )
 
 
@@ -119,7 +133,9 @@ def _check_clip(volume: Tensor, clip: Clip | None) -> None:
     scaled = rescale_intensity(volume, clip)
     if scaled.min() == scaled.max():
         low, high = float(volume.min()), float(volume.max())
-        raise InputError(f"the clip window {clip} leaves a constant image of intensities {low:g} to {high:g}; name one that overlaps them")
+        raise InputError(
+            f"the clip window {clip} leaves a constant image of intensities {low:g} to {high:g}; name one that overlaps them"
+        )
 
 
 def _spare_bytes(result: int, memory: int | None, device: torch.device) -> int:

@@ -19,10 +19,8 @@ ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".b2nd")
 def feature_ending(path: str | Path) -> str:
     """Which of ``ENDINGS`` a file's name has.
 
-    Raises
-    ------
-    InputError
-        If it has none.
+    Raises:
+        InputError: If it has none.
     """
     name = Path(path).name.lower()
     for ending in ENDINGS:
@@ -34,12 +32,12 @@ def feature_ending(path: str | Path) -> str:
 def write_features(path: str | Path, features: Tensor, image: sitk.Image) -> None:
     """Write features, whole or not at all.
 
-    Parameters
-    ----------
-    path : an image file gets one vector a voxel, on the grid of ``image``; a ``.b2nd`` file the axes (C, Z, Y, X) as nnU-Net's, and in
-        its metadata ``geometry`` (spacing in mm and origin along X, Y, Z, direction row by row).
-    features : (C, X, Y, Z).
-    image : any on their grid.
+    Args:
+        path: An image file gets one vector a voxel, on the grid of ``image``; a ``.b2nd`` file the
+            axes (C, Z, Y, X) as nnU-Net's, and in its metadata ``geometry`` (spacing in mm and
+            origin along X, Y, Z, direction row by row).
+        features: (C, X, Y, Z).
+        image: Any on their grid.
     """
     if feature_ending(path) == ".b2nd":
         array = np.ascontiguousarray(features.permute(0, 3, 2, 1).numpy())
@@ -72,7 +70,9 @@ def _verify_blosc2(path: Path, array: np.ndarray) -> None:
 
     try:
         stored = blosc2.open(str(path), mode="r")
-        is_same = stored.shape == array.shape and all(np.array_equal(stored[channel], array[channel]) for channel in range(len(array)))
+        is_same = stored.shape == array.shape and all(
+            np.array_equal(stored[channel], array[channel]) for channel in range(len(array))
+        )
     except (RuntimeError, OSError, ValueError) as error:
         raise Incomplete(str(error)) from None
     if not is_same:

@@ -24,17 +24,17 @@ _SAMPLE = 200_000
 def draw_features(path: str | Path, image: sitk.Image, features: Tensor, *, clip: Clip | None = None) -> None:
     """Draw the scan, the principal components of its features as red, green and blue, and single channels, to scale.
 
-    Parameters
-    ----------
-    path : the ``.png`` file, written whole or not at all.
-    image : scalar, three axes.
-    features : (C, X, Y, Z) on its grid.
-    clip : intensities shown black and white; left out, quantiles of the foreground.
+    Args:
+        path: The ``.png`` file, written whole or not at all.
+        image: Scalar, three axes.
+        features: (C, X, Y, Z) on its grid.
+        clip: Intensities shown black and white; left out, quantiles of the foreground.
 
-    Notes
-    -----
-    Rows are axial, coronal and sagittal slices through the middle of the foreground, radiological: the patient's right is on the left.
-    Components are those of the foreground of the whole volume, so that colours mean the same in all three.
+    Notes:
+        Rows are axial, coronal and sagittal slices through the middle of the foreground,
+            radiological: the patient's right is on the left.
+        Components are those of the foreground of the whole volume, so that colours mean the same in
+        all three.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -67,12 +67,31 @@ def draw_features(path: str | Path, image: sitk.Image, features: Tensor, *, clip
         row[1].imshow(colours(slices).permute(2, 1, 0).numpy(), extent=extent, interpolation="bilinear")
         for axis, channel in zip(row[2:], shown, strict=True):
             darkest, brightest = ranges[channel]
-            axis.imshow(slices[channel].T.numpy(), cmap="gray", vmin=darkest, vmax=brightest, extent=extent, interpolation="bilinear")
+            axis.imshow(
+                slices[channel].T.numpy(),
+                cmap="gray",
+                vmin=darkest,
+                vmax=brightest,
+                extent=extent,
+                interpolation="bilinear",
+            )
         for axis in row:
             axis.set_axis_off()
         letter_sides(row[0], view)
-        row[0].text(-0.02, 0.5, view, color="white", fontsize=10, rotation=90, ha="right", va="center", transform=row[0].transAxes)
-    for axis, name in zip(rows[0], ("scan", "principal components", *(f"channel {channel}" for channel in shown)), strict=True):
+        row[0].text(
+            -0.02,
+            0.5,
+            view,
+            color="white",
+            fontsize=10,
+            rotation=90,
+            ha="right",
+            va="center",
+            transform=row[0].transAxes,
+        )
+    for axis, name in zip(
+        rows[0], ("scan", "principal components", *(f"channel {channel}" for channel in shown)), strict=True
+    ):
         axis.set_title(name, color="white", fontsize=10)
     with atomic_write(path) as partial:
         figure.savefig(partial, format="png", dpi=120)

@@ -47,14 +47,15 @@ class RawDataset:
 def find_dataset(dataset: str) -> RawDataset:
     """The dataset with this ID or name in ``nnUNet_raw``, its files counted but not read.
 
-    Raises
-    ------
-    InputError
-        If nnU-Net's folders, ``dataset.json``, labels, channels or files are missing or do not fit.
+    Raises:
+        InputError: If nnU-Net's folders, ``dataset.json``, labels, channels or files are missing or
+            do not fit.
     """
     for variable, root in (("nnUNet_raw", nnUNet_raw), ("nnUNet_preprocessed", nnUNet_preprocessed)):
         if not root.get():
-            raise InputError(f"{variable} is not set; it names nnU-Net's folder (documentation/setting_up_paths.md of nnU-Net)")
+            raise InputError(
+                f"{variable} is not set; it names nnU-Net's folder (documentation/setting_up_paths.md of nnU-Net)"
+            )
     try:
         name = maybe_convert_to_dataset_name(dataset)
     except (RuntimeError, ValueError):
@@ -66,11 +67,15 @@ def find_dataset(dataset: str) -> RawDataset:
     channels, ending = len(described.channel_names), described.file_ending
     description = {"channel_names": described.content.get("modality"), **described.content}
     require_labels(name, description)
-    cases = get_filenames_of_train_images_and_targets(str(folder), description) if _has_images(folder, description) else {}
+    cases = (
+        get_filenames_of_train_images_and_targets(str(folder), description) if _has_images(folder, description) else {}
+    )
     if not cases:
         raise InputError(f"{name} has no training images in {folder / 'imagesTr'}")
     if unlabelled := [case for case, files in cases.items() if not Path(files["label"]).is_file()]:
-        raise InputError(f"{name}: {len(unlabelled)} training cases have no label, the first is '{unlabelled[0]}'; expected it in labelsTr")
+        raise InputError(
+            f"{name}: {len(unlabelled)} training cases have no label, the first is '{unlabelled[0]}'; expected it in labelsTr"
+        )
     for case, files in cases.items():
         if len(files["images"]) != channels or not all(Path(image).is_file() for image in files["images"]):
             found = [Path(image).name for image in files["images"] if Path(image).is_file()]
@@ -84,19 +89,22 @@ def find_dataset(dataset: str) -> RawDataset:
 def check_cases(dataset: RawDataset) -> None:
     """Read every training case, and refuse what nothing can be learned from.
 
-    Raises
-    ------
-    InputError
-        Naming the case: damaged, unreadable or 2D files (see :mod:`pretraining.imaging.integrity`), files of one case on different
-        grids, NaN or infinite voxels, a constant channel, label values that ``dataset.json`` does not name.
+    Raises:
+        InputError: Naming the case: damaged, unreadable or 2D files (see
+            :mod:`pretraining.imaging.integrity`), files of one case on different grids, NaN or
+            infinite voxels, a constant channel, label values that ``dataset.json`` does not name.
 
-    Notes
-    -----
-    A label that no training case shows is worth a warning alone: benchmarks name organs that a single patient may lack.
+    Notes:
+        A label that no training case shows is worth a warning alone: benchmarks name organs that a
+            single patient may lack.
     """
     labels = LabelManager(dataset.description["labels"], dataset.description.get("regions_class_order"))
-    known = {int(label) for label in labels.all_labels} | ({int(labels.ignore_label)} if labels.has_ignore_label else set())
-    jobs = [(case, files["images"], files["label"], dataset.description) for case, files in sorted(dataset.cases.items())]
+    known = {int(label) for label in labels.all_labels} | (
+        {int(labels.ignore_label)} if labels.has_ignore_label else set()
+    )
+    jobs = [
+        (case, files["images"], files["label"], dataset.description) for case, files in sorted(dataset.cases.items())
+    ]
     processes = min(len(jobs), default_num_processes, available_cores())
     shown: set[int] = set()
     # Spawned processes take longer to start than a few scans take to read.
@@ -110,10 +118,16 @@ def check_cases(dataset: RawDataset) -> None:
         for note in notes:
             log.warning("%s: case '%s': %s", dataset.name, case, note)
         if strange := sorted(found - known):
-            raise InputError(f"{dataset.name}: labels of case '{case}' hold the values {strange}, dataset.json names {sorted(known)}")
+            raise InputError(
+                f"{dataset.name}: labels of case '{case}' hold the values {strange}, dataset.json names {sorted(known)}"
+            )
         shown |= found
     if unseen := sorted(known - shown - {0}):
-        names = {name: value for name, value in dataset.description["labels"].items() if name != "ignore" and _values(value) & set(unseen)}
+        names = {
+            name: value
+            for name, value in dataset.description["labels"].items()
+            if name != "ignore" and _values(value) & set(unseen)
+        }
         log.warning("%s: no training case shows label %s %s; it cannot be learned", dataset.name, unseen, sorted(names))
 
 
@@ -137,12 +151,16 @@ def _inspect(job: tuple[str, list[str], str, Mapping[str, Any]]) -> tuple[set[in
             f"case '{case}': expected spacings from {low:g} to {high:g} mm, found {_plain(properties['spacing'])}; mend the header"
         )
     if scan.shape[1:] != segmentation.shape[1:]:
-        raise InputError(f"case '{case}': image of {scan.shape[1:]} voxels, label of {segmentation.shape[1:]}; both must be on one grid")
+        raise InputError(
+            f"case '{case}': image of {scan.shape[1:]} voxels, label of {segmentation.shape[1:]}; both must be on one grid"
+        )
     of_image, of_label = (_grid(scan.shape[1:], found) for found in (properties, label_properties))
     if not same_grid(of_image, of_label, within_vox=ROUNDED_HEADERS_VOX):
         found = "; ".join(
             f"{name} of the image is {first}, of the label {second}"
-            for name, first, second in zip(("size", "spacing", "origin", "direction"), astuple(of_image), astuple(of_label), strict=True)
+            for name, first, second in zip(
+                ("size", "spacing", "origin", "direction"), astuple(of_image), astuple(of_label), strict=True
+            )
             if first != second
         )
         apart = corner_distance_vox(of_image, of_label)
@@ -151,9 +169,13 @@ def _inspect(job: tuple[str, list[str], str, Mapping[str, Any]]) -> tuple[set[in
         low, high = float(channel.min()), float(channel.max())
         # NaN and infinity both spoil the minimum or the maximum.
         if not np.isfinite([low, high]).all():
-            raise InputError(f"case '{case}': {Path(image).name} has NaN or infinite voxels; replace them by the background's value")
+            raise InputError(
+                f"case '{case}': {Path(image).name} has NaN or infinite voxels; replace them by the background's value"
+            )
         if low == high:
-            raise InputError(f"case '{case}': {Path(image).name} is constant ({low:g} everywhere); take it out or replace it")
+            raise InputError(
+                f"case '{case}': {Path(image).name} is constant ({low:g} everywhere); take it out or replace it"
+            )
     notes = _orientation_notes(headers, Path(images[0]), properties)
     values = np.unique(segmentation)
     if not np.array_equal(values, np.round(values)):
@@ -172,7 +194,9 @@ def _judged(case: str, path: Path) -> VolumeHeader | None:
     return header
 
 
-def _orientation_notes(headers: Mapping[Path, VolumeHeader | None], first: Path, properties: Mapping[str, Any]) -> list[str]:
+def _orientation_notes(
+    headers: Mapping[Path, VolumeHeader | None], first: Path, properties: Mapping[str, Any]
+) -> list[str]:
     """Which of two placements nnU-Net's reader took, where a header has two."""
     header = headers[first]
     if header is None or not header.is_nifti:
@@ -224,8 +248,9 @@ def require_labels(dataset_name: str, description: Mapping[str, Any]) -> None:
         description: The dataset.json.
 
     Raises:
-        InputError: Unless there are names with numbers, a background of 0, a foreground, consecutive numbers, the ignore label last,
-            and for regions an order of classes that fits them.
+        InputError: Unless there are names with numbers, a background of 0, a foreground,
+            consecutive numbers, the ignore label last, and for regions an order of classes that
+            fits them.
     """
     where = f"dataset.json of {dataset_name}"
     described = DatasetJson(where=where, content=description)
@@ -234,8 +259,12 @@ def require_labels(dataset_name: str, description: Mapping[str, Any]) -> None:
         raise InputError(f"{dataset_name} has no foreground label in dataset.json; fine-tuning needs one")
     known = {0}.union(*described.foreground.values())
     if IGNORE in described.labels and (found := description["labels"][IGNORE]) != max(known) + 1:
-        raise InputError(f"{where}: expected {max(known) + 1} for the label ignore, after all others, found {found}; renumber the labels")
+        raise InputError(
+            f"{where}: expected {max(known) + 1} for the label ignore, after all others, found {found}; renumber the labels"
+        )
     if described.has_regions:
         described.require_region_numbers()
     elif known != set(range(len(known))):
-        raise InputError(f"{where}: expected the labels 0 to {len(known) - 1}, found {sorted(known)}; renumber them without gaps")
+        raise InputError(
+            f"{where}: expected the labels 0 to {len(known) - 1}, found {sorted(known)}; renumber them without gaps"
+        )

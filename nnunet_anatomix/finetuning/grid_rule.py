@@ -41,24 +41,29 @@ class GeometryConfig:
     """Memory target where none is asked for and the card has no less, 2^30 bytes."""
 
     def __post_init__(self) -> None:
-        check_count(anisotropy=self.anisotropy, scan_voxels=self.scan_voxels, batch_size=self.batch_size, least_side=self.least_side)
+        check_count(
+            anisotropy=self.anisotropy,
+            scan_voxels=self.scan_voxels,
+            batch_size=self.batch_size,
+            least_side=self.least_side,
+        )
         check_positive(memory_gb=self.memory_gb)
         check_within(f"[{self.least_side}, inf)", patch_side=self.patch_side)
         check_within(f"[{self.patch_side}, inf)", generous_patch_side=self.generous_patch_side)
 
 
-def target_spacing(spacings_mm: Sequence[Sequence[float]], shapes: Sequence[Sequence[int]], config: GeometryConfig) -> list[float]:
+def target_spacing(
+    spacings_mm: Sequence[Sequence[float]], shapes: Sequence[Sequence[int]], config: GeometryConfig
+) -> list[float]:
     """The grid to resample all scans to: steps 1 and 2 of the rule.
 
-    Parameters
-    ----------
-    spacings_mm : one triple a training scan, in any one order of axes.
-    shapes : the scans' voxels, in the same order.
-    config : numbers of the rule.
+    Args:
+        spacings_mm: One triple a training scan, in any one order of axes.
+        shapes: The scans' voxels, in the same order.
+        config: Numbers of the rule.
 
-    Returns
-    -------
-    Three spacings, mm.
+    Returns:
+        Three spacings, mm.
     """
     spacings, sizes = np.array(spacings_mm, dtype=float), np.array(shapes, dtype=float)
     median = np.median(spacings, axis=0)
@@ -76,16 +81,14 @@ def median_shape(spacings_mm: np.ndarray, shapes: np.ndarray, spacing_mm: Sequen
 def patch_size(shape: Sequence[float], side: int, config: GeometryConfig, *, multiple: int, min_side: int) -> list[int]:
     """Step 3 of the rule.
 
-    Parameters
-    ----------
-    shape : voxels of the median scan on the target grid.
-    side : greatest shared side, voxels.
-    config : numbers of the rule.
-    multiple, min_side : what the backbone takes, voxels.
+    Args:
+        shape: Voxels of the median scan on the target grid.
+        side: Greatest shared side, voxels.
+        config: Numbers of the rule.
+        multiple, min_side: What the backbone takes, voxels.
 
-    Returns
-    -------
-    The patch, voxels; every axis a multiple of ``multiple`` and at least ``min_side``.
+    Returns:
+        The patch, voxels; every axis a multiple of ``multiple`` and at least ``min_side``.
     """
     whole = [max(1, round(extent)) for extent in shape]
     shared = min((extent for extent in whole if extent >= config.least_side), default=side)
@@ -104,20 +107,17 @@ def patch_and_batch(
 ) -> tuple[list[int], int]:
     """Steps 3 and 4 of the rule: the largest patch and batch that fit.
 
-    Parameters
-    ----------
-    shape, config, multiple, min_side : as for :func:`patch_size`.
-    memory_target_gb : not to be exceeded, 2^30 bytes.
-    needed_gb : memory of training with a patch and a batch, see :func:`nnunet_anatomix.finetuning.memory.training_memory_gb`.
+    Args:
+        shape, config, multiple, min_side: As for :func:`patch_size`.
+        memory_target_gb: Not to be exceeded, 2^30 bytes.
+        needed_gb: Memory of training with a patch and a batch, see
+            :func:`nnunet_anatomix.finetuning.memory.training_memory_gb`.
 
-    Returns
-    -------
-    Patch, voxels, and batch.
+    Returns:
+        Patch, voxels, and batch.
 
-    Raises
-    ------
-    InputError
-        If not even one patch of the smallest side fits.
+    Raises:
+        InputError: If not even one patch of the smallest side fits.
     """
     for side, batch in _candidates(config, multiple, min_side, generous=memory_target_gb > config.memory_gb):
         patch = patch_size(shape, side, config, multiple=multiple, min_side=min_side)

@@ -12,11 +12,15 @@ from pretraining.backbone.unet import UNet, UNetConfig
 
 GB = 2**30
 _HALF, _SINGLE, _INDEX = 2, 4, 8
-"""Bytes of autocast's activations, of parameters and logits, of the places that max pooling remembers."""
+"""Bytes of autocast's activations, of parameters and logits, of the places that max pooling
+remembers.
+"""
 _PARAMETER_COPIES = 4
 """Weights, gradient and Adam's two moments."""
 _LOGIT_COPIES = 5
-"""Of the size of the float32 logits: themselves, softmax, one-hot target, cross-entropy and a gradient."""
+"""Of the size of the float32 logits: themselves, softmax, one-hot target, cross-entropy and a
+gradient.
+"""
 _TRANSIENT = 1.15
 """Gradients and workspace that live beside the activations."""
 _RUNTIME_GB = 0.6
@@ -26,16 +30,16 @@ _RUNTIME_GB = 0.6
 def activation_bytes(backbone: UNetConfig, patch: Sequence[int], batch: int) -> int:
     """What the forward pass keeps for the backward pass, in 16-bit autocast.
 
-    Every convolution keeps its padded input, its output and what follows normalization and ReLU; pooling keeps its result and, of
-    maxima, where they were found. The input of a decoder's first convolution is the padded concatenation, or the skip connection and
-    the level below, padded each. The features go to the head in float32, which is as much again as their normalization would have
-    kept.
+    Every convolution keeps its padded input, its output and what follows normalization and ReLU;
+    pooling keeps its result and, of maxima, where they were found. The input of a decoder's first
+    convolution is the padded concatenation, or the skip connection and the level below, padded
+    each. The features go to the head in float32, which is as much again as their normalization
+    would have kept.
 
-    Parameters
-    ----------
-    backbone : the network.
-    patch : (X, Y, Z), voxels, a multiple of the backbone's.
-    batch : patches.
+    Args:
+        backbone: The network.
+        patch: (X, Y, Z), voxels, a multiple of the backbone's.
+        batch: Patches.
     """
     with torch.device("meta"):
         net = UNet(backbone)
@@ -60,17 +64,18 @@ def activation_bytes(backbone: UNetConfig, patch: Sequence[int], batch: int) -> 
 def training_memory_gb(backbone: UNetConfig, patch: Sequence[int], batch: int, classes: int) -> float:
     """Peak of one training step of :class:`~nnunet_anatomix.finetuning.network.AnatomixNetwork`, in 2^30 bytes.
 
-    Parameters
-    ----------
-    backbone, patch, batch : as for :func:`activation_bytes`.
-    classes : segmentation heads.
+    Args:
+        backbone, patch, batch: As for :func:`activation_bytes`.
+        classes: Segmentation heads.
 
-    Notes
-    -----
-    Checked against measured peaks of real steps on a CPU, in bfloat16 (``tests/nnunet_anatomix/finetuning/test_memory.py``).
+    Notes:
+        Checked against measured peaks of real steps on a CPU, in bfloat16
+        (``tests/nnunet_anatomix/finetuning/test_memory.py``).
     """
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in UNet(backbone).parameters())
     logits = _SINGLE * batch * classes * prod(patch)
     activations = activation_bytes(backbone, patch, batch)
-    return (_TRANSIENT * activations + _LOGIT_COPIES * logits + _PARAMETER_COPIES * _SINGLE * parameters) / GB + _RUNTIME_GB
+    return (
+        _TRANSIENT * activations + _LOGIT_COPIES * logits + _PARAMETER_COPIES * _SINGLE * parameters
+    ) / GB + _RUNTIME_GB

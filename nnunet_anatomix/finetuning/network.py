@@ -31,13 +31,11 @@ def rescale_channels(x: Tensor) -> Tensor:
 
     That leaves the one-hot channels of a cascade alone, also where a patch lies within one label.
 
-    Parameters
-    ----------
-    x : (B, C, X, Y, Z), any intensity unit: z-scores of a stock plan, [0, 1] of ours.
+    Args:
+        x: (B, C, X, Y, Z), any intensity unit: z-scores of a stock plan, [0, 1] of ours.
 
-    Returns
-    -------
-    (B, C, X, Y, Z), the range that the backbone was pretrained on.
+    Returns:
+        (B, C, X, Y, Z), the range that the backbone was pretrained on.
     """
     low, high = x.amin((2, 3, 4), keepdim=True), x.amax((2, 3, 4), keepdim=True)
     spread = high - low
@@ -59,13 +57,13 @@ def pooling_strides(poolings: int) -> list[list[int]]:
 class SegmentationHeads(nn.Module):
     """A 1×1×1 convolution to classes for the full resolution, and with deep supervision for every coarser decoder level.
 
-    The name of ``seg_layers`` tells nnU-Net's ``-pretrained_weights`` what to leave out. A network without deep supervision has no
-    coarser heads, as parameters without gradient would stop distributed training, and leaves those of a checkpoint aside.
+    The name of ``seg_layers`` tells nnU-Net's ``-pretrained_weights`` what to leave out. A network
+    without deep supervision has no coarser heads, as parameters without gradient would stop
+    distributed training, and leaves those of a checkpoint aside.
 
-    Parameters
-    ----------
-    channels : of the features, from the full resolution down.
-    classes : segmentation heads.
+    Args:
+        channels: Of the features, from the full resolution down.
+        classes: Segmentation heads.
     """
 
     def __init__(self, channels: Sequence[int], classes: int) -> None:
@@ -85,21 +83,23 @@ class SegmentationHeads(nn.Module):
 class AnatomixNetwork(nn.Module):
     """Backbone and 1×1×1 convolutions to classes; takes patches of any size and any intensity scale.
 
-    A plan names this class in ``network_class_name``, so that stock trainers and stock prediction find it too.
+    A plan names this class in ``network_class_name``, so that stock trainers and stock prediction
+    find it too.
 
-    Parameters
-    ----------
-    input_channels : image channels.
-    num_classes : segmentation heads.
-    deep_supervision : also give logits at the coarser decoder levels, as stock trainers want them; off in the paper.
-    strides : of nnU-Net's plan; must be those of the backbone.
-    feature_norm : ``voxelwise`` applies :func:`normalize_voxelwise` before the full-resolution head, as the published 94M network wants.
-    backbone : fields of :class:`~pretraining.backbone.unet.UNetConfig` but ``in_channels``; left out, the paper's Table 7.
+    Args:
+        input_channels: Image channels.
+        num_classes: Segmentation heads.
+        deep_supervision: Also give logits at the coarser decoder levels, as stock trainers want
+            them; off in the paper.
+        strides: Of nnU-Net's plan; must be those of the backbone.
+        feature_norm: ``voxelwise`` applies :func:`normalize_voxelwise` before the full-resolution
+            head, as the published 94M network wants.
+        backbone: Fields of :class:`~pretraining.backbone.unet.UNetConfig` but ``in_channels``; left
+            out, the paper's Table 7.
 
-    Raises
-    ------
-    InputError
-        For an unknown backbone field, a value out of range or strides of another network.
+    Raises:
+        InputError: For an unknown backbone field, a value out of range or strides of another
+            network.
     """
 
     def __init__(
@@ -115,30 +115,37 @@ class AnatomixNetwork(nn.Module):
         config = backbone_config(backbone, input_channels)
         expected = pooling_strides(config.poolings)
         if strides is not None and [list(stride) for stride in strides] != expected:
-            raise InputError(f"the plan's strides must be {expected}, as its backbone has {config.poolings} poolings; found {strides}")
+            raise InputError(
+                f"the plan's strides must be {expected}, as its backbone has {config.poolings} poolings; found {strides}"
+            )
         if feature_norm not in ("none", "voxelwise"):
             raise InputError(f"feature_norm is 'none' or 'voxelwise', found {feature_norm!r}")
         self._feature_norm = feature_norm
         self.backbone = UNet(config)
         shapes = self.backbone.tap_shapes()
-        self._taps = ("output", *(f"decoder.{level}.1" for level in range(1, config.poolings))) if deep_supervision else ("output",)
+        self._taps = (
+            ("output", *(f"decoder.{level}.1" for level in range(1, config.poolings)))
+            if deep_supervision
+            else ("output",)
+        )
         self.decoder = SegmentationHeads([shapes[tap][0] for tap in self._taps], num_classes)
         self.to(memory_format=torch.channels_last_3d)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Logits.
 
-        Parameters
-        ----------
-        x : (B, C, X, Y, Z), any size of at least one voxel an axis; with deep supervision a multiple of the backbone's.
+        Args:
+            x: (B, C, X, Y, Z), any size of at least one voxel an axis; with deep supervision a
+                multiple of the backbone's.
 
-        Returns
-        -------
-        (B, num_classes, X, Y, Z), float32 unless the caller opened autocast; with deep supervision a list of them, each of half the
-        resolution of the one before.
+        Returns:
+            (B, num_classes, X, Y, Z), float32 unless the caller opened autocast; with deep
+            supervision a list of them, each of half the resolution of the one before.
         """
         if x.ndim != 5:
-            raise InputError(f"AnatomixNetwork is 3D: expected (B, C, X, Y, Z), found {tuple(x.shape)}; use the configuration 3d_fullres")
+            raise InputError(
+                f"AnatomixNetwork is 3D: expected (B, C, X, Y, Z), found {tuple(x.shape)}; use the configuration 3d_fullres"
+            )
         config, taps = self.backbone.config, self._taps if self.decoder.deep_supervision else self._taps[:1]
         added = margins(x.shape[2:], config.multiple, config.min_side)
         if len(taps) > 1 and any(map(any, added)):
@@ -147,8 +154,13 @@ class AnatomixNetwork(nn.Module):
                 f"found {tuple(x.shape[2:])}; change the plan's patch_size or train with -tr AnatomixTrainer"
             )
         with reduced_precision(x.device):
-            found = self.backbone.features(_padded(rescale_channels(x), added).contiguous(memory_format=torch.channels_last_3d), taps)
-        inner: tuple[Any, ...] = (..., *(slice(before, before + side) for (before, _), side in zip(added, x.shape[2:], strict=True)))
+            found = self.backbone.features(
+                _padded(rescale_channels(x), added).contiguous(memory_format=torch.channels_last_3d), taps
+            )
+        inner: tuple[Any, ...] = (
+            ...,
+            *(slice(before, before + side) for (before, _), side in zip(added, x.shape[2:], strict=True)),
+        )
         # The heads are cheap; outside of our autocast their logits keep float32's resolution.
         features = [(found[tap][inner] if tap == "output" else found[tap]).to(x.dtype) for tap in taps]
         if self._feature_norm == "voxelwise":
@@ -163,17 +175,19 @@ def _padded(x: Tensor, added: Sequence[tuple[int, int]]) -> Tensor:
         return x
     fits = all(after < side for (_, after), side in zip(added, x.shape[2:], strict=True))
     # functional.pad counts axes from the last.
-    return functional.pad(x, [side for pair in reversed(added) for side in pair], mode="reflect" if fits else "replicate")
+    return functional.pad(
+        x, [side for pair in reversed(added) for side in pair], mode="reflect" if fits else "replicate"
+    )
 
 
 def reduced_precision(device: torch.device) -> AbstractContextManager:
     """Bfloat16 autocast on CPUs that gain from it, nothing elsewhere.
 
-    Notes
-    -----
-    On CUDA, nnU-Net itself opens float16 autocast around training and prediction; on CPU it never does. The network opens this
-    context, so that the trainer, its validation, stock prediction and stock trainers all gain alike.
-    Measured on 2 cores (AMD EPYC), 2×48×64×48, forward and backward, channels-last: 1.1 s in float32, 0.64 s in bfloat16.
+    Notes:
+        On CUDA, nnU-Net itself opens float16 autocast around training and prediction; on CPU it
+        never does. The network opens this context, so that the trainer, its validation, stock
+        prediction and stock trainers all gain alike. Measured on 2 cores (AMD EPYC), 2×48×64×48,
+        forward and backward, channels-last: 1.1 s in float32, 0.64 s in bfloat16.
     """
     if device.type == "cpu" and has_bf16_units(device):
         return torch.autocast("cpu", torch.bfloat16)

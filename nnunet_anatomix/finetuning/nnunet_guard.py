@@ -18,7 +18,8 @@ Result = TypeVar("Result")
 class StoppedByInput(InputError, SystemExit):
     """An :class:`InputError` that ends a process with its line alone and exit code 1, where nobody catches it.
 
-    nnU-Net's commands print a traceback for any other exception; Python callers still catch an ``InputError``.
+    nnU-Net's commands print a traceback for any other exception; Python callers still catch an
+    ``InputError``.
     """
 
     def __init__(self, line: str) -> None:
@@ -50,10 +51,9 @@ OLDEST = "2.8"
 def require_nnunet() -> str:
     """Installed version of nnU-Net.
 
-    Raises
-    ------
-    InputError
-        If there is none, or an older one than :data:`OLDEST`; uncaught, it ends stock commands with one line.
+    Raises:
+        InputError: If there is none, or an older one than :data:`OLDEST`; uncaught, it ends stock
+            commands with one line.
     """
     advice = f"run: pip install --upgrade 'nnunetv2>={OLDEST}'"
     try:

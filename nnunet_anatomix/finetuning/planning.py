@@ -76,7 +76,9 @@ class PlanTemplate:
             return self
         architecture = self.configuration["architecture"]
         kwargs = {**architecture["arch_kwargs"], "norm": "instance", "norm_affine": True}
-        return dataclasses.replace(self, configuration={**self.configuration, "architecture": {**architecture, "arch_kwargs": kwargs}})
+        return dataclasses.replace(
+            self, configuration={**self.configuration, "architecture": {**architecture, "arch_kwargs": kwargs}}
+        )
 
 
 def load_template(name: str = DEFAULT_ARCHITECTURE) -> PlanTemplate:
@@ -94,28 +96,29 @@ def anatomix_plan(
 ) -> dict[str, Any]:
     """The plan for our backbone; nothing is read or written.
 
-    Patch and batch follow the rule of :mod:`nnunet_anatomix.finetuning.grid_rule`. Intensities are brought to [0, 1]: CT by a stock
-    ``CTNormalization`` whose statistics are set to clip and scale, the rest by ``RescaleTo01Normalization``.
+    Patch and batch follow the rule of :mod:`nnunet_anatomix.finetuning.grid_rule`. Intensities are
+    brought to [0, 1]: CT by a stock ``CTNormalization`` whose statistics are set to clip and scale,
+    the rest by ``RescaleTo01Normalization``.
 
-    Parameters
-    ----------
-    stock : nnU-Net's own plan of the dataset, on the grid of :func:`~nnunet_anatomix.finetuning.grid_rule.target_spacing`.
-    template : what the backbone needs.
-    plans_name : names the plan and its preprocessed data, which stock plans cannot share.
-    memory_target_gb : that training may take, 2^30 bytes.
-    classes : segmentation heads.
+    Args:
+        stock: nnU-Net's own plan of the dataset, on the grid of
+            :func:`~nnunet_anatomix.finetuning.grid_rule.target_spacing`.
+        template: What the backbone needs.
+        plans_name: Names the plan and its preprocessed data, which stock plans cannot share.
+        memory_target_gb: That training may take, 2^30 bytes.
+        classes: Segmentation heads.
 
-    Raises
-    ------
-    InputError
-        If the dataset is not 3D, or not even one small patch fits into memory.
+    Raises:
+        InputError: If the dataset is not 3D, or not even one small patch fits into memory.
 
-    Notes
-    -----
-    Only ``3d_fullres`` is planned: the backbone is 3D, and the other stock configurations name stock networks.
+    Notes:
+        Only ``3d_fullres`` is planned: the backbone is 3D, and the other stock configurations name
+        stock networks.
     """
     if CONFIGURATION not in stock["configurations"]:
-        raise InputError(f"{stock['dataset_name']} is 2D: nnU-Net plans no {CONFIGURATION} for it, and the backbone is 3D")
+        raise InputError(
+            f"{stock['dataset_name']} is 2D: nnU-Net plans no {CONFIGURATION} for it, and the backbone is 3D"
+        )
     plan = copy.deepcopy(dict(stock))
     configuration = plan["configurations"][CONFIGURATION] | copy.deepcopy(template.configuration)
     schemes = [_SCHEMES.get(scheme, scheme) for scheme in configuration["normalization_schemes"]]
@@ -145,7 +148,11 @@ def anatomix_plan(
         "use_mask_for_norm": [False] * len(schemes),
     }
     # nnU-Net looks planners up among its own.
-    plan |= {"plans_name": plans_name, "experiment_planner_used": "ExperimentPlanner", "configurations": {CONFIGURATION: configuration}}
+    plan |= {
+        "plans_name": plans_name,
+        "experiment_planner_used": "ExperimentPlanner",
+        "configurations": {CONFIGURATION: configuration},
+    }
     return plan | {BLOCK: to_dict(template.anatomix)}
 
 
@@ -165,29 +172,30 @@ def write_plan(
 ) -> Path:
     """Plan ``dataset`` (ID or name) into nnU-Net's preprocessed folder; the fingerprint is extracted if there is none.
 
-    Parameters
-    ----------
-    dataset : as nnU-Net's ``-d``.
-    iterations : optimizer steps; the template's if left out.
-    weights : file or ``hf://`` address to start from, remembered with its checksum; the bundled default if left out.
-    plans_name : for ``nnUNetv2_preprocess -plans_name`` and ``nnUNetv2_train -p``.
-    memory_target_gb : of the card to train on; by default see :func:`default_memory_target_gb`.
-    spacing_mm : grid to resample to, in the axis order of nnU-Net's fingerprint (slices first), in place of the rule's.
-    architecture : name of a template in the folder ``plans``.
-    statistics : what its batch normalization uses: ``own`` makes it an instance normalization that starts from the same scale and shift.
+    Args:
+        dataset: As nnU-Net's ``-d``.
+        iterations: Optimizer steps; the template's if left out.
+        weights: File or ``hf://`` address to start from, remembered with its checksum; the bundled
+            default if left out.
+        plans_name: For ``nnUNetv2_preprocess -plans_name`` and ``nnUNetv2_train -p``.
+        memory_target_gb: Of the card to train on; by default see :func:`default_memory_target_gb`.
+        spacing_mm: Grid to resample to, in the axis order of nnU-Net's fingerprint (slices first),
+            in place of the rule's.
+        architecture: Name of a template in the folder ``plans``.
+        statistics: What its batch normalization uses: ``own`` makes it an instance normalization
+            that starts from the same scale and shift.
 
-    Returns
-    -------
-    The file written.
+    Returns:
+        The file written.
 
-    Raises
-    ------
-    InputError
-        If folders, dataset, scans, labels or weights are missing or do not fit.
+    Raises:
+        InputError: If folders, dataset, scans, labels or weights are missing or do not fit.
     """
     template = load_template(architecture).with_statistics(statistics)
     if weights is None and architecture != DEFAULT_ARCHITECTURE:
-        raise InputError(f"no bundled weights fit {architecture}; name some by --weights: a file or hf://owner/repo/file@revision")
+        raise InputError(
+            f"no bundled weights fit {architecture}; name some by --weights: a file or hf://owner/repo/file@revision"
+        )
     changes: dict[str, Any] = {} if iterations is None else {"iterations": iterations}
     if weights is not None:
         changes |= _checked_weights(weights, template.backbone)
@@ -223,7 +231,8 @@ def write_plan(
 
 def preprocessed_folder(dataset: str) -> Path:
     """Folder of a dataset's plans and preprocessed scans; InputError if there is no such dataset."""
-    return Path(nnUNet_preprocessed) / find_dataset(dataset).name
+    name = find_dataset(dataset).name  # first, as it checks nnU-Net's variables
+    return Path(nnUNet_preprocessed) / name
 
 
 def preprocess(plan: Path, *, processes: int | None = None) -> None:
@@ -239,7 +248,8 @@ def preprocess(plan: Path, *, processes: int | None = None) -> None:
 def default_memory_target_gb(config: GeometryConfig) -> float:
     """The rule's own target, or what the smallest card found has if that is less, 2^30 bytes.
 
-    A larger card changes nothing unless it is asked for, so that a plan does not depend on where it was made.
+    A larger card changes nothing unless it is asked for, so that a plan does not depend on where it
+    was made.
     """
     if not torch.cuda.is_available():
         return config.memory_gb
@@ -250,8 +260,14 @@ def default_memory_target_gb(config: GeometryConfig) -> float:
 class _UnwrittenPlanner(ExperimentPlanner):
     """Stock planning on our grid that leaves no plan of its own behind."""
 
-    def __init__(self, dataset_name: str, plans_name: str, geometry: GeometryConfig, spacing_mm: Sequence[float] | None) -> None:
-        super().__init__(dataset_name, plans_name=plans_name, overwrite_target_spacing=None if spacing_mm is None else list(spacing_mm))
+    def __init__(
+        self, dataset_name: str, plans_name: str, geometry: GeometryConfig, spacing_mm: Sequence[float] | None
+    ) -> None:
+        super().__init__(
+            dataset_name,
+            plans_name=plans_name,
+            overwrite_target_spacing=None if spacing_mm is None else list(spacing_mm),
+        )
         self._geometry = geometry
 
     def determine_fullres_target_spacing(self) -> np.ndarray:
@@ -264,7 +280,9 @@ class _UnwrittenPlanner(ExperimentPlanner):
         recursive_fix_for_json_export(plans)
 
 
-def _stock_plan(raw: RawDataset, plans_name: str, geometry: GeometryConfig, spacing_mm: Sequence[float] | None) -> dict[str, Any]:
+def _stock_plan(
+    raw: RawDataset, plans_name: str, geometry: GeometryConfig, spacing_mm: Sequence[float] | None
+) -> dict[str, Any]:
     DatasetFingerprintExtractor(raw.name, default_num_processes).run(overwrite_existing=False)
     # What stock planning prints is about the U-Net that we replace.
     with contextlib.redirect_stdout(io.StringIO()), _at_least_one_worker():
@@ -285,8 +303,8 @@ def _at_least_one_worker() -> Iterator[None]:
 def planning_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Return ``environment`` with at least one worker for augmentation.
 
-    ``nnUNet_n_proc_DA=0`` asks trainers to augment in their own process. Stock planning takes the same number for its threads, and fails
-    when there are none.
+    ``nnUNet_n_proc_DA=0`` asks trainers to augment in their own process. Stock planning takes the
+    same number for its threads, and fails when there are none.
     """
     return {**environment, WORKERS: "1"} if environment.get(WORKERS, "").strip() == "0" else dict(environment)
 

@@ -20,13 +20,16 @@ BLOCK = "anatomix"
 
 PAPER_RATE, PAPER_ITERATIONS = 2e-4, 37_500
 HIGHEST_RATE = 1e-3
-"""The best of 2e-4, 1e-3 and 3e-3 for 250 iterations, cross-validated on the training cases of Dataset901 (docs/results.md)."""
+"""The best of 2e-4, 1e-3 and 3e-3 for 250 iterations, cross-validated on the training cases of
+Dataset901 (docs/results.md).
+"""
 
 
 def rate_for(iterations: int) -> float:
     """Learning rate for a training of so many iterations: the paper's for the paper's, more for shorter ones.
 
-    It grows with the root of the shortening, until 1e-3 below 1,500 iterations; longer trainings keep the paper's.
+    It grows with the root of the shortening, until 1e-3 below 1,500 iterations; longer trainings
+    keep the paper's.
     """
     return min(HIGHEST_RATE, PAPER_RATE * max(1.0, math.sqrt(PAPER_ITERATIONS / iterations)))
 
@@ -53,7 +56,9 @@ class Recipe:
     """The ``anatomix`` block of a plan; a stock plan without it gets the defaults."""
 
     weights: str | None = None
-    """File or ``hf://owner/repo/file@revision``; None is the bundled default. ``ANATOMIX_WEIGHTS`` goes first."""
+    """File or ``hf://owner/repo/file@revision``; None is the bundled default. ``ANATOMIX_WEIGHTS``
+    goes first.
+    """
     sha256: str | None = None
     """Checksum of ``weights``' tensors when the plan was made; None is not checked."""
     iterations: int = PAPER_ITERATIONS
@@ -86,15 +91,13 @@ class Recipe:
 def recipe_of(plan: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> Recipe:
     """The recipe that ``plan`` names, as changed by the environment.
 
-    Parameters
-    ----------
-    plan : nnU-Net's plan; its ``anatomix`` block may be missing.
-    environment : ``ANATOMIX_ITERATIONS`` replaces ``iterations``, so that plans of stock nnU-Net can be shortened too.
+    Args:
+        plan: nnU-Net's plan; its ``anatomix`` block may be missing.
+        environment: ``ANATOMIX_ITERATIONS`` replaces ``iterations``, so that plans of stock nnU-Net
+            can be shortened too.
 
-    Raises
-    ------
-    InputError
-        For an unknown key, a value out of range or no whole number of iterations.
+    Raises:
+        InputError: For an unknown key, a value out of range or no whole number of iterations.
     """
     recipe = from_dict(Recipe, dict(plan.get(BLOCK, {})))
     iterations = whole_number("ANATOMIX_ITERATIONS", environment, least=1)

@@ -26,14 +26,18 @@ class ScheduleConfig:
     """
 
     trained: Trained = "all"
-    """``all`` layers; ``head_first``: the segmentation head alone for ``head_share``, then all; ``frozen_encoder``: stem, encoder and
-    bottleneck keep their pretrained weights (their batch statistics still follow the scans)."""
+    """``all`` layers; ``head_first``: the segmentation head alone for ``head_share``, then all;
+    ``frozen_encoder``: stem, encoder and bottleneck keep their pretrained weights (their batch
+    statistics still follow the scans).
+    """
     head_share: float = 0.1
     """Of ``head_first``, in (0, 1)."""
     warmup_share: float = 0.0
     """Over which a stage's rate rises linearly from 0 once it is trained, in [0, 1)."""
     layer_decay: float = 1.0
-    """Every stage further from the head learns at this many times the rate of the one before it, in (0, 1]."""
+    """Every stage further from the head learns at this many times the rate of the one before it, in
+    (0, 1].
+    """
 
     def __post_init__(self) -> None:
         check_choice(("all", "head_first", "frozen_encoder"), trained=self.trained)
@@ -63,10 +67,13 @@ def half_cosine(progress: float) -> float:
 def stage_of(parameter: str) -> str:
     """The stage that a parameter of :class:`~nnunet_anatomix.finetuning.network.AnatomixNetwork` belongs to, by its name.
 
-    ``stem``, ``encoder.L``, ``bottleneck``, ``decoder.L`` and ``output`` of the backbone; all else is the ``head``.
+    ``stem``, ``encoder.L``, ``bottleneck``, ``decoder.L`` and ``output`` of the backbone; all else
+    is the ``head``.
     """
     # Compiled and distributed networks put their own names before.
-    found = re.match(r"(?:_orig_mod\.|module\.)*backbone\.((?:encoder|decoder)\.\d+|stem|bottleneck|output)\.", parameter)
+    found = re.match(
+        r"(?:_orig_mod\.|module\.)*backbone\.((?:encoder|decoder)\.\d+|stem|bottleneck|output)\.", parameter
+    )
     return found.group(1) if found else HEAD
 
 
@@ -84,10 +91,10 @@ def depths(stages: Iterable[str]) -> dict[str, int]:
 def parameter_groups(network: nn.Module, config: ScheduleConfig, rate: float) -> list[dict[str, Any]]:
     """One group of the optimizer a stage, with its name; what is never trained asks for no gradient and is left out.
 
-    Parameters
-    ----------
-    network : an :class:`~nnunet_anatomix.finetuning.network.AnatomixNetwork`, bare, compiled or distributed.
-    rate : of the head.
+    Args:
+        network: An :class:`~nnunet_anatomix.finetuning.network.AnatomixNetwork`, bare, compiled or
+            distributed.
+        rate: Of the head.
     """
     members: dict[str, list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
@@ -107,19 +114,20 @@ def parameter_groups(network: nn.Module, config: ScheduleConfig, rate: float) ->
 class RatePerIteration:
     """Sets the rates of the optimizer's groups after every step, by itself.
 
-    nnU-Net steps its scheduler once an epoch; a run shortened to one epoch would then never leave its first rate. This one
-    counts optimizer steps between nnU-Net's calls, and an epoch's call restores the count, so that a continued run joins
-    the curve in whatever phase it was.
+    nnU-Net steps its scheduler once an epoch; a run shortened to one epoch would then never leave
+    its first rate. This one counts optimizer steps between nnU-Net's calls, and an epoch's call
+    restores the count, so that a continued run joins the curve in whatever phase it was.
 
-    Parameters
-    ----------
-    optimizer : with groups of :func:`parameter_groups`; a group's present rate is its highest.
-    config : the schedule.
-    iterations : optimizer steps in all.
-    iterations_per_epoch : steps that an epoch stands for in :meth:`step`.
+    Args:
+        optimizer: With groups of :func:`parameter_groups`; a group's present rate is its highest.
+        config: The schedule.
+        iterations: Optimizer steps in all.
+        iterations_per_epoch: Steps that an epoch stands for in :meth:`step`.
     """
 
-    def __init__(self, optimizer: Optimizer, config: ScheduleConfig, iterations: int, iterations_per_epoch: int) -> None:
+    def __init__(
+        self, optimizer: Optimizer, config: ScheduleConfig, iterations: int, iterations_per_epoch: int
+    ) -> None:
         self._optimizer = optimizer
         self._config = config
         self._highest_rates = [group["lr"] for group in optimizer.param_groups]

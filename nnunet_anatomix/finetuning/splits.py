@@ -26,18 +26,15 @@ STOCK_FOLDS = 5
 def few_shot_splits(cases: Sequence[str]) -> list[Fold]:
     """Leave-one-out folds; a single case trains and validates on itself.
 
-    Parameters
-    ----------
-    cases : identifiers of the training cases, 1 to 4 of them.
+    Args:
+        cases: Identifiers of the training cases, 1 to 4 of them.
 
-    Returns
-    -------
-    One ``{"train": [...], "val": [...]}`` a case, in sorted order, as nnU-Net's ``splits_final.json`` holds them.
+    Returns:
+        One ``{"train": [...], "val": [...]}`` a case, in sorted order, as nnU-Net's
+        ``splits_final.json`` holds them.
 
-    Raises
-    ------
-    InputError
-        If there is no case, or if there are enough for nnU-Net's own folds.
+    Raises:
+        InputError: If there is no case, or if there are enough for nnU-Net's own folds.
     """
     if not 1 <= len(cases) < STOCK_FOLDS:
         raise InputError(f"leave-one-out is for 1 to {STOCK_FOLDS - 1} cases, found {len(cases)}")
@@ -47,7 +44,9 @@ def few_shot_splits(cases: Sequence[str]) -> list[Fold]:
     return [{"train": [other for other in cases if other != case], "val": [case]} for case in cases]
 
 
-def draw_folds(cases: Sequence[str], shots: int, *, seed: int, repeats: int = 1, validation: Sequence[str] | None = None) -> list[Fold]:
+def draw_folds(
+    cases: Sequence[str], shots: int, *, seed: int, repeats: int = 1, validation: Sequence[str] | None = None
+) -> list[Fold]:
     """Draw folds that train on few cases; the first fold of a seed is the one that a study trains on with that seed.
 
     Args:
@@ -55,8 +54,9 @@ def draw_folds(cases: Sequence[str], shots: int, *, seed: int, repeats: int = 1,
         shots: Cases to train on. With one seed, more shots contain fewer.
         seed: Sole source of randomness.
         repeats: Folds; they differ as long as there are that many different draws.
-        validation: Identifiers of the cases to validate on, as far as a fold does not train on them; ``cases`` by default. Where none is
-            left, a fold validates on its training cases, which costs nnU-Net the least time.
+        validation: Identifiers of the cases to validate on, as far as a fold does not train on
+            them; ``cases`` by default. Where none is left, a fold validates on its training cases,
+            which costs nnU-Net the least time.
 
     Returns:
         One ``{"train": [...], "val": [...]}`` a repeat, sorted.
@@ -83,11 +83,13 @@ def training_pool(folder: Path, cases: Sequence[str]) -> list[str]:
     """List the cases that few-shot folds may train on.
 
     Args:
-        folder: Raw dataset, perhaps with a ``splits_final.json`` as ``nnunet-anatomix prepare`` writes it.
+        folder: Raw dataset, perhaps with a ``splits_final.json`` as ``nnunet-anatomix prepare``
+            writes it.
         cases: Identifiers of all training cases.
 
     Returns:
-        All cases, or, where the raw dataset brings folds of its own, those of the fold that trains on most; sorted.
+        All cases, or, where the raw dataset brings folds of its own, those of the fold that trains
+        on most; sorted.
 
     Raises:
         InputError: If that file is damaged or names other cases.
@@ -98,7 +100,9 @@ def training_pool(folder: Path, cases: Sequence[str]) -> list[str]:
     try:
         pool = max((fold["train"] for fold in json.loads(path.read_text(encoding="utf-8"))), key=len)
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} holds no folds of nnU-Net's ({error!r}); prepare the dataset again, or remove the file") from None
+        raise InputError(
+            f"{path} holds no folds of nnU-Net's ({error!r}); prepare the dataset again, or remove the file"
+        ) from None
     if not pool or set(pool) - set(cases):
         raise InputError(
             f"{path} trains on cases that imagesTr does not have: {sorted(set(pool) - set(cases))[:3]}; prepare the dataset again"
@@ -109,21 +113,20 @@ def training_pool(folder: Path, cases: Sequence[str]) -> list[str]:
 def write_splits(folder: Path, folds: Sequence[Fold]) -> Path | None:
     """Write ``splits_final.json`` into a dataset's preprocessed folder.
 
-    Returns
-    -------
-    Where an older, different one was moved to.
+    Returns:
+        Where an older, different one was moved to.
 
-    Raises
-    ------
-    InputError
-        If the dataset was not planned yet, and so has no folder.
+    Raises:
+        InputError: If the dataset was not planned yet, and so has no folder.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} does not exist; plan the dataset first (nnunet-anatomix plan -d …)")
     path, text = folder / SPLITS_FILE, json.dumps(list(folds), indent=4)
     backup = None
     if path.exists() and path.read_text(encoding="utf-8") != text:
-        backup = next(other for number in count(1) if not (other := folder / f"splits_final.backup-{number}.json").exists())
+        backup = next(
+            other for number in count(1) if not (other := folder / f"splits_final.backup-{number}.json").exists()
+        )
         write_text(backup, path.read_text(encoding="utf-8"))
     write_text(path, text)
     return backup
@@ -132,9 +135,8 @@ def write_splits(folder: Path, folds: Sequence[Fold]) -> Path | None:
 def split_dataset(dataset: str, shots: int, *, seed: int = 0, repeats: int = 1) -> Path:
     """Give a planned dataset few-shot folds, see :func:`draw_folds`; an older file is kept beside.
 
-    Returns
-    -------
-    The file written.
+    Returns:
+        The file written.
     """
     from nnunetv2.paths import nnUNet_preprocessed  # the pure part does without nnU-Net
 
@@ -142,11 +144,18 @@ def split_dataset(dataset: str, shots: int, *, seed: int = 0, repeats: int = 1) 
 
     raw = find_dataset(dataset)
     folder = Path(nnUNet_preprocessed) / raw.name
-    folds = draw_folds(training_pool(raw.folder, list(raw.cases)), shots, seed=seed, repeats=repeats, validation=list(raw.cases))
+    folds = draw_folds(
+        training_pool(raw.folder, list(raw.cases)), shots, seed=seed, repeats=repeats, validation=list(raw.cases)
+    )
     if backup := write_splits(folder, folds):
         log.info("the older folds are now in %s", backup)
     for number, fold in enumerate(folds):
-        log.info("fold %d: train on %s, validate on %d others", number, fold["train"], len(set(fold["val"]) - set(fold["train"])))
+        log.info(
+            "fold %d: train on %s, validate on %d others",
+            number,
+            fold["train"],
+            len(set(fold["val"]) - set(fold["train"])),
+        )
     if shots == len(raw.cases):
         log.warning("all cases are trained on: validation says nothing about new scans")
     return folder / SPLITS_FILE

@@ -19,8 +19,8 @@ EPOCHS_AT_LEAST = 10
 class AnatomixTrainerStock(nnUNetTrainer):
     """nnU-Net as it comes, for ``ANATOMIX_ITERATIONS`` optimizer steps and from ``ANATOMIX_SEED``.
 
-    Network, loss, augmentation, SGD, its polynomial decay and deep supervision are stock. Epochs have 250 iterations, or
-    fewer where ten of them would not fit.
+    Network, loss, augmentation, SGD, its polynomial decay and deep supervision are stock. Epochs
+    have 250 iterations, or fewer where ten of them would not fit.
     """
 
     num_epochs: int

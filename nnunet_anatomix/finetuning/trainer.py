@@ -43,27 +43,27 @@ NETWORK = f"{AnatomixNetwork.__module__}.{AnatomixNetwork.__qualname__}"
 def backbone_of(configuration: ConfigurationManager) -> dict[str, Any]:
     """The plan's backbone, as keyword arguments of :class:`AnatomixNetwork`; none for a plan made for another network.
 
-    Raises
-    ------
-    InputError
-        If the configuration is not 3D.
+    Raises:
+        InputError: If the configuration is not 3D.
     """
     if len(configuration.patch_size) != 3 or min(configuration.patch_size) < 1:
-        raise InputError(f"AnatomixTrainer is 3D: expected a patch of three axes, found {configuration.patch_size}; train 3d_fullres")
+        raise InputError(
+            f"AnatomixTrainer is 3D: expected a patch of three axes, found {configuration.patch_size}; train 3d_fullres"
+        )
     return configuration.network_arch_init_kwargs if configuration.network_arch_class_name == NETWORK else {}
 
 
 class AnatomixTrainer(nnUNetTrainer):
     """Fine-tunes the pretrained backbone on any 3D plan, stock ``nnUNetPlans`` included.
 
-    Settings come from the plan's ``anatomix`` block (:class:`~nnunet_anatomix.finetuning.recipe.Recipe`), and from
-    ``ANATOMIX_WEIGHTS``, ``ANATOMIX_ITERATIONS`` and ``ANATOMIX_SEED``, which go first. The seed fixes the random part of
+    Settings come from the plan's ``anatomix`` block
+    (:class:`~nnunet_anatomix.finetuning.recipe.Recipe`), and from ``ANATOMIX_WEIGHTS``,
+    ``ANATOMIX_ITERATIONS`` and ``ANATOMIX_SEED``, which go first. The seed fixes the random part of
     the network; with ``nnUNet_n_proc_DA=0`` it fixes the batches too.
 
-    Notes
-    -----
-    Deep supervision and mirroring, in training and prediction, are off, as in the paper. The loss is nnU-Net's own: soft
-    Dice and cross-entropy, equally weighted.
+    Notes:
+        Deep supervision and mirroring, in training and prediction, are off, as in the paper. The
+        loss is nnU-Net's own: soft Dice and cross-entropy, equally weighted.
     """
 
     starts_pretrained = True
@@ -83,10 +83,18 @@ class AnatomixTrainer(nnUNetTrainer):
         self.seed = whole_number("ANATOMIX_SEED", os.environ, least=0)
         require_labels(plans["dataset_name"], dataset_json)
         if configuration not in plans["configurations"]:
-            raise InputError(f"{plans['plans_name']} has no configuration '{configuration}'; it has {sorted(plans['configurations'])}")
+            raise InputError(
+                f"{plans['plans_name']} has no configuration '{configuration}'; it has {sorted(plans['configurations'])}"
+            )
         backbone_of(PlansManager(plans).get_configuration(configuration))
-        output = Path(get_output_folder(plans["dataset_name"], type(self).__name__, plans["plans_name"], configuration, fold))
-        if self.starts_pretrained and not plans.get("continue_training") and not (output / "checkpoint_final.pth").is_file():
+        output = Path(
+            get_output_folder(plans["dataset_name"], type(self).__name__, plans["plans_name"], configuration, fold)
+        )
+        if (
+            self.starts_pretrained
+            and not plans.get("continue_training")
+            and not (output / "checkpoint_final.pth").is_file()
+        ):
             weights_of(self.recipe)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.initial_lr = self.recipe.learning_rate
@@ -178,20 +186,30 @@ class AnatomixTrainer(nnUNetTrainer):
             self.dataset_class = infer_dataset_class(self.preprocessed_dataset_folder)
         cases = sorted(self.dataset_class.get_identifiers(self.preprocessed_dataset_folder))
         if not cases:
-            raise InputError(f"no preprocessed case in {self.preprocessed_dataset_folder}; run nnUNetv2_preprocess for this plan")
+            raise InputError(
+                f"no preprocessed case in {self.preprocessed_dataset_folder}; run nnUNetv2_preprocess for this plan"
+            )
         splits_file = Path(self.preprocessed_dataset_folder_base) / "splits_final.json"
         if self.fold != "all" and len(cases) < STOCK_FOLDS and not splits_file.is_file():
             splits = few_shot_splits(cases)
             if self.fold >= len(splits):
-                raise InputError(f"fold {self.fold} does not exist: {len(cases)} cases have folds 0 to {len(splits) - 1}, or 'all'")
+                raise InputError(
+                    f"fold {self.fold} does not exist: {len(cases)} cases have folds 0 to {len(splits) - 1}, or 'all'"
+                )
             write_text(splits_file, json.dumps(splits, indent=4))
-            self.print_to_log_file(f"{len(cases)} cases are too few for five folds: wrote leave-one-out folds to {splits_file}")
+            self.print_to_log_file(
+                f"{len(cases)} cases are too few for five folds: wrote leave-one-out folds to {splits_file}"
+            )
         train, validation = super().do_split()
         if self.fold != "all" and set(train) == set(validation):
-            self.print_to_log_file("WARNING: the training cases are their own validation; its Dice says nothing about new scans")
+            self.print_to_log_file(
+                "WARNING: the training cases are their own validation; its Dice says nothing about new scans"
+            )
         return train, validation
 
-    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[tuple[float, float], bool, list[int], None]:
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(
+        self,
+    ) -> tuple[tuple[float, float], bool, list[int], None]:
         """No mirroring; the patch is cut larger than the network's, for the warp to turn in."""
         self.inference_allowed_mirroring_axes = None
         limit = float(np.deg2rad(self.recipe.augmentation.rotation_deg))
@@ -205,7 +223,9 @@ class AnatomixTrainer(nnUNetTrainer):
         last = self.get_validation_transforms(deep_supervision_scales, **label_options)
         if self.is_cascaded:
             last = ComposeTransforms([last, corrupt_previous_stage(len(self.label_manager.foreground_labels))])
-        return finetuning_augmentation(self.recipe.augmentation, patch_size, self.configuration_manager.spacing, self.modalities, last)
+        return finetuning_augmentation(
+            self.recipe.augmentation, patch_size, self.configuration_manager.spacing, self.modalities, last
+        )
 
 
 class AnatomixTrainerScratch(AnatomixTrainer):

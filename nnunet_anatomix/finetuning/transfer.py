@@ -15,35 +15,35 @@ from pretraining.common.errors import InputError
 def weights_of(recipe: Recipe) -> tuple[str, Weights]:
     """The weights that ``recipe`` starts from, and where they were found.
 
-    Raises
-    ------
-    InputError
-        If they are missing or damaged, or if the file named by the plan is no longer the one that was planned with.
+    Raises:
+        InputError: If they are missing or damaged, or if the file named by the plan is no longer
+            the one that was planned with.
     """
     path = find_weights(plan=recipe.weights)
     weights = load_weights(path)
-    # Weights named by ANATOMIX_WEIGHTS are the user's wish for this run; the checksum is about the plan's own file.
+    # Weights named by ANATOMIX_WEIGHTS are the user's wish for this run; the checksum is about the
+    # plan's own file.
     if recipe.sha256 and not os.environ.get("ANATOMIX_WEIGHTS") and weights.sha256 != recipe.sha256:
-        raise InputError(f"{path} has changed since the plan was made (sha256 {weights.sha256}, planned {recipe.sha256}); plan again")
+        raise InputError(
+            f"{path} has changed since the plan was made (sha256 {weights.sha256}, planned {recipe.sha256}); plan again"
+        )
     return str(path), weights
 
 
 def start_from(weights: Weights, network: AnatomixNetwork, image_channels: int) -> TransferReport:
     """Copy ``weights`` into the backbone of ``network``; only the heads keep their random start.
 
-    Several image channels share the pretrained first convolution, divided by their number. Channels beyond, in which a cascade brings the
-    labels of its first stage, start at 0: the network begins as if it had the images alone.
+    Several image channels share the pretrained first convolution, divided by their number. Channels
+    beyond, in which a cascade brings the labels of its first stage, start at 0: the network begins
+    as if it had the images alone.
 
-    Parameters
-    ----------
-    weights : of a backbone with one input channel, or with ``image_channels``.
-    network : changed in place.
-    image_channels : of the dataset; the network's other channels hold labels.
+    Args:
+        weights: Of a backbone with one input channel, or with ``image_channels``.
+        network: Changed in place.
+        image_channels: Of the dataset; the network's other channels hold labels.
 
-    Raises
-    ------
-    InputError
-        If anything but a head is missing, left over or of another shape.
+    Raises:
+        InputError: If anything but a head is missing, left over or of another shape.
     """
     weights = match_architecture(weights, network.backbone.config)
     state = {f"backbone.{name}": tensor for name, tensor in weights.state.items()}

@@ -49,14 +49,14 @@ class PairFiles:
 def read_pairs(path: Path) -> list[PairFiles]:
     """Read a CSV with the columns of :class:`PairFiles`; ``name`` may be missing, paths are relative to the CSV's folder.
 
-    Raises
-    ------
-    InputError
-        As by :func:`~nnunet_anatomix.registration.lists.read_list`.
+    Raises:
+        InputError: As by :func:`~nnunet_anatomix.registration.lists.read_list`.
     """
     optional = [one.name for one in fields(PairFiles) if one.name not in ("name", "fixed", "moving")]
     rows = read_list(path, "pairs", required=("fixed", "moving"), optional=optional, unnamed=pair_name)
-    return [PairFiles(name=row.name, **{column: path.parent / cell for column, cell in row.cells.items()}) for row in rows]
+    return [
+        PairFiles(name=row.name, **{column: path.parent / cell for column, cell in row.cells.items()}) for row in rows
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,25 +89,32 @@ class Common:
 def register_pair(pair: PairFiles, out: Path, common: Common, *, progress: bool = True) -> dict:
     """Register one pair of files into ``out``; the metrics.
 
-    Raises
-    ------
-    InputError
-        For files that don't serve; nothing is written then.
+    Raises:
+        InputError: For files that don't serve; nothing is written then.
     """
     fingerprint = common.fingerprint(pair)
-    fixed, moving = (validate_scan(read_image(path, role), role) for path, role in ((pair.fixed, "fixed"), (pair.moving, "moving")))
+    fixed, moving = (
+        validate_scan(read_image(path, role), role) for path, role in ((pair.fixed, "fixed"), (pair.moving, "moving"))
+    )
     fixed_mask, moving_mask = (
         validate_labels(read_image(path, role), scan, role) if path else None
         for role, path, scan in (("fixed mask", pair.fixed_mask, fixed), ("moving mask", pair.moving_mask, moving))
     )
     fixed_labels, moving_labels = (
         validate_labels(read_image(path, role), scan, role) if path else None
-        for role, path, scan in (("fixed labels", pair.fixed_labels, fixed), ("moving labels", pair.moving_labels, moving))
+        for role, path, scan in (
+            ("fixed labels", pair.fixed_labels, fixed),
+            ("moving labels", pair.moving_labels, moving),
+        )
     )
-    fixed_points_mm, moving_points_mm = (read_landmarks(path) if path else None for path in (pair.fixed_landmarks, pair.moving_landmarks))
+    fixed_points_mm, moving_points_mm = (
+        read_landmarks(path) if path else None for path in (pair.fixed_landmarks, pair.moving_landmarks)
+    )
     given = [found for found in (fixed_points_mm, moving_points_mm) if found is not None]
     if len(given) == 1 or (given and given[0].shape != given[1].shape):
-        raise InputError(f"landmarks: expected as many in the fixed as in the moving scan, found {[len(found) for found in given]}")
+        raise InputError(
+            f"landmarks: expected as many in the fixed as in the moving scan, found {[len(found) for found in given]}"
+        )
     config = common.config if pair.init is None else replace(common.config, init=str(pair.init))
     registration = register(
         fixed,
@@ -132,12 +139,19 @@ def register_pair(pair: PairFiles, out: Path, common: Common, *, progress: bool 
     if one_sided := metrics.get("one_sided_labels"):
         log.info("labels that only one scan has, left out of Dice: %s", one_sided)
     files = {key: str(value) for key, value in asdict(pair).items() if value is not None}
-    write_registration(out, registration, metrics, pair=pair.name, moving_labels=moving_labels, fingerprint=fingerprint, files=files)
+    write_registration(
+        out, registration, metrics, pair=pair.name, moving_labels=moving_labels, fingerprint=fingerprint, files=files
+    )
     return metrics
 
 
 def register_pairs(
-    pairs: Sequence[PairFiles], out: Path, common: Common, *, progress: bool = True, run: Callable[..., dict] = register_pair
+    pairs: Sequence[PairFiles],
+    out: Path,
+    common: Common,
+    *,
+    progress: bool = True,
+    run: Callable[..., dict] = register_pair,
 ) -> int:
     """Register many pairs, each into a folder of its name below ``out``.
 
@@ -149,16 +163,19 @@ def register_pairs(
         run: Registers one pair.
 
     Returns:
-        How many pairs were registered now; the others were already there, with the same files and settings.
+        How many pairs were registered now; the others were already there, with the same files and
+        settings.
 
     Raises:
         CommandFailed: After all others, if some pairs failed.
         InUse: If another process writes into ``out``.
-        Interrupted: As soon as this process is asked to stop; the same call resumes with the pair in hand.
+        Interrupted: As soon as this process is asked to stop; the same call resumes with the pair
+            in hand.
     """
 
     def forget(pair: PairFiles, why: str) -> None:
-        # Without a result of its present files, a pair must not count as registered. A name may be too long for any file.
+        # Without a result of its present files, a pair must not count as registered. A name may be
+        # too long for any file.
         with suppress(OSError):
             (out / pair.name / REGISTRATION_FILE).unlink()
 
@@ -177,6 +194,8 @@ def register_pairs(
 
 def _is_done(folder: Path, common: Common, pair: PairFiles) -> bool:
     try:
-        return json.loads((folder / REGISTRATION_FILE).read_text(encoding="utf-8"))["fingerprint"] == common.fingerprint(pair)
+        return json.loads((folder / REGISTRATION_FILE).read_text(encoding="utf-8"))[
+            "fingerprint"
+        ] == common.fingerprint(pair)
     except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -17,13 +17,21 @@ class RegistrationConfig:
     """How to register."""
 
     solver: Literal["convexadam", "ants"] = "convexadam"
-    """``convexadam``, or ``ants``: SyN on feature channels, or on mutual information where features have no weight."""
+    """``convexadam``, or ``ants``: SyN on feature channels, or on mutual information where features
+    have no weight.
+    """
     init: str = "auto"
-    """``auto`` judges several starts, ``none`` trusts the headers, anything else names a transform's file."""
+    """``auto`` judges several starts, ``none`` trusts the headers, anything else names a
+    transform's file.
+    """
     affine: Stage | None = None
-    """What the start may do to agree better; left out, ``affine`` with ``auto`` and ``none`` otherwise."""
+    """What the start may do to agree better; left out, ``affine`` with ``auto`` and ``none``
+    otherwise.
+    """
     spacing_mm: float | None = None
-    """Of the working grid; left out, the fixed scan's own if its axes are alike, else its finest."""
+    """Of the working grid; left out, the fixed scan's own if its axes are alike, else its finest.
+
+    """
     descriptors: DescriptorConfig = field(default_factory=DescriptorConfig)
     """What is compared."""
     convexadam: ConvexAdamConfig = field(default_factory=ConvexAdamConfig)
@@ -45,4 +53,6 @@ class RegistrationConfig:
         weight, mind = self.descriptors.feature_weight, self.descriptors.mind
         if self.solver == "ants":
             return "ants-features" if weight else "ants-mi"
-        return "convexadam-" + "+".join(name for name, takes_part in (("mind", mind), ("features", weight)) if takes_part)
+        return "convexadam-" + "+".join(
+            name for name, takes_part in (("mind", mind), ("features", weight)) if takes_part
+        )

@@ -34,7 +34,9 @@ class DescriptorConfig:
     feature_weight: float = 0.3
     """Factor of the features, after they were scaled; 0 leaves the network out."""
     channels: int | None = None
-    """At most so many channels in all, by principal components of both scans' descriptors; None keeps them as they are."""
+    """At most so many channels in all, by principal components of both scans' descriptors; None
+    keeps them as they are.
+    """
     side: int = 128
     """Of the network's windows, voxels."""
     overlap: float = 0.5
@@ -58,11 +60,12 @@ class DescriptorConfig:
 class Scan:
     """One scan on the grid of a registration.
 
-    Attributes
-    ----------
-    image : (X, Y, Z) float32.
-    known : (X, Y, Z) in {0, 1}, where something is known of it: inside its mask and its field of view; None for everywhere.
-    clip : intensities beyond which the scan is cut, and which the network sees as 0 and 1; None for the least and the greatest.
+    Attributes:
+        image: (X, Y, Z) float32.
+        known: (X, Y, Z) in {0, 1}, where something is known of it: inside its mask and its field of
+            view; None for everywhere.
+        clip: Intensities beyond which the scan is cut, and which the network sees as 0 and 1; None
+            for the least and the greatest.
     """
 
     image: Tensor
@@ -72,36 +75,46 @@ class Scan:
 
 @torch.no_grad()
 def descriptors(
-    fixed: Scan, moving: Scan, config: DescriptorConfig, *, pool: int, net: FeatureNetwork | None = None, progress: bool = False
+    fixed: Scan,
+    moving: Scan,
+    config: DescriptorConfig,
+    *,
+    pool: int,
+    net: FeatureNetwork | None = None,
+    progress: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Describe two scans alike.
 
-    Parameters
-    ----------
-    fixed, moving : on one grid.
-    config : which descriptors.
-    pool : descriptors are averaged over cubes of this side, voxels; at full resolution they are never held.
-    net : in evaluation mode, on the device to compute on; not needed where features have no weight.
-    progress : whether to show a bar.
+    Args:
+        fixed, moving: On one grid.
+        config: Which descriptors.
+        pool: Descriptors are averaged over cubes of this side, voxels; at full resolution they are
+            never held.
+        net: In evaluation mode, on the device to compute on; not needed where features have no
+            weight.
+        progress: Whether to show a bar.
 
-    Returns
-    -------
-    (C, X // pool, Y // pool, Z // pool) float32 each, MIND-SSC first.
+    Returns:
+        (C, X // pool, Y // pool, Z // pool) float32 each, MIND-SSC first.
 
-    Notes
-    -----
-    Every channel of the features is centred and scaled to unit standard deviation over the foreground (Otsu), in each scan by itself: what
-    a modality adds to a channel everywhere says nothing about anatomy. Outside a mask the nearest voxel inside is repeated, as in
-    ConvexAdam's masked variant, so that the mask's border is no edge.
+    Notes:
+        Every channel of the features is centred and scaled to unit standard deviation over the
+        foreground (Otsu), in each scan by itself: what a modality adds to a channel everywhere says
+        nothing about anatomy. Outside a mask the nearest voxel inside is repeated, as in
+        ConvexAdam's masked variant, so that the mask's border is no edge.
     """
-    fixed_described, moving_described = (describe(scan, config, pool=pool, net=net, progress=progress) for scan in (fixed, moving))
+    fixed_described, moving_described = (
+        describe(scan, config, pool=pool, net=net, progress=progress) for scan in (fixed, moving)
+    )
     if config.channels and config.channels < len(fixed_described):
         return reduce_features(fixed_described, moving_described, config.channels)
     return fixed_described, moving_described
 
 
 @torch.no_grad()
-def describe(scan: Scan, config: DescriptorConfig, *, pool: int, net: FeatureNetwork | None = None, progress: bool = False) -> Tensor:
+def describe(
+    scan: Scan, config: DescriptorConfig, *, pool: int, net: FeatureNetwork | None = None, progress: bool = False
+) -> Tensor:
     """Describe one scan: :func:`descriptors` before any reduction of channels."""
     scan = _filled(_clipped(scan))
     features = None
@@ -123,13 +136,11 @@ def describe(scan: Scan, config: DescriptorConfig, *, pool: int, net: FeatureNet
 def reduce_features(fixed: Tensor, moving: Tensor, channels: int) -> tuple[Tensor, Tensor]:
     """The ``channels`` principal components of both; differences keep as much of their length as that many channels can hold.
 
-    Parameters
-    ----------
-    fixed, moving : (C, X, Y, Z) each.
+    Args:
+        fixed, moving: (C, X, Y, Z) each.
 
-    Returns
-    -------
-    (channels, X, Y, Z) each.
+    Returns:
+        (channels, X, Y, Z) each.
     """
     both = (fixed.flatten(1), moving.flatten(1))
     voxels = sum(values.shape[1] for values in both)
@@ -154,7 +165,9 @@ def _features(scan: Scan, net: FeatureNetwork, config: DescriptorConfig, pool: i
     inside = functional.avg_pool3d(_foreground(scan)[None], pool)[0] > 0.5
     std, mean = torch.std_mean(features[:, inside], dim=1)
     shape = (-1, 1, 1, 1)
-    return features.sub_(mean.view(shape)).mul_(config.feature_weight / std.clamp_min(torch.finfo(std.dtype).tiny).view(shape))
+    return features.sub_(mean.view(shape)).mul_(
+        config.feature_weight / std.clamp_min(torch.finfo(std.dtype).tiny).view(shape)
+    )
 
 
 def _foreground(scan: Scan) -> Tensor:

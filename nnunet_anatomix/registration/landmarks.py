@@ -13,22 +13,22 @@ from pretraining.common.errors import InputError
 def read_landmarks(path: Path) -> np.ndarray:
     """Read points of a scan.
 
-    Parameters
-    ----------
-    path : a CSV file whose header names x, y and z (among others), in ITK's physical space (LPS, mm); or Slicer's ``.fcsv``, whose
-        header says whether it is LPS or RAS.
+    Args:
+        path: A CSV file whose header names x, y and z (among others), in ITK's physical space (LPS,
+            mm); or Slicer's ``.fcsv``, whose header says whether it is LPS or RAS.
 
-    Returns
-    -------
-    (N, 3), LPS, mm.
+    Returns:
+        (N, 3), LPS, mm.
 
-    Raises
-    ------
-    InputError
-        If the file can't be read, or is none of these; it names the line.
+    Raises:
+        InputError: If the file can't be read, or is none of these; it names the line.
     """
     try:
-        lines = [(number, line) for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1) if line.strip()]
+        lines = [
+            (number, line)
+            for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1)
+            if line.strip()
+        ]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} can't be read as text: {error}; name a CSV or .fcsv file of landmarks") from None
     if path.suffix.lower() == ".fcsv":
@@ -52,8 +52,14 @@ def _slicers(path: Path, lines: list[tuple[int, str]]) -> tuple[list[tuple[int, 
     signs = {"LPS": (1, 1, 1), "1": (1, 1, 1), "RAS": (-1, -1, 1), "0": (-1, -1, 1)}.get(system.strip().upper())
     if signs is None:
         where = f"{path}, line {number}:" if number else f"{path} has no line"
-        raise InputError(f"{where} '# CoordinateSystem = {system.strip()}', expected one with LPS, RAS, 1 or 0; save it again with Slicer")
-    return [(number, line) for number, line in lines if not line.startswith("#")], _columns(path, *said["columns"]), signs
+        raise InputError(
+            f"{where} '# CoordinateSystem = {system.strip()}', expected one with LPS, RAS, 1 or 0; save it again with Slicer"
+        )
+    return (
+        [(number, line) for number, line in lines if not line.startswith("#")],
+        _columns(path, *said["columns"]),
+        signs,
+    )
 
 
 def _columns(path: Path, number: int, header: str) -> list[int]:
@@ -61,7 +67,9 @@ def _columns(path: Path, number: int, header: str) -> list[int]:
     try:
         return [names.index(name) for name in "xyz"]
     except ValueError:
-        raise InputError(f"{path}, line {number}: expected a header that names the columns x,y,z, found {header.strip()[:60]!r}") from None
+        raise InputError(
+            f"{path}, line {number}: expected a header that names the columns x,y,z, found {header.strip()[:60]!r}"
+        ) from None
 
 
 def _point(path: Path, number: int, line: str, columns: list[int]) -> list[float]:
@@ -72,5 +80,7 @@ def _point(path: Path, number: int, line: str, columns: list[int]) -> list[float
         point = [float("nan")]
     if not np.isfinite(point).all():
         wanted = ", ".join(str(column + 1) for column in columns)
-        raise InputError(f"{path}, line {number}: expected numbers in columns {wanted} (x, y, z in mm), found {line.strip()[:60]!r}")
+        raise InputError(
+            f"{path}, line {number}: expected numbers in columns {wanted} (x, y, z in mm), found {line.strip()[:60]!r}"
+        )
     return point

@@ -22,21 +22,25 @@ class ListRow(NamedTuple):
 
 
 def read_list(
-    path: Path, what: str, *, required: Sequence[str], optional: Sequence[str], unnamed: Callable[[int, dict[str, str]], str]
+    path: Path,
+    what: str,
+    *,
+    required: Sequence[str],
+    optional: Sequence[str],
+    unnamed: Callable[[int, dict[str, str]], str],
 ) -> list[ListRow]:
     """Read all rows, at least one.
 
-    Parameters
-    ----------
-    what : begins all messages.
-    required, optional : columns, without ``name``, which is optional always; required ones have something in every row.
-    unnamed : names a row without a name, by its number from 1 on and its cells.
+    Args:
+        what: Begins all messages.
+        required, optional: Columns, without ``name``, which is optional always; required ones have
+            something in every row.
+        unnamed: Names a row without a name, by its number from 1 on and its cells.
 
-    Raises
-    ------
-    InputError
-        For a file that cannot be read, missing, unknown or doubled columns, no row, a row that lacks something or has more cells than
-        columns, and for a name that names no file or another row too.
+    Raises:
+        InputError: For a file that cannot be read, missing, unknown or doubled columns, no row, a
+            row that lacks something or has more cells than columns, and for a name that names no
+            file or another row too.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -57,12 +61,16 @@ def read_list(
         where = f"{what}: line {line_number} of {path}"
         cells = {column: cell for column, cell in line.items() if cell}
         if None in line or not set(required) <= set(cells):
-            raise InputError(f"{where} needs {' and '.join(required)}, and no more cells than the {len(columns)} columns")
+            raise InputError(
+                f"{where} needs {' and '.join(required)}, and no more cells than the {len(columns)} columns"
+            )
         name = cells.pop("name", None) or unnamed(number, cells)
         if Path(name).name != name or name.startswith("."):
             raise InputError(f"{where}: '{name}' becomes a name of files; use letters, digits, - and _")
         if name in rows:
-            raise InputError(f"{where}: a second row called '{name}', whose results would be in one place; use different names")
+            raise InputError(
+                f"{where}: a second row called '{name}', whose results would be in one place; use different names"
+            )
         rows[name] = ListRow(name, cells, where)
     return list(rows.values())
 

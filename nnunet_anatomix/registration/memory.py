@@ -18,9 +18,13 @@ log = logging.getLogger(__name__)
 
 _NUMBER = 4
 _LIBRARIES = 350 * 2**20
-"""NumPy, SciPy, SimpleITK, Numba and the code that they compile, beside PyTorch itself; measured."""
+"""NumPy, SciPy, SimpleITK, Numba and the code that they compile, beside PyTorch itself; measured.
+
+"""
 _SCANS = 6
-"""Volumes of the working grid that live all the time: both scans as images and tensors, and where they are known."""
+"""Volumes of the working grid that live all the time: both scans as images and tensors, and where
+they are known.
+"""
 _MIND_SLAB = 30 * 2**19 * _NUMBER
 """Of :func:`pretraining.imaging.mind.pooled_mind_ssc`."""
 _FIELDS = 15
@@ -38,12 +42,12 @@ LARGEST_GRID = 256**3
 class Budget:
     """Settings that keep to a memory target.
 
-    Attributes
-    ----------
-    voxels : of the working grid, at most.
-    descriptors, solver : the settings asked for, made smaller where they had to be.
-    coarse_fields : whether displacements are kept on the descent's grid, between whose knots they are linear anyway.
-    needed_bytes : estimated peak above PyTorch itself.
+    Attributes:
+        voxels: Of the working grid, at most.
+        descriptors, solver: The settings asked for, made smaller where they had to be.
+        coarse_fields: Whether displacements are kept on the descent's grid, between whose knots
+            they are linear anyway.
+        needed_bytes: Estimated peak above PyTorch itself.
     """
 
     voxels: int
@@ -63,16 +67,13 @@ def fit_to_memory(
 ) -> Budget:
     """Make settings smaller until the estimated peak keeps to ``memory``.
 
-    Parameters
-    ----------
-    shape : of the working grid, voxels, before it is made coarser.
-    scans_bytes : what the scans take on their own grids, all together.
-    memory : bytes, above PyTorch itself.
+    Args:
+        shape: Of the working grid, voxels, before it is made coarser.
+        scans_bytes: What the scans take on their own grids, all together.
+        memory: Bytes, above PyTorch itself.
 
-    Raises
-    ------
-    InputError
-        If the scans themselves are too large, or the smallest window.
+    Raises:
+        InputError: If the scans themselves are too large, or the smallest window.
     """
     voxels, named, memory = min(prod(shape), LARGEST_GRID), memory, int(_CERTAIN * memory)
     least_side = max(32, net.config.min_side) if net is not None else 32
@@ -100,13 +101,19 @@ def fit_to_memory(
         else:
             voxels = int(voxels * 0.9)
     if (descriptors, solver) != asked or voxels < prod(shape):
-        log.info("to keep to %sB of memory: %d voxels of the grid, %s, %s", format_bytes(memory), voxels, descriptors, solver)
+        log.info(
+            "to keep to %sB of memory: %d voxels of the grid, %s, %s", format_bytes(memory), voxels, descriptors, solver
+        )
     coarse = _FIELDS * _NUMBER * voxels > _SHARE_OF_FIELDS * memory
     return Budget(voxels=voxels, descriptors=descriptors, solver=solver, coarse_fields=coarse, needed_bytes=needed)
 
 
 def _smaller_windows(descriptors: DescriptorConfig, net: FeatureNetwork | None) -> DescriptorConfig:
-    return descriptors if net is None else replace(descriptors, side=max(32, net.config.min_side), channels=_LEAST_CHANNELS)
+    return (
+        descriptors
+        if net is None
+        else replace(descriptors, side=max(32, net.config.min_side), channels=_LEAST_CHANNELS)
+    )
 
 
 def _window(shape: tuple[int, int, int], voxels: int, descriptors: DescriptorConfig, net: FeatureNetwork) -> int:
@@ -122,7 +129,11 @@ def _pyramid(voxels: int, descriptors: DescriptorConfig, solver: ConvexAdamConfi
 
 
 def _peak(
-    voxels: int, shape: tuple[int, int, int], descriptors: DescriptorConfig, solver: ConvexAdamConfig, net: FeatureNetwork | None
+    voxels: int,
+    shape: tuple[int, int, int],
+    descriptors: DescriptorConfig,
+    solver: ConvexAdamConfig,
+    net: FeatureNetwork | None,
 ) -> int:
     """Of the most hungry stage."""
     always = _SCANS * _NUMBER * voxels

@@ -19,19 +19,15 @@ _SLAB = 16
 def tre_mm(fixed_points_mm: np.ndarray, moving_points_mm: np.ndarray, transform: sitk.Transform) -> np.ndarray:
     """Target registration error: distance from a fixed landmark, transformed, to the moving landmark of the same number.
 
-    Parameters
-    ----------
-    fixed_points_mm, moving_points_mm : (N, 3), ITK's physical points (LPS).
-    transform : takes points of the fixed scan to the moving scan, as ITK's resampler has it.
+    Args:
+        fixed_points_mm, moving_points_mm: (N, 3), ITK's physical points (LPS).
+        transform: Takes points of the fixed scan to the moving scan, as ITK's resampler has it.
 
-    Returns
-    -------
-    (N,), mm.
+    Returns:
+        (N,), mm.
 
-    Raises
-    ------
-    InputError
-        If there are not as many fixed as moving landmarks.
+    Raises:
+        InputError: If there are not as many fixed as moving landmarks.
     """
     if fixed_points_mm.shape != moving_points_mm.shape:
         found = f"{len(fixed_points_mm)} in the fixed and {len(moving_points_mm)} in the moving scan"
@@ -43,18 +39,20 @@ def tre_mm(fixed_points_mm: np.ndarray, moving_points_mm: np.ndarray, transform:
 def folded_share(displacement: Tensor, mask: Tensor | None = None) -> float:
     """Share of voxels where space folds: a Jacobian determinant below 0.
 
-    Parameters
-    ----------
-    displacement : (3, X, Y, Z), voxels.
-    mask : (X, Y, Z) bool, the voxels that count; None for all.
+    Args:
+        displacement: (3, X, Y, Z), voxels.
+        mask: (X, Y, Z) bool, the voxels that count; None for all.
 
-    Returns
-    -------
-    In [0, 1]; NaN for an empty mask.
+    Returns:
+        In [0, 1]; NaN for an empty mask.
     """
     folded = counted = 0
     for start, determinant in _determinants(displacement):
-        inside = torch.ones_like(determinant, dtype=torch.bool) if mask is None else mask[start : start + len(determinant)].bool()
+        inside = (
+            torch.ones_like(determinant, dtype=torch.bool)
+            if mask is None
+            else mask[start : start + len(determinant)].bool()
+        )
         folded += int((determinant[inside] < 0).sum())
         counted += int(inside.sum())
     return folded / counted if counted else float("nan")
@@ -68,18 +66,19 @@ def _determinants(displacement: Tensor) -> Iterator[tuple[int, Tensor]]:
         yield start, jacobian_determinant(displacement[:, first : stop + 1])[start - first : stop - first]
 
 
-def inverse_error_mm(forward: Tensor, inverse: Tensor, spacing_mm: Sequence[float], mask: Tensor | None = None) -> tuple[float, float]:
+def inverse_error_mm(
+    forward: Tensor, inverse: Tensor, spacing_mm: Sequence[float], mask: Tensor | None = None
+) -> tuple[float, float]:
     """How far from where it began a voxel ends that goes forth and back: |forward(p) + inverse(p + forward(p))|.
 
-    Parameters
-    ----------
-    forward, inverse : (3, X, Y, Z), voxels, one grid.
-    spacing_mm : of the grid, along X, Y and Z.
-    mask : (X, Y, Z) bool, the voxels that count; None for all. Those that ``forward`` takes off the grid never count.
+    Args:
+        forward, inverse: (3, X, Y, Z), voxels, one grid.
+        spacing_mm: Of the grid, along X, Y and Z.
+        mask: (X, Y, Z) bool, the voxels that count; None for all. Those that ``forward`` takes off
+            the grid never count.
 
-    Returns
-    -------
-    Mean and 95th percentile, mm; NaN where no voxel counts.
+    Returns:
+        Mean and 95th percentile, mm; NaN where no voxel counts.
     """
     spacing = torch.tensor(spacing_mm, dtype=forward.dtype, device=forward.device)
     error = torch.linalg.vector_norm(compose(forward, inverse) * spacing.view(3, 1, 1, 1), dim=0)

@@ -16,7 +16,15 @@ from pretraining.imaging.views import CONTENT, VIEWS, apply_window, display_wind
 
 Plane = TypeVar("Plane", np.ndarray, Tensor)
 
-COLUMNS = ("fixed", "moving, before", "moving, after", "checkerboard, before", "checkerboard, after", "edges, before", "edges, after")
+COLUMNS = (
+    "fixed",
+    "moving, before",
+    "moving, after",
+    "checkerboard, before",
+    "checkerboard, after",
+    "edges, before",
+    "edges, after",
+)
 _PIXELS = 320
 """Along the longest side of a view; finer than most scans, so that edges are thin."""
 _SMOOTH_VOXELS = 1.0
@@ -29,14 +37,12 @@ _EDGE_COLOUR = (1.0, 0.75, 0.0)
 def checkerboard(first: Plane, second: Plane, squares: int = 8) -> Plane:
     """Put two pictures into one, square by square, that of the corner from ``first``.
 
-    Parameters
-    ----------
-    first, second : (H, W), arrays or tensors.
-    squares : along the longer side, >= 1.
+    Args:
+        first, second: (H, W), arrays or tensors.
+        squares: Along the longer side, >= 1.
 
-    Returns
-    -------
-    (H, W).
+    Returns:
+        (H, W).
     """
     side = -(-max(first.shape) // squares)
     out = first + 0
@@ -51,18 +57,15 @@ def checkerboard(first: Plane, second: Plane, squares: int = 8) -> Plane:
 def panels(fixed: sitk.Image, before: sitk.Image, after: sitk.Image) -> dict[str, list[np.ndarray]]:
     """Views through the middle of the fixed scan, in radiological orientation, of square pixels as large in one as in the other.
 
-    Parameters
-    ----------
-    fixed, before, after : the fixed scan, and the moving scan without and with registration; scalar, on the fixed grid.
+    Args:
+        fixed, before, after: The fixed scan, and the moving scan without and with registration;
+            scalar, on the fixed grid.
 
-    Returns
-    -------
-    View → what ``COLUMNS`` names: (H, W), and (H, W, 3) for edges; in [0, 1].
+    Returns:
+        View → what ``COLUMNS`` names: (H, W), and (H, W, 3) for edges; in [0, 1].
 
-    Raises
-    ------
-    InputError
-        If they don't share a grid.
+    Raises:
+        InputError: If they don't share a grid.
     """
     for role, image in (("before", before), ("after", after)):
         if not same_grid(image, fixed):
@@ -89,11 +92,10 @@ def panels(fixed: sitk.Image, before: sitk.Image, after: sitk.Image) -> dict[str
 def draw_registration(out: Path, fixed: sitk.Image, before: sitk.Image, after: sitk.Image, *, title: str = "") -> None:
     """Draw what :func:`panels` shows, to scale.
 
-    Parameters
-    ----------
-    out : the ``.png`` file, written whole or not at all.
-    fixed, before, after : as there.
-    title : above the picture.
+    Args:
+        out: The ``.png`` file, written whole or not at all.
+        fixed, before, after: As there.
+        title: Above the picture.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -114,7 +116,17 @@ def draw_registration(out: Path, fixed: sitk.Image, before: sitk.Image, after: s
             axis.imshow(panel, cmap="gray", vmin=0, vmax=1, interpolation="bilinear")
             axis.set_axis_off()
         letter_sides(row[0], view)
-        row[0].text(-0.02, 0.5, view, color="white", fontsize=10, rotation=90, ha="right", va="center", transform=row[0].transAxes)
+        row[0].text(
+            -0.02,
+            0.5,
+            view,
+            color="white",
+            fontsize=10,
+            rotation=90,
+            ha="right",
+            va="center",
+            transform=row[0].transAxes,
+        )
     for axis, name in zip(rows[0], COLUMNS, strict=True):
         axis.set_title(name, color="white", fontsize=10)
     with atomic_write(out) as partial:
@@ -127,7 +139,9 @@ def _with_edges(under: np.ndarray, of: np.ndarray, smooth: float) -> np.ndarray:
 
     picture = np.repeat(under[..., None], 3, axis=-1) * 0.8
     low, high = _EDGE_QUANTILES
-    picture[canny(of, sigma=smooth, low_threshold=low, high_threshold=high, use_quantiles=True, mode="nearest")] = _EDGE_COLOUR
+    picture[canny(of, sigma=smooth, low_threshold=low, high_threshold=high, use_quantiles=True, mode="nearest")] = (
+        _EDGE_COLOUR
+    )
     return picture
 
 

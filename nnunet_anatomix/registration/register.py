@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import SimpleITK as sitk
 import torch
@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from nnunet_anatomix.registration.config import RegistrationConfig
 from nnunet_anatomix.registration.descriptors import DescriptorConfig, Scan, describe, descriptors
-from nnunet_anatomix.registration.memory import fit_to_memory
+from nnunet_anatomix.registration.memory import Budget, fit_to_memory
 from nnunet_anatomix.registration.solvers.ants import syn_displacement
 from nnunet_anatomix.registration.solvers.convexadam import convex_adam
 from nnunet_anatomix.registration.start.initial import Start, best_start, file_start, header_start
@@ -43,18 +43,18 @@ log = logging.getLogger(__name__)
 class Registration:
     """What registering gave; transforms take points, in mm, as ITK's resamplers want them.
 
-    Attributes
-    ----------
-    moved : the moving scan on the fixed grid.
-    forward : takes points of the fixed scan to points of the moving scan.
-    inverse : takes points of the moving scan to points of the fixed scan.
-    start : where the solver began; ``forward`` is its transform after the displacement.
-    displacement, inverse_displacement : (3, X, Y, Z), voxels of ``grid``, without the start.
-    known : (X, Y, Z) in {0, 1} on ``grid``, where both scans are known under the start.
-    grid : an image on the grid of the displacements, over the fixed scan's box: the working grid, or where memory is scarce the solver's.
-    fixed, moving : the scans as they were taken.
-    seconds : stage → time.
-    settings : the settings, after they were made to fit into memory.
+    Attributes:
+        moved: The moving scan on the fixed grid.
+        forward: Takes points of the fixed scan to points of the moving scan.
+        inverse: Takes points of the moving scan to points of the fixed scan.
+        start: Where the solver began; ``forward`` is its transform after the displacement.
+        displacement, inverse_displacement: (3, X, Y, Z), voxels of ``grid``, without the start.
+        known: (X, Y, Z) in {0, 1} on ``grid``, where both scans are known under the start.
+        grid: An image on the grid of the displacements, over the fixed scan's box: the working
+            grid, or where memory is scarce the solver's.
+        fixed, moving: The scans as they were taken.
+        seconds: Stage → time.
+        settings: The settings, after they were made to fit into memory.
     """
 
     moved: sitk.Image
@@ -91,94 +91,200 @@ def register(
 ) -> Registration:
     """Align a moving scan with a fixed one; any modalities, grids and orientations.
 
-    Parameters
-    ----------
-    fixed, moving : three-dimensional scans of one channel.
-    config : settings; the defaults suit most pairs.
-    weights : of the network that makes features, or the network; the bundled ones if left out.
-    fixed_mask, moving_mask : what of each scan counts (above 0).
-    fixed_clip, moving_clip : intensities beyond which a scan is cut before it is compared, e.g. (-450, 450) HU; left out, it is not.
-    memory : bytes that may be used above PyTorch itself; left out, most of what is free.
-    device : where features and displacements are computed.
-    progress : whether to show bars.
+    Args:
+        fixed, moving: Three-dimensional scans of one channel.
+        config: Settings; the defaults suit most pairs.
+        weights: Of the network that makes features, or the network; the bundled ones if left out.
+        fixed_mask, moving_mask: What of each scan counts (above 0).
+        fixed_clip, moving_clip: Intensities beyond which a scan is cut before it is compared, e.g.
+            (-450, 450) HU; left out, it is not.
+        memory: Bytes that may be used above PyTorch itself; left out, most of what is free.
+        device: Where features and displacements are computed.
+        progress: Whether to show bars.
 
-    Raises
-    ------
-    InputError
-        For scans that cannot be registered (see :mod:`nnunet_anatomix.registration.scans`), that don't overlap, or for which the memory
-        doesn't suffice.
-    NotFinite
-        If descriptors or solver compute NaN or infinity.
+    Raises:
+        InputError: For scans that cannot be registered (see
+            :mod:`nnunet_anatomix.registration.scans`), that don't overlap, or for which the memory
+            doesn't suffice.
+        NotFinite: If descriptors or solver compute NaN or infinity.
     """
-    config, device = config or RegistrationConfig(), torch.device(device)
+    config = config or RegistrationConfig()
     check_window(fixed_clip, "clip of the fixed scan")
     check_window(moving_clip, "clip of the moving scan")
     seconds: dict[str, float] = {}
-    fixed, moving = validate_scan(fixed, "fixed"), validate_scan(moving, "moving")
-    masks = tuple(
-        None if mask is None else validate_labels(mask, scan, f"{role} mask")
-        for mask, scan, role in ((fixed_mask, fixed, "fixed"), (moving_mask, moving, "moving"))
+    problem, scans = _prepare(
+        validate_scan(fixed, "fixed"),
+        validate_scan(moving, "moving"),
+        config,
+        net=_network(weights, config, torch.device(device)),
+        masks=(fixed_mask, moving_mask),
+        clips=(fixed_clip, moving_clip),
+        memory=available_bytes(torch.device("cpu")) if memory is None else memory,
+        device=torch.device(device),
+        seconds=seconds,
     )
-    clips = (fixed_clip, moving_clip)
-    net = _network(weights, config, device)
-    wanted = near_isotropic_grid(fixed, spacing_mm=config.spacing_mm)
-    held = sum(scan.GetNumberOfPixels() * 4 for scan in (fixed, moving, fixed, *(mask for mask in masks if mask is not None)))
-    limit = memory if memory is not None else available_bytes(torch.device("cpu"))
-    budget = fit_to_memory(wanted.GetSize(), held, config.descriptors, config.convexadam, net, limit)
-    grid = near_isotropic_grid(fixed, spacing_mm=config.spacing_mm, at_most_voxels=budget.voxels)
+    solution = _solve(problem, scans, seconds, progress)
+    del scans  # the transforms need their memory
+    return _assemble(problem, solution, seconds)
 
+
+@dataclass(frozen=True, kw_only=True)
+class _Problem:
+    """All that the solver is given, beside the resampled scans."""
+
+    fixed: sitk.Image
+    moving: sitk.Image
+    config: RegistrationConfig
+    budget: Budget
+    net: FeatureNetwork | None
+    clips: tuple[Clip | None, Clip | None]
+    grid: sitk.Image
+    """Working grid."""
+    start: Start
+    known: Tensor
+    """(X, Y, Z) in {0, 1} on the working grid, on the CPU: where both scans are known."""
+
+
+class _Solution(NamedTuple):
+    """Displacements of the solver."""
+
+    displacement: Tensor
+    """(3, X, Y, Z), voxels of ``grid``."""
+    inverse: Tensor | None
+    """The same of the inverse, where the solver computes it."""
+    grid: sitk.Image
+    """Grid of the displacement: the working grid, or a coarser one where memory is scarce."""
+    known: Tensor
+    """(X, Y, Z) in {0, 1} on ``grid``."""
+
+
+def _prepare(
+    fixed: sitk.Image,
+    moving: sitk.Image,
+    config: RegistrationConfig,
+    *,
+    net: FeatureNetwork | None,
+    masks: tuple[sitk.Image | None, sitk.Image | None],
+    clips: tuple[Clip | None, Clip | None],
+    memory: int,
+    device: torch.device,
+    seconds: dict[str, float],
+) -> tuple[_Problem, list[Scan]]:
+    """Fit the settings to the memory, find the start and resample both scans to the working grid."""
+    roles = ((masks[0], fixed, "fixed mask"), (masks[1], moving, "moving mask"))
+    fixed_mask, moving_mask = (
+        None if mask is None else validate_labels(mask, scan, role) for mask, scan, role in roles
+    )
+    masks = (fixed_mask, moving_mask)
+    images = (fixed, moving, fixed, *(mask for mask in masks if mask is not None))
+    held_bytes = sum(image.GetNumberOfPixels() * 4 for image in images)
+    asked = near_isotropic_grid(fixed, spacing_mm=config.spacing_mm)
+    budget = fit_to_memory(asked.GetSize(), held_bytes, config.descriptors, config.convexadam, net, memory)
+    grid = near_isotropic_grid(fixed, spacing_mm=config.spacing_mm, at_most_voxels=budget.voxels)
     with _timed(seconds, "start"):
         start = _start(fixed, moving, config, net, clips, masks)
     with _timed(seconds, "resampling"):
         scans = _on_grid(fixed, moving, grid, start.transform, masks, clips, device)
-    if min(scans[0].image.shape) < budget.solver.grid_spacing:
-        found, least = tuple(scans[0].image.shape), budget.solver.grid_spacing
+    shape, least = tuple(scans[0].image.shape), budget.solver.grid_spacing
+    if min(shape) < least:
         raise InputError(
-            f"the fixed scan has {found} voxels on the working grid, expected at least {least} along every axis; name a finer spacing"
+            f"the fixed scan has {shape} voxels on the working grid, expected at least {least} along every axis; "
+            "name a finer spacing"
         )
-    known = torch.ones_like(scans[0].image) if scans[0].known is None else scans[0].known
-    known = (known if scans[1].known is None else known * scans[1].known).cpu()
+    known = torch.ones_like(scans[0].image)
+    for scan in scans:
+        known = known if scan.known is None else known * scan.known
     if not known.any():
-        raise InputError("the masks of fixed and moving meet nowhere under the start; check the masks, or leave them out")
-    if config.solver == "convexadam":
-        with _timed(seconds, "descriptors"):
-            both = list(descriptors(scans[0], scans[1], budget.descriptors, pool=budget.solver.pool, net=net, progress=progress))
-        with _timed(seconds, "solver"), tqdm(total=budget.solver.iterations, desc="descent", disable=not progress) as bar:
-            masked: dict[str, Any] = {"fixed_known": scans[0].known, "moving_known": scans[1].known}
-            # Taken out of the list: the solver lets go of them as soon as it can.
-            options: dict[str, Any] = {"knots": budget.coarse_fields, "progress": bar.update}
-            displacement = convex_adam(both.pop(0), both.pop(0), triple(known.shape), budget.solver, **masked, **options).cpu()
-        inverse = None
-        if budget.coarse_fields:
-            grid = grid_of_cubes(grid, budget.solver.adam_spacing)
-            known = functional.avg_pool3d(known[None], budget.solver.adam_spacing, ceil_mode=True)[0].round()
-    else:
-        with _timed(seconds, "descriptors"):
-            both = _channels(scans, budget.descriptors, net, progress)
-        with _timed(seconds, "solver"):
-            metric: Literal["mi", "mean_squares"] = "mean_squares" if config.descriptors.feature_weight else "mi"
-            masked = {"fixed_mask": scans[0].known, "moving_mask": scans[1].known}
-            displacement, inverse = syn_displacement(both[0], both[1], grid, metric=metric, config=config.ants, **masked)
-    del both, scans, masked
-    require_finite(displacement, "displacement field")
+        raise InputError(
+            "the masks of fixed and moving meet nowhere under the start; check the masks, or leave them out"
+        )
+    problem = _Problem(
+        fixed=fixed,
+        moving=moving,
+        config=config,
+        budget=budget,
+        net=net,
+        clips=clips,
+        grid=grid,
+        start=start,
+        known=known.cpu(),
+    )
+    return problem, scans
 
+
+def _solve(problem: _Problem, scans: list[Scan], seconds: dict[str, float], progress: bool) -> _Solution:
+    """Compute descriptors and the displacement between them."""
+    if problem.config.solver == "convexadam":
+        solution = _solve_convexadam(problem, scans, seconds, progress)
+    else:
+        solution = _solve_ants(problem, scans, seconds, progress)
+    require_finite(solution.displacement, "displacement field")
+    return solution
+
+
+def _solve_convexadam(problem: _Problem, scans: list[Scan], seconds: dict[str, float], progress: bool) -> _Solution:
+    budget, grid, known = problem.budget, problem.grid, problem.known
+    fixed, moving = scans
+    with _timed(seconds, "descriptors"):
+        both = list(
+            descriptors(fixed, moving, budget.descriptors, pool=budget.solver.pool, net=problem.net, progress=progress)
+        )
+    iterations = budget.solver.iterations
+    with _timed(seconds, "solver"), tqdm(total=iterations, desc="descent", disable=not progress) as bar:
+        displacement = convex_adam(
+            both.pop(0),  # taken out of the list, so that the solver can free them
+            both.pop(0),
+            triple(known.shape),
+            budget.solver,
+            fixed_known=fixed.known,
+            moving_known=moving.known,
+            knots=budget.coarse_fields,
+            progress=bar.update,
+        ).cpu()
+    if budget.coarse_fields:
+        grid = grid_of_cubes(grid, budget.solver.adam_spacing)
+        known = functional.avg_pool3d(known[None], budget.solver.adam_spacing, ceil_mode=True)[0].round()
+    return _Solution(displacement, None, grid, known)
+
+
+def _solve_ants(problem: _Problem, scans: list[Scan], seconds: dict[str, float], progress: bool) -> _Solution:
+    config = problem.config
+    with _timed(seconds, "descriptors"):
+        fixed, moving = _channels(scans, problem.budget.descriptors, problem.net, progress)
+    with _timed(seconds, "solver"):
+        displacement, inverse = syn_displacement(
+            fixed,
+            moving,
+            problem.grid,
+            metric="mean_squares" if config.descriptors.feature_weight else "mi",
+            config=config.ants,
+            fixed_mask=scans[0].known,
+            moving_mask=scans[1].known,
+        )
+    return _Solution(displacement, inverse, problem.grid, problem.known)
+
+
+def _assemble(problem: _Problem, solution: _Solution, seconds: dict[str, float]) -> Registration:
+    """Turn the displacement into transforms both ways, and apply the forward one."""
+    config, budget, start = problem.config, problem.budget, problem.start
+    displacement, inverse, grid, known = solution
     with _timed(seconds, "transforms"):
         inverse = invert(displacement) if inverse is None else inverse
         require_finite(inverse, "inverse displacement field")
-        forward_transform = sitk.CompositeTransform([start.transform, itk_transform(displacement, grid)])
-        inverse_transform = _inverse_transform(start, displacement, inverse, grid)
-        moved = resample_image(moving, fixed, forward_transform)
+        forward = sitk.CompositeTransform([start.transform, itk_transform(displacement, grid)])
+        backward = _inverse_transform(start, displacement, inverse, grid)
+        moved = resample_image(problem.moving, problem.fixed, forward)
     return Registration(
         moved=moved,
-        forward=forward_transform,
-        inverse=inverse_transform,
+        forward=forward,
+        inverse=backward,
         start=start,
         displacement=displacement,
         inverse_displacement=inverse,
         known=known,
         grid=grid,
-        fixed=fixed,
-        moving=moving,
+        fixed=problem.fixed,
+        moving=problem.moving,
         seconds=seconds,
         settings={
             "method": config.method,
@@ -186,7 +292,7 @@ def register(
             "affine": config.stage,
             "descriptors": budget.descriptors,
             "solver": budget.solver if config.solver == "convexadam" else config.ants,
-            "clip": clips,
+            "clip": problem.clips,
         },
     )
 
@@ -203,7 +309,12 @@ def _network(
 
 
 def _start(
-    fixed: sitk.Image, moving: sitk.Image, config: RegistrationConfig, net: FeatureNetwork | None, clips: tuple, masks: tuple
+    fixed: sitk.Image,
+    moving: sitk.Image,
+    config: RegistrationConfig,
+    net: FeatureNetwork | None,
+    clips: tuple,
+    masks: tuple,
 ) -> Start:
     options: dict[str, Any] = {"net": net, "stage": config.stage, "clips": clips, "masks": masks}
     if config.init == "auto":
@@ -212,12 +323,20 @@ def _start(
     if config.stage == "none":
         return given
     if not given.transform.IsLinear():
-        raise InputError("an initial transform that bends leaves nothing for a rigid or affine stage; say --affine none")
+        raise InputError(
+            "an initial transform that bends leaves nothing for a rigid or affine stage; say --affine none"
+        )
     return best_start(fixed, moving, config.descriptors, given=given, **options)
 
 
 def _on_grid(
-    fixed: sitk.Image, moving: sitk.Image, grid: sitk.Image, start: sitk.Transform, masks: tuple, clips: tuple, device: torch.device
+    fixed: sitk.Image,
+    moving: sitk.Image,
+    grid: sitk.Image,
+    start: sitk.Transform,
+    masks: tuple,
+    clips: tuple,
+    device: torch.device,
 ) -> list[Scan]:
     scans = []
     for scan, transform, mask, clip in zip((fixed, moving), (sitk.Transform(), start), masks, clips, strict=True):

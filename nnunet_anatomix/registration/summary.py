@@ -28,14 +28,13 @@ _BEFORE, _AFTER = "0.65", "C0"
 class PairMetrics:
     """How well one pair was registered; what was not measured is empty, or NaN.
 
-    Attributes
-    ----------
-    pair, method : names.
-    seconds : the registration took.
-    dice, dice_before, hd95_mm : label → value, with registration and without.
-    tre_mm, tre_before_mm : of each landmark.
-    folded_share : of voxels, in [0, 1].
-    inverse_error_mm : mean over voxels.
+    Attributes:
+        pair, method: Names.
+        seconds: The registration took.
+        dice, dice_before, hd95_mm: Label → value, with registration and without.
+        tre_mm, tre_before_mm: Of each landmark.
+        folded_share: Of voxels, in [0, 1].
+        inverse_error_mm: Mean over voxels.
     """
 
     pair: str
@@ -70,14 +69,14 @@ class PairRow:
 class MethodRow:
     """One line of ``summary.csv``: of a method the mean over its pairs, NaN left out.
 
-    Attributes
-    ----------
-    method : its name.
-    pairs : their number.
-    dice : mean over pairs.
-    dice_std, dice_low, dice_high : its standard deviation and 95 % interval, bootstrapped over pairs.
-    dice_before, hd95_mm, folded_share, inverse_error_mm, seconds : means over pairs.
-    tre_median_mm, tre_median_before_mm : mean over pairs of the median over landmarks.
+    Attributes:
+        method: Its name.
+        pairs: Their number.
+        dice: Mean over pairs.
+        dice_std, dice_low, dice_high: Its standard deviation and 95 % interval, bootstrapped over
+            pairs.
+        dice_before, hd95_mm, folded_share, inverse_error_mm, seconds: Means over pairs.
+        tre_median_mm, tre_median_before_mm: Mean over pairs of the median over landmarks.
     """
 
     method: str
@@ -98,15 +97,17 @@ class MethodRow:
 def read_registrations(folder: Path) -> list[PairMetrics]:
     """Read ``registration.json`` of every folder in ``folder``, in the order of their names.
 
-    Raises
-    ------
-    InputError
-        If there is none, or one is damaged.
+    Raises:
+        InputError: If there is none, or one is damaged.
     """
     files = sorted(folder.glob(f"*/{REGISTRATION_FILE}"))
     if not files:
-        raise InputError(f"no registrations in {folder}, expected folders that hold {REGISTRATION_FILE}; name the folder of a batch")
-    without = sorted(path.name for path in folder.iterdir() if path.is_dir() and not (path / REGISTRATION_FILE).is_file())
+        raise InputError(
+            f"no registrations in {folder}, expected folders that hold {REGISTRATION_FILE}; name the folder of a batch"
+        )
+    without = sorted(
+        path.name for path in folder.iterdir() if path.is_dir() and not (path / REGISTRATION_FILE).is_file()
+    )
     if without:
         log.warning("%d folders without %s are left out: %s", len(without), REGISTRATION_FILE, ", ".join(without))
     return [_read(file) for file in files]
@@ -129,7 +130,9 @@ def _read(file: Path) -> PairMetrics:
             inverse_error_mm=_number(metrics.get("inverse_error_mm")),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{file} is no report of a registration ({error!r}); register that pair again, or move its folder away") from None
+        raise InputError(
+            f"{file} is no report of a registration ({error!r}); register that pair again, or move its folder away"
+        ) from None
 
 
 def _number(value: float | None) -> float:
@@ -166,7 +169,11 @@ def summarize(pairs: Sequence[PairMetrics]) -> list[MethodRow]:
         means = {name: _mean([getattr(row, name) for row in mine]) for name in averaged}
         dice = [row.dice for row in mine if isfinite(row.dice)]
         low, high = bootstrap_interval(dice)
-        summaries.append(MethodRow(method=method, pairs=len(mine), dice_std=bootstrap_std(dice), dice_low=low, dice_high=high, **means))
+        summaries.append(
+            MethodRow(
+                method=method, pairs=len(mine), dice_std=bootstrap_std(dice), dice_low=low, dice_high=high, **means
+            )
+        )
     return summaries
 
 
@@ -221,9 +228,7 @@ def markdown(summaries: Sequence[MethodRow]) -> str:
         "seconds": lambda one: _cell(one.seconds, 1),
     }
     table = markdown_table(list(columns), [[cell(one) for cell in columns.values()] for one in summaries])
-    said = (
-        "Means over pairs: of a pair's mean over its labels, and of the median over its landmarks; std and interval by bootstrap over pairs"
-    )
+    said = "Means over pairs: of a pair's mean over its labels, and of the median over its landmarks; std and interval by bootstrap over pairs"
     return f"{said}\n\n{table}"
 
 
@@ -234,9 +239,8 @@ def _cell(value: float, digits: int) -> str:
 def draw_dice(out: Path, rows: Sequence[PairRow]) -> None:
     """Draw Dice before and after of every method: a box each, and a line for every pair.
 
-    Parameters
-    ----------
-    out : the ``.png`` file, written whole or not at all.
+    Args:
+        out: The ``.png`` file, written whole or not at all.
     """
     from matplotlib.figure import Figure
 

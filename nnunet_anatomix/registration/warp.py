@@ -1,7 +1,8 @@
 """Displacements: what they mean, how they act, and how ITK writes them.
 
-A displacement ``u`` is a (3, X, Y, Z) tensor on the fixed grid, in voxels, its components along X, Y and Z. The moved image at voxel ``p``
-is the moving image at ``p + u(p)``: displacements pull, as in ITK. :mod:`pretraining.imaging.grids` states the conventions of axes.
+A displacement ``u`` is a (3, X, Y, Z) tensor on the fixed grid, in voxels, its components along X,
+Y and Z. The moved image at voxel ``p`` is the moving image at ``p + u(p)``: displacements pull, as
+in ITK. :mod:`pretraining.imaging.grids` states the conventions of axes.
 """
 
 from __future__ import annotations
@@ -23,12 +24,16 @@ _STILL = 1e-3
 
 def identity(shape: torch.Size | tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
     """(3, *shape): every voxel's own position."""
-    return torch.stack(torch.meshgrid(*(torch.arange(side, dtype=torch.float32, device=device) for side in shape), indexing="ij"))
+    return torch.stack(
+        torch.meshgrid(*(torch.arange(side, dtype=torch.float32, device=device) for side in shape), indexing="ij")
+    )
 
 
 def warp(volume: Tensor, displacement: Tensor, *, mode: str = "bilinear", beyond: str = "zeros") -> Tensor:
     """(C, X, Y, Z) pulled along a displacement of the same grid."""
-    return interpolate_at(volume, identity(displacement.shape[1:], displacement.device) + displacement, mode=mode, beyond=beyond)
+    return interpolate_at(
+        volume, identity(displacement.shape[1:], displacement.device) + displacement, mode=mode, beyond=beyond
+    )
 
 
 def compose(first: Tensor, then: Tensor) -> Tensor:
@@ -39,15 +44,21 @@ def compose(first: Tensor, then: Tensor) -> Tensor:
 def invert(displacement: Tensor, *, iterations: int = 30) -> Tensor:
     """The displacement that undoes another, by fixed-point iteration; exact where nothing folds.
 
-    Parameters
-    ----------
-    displacement : (3, X, Y, Z), voxels; where it is large, the iteration begins on a grid of half the resolution.
-    iterations : at most; it ends when a step changes less than a thousandth of a voxel on average.
+    Args:
+        displacement: (3, X, Y, Z), voxels; where it is large, the iteration begins on a grid of
+            half the resolution.
+        iterations: At most; it ends when a step changes less than a thousandth of a voxel on
+            average.
     """
     inverse = -displacement
     if min(displacement.shape[1:]) >= _LARGE:
         halved = invert(functional.avg_pool3d(displacement, 2) / 2, iterations=iterations)
-        inverse = 2 * functional.interpolate(halved[None], size=displacement.shape[1:], mode="trilinear", align_corners=False)[0]
+        inverse = (
+            2
+            * functional.interpolate(halved[None], size=displacement.shape[1:], mode="trilinear", align_corners=False)[
+                0
+            ]
+        )
     for _ in range(iterations):
         before, inverse = inverse, -warp(displacement, inverse, beyond="border")
         if (inverse - before).abs().mean() < _STILL:
@@ -58,9 +69,8 @@ def invert(displacement: Tensor, *, iterations: int = 30) -> Tensor:
 def jacobian_determinant(displacement: Tensor) -> Tensor:
     """Volume change at every voxel, below 0 where space folds; central differences, (X, Y, Z).
 
-    Parameters
-    ----------
-    displacement : (3, X, Y, Z), at least 2 voxels along every axis.
+    Args:
+        displacement: (3, X, Y, Z), at least 2 voxels along every axis.
     """
     rows = torch.stack(torch.gradient(displacement, dim=(1, 2, 3)))  # d u_i / d x_j at [j, i]
     matrix = rows.movedim((0, 1), (-1, -2)) + torch.eye(3, device=displacement.device)
@@ -71,14 +81,12 @@ def jacobian_determinant(displacement: Tensor) -> Tensor:
 def itk_transform(displacement: Tensor, grid: sitk.Image) -> sitk.DisplacementFieldTransform:
     """The same displacement as ITK's, which takes a point of the fixed scan to one of the moving scan, in millimetres.
 
-    Parameters
-    ----------
-    displacement : (3, X, Y, Z), voxels of ``grid``.
-    grid : any image on the grid.
+    Args:
+        displacement: (3, X, Y, Z), voxels of ``grid``.
+        grid: Any image on the grid.
 
-    Notes
-    -----
-    ITK holds such fields in float64; one component is converted at a time, to hold little else.
+    Notes:
+        ITK holds such fields in float64; one component is converted at a time, to hold little else.
     """
     voxels = displacement.detach().cpu().numpy()
     vectors = np.empty((*voxels.shape[:0:-1], 3))

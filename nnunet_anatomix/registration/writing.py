@@ -36,24 +36,27 @@ def measure(
 ) -> dict[str, Any]:
     """Metrics of a registration, by whatever there is to measure with.
 
-    Parameters
-    ----------
-    fixed_labels, moving_labels : on the grids of their scans.
-    fixed_points_mm, moving_points_mm : (N, 3) landmarks, LPS.
+    Args:
+        fixed_labels, moving_labels: On the grids of their scans.
+        fixed_points_mm, moving_points_mm: (N, 3) landmarks, LPS.
 
-    Returns
-    -------
-    ``folded_share`` and ``inverse_error_mm`` where both scans are known, and by labels ``dice``, ``dice_before`` (after the start alone),
-    ``hd95_mm`` and ``one_sided_labels``; by landmarks ``tre_mm`` and ``tre_before_mm``. Labels that only one scan has take no part.
+    Returns:
+        ``folded_share`` and ``inverse_error_mm`` where both scans are known, and by labels
+        ``dice``, ``dice_before`` (after the start alone), ``hd95_mm`` and ``one_sided_labels``; by
+        landmarks ``tre_mm`` and ``tre_before_mm``. Labels that only one scan has take no part.
     """
     grid, known = registration.grid, registration.known > 0
     metrics: dict[str, Any] = {"folded_share": folded_share(registration.displacement, known)}
-    mean, most = inverse_error_mm(registration.displacement, registration.inverse_displacement, grid.GetSpacing(), known)
+    mean, most = inverse_error_mm(
+        registration.displacement, registration.inverse_displacement, grid.GetSpacing(), known
+    )
     metrics |= {"inverse_error_mm": mean, "inverse_error_p95_mm": most}
     if fixed_labels is not None and moving_labels is not None:
         ours, theirs = _array(fixed_labels), _array(moving_labels)
         shared = shared_labels(ours, theirs)
-        metrics["one_sided_labels"] = sorted(int(label) for label in {*np.unique(ours), *np.unique(theirs)} - {0, *shared})
+        metrics["one_sided_labels"] = sorted(
+            int(label) for label in {*np.unique(ours), *np.unique(theirs)} - {0, *shared}
+        )
         moved = _array(registration.moved_labels(moving_labels))
         before = _array(resample_image(moving_labels, registration.fixed, registration.start.transform, nearest=True))
         spacing = registration.fixed.GetSpacing()
@@ -70,12 +73,19 @@ def measure(
 
 
 def write_registration(
-    out: Path, registration: Registration, metrics: Mapping[str, Any], *, pair: str, moving_labels: sitk.Image | None = None, **about: Any
+    out: Path,
+    registration: Registration,
+    metrics: Mapping[str, Any],
+    *,
+    pair: str,
+    moving_labels: sitk.Image | None = None,
+    **about: Any,
 ) -> None:
     """Write everything into ``out``: all files of a registration or none, the JSON last: where it is, all is.
 
     Args:
-        out: Folder; what an earlier registration left in it stays until all of this one is complete on disk.
+        out: Folder; what an earlier registration left in it stays until all of this one is complete
+            on disk.
         registration: What was found.
         metrics: From :func:`measure`.
         pair: Its name.
@@ -83,8 +93,9 @@ def write_registration(
         **about: What else the JSON shall say.
 
     Notes:
-        ``forward.nii.gz`` and ``inverse.nii.gz`` are displacement fields in mm that hold the start too. ``forward.h5`` and
-        ``inverse.h5`` are the same as ITK composites of their parts, where there is a start besides the headers.
+        ``forward.nii.gz`` and ``inverse.nii.gz`` are displacement fields in mm that hold the start
+        too. ``forward.h5`` and ``inverse.h5`` are the same as ITK composites of their parts, where
+        there is a start besides the headers.
     """
     out.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".registration-", dir=out) as staged:
@@ -111,8 +122,15 @@ def _write_files(
         write_image(out / MOVED_LABELS, registration.moved_labels(moving_labels))
     moving = registration.moving
     too_large = moving.GetNumberOfPixels() > LARGEST_FIELD
-    moving_grid = near_isotropic_grid(moving, spacing_mm=min(moving.GetSpacing()), at_most_voxels=LARGEST_FIELD) if too_large else moving
-    for name, transform, grid in ((FORWARD, registration.forward, registration.grid), (INVERSE, registration.inverse, moving_grid)):
+    moving_grid = (
+        near_isotropic_grid(moving, spacing_mm=min(moving.GetSpacing()), at_most_voxels=LARGEST_FIELD)
+        if too_large
+        else moving
+    )
+    for name, transform, grid in (
+        (FORWARD, registration.forward, registration.grid),
+        (INVERSE, registration.inverse, moving_grid),
+    ):
         write_image(out / name, _field(transform, grid))
         if registration.start.name != "header" or not _is_identity(registration.start.transform):
             write_transform(out / name.replace(".nii.gz", ".h5"), transform)
@@ -126,7 +144,11 @@ def _write_files(
         "metrics": metrics,
         "seconds": round(sum(registration.seconds.values()), 2),
         "seconds_by_stage": registration.seconds,
-        "start": {"name": registration.start.name, "agreement": registration.start.agreement, "rivals": registration.start.rivals},
+        "start": {
+            "name": registration.start.name,
+            "agreement": registration.start.agreement,
+            "rivals": registration.start.rivals,
+        },
         "settings": {name: _fields(value) for name, value in registration.settings.items()},
         **about,
     }

@@ -10,7 +10,12 @@ from nnunet_anatomix.reproduce.settings import Settings
 from nnunet_anatomix.reproduce.sources import PairSource, SegmentationSource
 from nnunet_anatomix.study.runs import start_name
 
-SEARCHED = {"smoothness": "--smoothness", "grid_spacing": "--grid-spacing", "reach": "--reach", "adam_spacing": "--adam-spacing"}
+SEARCHED = {
+    "smoothness": "--smoothness",
+    "grid_spacing": "--grid-spacing",
+    "reach": "--reach",
+    "adam_spacing": "--adam-spacing",
+}
 """Setting of ConvexAdam → flag of ``search`` and ``register``."""
 
 
@@ -29,18 +34,32 @@ def study_step(
     """Fine-tune and test; all training volumes where no shots are named."""
     scale = settings.scale
     names = "+".join(start_name(start) for start in starts)
-    command: list[str | Path | Tuned] = ["nnunet-anatomix", "study", "-d", source.folder, "--out", study_folder(settings, source)]
+    command: list[str | Path | Tuned] = [
+        "nnunet-anatomix",
+        "study",
+        "-d",
+        source.folder,
+        "--out",
+        study_folder(settings, source),
+    ]
     if shots:
         command += ["--shots", *map(str, shots)]
     command += ["--seeds", *map(str, scale.seeds), "--starts", *starts, "--iterations", str(scale.iterations)]
     if scale.max_patch is not None:
         command += ["--max-patch", str(scale.max_patch)]
     elif source.crop is not None and source.spacing_mm is not None:
-        command += ["--patch", *[str(source.crop)] * 3, "--spacing", *(f"{spacing:g}" for spacing in reversed(source.spacing_mm))]
+        command += [
+            "--patch",
+            *[str(source.crop)] * 3,
+            "--spacing",
+            *(f"{spacing:g}" for spacing in reversed(source.spacing_mm)),
+        ]
     if batch := scale.batch or source.batch:
         command += ["--batch", str(batch)]
     budget = "all" if not shots else "-".join(map(str, shots))
-    return Step(name=f"study_{source.folder}_{budget}_{names}", command=(*command, "--device", settings.device), after=after)
+    return Step(
+        name=f"study_{source.folder}_{budget}_{names}", command=(*command, "--device", settings.device), after=after
+    )
 
 
 def study_folder(settings: Settings, source: SegmentationSource) -> Path:
@@ -63,7 +82,9 @@ def search_step(settings: Settings, source: PairSource) -> Step:
         *flags,
     )
     ours: tuple[str | Path, ...] = () if settings.weights is None else ("--weights", settings.weights)
-    return Step(name=f"search_{_slug(source.title)}", command=(*command, *ours, *_clips(source), "--device", settings.device))
+    return Step(
+        name=f"search_{_slug(source.title)}", command=(*command, *ours, *_clips(source), "--device", settings.device)
+    )
 
 
 def search_folder(settings: Settings, source: PairSource) -> Path:
@@ -83,18 +104,19 @@ def register_step(
 ) -> Step:
     """Register the pairs to test on.
 
-    Parameters
-    ----------
-    method : its name, of its folder.
-    features : of ``register``; None for the bundled weights.
-    tuned : settings that a search found.
+    Args:
+        method: Its name, of its folder.
+        features: Of ``register``; None for the bundled weights.
+        tuned: Settings that a search found.
     """
     command: list[str | Path | Tuned] = ["nnunet-anatomix", "register", "--pairs", source.folder / "test.csv"]
     command += ["--out", register_folder(settings, source, method), "--solver", solver, "--init", source.settings.init]
     command += [] if features is None else ["--features", features]
     command += ["--overlap", f"{settings.scale.overlap:g}", *_clips(source)]
     command += [tuned] if tuned is not None else []
-    return Step(name=f"register_{_slug(source.title)}_{method}", command=(*command, "--device", settings.device), after=after)
+    return Step(
+        name=f"register_{_slug(source.title)}_{method}", command=(*command, "--device", settings.device), after=after
+    )
 
 
 def register_folder(settings: Settings, source: PairSource, method: str) -> Path:

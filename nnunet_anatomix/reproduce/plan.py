@@ -24,7 +24,9 @@ class Step:
     """One command; it goes on by itself where it was killed."""
 
     name: str
-    """Of its record and log; the same step of another table is the same command, and is not run twice."""
+    """Of its record and log; the same step of another table is the same command, and is not run
+    twice.
+    """
     command: tuple[str | Path | Tuned, ...]
     after: tuple[str, ...] = ()
     """Names of the steps whose results it takes."""
@@ -60,10 +62,8 @@ class Table:
     def only(self, rows: Sequence[str]) -> Table:
         """The table with the named rows, and the steps that they need; all of it where none is named.
 
-        Raises
-        ------
-        InputError
-            For a row that it doesn't have.
+        Raises:
+            InputError: For a row that it doesn't have.
         """
         known = list(dict.fromkeys(cell.row for cell in self.cells))
         if unknown := [row for row in rows if row not in known]:

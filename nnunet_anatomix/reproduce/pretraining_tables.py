@@ -1,4 +1,7 @@
-"""Table 3 and Fig. 7: what of the pretraining matters, by registration, by fine-tuning and by eye."""
+"""Table 3 and Fig.
+
+7: what of the pretraining matters, by registration, by fine-tuning and by eye.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from nnunet_anatomix.reproduce.commands import pretraining_steps, register_folder, register_step, search_folder, search_step, study_step
+from nnunet_anatomix.reproduce.commands import (
+    pretraining_steps,
+    register_folder,
+    register_step,
+    search_folder,
+    search_step,
+    study_step,
+)
 from nnunet_anatomix.reproduce.plan import Cell, Step, Table, Tuned
 from nnunet_anatomix.reproduce.published import TABLE_3
 from nnunet_anatomix.reproduce.results import registration_dice, registration_folds, study_dice
@@ -40,7 +50,9 @@ _OF_FIGURE_7 = ("Ours", "temperature 0.07", "temperature 0.20", "labels: smshape
 
 def table_3(settings: Settings) -> Table:
     """Variants of the pretraining, downstream."""
-    table = Table(name="table3", title="Table 3. Pretraining configurations: registration by ConvexAdam, few-shot segmentation")
+    table = Table(
+        name="table3", title="Table 3. Pretraining configurations: registration by ConvexAdam, few-shot segmentation"
+    )
     pairs = pair_sources(settings)[: None if settings.pairs else 1]  # the paper's table has L2RAb alone
     segmentation = segmentation_sources(settings, ("msd-heart", "amos-ct"))
     for row, variant in _VARIANTS.items():
@@ -48,18 +60,26 @@ def table_3(settings: Settings) -> Table:
         for source in pairs:
             search = table.add(search_step(settings, source))
             tuned = Tuned(search=search_folder(settings, source), method="features")
-            step = table.add(register_step(settings, source, variant.preset, "convexadam", weights, tuned=tuned, after=(search, exported)))
+            step = table.add(
+                register_step(
+                    settings, source, variant.preset, "convexadam", weights, tuned=tuned, after=(search, exported)
+                )
+            )
             folder = register_folder(settings, source, variant.preset)
             for column, read in ((source.title, registration_dice), (f"{source.title} folds", registration_folds)):
                 paper, why = TABLE_3[row].get(column, ""), missing or source.missing
-                table.cells.append(Cell(row=row, column=column, paper=paper, steps=(step,), read=partial(read, folder), why_not=why))
+                table.cells.append(
+                    Cell(row=row, column=column, paper=paper, steps=(step,), read=partial(read, folder), why_not=why)
+                )
         for dataset in segmentation:
             step = table.add(study_step(settings, dataset, (str(weights),), (dataset.shots,), (exported,)))
             dice = partial(study_dice, settings, dataset, str(weights), dataset.shots)
             paper, why = TABLE_3[row].get(dataset.title, ""), missing or dataset.missing
             table.cells.append(Cell(row=row, column=dataset.title, paper=paper, steps=(step,), read=dice, why_not=why))
         if not settings.datasets:
-            table.cells.append(Cell(row=row, column="WUFetal", paper=TABLE_3[row]["WUFetal"], why_not="WUFetal was never published"))
+            table.cells.append(
+                Cell(row=row, column="WUFetal", paper=TABLE_3[row]["WUFetal"], why_not="WUFetal was never published")
+            )
     table.notes += [
         "Every row registers with the settings that a search with our own weights finds best on the validation pairs.",
         "Samples are made on the fly, where the paper draws from 120,000 stored ones; anatomix-pretrain synthesize stores them.",
@@ -77,12 +97,24 @@ def figure_7(settings: Settings) -> Table:
         for image in images:
             name = image.name.split(".")[0]
             out = settings.out / "figure7" / f"{variant.preset}_{name}.nii.gz"
-            command = ("nnunet-anatomix", "features", image, "--out", out, "--weights", weights, "--device", settings.device)
+            command = (
+                "nnunet-anatomix",
+                "features",
+                image,
+                "--out",
+                out,
+                "--weights",
+                weights,
+                "--device",
+                settings.device,
+            )
             step = table.add(Step(name=f"features_{variant.preset}_{name}", command=command, after=(exported,)))
             read = partial(_picture, settings.out, out)
             why = missing or ("" if image.is_file() else "needs --images SCAN..., or pairs that are prepared")
             table.cells.append(Cell(row=row, column=name, paper="figure", steps=(step,), read=read, why_not=why))
-    table.notes.append("Scans are those of --images, or else the first pair to test registration on; CT is not clipped here.")
+    table.notes.append(
+        "Scans are those of --images, or else the first pair to test registration on; CT is not clipped here."
+    )
     return table
 
 

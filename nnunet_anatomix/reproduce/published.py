@@ -83,4 +83,6 @@ FIGURE_5 = {
     "ANTs-Ours": {"L2RAb mean": ".70(.09)", "MM-WHS mean": ".63(.02)"},
     "ANTs-MI": {"L2RAb mean": ".48(.10)", "MM-WHS mean": ".58(.03)"},
 }
-"""What of Fig. 5 other tables print; its medians are drawn, and the text has their differences alone."""
+"""What of Fig. 5 other tables print; its medians are drawn, and the text has their differences
+alone.
+"""

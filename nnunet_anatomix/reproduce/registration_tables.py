@@ -1,4 +1,7 @@
-"""Fig. 5, Table 4, Table 2 and Table 5: registration, by our features and those of other networks."""
+"""Fig.
+
+5, Table 4, Table 2 and Table 5: registration, by our features and those of other networks.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,36 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from nnunet_anatomix.reproduce.commands import our_start, register_folder, register_step, search_folder, search_step, study_step
+from nnunet_anatomix.reproduce.commands import (
+    our_start,
+    register_folder,
+    register_step,
+    search_folder,
+    search_step,
+    study_step,
+)
 from nnunet_anatomix.reproduce.plan import Cell, Table, Tuned
 from nnunet_anatomix.reproduce.published import FIGURE_5, TABLE_2, TABLE_4, TABLE_5
-from nnunet_anatomix.reproduce.results import registration_dice, registration_folds, registration_median, search_numbers, study_dice
+from nnunet_anatomix.reproduce.results import (
+    registration_dice,
+    registration_folds,
+    registration_median,
+    search_numbers,
+    study_dice,
+)
 from nnunet_anatomix.reproduce.settings import Settings
 from nnunet_anatomix.reproduce.sources import PairSource, pair_sources, segmentation_sources
 from nnunet_anatomix.study.runs import start_name
 
 _METHODS = {"ConvexAdam-Ours": "features", "ConvexAdam": "mind"}
 """Row → method of a search."""
-_GIVE_NETWORK = "its weights are not ours to bring: describe the network in a file {} and name it by --networks (docs/reproduce.md)"
+_GIVE_NETWORK = (
+    "its weights are not ours to bring: describe the network in a file {} and name it by --networks (docs/reproduce.md)"
+)
 _WEIGHTS_OF_FEATURES = "Features are standardized per channel and weigh .3 beside MIND-SSC, where the paper multiplies the bare ones by .1."
-_SEARCH_OVERLAP = "The search makes features in windows that overlap by .5, the tested registrations by .8 as in the paper."
+_SEARCH_OVERLAP = (
+    "The search makes features in windows that overlap by .5, the tested registrations by .8 as in the paper."
+)
 
 
 def figure_5(settings: Settings) -> Table:
@@ -29,7 +49,9 @@ def figure_5(settings: Settings) -> Table:
         for row, method in _METHODS.items():
             features = settings.weights if method == "features" else "none"
             tuned = Tuned(search=search_folder(settings, source), method=method)
-            step = table.add(register_step(settings, source, _slug(row), "convexadam", features, tuned=tuned, after=(search,)))
+            step = table.add(
+                register_step(settings, source, _slug(row), "convexadam", features, tuned=tuned, after=(search,))
+            )
             table.cells += _columns(settings, source, row, step)
         for row, features in (("ANTs-Ours", settings.weights), ("ANTs-MI", "none")):
             step = table.add(register_step(settings, source, _slug(row), "ants", features))
@@ -46,20 +68,27 @@ def figure_5(settings: Settings) -> Table:
 
 def table_4(settings: Settings) -> Table:
     """The grid search on the validation pairs."""
-    table = Table(name="table4", title="Table 4. Grid search on validation pairs: mean ± std over combinations of settings, folds in %")
+    table = Table(
+        name="table4",
+        title="Table 4. Grid search on validation pairs: mean ± std over combinations of settings, folds in %",
+    )
     for source in pair_sources(settings):
         step = table.add(search_step(settings, source))
         for row, method in _METHODS.items():
             for column, read in _search_columns(settings, source, method).items():
                 paper = TABLE_4[row].get(column, "")
-                table.cells.append(Cell(row=row, column=column, paper=paper, steps=(step,), read=read, why_not=source.missing))
+                table.cells.append(
+                    Cell(row=row, column=column, paper=paper, steps=(step,), read=read, why_not=source.missing)
+                )
     table.notes.append(_WEIGHTS_OF_FEATURES)
     return table
 
 
 def table_2(settings: Settings) -> Table:
     """Features of other pretrained networks driving ANTs."""
-    table = Table(name="table2", title="Table 2. Features of other networks driving ANTs: mean Dice and its bootstrapped std")
+    table = Table(
+        name="table2", title="Table 2. Features of other networks driving ANTs: mean Dice and its bootstrapped std"
+    )
     rows: dict[str, str | Path | None] = {"MutualInfo": "none", "Ours": settings.weights} | _networks(settings, TABLE_2)
     for source in pair_sources(settings):
         table.cells += _ants_cells(settings, table, source, rows, TABLE_2)
@@ -70,25 +99,38 @@ def table_2(settings: Settings) -> Table:
 
 def table_5(settings: Settings) -> Table:
     """The second-best network at our architecture: segmentation and registration."""
-    table = Table(name="table5", title="Table 5. PrimGeoSeg at our parameters and architecture: mean Dice and its bootstrapped std")
+    table = Table(
+        name="table5",
+        title="Table 5. PrimGeoSeg at our parameters and architecture: mean Dice and its bootstrapped std",
+    )
     networks = _networks(settings, TABLE_5)
     segmentation = segmentation_sources(settings, ("msd-heart", "l2r-abdomen", "feta", "amos-ct"))
-    starts = {"Ours": our_start(settings)} | {row: str(path) for row, path in networks.items() if path.suffix != ".json"}
+    starts = {"Ours": our_start(settings)} | {
+        row: str(path) for row, path in networks.items() if path.suffix != ".json"
+    }
     for source in segmentation:
         for row, start in starts.items():
             step = table.add(study_step(settings, source, (start,), (source.shots,)))
             read = partial(study_dice, settings, source, start, source.shots)
             paper = TABLE_5.get(row, {}).get(source.title, "")
-            table.cells.append(Cell(row=row, column=source.title, paper=paper, steps=(step,), read=read, why_not=source.missing))
+            table.cells.append(
+                Cell(row=row, column=source.title, paper=paper, steps=(step,), read=read, why_not=source.missing)
+            )
         for row, numbers in TABLE_5.items():
             if row not in starts:
-                why = "weights of our architecture alone can be fine-tuned here" if row in networks else _GIVE_NETWORK.format(_file_of(row))
+                why = (
+                    "weights of our architecture alone can be fine-tuned here"
+                    if row in networks
+                    else _GIVE_NETWORK.format(_file_of(row))
+                )
                 table.cells.append(Cell(row=row, column=source.title, paper=numbers.get(source.title, ""), why_not=why))
     rows: dict[str, str | Path | None] = {"Ours": settings.weights} | networks
     for pairs in pair_sources(settings):
         table.cells += _ants_cells(settings, table, pairs, rows, TABLE_5)
         table.cells += [_unnamed(row, pairs, TABLE_5) for row in TABLE_5 if row not in rows]
-    table.notes.append("PrimGeoSeg's pretraining is no part of this software: name weights of our architecture (.safetensors, .pth).")
+    table.notes.append(
+        "PrimGeoSeg's pretraining is no part of this software: name weights of our architecture (.safetensors, .pth)."
+    )
     return table
 
 
@@ -102,7 +144,9 @@ def _file_of(row: str) -> str:
     return f"{row.lower().replace(' ', '_')}.json"
 
 
-def _ants_cells(settings: Settings, table: Table, source: PairSource, rows: dict[str, str | Path | None], paper: dict) -> list[Cell]:
+def _ants_cells(
+    settings: Settings, table: Table, source: PairSource, rows: dict[str, str | Path | None], paper: dict
+) -> list[Cell]:
     cells = []
     for row, features in rows.items():
         method = {"MutualInfo": "ANTs-MI", "Ours": "ANTs-Ours"}.get(row, f"ANTs-{_slug(row)}")
@@ -114,7 +158,12 @@ def _ants_cells(settings: Settings, table: Table, source: PairSource, rows: dict
 
 
 def _unnamed(row: str, source: PairSource, paper: dict) -> Cell:
-    return Cell(row=row, column=source.title, paper=paper[row].get(source.title, ""), why_not=_GIVE_NETWORK.format(_file_of(row)))
+    return Cell(
+        row=row,
+        column=source.title,
+        paper=paper[row].get(source.title, ""),
+        why_not=_GIVE_NETWORK.format(_file_of(row)),
+    )
 
 
 def _columns(settings: Settings, source: PairSource, row: str, step: str) -> list[Cell]:

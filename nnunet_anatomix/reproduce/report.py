@@ -15,34 +15,43 @@ _NOTHING = "–"
 def write_report(table: Table, out: Path, finished: Collection[str]) -> str:
     """Write ``OUT/TABLE.md`` and ``.csv``; each whole or not at all.
 
-    Parameters
-    ----------
-    finished : names of the steps whose results can be read.
+    Args:
+        finished: Names of the steps whose results can be read.
 
-    Returns
-    -------
-    The table, as Markdown.
+    Returns:
+        The table, as Markdown.
     """
     ours = [_ours(cell, finished) for cell in table.cells]
     text = markdown(table, ours)
     write_text(out / f"{table.name}.md", text)
-    rows = ([cell.row, cell.column, cell.paper, number, cell.why_not] for cell, number in zip(table.cells, ours, strict=True))
+    rows = (
+        [cell.row, cell.column, cell.paper, number, cell.why_not]
+        for cell, number in zip(table.cells, ours, strict=True)
+    )
     write_csv(out / f"{table.name}.csv", ["row", "column", "paper", "ours", "why_not"], rows)
     return text
 
 
 def markdown(table: Table, ours: list[str]) -> str:
     """Rows and columns as in the paper; a cell is ours, then the paper's in brackets."""
-    rows, columns = (list(dict.fromkeys(names)) for names in zip(*((cell.row, cell.column) for cell in table.cells), strict=True))
+    rows, columns = (
+        list(dict.fromkeys(names)) for names in zip(*((cell.row, cell.column) for cell in table.cells), strict=True)
+    )
     cells = {
-        (cell.row, cell.column): f"{number or _NOTHING} [{cell.paper or _NOTHING}]" for cell, number in zip(table.cells, ours, strict=True)
+        (cell.row, cell.column): f"{number or _NOTHING} [{cell.paper or _NOTHING}]"
+        for cell, number in zip(table.cells, ours, strict=True)
     }
-    grid = markdown_table(["", *columns], [[row, *(cells.get((row, column), _NOTHING) for column in columns)] for row in rows])
+    grid = markdown_table(
+        ["", *columns], [[row, *(cells.get((row, column), _NOTHING) for column in columns)] for row in rows]
+    )
     reasons: dict[str, list[Cell]] = {}
     for cell in table.cells:
         if cell.why_not:
             reasons.setdefault(cell.why_not, []).append(cell)
-    why = [f"{', '.join(dict.fromkeys(cell.row for cell in those))} on {_listed(those)}: {reason}." for reason, those in reasons.items()]
+    why = [
+        f"{', '.join(dict.fromkeys(cell.row for cell in those))} on {_listed(those)}: {reason}."
+        for reason, those in reasons.items()
+    ]
     notes = "".join(f"- {note}\n" for note in (*table.notes, *why))
     return f"{table.title}; in brackets the paper's\n\n{grid}\n{notes}"
 

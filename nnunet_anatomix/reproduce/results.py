@@ -23,7 +23,10 @@ _BEFORE_SEARCH = ("0.75", "2", "1", "2")
 def study_dice(settings: Settings, source: SegmentationSource, start: str, shots: int | None) -> str:
     """Mean Dice and its bootstrapped std, as the paper prints them; all training volumes where ``shots`` is None."""
     runs = study_folder(settings, source) / "runs"
-    names = [f"{start_name(start)}_shots{source.cases if shots is None else shots}_seed{seed}" for seed in settings.scale.seeds]
+    names = [
+        f"{start_name(start)}_shots{source.cases if shots is None else shots}_seed{seed}"
+        for seed in settings.scale.seeds
+    ]
     (summary,) = summarize([row for name in names for row in read_rows(runs / name / "dice.csv")])
     return mean_and_std(summary.dice, summary.std)
 
@@ -31,10 +34,8 @@ def study_dice(settings: Settings, source: SegmentationSource, start: str, shots
 def pair_numbers(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Mean Dice and folded share of every pair of a batch.
 
-    Raises
-    ------
-    InputError
-        If there is no Dice: pairs without labels.
+    Raises:
+        InputError: If there is no Dice: pairs without labels.
     """
     from nnunet_anatomix.registration.summary import pair_row, read_registrations
 
@@ -72,10 +73,8 @@ def search_numbers(folder: Path, method: str) -> dict[str, str]:
 def tuned_flags(tuned: Tuned, *, dry: bool = False) -> list[str]:
     """Flags of the best settings that a search found.
 
-    Raises
-    ------
-    InputError
-        If all settings fold too much.
+    Raises:
+        InputError: If all settings fold too much.
     """
     if dry and not (tuned.search / "summary.csv").is_file():
         return [word for pair in zip(SEARCHED.values(), _BEFORE_SEARCH, strict=True) for word in pair]

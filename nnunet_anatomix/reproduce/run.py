@@ -41,18 +41,14 @@ def dry_run(table: Table, settings: Settings) -> str:
 def run(table: Table, settings: Settings) -> str:
     """Run what can be run and is not finished.
 
-    Returns
-    -------
-    The table, as Markdown.
+    Returns:
+        The table, as Markdown.
 
-    Raises
-    ------
-    CommandFailed
-        After all others, if steps failed; the same call tries them again.
-    Interrupted
-        If asked to stop, after the command in hand has been stopped; the same call goes on.
-    InUse
-        If another process runs tables in the same folder.
+    Raises:
+        CommandFailed: After all others, if steps failed; the same call tries them again.
+        Interrupted: If asked to stop, after the command in hand has been stopped; the same call
+            goes on.
+        InUse: If another process runs tables in the same folder.
     """
     with hold_lock(settings.out):
         for folder in _folders(settings).values():
@@ -71,7 +67,12 @@ def run(table: Table, settings: Settings) -> str:
                 raise CommandFailed(f"needs {lacking[0]}")
             words = _words(step)
             log.info("%s", shlex.join(words))
-            run_child(words, {**os.environ, **_folders(settings)}, settings.out / "logs" / f"{step.name}.txt", grace_s=2 * GRACE_S)
+            run_child(
+                words,
+                {**os.environ, **_folders(settings)},
+                settings.out / "logs" / f"{step.name}.txt",
+                grace_s=2 * GRACE_S,
+            )
             write_text(_record(step, settings), _said(words))
             finished.add(step.name)
             write_report(table, settings.out, finished)
@@ -103,10 +104,16 @@ def _said(words: Sequence[str]) -> str:
 
 
 def _words(step: Step, *, dry: bool = False) -> list[str]:
-    return [word for part in step.command for word in (tuned_flags(part, dry=dry) if isinstance(part, Tuned) else [str(part)])]
+    return [
+        word
+        for part in step.command
+        for word in (tuned_flags(part, dry=dry) if isinstance(part, Tuned) else [str(part)])
+    ]
 
 
 def _folders(settings: Settings) -> dict[str, str]:
     """The variables that nnU-Net's commands want."""
-    folders = {"nnUNet_raw": settings.data} | {name: settings.out / name for name in ("nnUNet_preprocessed", "nnUNet_results")}
+    folders = {"nnUNet_raw": settings.data} | {
+        name: settings.out / name for name in ("nnUNet_preprocessed", "nnUNet_results")
+    }
     return {name: str(folder.resolve()) for name, folder in folders.items()}

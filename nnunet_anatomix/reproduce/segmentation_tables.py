@@ -25,7 +25,9 @@ _SEEDS = "Volumes to fine-tune on are drawn by the seed; the paper names neither
 
 def table_1(settings: Settings) -> Table:
     """Few-shot segmentation, with full supervision and transfer learning."""
-    table = Table(name="table1", title="Table 1. Few-shot 3D segmentation: mean Dice and its bootstrapped std over test subjects")
+    table = Table(
+        name="table1", title="Table 1. Few-shot 3D segmentation: mean Dice and its bootstrapped std over test subjects"
+    )
     sources = segmentation_sources(settings, ("msd-heart", "promise12", "l2r-abdomen", "feta", "amos-ct"))
     transfer, made, missing = _transfer_start(settings, table)
     for source in sources:
@@ -40,10 +42,15 @@ def table_1(settings: Settings) -> Table:
         table.cells.append(_cell(settings, source, "Full supervision", "scratch", None, step, TABLE_1))
     table.cells += _not_here(TABLE_1, _FOREIGN, [source.title for source in sources])
     if not settings.datasets:
-        table.cells += [Cell(row=row, column="WUFetal", paper=numbers["WUFetal"], why_not=_IN_HOUSE) for row, numbers in TABLE_1.items()]
+        table.cells += [
+            Cell(row=row, column="WUFetal", paper=numbers["WUFetal"], why_not=_IN_HOUSE)
+            for row, numbers in TABLE_1.items()
+        ]
     table.notes.append(_SEEDS)
     if settings.transfer is None:
-        table.notes.append("Transfer Learning starts from a training on neurite-oasis as long as a fine-tuning; the paper's is not said.")
+        table.notes.append(
+            "Transfer Learning starts from a training on neurite-oasis as long as a fine-tuning; the paper's is not said."
+        )
     return table
 
 
@@ -56,24 +63,38 @@ def figure_8(settings: Settings) -> Table:
         step = table.add(study_step(settings, source, tuple(start for _, start in starts), budgets))
         for row, start in starts:
             for budget in budgets:
-                known = "Full supervision" if (row, budget) == ("Rand Init", _AMOS_TRAINING) else row if budget == source.shots else ""
+                known = (
+                    "Full supervision"
+                    if (row, budget) == ("Rand Init", _AMOS_TRAINING)
+                    else row
+                    if budget == source.shots
+                    else ""
+                )
                 column = f"{source.title}, {budget}"
                 paper = {row: {column: TABLE_1.get(known, {}).get(source.title, "")}}
                 table.cells.append(_cell(settings, source, row, start, budget, step, paper, column))
-    table.notes += ["Budgets are ours: the figure's can't be read off the text. Numbers of Table 1 stand where it has them.", _SEEDS]
+    table.notes += [
+        "Budgets are ours: the figure's can't be read off the text. Numbers of Table 1 stand where it has them.",
+        _SEEDS,
+    ]
     return table
 
 
 def table_6(settings: Settings) -> Table:
     """The negative result: adult brains."""
-    table = Table(name="table6", title="Table 6. Few-shot segmentation of neurite-oasis: mean Dice and its bootstrapped std")
+    table = Table(
+        name="table6", title="Table 6. Few-shot segmentation of neurite-oasis: mean Dice and its bootstrapped std"
+    )
     sources = segmentation_sources(settings, ("neurite-oasis",))
     for source in sources:
         for row, start in (("Rand Init", "scratch"), ("Ours", our_start(settings))):
             step = table.add(study_step(settings, source, (start,), (source.shots,)))
             table.cells.append(_cell(settings, source, row, start, source.shots, step, TABLE_6))
     table.cells += _not_here(TABLE_6, _FOREIGN, [source.title for source in sources])
-    table.notes += [_SEEDS, "Of the dataset's images the affinely aligned ones are taken; the paper does not say which it took."]
+    table.notes += [
+        _SEEDS,
+        "Of the dataset's images the affinely aligned ones are taken; the paper does not say which it took.",
+    ]
     return table
 
 
@@ -84,35 +105,85 @@ def _transfer_start(settings: Settings, table: Table) -> tuple[str, tuple[str, .
     source, folder = SEGMENTATION["neurite-oasis"], settings.out / "transfer"
     weights = folder / "transfer.safetensors"
     plans, model = "nnUNetAnatomixPlans", "AnatomixTrainerScratch"
-    plan: tuple[str, ...] = ("nnunet-anatomix", "plan-and-preprocess", "-d", source.folder, "--iterations", str(settings.scale.iterations))
+    plan: tuple[str, ...] = (
+        "nnunet-anatomix",
+        "plan-and-preprocess",
+        "-d",
+        source.folder,
+        "--iterations",
+        str(settings.scale.iterations),
+    )
     steps = [
         Step(name="transfer_plan", command=plan),
         Step(name="transfer_train", command=_train(settings, source.folder, model, plans), after=("transfer_plan",)),
         Step(
             name="transfer_export",
-            command=("nnunet-anatomix", "backbone", _checkpoint(settings, source.folder, model, plans), "--out", weights),
+            command=(
+                "nnunet-anatomix",
+                "backbone",
+                _checkpoint(settings, source.folder, model, plans),
+                "--out",
+                weights,
+            ),
             after=("transfer_train",),
         ),
     ]
     ready = (settings.data / source.folder / "dataset.json").is_file()
-    missing = "" if ready else f"needs --transfer WEIGHTS, or nnunet-anatomix prepare {source.key} --source DOWNLOAD --out {settings.data}"
+    missing = (
+        ""
+        if ready
+        else f"needs --transfer WEIGHTS, or nnunet-anatomix prepare {source.key} --source DOWNLOAD --out {settings.data}"
+    )
     return str(weights), tuple(table.add(step) for step in steps)[-1:], missing
 
 
 def _train(settings: Settings, dataset: str, trainer: str, plans: str) -> tuple[str, ...]:
-    return ("nnUNetv2_train", dataset, "3d_fullres", "all", "-tr", trainer, "-p", plans, "--c", "-device", settings.device)
+    return (
+        "nnUNetv2_train",
+        dataset,
+        "3d_fullres",
+        "all",
+        "-tr",
+        trainer,
+        "-p",
+        plans,
+        "--c",
+        "-device",
+        settings.device,
+    )
 
 
 def _checkpoint(settings: Settings, dataset: str, trainer: str, plans: str) -> Path:
-    return settings.out / "nnUNet_results" / dataset / f"{trainer}__{plans}__3d_fullres" / "fold_all" / "checkpoint_final.pth"
+    return (
+        settings.out
+        / "nnUNet_results"
+        / dataset
+        / f"{trainer}__{plans}__3d_fullres"
+        / "fold_all"
+        / "checkpoint_final.pth"
+    )
 
 
 def _cell(
-    settings: Settings, source: SegmentationSource, row: str, start: str, shots: int | None, step: str, paper: dict, column: str = ""
+    settings: Settings,
+    source: SegmentationSource,
+    row: str,
+    start: str,
+    shots: int | None,
+    step: str,
+    paper: dict,
+    column: str = "",
 ) -> Cell:
     column = column or source.title
     read = partial(study_dice, settings, source, start, shots)
-    return Cell(row=row, column=column, paper=paper.get(row, {}).get(column, ""), steps=(step,), read=read, why_not=source.missing)
+    return Cell(
+        row=row,
+        column=column,
+        paper=paper.get(row, {}).get(column, ""),
+        steps=(step,),
+        read=read,
+        why_not=source.missing,
+    )
 
 
 def _not_here(paper: dict, rows: tuple[str, ...], columns: list[str]) -> list[Cell]:

@@ -42,7 +42,9 @@ MINIATURE = Scale(
     overlap=0.25,
     grid=SearchGrid(smoothness=(0.75, 1.5), grid_spacing=(4,), reach=(1,), adam_spacing=(2,)),
 )
-"""Everything from end to end in minutes on a CPU: it shows that the commands work, and its numbers mean nothing."""
+"""Everything from end to end in minutes on a CPU: it shows that the commands work, and its numbers
+mean nothing.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +56,13 @@ class Settings:
     out: Path
     scale: Scale = field(default_factory=Scale)
     datasets: tuple[str, ...] = ()
-    """Segmentation: names of ``prepare``, or IDs or names of other datasets in ``data``; all of the table's if empty."""
+    """Segmentation: names of ``prepare``, or IDs or names of other datasets in ``data``; all of the
+    table's if empty.
+    """
     pairs: tuple[str, ...] = ()
-    """Registration: ``l2r-abdomen``, ``mm-whs``, or other folders of pairs in ``data``; both if empty."""
+    """Registration: ``l2r-abdomen``, ``mm-whs``, or other folders of pairs in ``data``; both if
+    empty.
+    """
     shots: int | None = None
     """Volumes to fine-tune on; the paper's if None."""
     weights: str | None = None
@@ -78,6 +84,13 @@ class Settings:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        for path in (self.transfer, self.templates, self.brains, self.templates_and_brains, *self.networks, *self.images):
+        for path in (
+            self.transfer,
+            self.templates,
+            self.brains,
+            self.templates_and_brains,
+            *self.networks,
+            *self.images,
+        ):
             if path is not None and not path.exists():
                 raise InputError(f"no such file {path}; correct its name, or leave its flag out")

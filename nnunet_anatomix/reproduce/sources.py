@@ -47,10 +47,9 @@ class PairSource:
 def segmentation_sources(settings: Settings, default: tuple[str, ...]) -> list[SegmentationSource]:
     """The datasets asked for.
 
-    Raises
-    ------
-    InputError
-        For a name that is neither one of ``prepare``'s nor a dataset's in the data folder.
+    Raises:
+        InputError: For a name that is neither one of ``prepare``'s nor a dataset's in the data
+            folder.
     """
     return [_segmentation(settings, name) for name in settings.datasets or default]
 
@@ -58,10 +57,8 @@ def segmentation_sources(settings: Settings, default: tuple[str, ...]) -> list[S
 def pair_sources(settings: Settings) -> list[PairSource]:
     """The pairs asked for.
 
-    Raises
-    ------
-    InputError
-        For a name that is neither one of ``prepare``'s nor a folder of pairs.
+    Raises:
+        InputError: For a name that is neither one of ``prepare``'s nor a folder of pairs.
     """
     return [_pairs(settings, name) for name in settings.pairs or ("l2r-abdomen", "mm-whs")]
 
@@ -78,14 +75,22 @@ def _segmentation(settings: Settings, name: str) -> SegmentationSource:
             spacing_mm=dataset.spacing_mm,
             batch=dataset.batch,
             cases=_training_cases(settings.data / dataset.folder) if ready else None,
-            missing="" if ready else f"not prepared: nnunet-anatomix prepare {name} --source DOWNLOAD --out {settings.data}",
+            missing=""
+            if ready
+            else f"not prepared: nnunet-anatomix prepare {name} --source DOWNLOAD --out {settings.data}",
         )
     if name in _WITHOUT_PUBLIC_DATA:
-        raise InputError(f"{_WITHOUT_PUBLIC_DATA[name]} is the authors' own dataset and was never published; leave it out")
-    known = sorted(path.name for path in settings.data.glob("Dataset[0-9][0-9][0-9]_*") if (path / "dataset.json").is_file())
+        raise InputError(
+            f"{_WITHOUT_PUBLIC_DATA[name]} is the authors' own dataset and was never published; leave it out"
+        )
+    known = sorted(
+        path.name for path in settings.data.glob("Dataset[0-9][0-9][0-9]_*") if (path / "dataset.json").is_file()
+    )
     found = [folder for folder in known if folder == name or (name.isdigit() and int(folder[7:10]) == int(name))]
     if len(found) != 1:
-        raise InputError(f"no single dataset '{name}' in {settings.data}; there are {known}, and the paper's {sorted(SEGMENTATION)}")
+        raise InputError(
+            f"no single dataset '{name}' in {settings.data}; there are {known}, and the paper's {sorted(SEGMENTATION)}"
+        )
     cases = _training_cases(settings.data / found[0])
     return SegmentationSource(title=found[0][11:], folder=found[0], shots=settings.shots or min(3, cases), cases=cases)
 
@@ -110,7 +115,9 @@ def _pairs(settings: Settings, name: str) -> PairSource:
             title=title,
             folder=folder,
             settings=read_pair_settings(folder) if ready else PairSettings(name=title, fixed_clip=window),
-            missing="" if ready else f"not prepared: nnunet-anatomix prepare {name} --source DOWNLOAD --out {settings.data}",
+            missing=""
+            if ready
+            else f"not prepared: nnunet-anatomix prepare {name} --source DOWNLOAD --out {settings.data}",
         )
     folder = settings.data / name if (settings.data / name).is_dir() else Path(name)
     if not folder.is_dir():

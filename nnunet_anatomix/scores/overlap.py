@@ -23,13 +23,11 @@ def shared_labels(fixed: LabelMap, moving: LabelMap) -> list[int]:
 def dice_by_label(fixed: LabelMap, moved: LabelMap) -> dict[int, float]:
     """Overlap 2 |A ∩ B| / (|A| + |B|) of every label above 0 in either map; 0 for a label that only one of them has.
 
-    Parameters
-    ----------
-    fixed, moved : (X, Y, Z), one grid.
+    Args:
+        fixed, moved: (X, Y, Z), one grid.
 
-    Returns
-    -------
-    Label → Dice in [0, 1], labels ascending.
+    Returns:
+        Label → Dice in [0, 1], labels ascending.
     """
     fixed, moved = _on_one_grid(fixed, moved)
     greatest = max(int(fixed.max()), int(moved.max()))
@@ -41,24 +39,25 @@ def dice_by_label(fixed: LabelMap, moved: LabelMap) -> dict[int, float]:
 def hd95_mm_by_label(fixed: LabelMap, moved: LabelMap, spacing_mm: Sequence[float]) -> dict[int, float]:
     """Distance within which 95 % of either surface lies of the other: the greater of the two directed percentiles.
 
-    Parameters
-    ----------
-    fixed, moved : (X, Y, Z), one grid.
-    spacing_mm : of the grid, along X, Y and Z.
+    Args:
+        fixed, moved: (X, Y, Z), one grid.
+        spacing_mm: Of the grid, along X, Y and Z.
 
-    Returns
-    -------
-    Label → mm, labels ascending; NaN for a label that only one of the maps has.
+    Returns:
+        Label → mm, labels ascending; NaN for a label that only one of the maps has.
 
-    Notes
-    -----
-    A surface is a structure less its erosion by the six neighbours, and what lies beyond the grid is background, as in MONAI.
+    Notes:
+        A surface is a structure less its erosion by the six neighbours, and what lies beyond the
+        grid is background, as in MONAI.
     """
     fixed, moved = _on_one_grid(fixed, moved)
-    boxes = [{label: box for label, box in enumerate(ndimage.find_objects(labels), 1) if box} for labels in (fixed, moved)]
+    boxes = [
+        {label: box for label, box in enumerate(ndimage.find_objects(labels), 1) if box} for labels in (fixed, moved)
+    ]
     distances = dict.fromkeys(sorted(boxes[0].keys() | boxes[1].keys()), float("nan"))
     for label in boxes[0].keys() & boxes[1].keys():
-        # Both surfaces lie in the box around both structures, so that distances in there are those of the whole grid.
+        # Both surfaces lie in the box around both structures, so that distances in there are those
+        # of the whole grid.
         pairs = zip(boxes[0][label], boxes[1][label], strict=True)
         box = tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in pairs)
         distances[label] = _hd95_mm(fixed[box] == label, moved[box] == label, spacing_mm)
@@ -74,7 +73,9 @@ def _hd95_mm(first: np.ndarray, second: np.ndarray, spacing_mm: Sequence[float])
 
 def _on_one_grid(fixed: LabelMap, moved: LabelMap) -> tuple[np.ndarray, np.ndarray]:
     if fixed.shape != moved.shape:
-        raise InputError(f"two label maps on one grid expected, found {(*fixed.shape,)} and {(*moved.shape,)} voxels; resample one of them")
+        raise InputError(
+            f"two label maps on one grid expected, found {(*fixed.shape,)} and {(*moved.shape,)} voxels; resample one of them"
+        )
     return _whole(fixed), _whole(moved)
 
 

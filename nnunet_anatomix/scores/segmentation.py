@@ -32,11 +32,10 @@ Structures = Mapping[str, tuple[int, ...]]
 class CaseScore:
     """One structure of one case.
 
-    Attributes
-    ----------
-    case, label : names.
-    dice : in [0, 1]; NaN where neither truth nor prediction has it.
-    hd95_mm : see :func:`hd95_mm_by_label`; NaN where one of them lacks it.
+    Attributes:
+        case, label: Names.
+        dice: In [0, 1]; NaN where neither truth nor prediction has it.
+        hd95_mm: See :func:`hd95_mm_by_label`; NaN where one of them lacks it.
     """
 
     case: str
@@ -48,20 +47,17 @@ class CaseScore:
 def evaluate_segmentation(predictions: Path, truth: Path, *, out: Path) -> str:
     """Score every prediction against the truth of the same name; write ``cases.csv`` and ``table.md``.
 
-    Parameters
-    ----------
-    predictions, truth : folders of label files. A ``dataset.json`` of nnU-Net's in either names the labels; its regions count as such,
-        and what it ignores does not count.
-    out : folder for the results; made if missing.
+    Args:
+        predictions, truth: Folders of label files. A ``dataset.json`` of nnU-Net's in either names
+            the labels; its regions count as such, and what it ignores does not count.
+        out: Folder for the results; made if missing.
 
-    Returns
-    -------
-    The table, as Markdown.
+    Returns:
+        The table, as Markdown.
 
-    Raises
-    ------
-    InputError
-        If there are no predictions, one has no truth or another grid, or a file is damaged or no label map.
+    Raises:
+        InputError: If there are no predictions, one has no truth or another grid, or a file is
+            damaged or no label map.
     """
     structures = _structures(predictions) or _structures(truth)
     scores, unused = [], _label_files(truth)
@@ -81,12 +77,11 @@ def score_case(
 ) -> list[CaseScore]:
     """Scores of the structures, and after them of labels that belong to none.
 
-    Parameters
-    ----------
-    case : its name.
-    prediction, truth : (X, Y, Z) labels, one grid.
-    spacing_mm : of the grid, along X, Y and Z.
-    structures : what to score.
+    Args:
+        case: Its name.
+        prediction, truth: (X, Y, Z) labels, one grid.
+        spacing_mm: Of the grid, along X, Y and Z.
+        structures: What to score.
     """
     if IGNORE in structures:
         counts = ~np.isin(truth, structures[IGNORE])
@@ -101,7 +96,9 @@ def score_case(
         if more:
             true, predicted = (np.where(np.isin(labelled, labels), label, 0) for labelled in (truth, prediction))
             its_dice, its_distance = dice_by_label(true, predicted), hd95_mm_by_label(true, predicted, spacing_mm)
-        scores.append(CaseScore(case=case, label=name, dice=its_dice.get(label, nan), hd95_mm=its_distance.get(label, nan)))
+        scores.append(
+            CaseScore(case=case, label=name, dice=its_dice.get(label, nan), hd95_mm=its_distance.get(label, nan))
+        )
     return scores
 
 
@@ -133,17 +130,25 @@ def _cell(scores: Sequence[CaseScore], metric: str, digits: int) -> str:
 def _structures(folder: Path) -> Structures:
     """Of the ``dataset.json`` in a folder; empty if there is none."""
     path = folder / DATASET_FILE
-    return {name: numbers for name, numbers in read_dataset_json(path).labels.items() if any(numbers)} if path.is_file() else {}
+    return (
+        {name: numbers for name, numbers in read_dataset_json(path).labels.items() if any(numbers)}
+        if path.is_file()
+        else {}
+    )
 
 
 def _pairs(predictions: Path, truth: Path) -> dict[str, tuple[Path, Path]]:
     """Case → prediction and truth."""
     predicted, true = _label_files(predictions), _label_files(truth)
     if not predicted:
-        raise InputError(f"no predictions in {predictions}, expected label files (.nii.gz, .nii, .nrrd, .mha); name their folder")
+        raise InputError(
+            f"no predictions in {predictions}, expected label files (.nii.gz, .nii, .nrrd, .mha); name their folder"
+        )
     if missing := predicted.keys() - true.keys():
         named = ", ".join(sorted(missing)[:5])
-        raise InputError(f"{len(missing)} of {len(predicted)} predictions have no truth in {truth}: {named}; add it, or move them away")
+        raise InputError(
+            f"{len(missing)} of {len(predicted)} predictions have no truth in {truth}: {named}; add it, or move them away"
+        )
     return {case: (path, true[case]) for case, path in predicted.items()}
 
 

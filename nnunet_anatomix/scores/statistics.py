@@ -18,11 +18,10 @@ from pretraining.common.errors import InputError
 class CaseDice:
     """Overlap of one structure in one case.
 
-    Attributes
-    ----------
-    case : its identifier.
-    label : name of the label or region.
-    dice : in [0, 1]; NaN where neither truth nor prediction has it.
+    Attributes:
+        case: Its identifier.
+        label: Name of the label or region.
+        dice: In [0, 1]; NaN where neither truth nor prediction has it.
     """
 
     case: str
@@ -33,27 +32,30 @@ class CaseDice:
 def read_case_dice(summary: Path, description: Mapping[str, Any]) -> list[CaseDice]:
     """Read what ``nnUNetv2_evaluate_folder``, or nnU-Net's validation, wrote.
 
-    Parameters
-    ----------
-    summary : ``summary.json``.
-    description : the dataset's ``dataset.json``; its ``labels`` may be regions.
+    Args:
+        summary: ``summary.json``.
+        description: The dataset's ``dataset.json``; its ``labels`` may be regions.
 
-    Raises
-    ------
-    InputError
-        If the file is missing, damaged or of other labels.
+    Raises:
+        InputError: If the file is missing, damaged or of other labels.
     """
     names = {_key(value): name for name, value in description["labels"].items()}
     ending = description["file_ending"]
     try:
         cases = json.loads(summary.read_text(encoding="utf-8"))["metric_per_case"]
         return [
-            CaseDice(case=Path(case["prediction_file"]).name.removesuffix(ending), label=names[key], dice=float(metrics["Dice"]))
+            CaseDice(
+                case=Path(case["prediction_file"]).name.removesuffix(ending),
+                label=names[key],
+                dice=float(metrics["Dice"]),
+            )
             for case in cases
             for key, metrics in case["metrics"].items()
         ]
     except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise InputError(f"{summary} is no summary of nnU-Net's for the labels {sorted(names.values())}: {error!r}") from None
+        raise InputError(
+            f"{summary} is no summary of nnU-Net's for the labels {sorted(names.values())}: {error!r}"
+        ) from None
 
 
 def _key(label: int | Sequence[int]) -> str:
@@ -64,9 +66,8 @@ def _key(label: int | Sequence[int]) -> str:
 def subject_means(values: Mapping[str, Sequence[float]]) -> np.ndarray:
     """One number a subject: the mean of its values, NaN left out; subjects without any are left out too.
 
-    Parameters
-    ----------
-    values : subject → Dice of its labels and of repeated runs.
+    Args:
+        values: Subject → Dice of its labels and of repeated runs.
     """
     known = [[value for value in repeated if not np.isnan(value)] for repeated in values.values()]
     return np.array([np.mean(repeated) for repeated in known if repeated])
@@ -86,4 +87,6 @@ def bootstrap_interval(subjects: Sequence[float] | np.ndarray, *, seed: int = 0)
 
 
 def _bootstrapped(subjects: Sequence[float] | np.ndarray, seed: int) -> Any:
-    return bootstrap((np.asarray(subjects, dtype=float),), np.mean, method="percentile", rng=np.random.default_rng(seed))
+    return bootstrap(
+        (np.asarray(subjects, dtype=float),), np.mean, method="percentile", rng=np.random.default_rng(seed)
+    )

@@ -31,12 +31,11 @@ class Row:
 class Summary:
     """One start with one number of shots.
 
-    Attributes
-    ----------
-    dice : mean over subjects; of a subject, over its labels and the seeds.
-    std : of ``dice``, bootstrapped over the subjects.
-    by_seed : seed → mean over its subjects.
-    by_label : label → mean over subjects and seeds.
+    Attributes:
+        dice: Mean over subjects; of a subject, over its labels and the seeds.
+        std: Of ``dice``, bootstrapped over the subjects.
+        by_seed: Seed → mean over its subjects.
+        by_label: Label → mean over subjects and seeds.
     """
 
     start: str
@@ -81,12 +80,23 @@ def summarize(rows: Sequence[Row]) -> list[Summary]:
     summaries = []
     for (start, shots), members in groups.items():
         means = _subjects(members)
-        by_seed = {seed: float(_subjects([row for row in members if row.seed == seed]).mean()) for seed in _different(members, "seed")}
+        by_seed = {
+            seed: float(_subjects([row for row in members if row.seed == seed]).mean())
+            for seed in _different(members, "seed")
+        }
         by_label = {
-            label: float(_subjects([row for row in members if row.label == label]).mean()) for label in _different(members, "label")
+            label: float(_subjects([row for row in members if row.label == label]).mean())
+            for label in _different(members, "label")
         }
         summaries.append(
-            Summary(start=start, shots=shots, dice=float(means.mean()), std=bootstrap_std(means), by_seed=by_seed, by_label=by_label)
+            Summary(
+                start=start,
+                shots=shots,
+                dice=float(means.mean()),
+                std=bootstrap_std(means),
+                by_seed=by_seed,
+                by_label=by_label,
+            )
         )
     return sorted(summaries, key=lambda summary: summary.shots)
 
@@ -94,14 +104,20 @@ def summarize(rows: Sequence[Row]) -> list[Summary]:
 def write_report(out: Path, rows: Sequence[Row], title: str) -> str:
     """Write ``cases.csv``, ``table.csv``, ``table.md`` and ``curve.png`` into ``out``.
 
-    Returns
-    -------
-    The table, as Markdown.
+    Returns:
+        The table, as Markdown.
     """
     summaries = summarize(rows)
     text = markdown(summaries, title, subjects=len(_different(rows, "case")))
     write_rows(out / "cases.csv", rows)
-    columns = ["start", "shots", "dice", "std", *(f"seed_{seed}" for seed in _different(rows, "seed")), *_different(rows, "label")]
+    columns = [
+        "start",
+        "shots",
+        "dice",
+        "std",
+        *(f"seed_{seed}" for seed in _different(rows, "seed")),
+        *_different(rows, "label"),
+    ]
     write_csv(
         out / "table.csv",
         columns,
@@ -130,7 +146,13 @@ def markdown(summaries: Sequence[Summary], title: str, *, subjects: int) -> str:
             mean = f"**{mean}**" if one.dice == ranked[0] else f"<u>{mean}</u>" if one.dice == ranked[1] else mean
         seeds = " ".join(f"{dice:.3f}" for dice in one.by_seed.values())
         lines.append(
-            [str(one.shots), one.start, f"{mean} ({one.std:.3f})", seeds, *(f"{one.by_label.get(label, np.nan):.3f}" for label in labels)]
+            [
+                str(one.shots),
+                one.start,
+                f"{mean} ({one.std:.3f})",
+                seeds,
+                *(f"{one.by_label.get(label, np.nan):.3f}" for label in labels),
+            ]
         )
     table = markdown_table(header, lines)
     return f"{title}; mean Dice of {subjects} scans never trained on, in brackets its std bootstrapped over the scans\n\n{table}"
@@ -139,9 +161,8 @@ def markdown(summaries: Sequence[Summary], title: str, *, subjects: int) -> str:
 def draw_curve(out: Path, summaries: Sequence[Summary], title: str) -> None:
     """Draw Dice over labelled scans: a line a start with bootstrapped std, and a dot a seed.
 
-    Parameters
-    ----------
-    out : the ``.png`` file to write.
+    Args:
+        out: The ``.png`` file to write.
     """
     from matplotlib.figure import Figure
 
@@ -152,7 +173,15 @@ def draw_curve(out: Path, summaries: Sequence[Summary], title: str) -> None:
         mine = [one for one in summaries if one.start == start]
         # Side by side, where one would cover the other.
         place = [one.shots * (1 + 0.03 * (number - (len(starts) - 1) / 2)) for one in mine]
-        axis.errorbar(place, [one.dice for one in mine], [one.std for one in mine], label=start, marker="o", capsize=3, color=f"C{number}")
+        axis.errorbar(
+            place,
+            [one.dice for one in mine],
+            [one.std for one in mine],
+            label=start,
+            marker="o",
+            capsize=3,
+            color=f"C{number}",
+        )
         for x, one in zip(place, mine, strict=True):
             axis.scatter([x] * len(one.by_seed), list(one.by_seed.values()), s=12, alpha=0.5, color=f"C{number}")
     shots = sorted({one.shots for one in summaries})

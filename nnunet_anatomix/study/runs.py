@@ -42,9 +42,13 @@ class StudySettings:
     batch: int | None = None
     """Patches a step; None leaves the plans as they are."""
     patch: tuple[int, int, int] | None = None
-    """Of our plans, voxels, slices first; None leaves it as planned. Stock nnU-Net's plan keeps its own."""
+    """Of our plans, voxels, slices first; None leaves it as planned. Stock nnU-Net's plan keeps its
+    own.
+    """
     spacing_mm: tuple[float, float, float] | None = None
-    """Grid of our plans, slices first; None leaves it as planned. Stock nnU-Net's plan keeps its own."""
+    """Grid of our plans, slices first; None leaves it as planned. Stock nnU-Net's plan keeps its
+    own.
+    """
 
     def __post_init__(self) -> None:
         check_count(iterations=self.iterations, max_patch=self.max_patch, batch=self.batch, patch=self.patch)
@@ -55,12 +59,11 @@ class StudySettings:
 class StartWeights:
     """Where a network starts from.
 
-    Attributes
-    ----------
-    name : in tables and folders.
-    trainer : nnU-Net's ``-tr``.
-    plans : nnU-Net's ``-p``.
-    weights : file or ``hf://`` address; empty for the plan's own.
+    Attributes:
+        name: In tables and folders.
+        trainer: nnU-Net's ``-tr``.
+        plans: nnU-Net's ``-p``.
+        weights: File or ``hf://`` address; empty for the plan's own.
     """
 
     name: str
@@ -94,22 +97,24 @@ class Run:
 def starts_of(asked: Sequence[str]) -> dict[str, StartWeights]:
     """Name → start, for names of :data:`BY_NAME` and weights files, which are called by their file's name.
 
-    Raises
-    ------
-    InputError
-        For a file that is not there, or two of one name.
+    Raises:
+        InputError: For a file that is not there, or two of one name.
     """
     starts: dict[str, StartWeights] = {}
     for text in dict.fromkeys(asked):
         start = BY_NAME.get(text) or StartWeights(name=start_name(text), weights=text)
         if text.endswith(".json"):
-            raise InputError(f"{text} makes features only; a study starts from weights of our backbone, .safetensors or published .pth")
+            raise InputError(
+                f"{text} makes features only; a study starts from weights of our backbone, .safetensors or published .pth"
+            )
         if start.weights and not text.startswith("hf://"):
             if not Path(text).is_file():
                 raise InputError(f"expected a start among {sorted(BY_NAME)}, or a file of weights; found '{text}'")
             start = StartWeights(name=start.name, weights=str(Path(text).resolve()))
         if start.name in starts or (start.weights and start.name in BY_NAME):
-            raise InputError(f"two starts would be called '{start.name}'; rename the file, its name stands in the tables")
+            raise InputError(
+                f"two starts would be called '{start.name}'; rename the file, its name stands in the tables"
+            )
         starts[start.name] = start
     return starts
 
@@ -124,21 +129,23 @@ def cut_plan(
 ) -> dict[str, Any]:
     """A plan with another batch, and another patch or its own cut to ``max_patch`` voxels a side, in steps that its poolings can halve.
 
-    Raises
-    ------
-    InputError
-        If the network pools more often than such a patch allows.
+    Raises:
+        InputError: If the network pools more often than such a patch allows.
     """
     cut: dict[str, Any] = json.loads(json.dumps(plan))
     configuration = cut["configurations"][CONFIGURATION]
     steps = np.prod(configuration["architecture"]["arch_kwargs"]["strides"], axis=0).astype(int)
     if patch is not None:
         if np.mod(patch, steps).any():
-            raise InputError(f"{plan['plans_name']} pools {steps.tolist()} voxels into one: expected a patch of multiples, found {patch}")
+            raise InputError(
+                f"{plan['plans_name']} pools {steps.tolist()} voxels into one: expected a patch of multiples, found {patch}"
+            )
         configuration["patch_size"] = list(patch)
     if max_patch is not None:
         if steps.max() > max_patch:
-            raise InputError(f"{plan['plans_name']} pools {steps.tolist()} voxels into one: expected patches of at least {steps.max()}")
+            raise InputError(
+                f"{plan['plans_name']} pools {steps.tolist()} voxels into one: expected patches of at least {steps.max()}"
+            )
         configuration["patch_size"] = np.minimum(configuration["patch_size"], max_patch // steps * steps).tolist()
     configuration["batch_size"] = batch or configuration["batch_size"]
     return cut
@@ -146,7 +153,9 @@ def cut_plan(
 
 def prepare(out: Path, settings: StudySettings, starts: Collection[StartWeights]) -> None:
     """Plan and preprocess below ``out``, once for every plan that a start needs, and cut the patches."""
-    from nnunet_anatomix.finetuning.planning import planning_environment  # imports torch, which reading results does without
+    from nnunet_anatomix.finetuning.planning import (
+        planning_environment,  # imports torch, which reading results does without
+    )
 
     preprocessed = out / PREPROCESSED / settings.dataset
     preprocessed.mkdir(parents=True, exist_ok=True)
@@ -173,16 +182,20 @@ def carry_out(run: Run, settings: StudySettings, fold: Fold | None, out: Path, t
     Args:
         run: Which one.
         settings: Of the study.
-        fold: From :func:`~nnunet_anatomix.finetuning.splits.draw_folds`; None for nnU-Net's fold ``all``.
+        fold: From :func:`~nnunet_anatomix.finetuning.splits.draw_folds`; None for nnU-Net's fold
+            ``all``.
         out: Folder of the study.
-        tests: Raw dataset with ``imagesTs`` and ``labelsTs``; without it, nnU-Net's validation after training is the test.
+        tests: Raw dataset with ``imagesTs`` and ``labelsTs``; without it, nnU-Net's validation
+            after training is the test.
         device: For nnU-Net's ``-device``.
 
     Returns:
         nnU-Net's ``summary.json`` of the test.
     """
     folder = out / "runs" / run.name
-    environment = _environment(own_folds(out / PREPROCESSED / settings.dataset, fold, folder / PREPROCESSED), folder) | {
+    environment = _environment(
+        own_folds(out / PREPROCESSED / settings.dataset, fold, folder / PREPROCESSED), folder
+    ) | {
         "ANATOMIX_ITERATIONS": str(settings.iterations),
         "ANATOMIX_SEED": str(run.seed),
         "ANATOMIX_WEIGHTS": run.start.weights,
@@ -191,19 +204,28 @@ def carry_out(run: Run, settings: StudySettings, fold: Fold | None, out: Path, t
         run_child(command, environment, folder / "log.txt")
     if tests is not None:
         return folder / "predictions" / "summary.json"
-    return folder / settings.dataset / f"{run.start.trainer}__{run.start.plans}__{CONFIGURATION}" / "fold_0" / "validation" / "summary.json"
+    return (
+        folder
+        / settings.dataset
+        / f"{run.start.trainer}__{run.start.plans}__{CONFIGURATION}"
+        / "fold_0"
+        / "validation"
+        / "summary.json"
+    )
 
 
 def own_folds(shared: Path, fold: Fold | None, out: Path) -> Path:
     """Make a preprocessed folder of nnU-Net's that has folds of its own, and everything else in common with ``shared``.
 
-    nnU-Net's trainers read their folds from ``splits_final.json`` in the dataset's preprocessed folder. Runs that shared that file would
-    train on each other's cases as soon as two of them run at once.
+    nnU-Net's trainers read their folds from ``splits_final.json`` in the dataset's preprocessed
+    folder. Runs that shared that file would train on each other's cases as soon as two of them run
+    at once.
 
     Args:
         shared: Preprocessed folder of one dataset.
         fold: Number 0 of the folds; None leaves them out, for fold ``all``.
-        out: To take the place of ``nnUNet_preprocessed``; filled with relative links, or with copies where a disk has no links.
+        out: To take the place of ``nnUNet_preprocessed``; filled with relative links, or with
+            copies where a disk has no links.
 
     Returns:
         ``out``.
@@ -227,7 +249,9 @@ def own_folds(shared: Path, fold: Fold | None, out: Path) -> Path:
     return out
 
 
-def _commands(run: Run, settings: StudySettings, fold: str, folder: Path, tests: Path | None, device: str) -> Iterator[list[str]]:
+def _commands(
+    run: Run, settings: StudySettings, fold: str, folder: Path, tests: Path | None, device: str
+) -> Iterator[list[str]]:
     model = ["-tr", run.start.trainer, "-p", run.start.plans, "-device", device]
     yield ["nnUNetv2_train", settings.dataset, CONFIGURATION, fold, *model, "--c"]
     if tests is not None:

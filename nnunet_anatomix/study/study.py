@@ -7,7 +7,8 @@ OUT/failed.csv                runs that failed, and why
 OUT/cases.csv                 every case of every finished run
 OUT/table.md, .csv, curve.png means
 
-Several calls may work in one folder at once, each on runs of its own: a run that another process works on is left to it.
+Several calls may work in one folder at once, each on runs of its own: a run that another process
+works on is left to it.
 """
 
 from __future__ import annotations
@@ -44,9 +45,11 @@ def study(
 
     Args:
         settings: Of all runs.
-        out: Folder of the study. A later call may add shots, seeds and starts; calls at the same time share the work.
-        shots: Labelled scans to train on; all of them if empty. Each seed draws its own, and more shots contain fewer. Where the raw
-            dataset has a ``splits_final.json``, cases that its largest fold does not train on are never trained on here.
+        out: Folder of the study. A later call may add shots, seeds and starts; calls at the same
+            time share the work.
+        shots: Labelled scans to train on; all of them if empty. Each seed draws its own, and more
+            shots contain fewer. Where the raw dataset has a ``splits_final.json``, cases that its
+            largest fold does not train on are never trained on here.
         seeds: Of the drawing, of the network's random part and of training.
         starts: ``weights`` (the bundled ones), ``scratch``, ``stock`` nnU-Net, or files of weights.
         device: ``cpu``, ``cuda`` or ``mps``.
@@ -56,8 +59,10 @@ def study(
 
     Raises:
         InputError: If the dataset has no case to test on, or the folder belongs to another study.
-        CommandFailed: If planning fails; or, after all other runs, if some failed or are left to other processes.
-        Interrupted: When this process is asked to stop, after the command in hand has been stopped. The next call resumes.
+        CommandFailed: If planning fails; or, after all other runs, if some failed or are left to
+            other processes.
+        Interrupted: When this process is asked to stop, after the command in hand has been stopped.
+            The next call resumes.
     """
     from nnunet_anatomix.finetuning.dataset import find_dataset  # imports nnU-Net, which --help does without
 
@@ -75,7 +80,12 @@ def study(
     with hold_lock(out, wait=True):
         _claim(out, settings)
         prepare(out, settings, named.values())
-    runs = [Run(start=start, shots=number, seed=seed) for number in shots for seed in sorted(set(seeds)) for start in named.values()]
+    runs = [
+        Run(start=start, shots=number, seed=seed)
+        for number in shots
+        for seed in sorted(set(seeds))
+        for start in named.values()
+    ]
 
     def is_done(run: Run) -> bool:
         return (out / "runs" / run.name / FINISHED).is_file()

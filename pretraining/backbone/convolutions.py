@@ -15,7 +15,9 @@ from pretraining.backbone.subpixel import add_upsampled_convolution
 Padding = Literal["reflect", "zeros"]
 Upsampling = Literal["nearest", "trilinear"]
 COARSE_VOXELS = 4096
-"""Fewest voxels of the coarse grid, over the batch, for which merging a kernel pays off: its cost does not grow with the grid."""
+"""Fewest voxels of the coarse grid, over the batch, for which merging a kernel pays off: its cost
+does not grow with the grid.
+"""
 
 
 class Conv3x3x3(nn.Conv3d):
@@ -54,8 +56,9 @@ class Conv3x3x3(nn.Conv3d):
 class SkipConv3x3x3(Conv3x3x3):
     """First convolution of a decoder level: of the concatenation (skip, upsampled), which is made only where it is cheaper.
 
-    A convolution of a concatenation is the sum of two convolutions, and one of a volume upsampled by nearest neighbour
-    can be computed on the coarse grid, see :mod:`pretraining.backbone.subpixel`.
+    A convolution of a concatenation is the sum of two convolutions, and one of a volume upsampled
+    by nearest neighbour can be computed on the coarse grid, see
+    :mod:`pretraining.backbone.subpixel`.
 
     Args:
         skip_channels: Channels of the skip connection, first in the kernel.
@@ -84,7 +87,8 @@ class SkipConv3x3x3(Conv3x3x3):
         """Whether the level below is convolved as it is, given its number of voxels, over the batch."""
         return self.upsampling == "nearest" and voxels >= COARSE_VOXELS
 
-    # torch.nn.Module leaves it free what forward takes; of Conv3d, parameters and settings are meant, not its one input.
+    # torch.nn.Module leaves it free what forward takes; of Conv3d, parameters and settings are
+    # meant, not its one input.
     def forward(self, skip: Tensor, below: Tensor) -> Tensor:  # type: ignore[override]
         """Convolve (skip, upsampled).
 
@@ -100,7 +104,9 @@ class SkipConv3x3x3(Conv3x3x3):
             both = torch.cat((skip, upsample(below, self.upsampling)), dim=1)
             return self._conv_forward(both, self.weight, self.bias)
         of_skip, of_below = self.weight.tensor_split((self.skip_channels,), dim=1)
-        return add_upsampled_convolution(self._conv_forward(skip, of_skip, self.bias), below, of_below, padding=self.padding_mode)
+        return add_upsampled_convolution(
+            self._conv_forward(skip, of_skip, self.bias), below, of_below, padding=self.padding_mode
+        )
 
 
 def upsample(x: Tensor, mode: Upsampling) -> Tensor:

@@ -1,4 +1,7 @@
-"""Another network in the place of our backbone, as what makes features (Tables 2 and 5, App. B.4.3)."""
+"""Another network in the place of our backbone, as what makes features (Tables 2 and 5, App.
+
+B.4.3).
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,9 @@ from pretraining.common.config import read_json
 from pretraining.common.errors import InputError
 
 _LIVE = 0.5
-"""Share of all activations of a forward pass that are held at once; U-Nets hold less, so that estimates err to the safe side."""
+"""Share of all activations of a forward pass that are held at once; U-Nets hold less, so that
+estimates err to the safe side.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +40,13 @@ class NetworkSpec:
     """What a JSON file says of a network."""
 
     network: str
-    """Dotted path of its class, a subclass of torch.nn.Module that takes one channel; a function that makes one needs --trust-code."""
+    """Dotted path of its class, a subclass of torch.nn.Module that takes one channel; a function
+    that makes one needs --trust-code.
+    """
     state: str
-    """File with its state dict (.pth, .pt or .safetensors), relative to the JSON file; read without unpickling objects."""
+    """File with its state dict (.pth, .pt or .safetensors), relative to the JSON file; read without
+    unpickling objects.
+    """
     kwargs: dict[str, Any] = field(default_factory=dict)
     """Of the class."""
     layer: str | None = None
@@ -47,13 +56,17 @@ class NetworkSpec:
     strip_prefix: str = ""
     """Of the state dict's keys, e.g. ``module.``."""
     ignore: tuple[str, ...] = ()
-    """Beginnings of keys that are left aside: heads that come after ``layer``, or heads of another task in the file."""
+    """Beginnings of keys that are left aside: heads that come after ``layer``, or heads of another
+    task in the file.
+    """
     multiple: int = 32
     """Every side of the input must be a multiple of this, voxels."""
     min_side: int | None = None
     """Least side of the input, voxels; ``multiple`` if left out."""
     max_side: int | None = None
-    """Greatest side of the input, voxels; a network of one fixed size has it in ``min_side`` too."""
+    """Greatest side of the input, voxels; a network of one fixed size has it in ``min_side`` too.
+
+    """
     input_range: tuple[float, float] = (0.0, 1.0)
     """What the network expects for the lower and the upper end of the clip window."""
 
@@ -62,7 +75,9 @@ class NetworkSpec:
         if self.least_side % self.multiple:
             raise InputError(f"min_side: expected a multiple of {self.multiple}, found {self.min_side}")
         if self.max_side is not None and (self.max_side < self.least_side or self.max_side % self.multiple):
-            raise ValueError(f"need max_side a multiple of {self.multiple} and at least {self.least_side}, got {self.max_side}")
+            raise ValueError(
+                f"need max_side a multiple of {self.multiple} and at least {self.least_side}, got {self.max_side}"
+            )
         if not self.input_range[0] < self.input_range[1]:
             raise InputError(f"input_range: expected two numbers, the lower one first, found {self.input_range}")
 
@@ -87,21 +102,20 @@ class ExternalConfig:
 class ExternalNetwork(nn.Module):
     """Another network in the place of a backbone: takes intensities in [0, 1], gives features at the input's resolution.
 
-    Parameters
-    ----------
-    net : its state loaded.
-    spec : how to use it.
+    Args:
+        net: Its state loaded.
+        spec: How to use it.
 
-    Raises
-    ------
-    InputError
-        If it has no such layer, fails on its smallest input, or gives no (B, C, X, Y, Z).
+    Raises:
+        InputError: If it has no such layer, fails on its smallest input, or gives no (B, C, X, Y,
+            Z).
     """
 
     def __init__(self, net: nn.Module, spec: NetworkSpec) -> None:
         super().__init__()
         self.net, self._spec = net.eval(), spec
-        # A part of the state, so that whoever tells networks apart by their tensors tells apart two uses of one.
+        # A part of the state, so that whoever tells networks apart by their tensors tells apart two
+        # uses of one.
         self.register_buffer("spec", torch.tensor(list(json.dumps(asdict(spec)).encode()), dtype=torch.uint8))
         self._found: list[Any] = []
         if spec.layer is not None:
@@ -115,18 +129,19 @@ class ExternalNetwork(nn.Module):
             layer.register_forward_hook(lambda module, inputs, output: self._found.append(output))
         side = spec.least_side
         channels, self._values_per_voxel = self._tried(side)
-        self.config = ExternalConfig(out_channels=channels, multiple=spec.multiple, min_side=side, max_side=spec.max_side)
+        self.config = ExternalConfig(
+            out_channels=channels, multiple=spec.multiple, min_side=side, max_side=spec.max_side
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Features.
 
-        Parameters
-        ----------
-        x : (B, 1, X, Y, Z) in [0, 1]; every axis a multiple of ``config.multiple``, from ``config.min_side`` to ``config.max_side``.
+        Args:
+            x: (B, 1, X, Y, Z) in [0, 1]; every axis a multiple of ``config.multiple``, from
+                ``config.min_side`` to ``config.max_side``.
 
-        Returns
-        -------
-        (B, C, X, Y, Z); those of a coarser layer upsampled trilinearly.
+        Returns:
+            (B, C, X, Y, Z); those of a coarser layer upsampled trilinearly.
         """
         if self._spec.max_side is not None and max(x.shape[2:]) > self._spec.max_side:
             raise InputError(
@@ -141,7 +156,9 @@ class ExternalNetwork(nn.Module):
             output = output[0]  # deep supervision: the finest comes first
         if not isinstance(output, Tensor) or output.ndim != 5 or len(output) != len(x):
             found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise InputError(f"{self._spec.network}: expected features (B, C, X, Y, Z), found {found}; name another layer")
+            raise InputError(
+                f"{self._spec.network}: expected features (B, C, X, Y, Z), found {found}; name another layer"
+            )
         if output.shape[2:] != x.shape[2:]:
             output = functional.interpolate(output.float(), size=x.shape[2:], mode="trilinear")
         return output
@@ -162,7 +179,9 @@ class ExternalNetwork(nn.Module):
 
         def count(module: nn.Module, inputs: Any, output: Any) -> None:
             counted[0] += sum(
-                value.numel() for value in (output if isinstance(output, (tuple, list)) else [output]) if isinstance(value, Tensor)
+                value.numel()
+                for value in (output if isinstance(output, (tuple, list)) else [output])
+                if isinstance(value, Tensor)
             )
 
         hooks = [module.register_forward_hook(count) for module in self.net.modules() if not any(module.children())]
@@ -193,10 +212,9 @@ def fit_window_side(net: FeatureNetwork, side: int) -> int:
 class ExternalWeights:
     """Another network in the place of :class:`~pretraining.backbone.weights.Weights`.
 
-    Attributes
-    ----------
-    net : ready for use.
-    sha256 : of its tensors and of how it is used.
+    Attributes:
+        net: Ready for use.
+        sha256: Of its tensors and of how it is used.
     """
 
     net: ExternalNetwork
@@ -219,17 +237,21 @@ def load_feature_weights(
 
     Args:
         name: As for :func:`~pretraining.backbone.weights.find_weights`.
-        trust_code: Whether code that a ``.json`` file names may be called although it is no class of a network, or the file comes from
-            the hub.
-        statistics: What batch normalization of our weights uses, see :func:`~pretraining.backbone.statistics.with_statistics`.
+        trust_code: Whether code that a ``.json`` file names may be called although it is no class
+            of a network, or the file comes from the hub.
+        statistics: What batch normalization of our weights uses, see
+            :func:`~pretraining.backbone.statistics.with_statistics`.
 
     Raises:
-        InputError: If there is no such file, it does not serve, or it needs trust that was not given.
+        InputError: If there is no such file, it does not serve, or it needs trust that was not
+            given.
     """
     address = resolve_weights(name)[1]
     is_remote = address.startswith(HUB)
     if is_remote and _file_of(address).endswith(".json") and not trust_code:
-        raise InputError(f"{address} names code that would be called here; if you know and trust its authors, add --trust-code")
+        raise InputError(
+            f"{address} names code that would be called here; if you know and trust its authors, add --trust-code"
+        )
     path = find_weights(name)
     if path.suffix != ".json":
         return with_statistics(load_weights(path), statistics)
@@ -245,8 +267,8 @@ def load_external(path: Path, *, trust_code: bool = False, address: str | None =
         address: Where the file was fetched from; its state is fetched from there too.
 
     Raises:
-        InputError: For another JSON, a class that is no network, can't be found or built, or a state dict that is missing, damaged or
-            of another network.
+        InputError: For another JSON, a class that is no network, can't be found or built, or a
+            state dict that is missing, damaged or of another network.
     """
     spec = read_json(NetworkSpec, path)
     kind = _network_class(spec, path, trust_code)
@@ -255,7 +277,9 @@ def load_external(path: Path, *, trust_code: bool = False, address: str | None =
     try:
         net = kind(**spec.kwargs)
     except Exception as error:  # whatever a constructor makes of its arguments
-        raise InputError(f"{path}: {spec.network} does not take these kwargs: {' '.join(str(error).split())[:200]}") from None
+        raise InputError(
+            f"{path}: {spec.network} does not take these kwargs: {' '.join(str(error).split())[:200]}"
+        ) from None
     if not isinstance(net, nn.Module):
         raise InputError(f"{path}: {spec.network} makes a {type(net).__name__}, expected a torch.nn.Module")
     _load_state(net, state, spec, state_path)
@@ -300,7 +324,9 @@ def _read_state(path: Path, key: str | None) -> dict[str, Tensor]:
     content = load_tensor_file(path, "save net.state_dict() alone, objects are not unpickled here")
     if key is not None:
         if not isinstance(content, dict) or key not in content:
-            raise InputError(f"{path} has no '{key}', it has {list(content)[:5] if isinstance(content, dict) else type(content).__name__}")
+            raise InputError(
+                f"{path} has no '{key}', it has {list(content)[:5] if isinstance(content, dict) else type(content).__name__}"
+            )
         content = content[key]
     if not isinstance(content, dict) or not content or not all(isinstance(value, Tensor) for value in content.values()):
         kind = f"keys {list(content)[:3]}" if isinstance(content, dict) else f"a {type(content).__name__}"

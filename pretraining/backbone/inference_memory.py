@@ -20,7 +20,9 @@ _SINGLE, _HALF = 4, 2
 _WORKSPACE = 1.15
 """Factor on the activations, for buffers of convolutions, measured."""
 _HOLES, _HEAP_BYTES = 3, 2**25
-"""So many volumes' worth of memory is held back by glibc's heap, from which volumes below this size come, measured."""
+"""So many volumes' worth of memory is held back by glibc's heap, from which volumes below this size
+come, measured.
+"""
 _LIBRARIES = 32 * 2**20
 """Bytes of buffers that do not grow with the window."""
 _AVAILABLE = 0.8
@@ -32,20 +34,20 @@ LARGEST_SIDE = 128
 def peak_bytes(net: FeatureNetwork, shape: Sequence[int], bf16: bool = False) -> int:
     """Peak of one forward pass without gradients, beside weights and input.
 
-    Every convolution holds its input, that input with a border, its output, the skip connections that are still to be read and, in the
-    decoder, the level below. A decoder's first one holds either the upsampled concatenation, of which trilinear upsampling leaves a
-    layout that is copied, or one after the other what its two halves need.
+    Every convolution holds its input, that input with a border, its output, the skip connections
+    that are still to be read and, in the decoder, the level below. A decoder's first one holds
+    either the upsampled concatenation, of which trilinear upsampling leaves a layout that is
+    copied, or one after the other what its two halves need.
 
-    Parameters
-    ----------
-    net : the network.
-    shape : (X, Y, Z) of the window, voxels, a multiple of the network's.
-    bf16 : whether it computes in bfloat16.
+    Args:
+        net: The network.
+        shape: (X, Y, Z) of the window, voxels, a multiple of the network's.
+        bf16: Whether it computes in bfloat16.
 
-    Notes
-    -----
-    Checked against measured peaks on a CPU (``tests/pretraining/backbone/test_inference_memory.py``): 1.0 to 1.35 times as much, up to
-    1.7 times for small windows.
+    Notes:
+        Checked against measured peaks on a CPU
+        (``tests/pretraining/backbone/test_inference_memory.py``): 1.0 to 1.35 times as much, up to
+        1.7 times for small windows.
     """
     if not isinstance(net, UNet):
         return net.peak_bytes(shape, bf16)  # another network in its place knows itself
@@ -56,7 +58,9 @@ def peak_bytes(net: FeatureNetwork, shape: Sequence[int], bf16: bool = False) ->
     for tap, conv in net.convolutions():
         level, stage = shapes[tap][1], tap.split(".")[0]
         voxels, padded = _voxels(shape, level), _voxels(shape, level, border=1)
-        held = sum(skip for above, skip in skips.items() if (above < level or stage == "bottleneck") and stage != "output")
+        held = sum(
+            skip for above, skip in skips.items() if (above < level or stage == "bottleneck") and stage != "output"
+        )
         live = conv.in_channels * (voxels + padded)
         if stage == "decoder":
             held += config.channels(level + 1) * _voxels(shape, level + 1)
@@ -64,7 +68,9 @@ def peak_bytes(net: FeatureNetwork, shape: Sequence[int], bf16: bool = False) ->
             held += skips[level]
             if conv.on_coarse_grid(_voxels(shape, level + 1)):
                 below = (conv.in_channels - conv.skip_channels) * _voxels(shape, level + 1, border=1)
-                live = max(conv.skip_channels * padded, below + 8 * conv.out_channels * _voxels(shape, level + 1, border=0.5))
+                live = max(
+                    conv.skip_channels * padded, below + 8 * conv.out_channels * _voxels(shape, level + 1, border=0.5)
+                )
             elif config.upsampling == "trilinear":
                 live += conv.in_channels * padded
         live += conv.out_channels * voxels
@@ -76,21 +82,17 @@ def peak_bytes(net: FeatureNetwork, shape: Sequence[int], bf16: bool = False) ->
 def window_for(net: FeatureNetwork, shape: Sequence[int], memory_bytes: int, bf16: bool = False) -> int | None:
     """The largest window that fits into memory.
 
-    Parameters
-    ----------
-    net : the network.
-    shape : (X, Y, Z) of the volume, voxels, of any size.
-    memory_bytes : for one forward pass.
-    bf16 : whether it computes in bfloat16.
+    Args:
+        net: The network.
+        shape: (X, Y, Z) of the volume, voxels, of any size.
+        memory_bytes: For one forward pass.
+        bf16: Whether it computes in bfloat16.
 
-    Returns
-    -------
-    None if the whole volume fits, else the side of windows, voxels, at most ``LARGEST_SIDE``.
+    Returns:
+        None if the whole volume fits, else the side of windows, voxels, at most ``LARGEST_SIDE``.
 
-    Raises
-    ------
-    InputError
-        If even the smallest window does not fit.
+    Raises:
+        InputError: If even the smallest window does not fit.
     """
     if peak_bytes(net, padded_shape(net, shape), bf16) <= memory_bytes:
         return None

@@ -19,12 +19,13 @@ class _Resets(Protocol):
 
 
 def build(construct: Callable[[], Module], generator: Generator) -> Module:
-    """Construct a module on the CPU with Kaiming-normal weights (App. B.3), zero biases and fresh normalizations.
+    """Construct a module on the CPU with Kaiming-normal weights (App.
 
-    Parameters
-    ----------
-    construct : makes the module; its own initialization is not run.
-    generator : sole source of randomness, on the CPU.
+    B.3), zero biases and fresh normalizations.
+
+    Args:
+        construct: Makes the module; its own initialization is not run.
+        generator: Sole source of randomness, on the CPU.
     """
     with torch.device("meta"):
         module = construct()

@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def convolution_at(x: Tensor, positions: Tensor, weight: Tensor, bias: Tensor | None, *, padding: Literal["reflect", "zeros"]) -> Tensor:
+def convolution_at(
+    x: Tensor, positions: Tensor, weight: Tensor, bias: Tensor | None, *, padding: Literal["reflect", "zeros"]
+) -> Tensor:
     """Evaluate a convolution that keeps the grid at given voxels.
 
     Args:
@@ -21,7 +23,8 @@ def convolution_at(x: Tensor, positions: Tensor, weight: Tensor, bias: Tensor | 
         padding: What lies beyond the border.
 
     Returns:
-        (B, n, O), equal to the dense convolution read at ``positions``; sums are rounded in another order.
+        (B, n, O), equal to the dense convolution read at ``positions``; sums are rounded in another
+        order.
 
     Notes:
         It reads and keeps 27 C values a position. The dense convolution is the cheaper one for more than about one voxel in
@@ -31,7 +34,8 @@ def convolution_at(x: Tensor, positions: Tensor, weight: Tensor, bias: Tensor | 
     per_volume = positions if positions.ndim == 2 else positions.expand(batch, -1)
     index, inside = _neighbours(per_volume, shape)
     index = index + x[0, 0].numel() * torch.arange(batch, device=x.device)[:, None, None]
-    # Indexing by a tensor, whose backward pass sorts before it adds; index_select's adds with atomics.
+    # Indexing by a tensor, whose backward pass sorts before it adds; index_select's adds with
+    # atomics.
     rows = x.permute(0, 2, 3, 4, 1).reshape(-1, channels)[index]
     if padding == "zeros":
         rows = rows * inside[..., None]

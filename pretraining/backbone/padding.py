@@ -22,18 +22,22 @@ def pad_by_one(x: Tensor, border: Border) -> Tensor:
     """Add one voxel at both ends of every spatial axis.
 
     Args:
-        x: (B, C, X, Y, Z), floating point; every spatial axis has at least 2 voxels for ``reflect``, 1 for ``replicate``.
+        x: (B, C, X, Y, Z), floating point; every spatial axis has at least 2 voxels for
+            ``reflect``, 1 for ``replicate``.
         border: ``reflect`` mirrors about the outermost voxel, ``replicate`` repeats it.
 
     Returns:
-        (B, C, X + 2, Y + 2, Z + 2), equal to :func:`torch.nn.functional.pad`, in the memory layout of ``x``.
+        (B, C, X + 2, Y + 2, Z + 2), equal to :func:`torch.nn.functional.pad`, in the memory layout
+        of ``x``.
 
     Notes:
-        PyTorch's own padding on CUDA converts channels-last volumes to the other layout, so that the convolution converts
-        them back, and its backward pass adds with atomics, in an order that changes from run to run. Here the interior is
-        copied and the six faces after it; the backward pass folds the faces back in a fixed order.
+        PyTorch's own padding on CUDA converts channels-last volumes to the other layout, so that
+        the convolution converts them back, and its backward pass adds with atomics, in an order
+        that changes from run to run. Here the interior is copied and the six faces after it; the
+        backward pass folds the faces back in a fixed order.
 
-        Compilers and tracers see PyTorch's own operation, which they know how to fuse and to export.
+        Compilers and tracers see PyTorch's own operation, which they know how to fuse and to
+        export.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return functional.pad(x, (1,) * 6, mode=border)
@@ -118,7 +122,17 @@ def _pad_in_one_launch(x: Tensor, padded: Tensor, border: Border) -> None:
     batch, channels, *sides = x.shape
     grid = (batch * (sides[0] + 2) * (sides[1] + 2), -(-(sides[2] + 2) * channels // _BLOCK))
     dense = x.contiguous(memory_format=torch.channels_last_3d)
-    launch(padding_kernel.pad, grid, dense, padded, *sides[:2], sides[2] * channels, channels, _SHIFTS[border], block=_BLOCK)
+    launch(
+        padding_kernel.pad,
+        grid,
+        dense,
+        padded,
+        *sides[:2],
+        sides[2] * channels,
+        channels,
+        _SHIFTS[border],
+        block=_BLOCK,
+    )
 
 
 def _fold_in_one_launch(padded: Tensor, border: Border) -> Tensor:
@@ -130,5 +144,15 @@ def _fold_in_one_launch(padded: Tensor, border: Border) -> Tensor:
     shape, layout = (batch, channels, *sides), torch.channels_last_3d
     folded = torch.empty(shape, dtype=padded.dtype, device=padded.device, memory_format=layout)
     grid = (batch * sides[0] * sides[1], -(-sides[2] * channels // _BLOCK))
-    launch(padding_kernel.fold, grid, dense, folded, *sides[:2], sides[2] * channels, channels, _SHIFTS[border], block=_BLOCK)
+    launch(
+        padding_kernel.fold,
+        grid,
+        dense,
+        folded,
+        *sides[:2],
+        sides[2] * channels,
+        channels,
+        _SHIFTS[border],
+        block=_BLOCK,
+    )
     return folded

@@ -1,7 +1,8 @@
 """A border of one voxel, and its adjoint, in one launch each (see :mod:`pretraining.backbone.padding`).
 
-Volumes are dense and channels-last: a row is all of (Z, C) at one (x, y). A program has a part of one row. Beyond the border lies
-what is ``shift`` voxels further inside: 2 for reflection, 1 for replication.
+Volumes are dense and channels-last: a row is all of (Z, C) at one (x, y). A program has a part of
+one row. Beyond the border lies what is ``shift`` voxels further inside: 2 for reflection, 1 for
+replication.
 """
 
 import triton
@@ -22,7 +23,9 @@ def pad(volume, padded, X, Y, row, channels, shift, BLOCK: tl.constexpr):
     target = padded + place.to(tl.int64) * (row + 2 * channels)
     e = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     exists = e < row + 2 * channels
-    from_e = e - channels + tl.where(e < channels, shift * channels, 0) - tl.where(e >= row + channels, shift * channels, 0)
+    from_e = (
+        e - channels + tl.where(e < channels, shift * channels, 0) - tl.where(e >= row + channels, shift * channels, 0)
+    )
     tl.store(target + e, tl.load(source + from_e, mask=exists), mask=exists)
 
 

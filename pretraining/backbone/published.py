@@ -1,7 +1,7 @@
 """Published checkpoints: a flat ``nn.Sequential`` (``model.0.weight`` …) and our named blocks, both ways.
 
-The flat list numbers convolution, normalization and activation of every block, and each pooling or upsampling, in the
-order of computation; only convolutions and batch normalizations hold tensors.
+The flat list numbers convolution, normalization and activation of every block, and each pooling or
+upsampling, in the order of computation; only convolutions and batch normalizations hold tensors.
 """
 
 from __future__ import annotations
@@ -47,34 +47,38 @@ def from_published(published: dict[str, Tensor]) -> tuple[dict[str, Tensor], UNe
 
     A prefix ``_orig_mod.`` (left by ``torch.compile``) is dropped.
 
-    Raises
-    ------
-    InputError
-        If the tensors are not those of a published UNet, naming the first one that does not fit.
+    Raises:
+        InputError: If the tensors are not those of a published UNet, naming the first one that does
+            not fit.
     """
     published = {key.removeprefix(_COMPILED_PREFIX): tensor for key, tensor in published.items()}
     config = _architecture(published)
     names = published_names(config)
     if missing := [key for key in names.values() if key not in published]:
-        raise InputError(f"not a published anatomix UNet: {len(missing)} tensors are missing, the first is '{missing[0]}'")
+        raise InputError(
+            f"not a published anatomix UNet: {len(missing)} tensors are missing, the first is '{missing[0]}'"
+        )
     if unexpected := sorted(published.keys() - set(names.values())):
-        raise InputError(f"not a published anatomix UNet: {len(unexpected)} tensors are unknown, the first is '{unexpected[0]}'")
+        raise InputError(
+            f"not a published anatomix UNet: {len(unexpected)} tensors are unknown, the first is '{unexpected[0]}'"
+        )
     with torch.device("meta"):
         shapes = {key: tensor.shape for key, tensor in UNet(config).state_dict().items()}
     for ours, key in names.items():
         if published[key].shape != shapes[ours]:
-            raise InputError(f"'{key}' has shape {tuple(published[key].shape)}, expected {tuple(shapes[ours])} for {config}")
+            raise InputError(
+                f"'{key}' has shape {tuple(published[key].shape)}, expected {tuple(shapes[ours])} for {config}"
+            )
     return {ours: published[key] for ours, key in names.items()}, config
 
 
 def _architecture(published: dict[str, Tensor]) -> UNetConfig:
     """Read width, depth and norm off the tensors' names and shapes.
 
-    Notes
-    -----
-    Pooling, upsampling and epsilon leave no tensor behind. Of the published networks, those with batch normalization
-    use max pooling and nearest upsampling, those with instance normalization average pooling, trilinear upsampling
-    and an epsilon of 1e-2.
+    Notes:
+        Pooling, upsampling and epsilon leave no tensor behind. Of the published networks, those
+        with batch normalization use max pooling and nearest upsampling, those with instance
+        normalization average pooling, trilinear upsampling and an epsilon of 1e-2.
     """
     numbered = {
         int(match[1]): tensor

@@ -23,16 +23,18 @@ def with_statistics(weights: Weights, statistics: Statistics) -> Weights:
     """The same weights, normalizing each scan with the given statistics.
 
     Args:
-        weights: Of any UNet. Instance normalization always uses a scan's own statistics, and such weights are returned as they are.
-        statistics: ``running`` keeps batch normalization as it was evaluated in training. ``own`` turns it into instance normalization
-            with the same scale and shift.
+        weights: Of any UNet. Instance normalization always uses a scan's own statistics, and such
+            weights are returned as they are.
+        statistics: ``running`` keeps batch normalization as it was evaluated in training. ``own``
+            turns it into instance normalization with the same scale and shift.
 
     Returns:
-        ``weights`` itself for ``running``; otherwise weights of the architecture with ``norm="instance"`` and ``norm_affine=True``.
+        ``weights`` itself for ``running``; otherwise weights of the architecture with
+        ``norm="instance"`` and ``norm_affine=True``.
 
     Notes:
-        Running averages are means over many appearances and fit none of them. A scan's own statistics fit its contrast, but depend on
-        what else the window shows.
+        Running averages are means over many appearances and fit none of them. A scan's own
+        statistics fit its contrast, but depend on what else the window shows.
     """
     architecture = weights.architecture
     if statistics == "running" or architecture.norm == "instance":

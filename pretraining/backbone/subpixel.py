@@ -1,7 +1,7 @@
 """A 3×3×3 convolution of a volume upsampled by nearest neighbour, computed on the coarse grid.
 
-Along one axis, the window (i - 1, i) of the coarse grid serves two outputs, in which one of the three taps falls on one of
-its voxels and two on the other:
+Along one axis, the window (i - 1, i) of the coarse grid serves two outputs, in which one of the
+three taps falls on one of its voxels and two on the other:
 
 ============== ======== ========
 output         i - 1    i
@@ -10,9 +10,9 @@ even, 2i       w0       w1 + w2
 odd, 2i - 1    w0 + w1  w2
 ============== ======== ========
 
-So a single convolution with kernels of 2×2×2 and 8 times as many channels computes all outputs: 64 products per coarse voxel
-and pair of channels in place of 216, and the upsampled volume is never made. The equality is exact; sums are rounded in
-another order.
+So a single convolution with kernels of 2×2×2 and 8 times as many channels computes all outputs: 64
+products per coarse voxel and pair of channels in place of 216, and the upsampled volume is never
+made. The equality is exact; sums are rounded in another order.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ _TAPS_OF_AXIS = (((1, 0, 0), (0, 1, 1)), ((1, 1, 0), (0, 0, 1)))
 """(even or odd output, coarse voxel of the window, tap of the kernel)."""
 
 
-def add_upsampled_convolution(to: Tensor, below: Tensor, weight: Tensor, *, padding: Literal["reflect", "zeros"]) -> Tensor:
+def add_upsampled_convolution(
+    to: Tensor, below: Tensor, weight: Tensor, *, padding: Literal["reflect", "zeros"]
+) -> Tensor:
     """Add the convolution of an upsampled volume.
 
     Args:
@@ -66,7 +68,8 @@ def subpixel_kernel(weight: Tensor, *, in_rows: bool = False) -> Tensor:
 
     Args:
         weight: (O, I, 3, 3, 3).
-        in_rows: Whether, along z, the odd output of a window comes before its even one, as on the fine grid.
+        in_rows: Whether, along z, the odd output of a window comes before its even one, as on the
+            fine grid.
 
     Returns:
         (8 O, I, 2, 2, 2); outputs are ordered by (even or odd along x, y, z; output channel).
@@ -103,7 +106,8 @@ def interleave(windows: Tensor) -> Tensor:
     """
     found = windows.unflatten(1, (2, 2, 2, -1))
     for axis in (-3, -2, -1):
-        # The first axis of phases that is left belongs to this axis; window i has the outputs 2i and 2i - 1.
+        # The first axis of phases that is left belongs to this axis; window i has the outputs 2i
+        # and 2i - 1.
         even, odd = found.unbind(1)
         place, count = even.ndim + axis, even.shape[axis] - 1
         pairs = torch.stack((even.narrow(place, 0, count), odd.narrow(place, 1, count)), dim=place + 1)
@@ -137,7 +141,8 @@ class _AddInterleaved(torch.autograd.Function):
 class _AddRows(torch.autograd.Function):
     """Adds to every second row along x and y, in place, the outputs of windows that belong there.
 
-    Channels-last, the outputs 2i - 1 and 2i of all windows of a row make up a row of the fine grid; its two ends lie beyond the border.
+    Channels-last, the outputs 2i - 1 and 2i of all windows of a row make up a row of the fine grid;
+    its two ends lie beyond the border.
     """
 
     @staticmethod

@@ -31,7 +31,8 @@ def load_tensor_file(path: Path, expected: str) -> Any:
         What was saved: a state dict, or containers of plain values and tensors.
 
     Raises:
-        InputError: If there is no such file, it is damaged, holds objects, or claims more than it has bytes.
+        InputError: If there is no such file, it is damaged, holds objects, or claims more than it
+            has bytes.
     """
     if not path.is_file():
         raise InputError(f"no file {path}; {expected}")
@@ -66,17 +67,22 @@ def check_state(path: Path | str, state: Mapping[Any, Any], *, floats_only: bool
         floats_only: Whether whole numbers are refused too, counters of batch normalization aside.
 
     Raises:
-        InputError: For names that are no text, values that are no plain tensors (sparse, quantized, complex), NaN and infinity.
+        InputError: For names that are no text, values that are no plain tensors (sparse, quantized,
+            complex), NaN and infinity.
     """
     for name, tensor in state.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise InputError(f"{path} holds {_kind(name)} {str(name)[:60]!r}: {_kind(tensor)}; expected names with tensors")
+            raise InputError(
+                f"{path} holds {_kind(name)} {str(name)[:60]!r}: {_kind(tensor)}; expected names with tensors"
+            )
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
             kind = "quantized" if tensor.is_quantized else "complex" if tensor.is_complex() else "sparse or empty"
             raise InputError(f"{path}: '{name}' is {kind}, expected a plain tensor; save the network in full precision")
         if tensor.is_floating_point():
             if tensor.dtype not in _FLOATS:
-                raise InputError(f"{path}: '{name}' is {tensor.dtype}, expected 16 to 64 bits; save the network in full precision")
+                raise InputError(
+                    f"{path}: '{name}' is {tensor.dtype}, expected 16 to 64 bits; save the network in full precision"
+                )
             if wrong := int(tensor.numel() - tensor.isfinite().sum()):
                 values = f"{wrong:,} of {tensor.numel():,} values"
                 raise InputError(f"{path}: {values} of '{name}' are NaN or infinite; such weights compute nothing")

@@ -15,12 +15,13 @@ from pretraining.common.errors import InputError
 class TransferReport:
     """What became of every tensor.
 
-    Attributes
-    ----------
-    loaded : taken over as they are.
-    adapted : taken over after a change, and which: a first convolution spread over more input channels.
-    missing : tensors of the network that the weights do not hold; they keep their initial values.
-    unexpected : tensors of the weights that the network has no place for.
+    Attributes:
+        loaded: Taken over as they are.
+        adapted: Taken over after a change, and which: a first convolution spread over more input
+            channels.
+        missing: Tensors of the network that the weights do not hold; they keep their initial
+            values.
+        unexpected: Tensors of the weights that the network has no place for.
     """
 
     loaded: tuple[str, ...]
@@ -40,20 +41,19 @@ def transfer(
 ) -> TransferReport:
     """Copy ``state`` into ``net``.
 
-    A convolution trained on one input channel that meets C image channels is repeated over them and divided by C, so that C equal
-    channels give the response that one gave. Input channels beyond the images start at 0: the network begins as if they were not there.
+    A convolution trained on one input channel that meets C image channels is repeated over them and
+    divided by C, so that C equal channels give the response that one gave. Input channels beyond
+    the images start at 0: the network begins as if they were not there.
 
-    Parameters
-    ----------
-    state : tensor name → tensor, any floating dtype.
-    net : changed in place, only if everything fits.
-    may_miss : prefixes of tensors that ``state`` need not hold, such as a new segmentation head.
-    image_channels : how many of the input channels, from the first, are images; all if left out.
+    Args:
+        state: Tensor name → tensor, any floating dtype.
+        net: Changed in place, only if everything fits.
+        may_miss: Prefixes of tensors that ``state`` need not hold, such as a new segmentation head.
+        image_channels: How many of the input channels, from the first, are images; all if left out.
 
-    Raises
-    ------
-    InputError
-        If a tensor is missing, unexpected or of another shape: training never starts from a silent random part.
+    Raises:
+        InputError: If a tensor is missing, unexpected or of another shape: training never starts
+            from a silent random part.
     """
     own = net.state_dict()
     missing = tuple(name for name in own if name not in state)

@@ -29,9 +29,13 @@ class UNetConfig:
     poolings: int = 4
     """Halvings of the resolution between input and bottleneck."""
     norm: Literal["batch", "instance"] = "batch"
-    """Normalization after every convolution: over the batch with running averages, or over each scan by itself."""
+    """Normalization after every convolution: over the batch with running averages, or over each
+    scan by itself.
+    """
     norm_affine: bool = False
-    """Whether instance normalization scales and shifts each channel; if not, convolutions carry a bias. Batch normalization always does."""
+    """Whether instance normalization scales and shifts each channel; if not, convolutions carry a
+    bias. Batch normalization always does.
+    """
     norm_eps: float = 1e-5
     """Added to the variance inside the normalization."""
     pooling: Literal["max", "average"] = "max"
@@ -42,7 +46,9 @@ class UNetConfig:
     """Padding of every 3×3×3 convolution."""
 
     def __post_init__(self) -> None:
-        check_count(in_channels=self.in_channels, out_channels=self.out_channels, width=self.width, poolings=self.poolings)
+        check_count(
+            in_channels=self.in_channels, out_channels=self.out_channels, width=self.width, poolings=self.poolings
+        )
         check_positive(norm_eps=self.norm_eps)
         choices = {
             "norm": ("batch", "instance"),
@@ -53,7 +59,9 @@ class UNetConfig:
         for name, known in choices.items():
             check_choice(known, **{name: getattr(self, name)})
         if self.norm_affine and self.norm == "batch":
-            raise ValueError("norm_affine is a choice of norm 'instance'; batch normalization always has scale and shift, so leave it out")
+            raise ValueError(
+                "norm_affine is a choice of norm 'instance'; batch normalization always has scale and shift, so leave it out"
+            )
 
     @property
     def multiple(self) -> int:
@@ -111,13 +119,13 @@ _Blocks = _Parts[ConvBlock]
 class UNet(nn.Module):
     """Volume-to-features network of Table 7.
 
-    Blocks, in the order of computation: ``stem``; ``encoder.L`` for L = 0 (finest) to ``poolings - 1``, two convolutions
-    each; ``bottleneck``; ``decoder.L`` for L = ``poolings - 1`` down to 0, whose first convolution sees (skip of level L, upsampled);
-    ``output``, a plain convolution. A *tap* names one convolution, e.g. ``bottleneck.0`` or ``decoder.3.0``.
+    Blocks, in the order of computation: ``stem``; ``encoder.L`` for L = 0 (finest) to ``poolings -
+    1``, two convolutions each; ``bottleneck``; ``decoder.L`` for L = ``poolings - 1`` down to 0,
+    whose first convolution sees (skip of level L, upsampled); ``output``, a plain convolution. A
+    *tap* names one convolution, e.g. ``bottleneck.0`` or ``decoder.3.0``.
 
-    Parameters
-    ----------
-    config : the architecture.
+    Args:
+        config: The architecture.
     """
 
     def __init__(self, config: UNetConfig | None = None) -> None:
@@ -137,7 +145,8 @@ class UNet(nn.Module):
     def freeze_statistics(self) -> UNet:
         """Let batch normalization use its running averages in training as well, so that training sees what evaluation will.
 
-        Every feature then depends on what lies near its voxel alone, not on what else the window shows. Scale and shift are still learned.
+        Every feature then depends on what lies near its voxel alone, not on what else the window
+        shows. Scale and shift are still learned.
         """
         if self._frozen_statistics:
             return self
@@ -177,32 +186,28 @@ class UNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Features of the output level.
 
-        Parameters
-        ----------
-        x : (B, C, X, Y, Z), in [0, 1]; every axis a multiple of ``config.multiple`` and at least ``config.min_side``.
+        Args:
+            x: (B, C, X, Y, Z), in [0, 1]; every axis a multiple of ``config.multiple`` and at least
+                ``config.min_side``.
 
-        Returns
-        -------
-        (B, out_channels, X, Y, Z), unbounded.
+        Returns:
+            (B, out_channels, X, Y, Z), unbounded.
         """
         return self.features(x, ("output",))["output"]
 
     def features(self, x: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
         """Outputs of the named convolutions, before normalization and activation (App. B.3).
 
-        Parameters
-        ----------
-        x : as for :meth:`forward`.
-        taps : names as in :meth:`tap_shapes`.
+        Args:
+            x: As for :meth:`forward`.
+            taps: Names as in :meth:`tap_shapes`.
 
-        Returns
-        -------
-        Tap name → (B, channels, X / 2^level, Y / 2^level, Z / 2^level).
+        Returns:
+            Tap name → (B, channels, X / 2^level, Y / 2^level, Z / 2^level).
 
-        Raises
-        ------
-        ValueError
-            For an unknown tap or an axis that the poolings or the reflection cannot take.
+        Raises:
+            ValueError: For an unknown tap or an axis that the poolings or the reflection cannot
+                take.
         """
         found, last = self.features_before_output(x, taps)
         if "output" in taps:
@@ -214,11 +219,12 @@ class UNet(nn.Module):
 
         Args:
             x: As for :meth:`forward`.
-            taps: As for :meth:`features`; ``output`` may be among them and is left out of what is returned.
+            taps: As for :meth:`features`; ``output`` may be among them and is left out of what is
+                returned.
 
         Returns:
-            What :meth:`features` returns, without ``output``; and the input of the last convolution, (B, width, X, Y, Z), of
-            which ``net.output`` makes the dense output.
+            What :meth:`features` returns, without ``output``; and the input of the last
+            convolution, (B, width, X, Y, Z), of which ``net.output`` makes the dense output.
 
         Raises:
             ValueError: As :meth:`features`.
@@ -243,7 +249,8 @@ class UNet(nn.Module):
                 inputs = (block.activate(tapped(f"{stage}.{position}", block.conv(*inputs))),)
             return inputs[0]
 
-        # Volumes are handed over, not kept in a name: without gradients each is freed as soon as it is read.
+        # Volumes are handed over, not kept in a name: without gradients each is freed as soon as it
+        # is read.
         skips: list[Tensor] = []
         for level in range(self.config.poolings):
             x = through(f"encoder.{level}", self._pool(x) if level else stem(x))
@@ -258,8 +265,8 @@ class UNet(nn.Module):
 
         Args:
             last: From :meth:`features_before_output`, (B, width, X, Y, Z).
-            positions: (n,) int64 flat indices into (X, Y, Z), the same in all of B, or (B, n). The dense ``net.output`` is the
-                cheaper one for more than about one voxel in 27.
+            positions: (n,) int64 flat indices into (X, Y, Z), the same in all of B, or (B, n). The
+                dense ``net.output`` is the cheaper one for more than about one voxel in 27.
 
         Returns:
             (B, n, out_channels), what the dense output has there.
@@ -269,7 +276,9 @@ class UNet(nn.Module):
     def _check(self, shape: Sequence[int]) -> None:
         multiple, least = self.config.multiple, self.config.min_side
         if len(shape) != 3 or any(side % multiple or side < least for side in shape):
-            raise ValueError(f"every axis must be a multiple of {multiple} and at least {least} voxels, got {tuple(shape)}")
+            raise ValueError(
+                f"every axis must be a multiple of {multiple} and at least {least} voxels, got {tuple(shape)}"
+            )
 
     def _pool(self, x: Tensor) -> Tensor:
         if self.config.pooling == "average":

@@ -43,12 +43,11 @@ log = logging.getLogger(__name__)
 class Weights:
     """A trained backbone.
 
-    Attributes
-    ----------
-    architecture : the network that the tensors fit.
-    state : tensors under our module names, as stored (floating point may be half precision).
-    card : where the weights come from; JSON types only.
-    sha256 : of the tensors (see :func:`tensors_sha256`), independent of card and file layout.
+    Attributes:
+        architecture: The network that the tensors fit.
+        state: Tensors under our module names, as stored (floating point may be half precision).
+        card: Where the weights come from; JSON types only.
+        sha256: Of the tensors (see :func:`tensors_sha256`), independent of card and file layout.
     """
 
     architecture: UNetConfig
@@ -76,16 +75,14 @@ def tensors_sha256(state: dict[str, Tensor]) -> str:
 def save_weights(path: str | Path, state: dict[str, Tensor], architecture: UNetConfig, card: dict[str, Any]) -> str:
     """Write a weights file, whole or not at all.
 
-    Parameters
-    ----------
-    path : the ``.safetensors`` file to write.
-    state : tensors under our module names; stored in the dtype they have.
-    architecture : the network they fit.
-    card : JSON types only; ``sha256`` of the tensors is added to it.
+    Args:
+        path: The ``.safetensors`` file to write.
+        state: Tensors under our module names; stored in the dtype they have.
+        architecture: The network they fit.
+        card: JSON types only; ``sha256`` of the tensors is added to it.
 
-    Returns
-    -------
-    The tensors' sha256.
+    Returns:
+        The tensors' sha256.
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     require_finite(state, f"weights for {path}")
@@ -103,10 +100,8 @@ def save_weights(path: str | Path, state: dict[str, Tensor], architecture: UNetC
 def load_weights(path: str | Path) -> Weights:
     """Read a ``.safetensors`` file of ours or a published ``.pth`` state dict, on the CPU and without unpickling objects.
 
-    Raises
-    ------
-    InputError
-        If the file is missing, damaged, of another kind or of another architecture.
+    Raises:
+        InputError: If the file is missing, damaged, of another kind or of another architecture.
     """
     path = Path(path)
     if not path.is_file():
@@ -124,22 +119,23 @@ def export_published(path: str | Path, weights: Weights) -> None:
 def find_weights(explicit: str | None = None, plan: str | None = None) -> Path:
     """Where the weights are: ``explicit``, else ``ANATOMIX_WEIGHTS``, else the ``plan``'s, else the bundled ones.
 
-    Parameters
-    ----------
-    explicit, plan : a path, ``hf://owner/repo/file@revision`` (fetched once, then from the hub's cache, without network if
-        ``HF_HUB_OFFLINE`` is set), ``bundled``, or None for "not said".
+    Args:
+        explicit, plan: A path, ``hf://owner/repo/file@revision`` (fetched once, then from the hub's
+            cache, without network if ``HF_HUB_OFFLINE`` is set), ``bundled``, or None for "not
+            said".
 
-    Raises
-    ------
-    InputError
-        If the named file does not exist: a wish that cannot be met is never replaced by the next place. Also for an address of the
-        hub without revision: the same words must not mean other weights tomorrow.
+    Raises:
+        InputError: If the named file does not exist: a wish that cannot be met is never replaced by
+            the next place. Also for an address of the hub without revision: the same words must not
+            mean other weights tomorrow.
     """
     origin, wish = resolve_weights(explicit, plan)
     if wish != "bundled":
         path = _fetch(wish) if wish.startswith(HUB) else Path(wish).expanduser()
         if not path.is_file():
-            raise InputError(f"{origin} names {wish}, but there is no such file; correct it or leave it out for the bundled weights")
+            raise InputError(
+                f"{origin} names {wish}, but there is no such file; correct it or leave it out for the bundled weights"
+            )
         return path
     bundled = Path(str(resources.files("pretraining.backbone.bundled") / BUNDLED_NAME))
     if not bundled.is_file():
@@ -154,9 +150,14 @@ def resolve_weights(explicit: str | None = None, plan: str | None = None) -> tup
         explicit, plan: As for :func:`find_weights`.
 
     Returns:
-        Where the name stands, for messages, and the name: a path, an address of the hub, or ``bundled``.
+        Where the name stands, for messages, and the name: a path, an address of the hub, or
+            ``bundled``.
     """
-    named = (("--weights", explicit), ("ANATOMIX_WEIGHTS", os.environ.get("ANATOMIX_WEIGHTS")), ("the plan's anatomix.weights", plan))
+    named = (
+        ("--weights", explicit),
+        ("ANATOMIX_WEIGHTS", os.environ.get("ANATOMIX_WEIGHTS")),
+        ("the plan's anatomix.weights", plan),
+    )
     return next(((origin, wish) for origin, wish in named if wish), ("nothing", "bundled"))
 
 
@@ -165,14 +166,18 @@ def _fetch(address: str) -> Path:
     if not match:
         raise InputError(f"expected hf://owner/repo/file@revision, found {address}")
     if not match["revision"]:
-        raise InputError(f"{address} has no revision, so its weights could change; append @ and a commit or tag of {match['repo']}")
+        raise InputError(
+            f"{address} has no revision, so its weights could change; append @ and a commit or tag of {match['repo']}"
+        )
     from huggingface_hub import hf_hub_download  # slow to import, and rarely needed
 
     try:
         path = Path(hf_hub_download(match["repo"], match["file"], revision=match["revision"]))
     except Exception as error:  # the hub lets its network library's own exceptions through
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise InputError(f"could not fetch {address} ({reason}); download the file elsewhere and name its path") from None
+        raise InputError(
+            f"could not fetch {address} ({reason}); download the file elsewhere and name its path"
+        ) from None
     # The hub's cache has one folder a commit, whatever it was asked for.
     commit = re.search(r"/snapshots/([0-9a-f]{40})/", path.as_posix())
     if commit and commit[1] != match["revision"]:
@@ -188,19 +193,25 @@ def _read_safetensors(path: Path) -> Weights:
     except (safetensors.SafetensorError, OSError) as error:
         raise InputError(f"{path} is damaged or no safetensors file ({error}); fetch or export it again") from None
     if metadata.get("format") != FORMAT:
-        raise InputError(f"{path} is not an anatomix weights file: expected format '{FORMAT}', found {metadata.get('format')!r}")
+        raise InputError(
+            f"{path} is not an anatomix weights file: expected format '{FORMAT}', found {metadata.get('format')!r}"
+        )
     try:
         described, card = json.loads(metadata["architecture"]), json.loads(metadata["card"])
         if not isinstance(described, dict) or not isinstance(card, dict):
             raise InputError(f"expected JSON objects, found {type(described).__name__} and {type(card).__name__}")
         architecture = from_dict(UNetConfig, described)
     except (KeyError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} has no readable architecture and card ({error!r}); fetch or export it again") from None
+        raise InputError(
+            f"{path} has no readable architecture and card ({error!r}); fetch or export it again"
+        ) from None
     _check_architecture(path, architecture)
     _check_fit(path, state, architecture)
     sha256 = tensors_sha256(state)
     if card.get("sha256") != sha256:
-        raise InputError(f"{path} is damaged: its tensors have sha256 {sha256}, its card says {card.get('sha256')}; fetch it again")
+        raise InputError(
+            f"{path} is damaged: its tensors have sha256 {sha256}, its card says {card.get('sha256')}; fetch it again"
+        )
     check_state(path, state)
     return Weights(architecture, state, card, sha256)
 
@@ -230,7 +241,11 @@ def _refuse_checkpoint(path: Path) -> None:
     """Raise if ``path`` is a trained model of nnU-Net, which holds objects that are never unpickled here: their names tell."""
     try:
         with zipfile.ZipFile(path) as archive:
-            parts = [part for part in archive.infolist() if part.filename.endswith("data.pkl") and part.file_size <= path.stat().st_size]
+            parts = [
+                part
+                for part in archive.infolist()
+                if part.filename.endswith("data.pkl") and part.file_size <= path.stat().st_size
+            ]
             pickles = [archive.read(part) for part in parts]
     except (zipfile.BadZipFile, OSError):
         return
@@ -243,10 +258,14 @@ def _refuse_checkpoint(path: Path) -> None:
 
 def _check_architecture(path: Path, architecture: UNetConfig) -> None:
     """Refuse networks larger than any, before they are built."""
-    too_large = {name: getattr(architecture, name) for name, most in _LARGEST.items() if getattr(architecture, name) > most}
+    too_large = {
+        name: getattr(architecture, name) for name, most in _LARGEST.items() if getattr(architecture, name) > most
+    }
     if too_large or not math.isfinite(architecture.norm_eps):
         found = too_large or {"norm_eps": architecture.norm_eps}
-        raise InputError(f"{path} describes a network with {found}, expected at most {_LARGEST} and a finite norm_eps; fetch it again")
+        raise InputError(
+            f"{path} describes a network with {found}, expected at most {_LARGEST} and a finite norm_eps; fetch it again"
+        )
 
 
 def _check_fit(path: Path, state: dict[str, Tensor], architecture: UNetConfig) -> None:
@@ -257,7 +276,9 @@ def _check_fit(path: Path, state: dict[str, Tensor], architecture: UNetConfig) -
     if wrong:
         name = wrong[0]
         shapes = f"expected {_shape(expected.get(name))}, found {_shape(found.get(name))}"
-        raise InputError(f"{path} does not fit its own architecture: {len(wrong)} tensors differ, the first is '{name}' ({shapes})")
+        raise InputError(
+            f"{path} does not fit its own architecture: {len(wrong)} tensors differ, the first is '{name}' ({shapes})"
+        )
 
 
 def _shape(shape: torch.Size | None) -> str:

@@ -1,6 +1,7 @@
 """Balanced draws from a template bank: first a region of the body, then a kind of organ, then a template of it.
 
-Uniform draws show what the bank has most of: with 50 label maps of heads and two of bodies, 96 % of the templates are heads'.
+Uniform draws show what the bank has most of: with 50 label maps of heads and two of bodies, 96 % of
+the templates are heads'.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from pretraining.bank.bank_file import TemplateEntry
 from pretraining.common.random import integer, weighted_choice
 
 FULL_WEIGHT_KINDS = 20
-"""Kinds of organ at which a region, or a vocabulary in it, gets its full share: the fewest templates of a sample by default.
-
-One with fewer kinds gets proportionally less, so that a source of livers alone does not fill half of all samples.
+"""Kinds of organ at which a region, or a vocabulary in it, gets its full share: the fewest
+templates of a sample by default. One with fewer kinds gets proportionally less, so that a source of
+livers alone does not fill half of all samples.
 """
 SAME_REGION_OVERLAP = 0.5
-"""Sources that share at least this part of the shorter of their two lists of kinds show the same region."""
+"""Sources that share at least this part of the shorter of their two lists of kinds show the same
+region.
+"""
 
 _NUMBERED = re.compile(r"label_\d+")
 _CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])")
@@ -31,7 +34,9 @@ _SIDES = frozenset(("left", "right", "lt", "rt", "l", "r", "lh", "rh"))
 Kind = tuple[int, ...]
 """Indices of all templates of one kind of organ, ascending."""
 _Kinds = dict[tuple[str, str], list[int]]
-"""(Vocabulary, kind) to templates; a numbered source's name is its vocabulary, that of organs with names is empty."""
+"""(Vocabulary, kind) to templates; a numbered source's name is its vocabulary, that of organs with
+names is empty.
+"""
 
 
 class Region(NamedTuple):
@@ -39,7 +44,9 @@ class Region(NamedTuple):
 
     name: str
     vocabularies: tuple[tuple[Kind, ...], ...]
-    """Kinds of organ, by what gives them their names: one for organs with names, and one for each source of numbered labels."""
+    """Kinds of organ, by what gives them their names: one for organs with names, and one for each
+    source of numbered labels.
+    """
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -59,8 +66,8 @@ def organ_kind(organ: str) -> str:
         organ: A template's organ, for example ``lung_upper_lobe_left`` or ``Parotid-Lt``.
 
     Returns:
-        The kind, for example ``lung upper lobe`` or ``parotid``. A name of which nothing would be left, and
-        ``label_N``, which stands for a label without a name, are returned as they are.
+        The kind, for example ``lung upper lobe`` or ``parotid``. A name of which nothing would be
+        left, and ``label_N``, which stands for a label without a name, are returned as they are.
     """
     if _NUMBERED.fullmatch(organ):
         return organ
@@ -76,12 +83,14 @@ def group_by_region(entries: Iterable[TemplateEntry], declared: Mapping[str, str
         declared: Source to region, as far as the bank's maker stated it.
 
     Returns:
-        The regions in the order of their first template, at least one for a bank that holds any template.
+        The regions in the order of their first template, at least one for a bank that holds any
+        template.
 
     Notes:
-        A source without a stated region goes by the first folder in which the sources differ. Those that share most of
-        their named kinds, for example two parts of TotalSegmentator, are then joined. Labels without a name are kinds of
-        their source alone, since a number means something else in every source.
+        A source without a stated region goes by the first folder in which the sources differ. Those
+        that share most of their named kinds, for example two parts of TotalSegmentator, are then
+        joined. Labels without a name are kinds of their source alone, since a number means
+        something else in every source.
     """
     kinds_of_source: dict[str, dict[str, list[int]]] = {}
     for i, entry in enumerate(entries):
@@ -108,8 +117,9 @@ def draw_balanced(regions: Sequence[Region], count: int, generator: Generator) -
         generator: Sole source of randomness.
 
     Returns:
-        Indices into the bank. A region is drawn in proportion to its weight, then one of its vocabularies likewise, so
-        that a single atlas of 300 parts does not stand for the region; then a kind and a template of it, uniformly.
+        Indices into the bank. A region is drawn in proportion to its weight, then one of its
+        vocabularies likewise, so that a single atlas of 300 parts does not stand for the region;
+        then a kind and a template of it, uniformly.
     """
     weights = [region.weight for region in regions]
     drawn = []
@@ -147,7 +157,11 @@ def _joined(regions: Mapping[str, _Kinds]) -> list[tuple[str, _Kinds]]:
     names_of: list[set[str]] = []
     for region, kinds in regions.items():
         names = {kind for source, kind in kinds if not source}
-        same = (i for i, known in enumerate(names_of) if len(names & known) >= SAME_REGION_OVERLAP * min(len(names), len(known)) > 0)
+        same = (
+            i
+            for i, known in enumerate(names_of)
+            if len(names & known) >= SAME_REGION_OVERLAP * min(len(names), len(known)) > 0
+        )
         place = next(same, None)
         if place is None:
             groups.append((region, {kind: list(templates) for kind, templates in kinds.items()}))

@@ -1,8 +1,8 @@
 """The file of a template bank: packed masks one after another, then an index of fixed-width rows, then a footer.
 
-The index is small (48 bytes a template and each name once) and is read whole; the masks are mapped and read one by one. The footer holds
-a digest of the index, and the index a checksum of each mask: nothing is used that differs from what was written, and opening a bank
-does not have to read it.
+The index is small (48 bytes a template and each name once) and is read whole; the masks are mapped
+and read one by one. The footer holds a digest of the index, and the index a checksum of each mask:
+nothing is used that differs from what was written, and opening a bank does not have to read it.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from pretraining.imaging.limits import LARGEST_VOXELS, check_spacing
 FAMILY = b"anatomix-bank-"
 MAGIC = FAMILY + b"3\n"
 FOOTER = struct.Struct("<QQQ32s16s")
-"""Where the index begins, the length of its JSON part, the number of rows after that, the SHA-256 of both, and the magic bytes again: a
-file cut short has no footer."""
+"""Where the index begins, the length of its JSON part, the number of rows after that, the SHA-256
+of both, and the magic bytes again: a file cut short has no footer.
+"""
 ROW = np.dtype(
     [
         *[(name, "<u4") for name in ("source", "subject", "organ", "licence")],
@@ -41,11 +42,15 @@ ROW = np.dtype(
         ("crc32", "<u4"),
     ]
 )
-"""One template; texts are numbers in the index's list of names, ``crc32`` is that of the packed mask."""
+"""One template; texts are numbers in the index's list of names, ``crc32`` is that of the packed
+mask.
+"""
 REGIONS = "regions"
 """Note of a bank whose maker stated regions of the body: {source: region}."""
 RESIDENT_LIMIT = 2**26
-"""After that many bytes of masks read, their pages are given back: a process does not seem to need the memory of the whole bank."""
+"""After that many bytes of masks read, their pages are given back: a process does not seem to need
+the memory of the whole bank.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +64,9 @@ class TemplateEntry:
     shape: tuple[int, int, int]
     """Of its bounding box, voxels."""
     offset: tuple[int, int, int]
-    """Index of the box's first voxel in the subject's volume, at the bank's spacing: where the organ really was."""
+    """Index of the box's first voxel in the subject's volume, at the bank's spacing: where the
+    organ really was.
+    """
     voxel_count: int
     """Voxels that are set."""
     licence: str = ""
@@ -145,7 +152,9 @@ class IndexBuilder:
 
     def index(self, *, spacing_mm: float, notes: Mapping[str, Any] | None = None) -> BankIndex:
         """What has been collected."""
-        return BankIndex(spacing_mm=spacing_mm, names=tuple(self._numbers), rows=np.array(self._rows, dtype=ROW), notes=notes or {})
+        return BankIndex(
+            spacing_mm=spacing_mm, names=tuple(self._numbers), rows=np.array(self._rows, dtype=ROW), notes=notes or {}
+        )
 
 
 class MappedMasks:
@@ -161,14 +170,19 @@ class MappedMasks:
         found = self._bytes[part].copy()
         self._read_since += len(found)
         if self._read_since > RESIDENT_LIMIT and hasattr(mmap, "MADV_DONTNEED"):
-            # The system keeps them cached, so that reading them again is as quick; but they no longer count as this process's.
+            # The system keeps them cached, so that reading them again is as quick; but they no
+            # longer count as this process's.
             self._map.madvise(mmap.MADV_DONTNEED)
             self._read_since = 0
         return found
 
 
 def write_bank(
-    path: Path, templates: Iterable[tuple[TemplateEntry, np.ndarray]], *, spacing_mm: float, notes: Mapping[str, Any] | None = None
+    path: Path,
+    templates: Iterable[tuple[TemplateEntry, np.ndarray]],
+    *,
+    spacing_mm: float,
+    notes: Mapping[str, Any] | None = None,
 ) -> BankIndex:
     """Write a bank file, whole or not at all, from entries and their packed bits, which are held one at a time."""
     with atomic_write(path) as unfinished:
@@ -188,13 +202,14 @@ def write_bank(
 def read_bank(path: Path) -> tuple[BankIndex, MappedMasks]:
     """Read the index of a bank file and map its masks.
 
-    Raises
-    ------
-    InputError
-        If there is no such file, or it is no bank, is one of another version, was cut short, or its index was changed.
+    Raises:
+        InputError: If there is no such file, or it is no bank, is one of another version, was cut
+            short, or its index was changed.
     """
     if not path.is_file():
-        raise InputError(f"no template bank at {path}; make one with `anatomix-pretrain templates --source DIR --out {path}`")
+        raise InputError(
+            f"no template bank at {path}; make one with `anatomix-pretrain templates --source DIR --out {path}`"
+        )
     with path.open("rb") as file:
         magic = file.read(len(MAGIC))
         if magic != MAGIC and magic.startswith(FAMILY):
@@ -208,9 +223,13 @@ def read_bank(path: Path) -> tuple[BankIndex, MappedMasks]:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(size - FOOTER.size, 0))
         footer = file.read()
-        start, head_length, count, digest, magic = FOOTER.unpack(footer) if len(footer) == FOOTER.size else (0, 0, 0, b"", b"")
+        start, head_length, count, digest, magic = (
+            FOOTER.unpack(footer) if len(footer) == FOOTER.size else (0, 0, 0, b"", b"")
+        )
         if magic != MAGIC or start + head_length + count * ROW.itemsize + FOOTER.size != size:
-            raise InputError(f"{path} was cut short or changed ({size} bytes, its end is missing); make it again or copy it again")
+            raise InputError(
+                f"{path} was cut short or changed ({size} bytes, its end is missing); make it again or copy it again"
+            )
         file.seek(start)
         content = file.read(head_length + count * ROW.itemsize)
     if hashlib.sha256(content).digest() != digest:
@@ -218,17 +237,27 @@ def read_bank(path: Path) -> tuple[BankIndex, MappedMasks]:
     rows = np.frombuffer(content, dtype=ROW, offset=head_length)
     try:
         head = json.loads(content[:head_length])
-        index = BankIndex(spacing_mm=head["spacing_mm"], names=tuple(head["names"]), rows=rows, notes=head.get("notes", {}))
+        index = BankIndex(
+            spacing_mm=head["spacing_mm"], names=tuple(head["names"]), rows=rows, notes=head.get("notes", {})
+        )
         _check_index(index, start - len(MAGIC))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{path} is no sound template bank ({error!r}); make it again with `anatomix-pretrain templates`") from None
+        raise InputError(
+            f"{path} is no sound template bank ({error!r}); make it again with `anatomix-pretrain templates`"
+        ) from None
     return index, MappedMasks(path, start - len(MAGIC))
 
 
 def _check_index(index: BankIndex, mask_bytes: int) -> None:
     """ValueError for an index that no writer of ours makes, though its digest fits: sizes, names and spacing must be possible."""
-    if isinstance(index.spacing_mm, bool) or not isinstance(index.spacing_mm, (int, float)) or not isinstance(index.notes, dict):
-        raise ValueError(f"expected a spacing and notes, found {type(index.spacing_mm).__name__} and {type(index.notes).__name__}")
+    if (
+        isinstance(index.spacing_mm, bool)
+        or not isinstance(index.spacing_mm, (int, float))
+        or not isinstance(index.notes, dict)
+    ):
+        raise ValueError(
+            f"expected a spacing and notes, found {type(index.spacing_mm).__name__} and {type(index.notes).__name__}"
+        )
     check_spacing(index.spacing_mm)
     if not all(isinstance(name, str) for name in index.names):
         raise ValueError("its names are no texts")
@@ -247,10 +276,8 @@ def _check_index(index: BankIndex, mask_bytes: int) -> None:
 def read_checked_bits(index: BankIndex, masks: MappedMasks | np.ndarray, i: int, path: Path | None) -> np.ndarray:
     """(bytes,) uint8: the bits of template ``i``, compared with their checksum.
 
-    Raises
-    ------
-    InputError
-        If they differ from what was written.
+    Raises:
+        InputError: If they differ from what was written.
     """
     end = int(index.ends[i])
     bits = masks[end - int(packed_length(index.rows["shape"][i])) : end]

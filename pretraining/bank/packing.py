@@ -25,21 +25,22 @@ class PackedMask(NamedTuple):
 def pack(mask: np.ndarray) -> PackedMask:
     """Crop a (X, Y, Z) mask to its bounding box and pack its bits.
 
-    Raises
-    ------
-    ValueError
-        If nothing is set.
+    Raises:
+        ValueError: If nothing is set.
     """
     tight, offset = crop(np.asarray(mask) != 0)
     if not tight.size:
         raise ValueError("the mask is empty")
-    return PackedMask(np.packbits(tight, axis=None, bitorder="little"), tight.shape, offset, int(np.count_nonzero(tight)))
+    return PackedMask(
+        np.packbits(tight, axis=None, bitorder="little"), tight.shape, offset, int(np.count_nonzero(tight))
+    )
 
 
 def crop(mask: np.ndarray) -> tuple[np.ndarray, tuple[int, int, int]]:
     """The part of a (X, Y, Z) bool mask within its bounding box, a view, and where the box begins; (0, 0, 0) voxels if nothing is set."""
     offset = [0, 0, 0]
-    # From the slowest axis in memory to the fastest, so that all but the first look at little more than the box.
+    # From the slowest axis in memory to the fastest, so that all but the first look at little more
+    # than the box.
     for axis in sorted(range(3), key=lambda a: -abs(mask.strides[a])):
         used = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
         if not len(used):

@@ -14,7 +14,15 @@ import torch
 from torch import Tensor
 
 from pretraining.bank.balance import Region, group_by_region
-from pretraining.bank.bank_file import REGIONS, BankIndex, IndexBuilder, MappedMasks, TemplateEntry, read_bank, read_checked_bits
+from pretraining.bank.bank_file import (
+    REGIONS,
+    BankIndex,
+    IndexBuilder,
+    MappedMasks,
+    TemplateEntry,
+    read_bank,
+    read_checked_bits,
+)
 from pretraining.bank.packing import pack, unpack
 from pretraining.common.errors import InputError
 
@@ -24,11 +32,11 @@ Value = TypeVar("Value")
 class TemplateBank:
     """Binary organ shapes; opening a bank reads the index only, and a mask is read and decoded when it is asked for.
 
-    Parameters
-    ----------
-    index : one row per template.
-    masks : (bytes,) uint8, the packed masks one after another, each beginning on a whole byte.
-    path : file behind ``masks``, if any; a bank sent to another process is opened again there instead of copied.
+    Args:
+        index: One row per template.
+        masks: (bytes,) uint8, the packed masks one after another, each beginning on a whole byte.
+        path: File behind ``masks``, if any; a bank sent to another process is opened again there
+            instead of copied.
     """
 
     def __init__(self, index: BankIndex, masks: np.ndarray | MappedMasks, *, path: Path | None = None) -> None:
@@ -44,17 +52,18 @@ class TemplateBank:
     def open(cls, path: str | Path) -> TemplateBank:
         """Open a bank file; its index is verified here, each mask whenever it is read.
 
-        Raises
-        ------
-        InputError
-            If there is no such file, or it is no bank or one of another version, or it is empty, was cut short or damaged.
+        Raises:
+            InputError: If there is no such file, or it is no bank or one of another version, or it
+                is empty, was cut short or damaged.
         """
         path = Path(path)
         index, masks = read_bank(path)
         return cls(index, masks, path=path)
 
     @classmethod
-    def from_masks(cls, masks: Sequence[Tensor | np.ndarray], organs: Sequence[str], *, source: str, spacing_mm: float) -> TemplateBank:
+    def from_masks(
+        cls, masks: Sequence[Tensor | np.ndarray], organs: Sequence[str], *, source: str, spacing_mm: float
+    ) -> TemplateBank:
         """Make a bank in memory of (X, Y, Z) masks, each cropped here; an empty one is refused with ValueError."""
         builder = IndexBuilder()
         bits = []
@@ -121,10 +130,8 @@ class TemplateBank:
     def packed(self, i: int) -> Tensor:
         """(bytes,) uint8: the bits of template ``i`` in C order, lowest bit first.
 
-        Raises
-        ------
-        InputError
-            If the file differs from what was written there.
+        Raises:
+            InputError: If the file differs from what was written there.
         """
         return torch.from_numpy(read_checked_bits(self._index, self._masks, i, self.path))
 
@@ -151,15 +158,20 @@ def _reopened(path: Path, sha256: str) -> TemplateBank:
     """The bank in another process; it must still be the one that was sent."""
     bank = TemplateBank.open(path)
     if bank.sha256 != sha256:
-        raise InputError(f"{path} was replaced by another template bank while it was in use; start again with the bank that is meant")
+        raise InputError(
+            f"{path} was replaced by another template bank while it was in use; start again with the bank that is meant"
+        )
     return bank
 
 
 def describe_templates(bank: TemplateBank) -> dict[str, Any]:
     """Number, spacing, sources and licences of the templates, and a digest of the bank's index; JSON types only."""
     entries = list(bank.entries())
-    # The index has every shape and voxel count: two banks that agree in it hold the same organs of the same scans.
-    rows = "\n".join(f"{entry.source} {entry.subject} {entry.organ} {entry.shape} {entry.voxel_count}" for entry in entries)
+    # The index has every shape and voxel count: two banks that agree in it hold the same organs of
+    # the same scans.
+    rows = "\n".join(
+        f"{entry.source} {entry.subject} {entry.organ} {entry.shape} {entry.voxel_count}" for entry in entries
+    )
     return {
         "count": len(bank),
         "spacing_mm": bank.spacing_mm,

@@ -40,7 +40,8 @@ def preview_command(default: TrainConfig) -> Callable[..., None]:
             out: The .png file to write.
             templates: A template bank; procedural shapes if left out.
             preset: Configuration to start from, by name or .json file; flags override it.
-            page: A sheet of samples (Fig. 9), or each artefact weak and strong on the sample of index COUNT - 1 (Fig. 12).
+            page: A sheet of samples (Fig. 9), or each artefact weak and strong on the sample of
+                index COUNT - 1 (Fig. 12).
             count: Samples to draw.
             config: Configuration.
         """
@@ -86,9 +87,11 @@ def synthesize_command(default: TrainConfig) -> Callable[..., None]:
             device: Where samples are made.
             executor: This machine, or an array of Slurm jobs.
             shards: Slurm jobs to share the work, by default 8.
-            slurm_partition: Of the cluster; all else by Slurm's own variables (SBATCH_ACCOUNT, ...).
+            slurm_partition: Of the cluster; all else by Slurm's own variables (SBATCH_ACCOUNT,
+                ...).
             slurm_minutes: Limit of a job; one that runs into it queues again by itself.
-            preset: Configuration whose engine to start from, by name or .json file; flags override it.
+            preset: Configuration whose engine to start from, by name or .json file; flags override
+                it.
             engine: Configuration.
         """
         request = Request(bank=TemplateBank.open(templates), engine=engine, count=count, seed=seed, device=device)
@@ -108,6 +111,8 @@ def synthesize_command(default: TrainConfig) -> Callable[..., None]:
             raise InputError("--shards is for --executor slurm; here, --shard i/K makes one share")
         else:
             share = Share.parse(shard) if shard is not None else Share()
-            fill_store(request, out, share=share, workers=available_cores() if workers is None else workers, verify=verify)
+            fill_store(
+                request, out, share=share, workers=available_cores() if workers is None else workers, verify=verify
+            )
 
     return synthesize

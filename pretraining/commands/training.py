@@ -38,20 +38,30 @@ def train_command(default: TrainConfig) -> Callable[..., None]:
         Args:
             out: Folder of the run.
             templates: A template bank; procedural shapes if left out.
-            samples: A store made by synthesize, in place of templates; its engine configuration is the run's.
+            samples: A store made by synthesize, in place of templates; its engine configuration is
+                the run's.
             preset: Configuration to start from, by name or .json file; flags override it.
-            minutes: Wall time of all sittings, in place of --steps; the learning rate's schedule ends with it. May change with --resume.
+            minutes: Wall time of all sittings, in place of --steps; the learning rate's schedule
+                ends with it. May change with --resume.
             resume: Go on with the run in --out, by its own configuration and minutes.
             init_from: Weights file to start from.
             device: auto, cpu, cuda or cuda:N.
-            workers: Processes that make samples on the CPU; by default 1 on a CPU, none (samples on the GPU) on a GPU. Or that read them.
+            workers: Processes that make samples on the CPU; by default 1 on a CPU, none (samples on
+                the GPU) on a GPU. Or that read them.
             config: Configuration.
         """
         if templates and samples:
             raise UsageError("expected --templates or --samples, not both")
         samples_from = open_store(samples) if samples else open_bank(templates)
         checkpoint = train_backbone(
-            out, config, samples_from, minutes=minutes, resume=resume, init_from=init_from, device=device, workers=workers
+            out,
+            config,
+            samples_from,
+            minutes=minutes,
+            resume=resume,
+            init_from=init_from,
+            device=device,
+            workers=workers,
         )
         log.info("%s: step %d, validation loss %.4f", out, checkpoint.step, checkpoint.validation_loss or float("nan"))
 
@@ -70,9 +80,11 @@ def sweep(
     """Train several variants for the same time, judge each on T1 to T2 and PD, and write a table; killed, it goes on.
 
     Args:
-        variants: A .json file, {"name": {"field": value}}: what each variant has in place of the preset.
+        variants: A .json file, {"name": {"field": value}}: what each variant has in place of the
+            preset.
         out: Folder of the sweep.
-        data: Folder with t1, t2, pd and labels on one grid, for example registration/mni_multimodal.
+        data: Folder with t1, t2, pd and labels on one grid, for example
+            registration/mni_multimodal.
         templates: A template bank; procedural shapes if left out.
         preset: What the variants vary, by name or .json file.
         minutes: Wall time of each.
@@ -83,4 +95,6 @@ def sweep(
 
     try_folder(out)
     base = load_preset(TrainConfig, preset)
-    log.info("%s", run_sweep(read_variants(variants, base), open_bank(templates), data, out, minutes=minutes, device=device))
+    log.info(
+        "%s", run_sweep(read_variants(variants, base), open_bank(templates), data, out, minutes=minutes, device=device)
+    )

@@ -75,18 +75,23 @@ def judge(
 ) -> None:
     """Judge features on real images of one body in several modalities, beside a random network and MIND-SSC.
 
-    A cell of the table is nearest / separation / local. Nearest: share of voxels whose nearest neighbour in the other modality's features
-    lies at the same place. Separation: how often a voxel is more similar to one at the same place than to one elsewhere. Local: share of
-    voxels whose true place is the most similar one among the 125 places within 4 voxels. T1 to T2, T1 to PD and synthetic samples are for
-    choosing settings and weights. T1 to CT is only reported: choose nothing by it.
+    A cell of the table is nearest / separation / local. Nearest: share of voxels whose nearest
+    neighbour in the other modality's features lies at the same place. Separation: how often a voxel
+    is more similar to one at the same place than to one elsewhere. Local: share of voxels whose
+    true place is the most similar one among the 125 places within 4 voxels. T1 to T2, T1 to PD and
+    synthetic samples are for choosing settings and weights. T1 to CT is only reported: choose
+    nothing by it.
 
     Args:
-        data: Folder with registration/mni_multimodal and nnUNet_raw/Dataset903_LimbSarcoma, or one of these.
-        weights: A .safetensors or published .pth file, or hf://owner/repo/file@revision; by default ANATOMIX_WEIGHTS, else bundled.
+        data: Folder with registration/mni_multimodal and nnUNet_raw/Dataset903_LimbSarcoma, or one
+            of these.
+        weights: A .safetensors or published .pth file, or hf://owner/repo/file@revision; by default
+            ANATOMIX_WEIGHTS, else bundled.
         json: File to write the scores of every subject to.
         templates: A template bank for the synthetic samples; procedural shapes if left out.
-        frames: How the second image lies in its frame: as it is, behind an empty margin of 40 voxels, or turned by 10 degrees and scaled
-            by 1.1. Aligned images also share the place in the frame, so trust the other two.
+        frames: How the second image lies in its frame: as it is, behind an empty margin of 40
+            voxels, or turned by 10 degrees and scaled by 1.1. Aligned images also share the place
+            in the frame, so trust the other two.
         device: auto, cpu, cuda or cuda:N.
         voxels: Drawn in each subject.
         seed: Of the drawing, of the random network and of the samples.
@@ -98,7 +103,9 @@ def judge(
     loaded = load_weights(path)
     chosen = [frame for frame in FRAMES if frame.name in frames]
     bank = TemplateBank.open(templates) if templates else None
-    scores, samples = judge_weights(loaded, data, name=path.stem, count=voxels, seed=seed, device=place, frames=chosen, bank=bank)
+    scores, samples = judge_weights(
+        loaded, data, name=path.stem, count=voxels, seed=seed, device=place, frames=chosen, bank=bank
+    )
     log.info("%s", table(scores, samples))
     if json:
         write_scores(json, scores, weights=str(path), sha256=loaded.sha256, voxels=voxels, seed=seed, samples=samples)

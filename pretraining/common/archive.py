@@ -14,8 +14,8 @@ def check_archive(path: str | Path) -> None:
     """Compare every part of a file of ``torch.save`` with its checksum.
 
     Raises:
-        InputError: If the file was cut short or changed, is no zip archive, or unpacks to more than it has bytes, which what PyTorch
-            writes never does: then nothing of it is unpacked.
+        InputError: If the file was cut short or changed, is no zip archive, or unpacks to more than
+            it has bytes, which what PyTorch writes never does: then nothing of it is unpacked.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -28,6 +28,8 @@ def check_archive(path: str | Path) -> None:
     except InputError:
         raise
     except Exception as error:  # a damaged directory raises half a dozen others than zipfile's own
-        raise InputError(f"{path} is damaged or was not written by torch.save ({error}); copy or make it again") from None
+        raise InputError(
+            f"{path} is damaged or was not written by torch.save ({error}); copy or make it again"
+        ) from None
     if damaged is not None:
         raise InputError(f"{path} is damaged: its part {damaged} is not what was written; copy or make it again")

@@ -20,7 +20,9 @@ from pretraining.common.outputs import blocking_file
 _ABANDONED_AFTER_S = 3600
 """No file takes that long to write."""
 _FULL = 2**20
-"""Bytes: a disk with less than this left is taken for full when a library fails to write and does not say why."""
+"""Bytes: a disk with less than this left is taken for full when a library fails to write and does
+not say why.
+"""
 
 
 class NotWritten(CommandFailed, OSError):
@@ -35,23 +37,28 @@ class NotWritten(CommandFailed, OSError):
 def atomic_write(path: str | Path, *, verify: Callable[[Path], None] | None = None) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; what is written there takes the place of ``path`` once it is known to be complete.
 
-    The temporary file is flushed to disk and read back (see :func:`~pretraining.common.completeness.check_complete`) before it
-    is renamed, since some libraries do not report a full disk. An older file at ``path`` stays until then, whatever happens.
+    The temporary file is flushed to disk and read back (see
+    :func:`~pretraining.common.completeness.check_complete`) before it is renamed, since some
+    libraries do not report a full disk. An older file at ``path`` stays until then, whatever
+    happens.
 
     Args:
         path: The file to write. Missing folders are made.
         verify: Reads the temporary file back in place of ``check_complete``, and raises
-            :class:`~pretraining.common.completeness.Incomplete` for one that is not what was meant to be written.
+            :class:`~pretraining.common.completeness.Incomplete` for one that is not what was meant
+            to be written.
 
     Yields:
-        The temporary path, an empty file with the suffix of ``path``, by which SimpleITK and matplotlib choose a format.
+        The temporary path, an empty file with the suffix of ``path``, by which SimpleITK and
+        matplotlib choose a format.
 
     Raises:
         InputError: If ``path`` is a folder, or something in its way is a file.
         NotWritten: If the disk is full, or the file on disk is not complete.
 
     Notes:
-        A process killed while writing leaves its temporary file behind; writing ``path`` an hour later clears it away.
+        A process killed while writing leaves its temporary file behind; writing ``path`` an hour
+        later clears it away.
     """
     path = Path(path)
     if path.is_dir():

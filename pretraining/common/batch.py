@@ -69,17 +69,20 @@ def run_batch(
 
     Args:
         items: Name → item.
-        work: Works on one item. It writes its result whole or not at all, since it can be interrupted anywhere.
+        work: Works on one item. It writes its result whole or not at all, since it can be
+            interrupted anywhere.
         noun: What the items are, in the singular; for messages.
         is_done: Whether an item was finished by an earlier call.
-        failures: Folder whose ``failed.csv`` lists the items that failed, and why. Items of other calls keep their lines.
+        failures: Folder whose ``failed.csv`` lists the items that failed, and why. Items of other
+            calls keep their lines.
         on_failure: Called with an item that failed, and why.
 
     Returns:
         The outcome; nothing is raised for items that failed, see :meth:`Outcome.require_all`.
 
     Raises:
-        Interrupted: When this process is asked to stop; the item in hand is left unfinished, at once.
+        Interrupted: When this process is asked to stop; the item in hand is left unfinished, at
+            once.
     """
     outcome = Outcome(total=len(items))
     record = _Failures(failures / FAILURES) if failures else None

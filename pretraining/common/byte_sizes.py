@@ -13,10 +13,8 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([KMGT]?)(?:I?B)?", re.IGNORECASE |
 def parse_bytes(text: str) -> int:
     """Bytes in a text such as ``4G``, ``512M``, ``1.5 GiB`` or ``1000``; units are powers of 1024.
 
-    Raises
-    ------
-    InputError
-        For another text, or less than one byte.
+    Raises:
+        InputError: For another text, or less than one byte.
     """
     match = _SIZE.fullmatch(text.strip())
     size = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0

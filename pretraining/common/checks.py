@@ -18,7 +18,8 @@ def check_within(interval: str, /, **fields: Numbers) -> None:
     """Refuse numbers outside an interval; NaN lies in none.
 
     Args:
-        interval: As in mathematics: ``[0, 1)`` holds 0 but not 1. ``inf`` belongs to none, so ``[0, inf)`` wants finite numbers.
+        interval: As in mathematics: ``[0, 1)`` holds 0 but not 1. ``inf`` belongs to none, so ``[0,
+            inf)`` wants finite numbers.
         fields: Name to value.
 
     Raises:
@@ -82,7 +83,9 @@ def check_range(interval: str = "(-inf, inf)", /, **fields: Sequence[float]) -> 
     wanted = _interval(interval)
     for name, value in fields.items():
         if len(value) != 2 or not all(map(wanted.holds, value)) or value[0] > value[1]:
-            raise InputError(f"{name}: expected a range (low, high) of numbers {wanted.words}, the lower one first, found {value}")
+            raise InputError(
+                f"{name}: expected a range (low, high) of numbers {wanted.words}, the lower one first, found {value}"
+            )
 
 
 def check_choice(known: Collection[Any], /, **fields: Any) -> None:

@@ -26,14 +26,16 @@ log = logging.getLogger(__name__)
 GRACE_S = 30.0
 """A child that was asked to stop may take so long."""
 PROGRESS = "ANATOMIX_PROGRESS"
-"""Variable that tells a child that somebody watches: it shows progress bars although it prints to no terminal."""
+"""Variable that tells a child that somebody watches: it shows progress bars although it prints to
+no terminal.
+"""
 _TOLD_LINES = 10
 """The last lines of the log that are shown when a command fails."""
 _DRAIN_S = 10.0
 """Somebody may hold the output of a child open that has ended."""
 
-# Leads the session of a command, and ends it when the process that started the command is killed: nnU-Net's workers would live on.
-# Linux alone tells a process of its parent's death.
+# Leads the session of a command, and ends it when the process that started the command is killed:
+# nnU-Net's workers would live on. Linux alone tells a process of its parent's death.
 _GUARD = """
 import ctypes, os, signal, sys
 parent = int(sys.argv[1])
@@ -56,11 +58,13 @@ sys.exit(code if code >= 0 else 128 - code)
 _KILLED = (-9, 137)
 
 
-def run_child(command: Sequence[str], environment: Mapping[str, str], log_file: Path, *, grace_s: float = GRACE_S) -> None:
+def run_child(
+    command: Sequence[str], environment: Mapping[str, str], log_file: Path, *, grace_s: float = GRACE_S
+) -> None:
     """Run a command to its end.
 
-    Everything it prints is appended to the log, except for lines that it overwrites itself (progress bars). In a terminal its latest
-    line is shown.
+    Everything it prints is appended to the log, except for lines that it overwrites itself
+    (progress bars). In a terminal its latest line is shown.
 
     Args:
         command: Program and arguments; console scripts of this Python environment are found first.
@@ -69,12 +73,15 @@ def run_child(command: Sequence[str], environment: Mapping[str, str], log_file: 
         grace_s: Seconds from asking the child to stop to killing it.
 
     Raises:
-        CommandFailed: If there is no such program, or it ends with any other exit code than 0. The last lines of its output are logged.
-        KeyboardInterrupt: If this process is interrupted. The child and all that it started have ended then.
+        CommandFailed: If there is no such program, or it ends with any other exit code than 0. The
+            last lines of its output are logged.
+        KeyboardInterrupt: If this process is interrupted. The child and all that it started have
+            ended then.
 
     Notes:
-        The child gets a session of its own, so that Ctrl-C reaches this process alone. Whatever stops this process, the child gets SIGTERM:
-        at SIGINT, each of nnU-Net's worker processes would print a traceback.
+        The child gets a session of its own, so that Ctrl-C reaches this process alone. Whatever
+        stops this process, the child gets SIGTERM: at SIGINT, each of nnU-Net's worker processes
+        would print a traceback.
     """
     folder = str(Path(sys.executable).parent)
     program = shutil.which(command[0], path=folder) or shutil.which(command[0], path=environment.get("PATH"))
@@ -99,7 +106,9 @@ def run_child(command: Sequence[str], environment: Mapping[str, str], log_file: 
             stderr=subprocess.STDOUT,
         )
         try:
-            reading = threading.Thread(target=_copy, args=(process.stdout, sink, last, _StatusLine(is_watched)), daemon=True)
+            reading = threading.Thread(
+                target=_copy, args=(process.stdout, sink, last, _StatusLine(is_watched)), daemon=True
+            )
             reading.start()
             code = process.wait()
         except BaseException:
@@ -111,7 +120,13 @@ def run_child(command: Sequence[str], environment: Mapping[str, str], log_file: 
     if code:
         if last:
             log.error("the last lines of %s:\n%s", log_file, "\n".join(last))
-        said = "it was killed, by somebody or for lack of memory" if code in _KILLED else last[-1].strip()[-300:] if last else ""
+        said = (
+            "it was killed, by somebody or for lack of memory"
+            if code in _KILLED
+            else last[-1].strip()[-300:]
+            if last
+            else ""
+        )
         reason = said and f": {said}"
         raise CommandFailed(f"'{command[0]}' ended with exit code {code}{reason} (all of its output is in {log_file})")
 

@@ -25,7 +25,9 @@ log = logging.getLogger(__name__)
 
 Commands = dict[str, Callable[..., Any]]
 WRONG_USAGE, BROKEN_PIPE = 2, 141
-"""Exit codes: for unknown flags and missing arguments; as shells have it where the reader of a pipe left. All else that fails has 1."""
+"""Exit codes: for unknown flags and missing arguments; as shells have it where the reader of a pipe
+left. All else that fails has 1.
+"""
 _OURS = ("pretraining", "nnunet_anatomix", "__main__")
 """The last by ``python -m``."""
 
@@ -43,14 +45,16 @@ def run_commands(program: str, commands: Callable[[], Commands], description: st
 
     Args:
         program: Name shown in help and errors.
-        commands: Gives subcommand → function; a function's annotations and docstring make its flags.
+        commands: Gives subcommand → function; a function's annotations and docstring make its
+            flags.
         description: Shown by ``--help``.
 
     Raises:
-        SystemExit: With code 0 after ``--help`` and ``--version``. Without any argument, with code 2 after printing the help to standard
-            error. With one line on standard error and code 1 for bad input, a failing disk or an error that nobody foresaw, 2 for wrong
-            flags, 130 after Ctrl-C, 143 after SIGTERM; silently with code 141 when whoever reads the output has left (``| head``). Set
-            ``ANATOMIX_DEBUG=1`` to see the traceback instead.
+        SystemExit: With code 0 after ``--help`` and ``--version``. Without any argument, with code
+            2 after printing the help to standard error. With one line on standard error and code 1
+            for bad input, a failing disk or an error that nobody foresaw, 2 for wrong flags, 130
+            after Ctrl-C, 143 after SIGTERM; silently with code 141 when whoever reads the output
+            has left (``| head``). Set ``ANATOMIX_DEBUG=1`` to see the traceback instead.
     """
     answer_version(program)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
@@ -74,7 +78,9 @@ def run_commands(program: str, commands: Callable[[], Commands], description: st
         if isinstance(error, UsageError):
             _refuse(program, said)
         if isinstance(error, MemoryError):
-            sys.exit(f"{program}: memory ran out{f' ({said})' if said else ''}; close other programs, or take less at once")
+            sys.exit(
+                f"{program}: memory ran out{f' ({said})' if said else ''}; close other programs, or take less at once"
+            )
         if said and _is_foreseen(error):
             sys.exit(f"{program}: {said}")
         sys.exit(
@@ -97,7 +103,10 @@ def _parsed(program: str, commands: Commands, description: str) -> Callable[[], 
     said = io.StringIO()
     deferred = {name: _deferred(command) for name, command in commands.items()}
     parse = functools.partial(
-        tyro.extras.subcommand_cli_from_dict, deferred, prog=program, description=f"{description} --version prints versions."
+        tyro.extras.subcommand_cli_from_dict,
+        deferred,
+        prog=program,
+        description=f"{description} --version prints versions.",
     )
     if not sys.argv[1:]:
         with contextlib.redirect_stdout(sys.stderr), contextlib.suppress(SystemExit):

@@ -17,7 +17,9 @@ _GZIP = b"\x1f\x8b"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _HDF5_END_AT = {0: 40, 1: 44, 2: 28, 3: 28}
-"""Version of the superblock: where the address of the file's end stands (for addresses of 8 bytes)."""
+"""Version of the superblock: where the address of the file's end stands (for addresses of 8 bytes).
+
+"""
 
 
 class Incomplete(Exception):
@@ -28,7 +30,8 @@ def check_complete(path: Path) -> None:
     """Read a file through and compare it with its own checksums, ends and sizes.
 
     Args:
-        path: A file of any kind. Kinds without such marks need only be readable and, unless they are text, not empty.
+        path: A file of any kind. Kinds without such marks need only be readable and, unless they
+            are text, not empty.
 
     Raises:
         Incomplete: If something is missing or differs from its checksum.
@@ -43,8 +46,10 @@ def inflate(file: BinaryIO, window_bits: int = zlib.MAX_WBITS | 32) -> Iterator[
     """Decompress what follows in a gzip or zlib file, in chunks of limited size.
 
     Args:
-        file: At the beginning of compressed data. Several gzip members in a row are one stream; bytes after the last one are left alone.
-        window_bits: As for :func:`zlib.decompressobj`; by default gzip and zlib are told apart by their headers.
+        file: At the beginning of compressed data. Several gzip members in a row are one stream;
+            bytes after the last one are left alone.
+        window_bits: As for :func:`zlib.decompressobj`; by default gzip and zlib are told apart by
+            their headers.
 
     Yields:
         At most 4 MiB each.
@@ -130,7 +135,11 @@ def _check_safetensors(path: Path) -> None:
         (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
         try:
             entries = json.loads(file.read(length)) if 8 + length <= size else None
-            ends = [entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__"] if entries is not None else []
+            ends = (
+                [entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__"]
+                if entries is not None
+                else []
+            )
         except (ValueError, KeyError, TypeError, IndexError, AttributeError):
             entries = None
     if entries is None or 8 + length + max(ends, default=0) != size:

@@ -1,7 +1,7 @@
 """Configurations: frozen dataclasses that are JSON presets and command-line flags alike.
 
-Each idea defines its own dataclass beside its code and checks itself in ``__post_init__``; this module only carries
-them to JSON and back, strictly: a key nobody knows is refused by name.
+Each idea defines its own dataclass beside its code and checks itself in ``__post_init__``; this
+module only carries them to JSON and back, strictly: a key nobody knows is refused by name.
 """
 
 from __future__ import annotations
@@ -31,17 +31,18 @@ def to_dict(config: Any) -> dict[str, Any]:
 def from_dict(kind: type[Config], data: dict[str, Any]) -> Config:
     """Build ``kind`` from a nested dict; keys left out keep their defaults.
 
-    Raises
-    ------
-    InputError
-        For an unknown key, a value of the wrong type, a number that is not finite or a value that the dataclass refuses.
+    Raises:
+        InputError: For an unknown key, a value of the wrong type, a number that is not finite or a
+            value that the dataclass refuses.
     """
     check_finite(data, kind.__name__)
     try:
         config = dacite.from_dict(kind, data, dacite.Config(strict=True, cast=[tuple, float]))
     except dacite.UnexpectedDataError as error:
         known = sorted(field.name for field in dataclasses.fields(kind))
-        raise InputError(f"{kind.__name__}: unknown keys {sorted(error.keys)}; known at the top level are {known}") from None
+        raise InputError(
+            f"{kind.__name__}: unknown keys {sorted(error.keys)}; known at the top level are {known}"
+        ) from None
     except (dacite.DaciteError, ValueError, TypeError) as error:
         raise InputError(f"{kind.__name__}: {error}") from None
     check_finite(config)  # once more: text may have become a number
@@ -68,7 +69,11 @@ def not_finite(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
         if not math.isfinite(value):
             yield name, value
     elif isinstance(value, Mapping) or (dataclasses.is_dataclass(value) and not isinstance(value, type)):
-        named = value if isinstance(value, Mapping) else {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        named = (
+            value
+            if isinstance(value, Mapping)
+            else {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        )
         for key, part in named.items():
             yield from not_finite(part, f"{name}.{key}" if name else str(key))
     elif isinstance(value, tuple | list):
@@ -79,17 +84,19 @@ def not_finite(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
 def read_json(kind: type[Config], path: str | Path) -> Config:
     """Read a configuration file.
 
-    Raises
-    ------
-    InputError
-        If the file is no JSON object or :func:`from_dict` refuses it.
+    Raises:
+        InputError: If the file is no JSON object or :func:`from_dict` refuses it.
     """
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not JSON ({error}); expected a {kind.__name__} as written by an earlier run") from None
+        raise InputError(
+            f"{path} is not JSON ({error}); expected a {kind.__name__} as written by an earlier run"
+        ) from None
     if not isinstance(data, dict):
-        raise InputError(f"{path} holds a {type(data).__name__}; expected a JSON object with the fields of {kind.__name__}")
+        raise InputError(
+            f"{path} holds a {type(data).__name__}; expected a JSON object with the fields of {kind.__name__}"
+        )
     try:
         return from_dict(kind, data)
     except InputError as error:

@@ -13,8 +13,9 @@ def resolve_device(name: str) -> torch.device:
     """Find the device that a flag names; CUDA is counted, not touched.
 
     Args:
-        name: ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``. ``auto`` and ``cuda`` give each process that
-            torchrun has started a GPU of its own, by its number on this machine.
+        name: ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``. ``auto`` and
+            ``cuda`` give each process that torchrun has started a GPU of its own, by its number on
+            this machine.
 
     Returns:
         The device; a GPU with its number.

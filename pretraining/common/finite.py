@@ -34,4 +34,6 @@ def require_finite(results: Mapping[str, Tensor] | Tensor, what: str) -> None:
             wrong += part.numel() - int(part.isfinite().sum())
         if wrong:
             where = f" of '{name}'" if name else ""
-            raise NotFinite(f"{what}: {wrong:,} of {tensor.numel():,} values{where} are NaN or infinite; nothing is written")
+            raise NotFinite(
+                f"{what}: {wrong:,} of {tensor.numel():,} values{where} are NaN or infinite; nothing is written"
+            )

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
-"""Slurm sends SIGTERM, or what ``--signal`` names, ahead of a job's end; Ctrl-C is SIGINT; a terminal that closes sends SIGHUP."""
+"""Slurm sends SIGTERM, or what ``--signal`` names, ahead of a job's end; Ctrl-C is SIGINT; a
+terminal that closes sends SIGHUP.
+"""
 
 
 class Stop:
@@ -58,8 +60,9 @@ def stop_requests() -> Iterator[Stop]:
 def stop_signals_interrupt() -> Iterator[None]:
     """Let every request to stop end the work as Ctrl-C does, by a KeyboardInterrupt, whose argument is the signal's number.
 
-    Files are then cleaned up, locks released and child processes ended on the way out. Signals that somebody else has a use for
-    (submitit, nohup) keep it; outside the main thread, where Python takes no signals, nothing changes.
+    Files are then cleaned up, locks released and child processes ended on the way out. Signals that
+    somebody else has a use for (submitit, nohup) keep it; outside the main thread, where Python
+    takes no signals, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -7,10 +7,13 @@ import re
 import warnings
 
 _KNOWN: tuple[tuple[str, type[Warning]], ...] = (
-    # nnU-Net imports all of its trainers to find one by name; some of them import timm, which uses this decorator.
+    # nnU-Net imports all of its trainers to find one by name; some of them import timm, which uses
+    # this decorator.
     ("`torch.jit.interface` is deprecated", FutureWarning),
 )
-"""How the message begins (no comma or colon: the environment variable separates by them), and a built-in category."""
+"""How the message begins (no comma or colon: the environment variable separates by them), and a
+built-in category.
+"""
 
 
 def hide_known_warnings() -> None:
@@ -19,7 +22,8 @@ def hide_known_warnings() -> None:
     Only entry points of commands call it: whoever imports the packages keeps all warnings.
 
     Notes:
-        Later entries of ``PYTHONWARNINGS`` take precedence, so these are put in front of what the user has set.
+        Later entries of ``PYTHONWARNINGS`` take precedence, so these are put in front of what the
+        user has set.
     """
     for message, category in _KNOWN:
         warnings.filterwarnings("ignore", message=re.escape(message), category=category)

@@ -1,7 +1,8 @@
 """One process at a time writes into a folder.
 
-The lock is a file in the folder, made with O_EXCL, which is atomic on local and on network file systems. It names the process that holds
-it and is touched every 20 seconds, so that others can tell whether that process still works.
+The lock is a file in the folder, made with O_EXCL, which is atomic on local and on network file
+systems. It names the process that holds it and is touched every 20 seconds, so that others can tell
+whether that process still works.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ log = logging.getLogger(__name__)
 LOCK = ".anatomix.lock"
 HEARTBEAT_S = 20.0
 SILENCE_S = 180.0
-"""A lock from another machine that was not touched for so long is abandoned; slow disks and caches on the network need less."""
+"""A lock from another machine that was not touched for so long is abandoned; slow disks and caches
+on the network need less.
+"""
 OLD_S = 3600.0
 """A lock untouched for so long is abandoned whatever the clocks of two machines differ by."""
 _POLL_S = 1.0
@@ -70,7 +73,8 @@ class Holder:
 def hold_lock(folder: str | Path, *, wait: bool = False) -> Iterator[None]:
     """Hold the lock of ``folder``, which is made if it is missing and removed again if it is left empty.
 
-    A lock whose process has ended on this machine, or gives no sign of life on another, is taken over.
+    A lock whose process has ended on this machine, or gives no sign of life on another, is taken
+    over.
 
     Args:
         folder: To write into.
@@ -81,11 +85,14 @@ def hold_lock(folder: str | Path, *, wait: bool = False) -> Iterator[None]:
         InputError: If a file is in the way of the folder.
 
     Notes:
-        A process whose lock is taken over all the same (it was suspended for minutes) stops itself as soon as it finds out.
+        A process whose lock is taken over all the same (it was suspended for minutes) stops itself
+        as soon as it finds out.
     """
     folder = Path(folder)
     if (obstacle := blocking_file(folder)) is not None:
-        raise InputError(f"expected a folder to write into at {folder}, but {obstacle} is a file; move it away, or name another folder")
+        raise InputError(
+            f"expected a folder to write into at {folder}, but {obstacle} is a file; move it away, or name another folder"
+        )
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
@@ -129,7 +136,12 @@ def _take(path: Path, *, wait: bool) -> Holder:
             other = _read(path)
             is_gone = other.is_gone if other else None
             if is_gone is None and not is_told:
-                log.info("%s is held by %s: looking for a sign of life for up to %.0f s", path.parent, other or "somebody", SILENCE_S)
+                log.info(
+                    "%s is held by %s: looking for a sign of life for up to %.0f s",
+                    path.parent,
+                    other or "somebody",
+                    SILENCE_S,
+                )
                 is_told = True
             if is_gone or (is_gone is None and _is_silent(path)):
                 log.warning("%s was left by %s, which has ended: taken over", path.parent, other or "another process")

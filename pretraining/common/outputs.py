@@ -22,14 +22,18 @@ def try_folder(folder: str | Path, name: str = "--out") -> None:
     folder = Path(folder)
     obstacle = blocking_file(folder)
     if obstacle is not None:
-        raise InputError(f"{name}: expected a folder for results at {folder}, but {obstacle} is a file; move it away, or name another")
+        raise InputError(
+            f"{name}: expected a folder for results at {folder}, but {obstacle} is a file; move it away, or name another"
+        )
     made = [one for one in (folder, *folder.parents) if not one.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".try-", buffering=0) as probe:
             probe.write(b"x")
     except OSError as error:
-        raise InputError(f"{name}: cannot write to {folder} ({error.strerror or error}); make it writable, or name another place") from None
+        raise InputError(
+            f"{name}: cannot write to {folder} ({error.strerror or error}); make it writable, or name another place"
+        ) from None
     finally:
         for one in made:
             with suppress(OSError):  # another process may fill it already

@@ -34,15 +34,12 @@ def imap_unordered(
 ) -> Generator[tuple[Item, Result], None, None]:
     """Yield each item with ``function(item)``, in whatever order they get finished.
 
-    Parameters
-    ----------
-    function, items : to be pickled, unless ``processes`` is 1: then all is done here, in order.
-    processes : how many to start; they end when this one does, even if it is killed.
+    Args:
+        function, items: To be pickled, unless ``processes`` is 1: then all is done here, in order.
+        processes: How many to start; they end when this one does, even if it is killed.
 
-    Raises
-    ------
-    ProcessLost
-        If one of them was ended from outside.
+    Raises:
+        ProcessLost: If one of them was ended from outside.
     """
     if processes == 1:
         yield from ((item, function(item)) for item in items)
@@ -53,9 +50,12 @@ def imap_unordered(
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
         try:
             while True:
-                # One item for each to begin with when it is ready, and no more: what is finished must not pile up.
+                # One item for each to begin with when it is ready, and no more: what is finished
+                # must not pile up.
                 for item in waiting:
-                    with _interrupts_ignored():  # inherited by the processes that this starts, from their first moment on
+                    with (
+                        _interrupts_ignored()
+                    ):  # inherited by the processes that this starts, from their first moment on
                         running[pool.submit(function, item)] = item
                     if len(running) >= 2 * processes:
                         break

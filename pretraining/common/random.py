@@ -17,25 +17,21 @@ SEED_LIMIT = 2**63
 def sample_generator(seed: int, index: int, purpose: str = "") -> Generator:
     """Make the CPU generator that draws the parameters of one sample.
 
-    Parameters
-    ----------
-    seed : of the whole data set, in [0, 2**63).
-    index : of the sample, in [0, 2**63).
-    purpose : what is drawn; different purposes give independent streams, so that drawing more for one changes no other.
+    Args:
+        seed: Of the whole data set, in [0, 2**63).
+        index: Of the sample, in [0, 2**63).
+        purpose: What is drawn; different purposes give independent streams, so that drawing more
+            for one changes no other.
 
-    Returns
-    -------
-    A fresh generator on the CPU, a pure function of the arguments.
+    Returns:
+        A fresh generator on the CPU, a pure function of the arguments.
 
-    Raises
-    ------
-    ValueError
-        If ``seed`` or ``index`` is no integer in [0, 2**63).
+    Raises:
+        ValueError: If ``seed`` or ``index`` is no integer in [0, 2**63).
 
-    Notes
-    -----
-    PyTorch's CPU generator takes 32 bits of its seed. Two of 120,000 samples share their draws with a probability
-    of about 0.8; they are then equal, which does no harm.
+    Notes:
+        PyTorch's CPU generator takes 32 bits of its seed. Two of 120,000 samples share their draws
+        with a probability of about 0.8; they are then equal, which does no harm.
     """
     message = f"{_checked('seed', seed)}/{_checked('index', index)}/{purpose}".encode()
     digest = hashlib.blake2b(message, digest_size=8).digest()
@@ -45,12 +41,11 @@ def sample_generator(seed: int, index: int, purpose: str = "") -> Generator:
 def noise_generator(seed: int, device: torch.device | str) -> Generator:
     """Make the generator that expands ``seed`` into voxelwise noise on ``device``.
 
-    The noise is a pure function of (seed, shape, type of device): a GPU draws other numbers than a CPU.
+    The noise is a pure function of (seed, shape, type of device): a GPU draws other numbers than a
+    CPU.
 
-    Raises
-    ------
-    ValueError
-        If ``seed`` is no integer in [0, 2**63).
+    Raises:
+        ValueError: If ``seed`` is no integer in [0, 2**63).
     """
     return torch.Generator(device=device).manual_seed(_checked("noise seed", seed))
 

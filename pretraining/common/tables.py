@@ -26,7 +26,9 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> 
     lines = [[_markdown_cell(cell) for cell in row] for row in (columns, *rows)]
     widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])
-    return "".join(f"| {' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))} |\n" for line in lines)
+    return "".join(
+        f"| {' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))} |\n" for line in lines
+    )
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]], *, digits: int | None = 6) -> str:
@@ -35,7 +37,8 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]], *, digits
     Args:
         columns: Header; left out if empty.
         rows: One value for each column; None is an empty cell.
-        digits: Significant digits of numbers that are not whole; None for all that it takes to read the same number again.
+        digits: Significant digits of numbers that are not whole; None for all that it takes to read
+            the same number again.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -1,6 +1,7 @@
 """Whether Triton's kernels can run on a device, and how they are launched.
 
-Triton comes with PyTorch for CUDA. Where it is missing, or cannot compile, PyTorch's own operations do the same work in more steps.
+Triton comes with PyTorch for CUDA. Where it is missing, or cannot compile, PyTorch's own operations
+do the same work in more steps.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ def launch(kernel: Any, grid: Sequence[int], *arguments: Any, block: int) -> Non
         block: Elements of one program, a power of 2.
 
     Notes:
-        Products and sums are never contracted into one operation, so that results equal those of other ways to the last bit.
+        Products and sums are never contracted into one operation, so that results equal those of
+        other ways to the last bit.
     """
     first = arguments[0]
     with torch.cuda.device(first.device) if first.is_cuda else nullcontext():

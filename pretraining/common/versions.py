@@ -9,7 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pretraining import __version__
 
 _DEPENDENCIES = ("torch", "nnunetv2")
-"""Distributions whose versions decide how a command behaves; one that is not installed is left out."""
+"""Distributions whose versions decide how a command behaves; one that is not installed is left out.
+
+"""
 
 
 def version_line(program: str) -> str:
@@ -19,8 +21,8 @@ def version_line(program: str) -> str:
         program: Name of the console script.
 
     Returns:
-        For example ``nnunet-anatomix 0.1.0 (Python 3.12.1, torch 2.6.0, nnunetv2 2.8.1)``. Versions of dependencies come from
-        their installed metadata; nothing is imported.
+        For example ``nnunet-anatomix 0.1.0 (Python 3.12.1, torch 2.6.0, nnunetv2 2.8.1)``. Versions
+        of dependencies come from their installed metadata; nothing is imported.
     """
     found = [f"Python {platform.python_version()}"]
     for name in _DEPENDENCIES:

@@ -30,15 +30,19 @@ class AffineConfig:
 
     def __post_init__(self) -> None:
         check_range("(0, inf)", scale=self.scale)
-        check_not_negative(max_rotation_deg=self.max_rotation_deg, max_shear=self.max_shear, max_translation_vox=self.max_translation_vox)
+        check_not_negative(
+            max_rotation_deg=self.max_rotation_deg,
+            max_shear=self.max_shear,
+            max_translation_vox=self.max_translation_vox,
+        )
 
 
 def sample_affine(config: AffineConfig, generator: Generator) -> np.ndarray:
     """Draw the (3, 4) float64 matrix that maps output to input voxel index: diag(±scale)·R·Shear, then the translation.
 
-    Notes
-    -----
-    FACTS section 3, the published behaviour. The paper's Algorithm 1 prints scales from U[-0.5, 0.5], meant as offsets from 1.
+    Notes:
+        FACTS section 3, the published behaviour. The paper's Algorithm 1 prints scales from U[-0.5,
+        0.5], meant as offsets from 1.
     """
     scales = np.array(uniforms(3, *config.scale, generator))
     signs = 1 - 2 * np.array(integers(3, 0, 1, generator))

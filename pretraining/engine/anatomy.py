@@ -24,7 +24,9 @@ from pretraining.engine.resident import load_packed
 Shape = tuple[int, int, int]
 
 ORGAN_LIMIT = 250
-"""Labels are 8-bit: of a subject with more organs, this many are drawn for each sample, and the others are left out."""
+"""Labels are 8-bit: of a subject with more organs, this many are drawn for each sample, and the
+others are left out.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,9 @@ class AnatomyConfig:
     sources: tuple[str, ...] = ()
     """Only subjects whose source begins with one of these are drawn; none: of all sources."""
     draw: Literal["uniform", "balanced"] = "uniform"
-    """``uniform``: each subject is equally likely. ``balanced``: a region of the body is drawn first, then a subject of it."""
+    """``uniform``: each subject is equally likely. ``balanced``: a region of the body is drawn
+    first, then a subject of it.
+    """
     scale: tuple[float, float] = (0.8, 1.2)
     """Range of each axis' scale, input voxels per output voxel: above 1 the subject shrinks."""
     max_rotation_deg: float = 15.0
@@ -52,7 +56,9 @@ class AnatomyConfig:
         check_count(min_organs=self.min_organs)
         check_choice(("uniform", "balanced"), draw=self.draw)
         check_range("(0, inf)", scale=self.scale)
-        check_not_negative(max_rotation_deg=self.max_rotation_deg, max_shear=self.max_shear, max_warp_std_vox=self.max_warp_std_vox)
+        check_not_negative(
+            max_rotation_deg=self.max_rotation_deg, max_shear=self.max_shear, max_warp_std_vox=self.max_warp_std_vox
+        )
         check_positive(warp_scales_vox=self.warp_scales_vox)
 
 
@@ -63,7 +69,9 @@ class Anatomy:
     shape: Shape
     """Of the volume, voxels."""
     organs: tuple[int, ...]
-    """Indices into the bank: all templates of one subject, at most ``ORGAN_LIMIT``, in the bank's order."""
+    """Indices into the bank: all templates of one subject, at most ``ORGAN_LIMIT``, in the bank's
+    order.
+    """
     matrix: np.ndarray
     """(3, 4), from index in the volume to index in the subject's own volume."""
     warp: SmoothNoise
@@ -88,10 +96,11 @@ def sample_anatomy(config: AnatomyConfig, shape: Shape, bank: TemplateBank, gene
         InputError: If the bank has no such subject.
 
     Notes:
-        Along an axis where the box around all organs is shorter than the volume, the box lies anywhere within it. Where it
-        is longer, the middle of the volume is a random voxel of a random organ, moved so that no more than the box is
-        seen, but by at most a quarter of the volume. So parts of the body with many organs are seen more often, and empty
-        space alone is never seen.
+        Along an axis where the box around all organs is shorter than the volume, the box lies
+        anywhere within it. Where it is longer, the middle of the volume is a random voxel of a
+        random organ, moved so that no more than the box is seen, but by at most a quarter of the
+        volume. So parts of the body with many organs are seen more often, and empty space alone is
+        never seen.
     """
     subjects = eligible_subjects(bank, config)
     if config.draw == "balanced":
@@ -110,7 +119,11 @@ def sample_anatomy(config: AnatomyConfig, shape: Shape, bank: TemplateBank, gene
     seen = np.clip(np.clip(focus, nearest, farthest), focus - half / 2, focus + half / 2)
     centre = np.where(last - first > 2 * half, seen, nearest + slides * (farthest - nearest))
     ranges = AffineConfig(
-        scale=config.scale, max_rotation_deg=config.max_rotation_deg, max_shear=config.max_shear, max_translation_vox=0.0, reflect=False
+        scale=config.scale,
+        max_rotation_deg=config.max_rotation_deg,
+        max_shear=config.max_shear,
+        max_translation_vox=0.0,
+        reflect=False,
     )
     affine = sample_affine(ranges, generator)
     return Anatomy(
@@ -139,7 +152,9 @@ def eligible_subjects(bank: TemplateBank, config: AnatomyConfig) -> Sequence[tup
 
 
 def _eligible(bank: TemplateBank, min_organs: int, sources: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
-    candidates = {name: organs for name, organs in bank.subjects().items() if not sources or name[0].startswith(sources)}
+    candidates = {
+        name: organs for name, organs in bank.subjects().items() if not sources or name[0].startswith(sources)
+    }
     found = tuple(organs for organs in candidates.values() if len(organs) >= min_organs)
     if not found:
         most = max(map(len, candidates.values()), default=0)
@@ -152,7 +167,9 @@ def _eligible(bank: TemplateBank, min_organs: int, sources: tuple[str, ...]) -> 
     return found
 
 
-def _by_region(bank: TemplateBank, min_organs: int, sources: tuple[str, ...]) -> tuple[tuple[int, list[tuple[int, ...]]], ...]:
+def _by_region(
+    bank: TemplateBank, min_organs: int, sources: tuple[str, ...]
+) -> tuple[tuple[int, list[tuple[int, ...]]], ...]:
     """For each region that has eligible subjects, its weight and those subjects."""
     place = {i: number for number, region in enumerate(bank.regions) for kind in region.kinds for i in kind}
     found: dict[int, list[tuple[int, ...]]] = {}
@@ -164,25 +181,22 @@ def _by_region(bank: TemplateBank, min_organs: int, sources: tuple[str, ...]) ->
 def render_anatomy(params: Anatomy, bank: TemplateBank, device: torch.device | str = "cpu") -> Tensor:
     """Make the label volume.
 
-    Parameters
-    ----------
-    params : from :func:`sample_anatomy`.
-    bank : where the subject's templates are.
+    Args:
+        params: From :func:`sample_anatomy`.
+        bank: Where the subject's templates are.
 
-    Returns
-    -------
-    (X, Y, Z) uint8: 0 is background, and the subject's i-th template, counted from 1, has label i; where templates overlap the later one
-    counts.
+    Returns:
+        (X, Y, Z) uint8: 0 is background, and the subject's i-th template, counted from 1, has label
+        i; where templates overlap the later one counts.
 
-    References
-    ----------
-    Billot et al., SynthSeg, Medical Image Analysis 2023, arXiv:2107.09559.
+    References:
+        Billot et al., SynthSeg, Medical Image Analysis 2023, arXiv:2107.09559.
 
-    Notes
-    -----
-    Ranges of the deformation are those of SynthSeg's published code, given there for voxels of 1 mm. Ours: the displacement is used as it
-    is and not integrated over time, as at these ranges it hardly ever folds; flips are left to the online set. A foreground mask
-    belongs to the label ensemble that this model takes the place of, so there is none.
+    Notes:
+        Ranges of the deformation are those of SynthSeg's published code, given there for voxels of
+        1 mm. Ours: the displacement is used as it is and not integrated over time, as at these
+        ranges it hardly ever folds; flips are left to the online set. A foreground mask belongs to
+        the label ensemble that this model takes the place of, so there is none.
     """
     labels = torch.zeros(params.shape, dtype=torch.uint8, device=device)
     low, high = _boxes(bank, params.organs)

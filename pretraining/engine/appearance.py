@@ -11,7 +11,12 @@ from torch import Generator, Tensor
 
 from pretraining.common.checks import check_count, check_not_negative, check_positive
 from pretraining.common.triple import triple
-from pretraining.engine.artefacts.bias_field import BiasFieldConfig, apply_bias_field, apply_bias_fields, sample_bias_field
+from pretraining.engine.artefacts.bias_field import (
+    BiasFieldConfig,
+    apply_bias_field,
+    apply_bias_fields,
+    sample_bias_field,
+)
 from pretraining.engine.artefacts.gamma import GammaConfig, apply_gamma, sample_gamma
 from pretraining.engine.artefacts.gibbs import GibbsConfig, apply_gibbs, sample_gibbs
 from pretraining.engine.artefacts.low_resolution import LowResolutionConfig, apply_low_resolution, sample_low_resolution
@@ -98,7 +103,8 @@ def apply_appearances(labels: Tensor, params: Sequence[Appearance]) -> Tensor:
     """Make views of labels (X, Y, Z) uint8, drawn with one configuration: (views, X, Y, Z) float32 in [0, 1].
 
     Notes:
-        On a CPU one after the other, as they fit its cache better; elsewhere together as far as all take the same steps.
+        On a CPU one after the other, as they fit its cache better; elsewhere together as far as all
+        take the same steps.
     """
     if labels.device.type == "cpu":
         return torch.stack([apply_appearance(labels, each) for each in params])

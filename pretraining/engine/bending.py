@@ -1,8 +1,9 @@
 """Smooth random deformation of each template, as curves along the axes of the volume that it is placed in.
 
-The displacement at (x, y, z) is f(x) + g(y) + h(z), with f, g and h smooth random curves of three components each. A
-template's coordinate is looked up as such a sum anyway (:mod:`pretraining.engine.placement`), so bending adds nothing to the
-cost of a voxel, and the host and a device use the same numbers.
+The displacement at (x, y, z) is f(x) + g(y) + h(z), with f, g and h smooth random curves of three
+components each. A template's coordinate is looked up as such a sum anyway
+(:mod:`pretraining.engine.placement`), so bending adds nothing to the cost of a voxel, and the host
+and a device use the same numbers.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from pretraining.common.triple import triple
 
 Shape = tuple[int, int, int]
 Curves = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Per axis of the volume, (3, X), (3, Y), (3, Z) float64: what each index adds to the template's three coordinates, voxels."""
+"""Per axis of the volume, (3, X), (3, Y), (3, Z) float64: what each index adds to the template's
+three coordinates, voxels.
+"""
 
 _MEAN_SQUARE = 151 / 315
 """Mean variance of a uniform cubic B-spline whose coefficients have variance 1."""
@@ -33,7 +36,9 @@ class BendConfig:
     probability: float = 0.0
     """Share of templates that are bent."""
     spacing_vox: tuple[float, float] = (16.0, 48.0)
-    """Range of the distance between a curve's control points, voxels of the volume at any side; larger is smoother."""
+    """Range of the distance between a curve's control points, voxels of the volume at any side;
+    larger is smoother.
+    """
     max_std_vox: float = 4.0
     """A curve's standard deviation is drawn from U[0, max], voxels of the template."""
 
@@ -74,19 +79,22 @@ def bend_curves(bend: Bend, shape: Shape) -> Curves:
         shape: (X, Y, Z) of the volume, voxels.
 
     Returns:
-        For each axis of the volume, uniform cubic B-splines of normally distributed coefficients, with zero mean and the
-        standard deviation of the draw.
+        For each axis of the volume, uniform cubic B-splines of normally distributed coefficients,
+        with zero mean and the standard deviation of the draw.
 
     Notes:
-        A displacement without terms that mix the axes bends, stretches and shears a shape differently from place to place,
-        but does not twist it. The axes are those of the volume, and templates are rotated at random against them.
+        A displacement without terms that mix the axes bends, stretches and shears a shape
+        differently from place to place, but does not twist it. The axes are those of the volume,
+        and templates are rotated at random against them.
     """
     counts = [math.ceil(size / bend.spacing_vox) + 3 for size in shape]
     normal = torch.randn(3, sum(counts), generator=noise_generator(bend.noise_seed, "cpu"), dtype=torch.float64)
     coefficients = normal.numpy() * (bend.std_vox / math.sqrt(_MEAN_SQUARE))
     # All curves at once: each axis begins where the coefficients of the one before end.
     starts = np.cumsum([0, *counts[:-1]])
-    position = np.concatenate([start + np.arange(size) / bend.spacing_vox for start, size in zip(starts, shape, strict=True)])
+    position = np.concatenate(
+        [start + np.arange(size) / bend.spacing_vox for start, size in zip(starts, shape, strict=True)]
+    )
     values = _cubic_spline(coefficients, position)
     return triple(np.split(values, np.cumsum(shape)[:-1], axis=1))
 

@@ -31,15 +31,19 @@ class EnsembleConfig:
     template_count: tuple[int, int] = (20, 40)
     """Range of the number of templates, both ends included; each is one label."""
     draw: Literal["uniform", "balanced"] = "uniform"
-    """``uniform``: each template of the bank is equally likely, as published. ``balanced``: a region of the body is drawn first, then
-    a kind of organ, then a template of it, so that a source with many subjects does not fill all samples."""
+    """``uniform``: each template of the bank is equally likely, as published. ``balanced``: a
+    region of the body is drawn first, then a kind of organ, then a template of it, so that a source
+    with many subjects does not fill all samples.
+    """
     affine: AffineConfig = field(default_factory=AffineConfig)
     """Random map of each template."""
     bend: BendConfig = field(default_factory=BendConfig)
     """Smooth random deformation of each template; none by default, as published."""
     placement: Literal["published", "paper"] = "published"
-    """``published``: the map acts about voxel (0, 0, 0) and the padded template repeats periodically. ``paper``: the template
-    is centre-cropped or padded to the volume, the map acts about the centre, and outside is nothing (Algorithm 1 read literally)."""
+    """``published``: the map acts about voxel (0, 0, 0) and the padded template repeats
+    periodically. ``paper``: the template is centre-cropped or padded to the volume, the map acts
+    about the centre, and outside is nothing (Algorithm 1 read literally).
+    """
     median: bool = True
     """Whether the labels are median filtered, 3x3x3."""
     foreground: ForegroundConfig = field(default_factory=ForegroundConfig)
@@ -110,19 +114,18 @@ def sample_ensemble(config: EnsembleConfig, shape: Shape, bank: TemplateBank, ge
 def render_ensemble(params: Ensemble, bank: TemplateBank, device: torch.device | str = "cpu") -> Tensor:
     """Make the label volume.
 
-    Parameters
-    ----------
-    params : from :func:`sample_ensemble`.
-    bank : where its templates are.
+    Args:
+        params: From :func:`sample_ensemble`.
+        bank: Where its templates are.
 
-    Returns
-    -------
-    (X, Y, Z) uint8: 0 is background. With a foreground mask, 1 is its inside where there is no template, and the i-th template,
-    counted from 1, has label i + 1, else i; the envelope comes last. Labels that were covered or cut away leave gaps.
+    Returns:
+        (X, Y, Z) uint8: 0 is background. With a foreground mask, 1 is its inside where there is no
+        template, and the i-th template, counted from 1, has label i + 1, else i; the envelope comes
+        last. Labels that were covered or cut away leave gaps.
 
-    Notes
-    -----
-    FACTS section 3: the published code counts templates from 0, by which its first one vanishes; ours counts from 1.
+    Notes:
+        FACTS section 3: the published code counts templates from 0, by which its first one
+            vanishes; ours counts from 1.
     """
     labels = torch.zeros(params.shape, dtype=torch.uint8, device=device)
     place_template = PLACEMENTS[params.placement]

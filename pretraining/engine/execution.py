@@ -29,10 +29,10 @@ T = TypeVar("T")
 def compile_loop(loop: Callable[..., T]) -> Callable[..., T]:
     """Compile a function of NumPy arrays and numbers; strict IEEE arithmetic, so that results are the same bytes everywhere.
 
-    Notes
-    -----
-    The machine code is kept beside the source, or in the user's cache folder, so that it is compiled once and not in every worker
-    process. Where neither can be written to, each process compiles its own.
+    Notes:
+        The machine code is kept beside the source, or in the user's cache folder, so that it is
+        compiled once and not in every worker process. Where neither can be written to, each process
+        compiles its own.
     """
     try:
         return numba.njit(loop, cache=True, nogil=True)
@@ -44,9 +44,10 @@ def compile_loop(loop: Callable[..., T]) -> Callable[..., T]:
 def one_thread() -> Iterator[None]:
     """As a ``with`` block or a decorator: PyTorch computes on one thread, and then on as many as before.
 
-    MKL's Fourier transforms of 16, 32 and 64 voxels round differently when lines are shared among threads (torch 2.14), so that a
-    sample would depend on the machine, and on whether a worker process, which has one thread, or the main process makes it.
-    Samples are made in parallel, not parts of them.
+    MKL's Fourier transforms of 16, 32 and 64 voxels round differently when lines are shared among
+    threads (torch 2.14), so that a sample would depend on the machine, and on whether a worker
+    process, which has one thread, or the main process makes it. Samples are made in parallel, not
+    parts of them.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

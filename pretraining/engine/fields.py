@@ -31,7 +31,9 @@ class SmoothNoise:
     """Expands into the values at the nodes."""
 
 
-def sample_smooth_noise(scales_vox: Sequence[float], min_std: float, max_std: float, generator: Generator) -> SmoothNoise:
+def sample_smooth_noise(
+    scales_vox: Sequence[float], min_std: float, max_std: float, generator: Generator
+) -> SmoothNoise:
     """Draw each scale's std from U[min_std, max_std] and the seed of the node values."""
     stds = uniforms(len(scales_vox), min_std, max_std, generator)
     return SmoothNoise(scales_vox=tuple(scales_vox), stds=tuple(stds), noise_seed=noise_seed(generator))
@@ -40,26 +42,24 @@ def sample_smooth_noise(scales_vox: Sequence[float], min_std: float, max_std: fl
 def smooth_noise(shape: Shape, params: SmoothNoise, *, channels: int = 1, device: torch.device | str = "cpu") -> Tensor:
     """Sum Gaussian noise drawn on coarse grids, each upsampled linearly to ``shape``.
 
-    Parameters
-    ----------
-    shape : (X, Y, Z), voxels.
-    params : from :func:`sample_smooth_noise`.
-    channels : number C of independent fields that share their stds, as the components of a displacement do.
-    device : where the field is made.
+    Args:
+        shape: (X, Y, Z), voxels.
+        params: From :func:`sample_smooth_noise`.
+        channels: Number C of independent fields that share their stds, as the components of a
+            displacement do.
+        device: Where the field is made.
 
-    Returns
-    -------
-    (C, X, Y, Z) float32, zero mean, unbounded.
+    Returns:
+        (C, X, Y, Z) float32, zero mean, unbounded.
 
-    References
-    ----------
-    Hoffmann et al., SynthMorph, TMI 2022, arXiv:2004.10282 (there called Perlin noise).
+    References:
+        Hoffmann et al., SynthMorph, TMI 2022, arXiv:2004.10282 (there called Perlin noise).
 
-    Notes
-    -----
-    On a CPU, linear upsampling is a product with one small matrix per axis, and the last axis is done for all scales at once:
-    one product sums them, and no field but the result is ever full size. Elsewhere products would depend on the
-    precision that training allows them (TF32), so PyTorch's interpolation does it, one kernel a scale.
+    Notes:
+        On a CPU, linear upsampling is a product with one small matrix per axis, and the last axis
+        is done for all scales at once: one product sums them, and no field but the result is ever
+        full size. Elsewhere products would depend on the precision that training allows them
+        (TF32), so PyTorch's interpolation does it, one kernel a scale.
     """
     if torch.device(device).type != "cpu":
         return smooth_noises(shape, [params], channels=channels, device=device)[0]
@@ -71,7 +71,9 @@ def smooth_noise(shape: Shape, params: SmoothNoise, *, channels: int = 1, device
     return _sum_upsampled(coarse, shape)
 
 
-def smooth_noises(shape: Shape, params: Sequence[SmoothNoise], *, channels: int = 1, device: torch.device | str) -> Tensor:
+def smooth_noises(
+    shape: Shape, params: Sequence[SmoothNoise], *, channels: int = 1, device: torch.device | str
+) -> Tensor:
     """Make several fields on a device with few kernels: the nodes of all scales are drawn and scaled together.
 
     Args:

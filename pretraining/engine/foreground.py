@@ -17,7 +17,9 @@ from pretraining.engine.median import majority_3x3x3
 from pretraining.engine.morphology import shell
 
 REFERENCE_SIDE = 128
-"""Side of the paper's volumes, voxels; the sphere and its warp are given for it and scale with the side."""
+"""Side of the paper's volumes, voxels; the sphere and its warp are given for it and scale with the
+side.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,19 +74,23 @@ def sample_foreground(config: ForegroundConfig, shape: tuple[int, int, int], gen
     min_std, max_std = (std * scale for std in config.warp_std_vox)
     return Foreground(
         radius_vox=radius,
-        centre_vox=triple(size / 2 + offset * size / REFERENCE_SIDE for size, offset in zip(shape, offsets, strict=True)),
+        centre_vox=triple(
+            size / 2 + offset * size / REFERENCE_SIDE for size, offset in zip(shape, offsets, strict=True)
+        ),
         warp=sample_smooth_noise(warp_scales, min_std, max_std, generator),
-        envelope_radius_vox=integer(*config.envelope_radius_vox, generator) if happens(config.envelope_probability, generator) else None,
+        envelope_radius_vox=integer(*config.envelope_radius_vox, generator)
+        if happens(config.envelope_probability, generator)
+        else None,
     )
 
 
 def foreground_mask(shape: tuple[int, int, int], params: Foreground, device: torch.device | str = "cpu") -> Tensor:
     """Make the warped sphere, (X, Y, Z) bool.
 
-    Notes
-    -----
-    Warping a sphere by nearest lookup asks of each voxel whether the rounded, displaced position, mirrored at the
-    borders, is within the radius; so no sphere is ever made. A median filter smooths the result.
+    Notes:
+        Warping a sphere by nearest lookup asks of each voxel whether the rounded, displaced
+        position, mirrored at the borders, is within the radius; so no sphere is ever made. A median
+        filter smooths the result.
     """
     displacement_vox = smooth_noise(shape, params.warp, channels=3, device=device)
     if torch.device(device).type == "cpu":
@@ -109,7 +115,11 @@ def foreground_mask(shape: tuple[int, int, int], params: Foreground, device: tor
 def _warped_ball_on_host(displacement, centre, squared_radius, inside):
     """Whether each voxel's displaced position is in the ball; a mirrored position is its distance from the nearest whole turn."""
     _, nx, ny, nz = displacement.shape
-    turn_x, turn_y, turn_z = np.float32(2 * max(nx - 1, 1)), np.float32(2 * max(ny - 1, 1)), np.float32(2 * max(nz - 1, 1))
+    turn_x, turn_y, turn_z = (
+        np.float32(2 * max(nx - 1, 1)),
+        np.float32(2 * max(ny - 1, 1)),
+        np.float32(2 * max(nz - 1, 1)),
+    )
     for x in range(nx):
         for y in range(ny):
             for z in range(nz):
@@ -125,10 +135,9 @@ def _warped_ball_on_host(displacement, centre, squared_radius, inside):
 def apply_foreground(labels: Tensor, params: Foreground, envelope_label: int) -> Tensor:
     """Mask a label volume: 0 outside, one more inside, ``envelope_label`` in the envelope.
 
-    Parameters
-    ----------
-    labels : (X, Y, Z) uint8.
-    envelope_label : above every label inside.
+    Args:
+        labels: (X, Y, Z) uint8.
+        envelope_label: Above every label inside.
     """
     mask = foreground_mask(triple(labels.shape), params, labels.device)
     masked = (labels + 1) * mask

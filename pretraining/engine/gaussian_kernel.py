@@ -27,7 +27,8 @@ def convolve(volume, result, weights, half, count, size, stride, mirrored, BLOCK
         for side in tl.static_range(2):
             neighbour = place - shift if side == 0 else place + shift
             within = exists & ((mirrored != 0) | ((neighbour >= 0) & (neighbour < size)))
-            # One period of the mirrored axis is there and back; the first sum makes it positive, as half may exceed the axis.
+            # One period of the mirrored axis is there and back; the first sum makes it positive, as
+            # half may exceed the axis.
             turn = (neighbour + 2 * size * (half + 1)) % (2 * size)
             seen = tl.where(turn < size, turn, 2 * size - 1 - turn)
             total += tl.load(line + seen.to(tl.int64) * stride, mask=within, other=0) * weight

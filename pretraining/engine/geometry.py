@@ -57,7 +57,9 @@ def sample_geometry(config: GeometryConfig, generator: Generator) -> Geometry:
     return Geometry(
         flipped_axes=tuple(axis for axis in range(3) if flips[axis]),
         scales=triple(uniforms(3, *config.scale, generator)) if mapped else None,
-        angles_deg=triple(uniforms(3, -config.max_rotation_deg, config.max_rotation_deg, generator)) if mapped else None,
+        angles_deg=triple(uniforms(3, -config.max_rotation_deg, config.max_rotation_deg, generator))
+        if mapped
+        else None,
     )
 
 

@@ -57,7 +57,9 @@ LABEL_MODELS = {
     ),
     "anatomy": LabelModel(sample_anatomy, render_anatomy),
 }
-"""Each is a field of :class:`LabelModelConfig` and, with its settings, of the engine's configuration."""
+"""Each is a field of :class:`LabelModelConfig` and, with its settings, of the engine's
+configuration.
+"""
 
 
 def choose_label_model(config: LabelModelConfig, generator: Generator) -> str:

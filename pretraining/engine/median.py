@@ -15,21 +15,19 @@ CACHED_VOXELS = 2**17
 def median_3x3x3(volume: Tensor) -> Tensor:
     """Replace each voxel by the median of its 27 neighbours.
 
-    Parameters
-    ----------
-    volume : (X, Y, Z), any dtype with an order, at least 1 voxel an axis.
+    Args:
+        volume: (X, Y, Z), any dtype with an order, at least 1 voxel an axis.
 
-    Returns
-    -------
-    (X, Y, Z), same dtype. Borders are mirrored with the edge voxel repeated, which in a 3x3x3 window equals repeating it:
-    ``scipy.ndimage.median_filter(volume, 3)``.
+    Returns:
+        (X, Y, Z), same dtype. Borders are mirrored with the edge voxel repeated, which in a 3x3x3
+        window equals repeating it: ``scipy.ndimage.median_filter(volume, 3)``.
 
-    Notes
-    -----
-    A selection network. Triples are sorted along z, then y, then x; neighbouring windows share that work. After it, the
-    element of ranks (i, j, k) has at least (i+1)(j+1)(k+1) - 1 elements not above it and (3-i)(3-j)(3-k) - 1 not below, so that
-    4 elements are surely below and 4 surely above the median, and 19 remain. Those are reduced by taking away the
-    least and the greatest of each 11, 10, ... candidates, as neither can be the median.
+    Notes:
+        A selection network. Triples are sorted along z, then y, then x; neighbouring windows share
+        that work. After it, the element of ranks (i, j, k) has at least (i+1)(j+1)(k+1) - 1
+        elements not above it and (3-i)(3-j)(3-k) - 1 not below, so that 4 elements are surely below
+        and 4 surely above the median, and 19 remain. Those are reduced by taking away the least and
+        the greatest of each 11, 10, ... candidates, as neither can be the median.
     """
     if volume.dtype == torch.uint8 and can_run_triton(volume.device):
         return _median_in_one_launch(volume)

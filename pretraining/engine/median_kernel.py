@@ -8,7 +8,8 @@ import triton.language as tl
 def median(volume, result, nx, ny, nz, BLOCK: tl.constexpr):
     """Write the medians of a (nx, ny, nz) uint8 volume, the edge voxel repeated outside.
 
-    The median of 27 is the greatest value below which there are at most 13: it is found bit by bit, from the highest.
+    The median of 27 is the greatest value below which there are at most 13: it is found bit by bit,
+    from the highest.
     """
     voxel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     exists = voxel < nx * ny * nz

@@ -59,5 +59,9 @@ def apply_mixtures(labels: Tensor, params: Sequence[Mixture]) -> Tensor:
     means, stds = upload(torch.tensor([[each.means for each in params], [each.stds for each in params]]), labels.device)
     intensities = torch.empty((len(params), *labels.shape), device=labels.device)
     for view, each in zip(intensities, params, strict=True):
-        torch.randn(labels.shape, generator=noise_generator(each.noise_seed, labels.device), device=labels.device, out=view)
-    return intensities.mul_(stds.index_select(1, index).view_as(intensities)).add_(means.index_select(1, index).view_as(intensities))
+        torch.randn(
+            labels.shape, generator=noise_generator(each.noise_seed, labels.device), device=labels.device, out=view
+        )
+    return intensities.mul_(stds.index_select(1, index).view_as(intensities)).add_(
+        means.index_select(1, index).view_as(intensities)
+    )

@@ -12,18 +12,16 @@ from torch import Tensor
 def dilate(masks: Tensor, radius_vox: int) -> Tensor:
     """Dilate by the ball x² + y² + z² <= radius² (scikit-image's ``ball``).
 
-    Parameters
-    ----------
-    masks : (N, X, Y, Z) bool; what lies outside the volume is not set.
-    radius_vox : >= 1.
+    Args:
+        masks: (N, X, Y, Z) bool; what lies outside the volume is not set.
+        radius_vox: >= 1.
 
-    Returns
-    -------
-    (N, X, Y, Z) bool.
+    Returns:
+        (N, X, Y, Z) bool.
 
-    Notes
-    -----
-    The ball is a bundle of rods along z: one dilation along z per rod length, then a union of shifted copies.
+    Notes:
+        The ball is a bundle of rods along z: one dilation along z per rod length, then a union of
+            shifted copies.
     """
     x, y, z = masks.shape[1:]
     r = radius_vox

@@ -87,9 +87,8 @@ def sample_online(config: OnlineConfig, generator: Generator) -> Online | None:
 def apply_online(labels: Tensor, views: Tensor, params: Online) -> tuple[Tensor, Tensor]:
     """Vary labels (X, Y, Z) and stored views (2, X, Y, Z) uint8; the views become float32 and fill [0, 1] in the end.
 
-    Notes
-    -----
-    That the result is scaled to [0, 1] once more is ours: noise and bias leave the unit range.
+    Notes:
+        That the result is scaled to [0, 1] once more is ours: noise and bias leave the unit range.
     """
     on_host = views.device.type == "cpu"
     # A processor's cache holds less than both views.
@@ -106,9 +105,9 @@ def apply_online(labels: Tensor, views: Tensor, params: Online) -> tuple[Tensor,
 def clip_above(stored: Tensor, quantile: float) -> Tensor:
     """Clip each of (V, X, Y, Z) uint8 at a quantile, interpolated linearly between values as NumPy does, and scale it to float32 in [0, 1].
 
-    Notes
-    -----
-    There are 256 values: counting them gives the quantile, and a table of 256 results all the rest.
+    Notes:
+        There are 256 values: counting them gives the quantile, and a table of 256 results all the
+            rest.
     """
     views, size = len(stored), stored[0].numel()
     index = stored.flatten(1).int()
@@ -123,7 +122,8 @@ def clip_above(stored: Tensor, quantile: float) -> Tensor:
     rank = quantile * (size - 1)
     below = int(rank)
     ranks = upload(torch.tensor([[below, min(below + 1, size - 1)]] * views), stored.device)
-    # The value at a rank is the first one that, with all smaller ones, is counted more often than that.
+    # The value at a rank is the first one that, with all smaller ones, is counted more often than
+    # that.
     low, high = torch.searchsorted(counts.cumsum(1).long(), ranks, right=True).float().split(1, dim=1)
     bound = torch.lerp(low, high, rank - below)
     values = torch.arange(256.0, device=stored.device)

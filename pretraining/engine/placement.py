@@ -1,8 +1,9 @@
 """Writing affinely mapped templates into a label volume, by nearest lookup in a periodic grid (Algorithm 1, lines 4 to 6).
 
-A template's coordinate along one axis is a sum of one contribution per output axis. It is kept as a 32-bit fraction of
-the period: integer overflow then *is* the periodic wrap, and "inside the template's crop" is a single comparison. The template
-stays cropped and bit-packed; its zero padding is never made.
+A template's coordinate along one axis is a sum of one contribution per output axis. It is kept as a
+32-bit fraction of the period: integer overflow then *is* the periodic wrap, and "inside the
+template's crop" is a single comparison. The template stays cropped and bit-packed; its zero padding
+is never made.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ class Placement:
     period: tuple[int, int, int]
     """Distance after which the padded template repeats, voxels."""
     contributions: tuple[np.ndarray, np.ndarray, np.ndarray]
-    """Per output axis, (3, X), (3, Y), (3, Z) int32: what each index adds to the three input coordinates, in 1/2**32 of a
-    period, -2**31 standing for the first voxel that is used."""
+    """Per output axis, (3, X), (3, Y), (3, Z) int32: what each index adds to the three input
+    coordinates, in 1/2**32 of a period, -2**31 standing for the first voxel that is used.
+    """
 
     @property
     def limits(self) -> list[int]:
@@ -66,8 +68,8 @@ def place(
         shape: (X, Y, Z) of the output, voxels.
         first: Index in the crop of the first voxel that is used.
         count: How many voxels of the crop are used from there on; by default all.
-        curves: For each output axis, (3, X), (3, Y), (3, Z), what an index adds to the mapped coordinates, voxels; see
-            :func:`pretraining.engine.bending.bend_curves`.
+        curves: For each output axis, (3, X), (3, Y), (3, Z), what an index adds to the mapped
+            coordinates, voxels; see :func:`pretraining.engine.bending.bend_curves`.
     """
     turns_per_voxel = TURN / np.asarray(period, dtype=np.float64)
     # Half a voxel turns "the nearest" into "the voxel that we are in".
@@ -88,7 +90,8 @@ def paste_templates(labels: Tensor, packed: Sequence[Tensor], placements: Sequen
 
     Args:
         labels: (X, Y, Z) uint8, contiguous; changed in place.
-        packed: For each template its crop's bits in C order, lowest bit first, uint8 on the device of ``labels``; at most 255 templates.
+        packed: For each template its crop's bits in C order, lowest bit first, uint8 on the device
+            of ``labels``; at most 255 templates.
         placements: For each template, from :func:`place`.
     """
     if labels.device.type == "cpu":
@@ -108,7 +111,17 @@ def _stamp_in_one_launch(labels: Tensor, packed: Sequence[Tensor], placements: S
     whole = np.concatenate([addresses.view(np.int32), constants.ravel(), tables.ravel()])
     addresses, constants, tables = upload(whole, labels.device).split([2 * len(packed), constants.size, tables.size])
     count, grid = len(packed), (-(-labels.numel() // 256),)
-    launch(stamp_kernel.stamp, grid, labels, addresses.view(torch.int64), constants, tables, count, *labels.shape, block=256)
+    launch(
+        stamp_kernel.stamp,
+        grid,
+        labels,
+        addresses.view(torch.int64),
+        constants,
+        tables,
+        count,
+        *labels.shape,
+        block=256,
+    )
 
 
 def _address(bits: Tensor) -> int:
@@ -123,9 +136,12 @@ def _parameters(placements: Sequence[Placement]) -> tuple[np.ndarray, np.ndarray
 
 
 def _stamp_one_by_one(labels: Tensor, packed: Sequence[Tensor], placements: Sequence[Placement]) -> None:
-    """By PyTorch's operations. Every voxel takes the same way, so that the device never has to report back how many are inside.
+    """By PyTorch's operations.
 
-    All parameters travel in one copy, and the three axes share each kernel: a GPU's time goes into launches.
+    Every voxel takes the same way, so that the device never has to report back how many are inside.
+
+    All parameters travel in one copy, and the three axes share each kernel: a GPU's time goes into
+    launches.
     """
     # The numbers of float32 are kept as bit patterns, so that one copy brings all tables.
     constants, tables = _parameters(placements)
@@ -151,7 +167,9 @@ def _constants(placement: Placement) -> np.ndarray:
     _, y, z = placement.crop
     whole = np.array([placement.limits, last, (y * z, z, 1)], dtype=np.int32)
     period = np.array(placement.period, dtype=np.float64)
-    return np.concatenate([whole, np.array([period / TURN, period / 2 + placement.first], dtype=np.float32).view(np.int32)]).T
+    return np.concatenate(
+        [whole, np.array([period / TURN, period / 2 + placement.first], dtype=np.float32).view(np.int32)]
+    ).T
 
 
 def _stamp_on_host(labels: np.ndarray, label: int, packed: np.ndarray, placement: Placement) -> None:
@@ -195,11 +213,16 @@ def _stamp_rows(labels, label, words, along_x, along_y, along_z, limits, crop, l
     bit, is_set = np.empty(nz, np.uint32), np.empty(nz, np.uint32)
     for x in range(nx):
         for y in range(ny):
-            row_x, row_y, row_z = along_x[0, x] + along_y[0, y], along_x[1, x] + along_y[1, y], along_x[2, x] + along_y[2, y]
+            row_x, row_y, row_z = (
+                along_x[0, x] + along_y[0, y],
+                along_x[1, x] + along_y[1, y],
+                along_x[2, x] + along_y[2, y],
+            )
             z = 0
             while z < nz:
-                # How far until a coordinate may enter, and until one may leave, in steps as long as the longest. A coordinate that
-                # rises and falls may do so on either side. Divisions are rounded; so the last step is looked at again.
+                # How far until a coordinate may enter, and until one may leave, in steps as long as
+                # the longest. A coordinate that rises and falls may do so on either side. Divisions
+                # are rounded; so the last step is looked at again.
                 outside, inside = 0, nz
                 for axis in range(3):
                     turn[axis] = along_x[axis, x] + along_y[axis, y] + along_z[axis, z]
@@ -219,7 +242,8 @@ def _stamp_rows(labels, label, words, along_x, along_y, along_z, limits, crop, l
                     continue
                 count = min(max(inside - 1, 1), nz - z)
                 for i in range(count):
-                    # float32 keeps 24 bits, 1e-4 voxel at worst; the minimum catches what it rounds up at the crop's far side.
+                    # float32 keeps 24 bits, 1e-4 voxel at worst; the minimum catches what it rounds
+                    # up at the crop's far side.
                     index_x = min(np.float32(np.int32(row_x + along_z[0, z + i])) * scale_x + offset_x, last_x)
                     index_y = min(np.float32(np.int32(row_y + along_z[1, z + i])) * scale_y + offset_y, last_y)
                     index_z = min(np.float32(np.int32(row_z + along_z[2, z + i])) * scale_z + offset_z, last_z)

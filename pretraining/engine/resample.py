@@ -27,9 +27,10 @@ def resample_linear(volumes: Tensor, matrix: np.ndarray, shape: tuple[int, int, 
         (C, x, y, z) float32; outside of the input, each volume's least value.
 
     Notes:
-        As in ITK, a volume reaches half a voxel beyond its outermost voxel centres, and is constant there. A CPU runs a compiled loop
-        and a GPU a kernel of one launch in place of :func:`pretraining.imaging.interpolation.interpolate_at`, since both are faster;
-        a seed gives the same samples only as long as the loop keeps its order of operations.
+        As in ITK, a volume reaches half a voxel beyond its outermost voxel centres, and is constant
+        there. A CPU runs a compiled loop and a GPU a kernel of one launch in place of
+        :func:`pretraining.imaging.interpolation.interpolate_at`, since both are faster; a seed
+        gives the same samples only as long as the loop keeps its order of operations.
     """
     inner = triple(volumes.shape[1:])
     shape = shape or inner
@@ -88,7 +89,16 @@ def _resample_labels_in_one_launch(labels: Tensor, matrix: np.ndarray) -> Tensor
     labels = labels.contiguous()
     mapped = torch.empty_like(labels)
     tables = _uploaded_contributions(matrix, tuple(labels.shape), labels.device)
-    launch(resample_kernel.nearest, (-(-labels.numel() // _BLOCK),), labels, mapped, tables, *labels.shape, *labels.shape, block=_BLOCK)
+    launch(
+        resample_kernel.nearest,
+        (-(-labels.numel() // _BLOCK),),
+        labels,
+        mapped,
+        tables,
+        *labels.shape,
+        *labels.shape,
+        block=_BLOCK,
+    )
     return mapped
 
 
@@ -115,7 +125,8 @@ def _outside(where: list[Tensor], shape: tuple[int, ...]) -> Tensor:
 def _resample_linear_on_host(volumes, mapped, least, along_x, along_y, along_z):
     """Row by row, first where to look and then the look-up, each a loop without branches that a processor's vector units can take."""
     channels, nx, ny, nz = volumes.shape
-    # One voxel more on each axis spares the inner loop its borders, and a processor's cache the strides of a power of two.
+    # One voxel more on each axis spares the inner loop its borders, and a processor's cache the
+    # strides of a power of two.
     padded = np.empty((channels, nx + 1, ny + 1, nz + 1), np.float32)
     for c in range(channels):
         for x in range(nx + 1):
@@ -132,10 +143,18 @@ def _resample_linear_on_host(volumes, mapped, least, along_x, along_y, along_z):
     part_x, part_y, part_z = np.empty(out_z, np.float32), np.empty(out_z, np.float32), np.empty(out_z, np.float32)
     for x in range(out_x):
         for y in range(out_y):
-            row_x, row_y, row_z = along_x[0, x] + along_y[0, y], along_x[1, x] + along_y[1, y], along_x[2, x] + along_y[2, y]
+            row_x, row_y, row_z = (
+                along_x[0, x] + along_y[0, y],
+                along_x[1, x] + along_y[1, y],
+                along_x[2, x] + along_y[2, y],
+            )
             for z in range(out_z):
                 free_x, free_y, free_z = row_x + along_z[0, z], row_y + along_z[1, z], row_z + along_z[2, z]
-                px, py, pz = min(max(free_x, zero), last_x), min(max(free_y, zero), last_y), min(max(free_z, zero), last_z)
+                px, py, pz = (
+                    min(max(free_x, zero), last_x),
+                    min(max(free_y, zero), last_y),
+                    min(max(free_z, zero), last_z),
+                )
                 inside[z] = (abs(free_x - px) <= half) & (abs(free_y - py) <= half) & (abs(free_z - pz) <= half)
                 x0, y0, z0 = np.int32(px), np.int32(py), np.int32(pz)
                 part_x[z], part_y[z], part_z[z] = px - np.float32(x0), py - np.float32(y0), pz - np.float32(z0)

@@ -19,7 +19,8 @@ def linear(volume, mapped, least, tables, nx, ny, nz, out_x, out_y, out_z, BLOCK
         volume: (C, nx, ny, nz) float32.
         mapped: (C, out_x, out_y, out_z) float32.
         least: (C,) float32, the value outside.
-        tables: (3, out_x + out_y + out_z) float32, contributions of each output index to the three coordinates.
+        tables: (3, out_x + out_y + out_z) float32, contributions of each output index to the three
+            coordinates.
     """
     count = out_x * out_y * out_z
     channel = tl.program_id(1)

@@ -37,7 +37,10 @@ def load_packed(bank: TemplateBank, templates: Sequence[int], device: torch.devi
 
 
 class _Resident:
-    """What of a bank lies on one device. For one stream, whose order sees to it that copies come before their use."""
+    """What of a bank lies on one device.
+
+    For one stream, whose order sees to it that copies come before their use.
+    """
 
     def __init__(self, bank: TemplateBank, device: torch.device, stream: int) -> None:
         self._bank, self._device = bank, device

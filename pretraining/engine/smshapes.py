@@ -21,7 +21,9 @@ from pretraining.imaging.interpolation import interpolate_at
 Shape = tuple[int, int, int]
 
 POINTS_PER_NODE = 8
-"""Fields are made at this many points between two nodes of the finest coarse grid, and are linear between those points."""
+"""Fields are made at this many points between two nodes of the finest coarse grid, and are linear
+between those points.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,9 @@ class SmShapesConfig:
     shape_count: tuple[int, int] = (20, 40)
     """Range of the number of labels, both ends included; as many as an ensemble has templates."""
     image_scales_vox: tuple[float, ...] = (32.0, 64.0)
-    """Coarse-grid spacings of each label's noise image, at side 128; each scale's std is drawn from U[0, 1], as only ratios matter."""
+    """Coarse-grid spacings of each label's noise image, at side 128; each scale's std is drawn from
+    U[0, 1], as only ratios matter.
+    """
     warp_scales_vox: tuple[float, ...] = (16.0, 32.0, 64.0)
     """Coarse-grid spacings of each image's displacement, at side 128."""
     max_warp_std_vox: float = 16.0
@@ -51,11 +55,15 @@ class SmShapes:
     shape: Shape
     """Of the volume, voxels."""
     points: Shape
-    """Of the grid on which fields are made; its outermost points are the volume's outermost voxels."""
+    """Of the grid on which fields are made; its outermost points are the volume's outermost voxels.
+
+    """
     images: tuple[SmoothNoise, ...]
     """Per label, its noise image; lengths in steps of the grid of points."""
     warps: tuple[SmoothNoise, ...]
-    """Per label, the displacement of its image; lengths and values in steps of the grid of points."""
+    """Per label, the displacement of its image; lengths and values in steps of the grid of points.
+
+    """
 
     @property
     def label_count(self) -> int:
@@ -73,7 +81,9 @@ def sample_smshapes(config: SmShapesConfig, shape: Shape, generator: Generator) 
 
     def per_label(scales_vox: tuple[float, ...], stds: list[float]) -> tuple[SmoothNoise, ...]:
         scales = tuple(spacing * scale / step for spacing in scales_vox)
-        return tuple(SmoothNoise(scales_vox=scales, stds=tuple(stds), noise_seed=noise_seed(generator)) for _ in range(count))
+        return tuple(
+            SmoothNoise(scales_vox=scales, stds=tuple(stds), noise_seed=noise_seed(generator)) for _ in range(count)
+        )
 
     return SmShapes(
         shape=shape,
@@ -86,28 +96,28 @@ def sample_smshapes(config: SmShapesConfig, shape: Shape, generator: Generator) 
 def render_smshapes(params: SmShapes, device: torch.device | str = "cpu") -> Tensor:
     """Make the label volume.
 
-    Parameters
-    ----------
-    params : from :func:`sample_smshapes`.
+    Args:
+        params: From :func:`sample_smshapes`.
 
-    Returns
-    -------
-    (X, Y, Z) uint8: the label whose warped image is the brightest there. Label 0 is a shape like any other, and fills no more than they.
+    Returns:
+        (X, Y, Z) uint8: the label whose warped image is the brightest there. Label 0 is a shape
+        like any other, and fills no more than they.
 
-    References
-    ----------
-    Hoffmann et al., SynthMorph, TMI 2022, arXiv:2004.10282.
+    References:
+        Hoffmann et al., SynthMorph, TMI 2022, arXiv:2004.10282.
 
-    Notes
-    -----
-    Scales and stds are those of the authors' public demonstration (2D, 256²; others use them at 128³ as they are), where stds are shared
-    by all labels of a volume. The number of labels varies, where SynthMorph has 26 (App. B.6). A foreground mask belongs to the
-    label ensemble that this model takes the place of, so there is none: as in SynthMorph, the first shape plays the background,
-    and the appearance model may make it 0.
+    Notes:
+        Scales and stds are those of the authors' public demonstration (2D, 256²; others use them at
+        128³ as they are), where stds are shared by all labels of a volume. The number of labels
+        varies, where SynthMorph has 26 (App. B.6). A foreground mask belongs to the label ensemble
+        that this model takes the place of, so there is none: as in SynthMorph, the first shape
+        plays the background, and the appearance model may make it 0.
 
-    Ours: lengths scale with side/128, and warped images are made at points some voxels apart, of which there are eight between two
-    nodes of the finest grid, and interpolated linearly. At 128³ this needs an eighth of the lookups, and moves borders by a
-    fraction of a voxel. Labels take turns, so that no more than one image exists at a time.
+        Ours: lengths scale with side/128, and warped images are made at points some voxels apart,
+            of which there are eight between two
+        nodes of the finest grid, and interpolated linearly. At 128³ this needs an eighth of the
+        lookups, and moves borders by a fraction of a voxel. Labels take turns, so that no more than
+        one image exists at a time.
     """
     labels = torch.zeros(params.shape, dtype=torch.uint8, device=device)
     brightest = torch.full(params.shape, -math.inf, device=device)
@@ -174,7 +184,9 @@ def _warp(values, displacement, warped):
                 low_low = values[x0, y0, z0] + sz * (values[x0, y0, z0 + 1] - values[x0, y0, z0])
                 low_high = values[x0, y0 + 1, z0] + sz * (values[x0, y0 + 1, z0 + 1] - values[x0, y0 + 1, z0])
                 high_low = values[x0 + 1, y0, z0] + sz * (values[x0 + 1, y0, z0 + 1] - values[x0 + 1, y0, z0])
-                high_high = values[x0 + 1, y0 + 1, z0] + sz * (values[x0 + 1, y0 + 1, z0 + 1] - values[x0 + 1, y0 + 1, z0])
+                high_high = values[x0 + 1, y0 + 1, z0] + sz * (
+                    values[x0 + 1, y0 + 1, z0 + 1] - values[x0 + 1, y0 + 1, z0]
+                )
                 low = low_low + sy * (low_high - low_low)
                 high = high_low + sy * (high_high - high_low)
                 warped[x, y, z] = low + sx * (high - low)

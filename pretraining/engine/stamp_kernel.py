@@ -12,7 +12,8 @@ def stamp(labels, addresses, constants, tables, count, nx, ny, nz, BLOCK: tl.con
         labels: (nx, ny, nz) uint8, changed in place.
         addresses: (count,) int64, where the bits of each template begin.
         constants: (count, 3, 5) int32, see ``placement._constants``.
-        tables: (count, 3, nx + ny + nz) int32, contributions of each output index to the three coordinates.
+        tables: (count, 3, nx + ny + nz) int32, contributions of each output index to the three
+            coordinates.
         count: Number of templates.
     """
     voxel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)

@@ -1,4 +1,9 @@
-"""The whole of Figure 2: organ templates in, one label ensemble and two views of it out."""
+"""Figure 2: organ templates in, one label map and two views of it out.
+
+A sample is made in three steps. :func:`draw_sample` draws every parameter, :func:`render` turns
+them into volumes and draws nothing, and :func:`vary` applies the online augmentation. A sample is a
+pure function of (bank, config, seed, index).
+"""
 
 from __future__ import annotations
 
@@ -11,11 +16,11 @@ from torch import Tensor
 from pretraining.bank.template_bank import TemplateBank
 from pretraining.common.random import sample_generator
 from pretraining.engine.anatomy import AnatomyConfig, eligible_subjects
-from pretraining.engine.appearance import AppearanceConfig, apply_appearances, sample_appearance
+from pretraining.engine.appearance import Appearance, AppearanceConfig, apply_appearances, sample_appearance
 from pretraining.engine.ensemble import EnsembleConfig
 from pretraining.engine.execution import one_thread
-from pretraining.engine.label_models import LABEL_MODELS, LabelModelConfig, choose_label_model
-from pretraining.engine.online import OnlineConfig, apply_online, sample_online
+from pretraining.engine.label_models import LABEL_MODELS, Drawn, LabelModelConfig, choose_label_model
+from pretraining.engine.online import Online, OnlineConfig, apply_online, sample_online
 from pretraining.engine.smshapes import SmShapesConfig
 
 
@@ -40,7 +45,9 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         if self.side < 16 or self.side % 16:
-            raise ValueError(f"side must be a positive multiple of 16, as the backbone halves it four times, got {self.side}")
+            raise ValueError(
+                f"side must be a positive multiple of 16, as the backbone halves it four times, got {self.side}"
+            )
 
 
 class StoredPair(NamedTuple):
@@ -56,80 +63,124 @@ class Pair(NamedTuple):
     """One sample as training sees it."""
 
     labels: Tensor
-    """(X, Y, Z) uint8, 0 is background. To index with it, convert it first: PyTorch takes uint8 for a mask."""
+    """(X, Y, Z) uint8, 0 is background. To index with it, convert it first: PyTorch takes uint8 for
+    a mask.
+    """
     views: Tensor
     """(2, X, Y, Z) float32 in [0, 1]."""
 
 
-def synthesize_pair(bank: TemplateBank, config: EngineConfig, *, seed: int, index: int, device: torch.device | str = "cpu") -> Pair:
+class SampleDraw(NamedTuple):
+    """All random parameters of one stored sample."""
+
+    label_model: str
+    """A key of :data:`~pretraining.engine.label_models.LABEL_MODELS`."""
+    labels: Drawn
+    """Parameters of the label map (Fig. 2A)."""
+    views: tuple[Appearance, Appearance]
+    """Parameters of each view (Fig. 2B)."""
+
+
+def synthesize_pair(
+    bank: TemplateBank, config: EngineConfig, *, seed: int, index: int, device: torch.device | str = "cpu"
+) -> Pair:
     """Make sample ``index`` of the data set that (bank, config, seed) define.
 
-    The sample is a pure function of the arguments on a given device type: no global random state is read or changed, the number of
-    threads does not matter, and on CUDA the host never waits for the device. It equals :func:`vary` of the stored sample, read back
-    from disk or not.
+    Args:
+        bank: Organ templates.
+        config: Settings of the engine.
+        seed: Seed of the data set, in [0, 2**63).
+        index: Number of the sample, in [0, 2**63).
+        device: Where the sample is made. The noise differs between types of device.
 
-    Raises
-    ------
-    ValueError
-        If ``seed`` or ``index`` is no integer in [0, 2**63).
+    Returns:
+        The sample, on ``device``. It equals :func:`vary` of the stored sample, whether that was
+        kept in memory or on disk. No global random state is read or changed, the number of threads
+        does not matter, and a CUDA device is never waited for.
+
+    Raises:
+        ValueError: If ``seed`` or ``index`` is out of range.
     """
-    return vary(synthesize_stored(bank, config, seed=seed, index=index, device=device), config.online, seed=seed, draw=index)
+    return vary(
+        synthesize_stored(bank, config, seed=seed, index=index, device=device), config.online, seed=seed, draw=index
+    )
+
+
+def synthesize_stored(
+    bank: TemplateBank, config: EngineConfig, *, seed: int, index: int, device: torch.device | str = "cpu"
+) -> StoredPair:
+    """Make sample ``index`` as the paper stores it, before the online augmentation; arguments as for :func:`synthesize_pair`."""
+    return render(draw_sample(bank, config, seed=seed, index=index), bank, device)
 
 
 def check_bank(bank: TemplateBank, config: EngineConfig) -> None:
-    """Refuse a bank that cannot serve ``config`` before the first sample is asked for, which may be hours later in another process.
+    """Check that a bank can serve ``config`` before the first sample is needed, which may be hours later in another process.
 
-    Raises
-    ------
-    InputError
-        If real label maps are to be drawn and no subject of the bank has enough organs.
+    Raises:
+        InputError: If whole subjects are to be drawn and no subject of the bank has enough organs.
     """
     if config.labels.anatomy > 0:
         eligible_subjects(bank, config.anatomy)
 
 
+def draw_sample(bank: TemplateBank, config: EngineConfig, *, seed: int, index: int) -> SampleDraw:
+    """Draw the parameters of sample ``index``; see :func:`synthesize_pair` for the arguments.
+
+    Each part has a random stream of its own, so that drawing more for one part changes no other. A
+    label model's name is also the name of its stream: a mixture of models takes its samples from
+    the data sets of the single models.
+    """
+    label_model = choose_label_model(config.labels, sample_generator(seed, index, "label model"))
+    sample = LABEL_MODELS[label_model].sample
+    labels = sample(getattr(config, label_model), (config.side,) * 3, bank, sample_generator(seed, index, label_model))
+    view1, view2 = (
+        sample_appearance(config.appearance, labels.label_count, sample_generator(seed, index, stream))
+        for stream in ("view 1", "view 2")
+    )
+    return SampleDraw(label_model, labels, (view1, view2))
+
+
+def draw_variation(config: OnlineConfig, *, seed: int, draw: int) -> Online | None:
+    """Draw the online augmentation number ``draw``; None where ``config`` disables it."""
+    return sample_online(config, sample_generator(seed, draw, "online"))
+
+
 @one_thread()
 @torch.no_grad()
-def synthesize_stored(bank: TemplateBank, config: EngineConfig, *, seed: int, index: int, device: torch.device | str = "cpu") -> StoredPair:
-    """Make sample ``index`` up to where the paper stores it: labels (Fig. 2A) and two views of them (Fig. 2B).
+def render(drawn: SampleDraw, bank: TemplateBank, device: torch.device | str = "cpu") -> StoredPair:
+    """Turn parameters into a label map (Fig. 2A) and two views of it (Fig. 2B).
 
-    Raises
-    ------
-    ValueError
-        If ``seed`` or ``index`` is no integer in [0, 2**63).
+    Args:
+        drawn: From :func:`draw_sample`.
+        bank: The templates that ``drawn`` refers to.
+        device: Where to compute.
+
+    Returns:
+        The stored sample, on ``device``.
     """
-    # Training may ask for a sample inside its own autocast; that must not change the sample.
-    with torch.autocast(torch.device(device).type, enabled=False):
-        # A model's name is also the purpose of its draws: a mixture takes its samples from the models' own data sets.
-        name = choose_label_model(config.labels, sample_generator(seed, index, "label model"))
-        model = LABEL_MODELS[name]
-        drawn = model.sample(getattr(config, name), (config.side,) * 3, bank, sample_generator(seed, index, name))
-        labels = model.render(drawn, bank, device)
-        looks = [
-            sample_appearance(config.appearance, drawn.label_count, sample_generator(seed, index, purpose))
-            for purpose in ("view 1", "view 2")
-        ]
-        return StoredPair(labels, _to_bytes(apply_appearances(labels, looks)))
+    with torch.autocast(torch.device(device).type, enabled=False):  # the caller's autocast must not change the sample
+        labels = LABEL_MODELS[drawn.label_model].render(drawn.labels, bank, device)
+        return StoredPair(labels, _to_bytes(apply_appearances(labels, drawn.views)))
 
 
 @one_thread()
 @torch.no_grad()
 def vary(stored: StoredPair, config: OnlineConfig, *, seed: int, draw: int) -> Pair:
-    """Vary a stored sample by the online set (Fig. 12, red boxes), on its device.
+    """Apply the online augmentation (Fig. 12, red boxes) to a stored sample, on its device.
 
-    Parameters
-    ----------
-    stored : from :func:`synthesize_stored` or from disk.
-    draw : which of the many uses of stored samples this is, in [0, 2**63); with every draw the variation is another one.
+    Args:
+        stored: From :func:`render` or from disk.
+        config: Probabilities and ranges.
+        seed: Seed of the data set, in [0, 2**63).
+        draw: Number of this use of a stored sample, in [0, 2**63). Each number gives another
+            augmentation.
 
-    Raises
-    ------
-    ValueError
-        If ``seed`` or ``draw`` is no integer in [0, 2**63).
+    Raises:
+        ValueError: If ``seed`` or ``draw`` is out of range.
     """
     labels, views = stored
     with torch.autocast(labels.device.type, enabled=False):
-        variation = sample_online(config, sample_generator(seed, draw, "online"))
+        variation = draw_variation(config, seed=seed, draw=draw)
         return Pair(labels, views / 255) if variation is None else Pair(*apply_online(labels, views, variation))
 
 

@@ -1,4 +1,4 @@
-"""Views beside what they were before texture and artefacts: what denoising pretraining should restore (App. B.7)."""
+"""Targets for objectives without contrast: clean views to restore (App. B.7), and kinds of organ to segment."""
 
 from __future__ import annotations
 
@@ -11,14 +11,11 @@ from torch import Tensor
 
 from pretraining.bank.template_bank import TemplateBank
 from pretraining.common.errors import InputError
-from pretraining.common.random import sample_generator
-from pretraining.engine.appearance import min_max, sample_appearance
-from pretraining.engine.ensemble import Ensemble, sample_ensemble
+from pretraining.engine.appearance import min_max
+from pretraining.engine.ensemble import Ensemble
 from pretraining.engine.geometry import apply_geometry
-from pretraining.engine.label_models import LABEL_MODELS, choose_label_model
 from pretraining.engine.mixture import apply_mixture
-from pretraining.engine.online import sample_online
-from pretraining.engine.synthesis import EngineConfig, Pair, synthesize_pair, synthesize_stored, vary
+from pretraining.engine.synthesis import EngineConfig, Pair, draw_sample, draw_variation, render, vary
 
 
 class CleanPair(NamedTuple):
@@ -29,36 +26,35 @@ class CleanPair(NamedTuple):
     views: Tensor
     """(2, X, Y, Z) float32 in [0, 1]."""
     clean: Tensor
-    """(2, X, Y, Z) float32 in [0, 1]: each view's Gaussian mixture alone, flipped and mapped as the view was."""
+    """(2, X, Y, Z) float32 in [0, 1]: each view's Gaussian mixture alone, flipped and mapped as the
+    view was.
+    """
 
 
 @torch.no_grad()
 def synthesize_with_clean(
     bank: TemplateBank, config: EngineConfig, *, seed: int, index: int, device: torch.device | str = "cpu"
 ) -> CleanPair:
-    """Sample ``index`` as :func:`pretraining.engine.synthesis.synthesize_pair` makes it, and its mixtures once more.
+    """Make sample ``index`` as :func:`pretraining.engine.synthesis.synthesize_pair` does, with its clean views.
 
-    Notes
-    -----
-    A mixture's noise follows from a drawn seed: drawn and rendered again, it is the one under the view's artefacts.
+    Notes:
+        The noise of a mixture follows from a drawn seed, so rendering the same draw again gives the
+        mixture under the artefacts.
     """
+    drawn = draw_sample(bank, config, seed=seed, index=index)
     with torch.autocast(torch.device(device).type, enabled=False):
-        stored = synthesize_stored(bank, config, seed=seed, index=index, device=device)
-        name = choose_label_model(config.labels, sample_generator(seed, index, "label model"))
-        drawn = LABEL_MODELS[name].sample(getattr(config, name), (config.side,) * 3, bank, sample_generator(seed, index, name))
-        mixtures = [
-            sample_appearance(config.appearance, drawn.label_count, sample_generator(seed, index, purpose)).mixture
-            for purpose in ("view 1", "view 2")
-        ]
-        clean = torch.stack([min_max(apply_mixture(stored.labels, mixture).clamp_min_(0)) for mixture in mixtures])
-        variation = sample_online(config.online, sample_generator(seed, index, "online"))
+        stored = render(drawn, bank, device)
+        clean = torch.stack([min_max(apply_mixture(stored.labels, view.mixture).clamp_min_(0)) for view in drawn.views])
+        variation = draw_variation(config.online, seed=seed, draw=index)
         if variation is not None:
             clean = apply_geometry(stored.labels, clean, variation.geometry)[1]
         return CleanPair(*vary(stored, config.online, seed=seed, draw=index), clean)
 
 
 BACKGROUND, INSIDE, ENVELOPE, OTHER = range(4)
-"""Classes of their own: nothing, the foreground mask where no organ is, its envelope, and organs of rare kinds."""
+"""Classes of their own: nothing, the foreground mask where no organ is, its envelope, and organs of
+rare kinds.
+"""
 
 
 def class_count(kinds: int) -> int:
@@ -69,22 +65,28 @@ def class_count(kinds: int) -> int:
 def synthesize_classes(
     bank: TemplateBank, config: EngineConfig, *, seed: int, index: int, kinds: int, device: torch.device | str = "cpu"
 ) -> Pair:
-    """Sample ``index`` as :func:`pretraining.engine.synthesis.synthesize_pair` makes it, with classes for labels.
+    """Make sample ``index`` as :func:`pretraining.engine.synthesis.synthesize_pair` does, with classes as labels.
 
-    Parameters
-    ----------
-    kinds : how many kinds of organ have a class of their own, the most frequent ones of the bank.
+    Args:
+        bank: Organ templates.
+        config: Settings of the engine.
+        seed: Seed of the data set, in [0, 2**63).
+        index: Number of the sample, in [0, 2**63).
+        kinds: The most frequent ``kinds`` kinds of organ in the bank have a class each.
+        device: Where the sample is made.
 
-    Raises
-    ------
-    InputError
-        If labels don't all come from label ensembles: other models have no templates.
+    Raises:
+        InputError: If some labels do not come from label ensembles. Other label models have no
+            templates.
     """
-    if config.labels.smshapes or config.labels.anatomy:
-        raise InputError("classes are known of label ensembles only; set engine.labels.smshapes and engine.labels.anatomy to 0")
-    ensemble = sample_ensemble(config.ensemble, (config.side,) * 3, bank, sample_generator(seed, index, "ensemble"))
-    table = torch.tensor(classes_of(ensemble, [bank.entry(i).organ for i in ensemble.templates], frequent_kinds(bank)[:kinds]))
-    pair = synthesize_pair(bank, config, seed=seed, index=index, device=device)
+    drawn = draw_sample(bank, config, seed=seed, index=index)
+    if config.labels.smshapes or config.labels.anatomy or not isinstance(drawn.labels, Ensemble):
+        raise InputError(
+            "classes are known of label ensembles only; set engine.labels.smshapes and engine.labels.anatomy to 0"
+        )
+    organs = [bank.entry(i).organ for i in drawn.labels.templates]
+    table = torch.tensor(classes_of(drawn.labels, organs, frequent_kinds(bank)[:kinds]))
+    pair = vary(render(drawn, bank, device), config.online, seed=seed, draw=index)
     classes = table.to(torch.uint8).to(pair.labels.device).index_select(0, pair.labels.flatten().int())
     return Pair(classes.view(pair.labels.shape), pair.views)
 

@@ -76,13 +76,16 @@ class DatasetJson:
         """Refuse regions without numbers, which ``regions_class_order`` holds: what nnU-Net writes for each of the foreground's regions.
 
         Raises:
-            InputError: Unless there is one for each region, in the order of the regions, and it is one of the region's own.
+            InputError: Unless there is one for each region, in the order of the regions, and it is
+                one of the region's own.
         """
         order, regions = self.content.get("regions_class_order"), self.foreground
         if (
             not isinstance(order, Sequence)
             or len(order) != len(regions)
-            or not all(_is_number(number) and number in its for number, its in zip(order, regions.values(), strict=True))
+            or not all(
+                _is_number(number) and number in its for number, its in zip(order, regions.values(), strict=True)
+            )
         ):
             raise self._refusal(f"regions_class_order with one number of each of the {len(regions)} regions", order)
 
@@ -133,7 +136,8 @@ def parse_labels(labels: Any, where: str, *, older: bool = False) -> Labels:
     Args:
         labels: {name: number}, or {name: [numbers]} for nnU-Net's regions.
         where: The file, for messages.
-        older: Whether {"number": name}, as datasets before nnU-Net's second version have it, and numbers as texts will do, too.
+        older: Whether {"number": name}, as datasets before nnU-Net's second version have it, and
+            numbers as texts will do, too.
 
     Raises:
         InputError: If it is anything else.

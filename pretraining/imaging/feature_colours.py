@@ -20,9 +20,11 @@ class FeatureColours:
     def __init__(self, sample: Tensor) -> None:
         self._mean = sample.mean(1, keepdim=True)
         centred = (sample - self._mean).double()
-        # The covariance is small and symmetric: its eigenvectors are the principal axes, the greatest last.
+        # The covariance is small and symmetric: its eigenvectors are the principal axes, the
+        # greatest last.
         axes = torch.linalg.eigh(centred @ centred.T).eigenvectors[:, -3:].flip(1)
-        # The sign of an axis is arbitrary; fix it, so that colours do not flip from picture to picture.
+        # The sign of an axis is arbitrary; fix it, so that colours do not flip from picture to
+        # picture.
         self._axes = (axes * axes.sum(0).sign()).float()
         self._range = (self._axes.T @ (sample - self._mean)).quantile(torch.tensor(RANGE), dim=1)[..., None]
 

@@ -1,9 +1,10 @@
 """Grids of voxels in space: which are the same, what lies on them, and how an image gets from one to another.
 
-The project has one axis convention, and it is this one. Tensors have the axes X, Y, Z in the order of SimpleITK's indices, channels
-before them. Arrays of SimpleITK have the axes Z, Y, X, and are transposed. Positions in space are those of ITK and DICOM: millimetres,
-LPS (x grows to the patient's left, y to the back, z to the head). A displacement pulls: the moved image at voxel ``p`` is the moving
-image at ``p + u(p)``, with components along X, Y and Z in voxels of the fixed grid.
+The project has one axis convention, and it is this one. Tensors have the axes X, Y, Z in the order
+of SimpleITK's indices, channels before them. Arrays of SimpleITK have the axes Z, Y, X, and are
+transposed. Positions in space are those of ITK and DICOM: millimetres, LPS (x grows to the
+patient's left, y to the back, z to the head). A displacement pulls: the moved image at voxel ``p``
+is the moving image at ``p + u(p)``, with components along X, Y and Z in voxels of the fixed grid.
 """
 
 from __future__ import annotations
@@ -20,13 +21,19 @@ from pretraining.common.errors import InputError
 from pretraining.imaging.limits import check_spacing
 
 SAME_GRID_VOX = 1e-3
-"""Greatest distance between corresponding corners of two grids that are the same, voxels; rounding to single precision leaves less."""
+"""Greatest distance between corresponding corners of two grids that are the same, voxels; rounding
+to single precision leaves less.
+"""
 ROUNDED_HEADERS_VOX = 0.1
-"""The same for headers of one grid from different programs or scanners, whose numbers are rounded to a few decimals."""
+"""The same for headers of one grid from different programs or scanners, whose numbers are rounded
+to a few decimals.
+"""
 ISOTROPIC = 1.5
 """Greatest ratio of spacings along a grid's axes that still counts as isotropic."""
 LARGEST_FIELD = 256**3
-"""Voxels of a displacement field that is written: between them it is linear, and it was never finer than that."""
+"""Voxels of a displacement field that is written: between them it is linear, and it was never finer
+than that.
+"""
 _FWHM = 2.355
 """Full width at half maximum of a Gaussian, in standard deviations."""
 
@@ -44,7 +51,12 @@ class Grid:
     @classmethod
     def of(cls, image: sitk.Image) -> Grid:
         """The grid of a 3D image."""
-        return cls(size=image.GetSize(), spacing_mm=image.GetSpacing(), origin_mm=image.GetOrigin(), direction=image.GetDirection())
+        return cls(
+            size=image.GetSize(),
+            spacing_mm=image.GetSpacing(),
+            origin_mm=image.GetOrigin(),
+            direction=image.GetDirection(),
+        )
 
     @property
     def steps_mm(self) -> np.ndarray:
@@ -58,8 +70,8 @@ def same_grid(first: sitk.Image | Grid, second: sitk.Image | Grid, *, within_vox
     Args:
         first: A 3D image, or a grid.
         second: Likewise.
-        within_vox: Greatest distance of corresponding voxels along any axis, voxels of ``second``; see :data:`SAME_GRID_VOX` and
-            :data:`ROUNDED_HEADERS_VOX`.
+        within_vox: Greatest distance of corresponding voxels along any axis, voxels of ``second``;
+            see :data:`SAME_GRID_VOX` and :data:`ROUNDED_HEADERS_VOX`.
     """
     first, second = (grid if isinstance(grid, Grid) else Grid.of(grid) for grid in (first, second))
     return tuple(first.size) == tuple(second.size) and corner_distance_vox(first, second) <= within_vox
@@ -108,7 +120,12 @@ def index_to_mm(grid: sitk.Image) -> np.ndarray:
 
 
 def resample_image(
-    image: sitk.Image, grid: sitk.Image, transform: sitk.Transform | None = None, *, nearest: bool = False, outside: float | None = None
+    image: sitk.Image,
+    grid: sitk.Image,
+    transform: sitk.Transform | None = None,
+    *,
+    nearest: bool = False,
+    outside: float | None = None,
 ) -> sitk.Image:
     """The image on another grid, through a transform that takes points of the grid to points of the image.
 
@@ -136,7 +153,8 @@ def resample_isotropic(image: sitk.Image, spacing_mm: float) -> sitk.Image:
         float32 image; no voxel lies beyond the old ones.
 
     Raises:
-        InputError: For a spacing that no grid can have, or that makes more voxels than ITK can count.
+        InputError: For a spacing that no grid can have, or that makes more voxels than ITK can
+            count.
     """
     check_spacing(spacing_mm)
     image = sitk.Cast(image, sitk.sitkFloat32)
@@ -146,12 +164,16 @@ def resample_isotropic(image: sitk.Image, spacing_mm: float) -> sitk.Image:
         raise InputError(f"a spacing of {spacing_mm:g} mm makes {new_size.tolist()} voxels; name a larger one")
     variance = np.maximum(0, spacing_mm**2 - old**2) / _FWHM**2
     if variance.any():
-        image = sitk.DiscreteGaussian(image, variance.tolist(), int(np.ceil(8 * np.sqrt(variance) / old).max()) + 1, 0.01, True)
+        image = sitk.DiscreteGaussian(
+            image, variance.tolist(), int(np.ceil(8 * np.sqrt(variance) / old).max()) + 1, 0.01, True
+        )
     first = (size * old - new_size * spacing_mm + spacing_mm) / (2 * old) - 0.5
     origin = image.TransformContinuousIndexToPhysicalPoint(first.tolist())
     outside = float(sitk.GetArrayViewFromImage(image).min())
     spacing = [float(spacing_mm)] * 3
-    return sitk.Resample(image, new_size.tolist(), sitk.Transform(), sitk.sitkLinear, origin, spacing, image.GetDirection(), outside)
+    return sitk.Resample(
+        image, new_size.tolist(), sitk.Transform(), sitk.sitkLinear, origin, spacing, image.GetDirection(), outside
+    )
 
 
 def coverage(image: sitk.Image, grid: sitk.Image, transform: sitk.Transform | None = None) -> Tensor:
@@ -161,12 +183,15 @@ def coverage(image: sitk.Image, grid: sitk.Image, transform: sitk.Transform | No
     return image_tensor(resample_image(everywhere, grid, transform, nearest=True))
 
 
-def near_isotropic_grid(image: sitk.Image, *, spacing_mm: float | None = None, at_most_voxels: int | None = None) -> sitk.Image:
+def near_isotropic_grid(
+    image: sitk.Image, *, spacing_mm: float | None = None, at_most_voxels: int | None = None
+) -> sitk.Image:
     """A grid over the same box, from the first voxel's centre to the last's at least.
 
     Args:
         image: Any image on the grid to begin with.
-        spacing_mm: Along all axes; by default the image's own grid, if its axes differ by at most 1.5 times, else its finest spacing.
+        spacing_mm: Along all axes; by default the image's own grid, if its axes differ by at most
+            1.5 times, else its finest spacing.
         at_most_voxels: Where the grid would have more, it is made coarser.
 
     Returns:

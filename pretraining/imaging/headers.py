@@ -55,15 +55,20 @@ class VolumeHeader:
     """What a header claims; nothing of it has been judged.
 
     Attributes:
-        size: Voxels along each axis of space and time, X first; axes of length 1 beyond the third are left out.
+        size: Voxels along each axis of space and time, X first; axes of length 1 beyond the third
+            are left out.
         values: Numbers in a voxel.
         spacing_mm: Along the first three axes or fewer.
-        origin_mm: Centre of the first voxel, in the format's own frame; empty where the header says nothing.
-        dtype: Of the numbers, in the file's byte order; None for a type or an encoding that is not looked into.
+        origin_mm: Centre of the first voxel, in the format's own frame; empty where the header says
+            nothing.
+        dtype: Of the numbers, in the file's byte order; None for a type or an encoding that is not
+            looked into.
         compression: Of the voxels; ``other`` is not looked into.
         data: The file with the voxels; None if they are spread over several files.
-        offset: Bytes before the voxels, once decompressed for NIfTI; -1 for voxels at the end of the file.
-        transforms: NIfTI's ``sform`` and ``qform``, (4, 4) voxels to RAS mm, those whose codes say that they hold.
+        offset: Bytes before the voxels, once decompressed for NIfTI; -1 for voxels at the end of
+            the file.
+        transforms: NIfTI's ``sform`` and ``qform``, (4, 4) voxels to RAS mm, those whose codes say
+            that they hold.
         is_nifti: Whether orientation and pairs of files are those of NIfTI.
         is_analyze: Whether it is an older file than NIfTI, which knows no orientation.
     """
@@ -125,14 +130,32 @@ def _nifti(path: Path) -> VolumeHeader:
     try:
         (length,) = struct.unpack_from(f"{order}i", content)
         if length == 348:
-            dims, (kind, bits) = struct.unpack_from(f"{order}8h", content, 40), struct.unpack_from(f"{order}2h", content, 70)
-            pixdim, (offset,) = struct.unpack_from(f"{order}8f", content, 76), struct.unpack_from(f"{order}f", content, 108)
-            codes, axes = struct.unpack_from(f"{order}2h", content, 252), struct.unpack_from(f"{order}18f", content, 256)
+            dims, (kind, bits) = (
+                struct.unpack_from(f"{order}8h", content, 40),
+                struct.unpack_from(f"{order}2h", content, 70),
+            )
+            pixdim, (offset,) = (
+                struct.unpack_from(f"{order}8f", content, 76),
+                struct.unpack_from(f"{order}f", content, 108),
+            )
+            codes, axes = (
+                struct.unpack_from(f"{order}2h", content, 252),
+                struct.unpack_from(f"{order}18f", content, 256),
+            )
             magic = content[344:347]
         elif length == _NIFTI_BYTES:
-            dims, (kind, bits) = struct.unpack_from(f"{order}8q", content, 16), struct.unpack_from(f"{order}2h", content, 12)
-            pixdim, (offset,) = struct.unpack_from(f"{order}8d", content, 104), struct.unpack_from(f"{order}q", content, 168)
-            codes, axes = struct.unpack_from(f"{order}2i", content, 344), struct.unpack_from(f"{order}18d", content, 352)
+            dims, (kind, bits) = (
+                struct.unpack_from(f"{order}8q", content, 16),
+                struct.unpack_from(f"{order}2h", content, 12),
+            )
+            pixdim, (offset,) = (
+                struct.unpack_from(f"{order}8d", content, 104),
+                struct.unpack_from(f"{order}q", content, 168),
+            )
+            codes, axes = (
+                struct.unpack_from(f"{order}2i", content, 344),
+                struct.unpack_from(f"{order}18d", content, 352),
+            )
             magic = content[4:7]
         else:
             raise Rejected(_DAMAGED_NIFTI)
@@ -267,7 +290,9 @@ def _metaimage(path: Path) -> VolumeHeader:
         size = [int(side) for side in fields["DimSize"].split()]
         values = int(fields.get("ElementNumberOfChannels", 1))
         header_bytes = int(fields.get("HeaderSize", 0))
-        spacing = [float(mm) for mm in fields.get("ElementSpacing", fields.get("ElementSize", "")).split()] or [1.0] * len(size)
+        spacing = [float(mm) for mm in fields.get("ElementSpacing", fields.get("ElementSize", "")).split()] or [
+            1.0
+        ] * len(size)
         origin = next((fields[name] for name in ("Offset", "Position", "Origin") if name in fields), "")
         origin_mm = tuple(float(mm) for mm in origin.split())
         if not size or min(size) < 1 or values < 1:
@@ -285,7 +310,11 @@ def _metaimage(path: Path) -> VolumeHeader:
         spacing_mm=tuple(spacing[:3]),
         origin_mm=origin_mm[:3],
         dtype=np.dtype((">" if big else "<") + kind) if kind and is_binary else None,
-        compression="other" if several or not is_binary else "zlib" if _is_true(fields.get("CompressedData", "False")) else "none",
+        compression="other"
+        if several or not is_binary
+        else "zlib"
+        if _is_true(fields.get("CompressedData", "False"))
+        else "none",
         data=None if several else path if named.upper() == "LOCAL" else path.parent / named,
         offset=header_bytes or (offset if named.upper() == "LOCAL" else 0),
     )

@@ -1,8 +1,9 @@
 """Judge an image file before ITK repairs it.
 
-ITK's readers fill in what a NIfTI file lacks, turn its NaN into 0 and a spacing of 0 into 1 mm, compare no checksum of compressed
-voxels, and take the memory that a header claims before they look at the file. Every entrance asks here first, so that a file
-gets the same verdict, in the same words, wherever it is named.
+ITK's readers fill in what a NIfTI file lacks, turn its NaN into 0 and a spacing of 0 into 1 mm,
+compare no checksum of compressed voxels, and take the memory that a header claims before they look
+at the file. Every entrance asks here first, so that a file gets the same verdict, in the same
+words, wherever it is named.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def check_file(path: Path) -> VolumeHeader | None:
         path: An image file of any format.
 
     Returns:
-        Its header; None for formats other than NIfTI, NRRD and MetaImage, which nothing is known of here.
+        Its header; None for formats other than NIfTI, NRRD and MetaImage, which nothing is known of
+        here.
 
     Raises:
         Rejected: As :func:`check_header` and :func:`check_voxels`.
@@ -49,15 +51,17 @@ def check_header(header: VolumeHeader) -> None:
     """Refuse claims that cannot be true, before any memory is taken for them.
 
     Raises:
-        Rejected: For spacings and places that are not finite or not sane, more voxels than any scan has, and more than the file
-            can hold or the memory take.
+        Rejected: For spacings and places that are not finite or not sane, more voxels than any scan
+            has, and more than the file can hold or the memory take.
     """
     low, high = SANE_SPACING_MM
     if not all(low <= mm <= high for mm in header.spacing_mm):  # NaN fails here too
         raise Rejected(f"spacing of {_by(header.spacing_mm)} mm, expected {low:g} to {high:g} mm; mend its header")
     if not all(abs(mm) <= LARGEST_ORIGIN_MM for mm in header.origin_mm):
         place = ", ".join(f"{mm:g}" for mm in header.origin_mm[:3])
-        raise Rejected(f"its first voxel lies at ({place}) mm, expected at most {LARGEST_ORIGIN_MM:g} mm from 0; mend its header")
+        raise Rejected(
+            f"its first voxel lies at ({place}) mm, expected at most {LARGEST_ORIGIN_MM:g} mm from 0; mend its header"
+        )
     if not all(np.isfinite(transform).all() for transform in header.transforms.values()):
         raise Rejected("its header holds NaN or infinity; mend it")
     if header.voxels > LARGEST_VOXELS:
@@ -74,8 +78,12 @@ def check_header(header: VolumeHeader) -> None:
     there = size - max(header.offset, 0) if header.compression == "none" else LARGEST_INFLATION * size
     if there < claimed:
         if header.compression == "none":
-            raise Rejected(f"cut short: {claimed - max(there, 0):,} of {claimed:,} bytes of voxels are missing; {_AGAIN}")
-        raise Rejected(f"cut short: {size:,} compressed bytes cannot hold the {claimed:,} bytes that its header claims; {_AGAIN}")
+            raise Rejected(
+                f"cut short: {claimed - max(there, 0):,} of {claimed:,} bytes of voxels are missing; {_AGAIN}"
+            )
+        raise Rejected(
+            f"cut short: {size:,} compressed bytes cannot hold the {claimed:,} bytes that its header claims; {_AGAIN}"
+        )
     if (free := psutil.virtual_memory().available) < claimed:
         raise Rejected(f"its voxels take {format_bytes(claimed)}B of memory, but there is {format_bytes(free)}B")
 
@@ -129,7 +137,9 @@ def require_volume(header: VolumeHeader) -> None:
     """
     expected = "expected three dimensions and one real number in a voxel"
     if len(header.size) > 3:
-        raise Rejected(f"{len(header.size)}D: {math.prod(header.size[3:])} volumes in one file, {expected}; extract one")
+        raise Rejected(
+            f"{len(header.size)}D: {math.prod(header.size[3:])} volumes in one file, {expected}; extract one"
+        )
     if len(header.size) < 3:
         raise Rejected(f"2D image of {_by(header.size)} voxels, {expected}")
     if header.values != 1:

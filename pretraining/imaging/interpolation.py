@@ -9,7 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def interpolate_at(volume: Tensor, position: Tensor | Sequence[Tensor], *, mode: str = "bilinear", beyond: str = "zeros") -> Tensor:
+def interpolate_at(
+    volume: Tensor, position: Tensor | Sequence[Tensor], *, mode: str = "bilinear", beyond: str = "zeros"
+) -> Tensor:
     """Look up values between voxels.
 
     Args:
@@ -22,11 +24,13 @@ def interpolate_at(volume: Tensor, position: Tensor | Sequence[Tensor], *, mode:
         (C, x, y, z).
 
     Notes:
-        Some places look up values in other ways, each for its own reason. On a CPU, :mod:`pretraining.engine.resample` and
-        :mod:`pretraining.engine.smshapes` have compiled loops, which take less time and give the samples of a seed their bits, and
-        :mod:`nnunet_anatomix.registration.solvers.dissimilarity` has one that makes the derivative in the same pass.
-        :func:`nnunet_anatomix.finetuning.augmentation.affine.warp_affine` and the demo's anatomy count in half sides from the middle, so that
-        positions in voxels would round their results differently.
+        Some places look up values in other ways, each for its own reason. On a CPU,
+        :mod:`pretraining.engine.resample` and :mod:`pretraining.engine.smshapes` have compiled
+        loops, which take less time and give the samples of a seed their bits, and
+        :mod:`nnunet_anatomix.registration.solvers.dissimilarity` has one that makes the derivative
+        in the same pass. :func:`nnunet_anatomix.finetuning.augmentation.affine.warp_affine` and the
+        demo's anatomy count in half sides from the middle, so that positions in voxels would round
+        their results differently.
     """
     # grid_sample counts axes from the last, and the outermost voxels' centres lie at -1 and 1.
     scaled = [place * (2 / max(side - 1, 1)) - 1 for place, side in zip(position, volume.shape[1:], strict=True)]
@@ -34,5 +38,7 @@ def interpolate_at(volume: Tensor, position: Tensor | Sequence[Tensor], *, mode:
     # PyTorch's CPU code shares volumes of a batch among threads, but not the voxels of one.
     parts = torch.get_num_threads() if volume.device.type == "cpu" and len(grid) % torch.get_num_threads() == 0 else 1
     grid = grid.view(parts, -1, *grid.shape[1:])
-    values = functional.grid_sample(volume.expand(parts, *volume.shape), grid, mode=mode, padding_mode=beyond, align_corners=True)
+    values = functional.grid_sample(
+        volume.expand(parts, *volume.shape), grid, mode=mode, padding_mode=beyond, align_corners=True
+    )
     return values.movedim(0, 1).flatten(1, 2)

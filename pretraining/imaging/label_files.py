@@ -22,12 +22,14 @@ SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 LABEL_LIMIT = 2000
 """A file with more distinct values is taken for an intensity image."""
 FEW_VALUES = 32
-"""A file with at most so many distinct values besides 0 is taken for a label map without looking at neighbours."""
+"""A file with at most so many distinct values besides 0 is taken for a label map without looking at
+neighbours.
+"""
 LEAST_AGREEMENT = 0.5
-"""A file with more values of which fewer neighbours than this share are equal (:func:`agreement`) is taken for a scan.
-
-Measured: real label maps with 41 to 312 values have .80 or more, and the one with the least (158 regions of a brain at 1 mm) still
-.51 if only every fourth voxel of each axis is kept; scans stored as whole numbers have .44 or less.
+"""A file with more values of which fewer neighbours than this share are equal (:func:`agreement`)
+is taken for a scan. Measured: real label maps with 41 to 312 values have .80 or more, and the one
+with the least (158 regions of a brain at 1 mm) still .51 if only every fourth voxel of each axis is
+kept; scans stored as whole numbers have .44 or less.
 """
 CHUNK = 2**22
 """Voxels that are looked at in one go."""
@@ -74,9 +76,9 @@ def read_labels(path: Path) -> LabelMap:
     """Read one label file.
 
     Raises:
-        Rejected: If it is damaged or cannot be read (see :mod:`pretraining.imaging.integrity`), or is no label map: not
-            three-dimensional, with fractions, negative values or too many values, or with many values that differ from voxel to
-            voxel.
+        Rejected: If it is damaged or cannot be read (see :mod:`pretraining.imaging.integrity`), or
+            is no label map: not three-dimensional, with fractions, negative values or too many
+            values, or with many values that differ from voxel to voxel.
     """
     # Imported here, since a machine that only opens banks needs no SimpleITK.
     from pretraining.imaging.scans import load_image
@@ -92,7 +94,8 @@ def label_map(image: sitk.Image) -> LabelMap:
     """
     import SimpleITK
 
-    # Transposed, so that axes come as X, Y, Z; a view, and the memory behind it is read in its own order below.
+    # Transposed, so that axes come as X, Y, Z; a view, and the memory behind it is read in its own
+    # order below.
     voxels = SimpleITK.GetArrayViewFromImage(image)
     low, high = voxels.min(), voxels.max()
     if not (np.isfinite(low) and np.isfinite(high)):
@@ -125,7 +128,8 @@ def agreement(labels: np.ndarray) -> float:
         labels: (X, Y, Z) whole numbers, 0 is background.
 
     Notes:
-        Pairs with background are left out: sheets and tubes one voxel thick, which have many of them, agree like any other
+        Pairs with background are left out: sheets and tubes one voxel thick, which have many of
+            them, agree like any other
         label map.
     """
     equal = pairs = 0
@@ -133,7 +137,8 @@ def agreement(labels: np.ndarray) -> float:
     for start in range(0, labels.shape[0], step):
         part = labels[start : start + step + 1]
         for axis in range(3):
-            # The last slice is there for its neighbours in the first axis alone, it is the next part's first.
+            # The last slice is there for its neighbours in the first axis alone, it is the next
+            # part's first.
             lines = part if axis == 0 else part[:step]
             one, other = (np.moveaxis(lines, axis, 0)[where] for where in (slice(None, -1), slice(1, None)))
             both = (one != 0) & (other != 0)
@@ -145,10 +150,8 @@ def agreement(labels: np.ndarray) -> float:
 def resample_nearest(labels: np.ndarray, spacing_mm: tuple[float, ...], wanted_mm: float) -> np.ndarray:
     """Resample (X, Y, Z) to a cubic voxel size by nearest lookup; both grids cover the same box.
 
-    Raises
-    ------
-    Rejected
-        If the result would be larger than any scan.
+    Raises:
+        Rejected: If the result would be larger than any scan.
     """
     if np.allclose(spacing_mm, wanted_mm, rtol=1e-3, atol=0):
         return labels

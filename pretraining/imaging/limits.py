@@ -36,4 +36,6 @@ def check_window(window: tuple[float, float] | None, name: str = "clip") -> None
         InputError: Unless there are two finite numbers, the lower one first.
     """
     if window is not None and not -math.inf < window[0] < window[1] < math.inf:
-        raise InputError(f"{name}: expected two finite intensities, the lower one first, found {window[0]:g} and {window[1]:g}")
+        raise InputError(
+            f"{name}: expected two finite intensities, the lower one first, found {window[0]:g} and {window[1]:g}"
+        )

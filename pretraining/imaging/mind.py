@@ -22,8 +22,9 @@ _PAIRS = (
     ((1, 0, 0), (0, 0, -1)),
     ((0, 0, 1), (-1, 0, 0)),
 )
-"""The pairs of the six neighbours that are not opposite each other, sqrt(2) apart; in the order of the authors' programs, so that
-descriptors can be compared channel by channel."""
+"""The pairs of the six neighbours that are not opposite each other, sqrt(2) apart; in the order of
+the authors' programs, so that descriptors can be compared channel by channel.
+"""
 CHANNELS = len(_PAIRS)
 _VARIANCE_RANGE = (1e-3, 1e3)
 """Bounds of the local variance, in units of its mean over the volume."""
@@ -33,30 +34,29 @@ _VARIANCE_RANGE = (1e-3, 1e3)
 def mind_ssc(image: Tensor, *, radius: int = 1, dilation: int = 2) -> Tensor:
     """Self-similarity context of every voxel.
 
-    Around each voxel, the six neighbours at distance ``dilation`` form 12 pairs. A channel is exp(-D / V): D is the mean squared
-    difference of the two patches around a pair's neighbours, less the smallest D of the voxel, and V the mean D of the voxel,
-    bounded by 1/1000 and 1000 times its mean over the volume.
+    Around each voxel, the six neighbours at distance ``dilation`` form 12 pairs. A channel is
+    exp(-D / V): D is the mean squared difference of the two patches around a pair's neighbours,
+    less the smallest D of the voxel, and V the mean D of the voxel, bounded by 1/1000 and 1000
+    times its mean over the volume.
 
-    Parameters
-    ----------
-    image : (X, Y, Z) or (B, 1, X, Y, Z), any range: an affine change of the intensities changes nothing.
-    radius : patches have 2 * radius + 1 voxels a side.
-    dilation : distance of the neighbours, voxels.
+    Args:
+        image: (X, Y, Z) or (B, 1, X, Y, Z), any range: an affine change of the intensities changes
+            nothing.
+        radius: Patches have 2 * radius + 1 voxels a side.
+        dilation: Distance of the neighbours, voxels.
 
-    Returns
-    -------
-    (12, X, Y, Z) or (B, 12, X, Y, Z) float32 in (0, 1], on the device of ``image``; 1 everywhere where the image is constant. Borders are
-    repeated outwards. Besides the result, about five volumes are held at a time.
+    Returns:
+        (12, X, Y, Z) or (B, 12, X, Y, Z) float32 in (0, 1], on the device of ``image``; 1
+        everywhere where the image is constant. Borders are repeated outwards. Besides the result,
+        about five volumes are held at a time.
 
-    Raises
-    ------
-    ValueError
-        For another shape, a negative radius or a dilation below 1.
+    Raises:
+        ValueError: For another shape, a negative radius or a dilation below 1.
 
-    References
-    ----------
-    Heinrich et al., Towards Realtime Multimodal Fusion for Image-Guided Interventions Using Self-Similarities, MICCAI 2013;
-    Heinrich et al., MIND: Modality Independent Neighbourhood Descriptor, Medical Image Analysis 16(7), 2012.
+    References:
+        Heinrich et al., Towards Realtime Multimodal Fusion for Image-Guided Interventions Using
+        Self-Similarities, MICCAI 2013; Heinrich et al., MIND: Modality Independent Neighbourhood
+        Descriptor, Medical Image Analysis 16(7), 2012.
     """
     if not (image.ndim == 3 or (image.ndim == 5 and image.shape[1] == 1)):
         raise ValueError(f"expected (X, Y, Z) or (B, 1, X, Y, Z), got {tuple(image.shape)}")
@@ -68,19 +68,20 @@ def mind_ssc(image: Tensor, *, radius: int = 1, dilation: int = 2) -> Tensor:
 
 
 @torch.no_grad()
-def pooled_mind_ssc(image: Tensor, pool: int, *, radius: int = 1, dilation: int = 2, out: Tensor | None = None) -> Tensor:
+def pooled_mind_ssc(
+    image: Tensor, pool: int, *, radius: int = 1, dilation: int = 2, out: Tensor | None = None
+) -> Tensor:
     """:func:`mind_ssc`, averaged over cubes of ``pool`` voxels, without ever holding its channels at full resolution.
 
-    Parameters
-    ----------
-    image : (X, Y, Z), at least ``pool`` voxels along every axis.
-    pool : side of the cubes, voxels; what does not fill a cube at the end of an axis is left out.
-    radius, dilation : see :func:`mind_ssc`.
-    out : where to write the result; a new tensor if left out.
+    Args:
+        image: (X, Y, Z), at least ``pool`` voxels along every axis.
+        pool: Side of the cubes, voxels; what does not fill a cube at the end of an axis is left
+            out.
+        radius, dilation: See :func:`mind_ssc`.
+        out: Where to write the result; a new tensor if left out.
 
-    Returns
-    -------
-    (12, X // pool, Y // pool, Z // pool) float32.
+    Returns:
+        (12, X // pool, Y // pool, Z // pool) float32.
     """
     if out is None:
         out = image.new_empty((CHANNELS, *(side // pool for side in image.shape)), dtype=torch.float32)
@@ -89,7 +90,8 @@ def pooled_mind_ssc(image: Tensor, pool: int, *, radius: int = 1, dilation: int 
     distances = _Distances(image, radius, dilation)
     thickness = pool * max(1, _AT_ONCE // (pool * image[0].numel()))
     slabs = [(first, min(first + thickness, len(image))) for first in range(0, len(image), thickness)]
-    # Twice through the volume: the typical variance must be known before any voxel can be described.
+    # Twice through the volume: the typical variance must be known before any voxel can be
+    # described.
     totals = (distances.of_planes(*slab).mean(dim=0).sum(dtype=torch.float64) for slab in slabs)
     typical = reduce(torch.add, totals) / image.numel()
     for first, last in slabs:
@@ -123,7 +125,11 @@ class _Distances:
             sides = (high - low, *self._shape[1:])
             starts[0] += low
             return self._padded[
-                (slice(None), slice(None), *(slice(start, start + side) for start, side in zip(starts, sides, strict=True)))
+                (
+                    slice(None),
+                    slice(None),
+                    *(slice(start, start + side) for start, side in zip(starts, sides, strict=True)),
+                )
             ]
 
         distances = self._padded.new_empty((CHANNELS, last - first, *self._shape[1:]))

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 RejectionKind = Literal["empty", "small", "unusable"]
-"""``empty`` and ``small`` are what every large set of masks has; ``unusable`` is what somebody should look at."""
+"""``empty`` and ``small`` are what every large set of masks has; ``unusable`` is what somebody
+should look at.
+"""
 
 
 class Unusable(Exception):
@@ -24,7 +26,9 @@ def unreadable(error: Exception) -> Rejected:
     """Put the one line of a reader's error that says something into a reason."""
     if isinstance(error, OSError) and error.strerror:
         return Rejected(f"unreadable ({error.strerror})")
-    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("Reason: No such file")]
+    lines = [
+        line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("Reason: No such file")
+    ]
     said = lines[-1] if lines else type(error).__name__
     # ITK names the address of the reader, which is another one each time.
     said = said.removeprefix("sitk::ERROR: ").removeprefix("ITK ERROR: ")

@@ -28,10 +28,12 @@ def load_image(path: Path, *, vectors: bool = False) -> tuple[sitk.Image, str]:
 
     Args:
         path: Any format of ITK's.
-        vectors: Whether more will do than one volume with one real number in a voxel: a displacement field, say.
+        vectors: Whether more will do than one volume with one real number in a voxel: a
+            displacement field, say.
 
     Returns:
-        The image, without axes of length 1 beyond the third, and a note on its orientation: which of two placements in a NIfTI header
+        The image, without axes of length 1 beyond the third, and a note on its orientation: which
+            of two placements in a NIfTI header
         was taken, or nothing.
 
     Raises:
@@ -45,7 +47,9 @@ def load_image(path: Path, *, vectors: bool = False) -> tuple[sitk.Image, str]:
             image = sitk.ReadImage(str(path))
     except (OSError, RuntimeError) as error:
         if header is not None and is_sheared_alone(header):
-            raise Rejected("its axes are not at right angles (sheared); resample it to such a grid, or mend its header") from None
+            raise Rejected(
+                "its axes are not at right angles (sheared); resample it to such a grid, or mend its header"
+            ) from None
         raise unreadable(error) from None
     while image.GetDimension() > 3 and image.GetSize()[-1] == 1:
         image = image[..., 0]
@@ -83,14 +87,16 @@ def validate_scan(image: sitk.Image, role: str) -> sitk.Image:
         role: What it is, for messages.
 
     Raises:
-        InputError: For anything but three axes of at least 2 voxels and one channel, directions that are not at right angles, voxels
-            that are not numbers, or a constant image.
+        InputError: For anything but three axes of at least 2 voxels and one channel, directions
+            that are not at right angles, voxels that are not numbers, or a constant image.
     """
     image = _checked_geometry(image, role)
     image = sitk.Cast(image, sitk.sitkFloat32)
     values = sitk.GetArrayViewFromImage(image)
     if wrong := int(values.size - np.isfinite(values).sum()):
-        raise InputError(f"{role}: {wrong} of {values.size} voxels are NaN or infinite; replace them, e.g. by the value of air")
+        raise InputError(
+            f"{role}: {wrong} of {values.size} voxels are NaN or infinite; replace them, e.g. by the value of air"
+        )
     if values.min() == values.max():
         raise InputError(f"{role}: every voxel is {values.flat[0]:g}; there is nothing to see in a constant image")
     return image
@@ -105,7 +111,8 @@ def validate_labels(image: sitk.Image, scan: sitk.Image, role: str) -> sitk.Imag
         role: What the labels are, for messages.
 
     Raises:
-        InputError: If they are not three-dimensional with one channel, hold fractions, or nothing of them lies on the scan.
+        InputError: If they are not three-dimensional with one channel, hold fractions, or nothing
+            of them lies on the scan.
     """
     image = _checked_geometry(image, role)
     if image.GetPixelID() in (sitk.sitkFloat32, sitk.sitkFloat64):
@@ -114,7 +121,12 @@ def validate_labels(image: sitk.Image, scan: sitk.Image, role: str) -> sitk.Imag
             raise InputError(f"{role}: expected whole numbers, found others; is this a probability map or a scan?")
     image = sitk.Cast(image, sitk.sitkInt32)
     if not same_grid(image, scan):
-        log.info("%s: on another grid than its scan (%s against %s voxels); resampled to it", role, image.GetSize(), scan.GetSize())
+        log.info(
+            "%s: on another grid than its scan (%s against %s voxels); resampled to it",
+            role,
+            image.GetSize(),
+            scan.GetSize(),
+        )
         image = sitk.Resample(image, scan, sitk.Transform(), sitk.sitkNearestNeighbor, 0.0)
     if not sitk.GetArrayViewFromImage(image).any():
         raise InputError(f"{role}: empty on the grid of its scan; check that it belongs to that scan, or leave it out")
@@ -140,9 +152,13 @@ def _orientation(header: VolumeHeader, image: sitk.Image) -> str:
 
 def _checked_geometry(image: sitk.Image, role: str) -> sitk.Image:
     if image.GetDimension() != 3 or min(image.GetSize()) < 2:
-        raise InputError(f"{role}: expected three axes of at least 2 voxels, found {image.GetSize()}; name one 3D volume")
+        raise InputError(
+            f"{role}: expected three axes of at least 2 voxels, found {image.GetSize()}; name one 3D volume"
+        )
     if image.GetNumberOfComponentsPerPixel() != 1 or "complex" in image.GetPixelIDTypeAsString():
-        raise InputError(f"{role}: expected one number in a voxel, found {image.GetPixelIDTypeAsString()}; extract one channel")
+        raise InputError(
+            f"{role}: expected one number in a voxel, found {image.GetPixelIDTypeAsString()}; extract one channel"
+        )
     direction = np.array(image.GetDirection()).reshape(3, 3)
     if np.abs(direction.T @ direction - np.eye(3)).max() > _ORTHONORMAL:
         kind = "singular" if abs(np.linalg.det(direction)) < _ORTHONORMAL else "sheared"

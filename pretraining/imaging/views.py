@@ -10,14 +10,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 VIEWS = {"axial": ((0, 1), "RLAP"), "coronal": ((0, 2), "RLSI"), "sagittal": ((1, 2), "APSI")}
-"""View → axes to the right and downward of a volume whose first voxel is the patient's right, front and top (an LPS volume with its Z
-turned), and what lies left, right, above and below. Radiological: the patient's right is on the left."""
+"""View → axes to the right and downward of a volume whose first voxel is the patient's right, front
+and top (an LPS volume with its Z turned), and what lies left, right, above and below. Radiological:
+the patient's right is on the left.
+"""
 SOFT_TISSUE_HU, LUNG_HU, BONE_HU = (-160.0, 240.0), (-1250.0, 250.0), (-400.0, 1000.0)
 """Windows of CT scans."""
 CONTENT = 0.05
 """Share of a window; what is darker is taken for background."""
 _LUNG_BELOW_HU, _BONE_ABOVE_HU = -500.0, 200.0
-"""Medians of what is looked at, for which the window of soft tissue would show nothing. Air of a CT scan lies below the first, too."""
+"""Medians of what is looked at, for which the window of soft tissue would show nothing. Air of a CT
+scan lies below the first, too.
+"""
 _RANGE = (0.5, 99.5)
 """Percentiles taken for the range of a scan."""
 _WHITE = 99.0
@@ -26,13 +30,16 @@ _SAMPLE = 2**20
 """About as many voxels tell a window."""
 
 
-def display_window(*volumes: np.ndarray, is_ct: bool | None = None, structures: np.ndarray | None = None) -> tuple[float, float]:
+def display_window(
+    *volumes: np.ndarray, is_ct: bool | None = None, structures: np.ndarray | None = None
+) -> tuple[float, float]:
     """Choose the intensities shown black and white.
 
     Args:
         volumes: Of any shape, shown alike; NaN and infinite values are left out.
         is_ct: Whether they are in Hounsfield units; told by the values if left out.
-        structures: Intensities of what is to be seen, in Hounsfield units: in lungs and bones a CT scan gets their window.
+        structures: Intensities of what is to be seen, in Hounsfield units: in lungs and bones a CT
+            scan gets their window.
 
     Returns:
         (black, white). Black is below white, except for a constant volume, whose value is both.

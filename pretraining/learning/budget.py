@@ -24,7 +24,9 @@ class StepBudget:
     unit = "step"
     bar_format = None
     needs_measurement = False
-    """Whether a validation and a checkpoint are wanted now, in order to measure how long they take."""
+    """Whether a validation and a checkpoint are wanted now, in order to measure how long they take.
+
+    """
 
     def __init__(self, steps: int, checkpoint: Checkpoint) -> None:
         self.total = self._steps = steps
@@ -61,20 +63,24 @@ class StepBudget:
 class TimeBudget:
     """A training of a fixed wall time, over all sittings, on any machine.
 
-    The last validation and checkpoint fit into the time, too: what they took before is reserved for them. Until that is known,
-    ``needs_measurement`` asks for a validation and a checkpoint right after the first step.
+    The last validation and checkpoint fit into the time, too: what they took before is reserved for
+    them. Until that is known, ``needs_measurement`` asks for a validation and a checkpoint right
+    after the first step.
 
     Args:
         minutes: Wall time of the whole training, above 0.
-        checkpoint: State that the training starts from; its ``minutes`` and ``reserve_s`` are kept up to date.
+        checkpoint: State that the training starts from; its ``minutes`` and ``reserve_s`` are kept
+            up to date.
         ranks: Processes that train together. All follow the clock of the first one.
-        steps_in_flight: Steps that may still be under way on the device when the host decides to stop.
+        steps_in_flight: Steps that may still be under way on the device when the host decides to
+            stop.
 
     Raises:
         InputError: If ``minutes`` is not a number above 0.
 
     Notes:
-        Asking costs a broadcast from host to host where there are several ranks; nothing waits for a device.
+        Asking costs a broadcast from host to host where there are several ranks; nothing waits for
+        a device.
     """
 
     unit = "s"

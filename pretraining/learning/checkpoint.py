@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 class Checkpoint:
     """State after ``step`` steps.
 
-    Attributes
-    ----------
-    step : steps done.
-    config : the training's configuration, as JSON types.
-    templates : what the samples were made of, as JSON types.
-    model, optimizer : state dicts.
-    validation_loss : at the last validation, None before the first.
-    best_validation_loss : the lowest so far, None before the first.
-    seconds : wall time spent training, over all sittings.
-    first_loss : the first that was recorded, None before that.
-    average : state dict of the running average of the weights, None if there is none.
-    minutes : wall time of the whole training where that limits it, else None.
-    reserve_s : seconds of ``minutes`` that are kept for the last validation and checkpoint; None while unknown.
+    Attributes:
+        step: Steps done.
+        config: The training's configuration, as JSON types.
+        templates: What the samples were made of, as JSON types.
+        model, optimizer: State dicts.
+        validation_loss: At the last validation, None before the first.
+        best_validation_loss: The lowest so far, None before the first.
+        seconds: Wall time spent training, over all sittings.
+        first_loss: The first that was recorded, None before that.
+        average: State dict of the running average of the weights, None if there is none.
+        minutes: Wall time of the whole training where that limits it, else None.
+        reserve_s: Seconds of ``minutes`` that are kept for the last validation and checkpoint; None
+            while unknown.
     """
 
     step: int
@@ -81,24 +81,23 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 log = logging.getLogger(__name__)
 
 
-def load_or_init(run: Path, config: TrainConfig, templates: dict[str, Any], *, resume: bool, init_from: Path | None) -> Checkpoint:
+def load_or_init(
+    run: Path, config: TrainConfig, templates: dict[str, Any], *, resume: bool, init_from: Path | None
+) -> Checkpoint:
     """The state that a training of ``config`` goes on from in the folder ``run``.
 
-    Parameters
-    ----------
-    templates : what the samples are made of.
-    resume : take the folder's checkpoint if there is one.
-    init_from : weights whose backbone a new run starts from.
+    Args:
+        templates: What the samples are made of.
+        resume: Take the folder's checkpoint if there is one.
+        init_from: Weights whose backbone a new run starts from.
 
-    Raises
-    ------
-    InputError
-        If the folder holds a training and ``resume`` is not set, or one of another configuration or other samples, or something else, or
-        a damaged checkpoint, or if the weights do not fit.
+    Raises:
+        InputError: If the folder holds a training and ``resume`` is not set, or one of another
+            configuration or other samples, or something else, or a damaged checkpoint, or if the
+            weights do not fit.
 
-    Notes
-    -----
-    Where the last checkpoint has gone, the best one is the state to go on from.
+    Notes:
+        Where the last checkpoint has gone, the best one is the state to go on from.
     """
     _refuse_other_things(run, type(config))
     last, best = run / "checkpoint.pt", run / "best.pt"
@@ -107,14 +106,20 @@ def load_or_init(run: Path, config: TrainConfig, templates: dict[str, Any], *, r
     if not resume and last.is_file():
         raise InputError(f"{run} already holds a training; add --resume to go on with it or name another folder")
     if not resume:
-        raise InputError(f"{run} holds the {best.name} of a training; add --resume to go on from it, or name another folder")
+        raise InputError(
+            f"{run} holds the {best.name} of a training; add --resume to go on from it, or name another folder"
+        )
     if init_from:
         raise InputError(f"{run} already holds a training; --init-from is for new ones")
     checkpoint = _last_or_best(last, best)
     if changed := differences(from_dict(type(config), checkpoint.config), config):
-        raise InputError(f"{run} was started with another configuration ({'; '.join(changed)}); resume with the old one")
+        raise InputError(
+            f"{run} was started with another configuration ({'; '.join(changed)}); resume with the old one"
+        )
     if checkpoint.templates != templates:
-        raise InputError(f"{run} was started with other templates ({checkpoint.templates}, now {templates}); name those")
+        raise InputError(
+            f"{run} was started with other templates ({checkpoint.templates}, now {templates}); name those"
+        )
     return checkpoint
 
 
@@ -125,7 +130,9 @@ def _refuse_other_things(run: Path, kind: type[TrainConfig]) -> None:
         try:
             read_json(kind, path)
         except InputError as error:
-            raise InputError(f"{path} is of no training of this version; name a new or an empty folder ({error})") from None
+            raise InputError(
+                f"{path} is of no training of this version; name a new or an empty folder ({error})"
+            ) from None
 
 
 def _last_or_best(last: Path, best: Path) -> Checkpoint:
@@ -141,7 +148,9 @@ def _last_or_best(last: Path, best: Path) -> Checkpoint:
 
 
 def _first_checkpoint(config: TrainConfig, templates: dict[str, Any], init_from: Path | None) -> Checkpoint:
-    model = build(lambda: make_objective(config.objective, config.backbone), sample_generator(config.seed, 0, "initial weights"))
+    model = build(
+        lambda: make_objective(config.objective, config.backbone), sample_generator(config.seed, 0, "initial weights")
+    )
     if init_from:
         weights = load_weights(init_from)
         log.info("%s: %s", init_from, transfer(match_architecture(weights, config.backbone).state, model.backbone))

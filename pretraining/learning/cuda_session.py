@@ -12,8 +12,9 @@ import torch
 def cuda_session(device: torch.device) -> Iterator[None]:
     """Make a GPU the current one and let cuDNN choose its kernels by measuring them; put both back in the end.
 
-    Enter it before anything else touches CUDA: each process of torchrun would otherwise also take memory of the first GPU. Shapes are
-    the same in every step, so that cuDNN measures once. On other devices nothing changes.
+    Enter it before anything else touches CUDA: each process of torchrun would otherwise also take
+    memory of the first GPU. Shapes are the same in every step, so that cuDNN measures once. On
+    other devices nothing changes.
 
     Args:
         device: Where training runs; a GPU with its number.

@@ -1,7 +1,7 @@
 """Several processes that train one model: who they are, and what they agree on (torchrun starts them).
 
-Each label map has its own batch statistics in one process, too; so dividing the label maps of a step among ranks changes the
-order of sums and nothing else.
+Each label map has its own batch statistics in one process, too; so dividing the label maps of a
+step among ranks changes the order of sums and nothing else.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def process_group(device: torch.device) -> Iterator[Ranks]:
     if world == 1:
         yield Ranks()
         return
-    # Tensors on the host go by gloo on any machine, so that hosts can agree without waiting for their devices.
+    # Tensors on the host go by gloo on any machine, so that hosts can agree without waiting for
+    # their devices.
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=COLLECTIVE_TIMEOUT)
     try:
         yield Ranks(rank=dist.get_rank(), world=world, local_rank=local_rank())
@@ -55,9 +56,8 @@ def process_group(device: torch.device) -> Iterator[Ranks]:
 def average_gradients(parameters: list[nn.Parameter], ranks: Ranks, *others: Tensor) -> None:
     """Replace gradients by their means over the ranks, in one message.
 
-    Parameters
-    ----------
-    others : float32 tensors that travel with them and become means over the ranks, too.
+    Args:
+        others: Float32 tensors that travel with them and become means over the ranks, too.
     """
     if ranks.world == 1:
         return

@@ -29,19 +29,16 @@ def export_run(
 ) -> Weights:
     """Write a run's backbone as a weights file; the projection heads stay behind.
 
-    Parameters
-    ----------
-    run : folder of a training.
-    out : the file to write, ``.safetensors`` or, for the published format, ``.pth``.
-    file_format : ``published`` is a flat state dict without a card.
-    which : the state with the lowest validation loss, or the last one.
-    half : store floating-point tensors as fp16, which halves the file.
-    notes : free text for the card, e.g. hardware and licences.
+    Args:
+        run: Folder of a training.
+        out: The file to write, ``.safetensors`` or, for the published format, ``.pth``.
+        file_format: ``published`` is a flat state dict without a card.
+        which: The state with the lowest validation loss, or the last one.
+        half: Store floating-point tensors as fp16, which halves the file.
+        notes: Free text for the card, e.g. hardware and licences.
 
-    Raises
-    ------
-    InputError
-        If ``run`` holds no such checkpoint or ``out`` has the wrong suffix.
+    Raises:
+        InputError: If ``run`` holds no such checkpoint or ``out`` has the wrong suffix.
     """
     suffix = {"safetensors": ".safetensors", "published": ".pth"}[file_format]
     if out.suffix != suffix:
@@ -76,5 +73,7 @@ def export_run(
 
 def backbone_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """The backbone's tensors: of the running average of the weights where there is one, as that was validated."""
-    prefix, source = (f"module.{_BACKBONE}", checkpoint.average) if checkpoint.average else (_BACKBONE, checkpoint.model)
+    prefix, source = (
+        (f"module.{_BACKBONE}", checkpoint.average) if checkpoint.average else (_BACKBONE, checkpoint.model)
+    )
     return {name.removeprefix(prefix): tensor for name, tensor in source.items() if name.startswith(prefix)}

@@ -16,11 +16,10 @@ from pretraining.learning.budget import Budget
 class Monitor:
     """Log of one run: ``log.jsonl``, ``tensorboard/`` and ``pictures/`` in its folder.
 
-    Parameters
-    ----------
-    run : the folder; records beyond ``first_step`` (of an attempt that was cut off) are dropped.
-    first_step : where the training stands.
-    budget : how long it lasts, which the progress bar shows.
+    Args:
+        run: The folder; records beyond ``first_step`` (of an attempt that was cut off) are dropped.
+        first_step: Where the training stands.
+        budget: How long it lasts, which the progress bar shows.
     """
 
     def __init__(self, run: Path, *, first_step: int, budget: Budget) -> None:

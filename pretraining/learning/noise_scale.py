@@ -1,10 +1,12 @@
 """The simple noise scale of the gradient: how many label maps a step average away its noise.
 
-B = tr(Σ) / |G|², where G is the mean gradient of a label map and Σ the covariance of the gradients of single label maps. A step of far
-fewer label maps than B is mostly noise; one of far more learns hardly more than a smaller one.
+B = tr(Σ) / |G|², where G is the mean gradient of a label map and Σ the covariance of the gradients
+of single label maps. A step of far fewer label maps than B is mostly noise; one of far more learns
+hardly more than a smaller one.
 
 References:
-    McCandlish et al., An Empirical Model of Large-Batch Training, 2018, arXiv:1812.06162, sec. 2.2 and app. A.1.
+    McCandlish et al., An Empirical Model of Large-Batch Training, 2018, arXiv:1812.06162, sec. 2.2
+    and app. A.1.
 """
 
 from __future__ import annotations
@@ -13,15 +15,18 @@ import torch
 from torch import Tensor, nn
 
 AVERAGED_STEPS = 200
-"""Numerator and denominator are averaged separately, with weights that decay by a factor e over so many steps."""
+"""Numerator and denominator are averaged separately, with weights that decay by a factor e over so
+many steps.
+"""
 
 
 class GradientNoise:
     """Estimates of |G|² and tr(Σ) from the gradients that a step computes anyway.
 
-    With several label maps a step, the gradients of single ones are compared with their mean. With one, the gradients of two consecutive
-    steps are: they come from independent samples, so their product has the expectation |G|² as long as the weights hardly change in a
-    step. Both are unbiased; neither reads a value back from the device.
+    With several label maps a step, the gradients of single ones are compared with their mean. With
+    one, the gradients of two consecutive steps are: they come from independent samples, so their
+    product has the expectation |G|² as long as the weights hardly change in a step. Both are
+    unbiased; neither reads a value back from the device.
 
     Args:
         parameters: Of the model; their ``grad`` is read, never changed.
@@ -55,7 +60,8 @@ class GradientNoise:
         """Estimate from the mean gradient of the whole step, which ``grad`` now holds.
 
         Args:
-            single_square: () mean over all label maps of the step, of a single gradient's squared norm.
+            single_square: () mean over all label maps of the step, of a single gradient's squared
+                norm.
 
         Returns:
             (2,) estimates of |G|² and tr(Σ); None at the first of steps with one label map.
@@ -81,7 +87,8 @@ class NoiseScale:
         """Add estimates of consecutive steps; here the host waits for the device.
 
         Returns:
-            The noise scale, label maps; None while the estimate of |G|² is not above 0, i.e. lost in the noise.
+            The noise scale, label maps; None while the estimate of |G|² is not above 0, i.e. lost
+            in the noise.
         """
         if estimates:
             new = torch.stack(estimates).double().sum(dim=0).cpu()

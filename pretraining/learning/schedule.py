@@ -14,7 +14,9 @@ class OptimizerConfig:
     rate: float = 2e-4
     """Highest learning rate."""
     beta1: float = 0.5
-    """Decay of Adam's first moment; published comments name 0.5 for the paper, the published code has 0.9 since."""
+    """Decay of Adam's first moment; published comments name 0.5 for the paper, the published code
+    has 0.9 since.
+    """
     beta2: float = 0.999
     """Decay of Adam's second moment."""
     weight_decay: float = 0.0
@@ -22,8 +24,10 @@ class OptimizerConfig:
     max_gradient_norm: float = 0.0
     """Longer gradients are cut to this length; 0: none is."""
     schedule: Literal["stairs", "cosine"] = "stairs"
-    """``stairs`` drops the rate every ``stair_steps``; ``cosine`` ends at zero after the last step. Where a training is limited by wall
-    time, stairs share the time equally and the cosine ends with it."""
+    """``stairs`` drops the rate every ``stair_steps``; ``cosine`` ends at zero after the last step.
+    Where a training is limited by wall time, stairs share the time equally and the cosine ends with
+    it.
+    """
     warmup_steps: int = 0
     """Steps over which the rate rises linearly from zero."""
     stair_steps: int = 120_000
@@ -58,7 +62,8 @@ def rate_in_time(step: int, progress: float, config: OptimizerConfig) -> float:
     Args:
         step: Current step, from 0; counts for the warm-up only, which multiplies the schedule.
         progress: Share of the wall time that is over, in [0, 1].
-        config: The highest rate and its schedule. The stairs share the time equally, as the paper's five do.
+        config: The highest rate and its schedule. The stairs share the time equally, as the paper's
+            five do.
 
     Returns:
         The rate; for ``cosine`` it is 0 at ``progress`` 1.

@@ -17,7 +17,13 @@ from pretraining.common.random import noise_generator, sample_generator
 from pretraining.engine.synthesis import Pair
 from pretraining.learning.checkpoint import Checkpoint, save_checkpoint
 from pretraining.learning.compiled_backbone import compile_backbone
-from pretraining.learning.distributed import Ranks, average_gradients, average_statistics, mean_over_ranks, scale_bn_momentum
+from pretraining.learning.distributed import (
+    Ranks,
+    average_gradients,
+    average_statistics,
+    mean_over_ranks,
+    scale_bn_momentum,
+)
 from pretraining.learning.noise_scale import GradientNoise, NoiseScale
 from pretraining.learning.objectives.choice import Objective, make_objective
 from pretraining.learning.train_config import TrainConfig

@@ -61,33 +61,30 @@ def train(
 ) -> Checkpoint:
     """Pretrain a backbone, together with the other processes that torchrun has started, if any.
 
-    Parameters
-    ----------
-    run : folder of the run, see the module's head.
-    config : what to train; ``resume`` wants the one that the run was started with.
-    given : organ templates, of which samples are made on the fly, or a store of samples.
-    minutes : wall time of the training over all sittings, in place of ``config.steps``; the rate's schedule ends with it. None: what the
-        run that is resumed had, else no limit. Resuming with other minutes changes the rest of the schedule.
-    resume : go on from ``run``'s checkpoint if there is one.
-    init_from : weights whose backbone a new run starts from; the heads start afresh.
-    device : ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. A CPU run is resumed bit for bit.
-    workers : processes that make or read samples; None: what suits the device, see :mod:`pretraining.samples.source`.
+    Args:
+        run: Folder of the run, see the module's head.
+        config: What to train; ``resume`` wants the one that the run was started with.
+        given: Organ templates, of which samples are made on the fly, or a store of samples.
+        minutes: Wall time of the training over all sittings, in place of ``config.steps``; the
+            rate's schedule ends with it. None: what the run that is resumed had, else no limit.
+            Resuming with other minutes changes the rest of the schedule.
+        resume: Go on from ``run``'s checkpoint if there is one.
+        init_from: Weights whose backbone a new run starts from; the heads start afresh.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. A CPU run is resumed bit for bit.
+        workers: Processes that make or read samples; None: what suits the device, see
+            :mod:`pretraining.samples.source`.
 
-    Returns
-    -------
-    The last checkpoint.
+    Returns:
+        The last checkpoint.
 
-    Raises
-    ------
-    InputError
-        If ``run`` already holds a training and ``resume`` is not set, or something else, or was started with another configuration or
-        templates, or its checkpoint is damaged, or ``init_from`` does not fit, or there is no such device.
-    Diverged
-        If the loss is not finite or far above where it began; the last good checkpoint stays.
-    InUse
-        If another process trains in ``run``.
-    Interrupted
-        If the process was asked to stop (SIGTERM, Ctrl-C); the state is saved.
+    Raises:
+        InputError: If ``run`` already holds a training and ``resume`` is not set, or something
+            else, or was started with another configuration or templates, or its checkpoint is
+            damaged, or ``init_from`` does not fit, or there is no such device.
+        Diverged: If the loss is not finite or far above where it began; the last good checkpoint
+            stays.
+        InUse: If another process trains in ``run``.
+        Interrupted: If the process was asked to stop (SIGTERM, Ctrl-C); the state is saved.
     """
     if isinstance(given, TemplateBank):
         check_bank(given, config.engine)
@@ -97,17 +94,32 @@ def train(
     place = resolve_device(device)
     make = sample_maker(config.objective)
     source = sample_source(given, config.engine, seed=config.seed, validation_count=config.validation_pairs, make=make)
-    with cuda_session(place), process_group(place) as ranks, stop_requests() as stop, hold_lock(run) if ranks.first else nullcontext():
+    with (
+        cuda_session(place),
+        process_group(place) as ranks,
+        stop_requests() as stop,
+        hold_lock(run) if ranks.first else nullcontext(),
+    ):
         if config.label_maps % ranks.world:
-            raise InputError(f"label_maps={config.label_maps} can't be shared among {ranks.world} processes; use a multiple of it")
+            raise InputError(
+                f"label_maps={config.label_maps} can't be shared among {ranks.world} processes; use a multiple of it"
+            )
         checkpoint = load_or_init(run, config, source.description(), resume=resume, init_from=init_from)
         if ranks.first:
             write_text(run / "config.json", json.dumps(to_dict(config), indent=2) + "\n")
-            if checkpoint.step and not (run / "checkpoint.pt").is_file():  # it goes on from best.pt, perhaps with no step left
+            if (
+                checkpoint.step and not (run / "checkpoint.pt").is_file()
+            ):  # it goes on from best.pt, perhaps with no step left
                 save_checkpoint(run / "checkpoint.pt", checkpoint)
         state = TrainingState(config, checkpoint, place, ranks)
         samples = prefetch_to_device(
-            source.samples(start=checkpoint.step * config.label_maps + ranks.rank, stride=ranks.world, device=place, workers=workers), place
+            source.samples(
+                start=checkpoint.step * config.label_maps + ranks.rank,
+                stride=ranks.world,
+                device=place,
+                workers=workers,
+            ),
+            place,
         )
         budget = _budget(checkpoint, config, minutes, ranks, place)
         monitor = Monitor(run, first_step=checkpoint.step, budget=budget) if ranks.first else None
@@ -120,7 +132,9 @@ def train(
         return state.checkpoint
 
 
-def _budget(checkpoint: Checkpoint, config: TrainConfig, minutes: float | None, ranks: Ranks, place: torch.device) -> Budget:
+def _budget(
+    checkpoint: Checkpoint, config: TrainConfig, minutes: float | None, ranks: Ranks, place: torch.device
+) -> Budget:
     """The length of the training: a wall time if one is asked for or the resumed run had one, else the configuration's steps."""
     before = checkpoint.minutes
     total = before if minutes is None else minutes
@@ -129,12 +143,22 @@ def _budget(checkpoint: Checkpoint, config: TrainConfig, minutes: float | None, 
     if checkpoint.step and total != before:
         was = f"{config.steps} steps" if before is None else f"{before:g} minutes"
         spent = checkpoint.seconds / 60
-        log.warning("%g minutes in place of %s, %.1f of them spent: the rest of the rate's schedule changes", total, was, spent)
+        log.warning(
+            "%g minutes in place of %s, %.1f of them spent: the rest of the rate's schedule changes", total, was, spent
+        )
     # On a GPU the host runs ahead, and meets the device at every record.
     return TimeBudget(total, checkpoint, ranks, steps_in_flight=config.log_every if place.type == "cuda" else 1)
 
 
-def _loop(run: Path, state: TrainingState, samples: Iterator, source: Source, budget: Budget, monitor: Monitor | None, stop: Stop) -> None:
+def _loop(
+    run: Path,
+    state: TrainingState,
+    samples: Iterator,
+    source: Source,
+    budget: Budget,
+    monitor: Monitor | None,
+    stop: Stop,
+) -> None:
     config, checkpoint = state.config, state.checkpoint
     window = Window()
     done = checkpoint.step
@@ -163,7 +187,9 @@ def _loop(run: Path, state: TrainingState, samples: Iterator, source: Source, bu
         if monitor:
             monitor.advance()
         if stopping and not last:
-            raise Interrupted(f"asked to stop; {run} is saved at step {done}, --resume goes on until {budget} are over", stop.signal)
+            raise Interrupted(
+                f"asked to stop; {run} is saved at step {done}, --resume goes on until {budget} are over", stop.signal
+            )
 
 
 def _record(done: int, state: TrainingState, window: Window, monitor: Monitor | None) -> None:

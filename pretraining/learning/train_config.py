@@ -25,8 +25,10 @@ class TrainConfig:
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Of the backbone's convolutions; ``auto`` is bf16 where the device has units for it."""
     freeze_statistics_after: float = 1.0
-    """Share of the training after which the backbone's batch normalization keeps its running averages, so that training sees the network
-    that will be evaluated; 1: never, as in the paper; 0: from the start, for a training that starts from trained weights."""
+    """Share of the training after which the backbone's batch normalization keeps its running
+    averages, so that training sees the network that will be evaluated; 1: never, as in the paper;
+    0: from the start, for a training that starts from trained weights.
+    """
     log_every: int = 10
     """Steps between two records of the log."""
     validate_every: int = 1_000
@@ -36,11 +38,17 @@ class TrainConfig:
     save_every: int = 500
     """Steps between two checkpoints; a killed run loses at most this many."""
     average_decay: float = 0.0
-    """Of a running average of the weights (EMA), which then is what is validated and exported; 0: none."""
+    """Of a running average of the weights (EMA), which then is what is validated and exported; 0:
+    none.
+    """
     channels_last: bool = True
-    """Memory layout of the backbone: faster convolutions and batch normalization on CPUs and GPUs."""
+    """Memory layout of the backbone: faster convolutions and batch normalization on CPUs and GPUs.
+
+    """
     compile: bool = False
-    """Compile the backbone, which takes minutes at the start and makes a GPU's steps faster; results differ by rounding."""
+    """Compile the backbone, which takes minutes at the start and makes a GPU's steps faster;
+    results differ by rounding.
+    """
     backbone: UNetConfig = field(default_factory=UNetConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -53,7 +61,9 @@ class TrainConfig:
         check_within("[0, 1)", average_decay=self.average_decay)
         check_probability(freeze_statistics_after=self.freeze_statistics_after)
         if self.freeze_statistics_after < 1 and self.backbone.norm != "batch":
-            raise ValueError("freeze_statistics_after is for backbone.norm 'batch'; instance norm has no running averages, leave it at 1")
+            raise ValueError(
+                "freeze_statistics_after is for backbone.norm 'batch'; instance norm has no running averages, leave it at 1"
+            )
         check_choice(("auto", "bf16", "fp32"), precision=self.precision)
         contrastive = self.objective.kind == "contrastive"
         window = self.engine.side - self.objective.contrastive.max_shift_vox * contrastive

@@ -41,13 +41,12 @@ class Example:
 def examples(view: Tensor, labels: Tensor, config: EngineConfig, *, seed: int = 0) -> list[Example]:
     """Every artefact of both sets, applied alone to one view.
 
-    An artefact's strength is the mean change that it makes to this view; so a new one in the engine's tables appears here
-    by itself.
+    An artefact's strength is the mean change that it makes to this view; so a new one in the
+    engine's tables appears here by itself.
 
-    Parameters
-    ----------
-    view : (X, Y, Z) in [0, 1], without artefacts.
-    labels : (X, Y, Z) uint8, for the geometry that labels and views share.
+    Args:
+        view: (X, Y, Z) in [0, 1], without artefacts.
+        labels: (X, Y, Z) uint8, for the geometry that labels and views share.
     """
 
     def geometric(image: Tensor, params: Any) -> Tensor:
@@ -70,25 +69,28 @@ def examples(view: Tensor, labels: Tensor, config: EngineConfig, *, seed: int = 
     return found
 
 
-def artefact_page(bank: TemplateBank, config: EngineConfig, out_png: Path, *, seed: int = 0, index: int = 0) -> list[str]:
+def artefact_page(
+    bank: TemplateBank, config: EngineConfig, out_png: Path, *, seed: int = 0, index: int = 0
+) -> list[str]:
     """Write a picture with a column per artefact: weak above, strong below; offline set first, then the online set.
 
-    Parameters
-    ----------
-    out_png : written whole or not at all.
-    index : the sample of data set ``seed`` whose label map is shown.
+    Args:
+        out_png: Written whole or not at all.
+        index: The sample of data set ``seed`` whose label map is shown.
 
-    Returns
-    -------
-    The names of the artefacts, in order.
+    Returns:
+        The names of the artefacts, in order.
     """
-    # Imported here: only pictures need it. Figure without pyplot keeps no global state and asks for no display.
+    # Imported here: only pictures need it. Figure without pyplot keeps no global state and asks for
+    # no display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     labels = synthesize_stored(bank, config, seed=seed, index=index).labels
     count = int(labels.max()) + 1
-    plain = dataclasses.replace(sample_appearance(config.appearance, count, sample_generator(seed, index, "artefact page")), artefacts=())
+    plain = dataclasses.replace(
+        sample_appearance(config.appearance, count, sample_generator(seed, index, "artefact page")), artefacts=()
+    )
     with torch.no_grad():
         clean = apply_appearance(labels, plain)
         shown = examples(clean, labels, config, seed=seed)
@@ -110,7 +112,9 @@ def artefact_page(bank: TemplateBank, config: EngineConfig, out_png: Path, *, se
     for i, (titles, pictures, colour) in enumerate(cells):
         for j, (title, picture) in enumerate(zip(titles, pictures, strict=True)):
             axis = axes[2 * (i // columns) + j, i % columns]
-            axis.imshow(np.swapaxes(picture, 0, 1), cmap="gray", vmin=0, vmax=1, origin="lower", interpolation="nearest")
+            axis.imshow(
+                np.swapaxes(picture, 0, 1), cmap="gray", vmin=0, vmax=1, origin="lower", interpolation="nearest"
+            )
             axis.set_title(title, fontsize=9, color=colour, pad=3)
     figure.suptitle("each artefact alone: offline set (black) and online set (red)", fontsize=10)
     with atomic_write(out_png) as partial:

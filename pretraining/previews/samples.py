@@ -13,16 +13,18 @@ from pretraining.engine.synthesis import EngineConfig, synthesize_pair
 COLUMNS = ("labels", "view 1", "view 2")
 
 
-def contact_sheet(bank: TemplateBank, config: EngineConfig, out_png: Path, *, count: int = 6, seed: int = 0, device: str = "cpu") -> None:
+def contact_sheet(
+    bank: TemplateBank, config: EngineConfig, out_png: Path, *, count: int = 6, seed: int = 0, device: str = "cpu"
+) -> None:
     """Write a picture with one row per sample: labels, view 1 and view 2, the middle slice of z (as the paper's Fig. 9).
 
-    Parameters
-    ----------
-    out_png : written whole or not at all.
-    count : of samples, from index 0 on, >= 1.
-    seed : of the data set.
+    Args:
+        out_png: Written whole or not at all.
+        count: Of samples, from index 0 on, >= 1.
+        seed: Of the data set.
     """
-    # Imported here: only pictures need it. Figure without pyplot keeps no global state and asks for no display.
+    # Imported here: only pictures need it. Figure without pyplot keeps no global state and asks for
+    # no display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -42,7 +44,9 @@ def contact_sheet(bank: TemplateBank, config: EngineConfig, out_png: Path, *, co
         slices = (colour_labels(pair.labels[:, :, middle].cpu().numpy()), *pair.views[..., middle].cpu().numpy())
         first = 3 * (index % pairs_a_row)
         for axis, picture, title in zip(axes[index // pairs_a_row, first : first + 3], slices, COLUMNS, strict=True):
-            axis.imshow(np.swapaxes(picture, 0, 1), cmap="gray", vmin=0, vmax=1, origin="lower", interpolation="nearest")
+            axis.imshow(
+                np.swapaxes(picture, 0, 1), cmap="gray", vmin=0, vmax=1, origin="lower", interpolation="nearest"
+            )
             axis.set_title(f"{title} · {index}", fontsize=8)
     with atomic_write(out_png) as partial:
         figure.savefig(partial, format="png", dpi=120)

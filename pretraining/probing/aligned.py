@@ -22,13 +22,16 @@ BRAIN = "mni_multimodal"
 BRAIN_LABELS = "labels_neuromorphometrics.nii.gz"
 BRAIN_FROM = "t1"
 BRAIN_TO = {"t2": True, "pd": True, "ct": False}
-"""Other modality → whether settings may be chosen by it; what may not is a report on data that nothing was tuned on."""
+"""Other modality → whether settings may be chosen by it; what may not is a report on data that
+nothing was tuned on.
+"""
 LIMBS = "Dataset903_LimbSarcoma"
 COUNT = 4000
 """Voxels drawn."""
 NEAR_MM = 10.0
-"""Voxels of a limb at most this far apart count as the same place: wider than the misalignment of CT and MR (rigid, days apart), and
-a few voxels of the coarsest features."""
+"""Voxels of a limb at most this far apart count as the same place: wider than the misalignment of
+CT and MR (rigid, days apart), and a few voxels of the coarsest features.
+"""
 LIMB_SPACING_MM = 1.5
 CT_CLIP_HU = (-450.0, 450.0)
 _CT_TISSUE_HU = -300.0
@@ -40,10 +43,9 @@ _MR_TISSUE = 0.05
 class ModalityPair:
     """From one modality to another.
 
-    Attributes
-    ----------
-    first, second : modalities.
-    for_choosing : whether settings may be chosen by it; otherwise it is only reported.
+    Attributes:
+        first, second: Modalities.
+        for_choosing: Whether settings may be chosen by it; otherwise it is only reported.
     """
 
     first: str
@@ -55,14 +57,13 @@ class ModalityPair:
 class AlignedImages:
     """Images of one body on one grid.
 
-    Attributes
-    ----------
-    collection, subject : names.
-    images : modality → (Z, Y, X) float32, axes as SimpleITK and nnU-Net give them.
-    crossings : the pairs of modalities to compare.
-    voxels : (N,) flat indices of the voxels drawn.
-    same : (N, N) bool, whether two of them count as the same place.
-    place : what that means, in words.
+    Attributes:
+        collection, subject: Names.
+        images: Modality → (Z, Y, X) float32, axes as SimpleITK and nnU-Net give them.
+        crossings: The pairs of modalities to compare.
+        voxels: (N,) flat indices of the voxels drawn.
+        same: (N, N) bool, whether two of them count as the same place.
+        place: What that means, in words.
     """
 
     collection: str
@@ -77,21 +78,20 @@ class AlignedImages:
 def read_aligned_images(data: Path, *, count: int = COUNT, seed: int = 0) -> Iterator[AlignedImages]:
     """Go through what there is under a folder: first the brain, then the limbs, one subject at a time.
 
-    Parameters
-    ----------
-    data : folder with ``registration/mni_multimodal`` and ``nnUNet_raw/Dataset903_LimbSarcoma``, or one of these, or the folder around
-        one. Which of them is missing is logged.
-    count, seed : see :func:`read_brain`.
+    Args:
+        data: Folder with ``registration/mni_multimodal`` and ``nnUNet_raw/Dataset903_LimbSarcoma``,
+            or one of these, or the folder around one. Which of them is missing is logged.
+        count, seed: See :func:`read_brain`.
 
-    Raises
-    ------
-    InputError
-        If neither is there, or if files don't fit each other.
+    Raises:
+        InputError: If neither is there, or if files don't fit each other.
     """
     brain = _first(data, ("registration", BRAIN), f"{BRAIN_FROM}.nii.gz")
     limbs = _first(data, ("nnUNet_raw", LIMBS), DATASET_FILE)
     if brain is None and limbs is None:
-        raise InputError(f"no {BRAIN} ({BRAIN_FROM}.nii.gz, ...) and no {LIMBS} under {data}; name the folder that holds one of them")
+        raise InputError(
+            f"no {BRAIN} ({BRAIN_FROM}.nii.gz, ...) and no {LIMBS} under {data}; name the folder that holds one of them"
+        )
     if brain is None:
         log.info("left out: no %s under %s", BRAIN, data)
     else:
@@ -102,23 +102,22 @@ def read_aligned_images(data: Path, *, count: int = COUNT, seed: int = 0) -> Ite
         yield from read_limbs(limbs, count=count, seed=seed)
 
 
-def read_brain(folder: Path, modalities: Sequence[str] = tuple(BRAIN_TO), *, count: int = COUNT, seed: int = 0) -> AlignedImages:
+def read_brain(
+    folder: Path, modalities: Sequence[str] = tuple(BRAIN_TO), *, count: int = COUNT, seed: int = 0
+) -> AlignedImages:
     """Read T1 and other ``modalities`` of the MNI templates; voxels count as the same place if they lie in the same of 134 regions.
 
-    Parameters
-    ----------
-    folder : with ``t1.nii.gz``, a file for each of ``modalities`` (of t2, pd, ct) and ``labels_neuromorphometrics.nii.gz``.
-    count : voxels drawn, out of those in a region.
-    seed : of the drawing.
+    Args:
+        folder: With ``t1.nii.gz``, a file for each of ``modalities`` (of t2, pd, ct) and
+            ``labels_neuromorphometrics.nii.gz``.
+        count: Voxels drawn, out of those in a region.
+        seed: Of the drawing.
 
-    Raises
-    ------
-    InputError
-        If a file is missing or they don't share a grid.
+    Raises:
+        InputError: If a file is missing or they don't share a grid.
 
-    Notes
-    -----
-    The CT is not in HU and so not clipped.
+    Notes:
+        The CT is not in HU and so not clipped.
     """
     files = {name: folder / f"{name}.nii.gz" for name in (BRAIN_FROM, *modalities)}
     images, _ = _on_one_grid({**files, "labels": folder / BRAIN_LABELS})
@@ -129,7 +128,9 @@ def read_brain(folder: Path, modalities: Sequence[str] = tuple(BRAIN_TO), *, cou
         collection=BRAIN,
         subject="template",
         images=images,
-        crossings=tuple(ModalityPair(first=BRAIN_FROM, second=name, for_choosing=BRAIN_TO[name]) for name in modalities),
+        crossings=tuple(
+            ModalityPair(first=BRAIN_FROM, second=name, for_choosing=BRAIN_TO[name]) for name in modalities
+        ),
         voxels=voxels,
         same=regions[:, None] == regions,
         place="in the same region",
@@ -137,26 +138,26 @@ def read_brain(folder: Path, modalities: Sequence[str] = tuple(BRAIN_TO), *, cou
 
 
 def read_limbs(folder: Path, *, count: int = COUNT, seed: int = 0) -> Iterator[AlignedImages]:
-    """Read all cases of a dataset in nnU-Net's format with a CT and one other channel, e.g. CT and T1 of limbs.
+    """Read all cases of a dataset in nnU-Net's format with a CT and one other channel, e.g.
 
-    There is but one label, a tumour, and most of a thigh is one muscle, so a place is a location here: voxels count as the same
-    place if at most 10 mm apart. Voxels are drawn where both images see tissue (above -300 HU, and above 5 % of the MR's 99th
-    percentile), which leaves out air, the table, slices that one of them lacks, and compact bone, which MR does not see.
+    CT and T1 of limbs.
 
-    Parameters
-    ----------
-    folder : with ``dataset.json``, ``imagesTr`` and, if any, ``imagesTs``; labels are not read.
-    count, seed : see :func:`read_brain`; each case draws its own voxels.
+    There is but one label, a tumour, and most of a thigh is one muscle, so a place is a location
+    here: voxels count as the same place if at most 10 mm apart. Voxels are drawn where both images
+    see tissue (above -300 HU, and above 5 % of the MR's 99th percentile), which leaves out air, the
+    table, slices that one of them lacks, and compact bone, which MR does not see.
 
-    Raises
-    ------
-    InputError
-        If the channels are others or files don't fit each other.
+    Args:
+        folder: With ``dataset.json``, ``imagesTr`` and, if any, ``imagesTs``; labels are not read.
+        count, seed: See :func:`read_brain`; each case draws its own voxels.
 
-    Notes
-    -----
-    CT is clipped to [-450, 450] HU. All is resampled to 1.5 mm, the grid of the templates that the network learned from: with
-    slices of 3.3 mm, shapes would be squashed to a third, and all features would be coarser along one axis.
+    Raises:
+        InputError: If the channels are others or files don't fit each other.
+
+    Notes:
+        CT is clipped to [-450, 450] HU. All is resampled to 1.5 mm, the grid of the templates that
+        the network learned from: with slices of 3.3 mm, shapes would be squashed to a third, and
+        all features would be coarser along one axis.
     """
     described = read_dataset_json(folder / DATASET_FILE)
     channels = {name.lower(): number for number, name in enumerate(described.channel_names)}
@@ -164,12 +165,21 @@ def read_limbs(folder: Path, *, count: int = COUNT, seed: int = 0) -> Iterator[A
         raise InputError(f"{folder} has channels {sorted(channels)}; expected CT and one other")
     other = next(name for name in channels if name != "ct")
     ending = described.file_ending
-    files = sorted(path for part in ("imagesTr", "imagesTs") for path in (folder / part).glob(f"*_{channels['ct']:04d}{ending}"))
+    files = sorted(
+        path for part in ("imagesTr", "imagesTs") for path in (folder / part).glob(f"*_{channels['ct']:04d}{ending}")
+    )
     if not files:
         raise InputError(f"no images under {folder / 'imagesTr'}; expected files CASE_{channels['ct']:04d}{ending}")
     for index, path in enumerate(files):
         case = path.name.removesuffix(f"_{channels['ct']:04d}{ending}")
-        yield _limb(folder.name, case, {"ct": path, other: path.with_name(f"{case}_{channels[other]:04d}{ending}")}, count, seed, index)
+        yield _limb(
+            folder.name,
+            case,
+            {"ct": path, other: path.with_name(f"{case}_{channels[other]:04d}{ending}")},
+            count,
+            seed,
+            index,
+        )
 
 
 def _limb(collection: str, case: str, files: dict[str, Path], count: int, seed: int, index: int) -> AlignedImages:
@@ -179,7 +189,9 @@ def _limb(collection: str, case: str, files: dict[str, Path], count: int, seed: 
     shape = images["ct"].shape
     extent = [side * step for side, step in zip(shape, spacing, strict=True)]
     sides = [max(1, round(length / LIMB_SPACING_MM)) for length in extent]
-    images = {name: functional.interpolate(image[None, None], sides, mode="trilinear")[0, 0] for name, image in images.items()}
+    images = {
+        name: functional.interpolate(image[None, None], sides, mode="trilinear")[0, 0] for name, image in images.items()
+    }
     tissue = (images["ct"] > _CT_TISSUE_HU) & (images[other] > _MR_TISSUE * np.percentile(images[other].numpy(), 99))
     if not tissue.any():
         raise InputError(
@@ -208,7 +220,9 @@ def _first(data: Path, inner: tuple[str, str], holds: str) -> Path | None:
 def _present(brain: Path) -> list[str]:
     present = [name for name in BRAIN_TO if (brain / f"{name}.nii.gz").is_file()]
     if not present:
-        raise InputError(f"{brain} has none of {[f'{name}.nii.gz' for name in BRAIN_TO]} beside {BRAIN_FROM}.nii.gz; add one")
+        raise InputError(
+            f"{brain} has none of {[f'{name}.nii.gz' for name in BRAIN_TO]} beside {BRAIN_FROM}.nii.gz; add one"
+        )
     for name in BRAIN_TO.keys() - present:
         log.info("left out: no %s.nii.gz in %s", name, brain)
     return present
@@ -228,7 +242,9 @@ def _on_one_grid(files: dict[str, Path]) -> tuple[dict[str, Tensor], tuple[float
     (first, (expected, spacing)), *others = read.items()
     for name, (image, _) in others:
         if image.shape != expected.shape:
-            raise InputError(f"{files[name]} has {tuple(image.shape)} voxels, {files[first]} {tuple(expected.shape)}; expected one grid")
+            raise InputError(
+                f"{files[name]} has {tuple(image.shape)} voxels, {files[first]} {tuple(expected.shape)}; expected one grid"
+            )
     return {name: image for name, (image, _) in read.items()}, spacing
 
 

@@ -1,7 +1,7 @@
 """Where the second scan of a pair lies in its frame: as it is, behind an empty margin, or turned and scaled.
 
-Scans on one grid also share the place in the frame. A network that encodes the place finds the right region without looking at the
-anatomy, so features are judged in frames that differ.
+Scans on one grid also share the place in the frame. A network that encodes the place finds the
+right region without looking at the anatomy, so features are judged in frames that differ.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class Frame:
             image: (X, Y, Z) float.
 
         Returns:
-            (X + margin, Y + margin, Z + margin). Without a rotation or scale voxels are copied. Otherwise they are interpolated, and what
-            leaves the frame is cut.
+            (X + margin, Y + margin, Z + margin). Without a rotation or scale voxels are copied.
+            Otherwise they are interpolated, and what leaves the frame is cut.
         """
         shape = triple(side + self.margin_vox for side in image.shape)
         if self.rotation_deg or self.scale != 1:
@@ -68,7 +68,8 @@ class Frame:
             shape: (X, Y, Z) of the scan.
 
         Returns:
-            (n, 3) int64, the nearest voxels of the frame, and (n,) bool, which of them lie inside it.
+            (n, 3) int64, the nearest voxels of the frame, and (n,) bool, which of them lie inside
+            it.
         """
         matrix = torch.from_numpy(self.matrix(shape))
         found = (voxels.double() @ matrix[:, :3].T + matrix[:, 3]).round().long()

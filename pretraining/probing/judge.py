@@ -1,10 +1,11 @@
 """Judge whether features ignore appearance and keep anatomy, on real images of one body in several modalities, without any training.
 
-The second image is laid into three frames: as it is, behind an empty margin, and turned and scaled. Images on one grid share the place
-in the frame as well as the anatomy, so that only the other two frames tell whether features depend on the anatomy.
+The second image is laid into three frames: as it is, behind an empty margin, and turned and scaled.
+Images on one grid share the place in the frame as well as the anatomy, so that only the other two
+frames tell whether features depend on the anatomy.
 
-T1 → T2 and T1 → PD of the brain are for choosing settings and weights. T1 → CT, of the brain and of limbs, is only reported: nothing may
-be tuned on it.
+T1 → T2 and T1 → PD of the brain are for choosing settings and weights. T1 → CT, of the brain and of
+limbs, is only reported: nothing may be tuned on it.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ from pretraining.templates.procedural import procedural_bank
 log = logging.getLogger(__name__)
 
 SAMPLE_SIDE, SAMPLE_SHIFT, SAMPLE_ANCHORS = 96, 32, 384
-"""Voxels of a judged sample, of the shift between its views, whose windows have 64, and places that are sought."""
+"""Voxels of a judged sample, of the shift between its views, whose windows have 64, and places that
+are sought.
+"""
 
 Features = Callable[[Tensor], Tensor]
 """From an image, (X, Y, Z) float32 of any range, to its features, (C, X, Y, Z), on any device."""
@@ -58,7 +61,8 @@ class Score:
         subject: Name of the subject; a mean over several subjects says how many.
         first: Modality of the first image.
         second: Modality of the second image.
-        frame: How the second image lies in its frame, see :data:`pretraining.probing.frames.FRAMES`.
+        frame: How the second image lies in its frame, see
+            :data:`pretraining.probing.frames.FRAMES`.
         for_choosing: Whether settings may be chosen by it; otherwise it is only reported.
         place: What counts as the same place.
         nearest: See :func:`pretraining.probing.correspondence.nearest_rate`.
@@ -96,7 +100,9 @@ def network_features(net: UNet, device: torch.device | str = "cpu") -> Features:
     return features
 
 
-def contenders(weights: Weights, *, name: str = "weights", seed: int = 0, device: torch.device | str = "cpu") -> dict[str, Features]:
+def contenders(
+    weights: Weights, *, name: str = "weights", seed: int = 0, device: torch.device | str = "cpu"
+) -> dict[str, Features]:
     """The features of ``weights`` beside what they must beat: the same network at random, and MIND-SSC (radius 1, dilation 2)."""
     random = build(lambda: UNet(weights.architecture), sample_generator(seed, 0, "initial weights"))
     return {
@@ -106,7 +112,9 @@ def contenders(weights: Weights, *, name: str = "weights", seed: int = 0, device
     }
 
 
-def judge(features: Mapping[str, Features], subjects: Iterable[AlignedImages], frames: Sequence[Frame] = FRAMES) -> list[Score]:
+def judge(
+    features: Mapping[str, Features], subjects: Iterable[AlignedImages], frames: Sequence[Frame] = FRAMES
+) -> list[Score]:
     """Score each kind of features on each subject.
 
     To choose among many checkpoints, read the brain once and leave the rest out::
@@ -129,13 +137,19 @@ def judge(features: Mapping[str, Features], subjects: Iterable[AlignedImages], f
             for crossing in subject.crossings:
                 if crossing.first not in first_of:
                     first_of[crossing.first] = extract(subject.images[crossing.first])
-                    require_finite(first_of[crossing.first], f"features {name} of {crossing.first} of {subject.subject}")
-                scores += [_score(name, extract, subject, crossing, first_of[crossing.first], frame) for frame in frames]
+                    require_finite(
+                        first_of[crossing.first], f"features {name} of {crossing.first} of {subject.subject}"
+                    )
+                scores += [
+                    _score(name, extract, subject, crossing, first_of[crossing.first], frame) for frame in frames
+                ]
         log.info("judged %s %s", subject.collection, subject.subject)
     return scores
 
 
-def _score(name: str, extract: Features, subject: AlignedImages, crossing: ModalityPair, first: Tensor, frame: Frame) -> Score:
+def _score(
+    name: str, extract: Features, subject: AlignedImages, crossing: ModalityPair, first: Tensor, frame: Frame
+) -> Score:
     image = subject.images[crossing.second]
     second = extract(frame.lay(image))
     require_finite(second, f"features {name} of {crossing.second} of {subject.subject}")
@@ -161,7 +175,9 @@ def _score(name: str, extract: Features, subject: AlignedImages, crossing: Modal
 
 
 @torch.no_grad()
-def judge_samples(features: Mapping[str, Features], bank: TemplateBank, *, count: int = 12, seed: int = 0) -> dict[str, float]:
+def judge_samples(
+    features: Mapping[str, Features], bank: TemplateBank, *, count: int = 12, seed: int = 0
+) -> dict[str, float]:
     """Local rate on synthetic samples, whose two views differ in appearance and are shifted against each other.
 
     Args:
@@ -195,7 +211,10 @@ def mean_scores(scores: Iterable[Score]) -> list[Score]:
         groups.setdefault((score.collection, score.first, score.second, score.frame, score.features), []).append(score)
 
     def mean(group: list[Score]) -> Score:
-        numbers = {name: sum(getattr(score, name) for score in group) / len(group) for name in ("nearest", "separation", "local", "chance")}
+        numbers = {
+            name: sum(getattr(score, name) for score in group) / len(group)
+            for name in ("nearest", "separation", "local", "chance")
+        }
         return replace(group[0], subject=group[0].subject if len(group) == 1 else f"mean of {len(group)}", **numbers)
 
     return [mean(group) for group in groups.values()]
@@ -209,7 +228,8 @@ def table(scores: Iterable[Score], samples: Mapping[str, float] | None = None) -
         samples: From :func:`judge_samples`; one more row.
 
     Returns:
-        A row for each pair of modalities and frame, a column for each kind of features: nearest / separation / local.
+        A row for each pair of modalities and frame, a column for each kind of features: nearest /
+            separation / local.
     """
     rows: dict[tuple[str, ...], dict[str, str]] = {}
     columns: dict[str, None] = {}
@@ -221,10 +241,19 @@ def table(scores: Iterable[Score], samples: Mapping[str, float] | None = None) -
         columns[score.features] = None
     if samples:
         columns |= dict.fromkeys(samples)
-        about = ("synthetic samples", "view 1 → view 2", "moved", "the same voxel", "for choosing", f"{1 / CANDIDATES:.3f}")
+        about = (
+            "synthetic samples",
+            "view 1 → view 2",
+            "moved",
+            "the same voxel",
+            "for choosing",
+            f"{1 / CANDIDATES:.3f}",
+        )
         rows[about] = {name: f"– / – / {rate:.3f}" for name, rate in samples.items()}
     header = ("images", "pair", "frame", "nearest neighbour", "use", "chance", *columns)
-    return markdown_table(header, ((*row, *(cells.get(column, "–") for column in columns)) for row, cells in rows.items()))
+    return markdown_table(
+        header, ((*row, *(cells.get(column, "–") for column in columns)) for row, cells in rows.items())
+    )
 
 
 def judge_weights(
@@ -254,7 +283,8 @@ def judge_weights(
         Scores on images, and the local rate on samples of each kind of features.
 
     Raises:
-        InputError: If nothing is there, or files don't fit each other (see :func:`pretraining.probing.aligned.read_aligned_images`).
+        InputError: If nothing is there, or files don't fit each other (see
+            :func:`pretraining.probing.aligned.read_aligned_images`).
     """
     features = contenders(weights, name=name, seed=seed, device=device)
     scores = judge(features, read_aligned_images(data, count=count, seed=seed), frames)
@@ -263,5 +293,9 @@ def judge_weights(
 
 def write_scores(path: Path, scores: list[Score], **about: Any) -> None:
     """Write means and every subject's scores as JSON, with what else there is to say ``about`` them; whole or not at all."""
-    document = {**about, "scores": [asdict(score) for score in mean_scores(scores)], "subjects": [asdict(score) for score in scores]}
+    document = {
+        **about,
+        "scores": [asdict(score) for score in mean_scores(scores)],
+        "subjects": [asdict(score) for score in scores],
+    }
     write_text(path, json.dumps(document, indent=1) + "\n")

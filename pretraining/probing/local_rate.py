@@ -25,8 +25,9 @@ def local_rate(first: Tensor, second: Tensor, places: Tensor, counterparts: Tens
         In [0, 1]; by chance 1 / 125.
 
     Notes:
-        Channels are standardized over the anchors, in each scan by itself, and compared by their mean squared difference, as
-        registration does. Candidates are a grid of 5×5×5 places, 2 voxels apart. Those beyond the border do not count.
+        Channels are standardized over the anchors, in each scan by itself, and compared by their
+        mean squared difference, as registration does. Candidates are a grid of 5×5×5 places, 2
+        voxels apart. Those beyond the border do not count.
     """
     steps = torch.arange(-REACH_VOX, REACH_VOX + 1, STEP_VOX)
     offsets = torch.cartesian_prod(steps, steps, steps)

@@ -45,40 +45,48 @@ CHOOSING = ("t2", "pd")
 def read_variants(path: Path, base: TrainConfig) -> dict[str, TrainConfig]:
     """Read ``{"name": {"field": value, "part": {"field": value}}, ...}``: what each variant has in place of ``base``.
 
-    Raises
-    ------
-    InputError
-        If the file is no such JSON or a variant is no valid configuration.
+    Raises:
+        InputError: If the file is no such JSON or a variant is no valid configuration.
     """
     try:
         variants = json.loads(path.read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise InputError(f'{path}: expected JSON {{"name": {{"field": value}}}}, found {error}') from None
-    if not isinstance(variants, dict) or not variants or not all(isinstance(changes, dict) for changes in variants.values()):
+    if (
+        not isinstance(variants, dict)
+        or not variants
+        or not all(isinstance(changes, dict) for changes in variants.values())
+    ):
         raise InputError(f'{path}: expected JSON {{"name": {{"field": value}}}} with at least one variant')
     return {name: from_dict(TrainConfig, _merged(to_dict(base), changes)) for name, changes in variants.items()}
 
 
-def sweep(variants: Mapping[str, TrainConfig], bank: TemplateBank, brain: Path, out: Path, *, minutes: float, device: str = "auto") -> str:
+def sweep(
+    variants: Mapping[str, TrainConfig],
+    bank: TemplateBank,
+    brain: Path,
+    out: Path,
+    *,
+    minutes: float,
+    device: str = "auto",
+) -> str:
     """Train every variant for ``minutes`` of wall time, judge it, and write the table; what is done already stays.
 
-    Parameters
-    ----------
-    variants : name → configuration; the time takes the place of its ``steps``, and only the end is validated.
-    bank : organ templates.
-    brain : folder with T1, T2, PD and regions on one grid, see :func:`pretraining.probing.aligned.read_brain`.
-    out : folder of the sweep.
+    Args:
+        variants: Name → configuration; the time takes the place of its ``steps``, and only the end
+            is validated.
+        bank: Organ templates.
+        brain: Folder with T1, T2, PD and regions on one grid, see
+            :func:`pretraining.probing.aligned.read_brain`.
+        out: Folder of the sweep.
 
-    Returns
-    -------
-    The table, as Markdown.
+    Returns:
+        The table, as Markdown.
 
-    Raises
-    ------
-    CommandFailed
-        After all others, if variants failed or are left to other processes.
-    Interrupted
-        If asked to stop; the training in hand is saved, and the same call goes on with it.
+    Raises:
+        CommandFailed: After all others, if variants failed or are left to other processes.
+        Interrupted: If asked to stop; the training in hand is saved, and the same call goes on with
+            it.
     """
     check_minutes(minutes)
     images = read_brain(brain, CHOOSING)
@@ -93,7 +101,12 @@ def sweep(variants: Mapping[str, TrainConfig], bank: TemplateBank, brain: Path, 
                 return
             log.info("%s: %g minutes", name, minutes)
             checkpoint = train(
-                folder / "run", replace(config, validate_every=sys.maxsize), bank, minutes=minutes, resume=True, device=device
+                folder / "run",
+                replace(config, validate_every=sys.maxsize),
+                bank,
+                minutes=minutes,
+                resume=True,
+                device=device,
             )
             scores = judge({name: network_features(_network(checkpoint, config))}, [images])
             nearest = {f"{score.first}→{score.second}": round(score.nearest, 4) for score in scores}

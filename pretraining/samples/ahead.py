@@ -10,19 +10,21 @@ import torch
 from pretraining.engine.synthesis import Pair
 
 
-def prefetch_to_device(samples: Iterator[tuple[int, Pair]], device: torch.device, *, depth: int = 2) -> Iterator[tuple[int, Pair]]:
+def prefetch_to_device(
+    samples: Iterator[tuple[int, Pair]], device: torch.device, *, depth: int = 2
+) -> Iterator[tuple[int, Pair]]:
     """Yield the same samples in the same order, on ``device``.
 
-    Parameters
-    ----------
-    samples : made on ``device`` as they are asked for, or made elsewhere and copied here.
-    device : where they are needed. On a CPU nothing is made ahead; that is what worker processes are for.
-    depth : samples under way at most, which bounds the memory.
+    Args:
+        samples: Made on ``device`` as they are asked for, or made elsewhere and copied here.
+        device: Where they are needed. On a CPU nothing is made ahead; that is what worker processes
+            are for.
+        depth: Samples under way at most, which bounds the memory.
 
-    Notes
-    -----
-    On CUDA all kernels of a sample are queued in a side stream, where they fill the gaps of the training's own. Neither the host
-    nor the training's stream waits for more than the one sample that it takes.
+    Notes:
+        On CUDA all kernels of a sample are queued in a side stream, where they fill the gaps of the
+        training's own. Neither the host nor the training's stream waits for more than the one
+        sample that it takes.
     """
     if device.type != "cuda":
         for index, pair in samples:
@@ -45,6 +47,7 @@ def prefetch_to_device(samples: Iterator[tuple[int, Pair]], device: torch.device
         taker = torch.cuda.current_stream(device)
         taker.wait_event(made)
         for part in pair:
-            # Else the side stream would write its next sample over this one while the step still reads it.
+            # Else the side stream would write its next sample over this one while the step still
+            # reads it.
             part.record_stream(taker)
         yield index, pair

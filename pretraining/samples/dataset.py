@@ -20,9 +20,10 @@ from pretraining.samples.stream import Stream, load, worker_indices
 class StoredPairs(Stream):
     """Uses ``start``, ``start + stride``, ... of the samples of a store, as (use, :class:`Pair`).
 
-    Uses are numbered through all epochs; use u is a pure function of (store, seed, count, u). Every epoch uses each sample once, in an
-    order drawn for it, and every use draws its own variation. Inside a ``DataLoader(batch_size=None)`` with W workers, each makes every
-    W-th use, and the loader restores the order.
+    Uses are numbered through all epochs; use u is a pure function of (store, seed, count, u). Every
+    epoch uses each sample once, in an order drawn for it, and every use draws its own variation.
+    Inside a ``DataLoader(batch_size=None)`` with W workers, each makes every W-th use, and the
+    loader restores the order.
     """
 
     store: Store
@@ -81,7 +82,9 @@ def load_stored(pairs: StoredPairs, *, workers: int = 0, prefetch: int = 2) -> I
     if torch.device(pairs.device).type == "cpu":
         yield from load(pairs, workers=workers, prefetch=prefetch)
     else:
-        for use, stored in load(StoredReads(pairs), workers=workers, prefetch=prefetch, pin=torch.device(pairs.device).type == "cuda"):
+        for use, stored in load(
+            StoredReads(pairs), workers=workers, prefetch=prefetch, pin=torch.device(pairs.device).type == "cuda"
+        ):
             yield use, pairs.varied(use, stored)
 
 

@@ -20,24 +20,26 @@ TRIALS, TRIAL_SECONDS = 8, 2.0
 
 
 def estimate_cost(
-    make: Callable[[int], PackedSample], indices: Collection[int] | MissingSamples, store: Path, *, workers: int, others: int = 0
+    make: Callable[[int], PackedSample],
+    indices: Collection[int] | MissingSamples,
+    store: Path,
+    *,
+    workers: int,
+    others: int = 0,
 ) -> list[tuple[int, PackedSample]]:
     """Make the first few of ``indices``, and say how long all of them will take and how much disk.
 
-    Parameters
-    ----------
-    make : index → sample.
-    workers : processes that will share the work.
-    others : further samples that somebody else will put on the same disk.
+    Args:
+        make: Index → sample.
+        workers: Processes that will share the work.
+        others: Further samples that somebody else will put on the same disk.
 
-    Returns
-    -------
-    The samples made, with their indices.
+    Returns:
+        The samples made, with their indices.
 
-    Raises
-    ------
-    InputError
-        If all ``indices`` won't fit on the disk. If only the ``others`` won't, that is a warning.
+    Raises:
+        InputError: If all ``indices`` won't fit on the disk. If only the ``others`` won't, that is
+            a warning.
     """
     made: list[tuple[int, PackedSample]] = []
     times = [time.monotonic()]
@@ -62,7 +64,9 @@ def estimate_cost(
             f"{len(indices)} samples need about {_size(needed)}, the disk of {store} has {_size(free)} free; make room or name another"
         )
     if needed + others * bytes_each > free:
-        log.warning("%s: with the other shares it is about %s, more than is free", store, _size(needed + others * bytes_each))
+        log.warning(
+            "%s: with the other shares it is about %s, more than is free", store, _size(needed + others * bytes_each)
+        )
     return made
 
 

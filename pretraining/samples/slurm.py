@@ -63,24 +63,24 @@ def submit(
 
     Started again, jobs go on where they stopped, and those that have nothing to do end at once.
 
-    Parameters
-    ----------
-    shares : jobs, at most one for each file.
-    workers : cores of each.
-    minutes : limit of each; one that runs into it queues again by itself.
-    partition : of the cluster; None: its default. All else can be set by Slurm's own variables, such as ``SBATCH_ACCOUNT``.
-    verify : see :func:`pretraining.samples.synthesize.synthesize`.
-    cluster : ``slurm``, or ``local`` for processes on this machine.
+    Args:
+        shares: Jobs, at most one for each file.
+        workers: Cores of each.
+        minutes: Limit of each; one that runs into it queues again by itself.
+        partition: Of the cluster; None: its default. All else can be set by Slurm's own variables,
+            such as ``SBATCH_ACCOUNT``.
+        verify: See :func:`pretraining.samples.synthesize.synthesize`.
+        cluster: ``slurm``, or ``local`` for processes on this machine.
 
-    Raises
-    ------
-    InputError
-        If submitit is missing, there is no Slurm here, or the store is of another configuration or too large for its disk.
-    CommandFailed
-        If Slurm does not take the jobs.
+    Raises:
+        InputError: If submitit is missing, there is no Slurm here, or the store is of another
+            configuration or too large for its disk.
+        CommandFailed: If Slurm does not take the jobs.
     """
     if shares < 1 or workers < 1 or minutes < 1:
-        raise InputError(f"expected at least 1 of --shards, --workers and --slurm-minutes, got {shares}, {workers} and {minutes}")
+        raise InputError(
+            f"expected at least 1 of --shards, --workers and --slurm-minutes, got {shares}, {workers} and {minutes}"
+        )
     try:
         import submitit
     except ModuleNotFoundError:
@@ -98,7 +98,11 @@ def submit(
     executor = submitit.AutoExecutor(folder=folder, cluster=cluster, slurm_max_num_timeout=MAX_TIMEOUTS)
     memory = GB_PER_WORKER * (workers + 1)
     executor.update_parameters(
-        name="anatomix-synthesize", timeout_min=minutes, cpus_per_task=workers, mem_gb=memory, slurm_array_parallelism=shares
+        name="anatomix-synthesize",
+        timeout_min=minutes,
+        cpus_per_task=workers,
+        mem_gb=memory,
+        slurm_array_parallelism=shares,
     )
     if config.device == "cuda":
         executor.update_parameters(gpus_per_node=1)

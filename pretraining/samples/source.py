@@ -1,6 +1,7 @@
 """Where training has its samples from: templates, of which they are made on the fly, or a store.
 
-Both give numbered samples, each a pure function of its number, and a few fixed ones for validation that training never sees.
+Both give numbered samples, each a pure function of its number, and a few fixed ones for validation
+that training never sees.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from pretraining.samples.stream import PairStream, load
 FIRST_VALIDATION_INDEX = 2**40
 """Numbers from here on validate; training never gets this far."""
 READERS = 4
-"""Processes that read for a GPU: a sample takes about 10 ms to read, decode and compare with its checksum."""
+"""Processes that read for a GPU: a sample takes about 10 ms to read, decode and compare with its
+checksum.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +44,18 @@ class TemplateSource:
         """What the samples are made of; JSON types."""
         return describe_templates(self.bank)
 
-    def samples(self, *, start: int, stride: int = 1, device: torch.device, workers: int | None = None) -> Iterator[tuple[int, Pair]]:
+    def samples(
+        self, *, start: int, stride: int = 1, device: torch.device, workers: int | None = None
+    ) -> Iterator[tuple[int, Pair]]:
         """Numbers ``start``, ``start + stride``, ...; made by ``workers`` processes, by default one for a CPU and none for a GPU."""
         workers = (1 if device.type == "cpu" else 0) if workers is None else workers
-        common: dict[str, Any] = {"bank": self.bank, "config": self.engine, "seed": self.seed, "start": start, "stride": stride}
+        common: dict[str, Any] = {
+            "bank": self.bank,
+            "config": self.engine,
+            "seed": self.seed,
+            "start": start,
+            "stride": stride,
+        }
         if not workers:
             return load(PairStream(device=str(device), make=self.make, **common))
         if device.type == "cpu" or self.make is not synthesize_pair:
@@ -80,7 +91,9 @@ class StoreSource:
     def __post_init__(self) -> None:
         if changed := differences(self.store.config.engine, self.engine):
             fields = "; ".join(f"engine.{line}" for line in changed)
-            raise InputError(f"{self.store.path} was made with another engine configuration ({fields}); leave these as they are")
+            raise InputError(
+                f"{self.store.path} was made with another engine configuration ({fields}); leave these as they are"
+            )
         if len(self.store) <= self.validation_count:
             raise InputError(
                 f"{self.store.path} has {len(self.store)} samples, of which validation_pairs={self.validation_count} would be held out; "
@@ -97,10 +110,14 @@ class StoreSource:
         config = self.store.config
         return {**config.templates, "stored": {"count": config.count, "seed": config.seed, "device": config.device}}
 
-    def samples(self, *, start: int, stride: int = 1, device: torch.device, workers: int | None = None) -> Iterator[tuple[int, Pair]]:
+    def samples(
+        self, *, start: int, stride: int = 1, device: torch.device, workers: int | None = None
+    ) -> Iterator[tuple[int, Pair]]:
         """Uses ``start``, ``start + stride``, ...; read by ``workers`` processes, by default one for a CPU and a few for a GPU."""
         workers = (1 if device.type == "cpu" else min(READERS, available_cores())) if workers is None else workers
-        pairs = StoredPairs(store=self.store, seed=self.seed, count=self.training_count, start=start, stride=stride, device=str(device))
+        pairs = StoredPairs(
+            store=self.store, seed=self.seed, count=self.training_count, start=start, stride=stride, device=str(device)
+        )
         return load_stored(pairs, workers=workers)
 
     def validation(self, device: torch.device) -> Iterator[tuple[int, Pair]]:
@@ -121,15 +138,16 @@ def sample_source(
 ) -> TemplateSource | StoreSource:
     """The samples that training takes from a bank or a store.
 
-    Raises
-    ------
-    InputError
-        If the store was made with another engine configuration, or is too small to hold out ``validation_count`` samples, or samples of
-        another kind than pairs are wanted of it.
+    Raises:
+        InputError: If the store was made with another engine configuration, or is too small to hold
+            out ``validation_count`` samples, or samples of another kind than pairs are wanted of
+            it.
     """
     common: dict[str, Any] = {"engine": engine, "seed": seed, "validation_count": validation_count}
     if not isinstance(given, Store):
         return TemplateSource(bank=given, make=make, **common)
     if make is not synthesize_pair:
-        raise InputError("a store has no clean images and no classes, which this objective learns from; use --templates")
+        raise InputError(
+            "a store has no clean images and no classes, which this objective learns from; use --templates"
+        )
     return StoreSource(store=given, **common)

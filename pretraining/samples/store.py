@@ -4,8 +4,9 @@ STORE/config.json            what every sample follows from
 STORE/shard-0000032.b2nd     some samples, from number 32 on; see :mod:`pretraining.samples.shards`
 STORE/manifest.jsonl         a line for each shard with the checksum of each sample; written when the last shard is there
 
-Which samples a file holds follows from the store alone, not from who makes it. So the files that several machines put into one
-folder are one store, and the same one whatever their number; nothing is merged or copied.
+Which samples a file holds follows from the store alone, not from who makes it. So the files that
+several machines put into one folder are one store, and the same one whatever their number; nothing
+is merged or copied.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ REPAIR = "run the same `anatomix-pretrain synthesize` command again with --verif
 def samples_per_shard(count: int) -> int:
     """How many samples share a file: one in a small store, so that few samples still keep many processes busy; 16 in a large one.
 
-    Notes
-    -----
-    120,000 samples of 128 voxels are 7,500 files of 43 MiB: cluster file systems like few files, and many have a quota on their number.
+    Notes:
+        120,000 samples of 128 voxels are 7,500 files of 43 MiB: cluster file systems like few
+            files, and many have a quota on their number.
     """
     return min(MAX_SHARD_SAMPLES, max(1, count // MANY_FILES))
 
@@ -144,11 +145,10 @@ class MissingSamples:
 class Store:
     """A finished store, to be read; :func:`open_store` makes it.
 
-    Attributes
-    ----------
-    path : its folder.
-    config : what its samples follow from.
-    checksums : of all samples.
+    Attributes:
+        path: Its folder.
+        config: What its samples follow from.
+        checksums: Of all samples.
     """
 
     def __init__(self, path: Path, config: StoreConfig, checksums: tuple[str, ...]) -> None:
@@ -160,12 +160,9 @@ class Store:
     def read(self, index: int) -> StoredPair:
         """Read sample ``index`` from disk, onto the CPU, and compare it with its checksum.
 
-        Raises
-        ------
-        IndexError
-            If there is no such sample.
-        InputError
-            If its file has gone, can't be read or is not what was written.
+        Raises:
+            IndexError: If there is no such sample.
+            InputError: If its file has gone, can't be read or is not what was written.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"the store has samples 0 to {len(self) - 1}, asked for {index}")
@@ -179,10 +176,9 @@ class Store:
 def open_store(path: str | Path) -> Store:
     """Open a finished store; its files must be there in full length; their content is compared with its checksum as it is read.
 
-    Raises
-    ------
-    InputError
-        If there is no store, or it is unfinished, or a file has gone, was cut short or replaced.
+    Raises:
+        InputError: If there is no store, or it is unfinished, or a file has gone, was cut short or
+            replaced.
     """
     path = Path(path)
     config = read_store_config(path)
@@ -200,14 +196,20 @@ def open_store(path: str | Path) -> Store:
             file = path / line["file"]
             length = file.stat().st_size if file.is_file() else None
             if length != line["bytes"]:
-                found = "is missing" if length is None else f"has {length} bytes instead of {line['bytes']}: it was cut short or replaced"
+                found = (
+                    "is missing"
+                    if length is None
+                    else f"has {length} bytes instead of {line['bytes']}: it was cut short or replaced"
+                )
                 raise InputError(f"{file} {found}; {AGAIN}")
     except InputError:
         raise
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{manifest} is damaged; delete it and {AGAIN}") from None
     if len(checksums) != config.count:
-        raise InputError(f"{path} is not finished: {len(checksums)} of its {config.count} samples are in {MANIFEST}; {AGAIN}")
+        raise InputError(
+            f"{path} is not finished: {len(checksums)} of its {config.count} samples are in {MANIFEST}; {AGAIN}"
+        )
     return Store(path, config, tuple(checksums))
 
 
@@ -221,14 +223,12 @@ def read_store_config(store: Path) -> StoreConfig:
 def reconcile_config(store: Path, wanted: StoreConfig) -> StoreConfig:
     """See that ``store`` can take samples of ``wanted``: it is new, or was begun with the same; a larger count makes it grow.
 
-    Returns
-    -------
-    ``wanted``, but for ``shard_samples``, which stay as they are in a store that grows.
+    Returns:
+        ``wanted``, but for ``shard_samples``, which stay as they are in a store that grows.
 
-    Raises
-    ------
-    InputError
-        If ``store`` is a file, or a folder of other things, or a store of another configuration; the fields that differ are named.
+    Raises:
+        InputError: If ``store`` is a file, or a folder of other things, or a store of another
+            configuration; the fields that differ are named.
     """
     if store.exists() and not store.is_dir():
         raise InputError(f"{store} is a file; expected a folder for the store")
@@ -239,19 +239,23 @@ def reconcile_config(store: Path, wanted: StoreConfig) -> StoreConfig:
     try:
         there = read_store_config(store)
     except InputError as error:
-        raise InputError(f"{store / CONFIG} is of no store of this version; name a new or an empty folder ({error})") from None
+        raise InputError(
+            f"{store / CONFIG} is of no store of this version; name a new or an empty folder ({error})"
+        ) from None
     wanted = replace(wanted, shard_samples=there.shard_samples)
     same_but_larger = replace(wanted, count=there.count) if wanted.count > there.count else wanted
     if changed := differences(there, same_but_larger):
-        raise InputError(f"{store} was started with another configuration ({'; '.join(changed)}); use that one or name another folder")
+        raise InputError(
+            f"{store} was started with another configuration ({'; '.join(changed)}); use that one or name another folder"
+        )
     return wanted
 
 
 def begin_store(store: Path, wanted: StoreConfig) -> StoreConfig:
     """Write the configuration that :func:`reconcile_config` finds, unless it is there.
 
-    Jobs of an array begin a store at once; one at a time decides what it holds. Making shards needs no lock, see
-    :func:`pretraining.samples.synthesize.synthesize`.
+    Jobs of an array begin a store at once; one at a time decides what it holds. Making shards needs
+    no lock, see :func:`pretraining.samples.synthesize.synthesize`.
     """
     config = reconcile_config(store, wanted)
     if (store / CONFIG).exists() and read_store_config(store) == config:

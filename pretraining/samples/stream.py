@@ -24,8 +24,9 @@ class Stream(IterableDataset[tuple[int, Any]]):
 class PairStream(Stream):
     """Samples ``start``, ``start + stride``, ... of one data set, as (index, :class:`Pair`).
 
-    Inside a ``DataLoader(batch_size=None)`` with W workers, each makes every W-th sample, and the loader, which asks its workers
-    in turn, restores the order: samples and order are those of no workers at all.
+    Inside a ``DataLoader(batch_size=None)`` with W workers, each makes every W-th sample, and the
+    loader, which asks its workers in turn, restores the order: samples and order are those of no
+    workers at all.
     """
 
     bank: TemplateBank
@@ -67,14 +68,18 @@ def load(stream: Stream, *, workers: int = 0, prefetch: int = 2, pin: bool = Fal
         stream: Yields numbered samples.
         workers: Processes, each one thread wide; 0: this one.
         prefetch: Samples that each process is ahead at most.
-        pin: Put samples in page-locked memory, from where a GPU copies them while the host goes on; needs CUDA.
+        pin: Put samples in page-locked memory, from where a GPU copies them while the host goes on;
+            needs CUDA.
 
     Raises:
         ValueError: If processes were to make samples on another device than the CPU.
     """
     if workers and torch.device(stream.device).type != "cpu":
-        raise ValueError(f"worker processes make samples on the CPU, got device {stream.device!r}; use workers=0 on other devices")
-    # The loader draws a seed for its workers, which they have no use for: from a generator of its own, not from the global one.
+        raise ValueError(
+            f"worker processes make samples on the CPU, got device {stream.device!r}; use workers=0 on other devices"
+        )
+    # The loader draws a seed for its workers, which they have no use for: from a generator of its
+    # own, not from the global one.
     loader: DataLoader[tuple[int, Any]] = DataLoader(
         stream,
         batch_size=None,

@@ -101,33 +101,32 @@ class Request:
         )
 
 
-def synthesize(request: Request, store: Path, *, share: Share | None = None, workers: int = 1, verify: bool = False) -> int:
+def synthesize(
+    request: Request, store: Path, *, share: Share | None = None, workers: int = 1, verify: bool = False
+) -> int:
     """Make what is missing of a store, or of one share of it.
 
-    A sample is a pure function of (templates, engine, seed, index): the store's bytes depend neither on the number of workers and
-    shares nor on how often it was stopped. Two processes that make the same share do each other no harm, as a shard appears whole and
-    both write the same; nor do they help each other.
+    A sample is a pure function of (templates, engine, seed, index): the store's bytes depend
+    neither on the number of workers and shares nor on how often it was stopped. Two processes that
+    make the same share do each other no harm, as a shard appears whole and both write the same; nor
+    do they help each other.
 
-    Parameters
-    ----------
-    store : folder; a new one or one that was begun with the same request. A larger ``count`` makes a store grow.
-    share : what to make; None: all.
-    workers : processes that make samples, each one thread wide; 0 or 1: this one.
-    verify : decode the samples that are there already and make damaged ones anew. Otherwise a shard counts if its file is whole and says
-        that it holds what it should.
+    Args:
+        store: Folder; a new one or one that was begun with the same request. A larger ``count``
+            makes a store grow.
+        share: What to make; None: all.
+        workers: Processes that make samples, each one thread wide; 0 or 1: this one.
+        verify: Decode the samples that are there already and make damaged ones anew. Otherwise a
+            shard counts if its file is whole and says that it holds what it should.
 
-    Returns
-    -------
-    How many shards of the whole store are still missing.
+    Returns:
+        How many shards of the whole store are still missing.
 
-    Raises
-    ------
-    InputError
-        If the store is of another configuration, or the disk too small for what is to come.
-    CommandFailed
-        If the disk is full or a worker was ended from outside; finished shards stay.
-    Interrupted
-        After Ctrl-C or SIGTERM; finished shards stay.
+    Raises:
+        InputError: If the store is of another configuration, or the disk too small for what is to
+            come.
+        CommandFailed: If the disk is full or a worker was ended from outside; finished shards stay.
+        Interrupted: After Ctrl-C or SIGTERM; finished shards stay.
     """
     if workers < 0:
         raise InputError(f"expected --workers of at least 0, got {workers}")
@@ -140,7 +139,11 @@ def synthesize(request: Request, store: Path, *, share: Share | None = None, wor
         log.info("%s, share %s: %d of %d shards are there", store, share, len(missing.present), len(own))
         _make(request, store, config, missing, workers=max(1, workers))
         still_missing = finish_store(store)
-    log.info("%s: %s", store, f"{still_missing} shards are still missing" if still_missing else f"all {config.count} samples are there")
+    log.info(
+        "%s: %s",
+        store,
+        f"{still_missing} shards are still missing" if still_missing else f"all {config.count} samples are there",
+    )
     return still_missing
 
 
@@ -156,7 +159,8 @@ def _make(request: Request, store: Path, config: StoreConfig, indices: MissingSa
     # A job's log should not fill with bars.
     bar = tqdm(total=len(indices), unit="sample", dynamic_ncols=True, mininterval=1.0 if sys.stderr.isatty() else 30.0)
     made = imap_unordered(make, rest, processes=max(1, min(workers, len(indices) - len(first))))
-    # Written beside: a process that waits for its disk would let the workers wait for their next sample. One at a time, to bound memory.
+    # Written beside: a process that waits for its disk would let the workers wait for their next
+    # sample. One at a time, to bound memory.
     writing: Future[None] | None = None
     with logging_redirect_tqdm([logging.getLogger()]), bar, closing(made), ThreadPoolExecutor(1) as writer:
         for index, sample in chain(first, made):
@@ -167,7 +171,9 @@ def _make(request: Request, store: Path, config: StoreConfig, indices: MissingSa
                 if writing:
                     writing.result()
                 path, content = shard_path(store, config, shard), [samples.pop(i) for i in wanted]
-                writing = writer.submit(write_shard, path, content, store=config.digest, first=wanted[0], side=config.engine.side)
+                writing = writer.submit(
+                    write_shard, path, content, store=config.digest, first=wanted[0], side=config.engine.side
+                )
             bar.update()
         if writing:
             writing.result()
@@ -189,7 +195,9 @@ def _missing(store: Path, config: StoreConfig, shards: range, *, workers: int, v
     faults: dict[int, str | None] = {}
     # Without decoding, a process would take longer to start than to do it.
     with closing(imap_unordered(find, there, processes=workers if verify else 1)) as found:
-        for shard, fault in tqdm(found, total=len(there), unit="shard", desc="verifying", dynamic_ncols=True, disable=not verify):
+        for shard, fault in tqdm(
+            found, total=len(there), unit="shard", desc="verifying", dynamic_ncols=True, disable=not verify
+        ):
             faults[shard] = fault
     for shard in there:
         if faults[shard]:

@@ -1,7 +1,7 @@
 """Building a template bank: subjects are read in parallel, kept one by one, and put together in the end.
 
-What is finished lies in ``BANK.parts``, where a build that was killed finds it when it is started again. The bank's bytes depend
-neither on that nor on the number of processes.
+What is finished lies in ``BANK.parts``, where a build that was killed finds it when it is started
+again. The bank's bytes depend neither on that nor on the number of processes.
 """
 
 from __future__ import annotations
@@ -52,11 +52,12 @@ def build_bank(
 ) -> BuildReport:
     """Read label files and write a bank and, beside it, ``OUT.report.txt``, each whole or not at all.
 
-    Called again after it was killed, with the same arguments, it continues where it stopped. While it runs, it needs twice the
-    bank's size on the disk.
+    Called again after it was killed, with the same arguments, it continues where it stopped. While
+    it runs, it needs twice the bank's size on the disk.
 
     Args:
-        sources: See :func:`pretraining.templates.sources.find_sources`, as for ``licences`` and ``regions``.
+        sources: See :func:`pretraining.templates.sources.find_sources`, as for ``licences`` and
+            ``regions``.
         out: The bank file; an older bank is replaced.
         spacing_mm: See :class:`pretraining.templates.build.Reading`, as for ``min_voxels``.
         min_voxels: Masks with fewer voxels are rejected.
@@ -65,10 +66,11 @@ def build_bank(
         regions: Parts of the body, for balanced draws.
 
     Raises:
-        InputError: If a source does not exist or holds no label file, if ``out`` cannot be a bank, or if not one
-            template in all sources is usable. An unreadable file among others only stands in the report.
-        CommandFailed: If the disk is full or a reading process was ended from outside; what is finished is kept for the
-            next call.
+        InputError: If a source does not exist or holds no label file, if ``out`` cannot be a bank,
+            or if not one template in all sources is usable. An unreadable file among others only
+            stands in the report.
+        CommandFailed: If the disk is full or a reading process was ended from outside; what is
+            finished is kept for the next call.
         InUse: If another process builds the same bank.
     """
     reading = Reading(spacing_mm=spacing_mm, min_voxels=min_voxels)
@@ -121,7 +123,9 @@ def _keeping(parts: Path) -> Iterator[None]:
 
 def _check_place(out: Path) -> None:
     if out.is_dir():
-        raise InputError(f"{out} is a folder; a template bank is one file, so name a file, for example {out / 'templates.bank'}")
+        raise InputError(
+            f"{out} is a folder; a template bank is one file, so name a file, for example {out / 'templates.bank'}"
+        )
     if out.exists() and out.stat().st_size:
         with out.open("rb") as file:
             if not file.read(len(MAGIC)).startswith(FAMILY):
@@ -153,7 +157,9 @@ def _read_all(groups: Sequence[Group | ProceduralShapes], reading: Reading, fold
     unusable: set[Rejection] = set()
     bar = tqdm(total=len(groups), unit="subject", dynamic_ncols=True, mininterval=1.0)
     with logging_redirect_tqdm([logging.getLogger()]), bar:
-        for group, part in imap_unordered(partial(make_part, reading, folder), groups, processes=min(processes, len(groups))):
+        for group, part in imap_unordered(
+            partial(make_part, reading, folder), groups, processes=min(processes, len(groups))
+        ):
             parts[group] = part
             for line in part.rejected:
                 if line.kind == "unusable" and line not in unusable:
@@ -209,7 +215,8 @@ class Part(NamedTuple):
 def make_part(reading: Reading, folder: Path, group: Group | ProceduralShapes) -> Part:
     """Read a subject and write its part to ``folder``, unless an intact one is there.
 
-    The part is named after all that it depends on: the files by name, size and time of change, what is made of them, and by which version.
+    The part is named after all that it depends on: the files by name, size and time of change, what
+    is made of them, and by which version.
     """
     path = folder / f"{_digest(reading, group)}.part"
     if path.exists():
@@ -258,7 +265,11 @@ def _procedural(reading: Reading, shapes: ProceduralShapes) -> tuple[Templates, 
         names = {"source": entry.source, "subject": entry.subject, "organ": entry.organ, "licence": shapes.licence}
         mask = resample_nearest(bank.mask(i).numpy(), (bank.spacing_mm,) * 3, reading.spacing_mm)
         if (count := int(mask.sum())) < reading.min_voxels:
-            rejected.append(too_small(f"{entry.source} {entry.subject}: {entry.organ}", count, reading.spacing_mm, reading.min_voxels))
+            rejected.append(
+                too_small(
+                    f"{entry.source} {entry.subject}: {entry.organ}", count, reading.spacing_mm, reading.min_voxels
+                )
+            )
         else:
             packed = pack(mask)
             templates.append((TemplateEntry.of(packed, **names), packed.bits))

@@ -22,7 +22,8 @@ def read_label_names(path: Path) -> tuple[Names, Rejection | None]:
         path: A ``labels.json``, {organ: number}, or a ``dataset.json`` as nnU-Net has it.
 
     Returns:
-        Names, none if there is no such file or it makes no sense; in the latter case, one line that says so.
+        Names, none if there is no such file or it makes no sense; in the latter case, one line that
+        says so.
     """
     is_dataset = path.name == DATASET_FILE
     expected = '"labels": {"organ": number or [numbers], ...}' if is_dataset else '{"organ": number, ...}'
@@ -39,10 +40,12 @@ def names_in(labels: Any) -> Names:
     """Turn names and numbers around.
 
     Args:
-        labels: {name: number}, {name: [numbers]} for nnU-Net's regions, or {"number": name} as older datasets have it.
+        labels: {name: number}, {name: [numbers]} for nnU-Net's regions, or {"number": name} as
+            older datasets have it.
 
     Returns:
-        Number to name, without 0. A number of several regions is named after the smallest: of nested regions, such as a
+        Number to name, without 0. A number of several regions is named after the smallest: of
+            nested regions, such as a
         tumour and its core, each is what is left of it outside those within.
 
     Raises:

@@ -21,8 +21,9 @@ MERGED = (
     (re.compile(r"(^|[ _-])(ribs?|costae?)([ _-]|\d|$)(?!.*cartilage)", re.IGNORECASE), "ribs"),
     (re.compile(r"(^|[ _-])vertebrae?([ _-]|\d|$)", re.IGNORECASE), "vertebrae"),
 )
-"""Organs that the paper pools into one template per subject (App. B.1.1): ``rib_left_1`` and ``vertebrae_S1``, but neither
-``costal_cartilages`` nor ``intervertebral_discs`` nor ``sacrum``."""
+"""Organs that the paper pools into one template per subject (App. B.1.1): ``rib_left_1`` and
+``vertebrae_S1``, but neither ``costal_cartilages`` nor ``intervertebral_discs`` nor ``sacrum``.
+"""
 
 
 @dataclass(kw_only=True)
@@ -47,11 +48,10 @@ def read_group(group: Group, spacing_mm: float, min_voxels: int) -> GroupContent
 
     At no time is more than one whole volume held: organs are cropped as they are found.
 
-    Parameters
-    ----------
-    group : from :func:`pretraining.templates.sources.find_sources`.
-    spacing_mm : voxel size that masks are resampled to, nearest neighbour.
-    min_voxels : masks with fewer voxels after resampling are rejected.
+    Args:
+        group: From :func:`pretraining.templates.sources.find_sources`.
+        spacing_mm: Voxel size that masks are resampled to, nearest neighbour.
+        min_voxels: Masks with fewer voxels after resampling are rejected.
     """
     content = GroupContent()
     organs: dict[str, Part] = {}
@@ -72,7 +72,9 @@ def read_group(group: Group, spacing_mm: float, min_voxels: int) -> GroupContent
     for organ, part in organs.items():
         count = int(np.count_nonzero(part.mask))
         if count < min_voxels:
-            content.rejected.append(too_small(f"{group.source} {group.subject}: {organ}", count, spacing_mm, min_voxels))
+            content.rejected.append(
+                too_small(f"{group.source} {group.subject}: {organ}", count, spacing_mm, min_voxels)
+            )
         else:
             content.masks[organ] = pack(part.mask)._replace(offset=part.offset)
     return content
@@ -116,7 +118,10 @@ def _parts(path: Path, spacing_mm: float, names: Names) -> Iterator[tuple[str, P
     labels = resample_nearest(labels, file_spacing_mm, spacing_mm)
     if len(values) == 1:
         tight, offset = crop(labels != 0)
-        yield merged_name(organs.get(values[0], stem(path.name))), Part(tight.copy(), offset)  # a view would keep the whole volume
+        yield (
+            merged_name(organs.get(values[0], stem(path.name))),
+            Part(tight.copy(), offset),
+        )  # a view would keep the whole volume
         return
     # Imported here: it takes a second, and opening a bank needs none of it.
     from skimage.measure import regionprops
@@ -139,7 +144,9 @@ def _union(a: Part, b: Part) -> Part:
     high = np.maximum(np.add(a.offset, a.mask.shape), np.add(b.offset, b.mask.shape))
     mask = np.zeros(high - low, dtype=bool)
     for part in (a, b):
-        mask[tuple(slice(start, start + size) for start, size in zip(part.offset - low, part.mask.shape, strict=True))] |= part.mask
+        mask[
+            tuple(slice(start, start + size) for start, size in zip(part.offset - low, part.mask.shape, strict=True))
+        ] |= part.mask
     return Part(mask, tuple(low.tolist()))
 
 

@@ -22,10 +22,9 @@ SPACING_MM = 1.5
 def procedural_bank(count: int = 160, seed: int = 0) -> TemplateBank:
     """Make a bank in memory of ``count`` shapes, a pure function of the arguments; about 3 ms a shape.
 
-    Parameters
-    ----------
-    count : of templates, >= 1; the kinds in ``KINDS`` take turns.
-    seed : of the shapes, in [0, 2**63).
+    Args:
+        count: Of templates, >= 1; the kinds in ``KINDS`` take turns.
+        seed: Of the shapes, in [0, 2**63).
     """
     if count < 1:
         raise ValueError(f"a bank needs at least one shape, got count={count}")
@@ -46,7 +45,9 @@ def procedural_shape(kind: str, generator: Generator) -> Tensor:
     points = points + smooth_noise(shape, bend, channels=3)
     rotation = torch.tensor(rotation_matrix(uniforms(3, -180.0, 180.0, generator)), dtype=torch.float32)
     points = torch.tensordot(rotation, points, dims=1)
-    level = F.interpolate(KINDS[kind](points, generator)[None, None], scale_factor=2, mode="trilinear", align_corners=True)[0, 0]
+    level = F.interpolate(
+        KINDS[kind](points, generator)[None, None], scale_factor=2, mode="trilinear", align_corners=True
+    )[0, 0]
     # Whatever was drawn, the innermost voxels belong to the shape: it is never empty.
     return level < torch.maximum(torch.tensor(0.0), level.min() + 1e-3)
 
@@ -76,7 +77,10 @@ def _tube(points: Tensor, generator: Generator) -> Tensor:
     waves, phase_x, phase_y = uniform(0.5, 3.0, generator), *uniforms(2, 0.0, 2 * math.pi, generator)
     swing_x, swing_y = uniforms(2, 0.1, 0.4, generator)
     radius = uniform(0.07, 0.25, generator) * (1 + 0.3 * torch.sin(2 * z + phase_x))
-    distance = ((x - swing_x * torch.sin(waves * z + phase_x)).square() + (y - swing_y * torch.sin(waves * z + phase_y)).square()).sqrt()
+    distance = (
+        (x - swing_x * torch.sin(waves * z + phase_x)).square()
+        + (y - swing_y * torch.sin(waves * z + phase_y)).square()
+    ).sqrt()
     return torch.maximum(distance - radius, z.abs() - 0.9)
 
 
@@ -127,4 +131,6 @@ KINDS: dict[str, Callable[[Tensor, Generator], Tensor]] = {
     "shell": _shell,
     "ring": _ring,
 }
-"""Each takes points (3, X, Y, Z) in about [-1, 1] and returns a level (X, Y, Z) that is negative inside."""
+"""Each takes points (3, X, Y, Z) in about [-1, 1] and returns a level (X, Y, Z) that is negative
+inside.
+"""

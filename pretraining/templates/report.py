@@ -69,7 +69,9 @@ class BuildReport:
         text = [f"{self.template_count} templates, {kinds}, of {self.subject_count} subjects at {self.spacing_mm:g} mm"]
         text += _counted("from ", self.templates_of_source, counts)
         text += _cut(self._region_lines(), counts)
-        text += _counted("licence: ", {name or "not stated": count for name, count in self.templates_of_licence.items()}, counts)
+        text += _counted(
+            "licence: ", {name or "not stated": count for name, count in self.templates_of_licence.items()}, counts
+        )
         text += _counted("organ: ", self.templates_of_organ, counts) if with_organs else []
         for kind, heading in HEADINGS.items():
             of_kind = [f"  {what}: {why}" for what, why, its in self.rejected if its == kind]

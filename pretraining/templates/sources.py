@@ -69,12 +69,17 @@ class PlainFolder:
         """What there is to read, once it is known what the files are."""
         where: dict[str, Any] = {"folder": self.folder, "licence": self.licence, "region": self.region}
         if one_subject:
-            return [Group(source="/".join(self.path[:-1] or self.path), subject=self.path[-1], names=self.names, **where)]
+            return [
+                Group(source="/".join(self.path[:-1] or self.path), subject=self.path[-1], names=self.names, **where)
+            ]
         stems = [stem(name) for name in self.names]
         often = Counter(stems)
         subjects = [short if often[short] == 1 else name for short, name in zip(stems, self.names, strict=True)]
         source = "/".join(self.path)
-        return [Group(source=source, subject=subject, names=(name,), **where) for name, subject in zip(self.names, subjects, strict=True)]
+        return [
+            Group(source=source, subject=subject, names=(name,), **where)
+            for name, subject in zip(self.names, subjects, strict=True)
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,11 +104,12 @@ def find_sources(
 ) -> tuple[list[Source], list[Rejection]]:
     """List what there is to read, in an order that depends on names alone, and the folders that can't be looked into.
 
-    A folder is searched with all its subfolders, links included; one that is reached twice counts once. A folder called
-    ``segmentations`` is one TotalSegmentator subject, named after the folder above, where the scan lies (v1 and v2 layout). Of an
-    nnU-Net raw dataset (``dataset.json`` and ``labelsTr``), each file in ``labelsTr`` is a label map, and nothing else is used:
-    scans hold no labels, and the labels of test cases are for testing. In any other folder with a ``labels.json``,
-    {organ: number}, each file is a label map; without one the content decides.
+    A folder is searched with all its subfolders, links included; one that is reached twice counts
+    once. A folder called ``segmentations`` is one TotalSegmentator subject, named after the folder
+    above, where the scan lies (v1 and v2 layout). Of an nnU-Net raw dataset (``dataset.json`` and
+    ``labelsTr``), each file in ``labelsTr`` is a label map, and nothing else is used: scans hold no
+    labels, and the labels of test cases are for testing. In any other folder with a
+    ``labels.json``, {organ: number}, each file is a label map; without one the content decides.
 
     Args:
         sources: Folders and files, ``procedural`` or ``procedural:COUNT``.
@@ -111,11 +117,13 @@ def find_sources(
         regions: Parts of the body that the sources show, one for each, or none.
 
     Raises:
-        InputError: If a source does not exist or holds no label file, or if the number of licences or regions does not
-            fit.
+        InputError: If a source does not exist or holds no label file, or if the number of licences
+            or regions does not fit.
     """
     if len(licences) not in (0, 1, len(sources)):
-        raise InputError(f"expected one licence for all sources or one for each of the {len(sources)}, found {len(licences)}")
+        raise InputError(
+            f"expected one licence for all sources or one for each of the {len(sources)}, found {len(licences)}"
+        )
     if len(regions) not in (0, len(sources)):
         raise InputError(f"expected one region for each of the {len(sources)} sources, or none, found {len(regions)}")
     found: list[Source] = []
@@ -130,13 +138,16 @@ def find_sources(
             continue
         name = source.resolve().name
         times[name] += 1
-        # Subjects of two sources must not be taken for each other because the sources have one name.
+        # Subjects of two sources must not be taken for each other because the sources have one
+        # name.
         root = name if times[name] == 1 else f"{name} ({times[name]})"
         if source.is_file():
             licence = _licence_file(source.parent) or licence
             subject = stem(source.name)
             names = (source.name,)
-            found.append(Group(source=root, subject=subject, folder=source.parent, names=names, licence=licence, region=region))
+            found.append(
+                Group(source=root, subject=subject, folder=source.parent, names=names, licence=licence, region=region)
+            )
         elif source.is_dir():
             found += _in_folder(source, root, licence, region, seen, rejected)
         else:
@@ -144,7 +155,9 @@ def find_sources(
     return found, rejected
 
 
-def _in_folder(source: Path, root: str, licence: str, region: str, seen: set[tuple[int, int]], rejected: list[Rejection]) -> list[Source]:
+def _in_folder(
+    source: Path, root: str, licence: str, region: str, seen: set[tuple[int, int]], rejected: list[Rejection]
+) -> list[Source]:
     found: list[Source] = []
     licence_of = {source.parent: licence}
     rejected_before = len(rejected)
@@ -183,7 +196,9 @@ def _is_of_dataset(folder: Path) -> bool:
     return folder.name in (TRAINING, TEST) and (folder.parent / DATASET_FILE).is_file()
 
 
-def _walk(source: Path, seen: set[tuple[int, int]], rejected: list[Rejection]) -> Iterator[tuple[Path, list[str], list[str]]]:
+def _walk(
+    source: Path, seen: set[tuple[int, int]], rejected: list[Rejection]
+) -> Iterator[tuple[Path, list[str], list[str]]]:
     """Each folder with the sorted names in it, following links but never in circles."""
 
     def report(error: OSError) -> None:

@@ -1,12 +1,14 @@
 """Do descriptors follow the anatomy or the place in the volume? A scan is moved by whole voxels, and blocks are found again.
 
-``python -m tests.benchmarks.feature_shifts --data ../shared/data`` prints, for MIND-SSC, for the bundled network's features as registration
-uses them, and for the same with so wide an empty margin around the scan that no part of it is near the border of the network's window:
+``python -m tests.benchmarks.feature_shifts --data ../shared/data`` prints, for MIND-SSC, for the
+bundled network's features as registration uses them, and for the same with so wide an empty margin
+around the scan that no part of it is near the border of the network's window:
 
 - share: how much of a true displacement of four voxels the minima of the block costs move by; 1 follows anatomy alone, 0 place alone;
 - error: how far the minima lie from the true displacement, median over blocks, voxels along one axis.
 
-With tests/benchmarks/known_warps.py it says why features guide registration as they do (docs/results.md).
+With tests/benchmarks/known_warps.py it says why features guide registration as they do
+(docs/results.md).
 """
 
 from __future__ import annotations
@@ -44,7 +46,10 @@ def found_shifts(fixed: Tensor, moving: Tensor, around_vox: int, blocks: Tensor)
     costs = torch.stack(
         [
             functional.avg_pool3d(
-                (fixed - moved(moving, -int(shift))).square().sum(0, keepdim=True), BLOCK_VOX, stride=1, padding=BLOCK_VOX // 2
+                (fixed - moved(moving, -int(shift))).square().sum(0, keepdim=True),
+                BLOCK_VOX,
+                stride=1,
+                padding=BLOCK_VOX // 2,
             )[0][blocks]
             for shift in candidates
         ]
@@ -86,9 +91,13 @@ def main() -> None:
         "MIND-SSC": describe_with(DescriptorConfig(feature_weight=0)),
         "features": describe_with(features),
         # One window of 208 voxels; the head fills its middle.
-        "features, margin of 48": with_margin(describe_with(DescriptorConfig(mind=False, feature_weight=1.0, side=208)), 48),
+        "features, margin of 48": with_margin(
+            describe_with(DescriptorConfig(mind=False, feature_weight=1.0, side=208)), 48
+        ),
     }
-    logging.info("| descriptor | share, T1 on T1 | share, T1 on T2 | error, T1 on T2 | error, T1 on CT |\n|---|---|---|---|---|")
+    logging.info(
+        "| descriptor | share, T1 on T1 | share, T1 on T2 | error, T1 on T2 | error, T1 on CT |\n|---|---|---|---|---|"
+    )
     for name, describe in ways.items():
         fixed = describe(t1)
         same = found_shifts(fixed, describe(moved(t1, SHIFT_VOX)), SHIFT_VOX, blocks)

@@ -1,7 +1,8 @@
 """Registration of real pairs that lie on each other, after a warp that is known: how much of it is undone, by which method.
 
-``python -m tests.benchmarks.known_warps --data ../shared/data --out known_warps.csv`` adds the rows that are missing, and prints the table.
-T1, T2 and PD are for choosing settings; what has CT is only reported.
+``python -m tests.benchmarks.known_warps --data ../shared/data --out known_warps.csv`` adds the rows
+that are missing, and prints the table. T1, T2 and PD are for choosing settings; what has CT is only
+reported.
 """
 
 from __future__ import annotations
@@ -42,7 +43,10 @@ METHODS = {
     "ants-mi": RegistrationConfig(init="none", solver="ants", descriptors=DescriptorConfig(feature_weight=0)),
     "ants-features": RegistrationConfig(init="none", solver="ants", descriptors=DescriptorConfig(bf16=_BF16)),
     "ants-mi 200x200x0": RegistrationConfig(
-        init="none", solver="ants", descriptors=DescriptorConfig(feature_weight=0), ants=AntsConfig(iterations=(200, 200, 0))
+        init="none",
+        solver="ants",
+        descriptors=DescriptorConfig(feature_weight=0),
+        ants=AntsConfig(iterations=(200, 200, 0)),
     ),
     "ants-features 200x200x0": RegistrationConfig(
         init="none", solver="ants", descriptors=DescriptorConfig(bf16=_BF16), ants=AntsConfig(iterations=(200, 200, 0))
@@ -54,12 +58,16 @@ COLUMNS = ("pair", "seed", "method", "tre_before_mm", "tre_mm", "dice_before", "
 def smooth_warp(grid: sitk.Image, seed: int) -> Tensor:
     """(3, X, Y, Z) voxels: random, smooth over :data:`KNOTS_MM`, at most :data:`MAX_MM` long."""
     spacing = torch.tensor(grid.GetSpacing(), dtype=torch.float32)
-    knots = [max(4, round(side * step / KNOTS_MM) + 3) for side, step in zip(grid.GetSize(), grid.GetSpacing(), strict=True)]
+    knots = [
+        max(4, round(side * step / KNOTS_MM) + 3) for side, step in zip(grid.GetSize(), grid.GetSpacing(), strict=True)
+    ]
     field = torch.randn((1, 3, *knots), generator=torch.Generator().manual_seed(seed))
     field = functional.interpolate(field, size=grid.GetSize(), mode="trilinear", align_corners=True)
     windows = [max(1, int(KNOTS_MM / step / 2) // 2 * 2 + 1) for step in grid.GetSpacing()]
     for _ in range(3):
-        field = functional.avg_pool3d(field, windows, stride=1, padding=[side // 2 for side in windows], count_include_pad=False)
+        field = functional.avg_pool3d(
+            field, windows, stride=1, padding=[side // 2 for side in windows], count_include_pad=False
+        )
     field = field[0] * (MAX_MM / field[0].norm(dim=0).max())
     return field / spacing.view(3, 1, 1, 1)
 
@@ -69,7 +77,12 @@ def real_pairs(data: Path) -> Iterator[tuple[str, sitk.Image, sitk.Image, sitk.I
     brain = data / "registration" / "mni_multimodal"
     labels = sitk.ReadImage(str(brain / "labels_neuromorphometrics.nii.gz"))
     for first, second in (("t1", "t2"), ("t2", "t1"), ("pd", "t1"), ("t1", "ct"), ("ct", "t1")):
-        yield f"brain {first}-{second}", *(sitk.ReadImage(str(brain / f"{name}.nii.gz")) for name in (first, second)), labels, {}
+        yield (
+            f"brain {first}-{second}",
+            *(sitk.ReadImage(str(brain / f"{name}.nii.gz")) for name in (first, second)),
+            labels,
+            {},
+        )
     limbs = data / "nnUNet_raw" / "Dataset903_LimbSarcoma"
     for case in ("STS_035", "STS_012"):
         t1, ct = (sitk.ReadImage(str(limbs / "imagesTr" / f"{case}_000{channel}.nii.gz")) for channel in (_T1, _CT))
@@ -81,7 +94,9 @@ def real_pairs(data: Path) -> Iterator[tuple[str, sitk.Image, sitk.Image, sitk.I
 _T1, _CT = 1, 0
 
 
-def scored(name: str, fixed: sitk.Image, moving: sitk.Image, labels: sitk.Image, clips: dict, seed: int, method: str, weights) -> dict:
+def scored(
+    name: str, fixed: sitk.Image, moving: sitk.Image, labels: sitk.Image, clips: dict, seed: int, method: str, weights
+) -> dict:
     """One row."""
     truth = smooth_warp(fixed, seed)
     # The moving scan is warped on its own grid: at p it shows what lay at p + truth(p).
@@ -91,12 +106,19 @@ def scored(name: str, fixed: sitk.Image, moving: sitk.Image, labels: sitk.Image,
     registration = register(fixed, bent, config=METHODS[method], weights=weights, **clips)
     seconds = time.perf_counter() - begin
     field = sitk.TransformToDisplacementField(
-        registration.forward, sitk.sitkVectorFloat64, fixed.GetSize(), fixed.GetOrigin(), fixed.GetSpacing(), fixed.GetDirection()
+        registration.forward,
+        sitk.sitkVectorFloat64,
+        fixed.GetSize(),
+        fixed.GetOrigin(),
+        fixed.GetSpacing(),
+        fixed.GetDirection(),
     )
     steps = np.linalg.inv(np.array(fixed.GetDirection()).reshape(3, 3) * np.array(fixed.GetSpacing()))
     found = torch.from_numpy(np.einsum("ij,zyxj->ixyz", steps, sitk.GetArrayFromImage(field))).float()
     body = (
-        image_tensor(labels) > 0 if name.startswith("brain") else image_tensor(fixed) > float(threshold_otsu(sitk.GetArrayFromImage(fixed)))
+        image_tensor(labels) > 0
+        if name.startswith("brain")
+        else image_tensor(fixed) > float(threshold_otsu(sitk.GetArrayFromImage(fixed)))
     )
     spacing = torch.tensor(fixed.GetSpacing(), dtype=torch.float32).view(3, 1, 1, 1)
 

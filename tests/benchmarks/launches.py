@@ -1,8 +1,9 @@
 """How many kernels a GPU would be asked to launch, counted without one.
 
-Tensors of PyTorch's fake mode lie on ``cuda`` and have no content, so that all code takes the ways of a GPU. Every operation that writes
-something counts as one launch, and so does every kernel of Triton. Fourier transforms and sorts take several, convolutions in an
-unfit layout more than one; the count is a lower bound that shows what grows or shrinks.
+Tensors of PyTorch's fake mode lie on ``cuda`` and have no content, so that all code takes the ways
+of a GPU. Every operation that writes something counts as one launch, and so does every kernel of
+Triton. Fourier transforms and sorts take several, convolutions in an unfit layout more than one;
+the count is a lower bound that shows what grows or shrinks.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ class Launches(TorchDispatchMode):
 def counted_launches(*, triton: bool, device: str = "cuda") -> Iterator[Launches]:
     """Run what is inside as on a GPU, with Triton or without; on ``device``, without content.
 
-    Only what makes and uses tensors of a device belongs inside: numbers that are drawn on the host have no content in there.
+    Only what makes and uses tensors of a device belongs inside: numbers that are drawn on the host
+    have no content in there.
     """
     launches = Launches(device)
     with pytest.MonkeyPatch.context() as patch:
@@ -74,7 +76,8 @@ def counted_launches(*, triton: bool, device: str = "cuda") -> Iterator[Launches
         for module in _USERS_OF_TRITON:
             patch.setattr(module, "can_run_triton", lambda place: triton and place.type == device)
             patch.setattr(module, "launch", lambda *arguments, **options: launches.count())
-        # A cache of its own: what it keeps has no content either, and must not be found by anybody else.
+        # A cache of its own: what it keeps has no content either, and must not be found by anybody
+        # else.
         patch.setattr(subpixel, "_kept_merging", functools.cache(subpixel._merging))
         patch.setattr(placement, "_address", lambda bits: 0)
         patch.setattr(resident, "_stream", lambda device: 0)

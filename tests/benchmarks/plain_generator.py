@@ -1,7 +1,8 @@
 """The paper's generator as one would write it with nibabel, SciPy, scikit-image, MONAI and TorchIO: the reference for speed.
 
-Every step is the library call that lies nearest (FACTS sections 3 and 4). Nothing is slowed down on purpose and nothing tuned. Templates
-are read from ``.nii.gz`` files at every draw, as the published generator does.
+Every step is the library call that lies nearest (FACTS sections 3 and 4). Nothing is slowed down on
+purpose and nothing tuned. Templates are read from ``.nii.gz`` files at every draw, as the published
+generator does.
 """
 
 from __future__ import annotations
@@ -136,7 +137,10 @@ def varied(labels: np.ndarray, views: np.ndarray) -> tuple[np.ndarray, np.ndarra
             torchio.RandomMotion(p=0.33),
         ]
     )
-    images = {f"view{i}": rescale(torchio.ScalarImage(tensor=torch.from_numpy(view[None]).float())) for i, view in enumerate(views)}
+    images = {
+        f"view{i}": rescale(torchio.ScalarImage(tensor=torch.from_numpy(view[None]).float()))
+        for i, view in enumerate(views)
+    }
     subject = shared(torchio.Subject(labels=torchio.LabelMap(tensor=torch.from_numpy(labels[None])), **images))
     result = [min_max(independent(subject[name]).numpy()[0]) for name in images]
     return subject["labels"].numpy()[0], np.stack(result)

@@ -59,6 +59,15 @@ def test_is_faster_than_pytorchs_own_operations(one_thread, bf16):
     prediction, step = (ours / plain for ours, plain in zip(best["ours"], best["plain"], strict=True))
     log.warning(
         "2 views of %d³ in %s: prediction %.2f s, plain %.2f, ratio %.2f; with backward pass %.2f s, plain %.2f, ratio %.2f",
-        *(SIDE, "bf16" if bf16 else "fp32", best["ours"][0], best["plain"][0], prediction, best["ours"][1], best["plain"][1], step),
+        *(
+            SIDE,
+            "bf16" if bf16 else "fp32",
+            best["ours"][0],
+            best["plain"][0],
+            prediction,
+            best["ours"][1],
+            best["plain"][1],
+            step,
+        ),
     )
     assert prediction < 1.05 and step < 0.95

@@ -46,7 +46,12 @@ def banks(tmp_path_factory) -> Iterator[dict[int, Path]]:
 def simulated(masks: list[PackedMask], count: int) -> Iterator[tuple[TemplateEntry, np.ndarray]]:
     for i in range(count):
         mask = masks[i % MASKS]
-        names = {"source": "totalsegmentator", "subject": f"s{i // ORGANS:04d}", "organ": f"organ_{i % ORGANS}", "licence": "CC BY 4.0"}
+        names = {
+            "source": "totalsegmentator",
+            "subject": f"s{i // ORGANS:04d}",
+            "organ": f"organ_{i % ORGANS}",
+            "licence": "CC BY 4.0",
+        }
         yield TemplateEntry.of(mask, **names), mask.bits
 
 
@@ -92,7 +97,8 @@ def test_a_samples_time_does_not_grow_with_the_bank(banks):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        # In turns, so that a busy machine slows both; what an index draws besides templates is the same in both.
+        # In turns, so that a busy machine slows both; what an index draws besides templates is the
+        # same in both.
         for index in range(16):
             for count, bank in opened.items():
                 start = time.process_time()
@@ -127,7 +133,9 @@ print(json.dumps({"start": start, "opened": opened, "read": read, "all": status(
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="memory is read from /proc")
 def test_memory_stays_small_even_if_every_mask_is_read(banks):
-    output = subprocess.run([sys.executable, "-c", MEASURE, str(banks[LARGE])], check=True, capture_output=True, text=True).stdout
+    output = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(banks[LARGE])], check=True, capture_output=True, text=True
+    ).stdout
     memory = json.loads(output)
     log.warning("MB of a process with a bank of %.0f MB: %s", banks[LARGE].stat().st_size / 2**20, memory)
     start = memory["start"]["VmRSS"]

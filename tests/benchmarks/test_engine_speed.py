@@ -28,7 +28,9 @@ SIDE = 128
 SAMPLES = 8
 """Of the plain pipeline."""
 OURS_FOR_ONE = 5
-"""Of ours for each plain one: which artefacts a sample happens to have changes its cost by half, and ours are cheap to average over."""
+"""Of ours for each plain one: which artefacts a sample happens to have changes its cost by half,
+and ours are cheap to average over.
+"""
 LEAST_RATIO = 20.0
 
 
@@ -49,7 +51,9 @@ def templates(data_root, tmp_path_factory) -> tuple[TemplateBank, list[Path]]:
     folder = tmp_path_factory.mktemp("templates")
     files: dict[str, list[Path]] = {}
     for path in sorted((data_root / "templates/totalsegmentator/s0327/segmentations").glob("*.nii.gz")):
-        organ = "ribs" if path.name.startswith("rib_") else "vertebrae" if path.name.startswith("vertebrae_") else path.name
+        organ = (
+            "ribs" if path.name.startswith("rib_") else "vertebrae" if path.name.startswith("vertebrae_") else path.name
+        )
         files.setdefault(organ, []).append(path)
     masks, paths = {}, []
     for organ, parts in files.items():
@@ -112,7 +116,10 @@ def statistics_of(labels: np.ndarray, views: np.ndarray) -> dict[str, float]:
 
 @pytest.mark.slow
 def test_both_make_the_same_kind_of_samples(templates, one_thread):
-    """Else the comparison would not be fair. Small volumes, whose spheres and warps scale with the side."""
+    """Else the comparison would not be fair.
+
+    Small volumes, whose spheres and warps scale with the side.
+    """
     bank, paths = templates
     config = EngineConfig(side=64)
     rng = np.random.default_rng(1)
@@ -124,7 +131,12 @@ def test_both_make_the_same_kind_of_samples(templates, one_thread):
         ours.append(statistics_of(sample.labels.numpy(), sample.views.numpy()))
     for name in plain[0]:
         p = ks_2samp([row[name] for row in plain], [row[name] for row in ours]).pvalue
-        log.warning("%s: plain %.3g, ours %.3g, p %.3f", name, *(np.mean([row[name] for row in rows]) for rows in (plain, ours)), p)
+        log.warning(
+            "%s: plain %.3g, ours %.3g, p %.3f",
+            name,
+            *(np.mean([row[name] for row in rows]) for rows in (plain, ours)),
+            p,
+        )
         assert p > 1e-3, name
 
 

@@ -26,7 +26,9 @@ SETTINGS: tuple[dict[str, Any], ...] = (
     {"side": 64, "overlap": 0.5},
     {},
 )
-"""The first is the reference, the last the whole volume at once. Below 192 voxels, less overlap than .5 takes the same windows."""
+"""The first is the reference, the last the whole volume at once. Below 192 voxels, less overlap
+than .5 takes the same windows.
+"""
 
 
 @pytest.fixture
@@ -47,11 +49,16 @@ def test_fast_settings_are_close_to_the_papers(data_root, threads, scan, spacing
     """Finer than the files, so that the paper's windows do not hold the whole scan."""
     net = load_weights(find_weights()).network()
     volume = image_tensor(
-        resample_isotropic(sitk.ReadImage(str(data_root / "registration" / f"{scan}.nii.gz"), sitk.sitkFloat32), spacing_mm)
+        resample_isotropic(
+            sitk.ReadImage(str(data_root / "registration" / f"{scan}.nii.gz"), sitk.sitkFloat32), spacing_mm
+        )
     )
     shape = "×".join(map(str, volume.shape))
     log.warning(
-        "%s, %s voxels, %d threads\n| windows | precision | seconds | relative RMS error |\n| --- | --- | --- | --- |", scan, shape, threads
+        "%s, %s voxels, %d threads\n| windows | precision | seconds | relative RMS error |\n| --- | --- | --- | --- |",
+        scan,
+        shape,
+        threads,
     )
     reference, errors, seconds = None, {}, {}
     for bf16 in (False, True):
@@ -70,4 +77,8 @@ def test_fast_settings_are_close_to_the_papers(data_root, threads, scan, spacing
 
 
 def _features(net: UNet, volume: Tensor, setting: dict[str, Any], **options: Any) -> Tensor:
-    return sliding_window_features(net, volume, **setting, **options) if setting else whole_volume_features(net, volume, **options)
+    return (
+        sliding_window_features(net, volume, **setting, **options)
+        if setting
+        else whole_volume_features(net, volume, **options)
+    )

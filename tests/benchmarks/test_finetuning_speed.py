@@ -28,7 +28,9 @@ def rivals(nnunet, planned_hippocampus, monkeypatch) -> dict[str, nnUNetTrainer]
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
     trainers = {}
     for name, kind in (("ours", AnatomixTrainerScratch), ("stock", nnUNetTrainer)):
-        plan, description = (json.loads((nnunet.preprocessed / NAME / f"{file}.json").read_text()) for file in ("nnUNetPlans", "dataset"))
+        plan, description = (
+            json.loads((nnunet.preprocessed / NAME / f"{file}.json").read_text()) for file in ("nnUNetPlans", "dataset")
+        )
         trainer = kind(plan | {"continue_training": False}, "3d_fullres", "all", description, torch.device("cpu"))
         trainer.on_train_start()
         trainer.on_train_epoch_start()
@@ -36,7 +38,9 @@ def rivals(nnunet, planned_hippocampus, monkeypatch) -> dict[str, nnUNetTrainer]
     return trainers
 
 
-def ratio(rivals: dict[str, nnUNetTrainer], step: Callable[[nnUNetTrainer], object], rounds: int, clock: Callable[[], float]) -> float:
+def ratio(
+    rivals: dict[str, nnUNetTrainer], step: Callable[[nnUNetTrainer], object], rounds: int, clock: Callable[[], float]
+) -> float:
     """Median time of ours over the stock's, in turns, so that a busy machine slows both."""
     seconds: dict[str, list[float]] = {name: [] for name in rivals}
     for _ in range(rounds + 1):
@@ -67,7 +71,8 @@ def test_an_iteration_takes_less_than_stock(rivals, threads):
 
 @pytest.mark.slow
 def test_augmentation_keeps_up_with_stock(rivals, threads):
-    # Augmentation runs on one core a worker; artefacts are drawn, so that single batches differ a lot.
+    # Augmentation runs on one core a worker; artefacts are drawn, so that single batches differ a
+    # lot.
     threads(1)
 
     def several(trainer: nnUNetTrainer) -> None:

@@ -36,12 +36,19 @@ def dump(tmp_path_factory) -> Path:
     """10,000 files in 100 series: one series is written, then copied with other UIDs of the same length."""
     folder = tmp_path_factory.mktemp("dump").resolve()
     uids = {name: f"1.2.826.0.1.3680043.8.498.{10**36}" for name in ("series_uid", "study_uid")}
-    paths = write_series(folder / "s000", np.arange(SLICES * 256, dtype=np.int16).reshape(SLICES, 16, 16), change=with_private_tags, **uids)
+    paths = write_series(
+        folder / "s000",
+        np.arange(SLICES * 256, dtype=np.int16).reshape(SLICES, 16, 16),
+        change=with_private_tags,
+        **uids,
+    )
     for number in range(1, SERIES):
         target = folder / f"s{number:03d}"
         target.mkdir()
         for path in paths:
-            data = path.read_bytes().replace(uids["series_uid"].encode(), f"1.2.826.0.1.3680043.8.498.{10**36 + number}".encode())
+            data = path.read_bytes().replace(
+                uids["series_uid"].encode(), f"1.2.826.0.1.3680043.8.498.{10**36 + number}".encode()
+            )
             (target / path.name).write_bytes(data)
     yield folder
     shutil.rmtree(folder)
@@ -58,7 +65,10 @@ def plain_loop(folder: Path) -> dict[str, list[Path]]:
 
 @pytest.mark.slow
 def test_headers_are_read_about_as_fast_as_by_a_plain_loop(dump):
-    """With all checks of geometry, pixel data and UIDs. Folder by folder, each way in turn, since machines' speeds drift."""
+    """With all checks of geometry, pixel data and UIDs.
+
+    Folder by folder, each way in turn, since machines' speeds drift.
+    """
     plain_loop(dump / "s000")  # both start with pydicom's dictionaries loaded
     taken: dict[str, list[float]] = {"plain loop": [], "intake": []}
     for folder in sorted(dump.iterdir()):
@@ -66,11 +76,16 @@ def test_headers_are_read_about_as_fast_as_by_a_plain_loop(dump):
             start = time.process_time()
             work(folder)
             taken[name].append(time.process_time() - start)
-    log.warning("one process: %s", {name: f"{SLICES / statistics.median(seconds):.0f} files/s" for name, seconds in taken.items()})
+    log.warning(
+        "one process: %s",
+        {name: f"{SLICES / statistics.median(seconds):.0f} files/s" for name, seconds in taken.items()},
+    )
     ratio = statistics.median(ours / plain for ours, plain in zip(taken["intake"], taken["plain loop"], strict=True))
     log.warning("time of intake per time of the plain loop: %.2f", ratio)
     start = time.perf_counter()
     series, strays = scan_tree(dump, workers=2)
-    log.warning("all %d files, two processes: %.0f files/s", SLICES * SERIES, SLICES * SERIES / (time.perf_counter() - start))
+    log.warning(
+        "all %d files, two processes: %.0f files/s", SLICES * SERIES, SLICES * SERIES / (time.perf_counter() - start)
+    )
     assert len(series) == SERIES and not strays and not any(each.problem for each in series)
     assert ratio < 1.2

@@ -33,8 +33,13 @@ def launches_of_samples(*, triton: bool) -> Counter[str]:
     """As :func:`pretraining.engine.synthesis.synthesize_pair`, all draws first."""
     bank, config, drawn = procedural_bank(), EngineConfig(), []
     for index in range(SAMPLES):
-        ensemble = LABEL_MODELS["ensemble"].sample(config.ensemble, (config.side,) * 3, bank, sample_generator(0, index, "ensemble"))
-        looks = [sample_appearance(config.appearance, ensemble.label_count, sample_generator(0, index, f"view {n}")) for n in (1, 2)]
+        ensemble = LABEL_MODELS["ensemble"].sample(
+            config.ensemble, (config.side,) * 3, bank, sample_generator(0, index, "ensemble")
+        )
+        looks = [
+            sample_appearance(config.appearance, ensemble.label_count, sample_generator(0, index, f"view {n}"))
+            for n in (1, 2)
+        ]
         drawn.append((ensemble, looks, sample_online(config.online, sample_generator(0, index, "online"))))
     with counted_launches(triton=triton) as launches, torch.no_grad():
         for ensemble, looks, variation in drawn:
@@ -45,7 +50,10 @@ def launches_of_samples(*, triton: bool) -> Counter[str]:
 
 @pytest.mark.parametrize(("triton", "most"), [(True, 480), (False, 1280)])
 def test_a_sample(triton, most):
-    """Mean over some samples, whose artefacts differ. It was 1,269 for all devices before Triton's kernels."""
+    """Mean over some samples, whose artefacts differ.
+
+    It was 1,269 for all devices before Triton's kernels.
+    """
     found = {name: count / SAMPLES for name, count in launches_of_samples(triton=triton).most_common()}
     log.warning("triton %s: %.0f launches a sample: %s", triton, sum(found.values()), found)
     assert sum(found.values()) < most
@@ -72,8 +80,8 @@ def launches_of_a_step(*, triton: bool) -> Counter[str]:
 def test_a_step(monkeypatch):
     """Compare with the step of PyTorch's own operations.
 
-    Beside the same step with padding, upsampling and concatenation by PyTorch. A GPU has more to do for those: it brings each volume
-    that it pads into another layout and back.
+    Beside the same step with padding, upsampling and concatenation by PyTorch. A GPU has more to do
+    for those: it brings each volume that it pads into another layout and back.
     """
     monkeypatch.setattr(subpixel, "_in_long_rows", lambda to: False)  # the way of a CPU
     # Nothing may depend on numbers that are drawn: the two windows lie on each other.

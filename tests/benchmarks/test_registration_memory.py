@@ -35,7 +35,9 @@ register(fixed, moving, config=config, memory=parse_bytes(sys.argv[2]))
 
 def peak_bytes(code: str, *arguments: str | Path) -> int:
     """Peak of the resident memory of a new process."""
-    run = subprocess.run([sys.executable, "-c", f"{code}\n{_PEAK}", *map(str, arguments)], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{_PEAK}", *map(str, arguments)], capture_output=True, text=True, check=True
+    )
     return int(run.stdout.split()[-1])
 
 

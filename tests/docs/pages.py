@@ -1,8 +1,9 @@
 """Pages of the documentation as a reader follows them: their code blocks, and what the page says about running them.
 
-Comments, which no reader sees, stand alone on a line. Above a block, ``<!-- not run: REASON -->`` or ``<!-- file: NAME -->``, which the
-block is the content of. At the top of a page, ``<!-- tested: slow, REASON -->`` and ``<!-- given: NAME from PATH -->``: real data that
-the reader has under a name, below the folder of test data.
+Comments, which no reader sees, stand alone on a line. Above a block, ``<!-- not run: REASON -->``
+or ``<!-- file: NAME -->``, which the block is the content of. At the top of a page, ``<!-- tested:
+slow, REASON -->`` and ``<!-- given: NAME from PATH -->``: real data that the reader has under a
+name, below the folder of test data.
 """
 
 from __future__ import annotations

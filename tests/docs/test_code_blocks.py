@@ -31,12 +31,16 @@ needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="blocks are
 def test_every_block_is_run_or_says_why_not(page):
     for block in page.blocks:
         where = f"{page}, line {block.line}"
-        assert block.language in (*RUNNABLE, *SHOWN), f"{where}: a block of '{block.language}' is neither run nor known as shown only"
+        assert block.language in (*RUNNABLE, *SHOWN), (
+            f"{where}: a block of '{block.language}' is neither run nor known as shown only"
+        )
         assert set(block.marks) <= {"not run", "file"}, f"{where}: unknown mark {block.marks}"
         assert all(len(reason) > 3 for reason in block.marks.values()), f"{where}: no reason"
 
 
-@pytest.mark.parametrize("page", [page for page in READ if any(block.language == "bash" for block in page.blocks)], ids=str)
+@pytest.mark.parametrize(
+    "page", [page for page in READ if any(block.language == "bash" for block in page.blocks)], ids=str
+)
 def test_every_command_line_parses(page):
     for block in page.blocks:
         for words in commands(block) if block.language == "bash" else []:
@@ -50,7 +54,9 @@ def test_every_command_line_parses(page):
 
 
 @needs_bash
-@pytest.mark.parametrize("page", [page for page in READ if not page.slow and any(block.runs for block in page.blocks)], ids=str)
+@pytest.mark.parametrize(
+    "page", [page for page in READ if not page.slow and any(block.runs for block in page.blocks)], ids=str
+)
 def test_a_reader_can_type_a_page(page, tmp_path, request):
     _type(page, tmp_path, request)
 

@@ -44,7 +44,9 @@ def test_links_lead_to_files_and_headings(text):
             assert anchor in anchors(file), f"{text.name} links to {target}; headings there are {sorted(anchors(file))}"
 
 
-@pytest.mark.parametrize("text", [path for path in TEXTS if _ROLE.search(path.read_text(encoding="utf-8"))], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "text", [path for path in TEXTS if _ROLE.search(path.read_text(encoding="utf-8"))], ids=lambda path: path.stem
+)
 def test_functions_that_a_text_names_exist(text):
     missing = [name for _, name in _ROLE.findall(text.read_text(encoding="utf-8")) if pydoc.locate(name) is None]
     assert not missing
@@ -52,7 +54,12 @@ def test_functions_that_a_text_names_exist(text):
 
 @pytest.mark.parametrize("text", TEXTS, ids=lambda path: path.relative_to(REPOSITORY).as_posix())
 def test_tests_and_modules_that_a_text_names_exist(text):
-    named = set(re.findall(r"`((?:tests|pretraining|nnunet_anatomix|plans|docs)/[\w./]+\.(?:py|md|json|safetensors))`", text.read_text()))
+    named = set(
+        re.findall(
+            r"`((?:tests|pretraining|nnunet_anatomix|plans|docs)/[\w./]+\.(?:py|md|json|safetensors))`",
+            text.read_text(),
+        )
+    )
     assert not sorted(name for name in named if not (REPOSITORY / name).is_file())
 
 

@@ -22,7 +22,20 @@ import from_code
 def site(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     # As `make docs`, into another folder.
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-d", folder / "doctrees", DOCS, folder / "html"]
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-W",
+        "--keep-going",
+        "-q",
+        "-b",
+        "html",
+        "-d",
+        folder / "doctrees",
+        DOCS,
+        folder / "html",
+    ]
     built = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     assert built.returncode == 0, built.stdout
     return folder / "html"
@@ -51,7 +64,11 @@ def test_names_of_our_code_are_links(site):
 def test_every_package_has_a_reference_page():
     setup = configparser.ConfigParser()
     setup.read(REPOSITORY / "setup.cfg")
-    shown = {name for page in DOCS.rglob("python/*.md") for name in re.findall(r"<!-- modules of (\S+) -->", page.read_text())}
+    shown = {
+        name
+        for page in DOCS.rglob("python/*.md")
+        for name in re.findall(r"<!-- modules of (\S+) -->", page.read_text())
+    }
     without_code = {"nnunet_anatomix.plans", "pretraining.presets", "pretraining.backbone.bundled"}
     assert set(setup["options"]["packages"].split()) - without_code == shown
 
@@ -63,7 +80,15 @@ def test_help_is_shown_as_a_terminal_shows_it():
 
 
 def test_descriptions_without_a_type_are_descriptions():
-    lines = ["Parameters", "----------", "scales : spacings, |A| in voxels.", "", "Attributes", "----------", "x : of ``|B|`` and `c`."]
+    lines = [
+        "Parameters",
+        "----------",
+        "scales : spacings, |A| in voxels.",
+        "",
+        "Attributes",
+        "----------",
+        "x : of ``|B|`` and `c`.",
+    ]
     assert docstrings.readable(lines) == [
         *("Parameters", "----------", "scales", r"    spacings, \|A| in voxels.", ""),
         *("Parameters", "----------", "x", r"    of ``|B|`` and \`c\`."),

@@ -24,7 +24,8 @@ def test_a_cascade_trains_and_predicts(data_root, tmp_path, weights_file):
     # What nnU-Net plans for scans that are larger than these.
     full = plan["configurations"]["3d_fullres"]
     plan["configurations"] |= {
-        "3d_lowres": full | {"data_identifier": "nnUNetPlans_3d_lowres", "spacing": [2.0, 2.0, 2.0], "next_stage": "3d_cascade_fullres"},
+        "3d_lowres": full
+        | {"data_identifier": "nnUNetPlans_3d_lowres", "spacing": [2.0, 2.0, 2.0], "next_stage": "3d_cascade_fullres"},
         "3d_cascade_fullres": {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"},
     }
     file.write_text(json.dumps(plan))

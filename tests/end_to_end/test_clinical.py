@@ -61,27 +61,44 @@ def assert_delivered(intake: Path, delivered: Path, expected) -> None:
     links = sorted((intake / "sources").glob("*.json"))
     assert len(volumes) == 2 * len(links) > 0
     for path in links:
-        source, segmentation = read_source(path), highdicom.seg.segread(delivered / "segmentations" / f"{path.stem}.dcm")
+        source, segmentation = (
+            read_source(path),
+            highdicom.seg.segread(delivered / "segmentations" / f"{path.stem}.dcm"),
+        )
         nifti = sitk.ReadImage(str(delivered / "nifti" / f"{path.stem}.nii.gz"))
         labels = np.stack([expected(file, path.stem, k) for k, file in enumerate(source.channels[0].paths())])
-        instances = [dcmread(file, stop_before_pixels=True).file_meta.MediaStorageSOPInstanceUID for file in source.channels[0].paths()]
+        instances = [
+            dcmread(file, stop_before_pixels=True).file_meta.MediaStorageSOPInstanceUID
+            for file in source.channels[0].paths()
+        ]
         assert np.array_equal(sitk.GetArrayFromImage(nifti), labels)
         for number, name in enumerate(list(LABELS)[1:], 1):
-            found = segmentation.get_pixels_by_source_instance(instances, segment_numbers=[number], assert_missing_frames_are_empty=True)
+            found = segmentation.get_pixels_by_source_instance(
+                instances, segment_numbers=[number], assert_missing_frames_are_empty=True
+            )
             assert np.array_equal(found[..., 0], labels == number)
-            assert volumes[path.stem, name] == pytest.approx((labels == number).sum() * np.prod(nifti.GetSpacing()) / 1000, rel=1e-5)
+            assert volumes[path.stem, name] == pytest.approx(
+                (labels == number).sum() * np.prod(nifti.GetSpacing()) / 1000, rel=1e-5
+            )
             assert segmentation.get_segment_description(number).segment_label == name
         assert (delivered / "overviews" / f"{path.stem}.png").stat().st_size > 10_000
 
 
 def test_a_real_series(data_root, tmp_path):
-    model, intake, predictions, delivered = model_in(tmp_path / "model"), tmp_path / "intake", tmp_path / "pred", tmp_path / "out"
+    model, intake, predictions, delivered = (
+        model_in(tmp_path / "model"),
+        tmp_path / "intake",
+        tmp_path / "pred",
+        tmp_path / "out",
+    )
     command("intake", data_root / "dicom", intake, "-m", model, "--workers", "1")
     predict(intake / "images", predictions, model)
     said = command("deliver", predictions, delivered, "--intake", intake)
     assert "case_001: 2 of 2 structures" in said
     # Every slice as GDCM decodes it, without what intake made of it.
-    assert_delivered(intake, delivered, lambda file, *_: segmented(sitk.GetArrayFromImage(sitk.ReadImage(str(file)))[0]))
+    assert_delivered(
+        intake, delivered, lambda file, *_: segmented(sitk.GetArrayFromImage(sitk.ReadImage(str(file)))[0])
+    )
 
 
 def test_a_pacs_dump(tmp_path):
@@ -92,8 +109,12 @@ def test_a_pacs_dump(tmp_path):
     predict(intake / "images", predictions, model)
     said += command("deliver", predictions, delivered, "--intake", intake, "-m", model)
     assert said.count(" of 2 structures, SEG, NIfTI, overview") == 4
-    assert_delivered(intake, delivered, lambda file, *_: segmented(sitk.GetArrayFromImage(sitk.ReadImage(str(file)))[0]))
-    tables = "".join(path.read_text(encoding="utf-8") for path in delivered.rglob("*") if path.suffix in (".csv", ".json"))
+    assert_delivered(
+        intake, delivered, lambda file, *_: segmented(sitk.GetArrayFromImage(sitk.ReadImage(str(file)))[0])
+    )
+    tables = "".join(
+        path.read_text(encoding="utf-8") for path in delivered.rglob("*") if path.suffix in (".csv", ".json")
+    )
     names = "".join(str(path.relative_to(tmp_path)) for folder in (intake, delivered) for path in folder.rglob("*"))
     assert not [word for word in IDENTIFYING if word in said + tables + names]
 
@@ -106,7 +127,10 @@ def test_a_trained_model_and_stock_prediction(data_root, tmp_path):
     command("intake", data_root / "dicom", tmp_path / "first", "-m", dataset, "--workers", "1")
     image = sitk.ReadImage(str(tmp_path / "first" / "images" / "case_001_0000.nii.gz"))
     organs = sitk.Resample(
-        sitk.ReadImage(str(data_root / "dicom" / "ct_series_seg.nii.gz")), image, sitk.Transform(), sitk.sitkNearestNeighbor
+        sitk.ReadImage(str(data_root / "dicom" / "ct_series_seg.nii.gz")),
+        image,
+        sitk.Transform(),
+        sitk.sitkNearestNeighbor,
     )
     labels = (organs == 5) + 2 * (organs == 1)
     for folder, name, written in (("imagesTr", "train_0000", image), ("labelsTr", "train", labels)):
@@ -144,4 +168,7 @@ def test_a_trained_model_and_stock_prediction(data_root, tmp_path):
     assert predicted.any()
     assert_delivered(intake, delivered, lambda _, case, k: predicted[k])
     described = highdicom.seg.segread(delivered / "segmentations" / "case_001.dcm").get_segment_description(1)
-    assert described.algorithm_identification.source == "Dataset905_Abdomen" and described.segmented_property_type.meaning == "Liver"
+    assert (
+        described.algorithm_identification.source == "Dataset905_Abdomen"
+        and described.segmented_property_type.meaning == "Liver"
+    )

@@ -16,7 +16,13 @@ from tests.end_to_end.workplace import Workplace
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 
-def variant(original: Path, folder: Path, cases: int, change: Callable[[dict], None], relabel: Callable[[np.ndarray], np.ndarray]) -> Path:
+def variant(
+    original: Path,
+    folder: Path,
+    cases: int,
+    change: Callable[[dict], None],
+    relabel: Callable[[np.ndarray], np.ndarray],
+) -> Path:
     """A copy of ``original`` with its first training and test ``cases`` and other labels."""
     made = folder / original.name
     description = json.loads((original / "dataset.json").read_text())
@@ -42,7 +48,10 @@ def unchanged(value):
 
 
 def with_regions(description: dict) -> None:
-    description |= {"labels": {"background": 0, "brain": [1, 2, 3], "matter": [2, 3], "cerebellum": 3}, "regions_class_order": [1, 2, 3]}
+    description |= {
+        "labels": {"background": 0, "brain": [1, 2, 3], "matter": [2, 3], "cerebellum": 3},
+        "regions_class_order": [1, 2, 3],
+    }
 
 
 def with_ignore(description: dict) -> None:
@@ -74,7 +83,23 @@ def test_a_dataset_goes_all_the_way(name, cases, change, relabel, flags, data_ro
     place.run("nnUNetv2_train", number, "3d_fullres", "0", *model, "-device", "cpu", ANATOMIX_ITERATIONS="2")
     predictions = tmp_path / "predictions"
     source = ("-i", dataset / "imagesTs", "-o", predictions)
-    place.run("nnUNetv2_predict", *source, "-d", number, "-c", "3d_fullres", "-f", "0", *model, "-device", "cpu", "-npp", "1", "-nps", "1")
+    place.run(
+        "nnUNetv2_predict",
+        *source,
+        "-d",
+        number,
+        "-c",
+        "3d_fullres",
+        "-f",
+        "0",
+        *model,
+        "-device",
+        "cpu",
+        "-npp",
+        "1",
+        "-nps",
+        "1",
+    )
     described = (predictions / "dataset.json", "-pfile", predictions / "plans.json")
     place.run("nnUNetv2_evaluate_folder", dataset / "labelsTs", predictions, "-djfile", *described)
     assert len(json.loads((predictions / "summary.json").read_text())["metric_per_case"]) == 1

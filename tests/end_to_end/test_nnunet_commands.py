@@ -33,7 +33,9 @@ def workplace(data_root, tmp_path_factory) -> Workplace:
 def planned(workplace) -> Workplace:
     """With our plan, preprocessed by the stock command."""
     workplace.run("nnunet-anatomix", "plan", "-d", "901", "--iterations", "4")
-    workplace.run("nnUNetv2_preprocess", "-d", "901", "-plans_name", "nnUNetAnatomixPlans", "-c", "3d_fullres", "-np", "1")
+    workplace.run(
+        "nnUNetv2_preprocess", "-d", "901", "-plans_name", "nnUNetAnatomixPlans", "-c", "3d_fullres", "-np", "1"
+    )
     return workplace
 
 
@@ -124,7 +126,12 @@ def test_a_killed_training_continues_in_every_phase_of_a_schedule(planned, phase
     planned.run(*command, "--c", ANATOMIX_WEIGHTS="/gone", nnUNet_n_proc_DA="0")
     log = sorted(fold.glob("training_log*"))[-1].read_text()
     first = then["current_epoch"]
-    assert f"Epoch {first} " in log and f"Epoch {first - 1} " not in log and "Epoch 7 " in log and "pretrained weights" not in log
+    assert (
+        f"Epoch {first} " in log
+        and f"Epoch {first - 1} " not in log
+        and "Epoch 7 " in log
+        and "pretrained weights" not in log
+    )
     end = torch.load(fold / "checkpoint_final.pth", weights_only=False)
     assert len(end["logging"]["train_losses"]) == 8
 
@@ -150,15 +157,21 @@ def test_the_best_configuration_is_found_and_models_are_combined(planned):
     plans = ("-p", "nnUNetAnatomixPlans")
     for trainer in trainers:
         for fold in "012":
-            planned.run("nnUNetv2_train", "901", "3d_fullres", fold, "-tr", trainer, *plans, *CPU, "--npz", nnUNet_n_proc_DA="0")
-    planned.run("nnUNetv2_find_best_configuration", "901", "-c", "3d_fullres", "-tr", *trainers, *plans, "-f", "0", "1", "2")
+            planned.run(
+                "nnUNetv2_train", "901", "3d_fullres", fold, "-tr", trainer, *plans, *CPU, "--npz", nnUNet_n_proc_DA="0"
+            )
+    planned.run(
+        "nnUNetv2_find_best_configuration", "901", "-c", "3d_fullres", "-tr", *trainers, *plans, "-f", "0", "1", "2"
+    )
     found = json.loads((planned.results / NAME / "inference_information.json").read_text())
     combined = [name for name in found["all_results"] if name.startswith("ensemble")]
     assert len(found["all_results"]) == 3 and len(combined) == 1
     scans, predictions = planned.scans(2), [planned.folder / trainer for trainer in trainers]
     for trainer, where in zip(trainers, predictions, strict=True):
         model = ("-d", "901", "-c", "3d_fullres", "-f", "0", "1", "2", "-tr", trainer, *plans)
-        planned.run("nnUNetv2_predict", "-i", scans, "-o", where, *model, *CPU, "--save_probabilities", "-npp", "1", "-nps", "1")
+        planned.run(
+            "nnUNetv2_predict", "-i", scans, "-o", where, *model, *CPU, "--save_probabilities", "-npp", "1", "-nps", "1"
+        )
     together = planned.folder / "together"
     planned.run("nnUNetv2_ensemble", "-i", *predictions, "-o", together, "-np", "1")
     assert len(list(together.glob("*.nii.gz"))) == 2
@@ -179,14 +192,39 @@ def test_stock_plans_from_planning_to_an_exported_model(workplace):
     workplace.run(*train, "AnatomixTrainer", ANATOMIX_ITERATIONS="250", ANATOMIX_SEED="1", ANATOMIX_WEIGHTS="")
     model = ("-d", "901", "-c", "3d_fullres", "-f", "all", "-tr", "AnatomixTrainer")
     predictions = workplace.folder / "all"
-    workplace.run("nnUNetv2_predict", "-i", workplace.raw / NAME / "imagesTs", "-o", predictions, *model, *CPU, "-npp", "1", "-nps", "1")
+    workplace.run(
+        "nnUNetv2_predict",
+        "-i",
+        workplace.raw / NAME / "imagesTs",
+        "-o",
+        predictions,
+        *model,
+        *CPU,
+        "-npp",
+        "1",
+        "-nps",
+        "1",
+    )
     assert len(list(predictions.glob("*.nii.gz"))) == 27
-    # The bundled weights reach .55 to .70 with different seeds, a random start .25 (docs/results.md).
+    # The bundled weights reach .55 to .70 with different seeds, a random start .25
+    # (docs/results.md).
     assert workplace.dice(predictions) > 0.4
 
     archive = workplace.folder / "model.zip"
     # In their own order: the export's -f takes several folds.
-    workplace.run("nnUNetv2_export_model_to_zip", "-d", "901", "-o", archive, "-c", "3d_fullres", "-tr", "AnatomixTrainer", "-f", "all")
+    workplace.run(
+        "nnUNetv2_export_model_to_zip",
+        "-d",
+        "901",
+        "-o",
+        archive,
+        "-c",
+        "3d_fullres",
+        "-tr",
+        "AnatomixTrainer",
+        "-f",
+        "all",
+    )
     elsewhere = workplace.folder / "elsewhere"
     elsewhere.mkdir()
     installed = {"nnUNet_results": str(elsewhere), "ANATOMIX_WEIGHTS": "/gone"}

@@ -1,6 +1,7 @@
 """What a release would hand out: wheel and source distribution are whole, and installing either gives the commands.
 
-In the ordinary suite the environments borrow their dependencies from the tests' own; the slow test installs into empty ones.
+In the ordinary suite the environments borrow their dependencies from the tests' own; the slow test
+installs into empty ones.
 """
 
 from __future__ import annotations
@@ -45,7 +46,12 @@ def run(*command: str | Path, folder: Path, environment: dict[str, str] | None =
     """Standard output of a command that must succeed."""
     variables = {name: value for name, value in os.environ.items() if name not in ("nnUNet_extTrainer", "PYTHONPATH")}
     result = subprocess.run(
-        [str(part) for part in command], cwd=folder, env=variables | (environment or {}), capture_output=True, text=True, check=False
+        [str(part) for part in command],
+        cwd=folder,
+        env=variables | (environment or {}),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return result.stdout
@@ -87,7 +93,9 @@ def test_nothing_is_missing_from_wheel_and_sdist(distributions):
     assert files | set(FILES) <= in_sdist
     assert {re.sub(r"^plans/", "nnunet_anatomix/plans/", name) for name in files} <= in_wheel
     assert "nnunet_anatomix.pth" in in_wheel, "nnU-Net finds the trainers by this file at site-packages' root"
-    assert {"nnunet_anatomix/py.typed", "pretraining/py.typed"} <= in_wheel, "type checkers read annotations where this file lies"
+    assert {"nnunet_anatomix/py.typed", "pretraining/py.typed"} <= in_wheel, (
+        "type checkers read annotations where this file lies"
+    )
 
 
 def test_the_same_version_everywhere(distributions):
@@ -95,7 +103,9 @@ def test_the_same_version_everywhere(distributions):
     citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == pretraining.__version__
     for distribution in distributions.values():
-        assert distribution.name.startswith(f"nnunet_anatomix-{pretraining.__version__}"), "built from pretraining.__version__"
+        assert distribution.name.startswith(f"nnunet_anatomix-{pretraining.__version__}"), (
+            "built from pretraining.__version__"
+        )
     for name in ("setup.cfg", "pyproject.toml"):
         text = (REPOSITORY / name).read_text(encoding="utf-8")
         assert not re.search(r"^version\s*=\s*\W?\d", text, re.MULTILINE), f"{name} states the version again"
@@ -120,7 +130,8 @@ def test_an_installed_release_runs_its_commands(kind, distributions, tmp_path):
     venv.create(environment, with_pip=False)
     python = environment / BINARIES / "python"
     site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", folder=tmp_path).strip())
-    # Paths that are merely listed: the .pth files inside, an editable install of ours among them, are not read.
+    # Paths that are merely listed: the .pth files inside, an editable install of ours among them,
+    # are not read.
     (site / "borrowed.pth").write_text("\n".join(path for path in sys.path if Path(path).name == "site-packages"))
     options = ["--no-deps", "--no-build-isolation", "--ignore-installed", "--quiet", "--disable-pip-version-check"]
     run(python, "-m", "pip", "install", *options, distributions[kind], folder=tmp_path)
@@ -135,7 +146,16 @@ def test_a_clean_environment_is_enough(kind, distributions, tmp_path):
     environment = tmp_path / "env"
     venv.create(environment, with_pip=True)
     binaries = environment / BINARIES
-    run(binaries / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", distributions[kind], folder=tmp_path)
+    run(
+        binaries / "python",
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        distributions[kind],
+        folder=tmp_path,
+    )
     folders = {}
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         folders[name] = str(tmp_path / name)

@@ -19,7 +19,9 @@ class Workplace:
         for made in (self.raw, self.preprocessed, self.results):
             made.mkdir()
         (self.raw / self.name).symlink_to(dataset)
-        self.variables = {name: value for name, value in os.environ.items() if not name.startswith(("ANATOMIX_", "nnUNet_"))} | {
+        self.variables = {
+            name: value for name, value in os.environ.items() if not name.startswith(("ANATOMIX_", "nnUNet_"))
+        } | {
             "nnUNet_raw": str(self.raw),
             "nnUNet_preprocessed": str(self.preprocessed),
             "nnUNet_results": str(self.results),
@@ -29,7 +31,8 @@ class Workplace:
         }
 
     def start(self, command: str, *arguments: str, **variables: str) -> subprocess.Popen:
-        # The console script beside this interpreter, through it: the script's own first line may name another.
+        # The console script beside this interpreter, through it: the script's own first line may
+        # name another.
         program = shutil.which(command, path=str(Path(sys.executable).parent)) or shutil.which(command)
         return subprocess.Popen(
             [sys.executable, program, *map(str, arguments)],

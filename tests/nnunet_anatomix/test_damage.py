@@ -77,7 +77,9 @@ def other_checksum(content: bytes) -> bytes:
 
 def nrrd_claim(path: Path) -> Path:
     """A small file that claims 1600 voxels a side."""
-    header = "NRRD0004\ntype: short\ndimension: 3\nspace: left-posterior-superior\nsizes: 1600 1600 1600\nendian: little\n"
+    header = (
+        "NRRD0004\ntype: short\ndimension: 3\nspace: left-posterior-superior\nsizes: 1600 1600 1600\nendian: little\n"
+    )
     header += "space directions: (1,0,0) (0,1,0) (0,0,1)\nkinds: domain domain domain\nencoding: gzip\nspace origin: (0,0,0)\n\n"
     path.write_bytes(header.encode() + gzip.compress(bytes(8_000_000), mtime=0))
     return path
@@ -91,17 +93,57 @@ def mha_claim(path: Path, sides: str) -> Path:
 
 DAMAGES: dict[str, tuple[str, Callable[[Path], Path], str]] = {
     "NaN": (".nii.gz", lambda path: plain(path, array=spoilt(np.nan, 7)), r"^7 voxels are NaN on disk"),
-    "NaN in big endian": (".nii", lambda path: plain(path, array=spoilt(np.nan, 1), order=">"), r"^1 voxel is NaN on disk"),
-    "NaN in 64 bits": (".nii.gz", lambda path: plain(path, array=spoilt(np.nan, 1000).astype("f8")), r"^1,000 voxels are NaN on disk"),
+    "NaN in big endian": (
+        ".nii",
+        lambda path: plain(path, array=spoilt(np.nan, 1), order=">"),
+        r"^1 voxel is NaN on disk",
+    ),
+    "NaN in 64 bits": (
+        ".nii.gz",
+        lambda path: plain(path, array=spoilt(np.nan, 1000).astype("f8")),
+        r"^1,000 voxels are NaN on disk",
+    ),
     "infinity": (".nii", lambda path: plain(path, array=spoilt(-np.inf, 2)), r"^2 voxels are infinite on disk"),
-    "cut gzip": (".nii.gz", lambda path: changed(plain(path), lambda content: content[: len(content) // 2]), "^cut short: "),
-    "one byte of gzip less": (".nii.gz", lambda path: changed(plain(path), lambda content: content[:-1]), "^cut short: "),
-    "cut before it was compressed": (".nii.gz", lambda path: plain(path, keep=1000), "^cut short: .* bytes of voxels are missing"),
-    "cut NIfTI": (".nii", lambda path: plain(path, keep=1000), "^cut short: 3,672 of 4,320 bytes of voxels are missing"),
-    "cut NRRD": (".nrrd", lambda path: changed(by_itk(path, False), lambda content: content[:-9]), "^cut short: 9 of 2,160 bytes"),
-    "cut MetaImage": (".mha", lambda path: changed(by_itk(path, False), lambda content: content[:-9]), "^cut short: 9 of 2,160 bytes"),
-    "cut compressed NRRD": (".nrrd", lambda path: changed(by_itk(path, True), lambda content: content[:-9]), "^cut short: "),
-    "cut compressed MetaImage": (".mha", lambda path: changed(by_itk(path, True), lambda content: content[:-9]), "^cut short: "),
+    "cut gzip": (
+        ".nii.gz",
+        lambda path: changed(plain(path), lambda content: content[: len(content) // 2]),
+        "^cut short: ",
+    ),
+    "one byte of gzip less": (
+        ".nii.gz",
+        lambda path: changed(plain(path), lambda content: content[:-1]),
+        "^cut short: ",
+    ),
+    "cut before it was compressed": (
+        ".nii.gz",
+        lambda path: plain(path, keep=1000),
+        "^cut short: .* bytes of voxels are missing",
+    ),
+    "cut NIfTI": (
+        ".nii",
+        lambda path: plain(path, keep=1000),
+        "^cut short: 3,672 of 4,320 bytes of voxels are missing",
+    ),
+    "cut NRRD": (
+        ".nrrd",
+        lambda path: changed(by_itk(path, False), lambda content: content[:-9]),
+        "^cut short: 9 of 2,160 bytes",
+    ),
+    "cut MetaImage": (
+        ".mha",
+        lambda path: changed(by_itk(path, False), lambda content: content[:-9]),
+        "^cut short: 9 of 2,160 bytes",
+    ),
+    "cut compressed NRRD": (
+        ".nrrd",
+        lambda path: changed(by_itk(path, True), lambda content: content[:-9]),
+        "^cut short: ",
+    ),
+    "cut compressed MetaImage": (
+        ".mha",
+        lambda path: changed(by_itk(path, True), lambda content: content[:-9]),
+        "^cut short: ",
+    ),
     "corrupt gzip": (".nii.gz", lambda path: changed(plain(path), flipped), "^(damaged|cut short): "),
     "other checksum": (
         ".nii.gz",
@@ -116,18 +158,40 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], Path], str]] = {
     "spacing absurd": (".nii", lambda path: plain(path, spacing=(1e-30, 1e-30, 1e-30)), "^spacing of 1e-30×"),
     "spacing of 0 in MetaImage": (
         ".mha",
-        lambda path: changed(by_itk(path, False), lambda content: content.replace(b"ElementSpacing = 1 1 1", b"ElementSpacing = 1 0 1")),
+        lambda path: changed(
+            by_itk(path, False), lambda content: content.replace(b"ElementSpacing = 1 1 1", b"ElementSpacing = 1 0 1")
+        ),
         "^spacing of 1×0×1 mm",
     ),
-    "origin absurd": (".nii", lambda path: plain(path, qform=(1, (0, 0, 0, 1e30, 0, 0))), r"^its first voxel lies at \(1e\+30, 0, 0\) mm"),
-    "origin NaN": (".nii", lambda path: plain(path, qform=(1, (0, 0, 0, np.nan, 0, 0))), r"^its first voxel lies at \(nan, 0, 0\) mm"),
-    "colour": (".nii.gz", lambda path: plain(path, array=voxels("u1"), kind=128, dims=(4, 10, 9)), "^3 values per voxel"),
+    "origin absurd": (
+        ".nii",
+        lambda path: plain(path, qform=(1, (0, 0, 0, 1e30, 0, 0))),
+        r"^its first voxel lies at \(1e\+30, 0, 0\) mm",
+    ),
+    "origin NaN": (
+        ".nii",
+        lambda path: plain(path, qform=(1, (0, 0, 0, np.nan, 0, 0))),
+        r"^its first voxel lies at \(nan, 0, 0\) mm",
+    ),
+    "colour": (
+        ".nii.gz",
+        lambda path: plain(path, array=voxels("u1"), kind=128, dims=(4, 10, 9)),
+        "^3 values per voxel",
+    ),
     "complex": (".nii.gz", lambda path: plain(path, array=voxels().astype("c8")), "^complex numbers"),
     "vectors": (".nii.gz", lambda path: plain(path, dims=(6, 10, 9, 1, 2)), "^2 values per voxel"),
     "4D": (".nii.gz", lambda path: plain(path, dims=(6, 10, 9, 2)), "^4D: 2 volumes in one file"),
-    "claims too much in NIfTI": (".nii", lambda path: plain(path, dims=(30000, 30000, 30000)), "^its header claims 30000 x 30000 x 30000"),
+    "claims too much in NIfTI": (
+        ".nii",
+        lambda path: plain(path, dims=(30000, 30000, 30000)),
+        "^its header claims 30000 x 30000 x 30000",
+    ),
     "claims too much in NRRD": (".nrrd", nrrd_claim, "^its header claims 1600 x 1600 x 1600 voxels"),
-    "claims more than there is": (".mha", lambda path: mha_claim(path, "900 900 900"), "^cut short: 1,457,999,000 of 1,458,000,000 bytes"),
+    "claims more than there is": (
+        ".mha",
+        lambda path: mha_claim(path, "900 900 900"),
+        "^cut short: 1,457,999,000 of 1,458,000,000 bytes",
+    ),
     "claims more than gzip can hold": (
         ".nii.gz",
         lambda path: plain(path, dims=(900, 900, 900)),
@@ -167,7 +231,9 @@ def align(path: Path, suffix: str, folder: Path) -> None:
 
 def search(path: Path, suffix: str, folder: Path) -> None:
     good = sound(folder, suffix)
-    load_pair(SearchPair(name="pair", fixed=good, moving=path, fixed_labels=good, moving_labels=good), torch.device("cpu"))
+    load_pair(
+        SearchPair(name="pair", fixed=good, moving=path, fixed_labels=good, moving_labels=good), torch.device("cpu")
+    )
 
 
 def plan(path: Path, suffix: str, folder: Path, label: Path | None = None) -> None:
@@ -176,7 +242,12 @@ def plan(path: Path, suffix: str, folder: Path, label: Path | None = None) -> No
     for part, name, content in (("imagesTr", f"a_0000{suffix}", path), ("labelsTr", f"a{suffix}", label)):
         (raw / part).mkdir(parents=True)
         (raw / part / name).write_bytes(content.read_bytes())
-    described = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1}, "numTraining": 1, "file_ending": suffix}
+    described = {
+        "channel_names": {"0": "CT"},
+        "labels": {"background": 0, "a": 1},
+        "numTraining": 1,
+        "file_ending": suffix,
+    }
     (raw / "dataset.json").write_text(json.dumps(described))
     check_cases(find_dataset("43"))
 
@@ -216,7 +287,19 @@ def prepare(path: Path, suffix: str, folder: Path) -> None:
     convert_case(case, folder / "a_0000.nii.gz", folder / "a.nii.gz", {0: 0}, "Dataset")
 
 
-ENTRANCES = (register_fixed, register_labels, features_of, align, search, plan, intake, templates, evaluate, judge, prepare)
+ENTRANCES = (
+    register_fixed,
+    register_labels,
+    features_of,
+    align,
+    search,
+    plan,
+    intake,
+    templates,
+    evaluate,
+    judge,
+    prepare,
+)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -263,7 +346,10 @@ def sform(turn: float = 0.0, shear: float = 0.0) -> np.ndarray:
         ({"sform": (1, sform())}, ""),
         ({"sform": (1, sform(0.3))}, "its sform and qform disagree, by up to 5.* mm; the sform is taken"),
         ({"sform": (2, sform(0.3))}, "its sform and qform disagree, by up to 5.* mm; the qform is taken"),
-        ({"sform": (1, sform(shear=0.4))}, r"its sform and qform disagree, by up to 3\.6 mm \(the sform is sheared\); the qform is taken"),
+        (
+            {"sform": (1, sform(shear=0.4))},
+            r"its sform and qform disagree, by up to 3\.6 mm \(the sform is sheared\); the qform is taken",
+        ),
         ({"sform": (1, sform()), "qfac": -1.0}, "its sform and qform disagree, by up to 32 mm; the sform is taken"),
         (
             {"sform": (1, sform() * 2), "qform": (0, QFORM[1])},
@@ -320,5 +406,10 @@ def test_files_that_failed_before(data_root, name, said):
 
 def test_a_header_is_read_without_the_voxels(tmp_path):
     header = read_header(plain(tmp_path / "scan.nii.gz", array=voxels("i2")))
-    assert header.size == SHAPE and header.values == 1 and header.data_bytes == 2 * np.prod(SHAPE) and header.spacing_mm == (1.5, 1.0, 2.0)
+    assert (
+        header.size == SHAPE
+        and header.values == 1
+        and header.data_bytes == 2 * np.prod(SHAPE)
+        and header.spacing_mm == (1.5, 1.0, 2.0)
+    )
     assert read_header(tmp_path / "picture.png") is None

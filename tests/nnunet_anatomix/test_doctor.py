@@ -25,8 +25,12 @@ def healthy(nnunet, weights_file, monkeypatch) -> SimpleNamespace:
     (nnunet.raw / "Dataset001_One").mkdir()
     monkeypatch.setenv("ANATOMIX_WEIGHTS", str(weights_file))
     monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=20 * doctor.GB, total=24 * doctor.GB))
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=50 * doctor.GB, total=90 * doctor.GB))
+    monkeypatch.setattr(
+        psutil, "virtual_memory", lambda: SimpleNamespace(available=20 * doctor.GB, total=24 * doctor.GB)
+    )
+    monkeypatch.setattr(
+        doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=50 * doctor.GB, total=90 * doctor.GB)
+    )
     return nnunet
 
 
@@ -56,7 +60,9 @@ def test_a_folder_that_cannot_be_written(healthy, monkeypatch):
 
 def test_little_space_and_little_memory(healthy, monkeypatch):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2 * doctor.GB, total=4 * doctor.GB))
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=1 * doctor.GB, total=0.0625 * doctor.GB))
+    monkeypatch.setattr(
+        doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=1 * doctor.GB, total=0.0625 * doctor.GB)
+    )
     assert [finding.level for finding in found("folders")] == ["ok", "warning", "warning"]
     memory, *shared = found("memory")
     assert memory.level == "warning" and "2.0 of 4.0 GB" in memory.what
@@ -82,7 +88,9 @@ def test_settings_that_are_misspelt_or_senseless(healthy, monkeypatch):
     monkeypatch.setenv("ANATOMIX_ITERATION", "5")
     monkeypatch.setenv("ANATOMIX_SEED", "minus one")
     findings = [finding for finding in examine() if "ANATOMIX_" in finding.what]
-    assert any(finding.level == "warning" and "ANATOMIX_ITERATION is no setting" in finding.what for finding in findings)
+    assert any(
+        finding.level == "warning" and "ANATOMIX_ITERATION is no setting" in finding.what for finding in findings
+    )
     assert any(finding.level == "problem" and "ANATOMIX_SEED must be" in finding.what for finding in findings)
 
 

@@ -50,8 +50,28 @@ def commands(tmp_path, small_disk):
     (tmp_path / "model" / "dataset.json").write_text(json.dumps(described))
     out = small_disk.folder
     return {
-        "features": ("features", fixed, "--out", out / "f.nii.gz", "--weights", tmp_path / "weights.safetensors", "--no-picture"),
-        "register": ("register", "--fixed", fixed, "--moving", moving, "--features", "none", "--init", "none", "--out", out / "pair"),
+        "features": (
+            "features",
+            fixed,
+            "--out",
+            out / "f.nii.gz",
+            "--weights",
+            tmp_path / "weights.safetensors",
+            "--no-picture",
+        ),
+        "register": (
+            "register",
+            "--fixed",
+            fixed,
+            "--moving",
+            moving,
+            "--features",
+            "none",
+            "--init",
+            "none",
+            "--out",
+            out / "pair",
+        ),
         "intake": ("intake", tmp_path / "clinic", out / "taken", "-m", tmp_path / "model"),
     }
 
@@ -70,7 +90,9 @@ def test_a_full_disk_is_said_and_the_older_results_stay(small_disk, commands, ru
     line = stopped.value.code
     assert isinstance(line, str) and "\n" not in line and "free on the disk" in line
     images = {
-        name: content for name, content in small_disk.files().items() if name.endswith((".nii.gz", ".h5", ".tfm", "registration.json"))
+        name: content
+        for name, content in small_disk.files().items()
+        if name.endswith((".nii.gz", ".h5", ".tfm", "registration.json"))
     }
     assert images == {name: content for name, content in before.items() if name in images} and len(images) >= 1
     assert set(small_disk.files()) <= set(before)

@@ -14,7 +14,16 @@ import pretraining.cli
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMMANDS = {
     "features": ("nnunet-anatomix", "features", "missing.nii.gz", "--out", "taken/f.nii.gz"),
-    "register": ("nnunet-anatomix", "register", "--fixed", "missing.nii.gz", "--moving", "missing.nii.gz", "--out", "taken/out"),
+    "register": (
+        "nnunet-anatomix",
+        "register",
+        "--fixed",
+        "missing.nii.gz",
+        "--moving",
+        "missing.nii.gz",
+        "--out",
+        "taken/out",
+    ),
     "register --pairs": ("nnunet-anatomix", "register", "--pairs", "missing.csv", "--out", "taken"),
     "align": ("nnunet-anatomix", "align", "--scans", "scans.csv", "--out", "taken/out"),
     "evaluate": ("nnunet-anatomix", "evaluate", "segmentation", "missing", "missing", "--out", "taken/out"),
@@ -35,10 +44,23 @@ def test_places_for_results_are_tried_first(tmp_path, monkeypatch, command):
     with pytest.raises(SystemExit) as stopped:
         (nnunet_anatomix.cli if program == "nnunet-anatomix" else pretraining.cli).main()
     assert "taken is a file" in str(stopped.value) and stopped.value.code == str(stopped.value)
-    assert (tmp_path / "taken").read_text() == "mine" and {path.name for path in tmp_path.iterdir()} == {"taken", "scans.csv"}
+    assert (tmp_path / "taken").read_text() == "mine" and {path.name for path in tmp_path.iterdir()} == {
+        "taken",
+        "scans.csv",
+    }
 
 
-WRITERS = {"savefig", "imsave", "save_file", "savez", "savez_compressed", "to_csv", "write_text", "write_bytes", "save_as"}
+WRITERS = {
+    "savefig",
+    "imsave",
+    "save_file",
+    "savez",
+    "savez_compressed",
+    "to_csv",
+    "write_text",
+    "write_bytes",
+    "save_as",
+}
 """Methods and functions of libraries that put a file on disk."""
 ELSEWHERE = {
     "nnunet_anatomix/demo/pictures.py": {"savefig"},  # its callers hand it the temporary path
@@ -58,7 +80,10 @@ def unguarded(tree: ast.AST) -> Iterator[str]:
             name = node.func.attr if isinstance(node.func, ast.Attribute) else ""
             if name in WRITERS or ast.unparse(node.func) in ("torch.save", "np.save", "imsave"):
                 yield name
-            mode = [ast.unparse(argument) for argument in (*node.args, *(word.value for word in node.keywords if word.arg == "mode"))]
+            mode = [
+                ast.unparse(argument)
+                for argument in (*node.args, *(word.value for word in node.keywords if word.arg == "mode"))
+            ]
             if (name == "open" or ast.unparse(node.func) == "open") and {"'w'", "'wb'", "'x'", "'xb'"} & set(mode):
                 yield f"open({', '.join(mode)})"
         for child in ast.iter_child_nodes(node):
@@ -76,7 +101,13 @@ def test_all_files_are_written_by_the_one_writer():
 
 
 def test_the_search_for_writers_finds_them():
-    for text in ("figure.savefig(path)", "torch.save(a, path)", "open(path, 'w')", "path.open('wb')", "path.write_text('a')"):
+    for text in (
+        "figure.savefig(path)",
+        "torch.save(a, path)",
+        "open(path, 'w')",
+        "path.open('wb')",
+        "path.write_text('a')",
+    ):
         assert list(unguarded(ast.parse(text)))
         assert not list(unguarded(ast.parse(f"with atomic_write(a) as path:\n    {text}")))
     assert not list(unguarded(ast.parse("path.open('rb'); open(path); path.open('a')")))

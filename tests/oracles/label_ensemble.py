@@ -23,7 +23,12 @@ def mapped_coordinates(matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray
 
 def published_template(mask: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """(X, Y, Z) bool: affine about voxel 0 of the periodically repeated, padded template, nearest."""
-    return ndimage.map_coordinates(padded(mask.astype(np.uint8), shape), mapped_coordinates(matrix, shape), order=0, mode="grid-wrap") > 0
+    return (
+        ndimage.map_coordinates(
+            padded(mask.astype(np.uint8), shape), mapped_coordinates(matrix, shape), order=0, mode="grid-wrap"
+        )
+        > 0
+    )
 
 
 def paper_template(mask: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

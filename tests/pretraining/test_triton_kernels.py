@@ -23,7 +23,9 @@ from pretraining.engine.bending import Bend, bend_curves
 from pretraining.engine.ensemble import PLACEMENTS
 
 pytest.importorskip("triton")
-interpreted = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="run by the test that starts the interpreter")
+interpreted = pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") != "1", reason="run by the test that starts the interpreter"
+)
 
 
 def test_by_the_interpreter():
@@ -47,7 +49,11 @@ def test_interpreted_stamping_equals_the_hosts(mode, bent):
     placed = []
     for index, template in enumerate(templates):
         curves = bend_curves(Bend(spacing_vox=9.0, std_vox=4.0, noise_seed=index), shape) if bent else None
-        placed.append(PLACEMENTS[mode](sample_affine(AffineConfig(), sample_generator(1, index)), bank.shape(template), shape, curves))
+        placed.append(
+            PLACEMENTS[mode](
+                sample_affine(AffineConfig(), sample_generator(1, index)), bank.shape(template), shape, curves
+            )
+        )
     on_host, in_one_launch = torch.zeros(shape, dtype=torch.uint8), torch.zeros(shape, dtype=torch.uint8)
     packed = [bank.packed(template) for template in templates]
     placement.paste_templates(on_host, packed, placed)
@@ -96,28 +102,53 @@ def test_interpreted_convolutions_equal_the_hosts(mirrored, sigmas):
     volume = torch.rand(5, 9, 7, generator=torch.Generator().manual_seed(0))
     kernels = [(gaussian.sampled_kernel if mirrored else gaussian.integrated_kernel)(sigma) for sigma in sigmas]
     expected = (gaussian.convolve_mirrored if mirrored else gaussian.convolve_zero)(volume, kernels)
-    torch.testing.assert_close(gaussian._convolve_in_launches(volume, kernels, mirrored=mirrored), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        gaussian._convolve_in_launches(volume, kernels, mirrored=mirrored), expected, rtol=1e-5, atol=1e-6
+    )
 
 
 @interpreted
 @pytest.mark.parametrize("index", range(4))
 def test_interpreted_resampling_equals_the_hosts(index):
-    matrix = sample_affine(AffineConfig(), sample_generator(0, index)) if index else np.column_stack([np.eye(3), [0.5, 1.5, -0.5]])
+    matrix = (
+        sample_affine(AffineConfig(), sample_generator(0, index))
+        if index
+        else np.column_stack([np.eye(3), [0.5, 1.5, -0.5]])
+    )
     volumes = torch.rand(2, 6, 9, 7, generator=torch.Generator().manual_seed(0))
     for shape in ((6, 9, 7), (4, 5, 8)):
         found = resample._resample_linear_in_one_launch(volumes, matrix, shape)
         torch.testing.assert_close(found, resample.resample_linear(volumes, matrix, shape), rtol=1e-5, atol=1e-5)
     labels = (volumes[0] * 255).to(torch.uint8)
-    assert torch.equal(resample._resample_labels_in_one_launch(labels, matrix), resample.resample_labels(labels, matrix))
+    assert torch.equal(
+        resample._resample_labels_in_one_launch(labels, matrix), resample.resample_labels(labels, matrix)
+    )
 
 
 KERNELS = {
     "pretraining.common.probe_kernel.add_one": ["*i32"],
-    "pretraining.backbone.padding_kernel.pad": ["*bf16 *bf16 i32 i32 i32 i32 i32", "*fp32 *fp32 i32 i32 i32 1 1", "*fp16 *fp16 1 1 1 1 1"],
-    "pretraining.backbone.padding_kernel.fold": ["*bf16 *bf16 i32 i32 i32 i32 i32", "*fp32 *fp32 i32 i32 i32 1 1", "*fp16 *fp16 1 1 1 1 1"],
-    "pretraining.engine.gaussian_kernel.convolve": ["*fp32 *fp32 *fp32 i32 i32 i32 i32 i32", "*fp32 *fp32 *fp32 i32 i32 1 1 1"],
-    "pretraining.engine.resample_kernel.linear": ["*fp32 *fp32 *fp32 *fp32 i32 i32 i32 i32 i32 i32", "*fp32 *fp32 *fp32 *fp32 1 1 1 1 1 1"],
-    "pretraining.engine.resample_kernel.nearest": ["*u8 *u8 *fp32 i32 i32 i32 i32 i32 i32", "*u8 *u8 *fp32 1 1 1 1 1 1"],
+    "pretraining.backbone.padding_kernel.pad": [
+        "*bf16 *bf16 i32 i32 i32 i32 i32",
+        "*fp32 *fp32 i32 i32 i32 1 1",
+        "*fp16 *fp16 1 1 1 1 1",
+    ],
+    "pretraining.backbone.padding_kernel.fold": [
+        "*bf16 *bf16 i32 i32 i32 i32 i32",
+        "*fp32 *fp32 i32 i32 i32 1 1",
+        "*fp16 *fp16 1 1 1 1 1",
+    ],
+    "pretraining.engine.gaussian_kernel.convolve": [
+        "*fp32 *fp32 *fp32 i32 i32 i32 i32 i32",
+        "*fp32 *fp32 *fp32 i32 i32 1 1 1",
+    ],
+    "pretraining.engine.resample_kernel.linear": [
+        "*fp32 *fp32 *fp32 *fp32 i32 i32 i32 i32 i32 i32",
+        "*fp32 *fp32 *fp32 *fp32 1 1 1 1 1 1",
+    ],
+    "pretraining.engine.resample_kernel.nearest": [
+        "*u8 *u8 *fp32 i32 i32 i32 i32 i32 i32",
+        "*u8 *u8 *fp32 1 1 1 1 1 1",
+    ],
     "pretraining.engine.stamp_kernel.stamp": ["*u8 *i64 *i32 *i32 i32 i32 i32 i32", "*u8 *i64 *i32 *i32 i32 1 1 1"],
     "pretraining.engine.median_kernel.median": ["*u8 *u8 i32 i32 i32", "*u8 *u8 1 1 1"],
 }

@@ -70,32 +70,33 @@ class Delivery:
 
     def fingerprint(self, prediction_sha256: str, source: Path) -> str:
         """Changes whenever a case would have to be delivered anew."""
-        said = [asdict(self.structures), asdict(self.algorithm), self.format, self.overview, nnunet_anatomix.__version__]
+        said = [
+            asdict(self.structures),
+            asdict(self.algorithm),
+            self.format,
+            self.overview,
+            nnunet_anatomix.__version__,
+        ]
         return fingerprint([said, prediction_sha256, file_sha256(source)], length=64)
 
 
 def deliver(predictions: Path, delivery: Delivery) -> int:
     """Deliver every prediction of a folder.
 
-    Parameters
-    ----------
-    predictions : folder that nnUNetv2_predict filled from ``delivery.intake / "images"``.
-    delivery : where from, where to and how.
+    Args:
+        predictions: Folder that nnUNetv2_predict filled from ``delivery.intake / "images"``.
+        delivery: Where from, where to and how.
 
-    Returns
-    -------
-    How many cases were delivered now; the others were there already, unchanged.
+    Returns:
+        How many cases were delivered now; the others were there already, unchanged.
 
-    Raises
-    ------
-    InputError
-        If there are no predictions, or the destination lies where nothing may be written.
-    CommandFailed
-        After all others, if some cases failed; why is in ``deliver.csv`` too.
-    InUse
-        If another process writes into the destination.
-    Interrupted
-        As soon as this process is asked to stop; the same call resumes with the case in hand.
+    Raises:
+        InputError: If there are no predictions, or the destination lies where nothing may be
+            written.
+        CommandFailed: After all others, if some cases failed; why is in ``deliver.csv`` too.
+        InUse: If another process writes into the destination.
+        Interrupted: As soon as this process is asked to stop; the same call resumes with the case
+            in hand.
     """
     files = _predicted(predictions)
     _require_apart(predictions, delivery)
@@ -133,7 +134,9 @@ def _predicted(predictions: Path) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for path in sorted(predictions.iterdir(), key=lambda path: (len(path.name), path.name)):
         if is_label_file(path.name) and files.setdefault(stem(path.name), path) != path:
-            raise InputError(f"{path.name} and {files[stem(path.name)].name} in {predictions} are of one case; keep one of them")
+            raise InputError(
+                f"{path.name} and {files[stem(path.name)].name} in {predictions} are of one case; keep one of them"
+            )
     if not files:
         raise InputError(f"no predictions in {predictions}, expected CASE.nii.gz as nnUNetv2_predict writes them")
     return files
@@ -143,7 +146,9 @@ def _require_apart(predictions: Path, delivery: Delivery) -> None:
     """Nothing may be written where predictions, intake or sources lie."""
     sources = delivery.intake / SOURCES
     if not sources.is_dir():
-        raise InputError(f"{delivery.intake} is no folder that nnunet-anatomix intake wrote: it has no {SOURCES}; name it with --intake")
+        raise InputError(
+            f"{delivery.intake} is no folder that nnunet-anatomix intake wrote: it has no {SOURCES}; name it with --intake"
+        )
     roots = {channel.root for path in sources.glob("*.json") for channel in _readable(path)}
     others = {
         "the predictions": predictions,
@@ -154,7 +159,9 @@ def _require_apart(predictions: Path, delivery: Delivery) -> None:
     for role, other in others.items():
         other = other.resolve()
         if written[0].parent.is_relative_to(other) or any(other.is_relative_to(place) for place in written):
-            raise InputError(f"{delivery.destination} lies in {role}, where nothing may be written; name another folder")
+            raise InputError(
+                f"{delivery.destination} lies in {role}, where nothing may be written; name another folder"
+            )
 
 
 def _readable(path: Path) -> Iterable:
@@ -177,12 +184,16 @@ def _delivered(case: str, prediction: Path, delivery: Delivery) -> Record:
     """Deliver a case; its record."""
     link = source_file(delivery.intake, case)
     if not link.is_file():
-        raise InputError(f"intake made no case of this name: there is no {link}; was it predicted from {delivery.intake / 'images'}?")
+        raise InputError(
+            f"intake made no case of this name: there is no {link}; was it predicted from {delivery.intake / 'images'}?"
+        )
     source, prediction_sha256 = read_source(link), file_sha256(prediction)
     labels = checked_labels(on_source_grid(read_image(prediction, "prediction"), source.grid), delivery.structures)
     volumes = measure_volumes(case, labels, delivery.structures, source.grid)
     fingerprint = delivery.fingerprint(prediction_sha256, link)
-    record = Record(case=case, prediction_sha256=prediction_sha256, fingerprint=fingerprint, files={}, volumes=tuple(volumes))
+    record = Record(
+        case=case, prediction_sha256=prediction_sha256, fingerprint=fingerprint, files={}, volumes=tuple(volumes)
+    )
     return _written(record, labels, source, delivery)
 
 
@@ -196,7 +207,9 @@ def _written(record: Record, labels: np.ndarray, source: CaseSource, delivery: D
         segmentation = _segmentation(headers, labels, delivery)
         writers[SEGMENTATIONS] = lambda path: _save(segmentation, path)
         if headers.invented:
-            notes.append(f"the source has no {', '.join(headers.invented)}: made up for the SEG, an archive may not find its scan by them")
+            notes.append(
+                f"the source has no {', '.join(headers.invented)}: made up for the SEG, an archive may not find its scan by them"
+            )
     elif delivery.format != "nifti":
         notes.append(_NO_SEG)
     if delivery.format != "dicom" or not is_dicom:
@@ -261,7 +274,11 @@ def _overview(record: Record, labels: np.ndarray, source: CaseSource, delivery: 
 
 def _said(record: Record) -> str:
     found = sum(volume.voxels > 0 for volume in record.volumes)
-    written = [name for name, place in (("SEG", SEGMENTATIONS), ("NIfTI", NIFTI), ("overview", OVERVIEWS)) if _has(record, place)]
+    written = [
+        name
+        for name, place in (("SEG", SEGMENTATIONS), ("NIfTI", NIFTI), ("overview", OVERVIEWS))
+        if _has(record, place)
+    ]
     return "; ".join([f"{found} of {len(record.volumes)} structures, {', '.join(written)}", *record.notes])
 
 

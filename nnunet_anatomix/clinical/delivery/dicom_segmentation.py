@@ -36,25 +36,30 @@ class Algorithm:
     """Trainer, plans, configuration: what is known."""
 
 
-def dicom_segmentation(source: SourceHeaders, labels: np.ndarray, structures: Structures, algorithm: Algorithm) -> Segmentation:
+def dicom_segmentation(
+    source: SourceHeaders, labels: np.ndarray, structures: Structures, algorithm: Algorithm
+) -> Segmentation:
     """Make a binary segmentation object, one segment a structure.
 
-    Parameters
-    ----------
-    source : headers of the source series; patient, study and frame of reference are theirs.
-    labels : (Z, Y, X) checked labels; plane k lies on the source's slice k, pixel by pixel.
-    structures : what the labels mean; segment n is the n-th. Overlapping regions overlap as segments.
-    algorithm : told in every segment.
+    Args:
+        source: Headers of the source series; patient, study and frame of reference are theirs.
+        labels: (Z, Y, X) checked labels; plane k lies on the source's slice k, pixel by pixel.
+        structures: What the labels mean; segment n is the n-th. Overlapping regions overlap as
+            segments.
+        algorithm: Told in every segment.
 
-    Returns
-    -------
-    Frames without a voxel are left out, except in an empty prediction: that has one empty frame a segment, on the middle slice, so
-    that "looked for, not found" arrives too.
+    Returns:
+        Frames without a voxel are left out, except in an empty prediction: that has one empty frame
+            a segment, on the middle slice, so
+        that "looked for, not found" arrives too.
     """
     only = None
     if not labels.any():
         middle = len(labels) // 2
-        labels, only = labels[middle : middle + 1], [highdicom.PlanePositionSequence("PATIENT", source.positions_mm[middle].tolist())]
+        labels, only = (
+            labels[middle : middle + 1],
+            [highdicom.PlanePositionSequence("PATIENT", source.positions_mm[middle].tolist())],
+        )
     elif source.frames:
         # In the order of the file; frames of other volumes in it stay empty, and are left out.
         ordered = np.zeros((int(source.images[0].NumberOfFrames), *labels.shape[1:]), dtype=labels.dtype)
@@ -119,7 +124,9 @@ def _described(number: int, structure: Structure, colour: np.ndarray, algorithm:
         display_color=CIELabColor(*np.clip(rgb2lab(colour), (0, -128, -128), (100, 127, 127))),
     )
     if code.side:
-        modified = described.AnatomicRegionSequence[0] if code.region else described.SegmentedPropertyTypeCodeSequence[0]
+        modified = (
+            described.AnatomicRegionSequence[0] if code.region else described.SegmentedPropertyTypeCodeSequence[0]
+        )
         keyword = "AnatomicRegionModifierSequence" if code.region else "SegmentedPropertyTypeModifierCodeSequence"
         setattr(modified, keyword, [CodedConcept.from_code(code.side)])
     return described
@@ -132,4 +139,6 @@ def _parameters(parameters: Mapping[str, str]) -> dict[str, str] | None:
 
 def _text(value: str) -> str:
     """As much of a text as DICOM takes in a long string, without what would end it."""
-    return "".join(" " if character == "\\" or not character.isprintable() else character for character in value)[:_LO].strip()
+    return "".join(" " if character == "\\" or not character.isprintable() else character for character in value)[
+        :_LO
+    ].strip()

@@ -28,17 +28,22 @@ _LINES = 26
 
 
 def overview(
-    scan: sitk.Image, labels: sitk.Image, structures: Structures, volumes_ml: Sequence[float], *, title: str, is_ct: bool
+    scan: sitk.Image,
+    labels: sitk.Image,
+    structures: Structures,
+    volumes_ml: Sequence[float],
+    *,
+    title: str,
+    is_ct: bool,
 ) -> Figure:
     """Draw a prediction over its scan, to scale, as radiologists hang pictures.
 
-    Parameters
-    ----------
-    scan, labels : on one grid, of any orientation.
-    structures : what the labels mean.
-    volumes_ml : of the structures, in their order.
-    title : above the picture.
-    is_ct : whether the scan is in Hounsfield units.
+    Args:
+        scan, labels: On one grid, of any orientation.
+        structures: What the labels mean.
+        volumes_ml: Of the structures, in their order.
+        title: Above the picture.
+        is_ct: Whether the scan is in Hounsfield units.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -52,7 +57,9 @@ def overview(
     height = max(panels["axial"].shape[0], panels["coronal"].shape[0] + panels["sagittal"].shape[0])
     beside = max(panels["coronal"].shape[1], panels["sagittal"].shape[1])
     widths = [panels["axial"].shape[1] / _PER_INCH, beside / _PER_INCH, columns * (1.1 + 0.075 * longest)]
-    figure = Figure(figsize=(sum(widths) + 1, height / _PER_INCH + 1), dpi=_PER_INCH, layout="constrained", facecolor="black")
+    figure = Figure(
+        figsize=(sum(widths) + 1, height / _PER_INCH + 1), dpi=_PER_INCH, layout="constrained", facecolor="black"
+    )
     FigureCanvasAgg(figure)
     figure.suptitle(title, color="white", fontsize=13)
     grid = figure.add_gridspec(2, 3, width_ratios=widths)
@@ -69,19 +76,31 @@ def overview(
     legend = figure.add_subplot(grid[:, 2])
     legend.set_axis_off()
     handles = [
-        Patch(color=colours[number], label=f"{_short(structures.all[number].name)}  {_volume(volumes_ml[number])}") for number in found
+        Patch(color=colours[number], label=f"{_short(structures.all[number].name)}  {_volume(volumes_ml[number])}")
+        for number in found
     ]
     missing = len(structures.all) - len(found)
     if missing:
         handles.append(Patch(color="none", label=f"not found: {_missing(structures, found)}"))
-    legend.legend(handles=handles, loc="center left", frameon=False, labelcolor="white", ncols=columns, fontsize=9, borderaxespad=0)
+    legend.legend(
+        handles=handles,
+        loc="center left",
+        frameon=False,
+        labelcolor="white",
+        ncols=columns,
+        fontsize=9,
+        borderaxespad=0,
+    )
     return figure
 
 
-def overview_panels(scan: sitk.Image, labels: sitk.Image, structures: Structures, *, is_ct: bool) -> dict[str, np.ndarray]:
+def overview_panels(
+    scan: sitk.Image, labels: sitk.Image, structures: Structures, *, is_ct: bool
+) -> dict[str, np.ndarray]:
     """View → (H, W, 3) in [0, 1], of square pixels; the axial view is as large as the others together.
 
-    Each plane lies where the structures are to be seen at their largest: the sum of their areas, each relative to its own greatest one.
+    Each plane lies where the structures are to be seen at their largest: the sum of their areas,
+    each relative to its own greatest one.
     """
     # With Z turned, the first voxel is the patient's right, front and top: where pictures begin.
     oriented = [sitk.DICOMOrient(image, "LPS") for image in (scan, labels)]

@@ -1,7 +1,8 @@
 """What is delivered, and from which prediction.
 
-``DST/segmentations/CASE.dcm``, ``DST/nifti/CASE.nii.gz``, ``DST/overviews/CASE.png``; ``DST/volumes.csv`` and ``DST/deliver.csv`` for all
-cases. What a case was made from is noted in ``DST/delivered/CASE.json``, written last: a case that has it is complete.
+``DST/segmentations/CASE.dcm``, ``DST/nifti/CASE.nii.gz``, ``DST/overviews/CASE.png``;
+``DST/volumes.csv`` and ``DST/deliver.csv`` for all cases. What a case was made from is noted in
+``DST/delivered/CASE.json``, written last: a case that has it is complete.
 """
 
 from __future__ import annotations
@@ -84,15 +85,18 @@ def withdraw_outdated(destination: Path, case: str, prediction: Path) -> None:
 def write_tables(destination: Path, failed: Mapping[str, str]) -> None:
     """Write ``volumes.csv`` and ``deliver.csv``, with every case that was ever delivered here.
 
-    Parameters
-    ----------
-    destination : DST.
-    failed : case → why it could not be delivered just now.
+    Args:
+        destination: DST.
+        failed: Case → why it could not be delivered just now.
     """
     paths = sorted((destination / DELIVERED).glob("*.json"), key=lambda path: (len(path.name), path.name))
     records = {path.stem: record for path in paths if (record := read_record(destination, path.stem))}
-    write_records(destination / VOLUMES, StructureVolume, (volume for record in records.values() for volume in record.volumes))
-    rows = {case: [case, "delivered", "; ".join(record.notes), " ".join(record.files)] for case, record in records.items()}
+    write_records(
+        destination / VOLUMES, StructureVolume, (volume for record in records.values() for volume in record.volumes)
+    )
+    rows = {
+        case: [case, "delivered", "; ".join(record.notes), " ".join(record.files)] for case, record in records.items()
+    }
     for case, why in failed.items():  # with the files of an earlier delivery of the same prediction, if there was one
         rows[case] = [case, "failed", why, " ".join(records[case].files) if case in records else ""]
     write_csv(destination / TABLE, ["case", "status", "notes", "files"], rows.values())
@@ -120,12 +124,11 @@ class StructureVolume:
 def measure_volumes(case: str, labels: np.ndarray, structures: Structures, grid: Grid) -> list[StructureVolume]:
     """Volumes of all structures, also of those that were not found.
 
-    Parameters
-    ----------
-    case : its name.
-    labels : checked labels on the grid.
-    structures : what they mean.
-    grid : gives the voxel's size.
+    Args:
+        case: Its name.
+        labels: Checked labels on the grid.
+        structures: What they mean.
+        grid: Gives the voxel's size.
     """
     voxel_ml = math.prod(grid.spacing_mm) / _MM3_PER_ML
     voxels = structures.voxels(labels)

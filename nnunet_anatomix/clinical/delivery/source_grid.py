@@ -9,26 +9,24 @@ from pretraining.common.errors import InputError
 from pretraining.imaging.grids import Grid, index_to_mm
 
 _TOLERANCE_VOX = 0.01
-"""Greatest distance of a voxel from its place; what single precision in headers leaves is a hundredth of it."""
+"""Greatest distance of a voxel from its place; what single precision in headers leaves is a
+hundredth of it.
+"""
 
 
 def on_source_grid(prediction: sitk.Image, grid: Grid) -> np.ndarray:
     """The prediction's values in the order of the grid.
 
-    Parameters
-    ----------
-    prediction : 3D, one component. Its axes may be in any order and direction.
-    grid : of the source.
+    Args:
+        prediction: 3D, one component. Its axes may be in any order and direction.
+        grid: Of the source.
 
-    Returns
-    -------
-    (Z, Y, X), index [k, j, i] of the grid.
+    Returns:
+        (Z, Y, X), index [k, j, i] of the grid.
 
-    Raises
-    ------
-    InputError
-        If its voxels are not those of the grid. Nothing is resampled: nnU-Net writes on the grid of what it was given, so another grid
-        tells of another scan.
+    Raises:
+        InputError: If its voxels are not those of the grid. Nothing is resampled: nnU-Net writes on
+            the grid of what it was given, so another grid tells of another scan.
     """
     if prediction.GetDimension() != 3 or prediction.GetNumberOfComponentsPerPixel() != 1:
         raise InputError(
@@ -40,7 +38,9 @@ def on_source_grid(prediction: sitk.Image, grid: Grid) -> np.ndarray:
     size = np.array(prediction.GetSize())
     first = np.linalg.solve(grid.steps_mm, np.subtract(prediction.GetOrigin(), grid.origin_mm))
     flipped = order.sum(axis=1) < 0  # by the grid's axis
-    is_reordering = np.array_equal(np.abs(order).sum(axis=0), [1, 1, 1]) and np.array_equal(np.abs(order).sum(axis=1), [1, 1, 1])
+    is_reordering = np.array_equal(np.abs(order).sum(axis=0), [1, 1, 1]) and np.array_equal(
+        np.abs(order).sum(axis=1), [1, 1, 1]
+    )
     expected_first = np.where(flipped, np.array(grid.size) - 1, 0)
     if (
         not is_reordering

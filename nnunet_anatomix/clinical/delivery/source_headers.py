@@ -31,9 +31,13 @@ _NEEDED = [
 ]
 """May be empty but must be there (type 2)."""
 _TIMES = {"PatientBirthDate": DA, "StudyDate": DA, "StudyTime": TM}
-"""What must be a date or time, or empty: anonymization writes 19500000, of which no SEG can be made."""
+"""What must be a date or time, or empty: anonymization writes 19500000, of which no SEG can be
+made.
+"""
 _TOLERANCE_VOX = 0.1
-"""Greatest distance of a slice's corner from where intake found it; far below a slice, far above rounding."""
+"""Greatest distance of a slice's corner from where intake found it; far below a slice, far above
+rounding.
+"""
 
 
 class SourceHeaders(NamedTuple):
@@ -62,10 +66,9 @@ class _Place(NamedTuple):
 def read_source_headers(source: CaseSource) -> SourceHeaders:
     """Read the headers of channel 0's DICOM series.
 
-    Raises
-    ------
-    InputError
-        If files are gone or unreadable, belong to another series than at intake, or do not lie on the grid.
+    Raises:
+        InputError: If files are gone or unreadable, belong to another series than at intake, or do
+            not lie on the grid.
     """
     channel = source.channels[0]
     images = [_read(channel, number) for number in range(len(channel.files))]
@@ -79,9 +82,13 @@ def read_source_headers(source: CaseSource) -> SourceHeaders:
     except InputError:
         raise
     except Exception as error:  # pydicom converts on access, fails in many ways, and quotes what it cannot convert
-        raise InputError(f"the headers of the source are damaged ({type(error).__name__}); restore them, or use --format nifti") from None
+        raise InputError(
+            f"the headers of the source are damaged ({type(error).__name__}); restore them, or use --format nifti"
+        ) from None
     if len(set(uids)) < len(uids):
-        raise InputError(f"{len(uids) - len(set(uids)) + 1} slices of the source share a SOPInstanceUID: a SEG cannot refer to them")
+        raise InputError(
+            f"{len(uids) - len(set(uids)) + 1} slices of the source share a SOPInstanceUID: a SEG cannot refer to them"
+        )
     return SourceHeaders(images, positions_mm, channel.frames, invented)
 
 
@@ -94,7 +101,9 @@ def _read(channel: ChannelSource, number: int) -> Dataset:
         with quiet_readers():
             return dcmread(path, stop_before_pixels=True, force=True)  # old archives left the preamble out
     except Exception as error:  # pydicom raises many kinds for damaged files, and quotes them
-        raise InputError(f"{slice_name} can no longer be read ({type(error).__name__}); restore it, or run intake again") from None
+        raise InputError(
+            f"{slice_name} can no longer be read ({type(error).__name__}); restore it, or run intake again"
+        ) from None
 
 
 def _require_same_series(slices: Sequence[Dataset], channel: ChannelSource) -> None:
@@ -139,10 +148,14 @@ def _require_grid(places: Sequence[_Place | None], size: tuple[int, int], grid: 
     positions_mm = []
     for number, place in enumerate(places):
         if place is None:
-            raise InputError(f"slice {number + 1} of {len(places)} has no position, orientation or spacing any more: {moved}")
+            raise InputError(
+                f"slice {number + 1} of {len(places)} has no position, orientation or spacing any more: {moved}"
+            )
         of_rows_mm, of_columns_mm = place.spacing_mm
         along_row, along_column = place.orientation
-        there_mm = [place.position_mm + i * of_columns_mm * along_row + j * of_rows_mm * along_column for i, j in _corners(size)]
+        there_mm = [
+            place.position_mm + i * of_columns_mm * along_row + j * of_rows_mm * along_column for i, j in _corners(size)
+        ]
         here_mm = [grid.origin_mm + steps_mm @ (i, j, number) for i, j in _corners(size)]
         if not np.abs(np.linalg.solve(steps_mm, np.subtract(there_mm, here_mm).T)).max() <= _TOLERANCE_VOX:
             raise InputError(f"slice {number + 1} of {len(places)}: {moved}")
@@ -159,7 +172,10 @@ def _complete(slices: Sequence[Dataset]) -> tuple[str, ...]:
     invented = []
     for number, header in enumerate(slices):
         meta = header.file_meta
-        for keyword, from_meta in (("SOPClassUID", "MediaStorageSOPClassUID"), ("SOPInstanceUID", "MediaStorageSOPInstanceUID")):
+        for keyword, from_meta in (
+            ("SOPClassUID", "MediaStorageSOPClassUID"),
+            ("SOPInstanceUID", "MediaStorageSOPInstanceUID"),
+        ):
             if not header.get(keyword):
                 setattr(header, keyword, meta.get(from_meta) or "")
         if not header.SOPClassUID:
@@ -175,7 +191,8 @@ def _complete(slices: Sequence[Dataset]) -> tuple[str, ...]:
         for keyword, kind in _TIMES.items():
             if not _is_valid(kind, header.get(keyword)):
                 setattr(header, keyword, "")
-    # After the instances' UIDs, on which the others are based: one scan has the same ones at every delivery.
+    # After the instances' UIDs, on which the others are based: one scan has the same ones at every
+    # delivery.
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
         if not slices[0].get(keyword):
             uid = generate_uid(entropy_srcs=[keyword, *(header.SOPInstanceUID for header in slices)])
@@ -194,5 +211,6 @@ def _is_valid(kind: type, value: object) -> bool:
 
 def _identity(header: Dataset) -> list[str]:
     return [
-        str(header.get(keyword) or "") for keyword in ("SeriesInstanceUID", "FrameOfReferenceUID", "InstanceNumber", "ImagePositionPatient")
+        str(header.get(keyword) or "")
+        for keyword in ("SeriesInstanceUID", "FrameOfReferenceUID", "InstanceNumber", "ImagePositionPatient")
     ]

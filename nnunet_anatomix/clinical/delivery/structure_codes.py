@@ -55,17 +55,19 @@ class StructureCode:
 def structure_code(name: str) -> StructureCode:
     """The code of a structure.
 
-    Parameters
-    ----------
-    name : as in ``dataset.json``: ``liver``, ``kidney_left``, ``Left Atrium``, ``vertebrae_L1``, ``liver tumour``, ...
+    Args:
+        name: As in ``dataset.json``: ``liver``, ``kidney_left``, ``Left Atrium``, ``vertebrae_L1``,
+            ``liver tumour``, ...
 
-    Returns
-    -------
-    Tissue of no further kind for a name that is not in DICOM's lists (CID 7192, 7194 and 7166): a wrong code is worse than none.
+    Returns:
+        Tissue of no further kind for a name that is not in DICOM's lists (CID 7192, 7194 and 7166):
+        a wrong code is worse than none.
     """
     words = re.findall(r"[a-z]+[0-9]*|[0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
     sides = [word for word in words if word in _SIDES]
-    if found := _exact(words) or _exact([*words[-1:], *words[:-1]]):  # "left atrium" and "atrium left" are structures of their own
+    if found := _exact(words) or _exact(
+        [*words[-1:], *words[:-1]]
+    ):  # "left atrium" and "atrium left" are structures of their own
         return found
     if len(sides) == 1:
         words = [word for word in words if word not in _SIDES]
@@ -74,7 +76,12 @@ def structure_code(name: str) -> StructureCode:
         return replace(found, side=side)
     for last in range(len(words) - 1, 0, -1):
         organ, abnormal = _exact(words[:last]), _exact(words[last:])
-        if organ and abnormal and organ.category != codes.SCT.Tissue and abnormal.category == codes.SCT.MorphologicallyAbnormalStructure:
+        if (
+            organ
+            and abnormal
+            and organ.category != codes.SCT.Tissue
+            and abnormal.category == codes.SCT.MorphologicallyAbnormalStructure
+        ):
             return replace(abnormal, side=side, region=organ.type)
     return StructureCode(codes.SCT.Tissue, codes.SCT.Tissue)
 

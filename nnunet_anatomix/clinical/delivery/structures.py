@@ -54,21 +54,21 @@ class Structures:
 def read_structures(path: Path) -> Structures:
     """Read ``labels`` of a ``dataset.json``.
 
-    Parameters
-    ----------
-    path : the file.
+    Args:
+        path: The file.
 
-    Raises
-    ------
-    InputError
-        If it cannot be read, names no foreground, or its ``regions_class_order`` contradicts its regions.
+    Raises:
+        InputError: If it cannot be read, names no foreground, or its ``regions_class_order``
+            contradicts its regions.
     """
     described = read_dataset_json(path)
     labels, foreground = described.labels, described.foreground
     structures = [Structure(name=name, labels=tuple(sorted(set(numbers)))) for name, numbers in foreground.items()]
     if not structures or not all(0 < label <= _MOST_LABELS for one in structures for label in one.labels):
         found = sorted(numbers for name, numbers in labels.items() if name != IGNORE)[:5]
-        raise InputError(f"{path} names no foreground label from 1 to {_MOST_LABELS}, found {found}; name another dataset.json with -m")
+        raise InputError(
+            f"{path} names no foreground label from 1 to {_MOST_LABELS}, found {found}; name another dataset.json with -m"
+        )
     if described.has_regions:
         described.require_region_numbers()
     else:
@@ -80,13 +80,13 @@ def read_structures(path: Path) -> Structures:
 def checked_labels(values: np.ndarray, structures: Structures) -> np.ndarray:
     """A prediction's voxels as the smallest unsigned integers, what nobody labelled taken for background.
 
-    Raises
-    ------
-    InputError
-        For NaN, fractions, or values that no structure has.
+    Raises:
+        InputError: For NaN, fractions, or values that no structure has.
     """
     if values.dtype.kind == "f" and not (np.isfinite(values).all() and np.array_equal(values, np.rint(values))):
-        raise InputError("expected a prediction of whole numbers, found NaN or fractions; are these probabilities, or a scan?")
+        raise InputError(
+            "expected a prediction of whole numbers, found NaN or fractions; are these probabilities, or a scan?"
+        )
     known = {0, *(label for structure in structures.all for label in structure.labels)}
     low, high = values.min(), values.max()
     if low < 0 or high > max(*known, structures.ignored or 0):
@@ -109,4 +109,8 @@ def _unknown(found: Sequence[float], known: set[int]) -> str:
 
 def _ranges(numbers: set[int]) -> str:
     ordered = sorted(numbers)
-    return f"{ordered[0]} to {ordered[-1]}" if len(ordered) == ordered[-1] - ordered[0] + 1 else ", ".join(map(str, ordered))
+    return (
+        f"{ordered[0]} to {ordered[-1]}"
+        if len(ordered) == ordered[-1] - ordered[0] + 1
+        else ", ".join(map(str, ordered))
+    )

@@ -18,15 +18,13 @@ _SHARED, _PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroup
 def frame_headers(path: Path, header: SliceHeader) -> list[SliceHeader]:
     """One header for each frame of a multi-frame file, in the order of the file.
 
-    Parameters
-    ----------
-    path : of the file.
-    header : of the file.
+    Args:
+        path: Of the file.
+        header: Of the file.
 
-    Raises
-    ------
-    Unusable
-        If frames say nothing about their places (as in ultrasound or angiography), or the tags are damaged.
+    Raises:
+        Unusable: If frames say nothing about their places (as in ultrasound or angiography), or the
+            tags are damaged.
     """
     try:
         dataset = dcmread(path, stop_before_pixels=True, force=True, specific_tags=[_SHARED, _PER_FRAME])

@@ -34,7 +34,16 @@ _TAG_OF = {keyword: Tag(keyword) for keyword in f"{_ESSENTIAL} {_USEFUL} {_META}
 _READ = list(_TAG_OF.values())
 _BINARY = {"Rows": "H", "Columns": "H", "SamplesPerPixel": "H", "BitsAllocated": "H", "DiffusionBValue": "d"}
 """Keywords whose values are numbers, not text, and how ``struct`` calls their type."""
-VOLUME_TAGS = ("echo_time", "b_value", "inversion_time", "flip_angle", "temporal_position", "trigger_time", "acquisition", "image_type")
+VOLUME_TAGS = (
+    "echo_time",
+    "b_value",
+    "inversion_time",
+    "flip_angle",
+    "temporal_position",
+    "trigger_time",
+    "acquisition",
+    "image_type",
+)
 """What tells several volumes of one series apart."""
 
 
@@ -92,16 +101,14 @@ def is_dicom(head: bytes) -> bool:
 def read_slice_header(found: FoundFile, stream: BinaryIO, head: bytes) -> SliceHeader:
     """The header of one file.
 
-    Parameters
-    ----------
-    found : the file, for its size.
-    stream : the file, opened.
-    head : its first :data:`HEAD_BYTES`.
+    Args:
+        found: The file, for its size.
+        stream: The file, opened.
+        head: Its first :data:`HEAD_BYTES`.
 
-    Raises
-    ------
-    Unusable
-        If the header is damaged so early that not even the series is known, or if it is no image but a directory.
+    Raises:
+        Unusable: If the header is damaged so early that not even the series is known, or if it is
+            no image but a directory.
     """
     with_preamble = head[128:132] == b"DICM"
     try:

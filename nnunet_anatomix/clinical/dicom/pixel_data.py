@@ -31,12 +31,11 @@ DECODED = {  # by the GDCM inside SimpleITK
 def pixel_problem(stream: BinaryIO, at: int | None, size_bytes: int, expected_bytes: int, syntax: UID) -> str:
     """Why the pixel data cannot be read, or nothing; fragments of compressed data are followed to the end.
 
-    Parameters
-    ----------
-    stream : the file.
-    at : where its pixel data element begins, if it was found.
-    size_bytes : of the file.
-    expected_bytes : of the unpacked pixels, by the header.
+    Args:
+        stream: The file.
+        at: Where its pixel data element begins, if it was found.
+        size_bytes: Of the file.
+        expected_bytes: Of the unpacked pixels, by the header.
     """
     if expected_bytes > MAX_IMAGE_BYTES:
         return f"header claims {expected_bytes / 1e9:.0f} GB of pixels"

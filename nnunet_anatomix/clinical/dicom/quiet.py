@@ -16,9 +16,8 @@ from pydicom import config
 def quiet_readers() -> Iterator[None]:
     """Mute pydicom's and ITK's warnings and what C libraries write to standard error, for the time of reading.
 
-    Notes
-    -----
-    For one thread at a time: warnings, loggers and descriptor 2 belong to the process.
+    Notes:
+        For one thread at a time: warnings, loggers and descriptor 2 belong to the process.
     """
     logger = logging.getLogger("pydicom")
     level = logger.level

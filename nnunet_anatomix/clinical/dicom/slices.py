@@ -18,7 +18,9 @@ SAME_PLACE_MM = 1e-2
 UNEVEN_SHARE = 0.05
 """Of the slice spacing: how far a slice may lie from its place in an even stack."""
 SHEAR_PIXELS = 0.5
-"""How far the stack may lean over its whole height. More is a tilted gantry, which no voxel grid with right angles can hold."""
+"""How far the stack may lean over its whole height. More is a tilted gantry, which no voxel grid
+with right angles can hold.
+"""
 _DIRECTION_TOLERANCE = 1e-3
 _SPACING_TOLERANCE = 1e-4
 _NAMES = {
@@ -36,33 +38,35 @@ _NAMES = {
 def stack_slices(slices: Sequence[SliceHeader]) -> tuple[list[SliceHeader], Grid]:
     """Order slices along their normal.
 
-    Parameters
-    ----------
-    slices : of one series, each file once.
+    Args:
+        slices: Of one series, each file once.
 
-    Returns
-    -------
-    The slices in the order of the stack's voxel rows k, and its grid (LPS; the third direction is x × y, so that position grows with k).
+    Returns:
+        The slices in the order of the stack's voxel rows k, and its grid (LPS; the third direction
+        is x × y, so that position grows with k).
 
-    Raises
-    ------
-    Unusable
-        For missing position tags; slices that differ in size, pixel spacing, orientation or bits; several volumes; duplicate or missing
-        slices; mixed spacing; a sheared stack.
+    Raises:
+        Unusable: For missing position tags; slices that differ in size, pixel spacing, orientation
+            or bits; several volumes; duplicate or missing slices; mixed spacing; a sheared stack.
 
-    Notes
-    -----
-    A slice that is missing at either end leaves no trace in the geometry, and instance numbers need not begin at 1: that cannot be seen.
+    Notes:
+        A slice that is missing at either end leaves no trace in the geometry, and instance numbers
+            need not begin at 1: that cannot be seen.
     """
     for tag in ("position_mm", "orientation", "pixel_spacing_mm"):
         if lacking := sum(getattr(header, tag) is None for header in slices):
-            raise Unusable(f"{count_phrase(lacking, 'file')} of {len(slices)} without {_TAG_NAMES[tag]}: geometry unknown")
+            raise Unusable(
+                f"{count_phrase(lacking, 'file')} of {len(slices)} without {_TAG_NAMES[tag]}: geometry unknown"
+            )
     _require_one("size", slices, lambda header: (header.columns, header.rows))
     _require_one("pixel spacing", slices, lambda header: header.pixel_spacing_mm, _SPACING_TOLERANCE)
     _require_one("orientation", slices, lambda header: header.orientation, _DIRECTION_TOLERANCE)
     first = slices[0]
     along_x, along_y = np.array(first.orientation).reshape(2, 3)
-    if abs(np.linalg.norm(along_x) - 1) > _DIRECTION_TOLERANCE or abs(np.linalg.norm(along_y) - 1) > _DIRECTION_TOLERANCE:
+    if (
+        abs(np.linalg.norm(along_x) - 1) > _DIRECTION_TOLERANCE
+        or abs(np.linalg.norm(along_y) - 1) > _DIRECTION_TOLERANCE
+    ):
         raise Unusable("orientation tag holds no unit vectors")
     if abs(along_x @ along_y) > _DIRECTION_TOLERANCE:
         raise Unusable("orientation tag holds no right angle")
@@ -92,10 +96,16 @@ def stack_slices(slices: Sequence[SliceHeader]) -> tuple[list[SliceHeader], Grid
     )
 
 
-_TAG_NAMES = {"position_mm": "ImagePositionPatient", "orientation": "ImageOrientationPatient", "pixel_spacing_mm": "PixelSpacing"}
+_TAG_NAMES = {
+    "position_mm": "ImagePositionPatient",
+    "orientation": "ImageOrientationPatient",
+    "pixel_spacing_mm": "PixelSpacing",
+}
 
 
-def _require_one(what: str, slices: Sequence[SliceHeader], value: Callable[[SliceHeader], tuple | None], tolerance: float = 0.0) -> None:
+def _require_one(
+    what: str, slices: Sequence[SliceHeader], value: Callable[[SliceHeader], tuple | None], tolerance: float = 0.0
+) -> None:
     values = np.array([value(header) for header in slices], dtype=float)
     if np.abs(values - values[0]).max() <= tolerance:
         return
@@ -111,7 +121,11 @@ def _require_one_volume(ordered: Sequence[SliceHeader], heights: np.ndarray) -> 
     differing = [_NAMES[tag] for tag in VOLUME_TAGS if len({getattr(header, tag) for header in ordered}) > 1]
     if counts == {1}:
         # Steps of one acquisition differ in number and time, never in contrast.
-        contrasts = [_NAMES[tag] for tag in ("b_value", "inversion_time") if len({getattr(header, tag) for header in ordered}) > 1]
+        contrasts = [
+            _NAMES[tag]
+            for tag in ("b_value", "inversion_time")
+            if len({getattr(header, tag) for header in ordered}) > 1
+        ]
         if len({round(header.echo_time or 0, 1) for header in ordered}) > 1:
             contrasts.append(_NAMES["echo_time"])
         if contrasts:
@@ -120,11 +134,13 @@ def _require_one_volume(ordered: Sequence[SliceHeader], heights: np.ndarray) -> 
     if len(counts) == 1 and differing:
         raise Unusable(f"{counts.pop()} volumes in one series (4D): they differ in {', '.join(differing)}")
     twice = sum(len(group) > 1 for group in groups)
-    raise Unusable(f"duplicate slices: {count_phrase(twice, 'position')} of {len(groups)} taken by more than one different slice")
+    raise Unusable(
+        f"duplicate slices: {count_phrase(twice, 'position')} of {len(groups)} taken by more than one different slice"
+    )
 
 
 def _even_spacing(heights: np.ndarray) -> float:
-    """mm between neighbours, if it is the same everywhere."""
+    """Mm between neighbours, if it is the same everywhere."""
     gaps = np.diff(heights)
     typical = float(np.median(gaps))
     even = (heights[-1] - heights[0]) / (len(heights) - 1)
@@ -138,7 +154,9 @@ def _even_spacing(heights: np.ndarray) -> float:
     whole = np.abs(gaps - steps * typical) <= np.maximum(UNEVEN_SHARE * typical, 2 * SAME_PLACE_MM)
     if whole.all() and (steps >= 1).all() and np.mean(steps > 1) <= 1 / 3:
         missing = int((steps - 1).sum())
-        raise Unusable(f"missing slices: {missing} of {len(heights) + missing} (gaps of {gaps.max():.4g} mm, spacing {typical:.4g} mm)")
+        raise Unusable(
+            f"missing slices: {missing} of {len(heights) + missing} (gaps of {gaps.max():.4g} mm, spacing {typical:.4g} mm)"
+        )
     raise Unusable(f"mixed slice spacing: from {gaps.min():.4g} to {gaps.max():.4g} mm")
 
 

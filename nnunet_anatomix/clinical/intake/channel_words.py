@@ -42,7 +42,9 @@ def modalities_in(text: str) -> set[str]:
         if "T1" in found and "T2" not in found:  # an inversion-prepared T1 of GE's
             found.discard("FLAIR")
         found.discard("T2")
-    if "T1" in found and (any(re.fullmatch(_CONTRAST_AGENT, word) for word in words) or re.search(r"\+\s?c\b|\bc\+", text.lower())):
+    if "T1" in found and (
+        any(re.fullmatch(_CONTRAST_AGENT, word) for word in words) or re.search(r"\+\s?c\b|\bc\+", text.lower())
+    ):
         found = found - {"T1"} | {"T1CE"}
     if "T1CE" in found:
         found.discard("T1")
@@ -54,17 +56,25 @@ def modalities_in(text: str) -> set[str]:
 def is_label_map(file: str) -> bool:
     """Whether a file's name, or a folder of nnU-Net's, says that it holds labels."""
     folder = PurePosixPath(file).parent.name
-    return any(re.fullmatch(_LABELS, word) for word in tokens(stem(file))) or bool(re.fullmatch(r"labels(Tr|Ts)?|gt_segmentations", folder))
+    return any(re.fullmatch(_LABELS, word) for word in tokens(stem(file))) or bool(
+        re.fullmatch(r"labels(Tr|Ts)?|gt_segmentations", folder)
+    )
 
 
 def modalities_of_file(file: str) -> set[str]:
     """What the name of an image file says; if it says nothing, what its folder says if that is all the folder says (``T1/patient.nii``)."""
-    return modalities_in(stem(file)) or (modalities_in(PurePosixPath(file).parent.name) if _folder_is_channel(file) else set())
+    return modalities_in(stem(file)) or (
+        modalities_in(PurePosixPath(file).parent.name) if _folder_is_channel(file) else set()
+    )
 
 
 def _folder_is_channel(file: str) -> bool:
     words = tokens(PurePosixPath(file).parent.name)
-    return bool(words) and all(_is_word(word) or re.fullmatch(_NEUTRAL, word) for word in words) and any(map(_is_word, words))
+    return (
+        bool(words)
+        and all(_is_word(word) or re.fullmatch(_NEUTRAL, word) for word in words)
+        and any(map(_is_word, words))
+    )
 
 
 def _is_word(word: str) -> bool:
@@ -74,9 +84,8 @@ def _is_word(word: str) -> bool:
 def channel_number(file: str, names: set[str]) -> int | None:
     """The channel that a name in nnU-Net's style tells (``case_0001.nii.gz``), if a file for channel 0 lies beside it.
 
-    Parameters
-    ----------
-    names : of all image files.
+    Args:
+        names: Of all image files.
     """
     match = re.fullmatch(r"(.+)_(\d{4})", stem(file))
     if not match:

@@ -34,23 +34,26 @@ class CaseChoice:
     """Whether any series may serve any channel; else it is no case at all."""
 
 
-def choose(found: Mapping[int, Series], channels: Sequence[Channel], maps: Mapping[int, ChannelMap]) -> list[CaseChoice]:
+def choose(
+    found: Mapping[int, Series], channels: Sequence[Channel], maps: Mapping[int, ChannelMap]
+) -> list[CaseChoice]:
     """Choose for every case, cases in the order of their first series.
 
-    Parameters
-    ----------
-    found : series by number.
-    channels : of the model.
-    maps : what the user said, by channel; goes before the rules but never before soundness.
+    Args:
+        found: Series by number.
+        channels: Of the model.
+        maps: What the user said, by channel; goes before the rules but never before soundness.
 
-    Notes
-    -----
-    The same input gives the same choice: what no rank can decide is decided by the series' numbers, and said.
+    Notes:
+        The same input gives the same choice: what no rank can decide is decided by the series'
+            numbers, and said.
     """
     names = {series.files[0] for series in found.values() if series.kind == "image"}
     cases: dict[tuple[str, str, str], CaseChoice] = {}
     for number, series in found.items():
-        cases.setdefault((series.kind, *series.case_key), CaseChoice(key=series.case_key, series=[])).series.append(number)
+        cases.setdefault((series.kind, *series.case_key), CaseChoice(key=series.case_key, series=[])).series.append(
+            number
+        )
     choices = list(cases.values())
     if len(channels) > 1:
         choices = _folders_as_cases(choices, found, channels, names)
@@ -70,7 +73,9 @@ def _folders_as_cases(
     for folder, inside in by_folder.items():
         numbers = [number for case in inside for number in case.series]
         sound = [found[number] for number in numbers if not found[number].problem]
-        fitting = [[series for series in sound if not unfit(series, channel, alone=False, names=names)] for channel in channels]
+        fitting = [
+            [series for series in sound if not unfit(series, channel, alone=False, names=names)] for channel in channels
+        ]
         if len(inside) > 1 and all(len(series) == 1 for series in fitting):
             inside[0].key, inside[0].series = (folder, ""), numbers
             cases = [case for case in cases if case is inside[0] or case not in inside]
@@ -78,7 +83,11 @@ def _folders_as_cases(
 
 
 def _choose(
-    case: CaseChoice, found: Mapping[int, Series], channels: Sequence[Channel], maps: Mapping[int, ChannelMap], names: set[str]
+    case: CaseChoice,
+    found: Mapping[int, Series],
+    channels: Sequence[Channel],
+    maps: Mapping[int, ChannelMap],
+    names: set[str],
 ) -> None:
     reasons: dict[int, list[str]] = {number: [] for number in case.series}
     candidates: list[list[int]] = []
@@ -97,7 +106,9 @@ def _choose(
             reasons[number].append(series.problem or reason)
             if not (series.problem or reason):
                 fitting.append(number)
-        candidates.append([number for _, number in sorted((rank(found[number], channel), number) for number in fitting)])
+        candidates.append(
+            [number for _, number in sorted((rank(found[number], channel), number) for number in fitting)]
+        )
     case.has_candidates = any(candidates)
     for number, said in reasons.items():
         fits = [channel for channel, reason in zip(channels, said, strict=True) if not reason]

@@ -9,7 +9,15 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_anatomix.clinical.cases import SOURCES, CaseSource, ChannelSource, image_file, read_source, source_file, write_source
+from nnunet_anatomix.clinical.cases import (
+    SOURCES,
+    CaseSource,
+    ChannelSource,
+    image_file,
+    read_source,
+    source_file,
+    write_source,
+)
 from nnunet_anatomix.clinical.dicom.quiet import quiet_readers
 from nnunet_anatomix.clinical.intake.needs import Channel
 from nnunet_anatomix.clinical.intake.reading import read_series
@@ -77,14 +85,17 @@ def is_converted(job: CaseJob) -> bool:
     if tuple(replace(channel, image_bytes=0) for channel in link.channels) != job.sources():
         return False
     files = [image_file(job.destination, job.case, channel.channel, job.file_ending) for channel in link.channels]
-    return all(file.is_file() and file.stat().st_size == channel.image_bytes for file, channel in zip(files, link.channels, strict=True))
+    return all(
+        file.is_file() and file.stat().st_size == channel.image_bytes
+        for file, channel in zip(files, link.channels, strict=True)
+    )
 
 
 def convert(job: CaseJob) -> Converted:
     """Read, check and write one case.
 
-    What an earlier run made of it stays until all new images are complete on disk; the new link is written last. If the case turns out
-    to be unusable, none of its files stay.
+    What an earlier run made of it stays until all new images are complete on disk; the new link is
+    written last. If the case turns out to be unusable, none of its files stay.
     """
     image_file(job.destination, job.case, 0, job.file_ending).parent.mkdir(parents=True, exist_ok=True)
     channel = 0
@@ -93,7 +104,9 @@ def convert(job: CaseJob) -> Converted:
         with quiet_readers():
             first = read_series(job.root, job.series[0])
             written = []
-            for channel, (series, resampled, source) in enumerate(zip(job.series, job.resampled, job.sources(), strict=True)):
+            for channel, (series, resampled, source) in enumerate(
+                zip(job.series, job.resampled, job.sources(), strict=True)
+            ):
                 image = first if channel == 0 else read_series(job.root, series)
                 if channel and resampled:
                     image, covered = on_grid_of(first, image)
@@ -103,7 +116,9 @@ def convert(job: CaseJob) -> Converted:
                     if not same_grid(image, first, within_vox=ROUNDED_HEADERS_VOX):
                         raise Unusable("lies on another grid than channel 0")
                     image.CopyInformation(first)  # the last digits of headers differ
-                path = job.destination / CONVERTING / image_file(job.destination, job.case, channel, job.file_ending).name
+                path = (
+                    job.destination / CONVERTING / image_file(job.destination, job.case, channel, job.file_ending).name
+                )
                 write_image(path, image)  # beside the folder of images: nnU-Net would take a half-written file for one
                 written.append(replace(source, image_bytes=path.stat().st_size))
     except Unusable as reason:
@@ -113,21 +128,21 @@ def convert(job: CaseJob) -> Converted:
     for source in written:
         path = image_file(job.destination, job.case, source.channel, job.file_ending)
         (job.destination / CONVERTING / path.name).replace(path)
-    write_source(job.destination, CaseSource(case=job.case, file_ending=job.file_ending, channels=tuple(written), grid=Grid.of(first)))
+    write_source(
+        job.destination,
+        CaseSource(case=job.case, file_ending=job.file_ending, channels=tuple(written), grid=Grid.of(first)),
+    )
     return Converted(note="; ".join(notes))
 
 
 def on_grid_of(fixed: sitk.Image, moving: sitk.Image) -> tuple[sitk.Image, float]:
     """Resample ``moving`` linearly onto the grid of ``fixed``, where its own smallest value fills what it does not cover.
 
-    Returns
-    -------
-    The image, and the share of the grid that it covers.
+    Returns:
+        The image, and the share of the grid that it covers.
 
-    Raises
-    ------
-    Unusable
-        If that is less than :data:`MIN_COVERED`.
+    Raises:
+        Unusable: If that is less than :data:`MIN_COVERED`.
     """
     size = moving.GetSize()
     covers = sitk.Image(size, sitk.sitkUInt8) + 1

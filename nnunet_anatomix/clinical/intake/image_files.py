@@ -48,10 +48,8 @@ def image_reader(path: Path) -> sitk.ImageFileReader:
 def data_files(root: Path, file: str) -> tuple[str, ...]:
     """The files with a detached header's voxels, relative to ``root``; nothing if the voxels follow the header.
 
-    Raises
-    ------
-    Unusable
-        If they lie outside ``root``, are missing, or are a list or pattern of files.
+    Raises:
+        Unusable: If they lie outside ``root``, are missing, or are a list or pattern of files.
     """
     ending = image_ending(file)
     path = root / file
@@ -70,7 +68,11 @@ def data_files(root: Path, file: str) -> tuple[str, ...]:
         return ()
     if not named:
         raise Unusable("header names no file with voxels")
-    if named.upper().startswith("LIST") or "%" in named or (len(named.split()) > 1 and not (path.parent / named).is_file()):
+    if (
+        named.upper().startswith("LIST")
+        or "%" in named
+        or (len(named.split()) > 1 and not (path.parent / named).is_file())
+    ):
         raise Unusable("voxels in several files, or a file that is missing")
     data = Path(os.path.realpath(path.parent / named))
     if not data.is_relative_to(root):
@@ -91,8 +93,9 @@ def image_grid(root: Path, file: str) -> tuple[Grid, str]:
         The grid, and a note: which of two placements in a NIfTI header is taken, or nothing.
 
     Raises:
-        Unusable: If the file cannot be read, is not 3D (a fourth axis of length 1 is), holds several values per voxel, or its header
-            is not sane (see :mod:`pretraining.imaging.integrity`).
+        Unusable: If the file cannot be read, is not 3D (a fourth axis of length 1 is), holds
+            several values per voxel, or its header is not sane (see
+            :mod:`pretraining.imaging.integrity`).
     """
     path = root / file
     header = read_header(path)
@@ -118,10 +121,17 @@ def image_grid(root: Path, file: str) -> tuple[Grid, str]:
         raise Unusable(f"{count_phrase(components, 'value')} per voxel (colour or vectors)")
     dimension = len(reader.GetSize())
     direction = tuple(reader.GetDirection()[row * dimension + column] for row in range(3) for column in range(3))
-    grid = Grid(size=reader.GetSize()[:3], spacing_mm=reader.GetSpacing()[:3], origin_mm=reader.GetOrigin()[:3], direction=direction)
+    grid = Grid(
+        size=reader.GetSize()[:3],
+        spacing_mm=reader.GetSpacing()[:3],
+        origin_mm=reader.GetOrigin()[:3],
+        direction=direction,
+    )
     if not all(map(math.isfinite, (*grid.spacing_mm, *grid.origin_mm, *grid.direction))):
         raise Unusable("header holds NaN or infinity")
-    return grid, orientation_note(header, ras_affine(grid.direction, grid.spacing_mm, grid.origin_mm)) if header.is_nifti else ""
+    return grid, orientation_note(
+        header, ras_affine(grid.direction, grid.spacing_mm, grid.origin_mm)
+    ) if header.is_nifti else ""
 
 
 def _header_value(path: Path, keys: tuple[str, ...], separator: str) -> str:

@@ -12,7 +12,15 @@ from tqdm import tqdm
 
 from nnunet_anatomix.clinical.cases import source_file
 from nnunet_anatomix.clinical.intake.choice import CaseChoice, choose
-from nnunet_anatomix.clinical.intake.conversion import CONVERTING, CaseJob, Converted, convert, is_converted, left_over, remove_case
+from nnunet_anatomix.clinical.intake.conversion import (
+    CONVERTING,
+    CaseJob,
+    Converted,
+    convert,
+    is_converted,
+    left_over,
+    remove_case,
+)
 from nnunet_anatomix.clinical.intake.mapping import ChannelMap, check_channels, check_uids, parse_maps
 from nnunet_anatomix.clinical.intake.needs import Needs, find_needs
 from nnunet_anatomix.clinical.intake.numbering import Register, case_digest, case_name
@@ -42,32 +50,30 @@ class Intake:
     """That are taken."""
 
 
-def intake(source: Path, destination: Path, model: str, *, maps: Sequence[str] = (), workers: int = 1, dry_run: bool = False) -> Intake:
+def intake(
+    source: Path, destination: Path, model: str, *, maps: Sequence[str] = (), workers: int = 1, dry_run: bool = False
+) -> Intake:
     """Convert what a model needs from a tree of scans.
 
-    Parameters
-    ----------
-    source : any tree with DICOM, NIfTI, NRRD or MetaImage files; never written to.
-    destination : new, empty, or of an earlier intake of ``source``: then only what is missing or has changed is converted, and cases keep
-        their numbers. Gets ``images``, ``sources`` (links to the files that each case was made from), ``intake.csv`` and ``intake.json``.
-    model : see :func:`~nnunet_anatomix.clinical.intake.needs.find_needs`.
-    maps : see :func:`~nnunet_anatomix.clinical.intake.mapping.parse_maps`.
-    workers : processes.
-    dry_run : write nothing.
+    Args:
+        source: Any tree with DICOM, NIfTI, NRRD or MetaImage files; never written to.
+        destination: New, empty, or of an earlier intake of ``source``: then only what is missing or
+            has changed is converted, and cases keep their numbers. Gets ``images``, ``sources``
+            (links to the files that each case was made from), ``intake.csv`` and ``intake.json``.
+        model: See :func:`~nnunet_anatomix.clinical.intake.needs.find_needs`.
+        maps: See :func:`~nnunet_anatomix.clinical.intake.mapping.parse_maps`.
+        workers: Processes.
+        dry_run: Write nothing.
 
-    Raises
-    ------
-    InputError
-        For folders that lie in each other, an unknown model, wrong maps, or a destination with something else in it.
-    CommandFailed
-        If no case could be taken, or the disk is full.
-    InUse
-        If another intake writes into ``destination``.
+    Raises:
+        InputError: For folders that lie in each other, an unknown model, wrong maps, or a
+            destination with something else in it.
+        CommandFailed: If no case could be taken, or the disk is full.
+        InUse: If another intake writes into ``destination``.
 
-    Notes
-    -----
-    A case is one study of one patient (PatientID and StudyInstanceUID), or one image file with its channels. Log messages name cases and
-    series by number alone.
+    Notes:
+        A case is one study of one patient (PatientID and StudyInstanceUID), or one image file with
+        its channels. Log messages name cases and series by number alone.
     """
     root, destination = _apart(source, destination)
     needs = find_needs(model)
@@ -80,7 +86,9 @@ def intake(source: Path, destination: Path, model: str, *, maps: Sequence[str] =
         return _intake(root, destination, needs, given, workers=workers, dry_run=False)
 
 
-def _intake(root: Path, destination: Path, needs: Needs, given: dict[int, ChannelMap], *, workers: int, dry_run: bool) -> Intake:
+def _intake(
+    root: Path, destination: Path, needs: Needs, given: dict[int, ChannelMap], *, workers: int, dry_run: bool
+) -> Intake:
     register = Register.open(destination, root, needs)
     series, strays = scan_tree(root, workers=workers)
     found = dict(enumerate(series, 1))
@@ -117,9 +125,15 @@ def _intake(root: Path, destination: Path, needs: Needs, given: dict[int, Channe
         finally:
             shutil.rmtree(destination / CONVERTING, ignore_errors=True)
             write_table(destination, table_text(found, decided, strays))
-    taken = tuple(sorted({row.case for row in decided.values() if row.taken in (TAKEN, WAITING)}, key=lambda case: (len(case), case)))
+    taken = tuple(
+        sorted(
+            {row.case for row in decided.values() if row.taken in (TAKEN, WAITING)}, key=lambda case: (len(case), case)
+        )
+    )
     if not taken and not dry_run:
-        raise CommandFailed(f"none of {count_phrase(len(found), 'scan')} found can be used; {destination / 'intake.csv'} says why")
+        raise CommandFailed(
+            f"none of {count_phrase(len(found), 'scan')} found can be used; {destination / 'intake.csv'} says why"
+        )
     return Intake(table_text(found, decided, strays), taken)
 
 
@@ -129,7 +143,9 @@ def _apart(source: Path, destination: Path) -> tuple[Path, Path]:
         raise InputError(f"SRC: expected a folder, found {'a file' if source.exists() else 'nothing'} at {source}")
     root, destination = source.resolve(), destination.resolve()
     if destination.is_relative_to(root) or root.is_relative_to(destination):
-        raise InputError(f"SRC and DST lie in each other ({source} and {destination}); SRC is never written to: name a DST elsewhere")
+        raise InputError(
+            f"SRC and DST lie in each other ({source} and {destination}); SRC is never written to: name a DST elsewhere"
+        )
     return root, destination
 
 
@@ -174,7 +190,10 @@ def _clear(destination: Path, cases: dict[str, CaseChoice]) -> None:
             remove_case(destination, case)
     if gone := left_over(destination, list(cases)):
         log.warning(
-            "%s of earlier runs, not in SRC any more, stay in %s: %s", count_phrase(len(gone), "case"), destination, ", ".join(gone)
+            "%s of earlier runs, not in SRC any more, stay in %s: %s",
+            count_phrase(len(gone), "case"),
+            destination,
+            ", ".join(gone),
         )
 
 
@@ -202,7 +221,9 @@ def _convert_all(jobs: Sequence[CaseJob], cases: dict[str, CaseChoice], decided:
                 log.warning("%s is not taken: channel %d: %s", job.case, converted.channel, converted.reason)
     except ProcessLost as lost:
         names = ", ".join(job.case for job in lost.items)
-        raise CommandFailed(f"a process was ended from outside at {names}, perhaps for lack of memory; try --workers 1") from None
+        raise CommandFailed(
+            f"a process was ended from outside at {names}, perhaps for lack of memory; try --workers 1"
+        ) from None
 
 
 def _note(choice: CaseChoice, decided: dict[int, Row], converted: Converted) -> None:

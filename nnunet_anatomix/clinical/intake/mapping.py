@@ -12,7 +12,9 @@ from nnunet_anatomix.clinical.intake.series import Series
 from pretraining.common.errors import InputError
 
 FIELDS = ("description", "path", "modality", "series")
-_EXPECTED = "expected CHANNEL=FIELD:PATTERN such as 0=description:*T1* or 1=series:1.2.3, FIELD one of " + ", ".join(FIELDS)
+_EXPECTED = "expected CHANNEL=FIELD:PATTERN such as 0=description:*T1* or 1=series:1.2.3, FIELD one of " + ", ".join(
+    FIELDS
+)
 
 
 @dataclass(frozen=True)
@@ -45,15 +47,12 @@ class ChannelMap:
 def parse_maps(maps: Iterable[str], channels: Sequence[Channel]) -> dict[int, ChannelMap]:
     """Read ``--map`` values.
 
-    Parameters
-    ----------
-    maps : ``CHANNEL=FIELD:PATTERN``; CHANNEL is a number or a name of ``channel_names``.
-    channels : of the model.
+    Args:
+        maps: ``CHANNEL=FIELD:PATTERN``; CHANNEL is a number or a name of ``channel_names``.
+        channels: Of the model.
 
-    Raises
-    ------
-    InputError
-        For other spellings, channels that the model lacks, or a UID that is none.
+    Raises:
+        InputError: For other spellings, channels that the model lacks, or a UID that is none.
     """
     found: dict[int, dict[str, tuple[str, ...]]] = {}
     for text in maps:
@@ -75,24 +74,22 @@ def parse_maps(maps: Iterable[str], channels: Sequence[Channel]) -> dict[int, Ch
 def check_uids(maps: Mapping[int, ChannelMap], series: Sequence[Series]) -> None:
     """Refuse UIDs that no series has.
 
-    Raises
-    ------
-    InputError
-        Naming the UID.
+    Raises:
+        InputError: Naming the UID.
     """
     there = {each.series_uid for each in series}
     for number, channel_map in maps.items():
         if missing := [uid for uid in channel_map.series_uids if uid not in there]:
-            raise InputError(f"--map {number}=series:{missing[0]}: no series with this UID is in SRC; intake.csv lists those that are")
+            raise InputError(
+                f"--map {number}=series:{missing[0]}: no series with this UID is in SRC; intake.csv lists those that are"
+            )
 
 
 def check_channels(maps: Mapping[int, ChannelMap], channels: Sequence[Channel]) -> None:
     """Refuse channels that neither their names nor maps describe.
 
-    Raises
-    ------
-    InputError
-        Naming the channel.
+    Raises:
+        InputError: Naming the channel.
     """
     names = [channel.name.lower() for channel in channels]
     for channel in channels:

@@ -49,15 +49,14 @@ class Needs:
 def find_needs(model: str) -> Needs:
     """What a model or dataset needs.
 
-    Parameters
-    ----------
-    model : a trained model's folder or one of its folds, a folder of models of one dataset, a dataset folder, a ``dataset.json``, or the
-        ID or name of a dataset below ``nnUNet_results``, ``nnUNet_preprocessed`` or ``nnUNet_raw``.
+    Args:
+        model: A trained model's folder or one of its folds, a folder of models of one dataset, a
+            dataset folder, a ``dataset.json``, or the ID or name of a dataset below
+            ``nnUNet_results``, ``nnUNet_preprocessed`` or ``nnUNet_raw``.
 
-    Raises
-    ------
-    InputError
-        If there is no such thing, or it does not say what it needs, or needs what cannot be written.
+    Raises:
+        InputError: If there is no such thing, or it does not say what it needs, or needs what
+            cannot be written.
     """
     files = _described(model)
     needs = [_read(file) for file in files]
@@ -80,10 +79,16 @@ def _described(model: str) -> list[Path]:
                 return [folder / DATASET_FILE]
         if files := sorted(path.glob(f"*__*__*/{DATASET_FILE}")):
             return files
-        raise InputError(f"no dataset.json in {path}; expected a trained model's folder (TRAINER__PLANS__CONFIGURATION) or a dataset's")
+        raise InputError(
+            f"no dataset.json in {path}; expected a trained model's folder (TRAINER__PLANS__CONFIGURATION) or a dataset's"
+        )
     from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
 
-    roots = [Path(root.get()) for root in (nnUNet_results, nnUNet_preprocessed, nnUNet_raw) if root.get() and Path(root.get()).is_dir()]
+    roots = [
+        Path(root.get())
+        for root in (nnUNet_results, nnUNet_preprocessed, nnUNet_raw)
+        if root.get() and Path(root.get()).is_dir()
+    ]
     if model.isdigit():
         names = {folder.name for root in roots for folder in root.glob(f"Dataset{int(model):03d}_*") if folder.is_dir()}
     else:
@@ -106,5 +111,7 @@ def _read(file: Path) -> tuple[tuple[Channel, ...], str]:
     described = read_dataset_json(file)
     names, ending = described.channel_names, described.file_ending
     if ending not in WRITABLE:
-        raise InputError(f"{file}: file_ending is {ending!r}, expected one for 3D scans: {', '.join(WRITABLE)}; take another model")
+        raise InputError(
+            f"{file}: file_ending is {ending!r}, expected one for 3D scans: {', '.join(WRITABLE)}; take another model"
+        )
     return tuple(Channel(number, name) for number, name in enumerate(names)), ending

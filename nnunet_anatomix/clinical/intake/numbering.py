@@ -38,10 +38,9 @@ class Register:
     def open(cls, destination: Path, root: Path, needs: Needs) -> Register:
         """The register of ``destination``, a new one if the folder is empty or missing.
 
-        Raises
-        ------
-        InputError
-            If the folder holds anything else, or the intake of another folder or for other channels.
+        Raises:
+            InputError: If the folder holds anything else, or the intake of another folder or for
+                other channels.
         """
         owner = {
             "source": str(root),
@@ -51,7 +50,9 @@ class Register:
         path = destination / REGISTER_FILE
         if not path.is_file():
             if not is_vacant(destination):
-                raise InputError(f"{destination} holds something else; name a new or empty folder, or that of an earlier intake")
+                raise InputError(
+                    f"{destination} holds something else; name a new or empty folder, or that of an earlier intake"
+                )
             return cls(owner)
         try:
             said = json.loads(path.read_text(encoding="utf-8"))
@@ -59,10 +60,14 @@ class Register:
             if said["format"] != _FORMAT or not all(isinstance(number, int) for number in numbers.values()):
                 raise ValueError("another format")
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"cannot read {path} ({type(error).__name__}); name another DST, or move this one away") from None
+            raise InputError(
+                f"cannot read {path} ({type(error).__name__}); name another DST, or move this one away"
+            ) from None
         if before != owner:
             different = sorted(key for key in owner if before.get(key) != owner[key])
-            raise InputError(f"{destination} holds another intake (other {', '.join(different)}); name another DST, or move it away")
+            raise InputError(
+                f"{destination} holds another intake (other {', '.join(different)}); name another DST, or move it away"
+            )
         return cls(owner, numbers)
 
     def give(self, digests: Iterable[str]) -> None:
@@ -73,5 +78,6 @@ class Register:
 
     def write(self, destination: Path) -> None:
         write_text(
-            destination / REGISTER_FILE, json.dumps({"format": _FORMAT, "owner": self.owner, "cases": self.numbers}, indent=1) + "\n"
+            destination / REGISTER_FILE,
+            json.dumps({"format": _FORMAT, "owner": self.owner, "cases": self.numbers}, indent=1) + "\n",
         )

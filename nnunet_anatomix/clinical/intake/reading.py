@@ -15,7 +15,9 @@ from pretraining.imaging.integrity import check_file
 
 _FLOATS = (sitk.sitkFloat32, sitk.sitkFloat64)
 _ROUNDED_TAGS_VOX = 0.5
-"""How far GDCM's grid may lie from the headers': GDCM takes direction cosines of three decimals as they are, our grid makes them exact."""
+"""How far GDCM's grid may lie from the headers': GDCM takes direction cosines of three decimals as
+they are, our grid makes them exact.
+"""
 _WIDE = {sitk.sitkInt64: sitk.sitkInt32, sitk.sitkUInt64: sitk.sitkUInt32, sitk.sitkFloat64: sitk.sitkFloat32}
 _INT16 = (-(1 << 15), (1 << 15) - 1)
 
@@ -23,15 +25,13 @@ _INT16 = (-(1 << 15), (1 << 15) - 1)
 def read_series(root: Path, series: Series) -> sitk.Image:
     """Read a sound series.
 
-    Returns
-    -------
-    3D, rescaled values (Hounsfield units for CT), int16 where whole numbers fit; no metadata beside the grid, so that nothing of a header
-    can get into what is written.
+    Returns:
+        3D, rescaled values (Hounsfield units for CT), int16 where whole numbers fit; no metadata
+        beside the grid, so that nothing of a header can get into what is written.
 
-    Raises
-    ------
-    Unusable
-        If pixels cannot be decoded, are NaN or infinite, are all the same, or lie on another grid than the headers say.
+    Raises:
+        Unusable: If pixels cannot be decoded, are NaN or infinite, are all the same, or lie on
+            another grid than the headers say.
     """
     if series.kind == "image":
         check_file(root / series.files[0])

@@ -95,17 +95,18 @@ def _look_at_all(job: tuple[Path, Sequence[FoundFile]]) -> list[Seen]:
 def scan_tree(root: Path, *, workers: int = 1) -> tuple[list[Series], list[Stray]]:
     """Find all series below a folder, in the order of their first files' paths, and what is none.
 
-    Parameters
-    ----------
-    root : absolute and resolved; nothing in it is written to, no link is followed.
-    workers : processes.
+    Args:
+        root: Absolute and resolved; nothing in it is written to, no link is followed.
+        workers: Processes.
     """
     files, strays = walk(root)
     chunks = [(root, files[start : start + _CHUNK]) for start in range(0, len(files), _CHUNK)]
     seen: list[Seen] = []
     with tqdm(total=len(files), desc="reading headers", unit="file", leave=False, disable=None) as progress:
         # A spawned process takes as long to start as a thousand headers to read.
-        for (_, chunk), found in imap_unordered(_look_at_all, chunks, processes=min(workers, len(chunks)) if len(chunks) > 8 else 1):
+        for (_, chunk), found in imap_unordered(
+            _look_at_all, chunks, processes=min(workers, len(chunks)) if len(chunks) > 8 else 1
+        ):
             seen += found
             progress.update(len(chunk))
     by_name = {found.file: found for found in files}
@@ -114,10 +115,16 @@ def scan_tree(root: Path, *, workers: int = 1) -> tuple[list[Series], list[Stray
     detached = {file for image in images for file in image.data}
     strays += [item for item in seen if isinstance(item, Stray) and item.file not in detached]
     names = {image.file.file for image in images}
-    damaged = [stray.file for stray in strays if stray.reason == DAMAGED or (stray.reason == _EMPTY and _named_like_a_slice(stray.file))]
+    damaged = [
+        stray.file
+        for stray in strays
+        if stray.reason == DAMAGED or (stray.reason == _EMPTY and _named_like_a_slice(stray.file))
+    ]
     series = doubt(dicom_series(root, headers), damaged)
     series += [_image_series(image, by_name, names) for image in images]
-    return sorted(series, key=lambda each: (min(each.files), each.series_uid)), sorted(strays, key=lambda stray: stray.file)
+    return sorted(series, key=lambda each: (min(each.files), each.series_uid)), sorted(
+        strays, key=lambda stray: stray.file
+    )
 
 
 def _named_like_a_slice(file: str) -> bool:

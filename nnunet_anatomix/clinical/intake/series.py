@@ -44,7 +44,9 @@ class Series:
     """Of the one multi-frame file, from 1, in the order of slices."""
     fingerprint: str
     case_key: tuple[str, str]
-    """What belongs to one case: patient and study of DICOM; folder and name, less the words for the channel, of other files."""
+    """What belongs to one case: patient and study of DICOM; folder and name, less the words for the
+    channel, of other files.
+    """
     patient: str = ""
     problem: str = ""
     """Why it cannot be taken for anything; nothing if it is sound."""
@@ -84,13 +86,20 @@ def fingerprint(files: Iterable[FoundFile]) -> str:
 def dicom_series(root: Path, headers: Iterable[SliceHeader]) -> list[Series]:
     """Group files by SeriesInstanceUID and judge each group.
 
-    Files without that UID (as careless anonymization leaves them) are grouped by folder, study, number, modality, description and frame of
-    reference.
+    Files without that UID (as careless anonymization leaves them) are grouped by folder, study,
+    number, modality, description and frame of reference.
     """
     groups: dict[tuple, list[SliceHeader]] = defaultdict(list)
     for header in headers:
         folder = str(PurePosixPath(header.file.file).parent)
-        unnamed = (folder, header.study_uid, header.series_number, header.modality, header.description, header.frame_uid)
+        unnamed = (
+            folder,
+            header.study_uid,
+            header.series_number,
+            header.modality,
+            header.description,
+            header.frame_uid,
+        )
         groups[(header.series_uid,) if header.series_uid else unnamed].append(header)
     return [_judged(root, sorted(group, key=lambda header: header.file.file)) for group in groups.values()]
 
@@ -98,16 +107,18 @@ def dicom_series(root: Path, headers: Iterable[SliceHeader]) -> list[Series]:
 def doubt(series: Sequence[Series], damaged: Iterable[str]) -> list[Series]:
     """Look at damaged DICOM files that no series claims: the one series they lie with may lack them.
 
-    Parameters
-    ----------
-    damaged : paths of files of which not even the series is known; damaged files that are a series of their own are counted with them.
+    Args:
+        damaged: Paths of files of which not even the series is known; damaged files that are a
+            series of their own are counted with them.
 
-    Returns
-    -------
-    The series; one that has a folder to itself and damaged files is not sound any more, several in such a folder get a remark.
+    Returns:
+        The series; one that has a folder to itself and damaged files is not sound any more, several
+        in such a folder get a remark.
     """
     alone = {number for number, each in enumerate(series) if each.problem.startswith(_ONE_DAMAGED)}
-    lost = Counter(str(PurePosixPath(file).parent) for file in [*damaged, *(series[number].files[0] for number in alone)])
+    lost = Counter(
+        str(PurePosixPath(file).parent) for file in [*damaged, *(series[number].files[0] for number in alone)]
+    )
     beside: dict[str, set[int]] = defaultdict(set)
     for number, each in enumerate(series):
         if number not in alone:
@@ -230,7 +241,9 @@ def _require_rescale(headers: Sequence[SliceHeader]) -> None:
         raise Unusable("rescale slope is 0")
     modality = headers[0].modality
     if lacking and modality in _IN_UNITS:
-        raise Unusable(f"{count_phrase(lacking, 'file')} of {len(headers)} without rescale tags: values are no {_IN_UNITS[modality]}")
+        raise Unusable(
+            f"{count_phrase(lacking, 'file')} of {len(headers)} without rescale tags: values are no {_IN_UNITS[modality]}"
+        )
     if 0 < lacking < len(headers):
         raise Unusable(f"{count_phrase(lacking, 'file')} of {len(headers)} without rescale tags that the others have")
 

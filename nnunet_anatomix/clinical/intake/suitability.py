@@ -6,7 +6,14 @@ import re
 
 import numpy as np
 
-from nnunet_anatomix.clinical.intake.channel_words import CONTRASTS, channel_number, is_label_map, modalities_in, modalities_of_file, tokens
+from nnunet_anatomix.clinical.intake.channel_words import (
+    CONTRASTS,
+    channel_number,
+    is_label_map,
+    modalities_in,
+    modalities_of_file,
+    tokens,
+)
 from nnunet_anatomix.clinical.intake.needs import Channel
 from nnunet_anatomix.clinical.intake.series import Series
 from nnunet_anatomix.clinical.phrases import code_word
@@ -32,10 +39,9 @@ _SHARP_KERNEL = r"lung|bone|bone\+|boneplus|edge|detail|[a-z]{1,2}[6-9]\d[a-z]?|
 def unfit(series: Series, channel: Channel, *, alone: bool, names: set[str]) -> str:
     """Why a sound series cannot serve a channel; nothing if it can.
 
-    Parameters
-    ----------
-    alone : whether the model has no other channel: then a file whose name says nothing is taken.
-    names : of all image files.
+    Args:
+        alone: Whether the model has no other channel: then a file whose name says nothing is taken.
+        names: Of all image files.
     """
     if (slices := series.placed.size[2]) < MIN_SLICES:
         return f"only {slices} slices"
@@ -46,7 +52,11 @@ def unfit(series: Series, channel: Channel, *, alone: bool, names: set[str]) -> 
     if series.modality != modality:
         return f"modality {code_word(series.modality)}, needed is {modality}"
     if not kind:
-        return "" if set(tokens(channel.name)) <= set(tokens(series.description)) else f"description does not say {channel.name}"
+        return (
+            ""
+            if set(tokens(channel.name)) <= set(tokens(series.description))
+            else f"description does not say {channel.name}"
+        )
     if reason := _not_original(series):
         return reason
     if kind == "CT" and orientation(series.placed) not in ("axial", "oblique axial"):
@@ -59,7 +69,9 @@ def unfit(series: Series, channel: Channel, *, alone: bool, names: set[str]) -> 
             said = {"T1CE"}
         if said != {kind}:
             return (
-                f"description says {_spoken(said)}, needed is {_spoken({kind})}" if said else f"description does not say {_spoken({kind})}"
+                f"description says {_spoken(said)}, needed is {_spoken({kind})}"
+                if said
+                else f"description does not say {_spoken({kind})}"
             )
     return ""
 

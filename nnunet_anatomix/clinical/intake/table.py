@@ -1,7 +1,7 @@
 """``intake.csv``: every series found, taken or not, and why.
 
-It stays in the clinic: folder, description and UIDs lead back to patients. Names, IDs, birth dates and accession numbers are not in it
-unless a folder or a description holds them.
+It stays in the clinic: folder, description and UIDs lead back to patients. Names, IDs, birth dates
+and accession numbers are not in it unless a folder or a description holds them.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class Row:
 def table_text(found: Mapping[int, Series], decided: Mapping[int, Row], strays: Iterable[Stray]) -> str:
     """The table as CSV: series by number, then files that are part of none, grouped by folder and reason.
 
-    ``patient`` numbers the patients in the order of their first series; ``reason`` also holds remarks on series that were taken.
+    ``patient`` numbers the patients in the order of their first series; ``reason`` also holds
+    remarks on series that were taken.
     """
     patients: dict[str, int] = {}
     for series in found.values():

@@ -12,19 +12,19 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def sample_affine(rotation_deg: float, scale: tuple[float, float], shear: float, *, rng: np.random.Generator) -> np.ndarray:
+def sample_affine(
+    rotation_deg: float, scale: tuple[float, float], shear: float, *, rng: np.random.Generator
+) -> np.ndarray:
     """Draw rotation · shear · scale about the origin.
 
-    Parameters
-    ----------
-    rotation_deg : each axis' angle is drawn from U(-rotation_deg, rotation_deg).
-    scale : each axis' factor is drawn from U(scale).
-    shear : each of the six off-diagonal terms is drawn from U(-shear, shear).
-    rng : sole source of randomness.
+    Args:
+        rotation_deg: Each axis' angle is drawn from U(-rotation_deg, rotation_deg).
+        scale: Each axis' factor is drawn from U(scale).
+        shear: Each of the six off-diagonal terms is drawn from U(-shear, shear).
+        rng: Sole source of randomness.
 
-    Returns
-    -------
-    (3, 3), maps a point of the warped image to where its value comes from.
+    Returns:
+        (3, 3), maps a point of the warped image to where its value comes from.
     """
     matrix = np.eye(3)
     for axis, angle in enumerate(np.deg2rad(rng.uniform(-rotation_deg, rotation_deg, 3))):
@@ -40,47 +40,56 @@ def sample_affine(rotation_deg: float, scale: tuple[float, float], shear: float,
 
 
 def warp_affine(
-    volume: Tensor, matrix: np.ndarray, translation_mm: Sequence[float], size: Sequence[int], spacing_mm: Sequence[float], mode: str
+    volume: Tensor,
+    matrix: np.ndarray,
+    translation_mm: Sequence[float],
+    size: Sequence[int],
+    spacing_mm: Sequence[float],
+    mode: str,
 ) -> Tensor:
     """Resample ``volume`` once; its middle lands, translated, in the middle of the result.
 
-    Parameters
-    ----------
-    volume : (C, X, Y, Z) floating point.
-    matrix : (3, 3) as from :func:`sample_affine`, acting in millimetres.
-    translation_mm : (X, Y, Z), added after ``matrix``.
-    size : (X, Y, Z) of the result, voxels.
-    spacing_mm : (X, Y, Z).
-    mode : ``bilinear`` or ``nearest``.
+    Args:
+        volume: (C, X, Y, Z) floating point.
+        matrix: (3, 3) as from :func:`sample_affine`, acting in millimetres.
+        translation_mm: (X, Y, Z), added after ``matrix``.
+        size: (X, Y, Z) of the result, voxels.
+        spacing_mm: (X, Y, Z).
+        mode: ``bilinear`` or ``nearest``.
 
-    Returns
-    -------
-    (C, *size); 0 beyond the volume.
+    Returns:
+        (C, *size); 0 beyond the volume.
     """
     spacing = np.asarray(spacing_mm, dtype=float)
     matrix_vox = matrix * spacing / spacing[:, None]
-    # grid_sample measures from the middle in half sides, and counts axes from the last. Positions are made so, and not in voxels for
-    # interpolate_at: they are sums of lines, and a conversion would round augmented patches differently.
+    # grid_sample measures from the middle in half sides, and counts axes from the last. Positions
+    # are made so, and not in voxels for interpolate_at: they are sums of lines, and a conversion
+    # would round augmented patches differently.
     source, target = np.array(volume.shape[1:]) / 2, np.array(size) / 2
-    steps, shift = (matrix_vox * target / source[:, None]).tolist(), (np.asarray(translation_mm) / spacing / source).tolist()
+    steps, shift = (
+        (matrix_vox * target / source[:, None]).tolist(),
+        (np.asarray(translation_mm) / spacing / source).tolist(),
+    )
     x, y, z = ((2 * torch.arange(side) + 1) / side - 1 for side in size)
     grid = torch.empty(1, *size, 3)
     for axis in range(3):
         along_x, along_y, along_z = steps[axis]
         # Sums of lines: ten times faster than affine_grid.
-        torch.add((along_x * x + shift[axis])[:, None, None], (along_y * y)[:, None] + along_z * z, out=grid[0, ..., 2 - axis])
+        torch.add(
+            (along_x * x + shift[axis])[:, None, None], (along_y * y)[:, None] + along_z * z, out=grid[0, ..., 2 - axis]
+        )
     return functional.grid_sample(volume[None], grid, mode=mode, align_corners=False)[0]
 
 
 class AffineWarp(BasicTransform):
     """A new :func:`sample_affine` for every patch, the same for image and segmentation.
 
-    Parameters
-    ----------
-    patch_size : (X, Y, Z) of the result, voxels.
-    spacing_mm : (X, Y, Z).
-    rotation_deg, scale, shear : as for :func:`sample_affine`.
-    translation : each axis' is drawn from U(-translation, translation), shares of the patch's side.
+    Args:
+        patch_size: (X, Y, Z) of the result, voxels.
+        spacing_mm: (X, Y, Z).
+        rotation_deg, scale, shear: As for :func:`sample_affine`.
+        translation: Each axis' is drawn from U(-translation, translation), shares of the patch's
+            side.
     """
 
     def __init__(
@@ -97,7 +106,8 @@ class AffineWarp(BasicTransform):
         self.rotation_deg, self.scale, self.shear, self.translation = rotation_deg, scale, shear, translation
 
     def get_parameters(self, **_: Any) -> dict[str, Any]:
-        # nnU-Net seeds NumPy's global state in each of its workers; torch's is the same in all of them.
+        # nnU-Net seeds NumPy's global state in each of its workers; torch's is the same in all of
+        # them.
         rng = np.random.default_rng(np.random.randint(2**31))  # noqa: NPY002
         sides_mm = np.array(self.patch_size) * np.array(self.spacing_mm)
         return {
@@ -110,5 +120,7 @@ class AffineWarp(BasicTransform):
 
     def _apply_to_segmentation(self, segmentation: Tensor, **params: Any) -> Tensor:
         # Shifted by 1, so that what lies beyond becomes -1, nnU-Net's mark for "outside".
-        shifted = warp_affine(segmentation.float() + 1, size=self.patch_size, spacing_mm=self.spacing_mm, mode="nearest", **params)
+        shifted = warp_affine(
+            segmentation.float() + 1, size=self.patch_size, spacing_mm=self.spacing_mm, mode="nearest", **params
+        )
         return (shifted - 1).to(segmentation.dtype)

@@ -15,10 +15,9 @@ Modality = Literal["ct", "mr"]
 class AugmentationConfig:
     """Ranges of Table 9, with MONAI's meaning of the parameters; bounds are of uniform draws.
 
-    Notes
-    -----
-    Table 9 prints gamma from 0, which flattens the image; the published code starts at 0.5. Its CT translation of ±32
-    voxels belongs to crops of 96, and is kept as that share of the patch.
+    Notes:
+        Table 9 prints gamma from 0, which flattens the image; the published code starts at 0.5. Its
+        CT translation of ±32 voxels belongs to crops of 96, and is kept as that share of the patch.
     """
 
     probability: float = 0.33
@@ -59,7 +58,13 @@ class AugmentationConfig:
             ct_foreground_share=self.ct_foreground_share,
             mr_foreground_share=self.mr_foreground_share,
         )
-        for name in ("bias_coefficients", "smoothing_sigma_vox", "sharpening_alpha", "sharpening_sigma1_vox", "sharpening_sigma2_vox"):
+        for name in (
+            "bias_coefficients",
+            "smoothing_sigma_vox",
+            "sharpening_alpha",
+            "sharpening_sigma1_vox",
+            "sharpening_sigma2_vox",
+        ):
             check_range("[0, inf)", **{name: getattr(self, name)})
         check_range("[0, 1)", gibbs_alpha=self.gibbs_alpha)
         check_range("(0, inf)", gamma=self.gamma, scale=self.scale)

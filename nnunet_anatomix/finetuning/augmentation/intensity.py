@@ -52,7 +52,9 @@ def sample_artefacts(config: AugmentationConfig, modality: str, *, rng: np.rando
 
     def bias_field() -> BiasField:
         terms = len(term_degrees(BIAS_FIELD_DEGREE))
-        return BiasField(degree=BIAS_FIELD_DEGREE, coefficients=tuple(one(config.bias_coefficients) for _ in range(terms)))
+        return BiasField(
+            degree=BIAS_FIELD_DEGREE, coefficients=tuple(one(config.bias_coefficients) for _ in range(terms))
+        )
 
     def sharpening() -> Sharpening:
         return Sharpening(
@@ -75,14 +77,12 @@ def sample_artefacts(config: AugmentationConfig, modality: str, *, rng: np.rando
 def apply_artefacts(channel: Tensor, artefacts: Artefacts) -> Tensor:
     """Apply what was drawn.
 
-    Parameters
-    ----------
-    channel : (X, Y, Z) in [0, 1].
-    artefacts : from :func:`sample_artefacts`.
+    Args:
+        channel: (X, Y, Z) in [0, 1].
+        artefacts: From :func:`sample_artefacts`.
 
-    Returns
-    -------
-    (X, Y, Z), around [0, 1].
+    Returns:
+        (X, Y, Z), around [0, 1].
     """
     steps: tuple[tuple[Callable[[Tensor, Any], Tensor], Any], ...] = (
         (apply_noise, artefacts.noise),
@@ -100,10 +100,9 @@ def apply_artefacts(channel: Tensor, artefacts: Artefacts) -> Tensor:
 class IntensityArtefacts(ImageOnlyTransform):
     """New :func:`sample_artefacts` for every patch and channel.
 
-    Parameters
-    ----------
-    config : the ranges.
-    modalities : ``ct`` or ``mr``, one a channel.
+    Args:
+        config: The ranges.
+        modalities: ``ct`` or ``mr``, one a channel.
     """
 
     def __init__(self, config: AugmentationConfig, modalities: Sequence[str]) -> None:
@@ -111,11 +110,14 @@ class IntensityArtefacts(ImageOnlyTransform):
         self.config, self.modalities = config, tuple(modalities)
 
     def get_parameters(self, **_: Any) -> dict[str, Any]:
-        # nnU-Net seeds NumPy's global state in each of its workers; torch's is the same in all of them.
+        # nnU-Net seeds NumPy's global state in each of its workers; torch's is the same in all of
+        # them.
         rng = np.random.default_rng(np.random.randint(2**31))  # noqa: NPY002
         return {"drawn": [sample_artefacts(self.config, modality, rng=rng) for modality in self.modalities]}
 
     def _apply_to_image(self, img: Tensor, drawn: Sequence[Artefacts]) -> Tensor:
         # Table 9's strengths are shares of [0, 1]; stock plans bring z-scores.
         channels = rescale_channels(img[None])[0]
-        return torch.stack([apply_artefacts(channel, artefacts) for channel, artefacts in zip(channels, drawn, strict=True)])
+        return torch.stack(
+            [apply_artefacts(channel, artefacts) for channel, artefacts in zip(channels, drawn, strict=True)]
+        )

@@ -60,41 +60,43 @@ def align_scans(
 ) -> int:
     """Bring scans to one space, and write what moves them there into ``out``.
 
-    For each scan NAME there will be ``NAME_affine.tfm``, which takes points of the atlas to points of the scan, ``NAME_aligned.nii.gz``,
-    the scan in its own intensities on the atlas' grid, and ``NAME_labels.nii.gz``; beside them ``atlas.nii.gz`` and ``alignment.json``,
-    with the agreement of each scan in each round.
+    For each scan NAME there will be ``NAME_affine.tfm``, which takes points of the atlas to points
+    of the scan, ``NAME_aligned.nii.gz``, the scan in its own intensities on the atlas' grid, and
+    ``NAME_labels.nii.gz``; beside them ``atlas.nii.gz`` and ``alignment.json``, with the agreement
+    of each scan in each round.
 
-    Parameters
-    ----------
-    scans : with different names.
-    atlas : a scan to align all others to, once; it keeps its grid. Left out, an atlas is made of the scans.
-    atlas_clip : of the given atlas; one that was made here needs none.
-    rounds : of aligning and averaging, at least 1.
-    spacing_mm : of the atlas' grid; left out, that of the first scan (see :func:`pretraining.imaging.grids.near_isotropic_grid`).
-    config, weights : what is compared; MIND-SSC alone without weights, beside the features of a network otherwise.
-    device : where features are computed.
+    Args:
+        scans: With different names.
+        atlas: A scan to align all others to, once; it keeps its grid. Left out, an atlas is made of
+            the scans.
+        atlas_clip: Of the given atlas; one that was made here needs none.
+        rounds: Of aligning and averaging, at least 1.
+        spacing_mm: Of the atlas' grid; left out, that of the first scan (see
+            :func:`pretraining.imaging.grids.near_isotropic_grid`).
+        config, weights: What is compared; MIND-SSC alone without weights, beside the features of a
+            network otherwise.
+        device: Where features are computed.
 
-    Returns
-    -------
-    How many alignments were computed now; the others were there already, from the same files and settings.
+    Returns:
+        How many alignments were computed now; the others were there already, from the same files
+        and settings.
 
-    Raises
-    ------
-    InputError
-        If the atlas, or without one every scan, can't be read.
-    CommandFailed
-        After all others, if scans failed; at once, if none is left to make an atlas of. ``failed.csv`` lists them.
-    InUse
-        If another process writes into ``out``.
-    Interrupted
-        As soon as this process is asked to stop; the same call resumes with the scan in hand.
+    Raises:
+        InputError: If the atlas, or without one every scan, can't be read.
+        CommandFailed: After all others, if scans failed; at once, if none is left to make an atlas
+            of. ``failed.csv`` lists them.
+        InUse: If another process writes into ``out``.
+        Interrupted: As soon as this process is asked to stop; the same call resumes with the scan
+            in hand.
 
-    Notes
-    -----
-    As in the paper, the first scan that can be read is the first template: which one hardly matters, for its pose is divided out. Scans of
-    its group alone make the atlas; those of other groups are aligned to it afterwards, as the paper's MRI to its CT atlas. Other than the
-    paper, descriptors of the scans are compared, not their labels across modalities, nor mutual information within one; the template is the
-    mean, not the median, which would hold all scans at once; and the pose's mean is affine, not rigid.
+    Notes:
+        As in the paper, the first scan that can be read is the first template: which one hardly
+            matters, for its pose is divided out. Scans of
+        its group alone make the atlas; those of other groups are aligned to it afterwards, as the
+        paper's MRI to its CT atlas. Other than the paper, descriptors of the scans are compared,
+        not their labels across modalities, nor mutual information within one; the template is the
+        mean, not the median, which would hold all scans at once; and the pose's mean is affine, not
+        rigid.
     """
     if rounds < 1:
         raise InputError(f"expected at least 1 round, got {rounds}")
@@ -102,7 +104,9 @@ def align_scans(
     config = config or (DescriptorConfig() if weights else DescriptorConfig(feature_weight=0.0))
     given = AtlasScan(name="atlas", scan=atlas, clip=atlas_clip) if atlas else None
     with hold_lock(out):
-        aligner = _Aligner(out=out, config=config, weights=weights if config.feature_weight else None, device=torch.device(device))
+        aligner = _Aligner(
+            out=out, config=config, weights=weights if config.feature_weight else None, device=torch.device(device)
+        )
         if given:
             template = Template([given], {given.name: np.eye(4)}, given.read_scaled())
             poses = aligner.aligned("given atlas", scans, template)
@@ -115,7 +119,9 @@ def align_scans(
             for number in range(1, rounds + 1):
                 poses = aligner.aligned(f"round {number}", members, template, poses)
                 if not poses:
-                    raise CommandFailed(f"round {number}: all scans that make the atlas failed: {_listed(aligner.outcome.failed)}")
+                    raise CommandFailed(
+                        f"round {number}: all scans that make the atlas failed: {_listed(aligner.outcome.failed)}"
+                    )
                 template = average_unbiased([scan for scan in members if scan.name in poses], poses, template.grid)
                 poses = template.poses
             if others:
@@ -176,7 +182,9 @@ class _Aligner:
     def write(self, scans: Sequence[AtlasScan], poses: Poses, template: Template, given: AtlasScan | None) -> None:
         """Write the atlas and what was aligned; files that were made from the same already stay, those of failed scans go."""
         atlas = self.out / ATLAS
-        if not (given and atlas.exists() and atlas.samefile(given.scan)) and not self._stands(ATLAS, template.key, [atlas]):
+        if not (given and atlas.exists() and atlas.samefile(given.scan)) and not self._stands(
+            ATLAS, template.key, [atlas]
+        ):
             write_image(atlas, given.read() if given else template.images[0])
             self._save(ATLAS, template.key)
         for scan in scans:
@@ -207,17 +215,27 @@ class _Aligner:
         atlas, known = template.images
         given = None if near is None else Start(name="before", transform=affine_transform(near), rivals={})
         windows = ((0.0, 1.0), (0.0, 1.0))
-        start = best_start(atlas, scan.read_scaled(), self.config, net=self._net, clips=windows, masks=(known, None), given=given)
+        start = best_start(
+            atlas, scan.read_scaled(), self.config, net=self._net, clips=windows, masks=(known, None), given=given
+        )
         turns = np.linalg.eigvals(homogeneous(start.transform)[:3, :3])
         if (turns.real[np.abs(turns.imag) < _REAL] < _REAL).any():
-            raise InputError(f"{scan.name}: agrees best when mirrored or turned by half a circle; check its header's directions")
+            raise InputError(
+                f"{scan.name}: agrees best when mirrored or turned by half a circle; check its header's directions"
+            )
         return start
 
     def _each(
-        self, stage: str, scans: Sequence[AtlasScan], work: Callable[[AtlasScan], None], is_done: Callable[[AtlasScan], bool]
+        self,
+        stage: str,
+        scans: Sequence[AtlasScan],
+        work: Callable[[AtlasScan], None],
+        is_done: Callable[[AtlasScan], bool],
     ) -> Outcome:
         log.info("%s", stage)
-        outcome = run_batch({scan.name: scan for scan in scans}, work, noun=f"{stage}, scan", is_done=is_done, failures=self.out)
+        outcome = run_batch(
+            {scan.name: scan for scan in scans}, work, noun=f"{stage}, scan", is_done=is_done, failures=self.out
+        )
         for scan in scans:
             self.outcome.failed.pop(scan.name, None)
         self.outcome.failed |= outcome.failed
@@ -233,7 +251,9 @@ class _Aligner:
         write_text(self.out / STATE, json.dumps(self._state, indent=1) + "\n")
 
 
-def _write_aligned(scan: AtlasScan, transform: sitk.AffineTransform, grid: sitk.Image, affine: Path, aligned: Path, *labels: Path) -> None:
+def _write_aligned(
+    scan: AtlasScan, transform: sitk.AffineTransform, grid: sitk.Image, affine: Path, aligned: Path, *labels: Path
+) -> None:
     image = scan.read()
     write_transform(affine, transform)
     write_image(aligned, resample_image(image, grid, transform))

@@ -18,19 +18,19 @@ Window = tuple[float, float] | None
 def read_atlas_scans(path: Path, clip: Window = None) -> list[AtlasScan]:
     """Read a CSV with the column ``scan`` and perhaps ``name``, ``labels``, ``group``, ``clip``; paths are relative to its folder.
 
-    Parameters
-    ----------
-    clip : of the scans whose cell ``clip`` (two numbers, such as ``-450 450``) is empty.
+    Args:
+        clip: Of the scans whose cell ``clip`` (two numbers, such as ``-450 450``) is empty.
 
-    Raises
-    ------
-    InputError
-        As by :func:`~nnunet_anatomix.registration.lists.read_list`, or for a clip that is none.
+    Raises:
+        InputError: As by :func:`~nnunet_anatomix.registration.lists.read_list`, or for a clip that
+            is none.
     """
     from nnunet_anatomix.registration.atlas.template import AtlasScan
 
     optional = [one.name for one in fields(AtlasScan) if one.name not in ("name", "scan")]
-    rows = read_list(path, "scans", required=("scan",), optional=optional, unnamed=lambda number, cells: _stem(cells["scan"]))
+    rows = read_list(
+        path, "scans", required=("scan",), optional=optional, unnamed=lambda number, cells: _stem(cells["scan"])
+    )
     return [
         AtlasScan(
             name=name,

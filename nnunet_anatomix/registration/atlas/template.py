@@ -1,6 +1,7 @@
 """Many scans brought to one space: an affine atlas that is nobody's own pose, or one that is given (App. B.4.4).
 
-Every scan is aligned to a template by its descriptors; the aligned scans' mean, in the mean of their poses, is the next round's template.
+Every scan is aligned to a template by its descriptors; the aligned scans' mean, in the mean of
+their poses, is the next round's template.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ _MEAN_TOLERANCE = 1e-10
 
 
 Poses = dict[str, np.ndarray]
-"""A scan's name → (4, 4), homogeneous coordinates: points of the template, mm, to points of the scan."""
+"""A scan's name → (4, 4), homogeneous coordinates: points of the template, mm, to points of the
+scan.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +48,9 @@ class AtlasScan:
     group: str = ""
     """Such as its modality: intensities are averaged within one group only."""
     clip: Clip | None = None
-    """Intensities that become 0 and 1, e.g. (-450, 450) HU; the least and the greatest if left out."""
+    """Intensities that become 0 and 1, e.g. (-450, 450) HU; the least and the greatest if left out.
+
+    """
 
     def __post_init__(self) -> None:
         check_window(self.clip, f"{self.name}: clip")
@@ -97,17 +102,17 @@ class Template:
 def mean_pose(poses: Sequence[np.ndarray]) -> np.ndarray:
     """The affine mean: relative to it, the poses' matrix logarithms sum to 0.
 
-    Parameters
-    ----------
-    poses : (4, 4) each, homogeneous coordinates, close enough to each other to have real logarithms (no mirror, no half turn between).
+    Args:
+        poses: (4, 4) each, homogeneous coordinates, close enough to each other to have real
+            logarithms (no mirror, no half turn between).
 
-    Returns
-    -------
-    (4, 4). It depends on no choice of coordinates, and the mean of inverses is the inverse of the mean.
+    Returns:
+        (4, 4). It depends on no choice of coordinates, and the mean of inverses is the inverse of
+        the mean.
 
-    References
-    ----------
-    Pennec and Arsigny, Exponential Barycenters of the Canonical Cartan Connection and Invariant Means on Lie Groups, 2013.
+    References:
+        Pennec and Arsigny, Exponential Barycenters of the Canonical Cartan Connection and Invariant
+        Means on Lie Groups, 2013.
     """
     mean = poses[0]
     for _ in range(100):
@@ -121,15 +126,14 @@ def mean_pose(poses: Sequence[np.ndarray]) -> np.ndarray:
 def average_unbiased(scans: Sequence[AtlasScan], poses: Poses, grid: sitk.Image) -> Template:
     """The mean of scans that were aligned to a template, without the template's own pose: the mean of all poses is divided out.
 
-    Parameters
-    ----------
-    scans : to average.
-    poses : of each of them.
-    grid : the template's.
+    Args:
+        scans: To average.
+        poses: Of each of them.
+        grid: The template's.
 
-    Returns
-    -------
-    A template on a grid of the same axes and spacing, whose centre and extent follow the mean pose.
+    Returns:
+        A template on a grid of the same axes and spacing, whose centre and extent follow the mean
+        pose.
     """
     mean = mean_pose([poses[scan.name] for scan in scans])
     steps, sides = index_to_mm(grid), np.array(grid.GetSize()) - 1
@@ -165,10 +169,8 @@ def geometry(grid: sitk.Image) -> list[Any]:
 def file_stamp(path: Path) -> list[Any]:
     """Changes with the file.
 
-    Raises
-    ------
-    InputError
-        If there is none.
+    Raises:
+        InputError: If there is none.
     """
     if not path.is_file():
         raise InputError(f"no such file {path}")

@@ -1,7 +1,8 @@
 """The global stage: every voxel of a coarse grid chooses among many displacements, and neighbours agree, step by step.
 
-Similarity and smoothness are two convex problems, coupled ever more tightly: the choice is argmin of cost + coupling · |d - u|², and ``u``
-is the choice smoothed (Siebert, Hansen & Heinrich, ConvexAdam, 2021/2024; App. B.4 of the paper).
+Similarity and smoothness are two convex problems, coupled ever more tightly: the choice is argmin
+of cost + coupling · |d - u|², and ``u`` is the choice smoothed (Siebert, Hansen & Heinrich,
+ConvexAdam, 2021/2024; App. B.4 of the paper).
 """
 
 from __future__ import annotations
@@ -31,16 +32,16 @@ def convex_displacement(
 ) -> Tensor:
     """Displacement on a coarse grid, over up to ``reach`` voxels of it.
 
-    Parameters
-    ----------
-    fixed, moving : (C, X, Y, Z) descriptors on one coarse grid.
-    reach : greatest displacement along each axis, voxels of the grid; (2 · reach + 1)³ are tried everywhere.
-    symmetric : whether to solve both ways and keep what both agree on (inverse consistency).
-    fixed_weight, moving_weight : (X, Y, Z) in [0, 1], how much is known of each voxel; None for everything.
+    Args:
+        fixed, moving: (C, X, Y, Z) descriptors on one coarse grid.
+        reach: Greatest displacement along each axis, voxels of the grid; (2 · reach + 1)³ are tried
+            everywhere.
+        symmetric: Whether to solve both ways and keep what both agree on (inverse consistency).
+        fixed_weight, moving_weight: (X, Y, Z) in [0, 1], how much is known of each voxel; None for
+            everything.
 
-    Returns
-    -------
-    (3, X, Y, Z), voxels of the grid.
+    Returns:
+        (3, X, Y, Z), voxels of the grid.
     """
     shape, offsets = fixed.shape[1:], _offsets(reach, fixed.device)
     forward = _coupled(_cost(fixed, moving, reach, fixed_weight, moving_weight), offsets, shape)
@@ -71,10 +72,13 @@ def _offsets(reach: int, device: torch.device) -> Tensor:
     return torch.cartesian_prod(steps, steps, steps)
 
 
-def _cost(fixed: Tensor, moving: Tensor, reach: int, fixed_weight: Tensor | None = None, moving_weight: Tensor | None = None) -> Tensor:
+def _cost(
+    fixed: Tensor, moving: Tensor, reach: int, fixed_weight: Tensor | None = None, moving_weight: Tensor | None = None
+) -> Tensor:
     """(K, V) squared differences for every displacement and voxel, summed over channels and smoothed twice over 3 x 3 x 3 voxels.
 
-    A fixed voxel of which nothing is known has no preference, and a moving one is as good as the mean of all.
+    A fixed voxel of which nothing is known has no preference, and a moving one is as good as the
+    mean of all.
     """
     shape = fixed.shape[1:]
     known = typical = None
@@ -111,7 +115,9 @@ def _coupled(cost: Tensor, offsets: Tensor, shape: torch.Size) -> Tensor:
         for start in range(0, len(chosen), step):
             part = slice(start, start + step)
             # |d - u|² without |u|², which all choices share.
-            coupled = torch.addmm(cost[:, part] + coupling * lengths, offsets, displacement[:, part], alpha=-2 * coupling)
+            coupled = torch.addmm(
+                cost[:, part] + coupling * lengths, offsets, displacement[:, part], alpha=-2 * coupling
+            )
             chosen[part] = coupled.argmin(0)
     return _smoothed(offsets, chosen, shape)
 

@@ -37,7 +37,9 @@ class ConvexAdamConfig:
     symmetric: bool = True
     """Whether the search goes both ways and keeps what both agree on (inverse consistency)."""
     beyond: Literal["border", "zeros"] = "border"
-    """What the descent finds beyond the grid: its border goes on, or ``zeros`` as in the authors' program."""
+    """What the descent finds beyond the grid: its border goes on, or ``zeros`` as in the authors'
+    program.
+    """
 
     def __post_init__(self) -> None:
         check_count(grid_spacing=self.grid_spacing, reach=self.reach, adam_spacing=self.adam_spacing)
@@ -63,23 +65,24 @@ def convex_adam(
 ) -> Tensor:
     """Align descriptors.
 
-    Parameters
-    ----------
-    fixed, moving : (C, X', Y', Z') float32, averaged over cubes of ``config.pool`` voxels.
-    shape : (X, Y, Z), voxels of the full grid, at least ``config.grid_spacing`` each.
-    config : the settings.
-    fixed_known, moving_known : (X, Y, Z) in {0, 1}, where something is known of each scan; None for everywhere.
-    knots : whether to return the displacement on the descent's grid, as it was found: between its knots, the full one is linear.
-    progress : called after every iteration of the descent.
+    Args:
+        fixed, moving: (C, X', Y', Z') float32, averaged over cubes of ``config.pool`` voxels.
+        shape: (X, Y, Z), voxels of the full grid, at least ``config.grid_spacing`` each.
+        config: The settings.
+        fixed_known, moving_known: (X, Y, Z) in {0, 1}, where something is known of each scan; None
+            for everywhere.
+        knots: Whether to return the displacement on the descent's grid, as it was found: between
+            its knots, the full one is linear.
+        progress: Called after every iteration of the descent.
 
-    Returns
-    -------
-    (3, X, Y, Z) float32, voxels of the full grid, or of the grid of cubes of ``config.adam_spacing`` voxels
-    (:func:`pretraining.imaging.grids.grid_of_cubes`); pulls, as in :mod:`nnunet_anatomix.registration.warp`.
+    Returns:
+        (3, X, Y, Z) float32, voxels of the full grid, or of the grid of cubes of
+        ``config.adam_spacing`` voxels (:func:`pretraining.imaging.grids.grid_of_cubes`); pulls, as
+        in :mod:`nnunet_anatomix.registration.warp`.
 
-    References
-    ----------
-    Siebert, Hansen & Heinrich, Fast 3D Registration with Accurate Optimisation and Little Learning for Learn2Reg 2021, arXiv:2112.03053.
+    References:
+        Siebert, Hansen & Heinrich, Fast 3D Registration with Accurate Optimisation and Little
+        Learning for Learn2Reg 2021, arXiv:2112.03053.
     """
     known = {"fixed_known": fixed_known, "moving_known": moving_known}
     found = search_stage(fixed, moving, config, **known)
@@ -91,24 +94,39 @@ def convex_adam(
 
 @torch.no_grad()
 def search_stage(
-    fixed: Tensor, moving: Tensor, config: ConvexAdamConfig, *, fixed_known: Tensor | None = None, moving_known: Tensor | None = None
+    fixed: Tensor,
+    moving: Tensor,
+    config: ConvexAdamConfig,
+    *,
+    fixed_known: Tensor | None = None,
+    moving_known: Tensor | None = None,
 ) -> Tensor:
     """The global search of :func:`convex_adam`, which takes the same arguments.
 
-    Returns
-    -------
-    (3, X // s, Y // s, Z // s) float32, s the ``grid_spacing``, voxels of that coarse grid. Of the settings it depends on ``grid_spacing``,
-    ``reach``, ``symmetric`` and, through the descriptors, ``pool``.
+    Returns:
+        (3, X // s, Y // s, Z // s) float32, s the ``grid_spacing``, voxels of that coarse grid. Of
+        the settings it depends on ``grid_spacing``, ``reach``, ``symmetric`` and, through the
+        descriptors, ``pool``.
     """
     fixed, moving = (_averaged(descriptors, config.grid_spacing, config.pool) for descriptors in (fixed, moving))
     fixed_weight, moving_weight = (_share_known(mask, config.grid_spacing) for mask in (fixed_known, moving_known))
     return convex_displacement(
-        fixed, moving, reach=config.reach, symmetric=config.symmetric, fixed_weight=fixed_weight, moving_weight=moving_weight
+        fixed,
+        moving,
+        reach=config.reach,
+        symmetric=config.symmetric,
+        fixed_weight=fixed_weight,
+        moving_weight=moving_weight,
     )
 
 
 def descent_dissimilarity(
-    fixed: Tensor, moving: Tensor, config: ConvexAdamConfig, *, fixed_known: Tensor | None = None, moving_known: Tensor | None = None
+    fixed: Tensor,
+    moving: Tensor,
+    config: ConvexAdamConfig,
+    *,
+    fixed_known: Tensor | None = None,
+    moving_known: Tensor | None = None,
 ) -> Dissimilarity:
     """What the descent of :func:`convex_adam` lowers; of the settings it depends on ``adam_spacing``, ``beyond`` and ``pool``."""
     fixed, moving = (_averaged(descriptors, config.adam_spacing, config.pool) for descriptors in (fixed, moving))
@@ -127,15 +145,13 @@ def descent_stage(
 ) -> Tensor:
     """The descent of :func:`convex_adam`.
 
-    Parameters
-    ----------
-    dissimilarity : from :func:`descent_dissimilarity`.
-    found : from :func:`search_stage`.
-    shape, config, knots, progress : as there.
+    Args:
+        dissimilarity: From :func:`descent_dissimilarity`.
+        found: From :func:`search_stage`.
+        shape, config, knots, progress: As there.
 
-    Returns
-    -------
-    As there.
+    Returns:
+        As there.
     """
     start = regrid(found, config.grid_spacing, config.adam_spacing, triple(dissimilarity.shape))
     found = refine(dissimilarity, start, smoothness=config.smoothness, iterations=config.iterations, progress=progress)
@@ -156,10 +172,9 @@ def _share_known(mask: Tensor | None, spacing: int) -> Tensor | None:
 def regrid(displacement: Tensor, spacing: int, new_spacing: int, shape: tuple[int, int, int]) -> Tensor:
     """A displacement between grids of cubes over one volume: (3, *shape), in voxels of the new grid.
 
-    Parameters
-    ----------
-    displacement : (3, X, Y, Z), voxels of the old grid.
-    spacing, new_spacing : sides of the cubes.
+    Args:
+        displacement: (3, X, Y, Z), voxels of the old grid.
+        spacing, new_spacing: Sides of the cubes.
     """
     centres = (identity(shape, displacement.device) + 0.5) * (new_spacing / spacing) - 0.5
     return interpolate_at(displacement, centres, beyond="border") * (spacing / new_spacing)
@@ -169,7 +184,9 @@ def on_full_grid(displacement: Tensor, spacing: int, shape: tuple[int, int, int]
     """:func:`regrid` to single voxels: linear between the cubes' centres, constant beyond the outermost."""
     if spacing == 1:
         return displacement
-    inside = functional.interpolate(displacement[None] * spacing, scale_factor=spacing, mode="trilinear", align_corners=False)
+    inside = functional.interpolate(
+        displacement[None] * spacing, scale_factor=spacing, mode="trilinear", align_corners=False
+    )
     return _filled_up(inside[0], shape)
 
 
@@ -178,4 +195,6 @@ def _filled_up(displacement: Tensor, shape: Sequence[int]) -> Tensor:
     margins = [side - covered for side, covered in zip(shape, displacement.shape[1:], strict=True)]
     if not any(margins):
         return displacement
-    return functional.pad(displacement[None], [amount for margin in reversed(margins) for amount in (0, margin)], mode="replicate")[0]
+    return functional.pad(
+        displacement[None], [amount for margin in reversed(margins) for amount in (0, margin)], mode="replicate"
+    )[0]

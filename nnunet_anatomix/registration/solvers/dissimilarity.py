@@ -1,7 +1,8 @@
 """How different two descriptors are under a displacement, and which way it falls: the data term of the local stage (App. B.4).
 
-On a CPU one compiled loop reads every voxel's channels once and keeps nothing of them; on other devices PyTorch's kernels do the same in
-portions of channels. Either way the memory beyond the descriptors themselves is that of a few displacements.
+On a CPU one compiled loop reads every voxel's channels once and keeps nothing of them; on other
+devices PyTorch's kernels do the same in portions of channels. Either way the memory beyond the
+descriptors themselves is that of a few displacements.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ _CHANNELS_AT_ONCE = 8
 class Dissimilarity:
     """Squared difference of fixed and moving descriptors, summed over channels and averaged over voxels.
 
-    Parameters
-    ----------
-    fixed, moving : (C, X, Y, Z) float32 on one grid.
-    fixed_weight, moving_weight : (X, Y, Z) in [0, 1], how far each voxel counts; None for 1 everywhere. The moving weight travels with the
-        moving descriptors. Where nothing is known the difference is 0, and it pulls nowhere.
-
-    beyond : what lies beyond the moving grid, ``border``: its border goes on, or ``zeros``, as the convexadam package has it.
+    Args:
+        fixed, moving: (C, X, Y, Z) float32 on one grid.
+        fixed_weight, moving_weight: (X, Y, Z) in [0, 1], how far each voxel counts; None for 1
+            everywhere. The moving weight travels with the moving descriptors. Where nothing is
+            known the difference is 0, and it pulls nowhere.
+        beyond: What lies beyond the moving grid, ``border``: its border goes on, or ``zeros``, as
+            the convexadam package has it.
     """
 
     def __init__(
@@ -45,7 +46,9 @@ class Dissimilarity:
     ) -> None:
         self.shape = tuple(fixed.shape[1:])
         self.device = fixed.device
-        self._fixed_weight = torch.ones(self.shape, device=self.device) if fixed_weight is None else fixed_weight.float()
+        self._fixed_weight = (
+            torch.ones(self.shape, device=self.device) if fixed_weight is None else fixed_weight.float()
+        )
         self._moving_weight = None if moving_weight is None else moving_weight.float()
         self._scale = 1 / self._fixed_weight.sum().clamp_min(1).item()
         # With zeros all around, what is clamped to the outermost voxels lies beyond.
@@ -53,20 +56,19 @@ class Dissimilarity:
         if self._margin:
             moving = functional.pad(moving, (self._margin,) * 6)
         if self.device.type == "cpu":
-            # Channels last: the loop reads a voxel's channels side by side. No copy, where they lie so already.
+            # Channels last: the loop reads a voxel's channels side by side. No copy, where they lie
+            # so already.
             fixed, moving = (descriptors.movedim(0, -1).contiguous() for descriptors in (fixed, moving))
         self._fixed, self._moving = fixed, moving
 
     def gradient(self, position: Tensor) -> tuple[float, Tensor]:
         """The dissimilarity and its derivative by each position.
 
-        Parameters
-        ----------
-        position : (3, X, Y, Z), voxels of the moving grid.
+        Args:
+            position: (3, X, Y, Z), voxels of the moving grid.
 
-        Returns
-        -------
-        The dissimilarity, and a (3, X, Y, Z) tensor, per voxel.
+        Returns:
+            The dissimilarity, and a (3, X, Y, Z) tensor, per voxel.
         """
         weight = self._fixed_weight * self._scale
         if self._moving_weight is not None:
@@ -87,14 +89,18 @@ class Dissimilarity:
         threads = torch.get_num_threads()
         bounds = [voxels * part // threads for part in range(threads + 1)]
         with ThreadPoolExecutor(threads) as pool:
-            parts = pool.map(lambda part: _descend(*arrays, *self._moving.shape[:3], bounds[part], bounds[part + 1]), range(threads))
+            parts = pool.map(
+                lambda part: _descend(*arrays, *self._moving.shape[:3], bounds[part], bounds[part + 1]), range(threads)
+            )
             return sum(parts), gradient
 
     def _on_device(self, position: Tensor, weight: Tensor) -> tuple[float, Tensor]:
         position = position.detach().requires_grad_()
         total = position.new_zeros(())
         with torch.enable_grad():
-            for fixed, moving in zip(self._fixed.split(_CHANNELS_AT_ONCE), self._moving.split(_CHANNELS_AT_ONCE), strict=True):
+            for fixed, moving in zip(
+                self._fixed.split(_CHANNELS_AT_ONCE), self._moving.split(_CHANNELS_AT_ONCE), strict=True
+            ):
                 different = ((interpolate_at(moving, position, beyond="border") - fixed).square().sum(0) * weight).sum()
                 different.backward()
                 total += different.detach()

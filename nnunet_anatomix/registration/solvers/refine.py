@@ -26,23 +26,21 @@ def refine(
 ) -> Tensor:
     """Descend from ``start``.
 
-    Parameters
-    ----------
-    dissimilarity : of the descriptors.
-    start : (3, X, Y, Z), voxels of their grid.
-    smoothness : weight of the squared differences between neighbours' displacements.
-    iterations : of Adam.
-    rate : of Adam, voxels.
-    progress : called after every iteration.
+    Args:
+        dissimilarity: Of the descriptors.
+        start: (3, X, Y, Z), voxels of their grid.
+        smoothness: Weight of the squared differences between neighbours' displacements.
+        iterations: Of Adam.
+        rate: Of Adam, voxels.
+        progress: Called after every iteration.
 
-    Returns
-    -------
-    (3, X, Y, Z), voxels of the grid.
+    Returns:
+        (3, X, Y, Z), voxels of the grid.
 
-    Notes
-    -----
-    Optimized are knots; the displacement is their smoothed field, as ConvexAdam has it. All derivatives are written out: smoothing is
-    linear and symmetric, so that the displacement's derivative, smoothed once more, is the knots'.
+    Notes:
+        Optimized are knots; the displacement is their smoothed field, as ConvexAdam has it. All
+        derivatives are written out: smoothing is linear and symmetric, so that the displacement's
+        derivative, smoothed once more, is the knots'.
     """
     here = identity(start.shape[1:], start.device)
     knots = start.clone()

@@ -31,11 +31,10 @@ APART = -1.0
 class Described:
     """A scan's descriptors on a coarse grid.
 
-    Attributes
-    ----------
-    descriptors : (C, X, Y, Z).
-    known : (X, Y, Z) in [0, 1].
-    grid : an image on that grid; all grids of one alignment have equal directions and spacings.
+    Attributes:
+        descriptors: (C, X, Y, Z).
+        known: (X, Y, Z) in [0, 1].
+        grid: An image on that grid; all grids of one alignment have equal directions and spacings.
     """
 
     descriptors: Tensor
@@ -46,9 +45,9 @@ class Described:
 def matching_translation(fixed: Described, moving: Described) -> sitk.AffineTransform:
     """The translation by whole voxels under which the descriptors agree best, of all there are.
 
-    Notes
-    -----
-    Agreement is :func:`agreement`'s, for every translation at once by Fourier transforms; only that channels are centred over a whole scan.
+    Notes:
+        Agreement is :func:`agreement`'s, for every translation at once by Fourier transforms; only
+        that channels are centred over a whole scan.
     """
     shape = [a + b - 1 for a, b in zip(fixed.known.shape, moving.known.shape, strict=True)]
 
@@ -76,13 +75,12 @@ def matching_translation(fixed: Described, moving: Described) -> sitk.AffineTran
 def agreement(fixed: Described, moving: Described, transform: sitk.Transform) -> float:
     """Correlation of the descriptors where the scans overlap, times the fourth root of the overlap; at most 1, or :data:`APART`.
 
-    Parameters
-    ----------
-    transform : linear, takes points of the fixed scan to points of the moving scan.
+    Args:
+        transform: Linear, takes points of the fixed scan to points of the moving scan.
 
-    Notes
-    -----
-    Every channel is centred in each scan: MIND-SSC is positive, and what all of it shares would hide where scans agree.
+    Notes:
+        Every channel is centred in each scan: MIND-SSC is positive, and what all of it shares would
+            hide where scans agree.
     """
     position = _positions(fixed, moving, *_matrix_in_voxels(fixed, moving, transform))
     known = interpolate_at(moving.known[None], position)[0]
@@ -98,9 +96,8 @@ def agreement(fixed: Described, moving: Described, transform: sitk.Transform) ->
 def optimize_affine(fixed: Described, moving: Described, start: sitk.Transform, stage: Stage) -> sitk.AffineTransform:
     """Descend from a linear transform on the squared difference of the descriptors where the scans overlap.
 
-    Parameters
-    ----------
-    stage : ``rigid`` turns and shifts; ``affine`` does so first, then scales and shears too.
+    Args:
+        stage: ``rigid`` turns and shifts; ``affine`` does so first, then scales and shears too.
     """
     matrix, shift = _matrix_in_voxels(fixed, moving, start)
     levels = [(_halved(fixed), _halved(moving)), (fixed, moving)] if min(fixed.known.shape) >= 8 else [(fixed, moving)]
@@ -161,7 +158,9 @@ def _centred(descriptors: Tensor, weight: Tensor) -> Tensor:
 
 def _halved(scan: Described) -> Described:
     return Described(
-        descriptors=functional.avg_pool3d(scan.descriptors, 2), known=functional.avg_pool3d(scan.known[None], 2)[0], grid=scan.grid
+        descriptors=functional.avg_pool3d(scan.descriptors, 2),
+        known=functional.avg_pool3d(scan.known[None], 2)[0],
+        grid=scan.grid,
     )
 
 
@@ -184,7 +183,9 @@ def _transform_in_mm(fixed: Described, moving: Described, matrix: Tensor, shift:
     linear = to_moving @ matrix.double().numpy() @ from_fixed
     sides = np.array(fixed.grid.GetSize())
     centre = index_to_mm(fixed.grid) @ ((sides - 1) / 2) + fixed.grid.GetOrigin()
-    at_centre = to_moving @ (matrix.double().numpy() @ ((sides - 1) / 2) + shift.double().numpy()) + moving.grid.GetOrigin()
+    at_centre = (
+        to_moving @ (matrix.double().numpy() @ ((sides - 1) / 2) + shift.double().numpy()) + moving.grid.GetOrigin()
+    )
     return _affine_transform(linear, at_centre - centre, centre)
 
 

@@ -15,7 +15,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from nnunet_anatomix.registration.descriptors import DescriptorConfig, Scan, describe
-from nnunet_anatomix.registration.start.affine import APART, Described, Stage, agreement, matching_translation, optimize_affine
+from nnunet_anatomix.registration.start.affine import (
+    APART,
+    Described,
+    Stage,
+    agreement,
+    matching_translation,
+    optimize_affine,
+)
 from pretraining.backbone.feature_network import FeatureNetwork
 from pretraining.backbone.inference import Clip
 from pretraining.common.errors import InputError
@@ -38,12 +45,12 @@ _LEAST_COVERAGE = 0.02
 class Start:
     """A transform to begin with.
 
-    Attributes
-    ----------
-    name : ``header``, ``centres``, ``mass``, ``search`` or ``file``.
-    transform : takes points of the fixed scan to points of the moving scan, mm.
-    agreement : see :func:`nnunet_anatomix.registration.start.affine.agreement`; NaN where it was not judged.
-    rivals : name → agreement of all starts that were tried.
+    Attributes:
+        name: ``header``, ``centres``, ``mass``, ``search`` or ``file``.
+        transform: Takes points of the fixed scan to points of the moving scan, mm.
+        agreement: See :func:`nnunet_anatomix.registration.start.affine.agreement`; NaN where it was
+            not judged.
+        rivals: Name → agreement of all starts that were tried.
     """
 
     name: str
@@ -55,10 +62,8 @@ class Start:
 def header_start(fixed: sitk.Image, moving: sitk.Image) -> Start:
     """The scans as their headers place them.
 
-    Raises
-    ------
-    InputError
-        If they don't overlap.
+    Raises:
+        InputError: If they don't overlap.
     """
     return _overlapping(fixed, moving, Start(name="header", transform=sitk.AffineTransform(3), rivals={}))
 
@@ -66,10 +71,8 @@ def header_start(fixed: sitk.Image, moving: sitk.Image) -> Start:
 def file_start(path: Path, fixed: sitk.Image, moving: sitk.Image) -> Start:
     """A transform from a file: ITK's and ANTs' ``.mat``, ``.tfm``, ``.txt``, ``.h5``, or a displacement field as an image.
 
-    Raises
-    ------
-    InputError
-        If it can't be read, is no displacement field, or leaves the scans apart.
+    Raises:
+        InputError: If it can't be read, is no displacement field, or leaves the scans apart.
     """
     try:
         transform = sitk.ReadTransform(str(path)) if Path(path).is_file() else None
@@ -78,9 +81,14 @@ def file_start(path: Path, fixed: sitk.Image, moving: sitk.Image) -> Start:
     if transform is None:
         field = read_image(path, "initial transform", vectors=True)
         if field.GetDimension() != 3 or field.GetNumberOfComponentsPerPixel() != 3:
-            raise InputError(f"initial transform: {path} is neither a transform of ITK's nor a displacement field of 3 components")
+            raise InputError(
+                f"initial transform: {path} is neither a transform of ITK's nor a displacement field of 3 components"
+            )
         transform = sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64))
-    if transform.GetDimension() == 3 and not np.isfinite([transform.TransformPoint(corner) for corner in _corners_mm(fixed)]).all():
+    if (
+        transform.GetDimension() == 3
+        and not np.isfinite([transform.TransformPoint(corner) for corner in _corners_mm(fixed)]).all()
+    ):
         raise InputError(f"initial transform: {path} holds NaN or infinity; make it anew, or leave --init out")
     if transform.GetDimension() != 3:
         raise InputError(f"initial transform: {path} works in {transform.GetDimension()} dimensions, expected 3")
@@ -100,21 +108,21 @@ def best_start(
 ) -> Start:
     """Judge several starts by descriptors of both scans, each after a descent, and take the best.
 
-    Parameters
-    ----------
-    fixed, moving : checked scans.
-    config : the descriptors to judge by.
-    net : see :func:`nnunet_anatomix.registration.descriptors.describe`.
-    stage : what each start may do to agree better.
-    clips, masks : of fixed and moving.
-    given : the only start to descend from; else headers, centres of the images, centres of mass and the best translation are tried.
+    Args:
+        fixed, moving: Checked scans.
+        config: The descriptors to judge by.
+        net: See :func:`nnunet_anatomix.registration.descriptors.describe`.
+        stage: What each start may do to agree better.
+        clips, masks: Of fixed and moving.
+        given: The only start to descend from; else headers, centres of the images, centres of mass
+            and the best translation are tried.
 
-    Raises
-    ------
-    InputError
-        If no start lets the scans overlap.
+    Raises:
+        InputError: If no start lets the scans overlap.
     """
-    grids = [near_isotropic_grid(scan, spacing_mm=min(scan.GetSpacing()), at_most_voxels=_VOXELS) for scan in (fixed, moving)]
+    grids = [
+        near_isotropic_grid(scan, spacing_mm=min(scan.GetSpacing()), at_most_voxels=_VOXELS) for scan in (fixed, moving)
+    ]
     spacing = max(grid.GetSpacing()[0] for grid in grids)
     ours = _described(fixed, _box_along(fixed, fixed, spacing), config, net, clips[0], masks[0])
     theirs = _described(moving, _box_along(moving, fixed, spacing), config, net, clips[1], masks[1])
@@ -135,7 +143,9 @@ def best_start(
     score, transform = found[name]
     if score <= APART:
         raise InputError("no start lets the scans overlap by a quarter; name an initial transform with --init FILE")
-    log.info("start: %s, agreement %.3f (%s)", name, score, ", ".join(f"{key} {value:.3f}" for key, value in rivals.items()))
+    log.info(
+        "start: %s, agreement %.3f (%s)", name, score, ", ".join(f"{key} {value:.3f}" for key, value in rivals.items())
+    )
     return Start(name=name, transform=transform, agreement=score, rivals=rivals)
 
 
@@ -166,7 +176,9 @@ def _described(
     image = image_tensor(resample_image(scan, grid)).to(device)
     descriptors = describe(Scan(image=image, known=known, clip=clip), config, pool=_POOL, net=net)
     return Described(
-        descriptors=descriptors, known=functional.avg_pool3d(known[None], _POOL)[0], grid=grid_of_cubes(grid, _POOL, whole_only=True)
+        descriptors=descriptors,
+        known=functional.avg_pool3d(known[None], _POOL)[0],
+        grid=grid_of_cubes(grid, _POOL, whole_only=True),
     )
 
 
@@ -174,7 +186,10 @@ def _box_along(scan: sitk.Image, axes: sitk.Image, spacing_mm: float) -> sitk.Im
     """A grid along the axes of another scan, around all of this one."""
     directions = np.array(axes.GetDirection()).reshape(3, 3)
     corners = np.array(np.meshgrid(*[(0, side - 1) for side in scan.GetSize()])).reshape(3, -1).T
-    along = np.array([scan.TransformContinuousIndexToPhysicalPoint(corner.tolist()) for corner in corners.astype(float)]) @ directions
+    along = (
+        np.array([scan.TransformContinuousIndexToPhysicalPoint(corner.tolist()) for corner in corners.astype(float)])
+        @ directions
+    )
     low, high = along.min(0), along.max(0)
     sides = np.maximum(np.ceil((high - low) / spacing_mm).astype(int) + 1, 2 * _POOL)
     grid = sitk.Image(sides.tolist(), sitk.sitkUInt8)

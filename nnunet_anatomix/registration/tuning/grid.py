@@ -36,8 +36,13 @@ class SearchGrid:
         for name, values in asdict(self).items():
             least = 0 if name == "smoothness" else 1
             if not values or len(set(values)) < len(values) or not all(least <= value < inf for value in values):
-                raise InputError(f"{name.replace('_', ' ')}: expected different numbers of at least {least}, found {values}")
+                raise InputError(
+                    f"{name.replace('_', ' ')}: expected different numbers of at least {least}, found {values}"
+                )
 
     def combinations(self) -> list[Combination]:
         """All of them."""
-        return [Combination(*values) for values in itertools.product(self.smoothness, self.grid_spacing, self.reach, self.adam_spacing)]
+        return [
+            Combination(*values)
+            for values in itertools.product(self.smoothness, self.grid_spacing, self.reach, self.adam_spacing)
+        ]

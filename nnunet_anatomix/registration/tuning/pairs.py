@@ -29,12 +29,12 @@ MASKS = ("fixed_mask", "moving_mask")
 class SearchPair:
     """Two scans, roughly aligned by their headers, and the labels of both.
 
-    Attributes
-    ----------
-    name : different for every pair.
-    fixed, moving, fixed_labels, moving_labels : files, in any format of ITK's.
-    fixed_mask, moving_mask : files, above 0 where a scan counts; None for everywhere.
-    fixed_clip, moving_clip : intensities that the network sees as 0 and 1; None for the least and the greatest.
+    Attributes:
+        name: Different for every pair.
+        fixed, moving, fixed_labels, moving_labels: Files, in any format of ITK's.
+        fixed_mask, moving_mask: Files, above 0 where a scan counts; None for everywhere.
+        fixed_clip, moving_clip: Intensities that the network sees as 0 and 1; None for the least
+            and the greatest.
     """
 
     name: str
@@ -57,18 +57,18 @@ class SearchPair:
         return {role: path for role in (*IMAGES, *MASKS) if (path := getattr(self, role)) is not None}
 
 
-def read_search_pairs(path: Path, *, fixed_clip: Clip | None = None, moving_clip: Clip | None = None) -> list[SearchPair]:
+def read_search_pairs(
+    path: Path, *, fixed_clip: Clip | None = None, moving_clip: Clip | None = None
+) -> list[SearchPair]:
     """Read a CSV file with the columns of :class:`SearchPair`; ``name`` and the masks may be missing.
 
-    Parameters
-    ----------
-    path : of the file; paths in it are relative to its folder.
-    fixed_clip, moving_clip : of all pairs.
+    Args:
+        path: Of the file; paths in it are relative to its folder.
+        fixed_clip, moving_clip: Of all pairs.
 
-    Raises
-    ------
-    InputError
-        As by :func:`~nnunet_anatomix.registration.lists.read_list`, or for a file that is not there.
+    Raises:
+        InputError: As by :func:`~nnunet_anatomix.registration.lists.read_list`, or for a file that
+            is not there.
     """
     pairs = []
     for name, cells, where in read_list(path, "pairs", required=IMAGES, optional=MASKS, unnamed=pair_name):
@@ -84,10 +84,9 @@ def read_search_pairs(path: Path, *, fixed_clip: Clip | None = None, moving_clip
 class LoadedPair:
     """A pair on the fixed grid.
 
-    Attributes
-    ----------
-    fixed, moving : the scans.
-    fixed_labels, moving_labels : (X, Y, Z) float32, whole numbers.
+    Attributes:
+        fixed, moving: The scans.
+        fixed_labels, moving_labels: (X, Y, Z) float32, whole numbers.
     """
 
     fixed: Scan
@@ -102,7 +101,11 @@ class LoadedPair:
 
     def dice(self, displacement: Tensor | None = None) -> float:
         """Mean over :attr:`labels`, with the moving ones pulled along a (3, X, Y, Z) displacement by nearest neighbour."""
-        moved = self.moving_labels if displacement is None else warp(self.moving_labels[None], displacement, mode="nearest")[0]
+        moved = (
+            self.moving_labels
+            if displacement is None
+            else warp(self.moving_labels[None], displacement, mode="nearest")[0]
+        )
         dice = dice_by_label(self.fixed_labels, moved)
         return float(np.mean([dice[label] for label in self.labels]))
 
@@ -110,10 +113,9 @@ class LoadedPair:
 def load_pair(pair: SearchPair, device: torch.device) -> LoadedPair:
     """Read a pair; the moving scan and its labels go through the headers to the fixed grid.
 
-    Raises
-    ------
-    InputError
-        For scans or labels that are none, or no label that both scans have on the fixed grid.
+    Raises:
+        InputError: For scans or labels that are none, or no label that both scans have on the fixed
+            grid.
     """
     roles = {role: f"{pair.name}, {role.replace('_', ' ')}" for role in pair.files}
     images = {role: read_image(path, roles[role]) for role, path in pair.files.items()}
@@ -123,20 +125,30 @@ def load_pair(pair: SearchPair, device: torch.device) -> LoadedPair:
     known = torch.ones(fixed.GetSize(), dtype=torch.float32)
     reached = coverage(moving, fixed)
     if pair.fixed_mask:
-        known = image_tensor(sitk.Cast(validate_labels(images["fixed_mask"], fixed, roles["fixed_mask"]) != 0, sitk.sitkFloat32))
+        known = image_tensor(
+            sitk.Cast(validate_labels(images["fixed_mask"], fixed, roles["fixed_mask"]) != 0, sitk.sitkFloat32)
+        )
     if pair.moving_mask:
         mask = validate_labels(images["moving_mask"], moving, roles["moving_mask"]) != 0
         reached = reached * image_tensor(resample_image(sitk.Cast(mask, sitk.sitkFloat32), fixed, nearest=True))
     if not known.any() or not reached.any():
-        raise InputError(f"{pair.name}: nothing of the masks lies where both scans are; check the masks, or leave them out")
+        raise InputError(
+            f"{pair.name}: nothing of the masks lies where both scans are; check the masks, or leave them out"
+        )
     loaded = LoadedPair(
         fixed=Scan(image=image_tensor(fixed).to(device), known=_partly(known, device), clip=pair.fixed_clip),
-        moving=Scan(image=image_tensor(resample_image(moving, fixed)).to(device), known=_partly(reached, device), clip=pair.moving_clip),
+        moving=Scan(
+            image=image_tensor(resample_image(moving, fixed)).to(device),
+            known=_partly(reached, device),
+            clip=pair.moving_clip,
+        ),
         fixed_labels=image_tensor(fixed_labels).to(device),
         moving_labels=image_tensor(resample_image(moving_labels, fixed, nearest=True)).to(device),
     )
     if not loaded.labels:
-        raise InputError(f"{pair.name}: on the fixed grid the scans share no label; check that they overlap and are labelled alike")
+        raise InputError(
+            f"{pair.name}: on the fixed grid the scans share no label; check that they overlap and are labelled alike"
+        )
     return loaded
 
 

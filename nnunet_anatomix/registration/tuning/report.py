@@ -27,13 +27,12 @@ MAX_FOLDED_SHARE = 0.005
 class ResultRow:
     """One line of ``results.csv``: one registration.
 
-    Attributes
-    ----------
-    pair, method : names.
-    settings : digest of images, weights and all settings that were not searched.
-    smoothness, grid_spacing, reach, adam_spacing : the combination.
-    dice_before, dice : mean over labels.
-    folded_share : of voxels, in [0, 1].
+    Attributes:
+        pair, method: Names.
+        settings: Digest of images, weights and all settings that were not searched.
+        smoothness, grid_spacing, reach, adam_spacing: The combination.
+        dice_before, dice: Mean over labels.
+        folded_share: Of voxels, in [0, 1].
     """
 
     pair: str
@@ -64,10 +63,8 @@ _COLUMNS = {field.name: {"str": str, "int": int, "float": float}[str(field.type)
 def read_rows(path: Path) -> list[ResultRow]:
     """Read ``results.csv``, if it is there; an unfinished last line, left by a killed process, is cut off the file.
 
-    Raises
-    ------
-    InputError
-        If it is something else, or damaged.
+    Raises:
+        InputError: If it is something else, or damaged.
     """
     if not path.exists():
         return []
@@ -78,10 +75,13 @@ def read_rows(path: Path) -> list[ResultRow]:
         os.truncate(path, len(whole))
     lines = csv.reader(whole.decode("utf-8", errors="replace").splitlines())
     if (header := next(lines, list(_COLUMNS))) != list(_COLUMNS):
-        raise InputError(f"{path}: expected the header {','.join(_COLUMNS)}, found {','.join(header)[:80]}; move the file away")
+        raise InputError(
+            f"{path}: expected the header {','.join(_COLUMNS)}, found {','.join(header)[:80]}; move the file away"
+        )
     try:
         return [
-            ResultRow(**{name: of_type(value) for (name, of_type), value in zip(_COLUMNS.items(), line, strict=True)}) for line in lines
+            ResultRow(**{name: of_type(value) for (name, of_type), value in zip(_COLUMNS.items(), line, strict=True)})
+            for line in lines
         ]
     except ValueError as error:
         raise InputError(f"{path}, line {lines.line_num}: {error}; remove that line, or move the file away") from None
@@ -116,14 +116,14 @@ class Point:
 class MethodSummary:
     """One line of ``summary.csv``, as in Table 4.
 
-    Attributes
-    ----------
-    method : its name.
-    pairs, combinations : their numbers.
-    dice_before : mean over pairs.
-    dice, folded_share : mean over pairs and combinations.
-    dice_std, folded_share_std : standard deviation over combinations of the mean over pairs.
-    best : the combination of most Dice among those that fold less than ``MAX_FOLDED_SHARE``; None where all fold more.
+    Attributes:
+        method: Its name.
+        pairs, combinations: Their numbers.
+        dice_before: Mean over pairs.
+        dice, folded_share: Mean over pairs and combinations.
+        dice_std, folded_share_std: Standard deviation over combinations of the mean over pairs.
+        best: The combination of most Dice among those that fold less than ``MAX_FOLDED_SHARE``;
+            None where all fold more.
     """
 
     method: str
@@ -158,9 +158,8 @@ def points(rows: Sequence[ResultRow]) -> dict[str, list[Point]]:
 def summarize(rows: Sequence[ResultRow]) -> list[MethodSummary]:
     """Statistics of every method.
 
-    Parameters
-    ----------
-    rows : of every pair, method and combination one.
+    Args:
+        rows: Of every pair, method and combination one.
     """
     summaries = []
     for method, of_method in points(rows).items():
@@ -176,7 +175,11 @@ def summarize(rows: Sequence[ResultRow]) -> list[MethodSummary]:
                 dice_std=float(dice.std()),
                 folded_share=float(folded.mean()),
                 folded_share_std=float(folded.std()),
-                best=max((p for p in of_method if p.folded_share < MAX_FOLDED_SHARE), key=lambda point: point.dice, default=None),
+                best=max(
+                    (p for p in of_method if p.folded_share < MAX_FOLDED_SHARE),
+                    key=lambda point: point.dice,
+                    default=None,
+                ),
             )
         )
     return summaries
@@ -185,14 +188,12 @@ def summarize(rows: Sequence[ResultRow]) -> list[MethodSummary]:
 def write_report(out: Path, rows: Sequence[ResultRow]) -> str:
     """Write ``summary.md``, ``summary.csv`` and ``sweep.png`` into ``out``.
 
-    Parameters
-    ----------
-    out : a folder.
-    rows : of every pair, method and combination one.
+    Args:
+        out: A folder.
+        rows: Of every pair, method and combination one.
 
-    Returns
-    -------
-    The table, as Markdown.
+    Returns:
+        The table, as Markdown.
     """
     summaries = summarize(rows)
     text = markdown(summaries)
@@ -216,7 +217,11 @@ def markdown(summaries: Sequence[MethodSummary]) -> str:
         ]
         best = ["–"] * 6
         if one.best:
-            best = [*(f"{value:g}" for value in one.best.combination), f"{one.best.dice:.3f}", f"{100 * one.best.folded_share:.3f}"]
+            best = [
+                *(f"{value:g}" for value in one.best.combination),
+                f"{one.best.dice:.3f}",
+                f"{100 * one.best.folded_share:.3f}",
+            ]
         lines.append([one.method, *statistics, *best])
     table = markdown_table(header, lines)
     numbers = f"pairs ({summaries[0].pairs}) and combinations of settings ({summaries[0].combinations})"
@@ -227,10 +232,9 @@ def markdown(summaries: Sequence[MethodSummary]) -> str:
 def draw_sweep(out: Path, rows: Sequence[ResultRow]) -> None:
     """Draw Dice and folds against λ: a box a method and λ, a point a combination, as in Fig. 10.
 
-    Parameters
-    ----------
-    out : the ``.png`` file, written whole or not at all.
-    rows : of every pair, method and combination one.
+    Args:
+        out: The ``.png`` file, written whole or not at all.
+        rows: Of every pair, method and combination one.
     """
     from matplotlib.figure import Figure
 
@@ -240,14 +244,19 @@ def draw_sweep(out: Path, rows: Sequence[ResultRow]) -> None:
     figure = Figure(figsize=(max(6, 2 + 0.5 * len(weights) * len(by_method)), 6.5), layout="constrained")
     axes = figure.subplots(2, sharex=True)
     for number, (method, of_method) in enumerate(by_method.items()):
-        lines = {part: {"color": f"C{number}", "linewidth": 1} for part in ("boxprops", "medianprops", "whiskerprops", "capprops")}
+        lines = {
+            part: {"color": f"C{number}", "linewidth": 1}
+            for part in ("boxprops", "medianprops", "whiskerprops", "capprops")
+        }
         for place, weight in enumerate(weights):
             mine = [point for point in of_method if point.combination.smoothness == weight]
             middle = place + width * (number - (len(by_method) - 1) / 2)
             # Side by side, where one would cover the other.
             places = middle + np.linspace(-0.3, 0.3, len(mine) + 2)[1:-1] * width
             for axis, values in zip(axes, ([p.dice for p in mine], [100 * p.folded_share for p in mine]), strict=True):
-                axis.boxplot(values, positions=[middle], widths=0.8 * width, showfliers=False, manage_ticks=False, **lines)
+                axis.boxplot(
+                    values, positions=[middle], widths=0.8 * width, showfliers=False, manage_ticks=False, **lines
+                )
                 axis.scatter(places, values, s=14, color=f"C{number}", alpha=0.5, linewidths=0, zorder=3)
         axes[0].scatter([], [], color=f"C{number}", label=method)
     axes[1].axhline(100 * MAX_FOLDED_SHARE, color="0.4", linestyle="--", linewidth=1, label="what the best stay below")
@@ -263,6 +272,9 @@ def draw_sweep(out: Path, rows: Sequence[ResultRow]) -> None:
 
 def _write_csv(path: Path, summaries: Sequence[MethodSummary]) -> None:
     columns = [field.name for field in fields(MethodSummary) if field.name != "best"]
-    best_of = {one.method: [*one.best.combination, one.best.dice, one.best.folded_share] if one.best else [None] * 6 for one in summaries}
+    best_of = {
+        one.method: [*one.best.combination, one.best.dice, one.best.folded_share] if one.best else [None] * 6
+        for one in summaries
+    }
     rows = ([*(getattr(one, name) for name in columns), *best_of[one.method]] for one in summaries)
     write_csv(path, [*columns, *(f"best_{name}" for name in (*Combination._fields, "dice", "folded_share"))], rows)

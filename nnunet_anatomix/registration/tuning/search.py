@@ -18,7 +18,12 @@ from tqdm import tqdm
 from nnunet_anatomix.registration.descriptors import DescriptorConfig, descriptors
 from nnunet_anatomix.registration.metrics import folded_share
 from nnunet_anatomix.registration.solvers.convex import cost_bytes
-from nnunet_anatomix.registration.solvers.convexadam import ConvexAdamConfig, descent_dissimilarity, descent_stage, search_stage
+from nnunet_anatomix.registration.solvers.convexadam import (
+    ConvexAdamConfig,
+    descent_dissimilarity,
+    descent_stage,
+    search_stage,
+)
 from nnunet_anatomix.registration.solvers.dissimilarity import Dissimilarity
 from nnunet_anatomix.registration.tuning.grid import Combination, SearchGrid
 from nnunet_anatomix.registration.tuning.pairs import LoadedPair, SearchPair, load_pair
@@ -55,37 +60,33 @@ def grid_search(
 ) -> str:
     """Register every pair with every method under every combination; killed, it goes on where it was.
 
-    Parameters
-    ----------
-    pairs : to register; the moving scan is resampled to the fixed grid before.
-    out : folder for ``results.csv``, one row a registration, and what :func:`~nnunet_anatomix.registration.tuning.report.write_report`
-        makes of it.
-    grid : what to try.
-    net : in evaluation mode, on ``device``; not needed where features have no weight.
-    methods : name → descriptors.
-    solver : the settings that are not searched.
-    device : to compute on.
+    Args:
+        pairs: To register; the moving scan is resampled to the fixed grid before.
+        out: Folder for ``results.csv``, one row a registration, and what
+            :func:`~nnunet_anatomix.registration.tuning.report.write_report` makes of it.
+        grid: What to try.
+        net: In evaluation mode, on ``device``; not needed where features have no weight.
+        methods: Name → descriptors.
+        solver: The settings that are not searched.
+        device: To compute on.
 
-    Returns
-    -------
-    The table, as Markdown.
+    Returns:
+        The table, as Markdown.
 
-    Raises
-    ------
-    CommandFailed
-        After all others, if some pairs failed: scans that can't be registered, or more memory needed than there is. ``failed.csv`` lists
-        them; the table is of the other pairs.
-    InUse
-        If another process writes into ``out``.
-    Interrupted
-        As soon as this process is asked to stop; finished registrations are in ``results.csv``.
+    Raises:
+        CommandFailed: After all others, if some pairs failed: scans that can't be registered, or
+            more memory needed than there is. ``failed.csv`` lists them; the table is of the other
+            pairs.
+        InUse: If another process writes into ``out``.
+        Interrupted: As soon as this process is asked to stop; finished registrations are in
+            ``results.csv``.
 
-    Notes
-    -----
-    Dice is the mean over labels that both scans have, moved by nearest neighbour; folds are counted over the whole grid. A row is the same
-    whatever else the grid holds: descriptors are made for each ``pool``, as a single registration makes them, and the global search, which
-    knows nothing of λ, is run once for each pool, grid spacing and reach. Rows of other images, weights or settings stay in the file and
-    take no part.
+    Notes:
+        Dice is the mean over labels that both scans have, moved by nearest neighbour; folds are
+        counted over the whole grid. A row is the same whatever else the grid holds: descriptors are
+        made for each ``pool``, as a single registration makes them, and the global search, which
+        knows nothing of λ, is run once for each pool, grid spacing and reach. Rows of other images,
+        weights or settings stay in the file and take no part.
     """
     device, out = torch.device(device), Path(out)
     with hold_lock(out):
@@ -95,7 +96,9 @@ def grid_search(
         def wanted_of(pair: SearchPair) -> list[Key]:
             if pair.name not in wanted:
                 settings = {name: _settings(pair, config, net, solver) for name, config in methods.items()}
-                wanted[pair.name] = [(pair.name, *both, combination) for both in settings.items() for combination in grid.combinations()]
+                wanted[pair.name] = [
+                    (pair.name, *both, combination) for both in settings.items() for combination in grid.combinations()
+                ]
             return wanted[pair.name]
 
         def work(pair: SearchPair) -> None:
@@ -169,15 +172,21 @@ def _solved(
                     dissimilarities[config.adam_spacing] = descent_dissimilarity(
                         *described, config, fixed_known=fixed_known, moving_known=moving_known
                     )
-                displacement = descent_stage(dissimilarities[config.adam_spacing], found, triple(pair.fixed.image.shape), config)
+                displacement = descent_stage(
+                    dissimilarities[config.adam_spacing], found, triple(pair.fixed.image.shape), config
+                )
                 require_finite(displacement, "displacement field")
                 yield config, displacement
 
 
-def _settings(pair: SearchPair, description: DescriptorConfig, net: FeatureNetwork | None, solver: ConvexAdamConfig) -> str:
+def _settings(
+    pair: SearchPair, description: DescriptorConfig, net: FeatureNetwork | None, solver: ConvexAdamConfig
+) -> str:
     """Digest of all that a row depends on beside its combination; of bf16, which depends on the machine, it knows nothing."""
     searched = replace(solver, **Combination(smoothness=1, grid_spacing=1, reach=1, adam_spacing=1)._asdict())
-    digest = hashlib.sha256(repr((replace(description, bf16=False), searched, pair.fixed_clip, pair.moving_clip)).encode())
+    digest = hashlib.sha256(
+        repr((replace(description, bf16=False), searched, pair.fixed_clip, pair.moving_clip)).encode()
+    )
     if description.feature_weight:
         if net is None:
             raise ValueError("features have a weight, but there is no network to make them")

@@ -25,7 +25,9 @@ class BiasFieldConfig:
     coefficients: tuple[float, float] = (0.0, 0.075)
     """Range of each coefficient."""
     basis: Literal["legendre", "powers"] = "legendre"
-    """Of the polynomial: ``legendre`` is MONAI's meaning of the coefficients, ``powers`` (1, x, x², ...) TorchIO's."""
+    """Of the polynomial: ``legendre`` is MONAI's meaning of the coefficients, ``powers`` (1, x, x²,
+    ...) TorchIO's.
+    """
     degree: int = 3
     """Terms of total degree up to this one, the constant included."""
 

@@ -29,7 +29,10 @@ def integrated_kernel(sigma_vox: float) -> list[float]:
 
 
 def sampled_kernel(sigma_vox: float) -> list[float]:
-    """The Gaussian at each voxel's centre, out to 4 sigma, made to sum to 1 (SciPy's kernel). Sigma 0 gives the identity."""
+    """The Gaussian at each voxel's centre, out to 4 sigma, made to sum to 1 (SciPy's kernel).
+
+    Sigma 0 gives the identity.
+    """
     half = int(TRUNCATION * sigma_vox + 0.5)
     values = [math.exp(-0.5 * (x / sigma_vox) ** 2) if x else 1.0 for x in range(-half, half + 1)]
     return [value / sum(values) for value in values]
@@ -54,7 +57,9 @@ def convolve_mirrored(volume: Tensor, kernels: Sequence[list[float]]) -> Tensor:
         # What lies outside as far as the kernel reaches, first voxel outside first.
         reached = np.arange(size, size + half) % (2 * size)
         after = volume.index_select(axis, upload(np.minimum(reached, 2 * size - 1 - reached), volume.device))
-        before = volume.flip(axis).index_select(axis, upload(np.minimum(reached, 2 * size - 1 - reached), volume.device))
+        before = volume.flip(axis).index_select(
+            axis, upload(np.minimum(reached, 2 * size - 1 - reached), volume.device)
+        )
         for shift in range(1, half + 1):
             count = min(shift, size)
             first, last = result.narrow(axis, 0, count), result.narrow(axis, size - count, count)
@@ -75,7 +80,19 @@ def _convolve_in_launches(volume: Tensor, kernels: Sequence[list[float]], *, mir
     count, grid = volume.numel(), (-(-volume.numel() // _BLOCK),)
     for size, stride, half, weights in zip(volume.shape, volume.stride(), halves, of_axes, strict=True):
         source, volume = volume, torch.empty_like(volume)
-        launch(gaussian_kernel.convolve, grid, source, volume, weights, half, count, size, stride, int(mirrored), block=_BLOCK)
+        launch(
+            gaussian_kernel.convolve,
+            grid,
+            source,
+            volume,
+            weights,
+            half,
+            count,
+            size,
+            stride,
+            int(mirrored),
+            block=_BLOCK,
+        )
     return volume
 
 

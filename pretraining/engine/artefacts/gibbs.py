@@ -44,11 +44,11 @@ def sample_gibbs(config: GibbsConfig, generator: Generator) -> Gibbs | None:
 def apply_gibbs(volume: Tensor, params: Gibbs) -> Tensor:
     """Keep of (X, Y, Z) the frequencies within a ball of radius (1 - alpha)·√2/2·(longest side).
 
-    Notes
-    -----
-    MONAI's ball is centred between voxels of the shifted k-space, so half a voxel off zero frequency for even sides, and the
-    real part is taken afterwards. For a real volume that equals weighting each frequency by how many of it and its mirror image are
-    inside, over 2; then half of k-space is enough.
+    Notes:
+        MONAI's ball is centred between voxels of the shifted k-space, so half a voxel off zero
+        frequency for even sides, and the real part is taken afterwards. For a real volume that
+        equals weighting each frequency by how many of it and its mirror image are inside, over 2;
+        then half of k-space is enough.
     """
     limit = ((1 - params.alpha) * max(volume.shape) * math.sqrt(2) / 2) ** 2
     # Small tables, made on the host and brought over together.
@@ -56,7 +56,9 @@ def apply_gibbs(volume: Tensor, params: Gibbs) -> Tensor:
     tables = [_squares(np.arange(size), whole) for size, whole in zip(sizes, volume.shape, strict=True)]
     (here, mirrored) = (
         along_x[:, None, None] + along_y[:, None] + along_z
-        for along_x, along_y, along_z in (table.split(sizes) for table in upload(np.concatenate(tables, axis=1), volume.device))
+        for along_x, along_y, along_z in (
+            table.split(sizes) for table in upload(np.concatenate(tables, axis=1), volume.device)
+        )
     )
     weight = ((here <= limit).float() + (mirrored <= limit).float()) / 2
     return torch.fft.irfftn(torch.fft.rfftn(volume).mul_(weight), s=volume.shape)

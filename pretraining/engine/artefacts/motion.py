@@ -55,7 +55,9 @@ def sample_motion(config: MotionConfig, generator: Generator) -> Motion | None:
     spacing = 1 / (count + 1)
     shifts = uniforms(count, -JITTER * spacing, JITTER * spacing, generator)
     return Motion(
-        rotations_deg=tuple(tuple(uniforms(3, -config.max_rotation_deg, config.max_rotation_deg, generator)) for _ in range(count)),
+        rotations_deg=tuple(
+            tuple(uniforms(3, -config.max_rotation_deg, config.max_rotation_deg, generator)) for _ in range(count)
+        ),
         translations_vox=tuple(
             tuple(uniforms(3, -config.max_translation_vox, config.max_translation_vox, generator)) for _ in range(count)
         ),
@@ -66,10 +68,10 @@ def sample_motion(config: MotionConfig, generator: Generator) -> Motion | None:
 def apply_motion(volume: Tensor, params: Motion) -> Tensor:
     """Compose the k-space of (X, Y, Z) of slabs along its last axis, each from a moved copy; the centre is of the volume itself.
 
-    Notes
-    -----
-    Rotations are about voxel (0, 0, 0), as TorchIO loses the centre that it computes. The slabs differ along the last axis only, so
-    transforms along that axis are enough; the real part is taken as in :mod:`pretraining.engine.artefacts.gibbs`.
+    Notes:
+        Rotations are about voxel (0, 0, 0), as TorchIO loses the centre that it computes. The slabs
+        differ along the last axis only, so transforms along that axis are enough; the real part is
+        taken as in :mod:`pretraining.engine.artefacts.gibbs`.
     """
     size = volume.shape[2]
     moved = [volume]
@@ -80,12 +82,15 @@ def apply_motion(volume: Tensor, params: Motion) -> Tensor:
     centre = late[0] if late else len(moved) - 1
     moved[0], moved[centre] = moved[centre], moved[0]
     ends = [0, *(int(size * time) for time in params.times), size]
-    # Position in the shifted k-space of each frequency that a real transform keeps, and of its mirror image.
+    # Position in the shifted k-space of each frequency that a real transform keeps, and of its
+    # mirror image.
     frequency = np.arange(size // 2 + 1)
     here, mirrored = (frequency + size // 2) % size, (-frequency + size // 2) % size
     spectrum = None
     for copy, first, last in zip(moved, ends[:-1], ends[1:], strict=True):
-        weight = (((here >= first) & (here < last)) * 0.5 + ((mirrored >= first) & (mirrored < last)) * 0.5).astype(np.float32)
+        weight = (((here >= first) & (here < last)) * 0.5 + ((mirrored >= first) & (mirrored < last)) * 0.5).astype(
+            np.float32
+        )
         part = torch.fft.rfft(copy).mul_(upload(weight, volume.device))
         spectrum = part if spectrum is None else spectrum.add_(part)
     return torch.fft.irfft(spectrum, n=size)

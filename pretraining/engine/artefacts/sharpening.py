@@ -46,7 +46,9 @@ def sample_sharpening(config: SharpeningConfig, generator: Generator) -> Sharpen
         return None
     first = uniforms(3, *config.sigma1_vox, generator)
     second = [uniform(config.min_sigma2_vox, sigma, generator) for sigma in first]
-    return Sharpening(sigma1_vox=triple(first), sigma2_vox=triple(second), strength=uniform(*config.strength, generator))
+    return Sharpening(
+        sigma1_vox=triple(first), sigma2_vox=triple(second), strength=uniform(*config.strength, generator)
+    )
 
 
 def apply_sharpening(volume: Tensor, params: Sharpening) -> Tensor:

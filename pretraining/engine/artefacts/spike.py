@@ -48,20 +48,29 @@ def sample_spike(config: SpikeConfig, generator: Generator) -> Spike | None:
 def apply_spike(volume: Tensor, params: Spike) -> Tensor:
     """Set one frequency of (X, Y, Z) to exp(strength · mean log-amplitude), keeping its phase; the real part is taken.
 
-    Notes
-    -----
-    One frequency more is one plane wave more, which is a product of one wave per axis: no inverse transform is needed.
+    Notes:
+        One frequency more is one plane wave more, which is a product of one wave per axis: no
+            inverse transform is needed.
     """
-    frequency = [(int(share * size) - size // 2) % size for share, size in zip(params.position, volume.shape, strict=True)]
+    frequency = [
+        (int(share * size) - size // 2) % size for share, size in zip(params.position, volume.shape, strict=True)
+    ]
     spectrum = torch.fft.rfftn(volume)
     mean_log = _mean_over_whole_spectrum((spectrum.abs() + FLOOR).log_(), volume.shape[2])
     # The real transform keeps one of each conjugate pair.
-    kept = frequency if frequency[2] < spectrum.shape[2] else [-f % size for f, size in zip(frequency, volume.shape, strict=True)]
+    kept = (
+        frequency
+        if frequency[2] < spectrum.shape[2]
+        else [-f % size for f, size in zip(frequency, volume.shape, strict=True)]
+    )
     value = spectrum[kept[0], kept[1], kept[2]]
     value = value if kept is frequency else value.conj()
     wanted = torch.polar((params.strength * mean_log).exp_(), value.angle())
     # Multiples of a full turn are taken off as integers, so that float32 keeps the phase.
-    turns = [f * torch.arange(size, device=volume.device) % size / size for f, size in zip(frequency, volume.shape, strict=True)]
+    turns = [
+        f * torch.arange(size, device=volume.device) % size / size
+        for f, size in zip(frequency, volume.shape, strict=True)
+    ]
     waves = [torch.polar(torch.ones_like(turn), 2 * math.pi * turn) for turn in turns]
     planes = (wanted - value) / volume.numel() * waves[0][:, None] * waves[1]
     # Real part of planes x the last wave, as real products.

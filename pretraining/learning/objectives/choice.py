@@ -1,7 +1,8 @@
 """What is learned: one of the paper's objectives, all with one face for one training loop.
 
-An objective holds the ``backbone`` and whatever heads it needs. Called with a sample of one label map and a generator, it returns the
-values of its ``terms``; the loss is their sum with its ``weights``. Batch statistics are per label map.
+An objective holds the ``backbone`` and whatever heads it needs. Called with a sample of one label
+map and a generator, it returns the values of its ``terms``; the loss is their sum with its
+``weights``. Batch statistics are per label map.
 """
 
 from __future__ import annotations
@@ -29,15 +30,18 @@ class ObjectiveConfig:
     """Which objective, and the settings of each."""
 
     kind: Kind = "contrastive"
-    """``contrastive``: eq. 1. ``label_free``, ``denoising``: App. B.7. ``segmentation``: of kinds of shapes, the rival of formula-driven
-    pretraining."""
+    """``contrastive``: eq. 1. ``label_free``, ``denoising``: App. B.7. ``segmentation``: of kinds
+    of shapes, the rival of formula-driven pretraining.
+    """
     contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
     """Its number of positions is also that of ``label_free``."""
     label_free: LabelFreeConfig = field(default_factory=LabelFreeConfig)
     projection: ProjectionConfig = field(default_factory=ProjectionConfig)
     """Heads of ``contrastive`` and ``label_free``."""
     kinds: int = 8
-    """Kinds of organ with a class of their own, for ``segmentation``; there are 8 kinds of procedural shapes."""
+    """Kinds of organ with a class of their own, for ``segmentation``; there are 8 kinds of
+    procedural shapes.
+    """
 
     def __post_init__(self) -> None:
         check_choice(("contrastive", "label_free", "denoising", "segmentation"), kind=self.kind)

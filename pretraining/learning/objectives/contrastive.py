@@ -22,10 +22,9 @@ def contrastive_taps(config: UNetConfig) -> tuple[str, ...]:
     """The six convolutions of the published code, for any depth: the end of the encoder, the bottleneck, the first of
     every decoder level but the finest, and the output.
 
-    Notes
-    -----
-    For the paper's four poolings these are the flat layers 27, 31, 38, 45, 52 and 65. The text (App. B.3) names row 7 of
-    Table 7, flat layer 24, in place of 27.
+    Notes:
+        For the paper's four poolings these are the flat layers 27, 31, 38, 45, 52 and 65. The text
+        (App. B.3) names row 7 of Table 7, flat layer 24, in place of 27.
     """
     decoder = tuple(f"decoder.{level}.0" for level in range(config.poolings - 1, 0, -1))
     return (f"encoder.{config.poolings - 1}.1", "bottleneck.0", *decoder, "output")
@@ -38,7 +37,9 @@ class ContrastiveConfig:
     positions: int = 512
     """Voxels drawn at every level, the same in both views."""
     balanced_share: float = 1.0
-    """Of the chance by which positions are drawn, what is dealt out to labels alike; 0 is the published way, all voxels alike."""
+    """Of the chance by which positions are drawn, what is dealt out to labels alike; 0 is the
+    published way, all voxels alike.
+    """
     temperature: float = 0.33
     """τ of eq. 1."""
     balanced_denominator: bool = False
@@ -46,8 +47,9 @@ class ContrastiveConfig:
     rarity_weights: bool = False
     """Let every label count the same among the anchors, whatever its size."""
     max_shift_vox: int = 0
-    """The two views are moved against each other by up to so many voxels along each axis, and their windows are so much smaller than the
-    samples; 0 is the paper's way."""
+    """The two views are moved against each other by up to so many voxels along each axis, and their
+    windows are so much smaller than the samples; 0 is the paper's way.
+    """
     pose: PoseConfig = field(default_factory=PoseConfig)
     """Rotation and scale of the second view."""
     local: LocalMatchingConfig = field(default_factory=LocalMatchingConfig)
@@ -73,7 +75,9 @@ class ContrastiveModel(nn.Module):
         self.terms = (*self.taps, "local matching") if config.local.weight else self.taps
         self.weights = (1 / len(self.taps),) * len(self.taps) + ((config.local.weight,) if config.local.weight else ())
         shapes = self.backbone.tap_shapes()
-        if config.local.weight and (unknown := [level for level in config.local.levels if config.local.tap(level) not in shapes]):
+        if config.local.weight and (
+            unknown := [level for level in config.local.levels if config.local.tap(level) not in shapes]
+        ):
             raise ValueError(f"local.levels must be below the backbone's {backbone.poolings} poolings, got {unknown}")
         self.levels = tuple(shapes[tap][1] for tap in self.taps)
         self.heads = nn.ModuleList(ProjectionHead(shapes[tap][0], projection) for tap in self.taps)
@@ -82,26 +86,30 @@ class ContrastiveModel(nn.Module):
     def forward(self, sample: Pair, *, generator: Generator) -> Tensor:
         """Loss of one label map at every level.
 
-        Parameters
-        ----------
-        sample : two views, (2, X, Y, Z) in [0, 1], of labels (X, Y, Z).
-        generator : draws the positions, the same places in both views; on the device of the labels.
+        Args:
+            sample: Two views, (2, X, Y, Z) in [0, 1], of labels (X, Y, Z).
+            generator: Draws the positions, the same places in both views; on the device of the
+                labels.
 
-        Returns
-        -------
-        (len(self.terms),) float32; the total loss is their mean.
+        Returns:
+            (len(self.terms),) float32; the total loss is their mean.
         """
         config = self.config
-        # The windows' places are drawn on the host, which must not wait for the device; the seed lies on the host.
+        # The windows' places are drawn on the host, which must not wait for the device; the seed
+        # lies on the host.
         moved = move_views(sample, config.max_shift_vox, noise_generator(generator.initial_seed(), "cpu"), config.pose)
         matched = {level: config.local.tap(level) for level in config.local.levels} if self.local else {}
         features = self.backbone.features(moved.views[:, None], tuple(dict.fromkeys((*self.taps, *matched.values()))))
-        boxes = {level: common_box(moved, level, config.block_label) for level in dict.fromkeys((*self.levels, *matched))}
+        boxes = {
+            level: common_box(moved, level, config.block_label) for level in dict.fromkeys((*self.levels, *matched))
+        }
         losses = []
         with torch.autocast(moved.views.device.type, enabled=False):
             for tap, level, head in zip(self.taps, self.levels, self.heads, strict=True):
                 box = boxes[level]
-                drawn = sample_positions(box.labels, config.positions, balanced_share=config.balanced_share, generator=generator)
+                drawn = sample_positions(
+                    box.labels, config.positions, balanced_share=config.balanced_share, generator=generator
+                )
                 losses.append(
                     supervised_contrastive_loss(
                         head(box.features_of_both(features[tap], drawn).float()),
@@ -112,5 +120,9 @@ class ContrastiveModel(nn.Module):
                     )
                 )
             if self.local:
-                losses.append(self.local([boxes[level] for level in matched], [features[tap] for tap in matched.values()], generator))
+                losses.append(
+                    self.local(
+                        [boxes[level] for level in matched], [features[tap] for tap in matched.values()], generator
+                    )
+                )
         return torch.stack(losses)

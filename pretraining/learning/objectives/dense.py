@@ -31,9 +31,9 @@ class Denoising(nn.Module):
 class Segmentation(nn.Module):
     """Tell kinds of shapes apart in every voxel: one more convolution, Dice and cross-entropy.
 
-    Notes
-    -----
-    With procedural shapes this is formula-driven pretraining, as in PrimGeoSeg (Tadokoro et al., 2023), the paper's strongest rival.
+    Notes:
+        With procedural shapes this is formula-driven pretraining, as in PrimGeoSeg (Tadokoro et
+        al., 2023), the paper's strongest rival.
     """
 
     terms = ("dice", "cross_entropy")
@@ -54,10 +54,9 @@ class Segmentation(nn.Module):
 def mean_dice_loss(logits: Tensor, classes: Tensor) -> Tensor:
     """1 - soft Dice, the mean over the classes that occur.
 
-    Parameters
-    ----------
-    logits : (B, K, X, Y, Z).
-    classes : (X, Y, Z) integers, the same for all of B.
+    Args:
+        logits: (B, K, X, Y, Z).
+        classes: (X, Y, Z) integers, the same for all of B.
     """
     probability = logits.softmax(dim=1).transpose(0, 1).flatten(1)
     truth = functional.one_hot(classes.long().flatten().repeat(len(logits)), logits.shape[1]).T.to(probability.dtype)

@@ -25,7 +25,9 @@ class LabelFreeConfig:
     covariance: float = 0.01
     """Of the squared covariances between dimensions."""
     orthogonality: float = 100.0
-    """Of the squared cosines between skipped and decoded features, which should not say the same twice."""
+    """Of the squared cosines between skipped and decoded features, which should not say the same
+    twice.
+    """
 
     def __post_init__(self) -> None:
         check_not_negative(variance=self.variance, covariance=self.covariance, orthogonality=self.orthogonality)
@@ -34,17 +36,20 @@ class LabelFreeConfig:
 class LabelFree(nn.Module):
     """Backbone, a projection head and a predictor per level.
 
-    Notes
-    -----
-    Predictors and the stopped gradient follow SimSiam (Chen and He, 2021), as Ren et al. do. Variance and covariance are taken of
-    embeddings of length √d, whose dimensions have a std of 1 if nothing has collapsed. The paper does not say between which
-    tensors features are made orthogonal. As with Ren et al., it is the last convolution before a skip and the first after it; they compare
-    embeddings of drawn voxels, here the features themselves are compared, at all voxels.
+    Notes:
+        Predictors and the stopped gradient follow SimSiam (Chen and He, 2021), as Ren et al. do.
+        Variance and covariance are taken of embeddings of length √d, whose dimensions have a std of
+        1 if nothing has collapsed. The paper does not say between which tensors features are made
+        orthogonal. As with Ren et al., it is the last convolution before a skip and the first after
+        it; they compare embeddings of drawn voxels, here the features themselves are compared, at
+        all voxels.
     """
 
     terms = ("similarity", "variance", "covariance", "orthogonality")
 
-    def __init__(self, backbone: UNetConfig, projection: ProjectionConfig, config: LabelFreeConfig, positions: int) -> None:
+    def __init__(
+        self, backbone: UNetConfig, projection: ProjectionConfig, config: LabelFreeConfig, positions: int
+    ) -> None:
         super().__init__()
         self.backbone = UNet(backbone)
         self.positions = positions
@@ -56,14 +61,21 @@ class LabelFree(nn.Module):
         self.heads = nn.ModuleList(ProjectionHead(shapes[tap][0], projection) for tap in self.taps)
         width = projection.width
         self.predictors = nn.ModuleList(
-            nn.Sequential(nn.Linear(width, width // 4 or 1), nn.BatchNorm1d(width // 4 or 1), nn.ReLU(), nn.Linear(width // 4 or 1, width))
+            nn.Sequential(
+                nn.Linear(width, width // 4 or 1),
+                nn.BatchNorm1d(width // 4 or 1),
+                nn.ReLU(),
+                nn.Linear(width // 4 or 1, width),
+            )
             for _ in self.taps
         )
 
     def forward(self, sample: Pair, *, generator: Generator) -> Tensor:
         """(4,) float32: the terms, not yet weighted; labels are not looked at."""
         views = sample.views
-        found = self.backbone.features(views[:, None], tuple({*self.taps, *(tap for pair in self.skips for tap in pair)}))
+        found = self.backbone.features(
+            views[:, None], tuple({*self.taps, *(tap for pair in self.skips for tap in pair)})
+        )
         with torch.autocast(views.device.type, enabled=False):
             terms = []
             for tap, level, head, predictor in zip(self.taps, self.levels, self.heads, self.predictors, strict=True):
@@ -72,7 +84,10 @@ class LabelFree(nn.Module):
                 predicted = predictor(embedded.flatten(0, 1)).unflatten(0, embedded.shape[:2])
                 cosine = functional.cosine_similarity(predicted, embedded.detach().flip(0), dim=2)
                 terms.append(torch.stack([-cosine.mean(), *_spread(embedded.flatten(0, 1))]))
-            cosines = [functional.cosine_similarity(found[before].float(), found[after].float(), dim=1) for before, after in self.skips]
+            cosines = [
+                functional.cosine_similarity(found[before].float(), found[after].float(), dim=1)
+                for before, after in self.skips
+            ]
             orthogonality = torch.stack([cosine.square().mean() for cosine in cosines]).mean()
             return torch.cat([torch.stack(terms).mean(dim=0), orthogonality[None]])
 

@@ -1,8 +1,9 @@
 """Local matching: features find the same voxel in the other view, among its neighbours and among far places.
 
-The contrastive loss (eq. 1) draws all voxels of an organ together. It does not ask where in the organ a voxel lies, which is what a
-registration needs to know. This term asks exactly that, of the features as they are used: standardized, compared by squared difference.
-Each channel is standardized over the anchors of its view.
+The contrastive loss (eq. 1) draws all voxels of an organ together. It does not ask where in the
+organ a voxel lies, which is what a registration needs to know. This term asks exactly that, of the
+features as they are used: standardized, compared by squared difference. Each channel is
+standardized over the anchors of its view.
 """
 
 from __future__ import annotations
@@ -35,19 +36,27 @@ class LocalMatchingConfig:
     shells_vox: tuple[int, ...] = (4, 8)
     """Distances along each axis of 26 further candidates each."""
     far: bool = True
-    """Whether the places of all other anchors are candidates, so that features do not repeat within an organ."""
+    """Whether the places of all other anchors are candidates, so that features do not repeat within
+    an organ.
+    """
     levels: tuple[int, ...] = (0,)
-    """Grids on which voxels are matched: 0 is the output, l the first convolution of decoder level l. Distances are in its voxels."""
+    """Grids on which voxels are matched: 0 is the output, l the first convolution of decoder level
+    l. Distances are in its voxels.
+    """
     sigma_vox: float = 0.4
     """Standard deviation of the Gaussian around the true place that is the target."""
     inverse_temperature: float = 5.0
-    """Factor of the mean squared difference at the start of a training; it is learned, one for each level."""
+    """Factor of the mean squared difference at the start of a training; it is learned, one for each
+    level.
+    """
 
     def __post_init__(self) -> None:
         check_not_negative(weight=self.weight, levels=self.levels)
         check_within("[2, inf)", anchors=self.anchors)
         check_count(near_vox=self.near_vox)
-        check_positive(shells_vox=self.shells_vox, sigma_vox=self.sigma_vox, inverse_temperature=self.inverse_temperature)
+        check_positive(
+            shells_vox=self.shells_vox, sigma_vox=self.sigma_vox, inverse_temperature=self.inverse_temperature
+        )
         if not self.levels or len(set(self.levels)) != len(self.levels):
             raise InputError(f"levels: expected distinct numbers, at least one, found {self.levels}")
 
@@ -106,7 +115,8 @@ class LocalMatching(nn.Module):
         # Places agree to half a voxel; the target lies where the true place is.
         fractions = torch.stack((box.origins(second) - first, exact - second))
         around = places[:, :, None] + self.offsets
-        # All that is read of the features is read at once: every reading has a gradient of the size of the volume.
+        # All that is read of the features is read at once: every reading has a gradient of the size
+        # of the volume.
         last = around.new_tensor(box.shape) - 1
         inside = ((around >= 0) & (around <= last)).all(dim=-1)
         candidates = features_at(features, flat_index(around.clamp(min=0).minimum(last), box.shape).flatten(1)).float()
@@ -122,15 +132,20 @@ class LocalMatching(nn.Module):
             if self.config.far:
                 logits = torch.cat([logits, self._far(anchors[here], anchors[there], places[there], factor)], dim=1)
             distances = (self.offsets - fractions[there][:, None]).square().sum(dim=-1)
-            target = (-distances / (2 * self.config.sigma_vox**2)).masked_fill(~inside[there], -torch.inf).softmax(dim=1)
+            target = (
+                (-distances / (2 * self.config.sigma_vox**2)).masked_fill(~inside[there], -torch.inf).softmax(dim=1)
+            )
             log_probability = logits.log_softmax(dim=1)[:, : len(self.offsets)]
             loss = loss - torch.where(target > 0, target * log_probability, 0).sum(dim=1).mean() / 2
         return loss
 
     def _far(self, anchors: Tensor, others: Tensor, places: Tensor, factor: Tensor) -> Tensor:
         """(n, n) logits of the places of the other anchors; those among the near candidates already do not count again."""
-        # Mean squared difference by the binomial formula: one matrix product in place of (n, n, C) differences.
-        squared = anchors.square().mean(-1)[:, None] + others.square().mean(-1) - 2 * anchors @ others.T / anchors.shape[-1]
+        # Mean squared difference by the binomial formula: one matrix product in place of (n, n, C)
+        # differences.
+        squared = (
+            anchors.square().mean(-1)[:, None] + others.square().mean(-1) - 2 * anchors @ others.T / anchors.shape[-1]
+        )
         near = (places[:, None] - places).abs().amax(dim=-1) <= self.config.near_vox
         return (-factor * squared.clamp_min(0)).masked_fill(near, -torch.inf)
 

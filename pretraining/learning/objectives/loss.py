@@ -8,27 +8,31 @@ from torch.nn import functional
 
 
 def supervised_contrastive_loss(
-    features: Tensor, labels: Tensor, *, temperature: float, balanced_denominator: bool = False, rarity_weights: bool = False
+    features: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float,
+    balanced_denominator: bool = False,
+    rarity_weights: bool = False,
 ) -> Tensor:
     """Draw together what shares a label in either view, push apart the rest (eq. 1).
 
-    Parameters
-    ----------
-    features : (2, n, C), the same n voxels in both views, any length; L2-normalized here.
-    labels : (n,) integers, the labels of these voxels.
-    temperature : the paper's τ, > 0, dimensionless.
-    balanced_denominator : count every label once in the denominator, by the mean over its features in place of their sum (Zhu et al.,
-        Balanced contrastive learning, CVPR 2022), so that large structures do not outweigh small ones.
-    rarity_weights : weight anchors inversely to how often their label was drawn, in place of alike.
+    Args:
+        features: (2, n, C), the same n voxels in both views, any length; L2-normalized here.
+        labels: (n,) integers, the labels of these voxels.
+        temperature: The paper's τ, > 0, dimensionless.
+        balanced_denominator: Count every label once in the denominator, by the mean over its
+            features in place of their sum (Zhu et al., Balanced contrastive learning, CVPR 2022),
+            so that large structures do not outweigh small ones.
+        rarity_weights: Weight anchors inversely to how often their label was drawn, in place of
+            alike.
 
-    Returns
-    -------
-    () float32, the mean over the 2n anchors.
+    Returns:
+        () float32, the mean over the 2n anchors.
 
-    Notes
-    -----
-    An anchor is compared with all other 2n - 1 features: its positives stay in the denominator, itself does not.
-    Every anchor has a positive, its own voxel in the other view.
+    Notes:
+        An anchor is compared with all other 2n - 1 features: its positives stay in the denominator,
+        itself does not. Every anchor has a positive, its own voxel in the other view.
     """
     pooled = functional.normalize(features.float().flatten(0, 1), dim=1)
     pooled_labels = labels.repeat(2)

@@ -1,7 +1,8 @@
 """Two windows of one sample in different poses, so that the place in a window says nothing about the anatomy in it.
 
-The paper's two views share their geometry. Cues that a network takes from the border of its window are then equal in both views and
-help to tell labels apart, but features that encode the place in the window cannot guide a registration.
+The paper's two views share their geometry. Cues that a network takes from the border of its window
+are then equal in both views and help to tell labels apart, but features that encode the place in
+the window cannot guide a registration.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ class PoseConfig:
     """Rotation and scale of the second view against the first, beside the shift."""
 
     share: float = 0.0
-    """Probability that a sample's second view is rotated and scaled; the others are shifted by whole voxels only."""
+    """Probability that a sample's second view is rotated and scaled; the others are shifted by
+    whole voxels only.
+    """
     max_rotation_deg: float = 10.0
     """Each Euler angle is drawn from U[-max, max], degrees."""
     max_scale: float = 0.1
@@ -48,8 +51,10 @@ class MovedViews(NamedTuple):
     Attributes:
         labels: (x, y, z) integers, in the first view's window.
         views: (2, x, y, z), each view in its own window.
-        shift_vox: Voxel v of the first view shows the place of voxel v + shift of the second, before that is turned.
-        matrix: (3, 4) float64, from a voxel index of the first view to the index of the same place in the second.
+        shift_vox: Voxel v of the first view shows the place of voxel v + shift of the second,
+            before that is turned.
+        matrix: (3, 4) float64, from a voxel index of the first view to the index of the same place
+            in the second.
     """
 
     labels: Tensor
@@ -66,7 +71,8 @@ class CommonBox:
         labels: (a, b, c) labels of the box, in the first view.
         first: Index of the box's first voxel in the first view, on this level's grid.
         shape: (X, Y, Z) of either view on this level's grid.
-        matrix: (3, 4) from an index of the first view to the index of the same place in the second, on this level's grid.
+        matrix: (3, 4) from an index of the first view to the index of the same place in the second,
+            on this level's grid.
     """
 
     labels: Tensor
@@ -112,14 +118,15 @@ def move_views(sample: Pair, max_shift_vox: int, generator: Generator, pose: Pos
 
     Args:
         sample: Labels (X, Y, Z) and two views (2, X, Y, Z) of them.
-        max_shift_vox: Largest distance of the two windows along each axis, voxels, in [0, side); windows are smaller than the sample by
-            this amount.
+        max_shift_vox: Largest distance of the two windows along each axis, voxels, in [0, side);
+            windows are smaller than the sample by this amount.
         generator: Sole source of randomness, on the CPU.
-        pose: Rotation and scale of the second view, about the middle of what both windows show; None for a shift alone.
+        pose: Rotation and scale of the second view, about the middle of what both windows show;
+            None for a shift alone.
 
     Notes:
-        Whole-voxel shifts copy voxels. A rotated view is interpolated trilinearly, and shows its least value where the window reaches
-        beyond the sample.
+        Whole-voxel shifts copy voxels. A rotated view is interpolated trilinearly, and shows its
+        least value where the window reaches beyond the sample.
     """
     corners = torch.randint(max_shift_vox + 1, (2, 3), generator=generator).tolist()
     sides = triple(side - max_shift_vox for side in sample.labels.shape)
@@ -139,7 +146,8 @@ def move_views(sample: Pair, max_shift_vox: int, generator: Generator, pose: Pos
         middle = (low + high - 1) / 2
         matrix = about(affine, middle, middle + shift)
         back = np.linalg.inv(matrix[:, :3])
-        # From the second window to the sample: back into the first window, and from there on by its corner.
+        # From the second window to the sample: back into the first window, and from there on by its
+        # corner.
         to_sample = np.column_stack([back, corners[0] - back @ matrix[:, 3]])
         moved = resample_linear(sample.views[1:], to_sample, sides)[0]
     else:
@@ -153,7 +161,8 @@ def common_box(moved: MovedViews, level: int, block_label: BlockLabel = "centre"
     Args:
         moved: From :func:`move_views`.
         level: Halvings of the resolution.
-        block_label: Which voxel's label a block has, see :func:`~pretraining.learning.objectives.sampling.labels_at_level`.
+        block_label: Which voxel's label a block has, see
+            :func:`~pretraining.learning.objectives.sampling.labels_at_level`.
 
     Returns:
         The largest box for a shift. For a rotated view, a box whose corners the second view shows.
@@ -162,12 +171,14 @@ def common_box(moved: MovedViews, level: int, block_label: BlockLabel = "centre"
         ValueError: If the views do not overlap.
 
     Notes:
-        On a coarse grid places agree to half a voxel of it: a shift of 3 voxels is 1 there at level 1, and 0 at level 3.
+        On a coarse grid places agree to half a voxel of it: a shift of 3 voxels is 1 there at level
+            1, and 0 at level 3.
     """
     step = 2**level
     shape = triple(side // step for side in moved.labels.shape)
     linear = moved.matrix[:, :3]
-    # A coarse voxel i covers [i * step, (i + 1) * step), so its centre lies at (i + 1/2) * step - 1/2.
+    # A coarse voxel i covers [i * step, (i + 1) * step), so its centre lies at (i + 1/2) * step -
+    # 1/2.
     half = (step - 1) / 2
     matrix = np.column_stack([linear, (linear.sum(axis=1) * half + moved.matrix[:, 3] - half) / step])
     low, high = _overlap(matrix, np.rint(np.array(moved.shift_vox) / step).astype(int), shape)
@@ -185,12 +196,16 @@ def _overlap(matrix: np.ndarray, shift: np.ndarray, shape: Triple) -> tuple[Trip
     low, high = _shifted_overlap(shift, shape)
     middle, half = (low + high - 1) / 2, (high - low - 1) / 2
     diagonal = np.diag(matrix[:, :3])
-    aside = (np.abs(matrix[:, :3]) - np.diag(np.abs(diagonal))) @ half  # how far the other two axes move a place along this one
+    aside = (
+        np.abs(matrix[:, :3]) - np.diag(np.abs(diagonal))
+    ) @ half  # how far the other two axes move a place along this one
     centre = matrix[:, :3] @ middle + matrix[:, 3]
     # Half a voxel beyond the outermost centres still rounds to a voxel of the second window.
     before = (centre + 0.499 - aside) / diagonal
     after = (np.array(shape) - 1 + 0.499 - centre - aside) / diagonal
     low, high = np.maximum(low, np.ceil(middle - before)), np.minimum(high, np.floor(middle + after) + 1)
     if (low >= high).any():
-        raise ValueError(f"the two views share no place of {shape} (map {matrix.round(2).tolist()}); lower max_shift_vox or the pose")
+        raise ValueError(
+            f"the two views share no place of {shape} (map {matrix.round(2).tolist()}); lower max_shift_vox or the pose"
+        )
     return triple(int(n) for n in low), triple(int(n) for n in high)

@@ -13,9 +13,9 @@ from pretraining.common.checks import check_count
 class ProjectionConfig:
     """One head: three fully connected layers with batch normalization and ReLU between them.
 
-    Notes
-    -----
-    The defaults are those of the published code; the paper states a width of 128 and no final normalization.
+    Notes:
+        The defaults are those of the published code; the paper states a width of 128 and no final
+        normalization.
     """
 
     width: int = 256

@@ -8,7 +8,9 @@ import torch
 from torch import Generator, Tensor
 
 BlockLabel = Literal["centre", "corner"]
-"""Which voxel of a block gives its label: the one at the middle, or the first one (the published way)."""
+"""Which voxel of a block gives its label: the one at the middle, or the first one (the published
+way).
+"""
 
 
 def labels_at_level(labels: Tensor, level: int, block_label: BlockLabel = "centre") -> Tensor:
@@ -17,13 +19,15 @@ def labels_at_level(labels: Tensor, level: int, block_label: BlockLabel = "centr
     Args:
         labels: (X, Y, Z) integers.
         level: Halvings of the resolution.
-        block_label: ``centre`` takes the voxel just after the block's middle, ``corner`` the first one, as the published code does.
+        block_label: ``centre`` takes the voxel just after the block's middle, ``corner`` the first
+            one, as the published code does.
 
     Returns:
         (X / 2^level, Y / 2^level, Z / 2^level), a view.
 
     Notes:
-        The drawn label fills .59/.50/.41 of its block at levels 2/3/4 with the centre, and .48/.33/.29 with the corner (balanced draws).
+        The drawn label fills .59/.50/.41 of its block at levels 2/3/4 with the centre, and
+        .48/.33/.29 with the corner (balanced draws).
     """
     step = 2**level
     start = step // 2 if block_label == "centre" else 0
@@ -33,22 +37,21 @@ def labels_at_level(labels: Tensor, level: int, block_label: BlockLabel = "centr
 def sample_positions(labels: Tensor, count: int, *, balanced_share: float, generator: Generator) -> Tensor:
     """Draw distinct voxels of a label map.
 
-    Parameters
-    ----------
-    labels : (X, Y, Z) non-negative integers below 256.
-    count : how many; all voxels if the grid has no more.
-    balanced_share : in [0, 1]: this share of the chance is dealt out to the labels alike, so that small structures weigh as much as
-        the background, and the rest to all voxels alike. 0 is the published way.
-    generator : on the device of ``labels``.
+    Args:
+        labels: (X, Y, Z) non-negative integers below 256.
+        count: How many; all voxels if the grid has no more.
+        balanced_share: In [0, 1]: this share of the chance is dealt out to the labels alike, so
+            that small structures weigh as much as the background, and the rest to all voxels alike.
+            0 is the published way.
+        generator: On the device of ``labels``.
 
-    Returns
-    -------
-    (min(count, X·Y·Z),) int64, flat indices in ascending order of luck.
+    Returns:
+        (min(count, X·Y·Z),) int64, flat indices in ascending order of luck.
 
-    Notes
-    -----
-    Every voxel waits an exponential time whose rate is its weight; those that come first are drawn. This is weighted
-    drawing without replacement (Efraimidis and Spirakis, 2006), and asks for no number to leave the device.
+    Notes:
+        Every voxel waits an exponential time whose rate is its weight; those that come first are
+        drawn. This is weighted drawing without replacement (Efraimidis and Spirakis, 2006), and
+        asks for no number to leave the device.
     """
     flat = labels.flatten().long()
     waiting = torch.empty(flat.shape, device=flat.device).exponential_(generator=generator)
@@ -65,14 +68,16 @@ def features_at(features: Tensor, positions: Tensor) -> Tensor:
 
     Args:
         features: (B, C, X, Y, Z), best in channels-last layout.
-        positions: (n,) int64 flat indices into (X, Y, Z), the same for all of B, or (B, n); a voxel may be read several times.
+        positions: (n,) int64 flat indices into (X, Y, Z), the same for all of B, or (B, n); a voxel
+            may be read several times.
 
     Returns:
         (B, n, C).
 
     Notes:
-        In channels-last layout the features of a voxel lie side by side, and so does their gradient, which has the layout of ``features``.
-        They are added in a fixed order then: on a CPU by ``index_select``; on other devices, where that uses atomics, by indexing with a
+        In channels-last layout the features of a voxel lie side by side, and so does their
+        gradient, which has the layout of ``features``. They are added in a fixed order then: on a
+        CPU by ``index_select``; on other devices, where that uses atomics, by indexing with a
         tensor.
     """
     batch, channels = features.shape[:2]
@@ -87,7 +92,9 @@ def features_at(features: Tensor, positions: Tensor) -> Tensor:
 def unravel(flat: Tensor, shape: tuple[int, int, int]) -> Tensor:
     """Voxel indices (..., 3) of flat indices (...) into a volume of ``shape``."""
     _, y, z = shape
-    return torch.stack([flat.div(y * z, rounding_mode="floor"), flat.div(z, rounding_mode="floor") % y, flat % z], dim=-1)
+    return torch.stack(
+        [flat.div(y * z, rounding_mode="floor"), flat.div(z, rounding_mode="floor") % y, flat % z], dim=-1
+    )
 
 
 def flat_index(voxels: Tensor, shape: tuple[int, int, int]) -> Tensor:

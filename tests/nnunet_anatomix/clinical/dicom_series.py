@@ -32,7 +32,9 @@ PATIENT = "Müller-Größe^Jürgen"
 PATIENT_NUMBER = "471108150042"
 """So long that no random UID holds it by chance."""
 AXIAL = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
-"""Directions of columns, rows and slices: rows of this matrix are x, y and z of the image in LPS."""
+"""Directions of columns, rows and slices: rows of this matrix are x, y and z of the image in LPS.
+
+"""
 CORONAL = ((1, 0, 0), (0, 0, -1), (0, 1, 0))
 SAGITTAL = ((0, 1, 0), (0, 0, -1), (-1, 0, 0))
 
@@ -79,16 +81,16 @@ def write_series(
 ) -> list[Path]:
     """Write one file per slice and return them in the order of slices.
 
-    Parameters
-    ----------
-    folder : made if it is missing.
-    voxels : (Z, Y, X) int16 or uint16 stored values; :func:`ramp` by default. Shown values are ``slope * stored + intercept``.
-    direction : unit vectors of x, y and z of the image, in LPS.
-    study_uid, series_uid, frame_uid : new ones by default.
-    slope, intercept : None for no tag.
-    coding : transfer syntax.
-    name : of a file; ``number`` is shuffled, so that names never follow the slices.
-    change : called with each slice's dataset and its number k before it is written.
+    Args:
+        folder: Made if it is missing.
+        voxels: (Z, Y, X) int16 or uint16 stored values; :func:`ramp` by default. Shown values are
+            ``slope * stored + intercept``.
+        direction: Unit vectors of x, y and z of the image, in LPS.
+        study_uid, series_uid, frame_uid: New ones by default.
+        slope, intercept: None for no tag.
+        coding: Transfer syntax.
+        name: Of a file; ``number`` is shuffled, so that names never follow the slices.
+        change: Called with each slice's dataset and its number k before it is written.
     """
     voxels = ramp() if voxels is None else voxels
     folder.mkdir(parents=True, exist_ok=True)

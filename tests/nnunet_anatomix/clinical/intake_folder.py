@@ -16,7 +16,9 @@ from pretraining.imaging.grids import Grid
 LABELS = {"background": 0, "liver": 1, "kidney_left": 2, "Größe 3": 3}
 
 
-def take_series(intake: Path, root: Path, files: Sequence[Path], *, case: str = "case_001", channel: str = "CT") -> Grid:
+def take_series(
+    intake: Path, root: Path, files: Sequence[Path], *, case: str = "case_001", channel: str = "CT"
+) -> Grid:
     """Take one DICOM series, its files in the order of slices; its values matter to nobody here but to pictures."""
     headers = [dcmread(path, stop_before_pixels=True) for path in files]
     first, second = headers[0], headers[1]
@@ -56,12 +58,22 @@ def _take(intake: Path, image: sitk.Image, source: ChannelSource, case: str) -> 
     return grid
 
 
-def write_prediction(folder: Path, image: sitk.Image, *, case: str = "case_001", labels: dict | None = None, **more: object) -> Path:
+def write_prediction(
+    folder: Path, image: sitk.Image, *, case: str = "case_001", labels: dict | None = None, **more: object
+) -> Path:
     """Write a prediction with what nnU-Net puts beside it."""
     folder.mkdir(parents=True, exist_ok=True)
-    described = {"channel_names": {"0": "CT"}, "labels": labels or LABELS, "file_ending": ".nii.gz", "numTraining": 1, **more}
+    described = {
+        "channel_names": {"0": "CT"},
+        "labels": labels or LABELS,
+        "file_ending": ".nii.gz",
+        "numTraining": 1,
+        **more,
+    }
     (folder / "dataset.json").write_text(json.dumps(described), encoding="utf-8")
-    (folder / "plans.json").write_text(json.dumps({"plans_name": "nnUNetAnatomixPlans", "dataset_name": "Dataset001_Test"}))
+    (folder / "plans.json").write_text(
+        json.dumps({"plans_name": "nnUNetAnatomixPlans", "dataset_name": "Dataset001_Test"})
+    )
     (folder / "predict_from_raw_data_args.json").write_text("{}")
     path = folder / f"{case}.nii.gz"
     sitk.WriteImage(image, str(path))

@@ -22,7 +22,11 @@ def run(monkeypatch, *arguments: object) -> None:
 def checkpoint(path, net, network_class="nnunet_anatomix.finetuning.network.AnatomixNetwork"):
     configuration = {"architecture": {"network_class_name": network_class, "arch_kwargs": ARCHITECTURE}}
     plans = {"dataset_name": "Dataset706_NeuriteOASIS", "configurations": {"3d_fullres": configuration}}
-    content = {"network_weights": net.state_dict(), "init_args": {"plans": plans, "configuration": "3d_fullres"}, "current_epoch": 3}
+    content = {
+        "network_weights": net.state_dict(),
+        "init_args": {"plans": plans, "configuration": "3d_fullres"},
+        "current_epoch": 3,
+    }
     torch.save(content, path)
     return path
 

@@ -14,7 +14,9 @@ COMMANDS = tuple(_commands())
 
 
 def run(*arguments: str, **options) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "nnunet_anatomix", *arguments], capture_output=True, text=True, check=False, **options)
+    return subprocess.run(
+        [sys.executable, "-m", "nnunet_anatomix", *arguments], capture_output=True, text=True, check=False, **options
+    )
 
 
 @pytest.mark.parametrize("arguments", [["--help"], *([command, "--help"] for command in COMMANDS)])
@@ -38,10 +40,17 @@ def test_bad_input_is_one_line_and_a_non_zero_exit(nnunet):
 def test_the_card_of_the_bundled_weights_is_shown():
     text = run("weights").stdout
     card = json.loads(run("weights", "--json-card").stdout)
-    assert all(str(value) in text for value in (card["iterations"], card["hardware"], *card["templates"]["sources"], card["licence"]))
+    assert all(
+        str(value) in text
+        for value in (card["iterations"], card["hardware"], *card["templates"]["sources"], card["licence"])
+    )
     assert "config" in card and "ensemble" not in text
 
 
 def test_a_missing_weights_file_is_named(tmp_path):
     result = run("weights", str(tmp_path / "none.safetensors"))
-    assert result.returncode == 1 and "none.safetensors" in result.stderr.splitlines()[-1] and "Traceback" not in result.stderr
+    assert (
+        result.returncode == 1
+        and "none.safetensors" in result.stderr.splitlines()[-1]
+        and "Traceback" not in result.stderr
+    )

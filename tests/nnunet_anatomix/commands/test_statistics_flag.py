@@ -13,7 +13,11 @@ from pretraining.backbone.weights import find_weights, load_weights
 
 def test_features_with_own_statistics_are_those_of_instance_normalization():
     running, own = (load_feature_weights("bundled", statistics=statistics) for statistics in ("running", "own"))
-    assert (running.architecture.norm, own.architecture.norm, own.architecture.norm_affine) == ("batch", "instance", True)
+    assert (running.architecture.norm, own.architecture.norm, own.architecture.norm_affine) == (
+        "batch",
+        "instance",
+        True,
+    )
     scan = torch.rand((1, 1, 32, 32, 32), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert not torch.allclose(running.network()(scan), own.network()(scan), atol=1e-2)
@@ -27,5 +31,7 @@ def test_a_plan_with_own_statistics_starts_from_batch_norm_weights():
     network = AnatomixNetwork(1, 3, **kwargs)
     weights = load_weights(find_weights("bundled"))
     report = start_from(weights, network, image_channels=1)
-    assert len(report.loaded) == len([name for name in weights.state if "running" not in name and "num_batches" not in name])
+    assert len(report.loaded) == len(
+        [name for name in weights.state if "running" not in name and "num_batches" not in name]
+    )
     assert torch.equal(network.backbone.stem.norm.weight, weights.state["stem.norm.weight"].float())

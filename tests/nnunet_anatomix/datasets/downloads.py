@@ -48,7 +48,9 @@ def empty_download(folder: Path, key: str, count: int) -> Path:
     return folder
 
 
-def download(folder: Path, key: str, count: int, *, values: tuple[int, ...] = (0, 1), sides: tuple[int, int, int] = SIDES) -> Path:
+def download(
+    folder: Path, key: str, count: int, *, values: tuple[int, ...] = (0, 1), sides: tuple[int, int, int] = SIDES
+) -> Path:
     """Scans of noise over a block, which the label outlines with the last of ``values``; masks for pairs."""
     for number, (image, label) in enumerate(names(key, count)):
         write(folder / image, scan(number, sides))
@@ -90,4 +92,8 @@ def write(path: Path, image: sitk.Image) -> None:
 
 def stamp(folder: Path) -> dict[str, tuple[int, int]]:
     """Every file with its size and time: what must not change."""
-    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path): (path.stat().st_size, path.stat().st_mtime_ns)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }

@@ -23,7 +23,8 @@ from pretraining.common.errors import InputError
 from tests.nnunet_anatomix.datasets.downloads import download, empty_download, labels, placed, scan, stamp, write
 
 TABLE_8 = {
-    # files of the public release; training, validation and test volumes, fine-tuning volumes, structures
+    # files of the public release; training, validation and test volumes, fine-tuning volumes,
+    # structures
     "msd-heart": (20, (6, 10, 4), 1, 1),
     "l2r-abdomen": (48, (24, 12, 12), 3, 4),
     "feta": (80, (40, 20, 20), 3, 7),
@@ -90,7 +91,9 @@ def test_a_prepared_dataset_is_one_that_nnunet_takes(nnunet, tmp_path, key):
     assert tests and tests == {path.name.removesuffix("_0000.nii.gz") for path in (raw.folder / "imagesTs").iterdir()}
     assert raw.description["channel_names"]["0"] == ("CT" if key == "amos-ct" else "MRI")
     image = sitk.ReadImage(str(raw.folder / "imagesTs" / f"{min(tests)}_0000.nii.gz"))
-    assert image.GetSpacing() == pytest.approx((1.0, 1.25, 2.0)) and image.GetOrigin() == pytest.approx((-7.0, 3.0, 11.0))
+    assert image.GetSpacing() == pytest.approx((1.0, 1.25, 2.0)) and image.GetOrigin() == pytest.approx(
+        (-7.0, 3.0, 11.0)
+    )
 
 
 def test_a_killed_preparation_goes_on_and_a_finished_one_is_not_done_again(tmp_path, monkeypatch):
@@ -222,12 +225,20 @@ def test_wishes_that_cannot_be_met_are_refused(tmp_path, changes, message):
     download(tmp_path / "download", "msd-heart", 6)
     wishes = {"partial": True, "source": "download", "out": "raw"} | changes
     with pytest.raises(InputError, match=message):
-        prepare("msd-heart", tmp_path / wishes["source"], tmp_path / wishes["out"], shots=wishes.get("shots"), partial=wishes["partial"])
+        prepare(
+            "msd-heart",
+            tmp_path / wishes["source"],
+            tmp_path / wishes["out"],
+            shots=wishes.get("shots"),
+            partial=wishes["partial"],
+        )
     assert not (tmp_path / "raw" / "Dataset701_MSDHeart").exists()
 
 
 def test_the_command_ends_in_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["nnunet-anatomix", "prepare", "feta", "--source", str(tmp_path), "--out", str(tmp_path / "raw")])
+    monkeypatch.setattr(
+        sys, "argv", ["nnunet-anatomix", "prepare", "feta", "--source", str(tmp_path), "--out", str(tmp_path / "raw")]
+    )
     with pytest.raises(SystemExit, match=r"^nnunet-anatomix: FeTA: expected 80 subjects .* found 0") as stop:
         main()
     assert "\n" not in str(stop.value.code)
@@ -242,7 +253,9 @@ def test_pairs_of_the_abdomen_are_ct_and_mri_of_one_number(tmp_path):
     assert [len(part) for part in parts] == [1, 3] and len(read_search_pairs(folder / "validation.csv")) == 1
     for pair in [*parts[0], *parts[1]]:
         assert pair.fixed.name == f"{pair.name}_0001.nii.gz" and pair.moving.name == f"{pair.name}_0000.nii.gz"
-        assert all(path.is_file() for path in (pair.fixed, pair.moving, pair.fixed_labels, pair.moving_labels, pair.fixed_mask))
+        assert all(
+            path.is_file() for path in (pair.fixed, pair.moving, pair.fixed_labels, pair.moving_labels, pair.fixed_mask)
+        )
     assert json.loads((folder / "pairs.json").read_text())["fixed_clip"] == [-450, 450]
     assert len(find_cases(tmp_path / "raw" / "Dataset703_L2RAbdomenMRI")) == 5
 
@@ -255,7 +268,10 @@ def test_the_papers_grid_lies_about_the_first_heart():
     ct = scan(0, (40, 44, 36))
     grid = mm_whs.reference_grid(sitk.Cast(ct, sitk.sitkFloat32))
     assert grid.GetSize() == (160, 160, 128) and grid.GetSpacing() == pytest.approx((1.142, 1.142, 1.283))
-    centres = [image.TransformContinuousIndexToPhysicalPoint([(side - 1) / 2 for side in image.GetSize()]) for image in (ct, grid)]
+    centres = [
+        image.TransformContinuousIndexToPhysicalPoint([(side - 1) / 2 for side in image.GetSize()])
+        for image in (ct, grid)
+    ]
     assert centres[0] == pytest.approx(centres[1])
 
 
@@ -274,7 +290,8 @@ def test_hearts_are_brought_to_one_grid_and_paired(tmp_path, monkeypatch):
     (pair,) = read_pairs(folder / "test.csv")
     assert pair.name == "mr_train_1002_on_ct_train_1002"
     fixed, moving, labels, mask = (
-        sitk.GetArrayFromImage(sitk.ReadImage(str(path))) for path in (pair.fixed, pair.moving, pair.fixed_labels, pair.fixed_mask)
+        sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+        for path in (pair.fixed, pair.moving, pair.fixed_labels, pair.fixed_mask)
     )
     assert fixed.shape == moving.shape == labels.shape == mask.shape == (20, 22, 24)
     assert set(np.unique(labels)) <= set(range(8)) and labels.any(), "labels are 1 to 7"

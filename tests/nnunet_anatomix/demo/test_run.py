@@ -34,7 +34,10 @@ def test_subjects_share_an_anatomy_and_differ_in_shape_and_contrast(seed):
         overlap = dice(first.labels == label, second.labels == label)
         assert 0.1 < overlap < 0.97, ORGANS[label - 1]
     means = np.array(
-        [[subject.image[subject.labels == label].mean().item() for label in range(1, len(ORGANS) + 1)] for subject in (first, second)]
+        [
+            [subject.image[subject.labels == label].mean().item() for label in range(1, len(ORGANS) + 1)]
+            for subject in (first, second)
+        ]
     )
     assert np.abs(means[0] - means[1]).max() > 50
     again = make_subject(seed, 0)
@@ -48,7 +51,9 @@ def test_the_dataset_is_in_nnunet_format(tmp_path):
     assert len(list((tmp_path / "labelsTs").iterdir())) == 2
     for folder in ("Tr", "Ts"):
         for label_file in (tmp_path / f"labels{folder}").iterdir():
-            image = sitk.ReadImage(str(tmp_path / f"images{folder}" / label_file.name.replace(".nii.gz", "_0000.nii.gz")))
+            image = sitk.ReadImage(
+                str(tmp_path / f"images{folder}" / label_file.name.replace(".nii.gz", "_0000.nii.gz"))
+            )
             labels = sitk.ReadImage(str(label_file))
             assert image.GetSize() == labels.GetSize() and image.GetSpacing() == labels.GetSpacing()
             assert set(np.unique(sitk.GetArrayFromImage(labels))) == set(described["labels"].values())
@@ -81,7 +86,11 @@ def test_a_command_that_fails_is_named_with_its_log(tmp_path, monkeypatch):
 def test_labels_keep_their_colours_in_the_picture(tmp_path):
     files = []
     for name, label in (("scan", 0), ("truth", 2), ("prediction", 0)):
-        volume = np.random.default_rng(0).random((6, 8, 10), np.float32) if name == "scan" else np.full((6, 8, 10), label, np.uint8)
+        volume = (
+            np.random.default_rng(0).random((6, 8, 10), np.float32)
+            if name == "scan"
+            else np.full((6, 8, 10), label, np.uint8)
+        )
         files.append(tmp_path / f"{name}.nii.gz")
         sitk.WriteImage(sitk.GetImageFromArray(volume), str(files[-1]))
     draw_cases(tmp_path / "case.png", {"case": tuple(files)})
@@ -94,7 +103,18 @@ def test_labels_keep_their_colours_in_the_picture(tmp_path):
 def test_a_stopped_demo_stops_its_training(tmp_path, number):
     """A real training with nnU-Net's worker processes, all of which lived on before."""
     out = tmp_path / "demo"
-    command = [sys.executable, "-m", "nnunet_anatomix.cli", "demo", "--out", str(out), "--iterations", "500", "--device", "cpu"]
+    command = [
+        sys.executable,
+        "-m",
+        "nnunet_anatomix.cli",
+        "demo",
+        "--out",
+        str(out),
+        "--iterations",
+        "500",
+        "--device",
+        "cpu",
+    ]
     process = subprocess.Popen(command)
     deadline = time.monotonic() + 400
     while "Epoch 0" not in ((out / "log.txt").read_text() if (out / "log.txt").exists() else ""):
@@ -119,4 +139,6 @@ def test_two_demos_in_one_folder_at_once_are_refused(tmp_path):
 def test_the_demo_segments(tmp_path):
     scores = demo.run_demo(tmp_path / "demo")
     assert scores.keys() == set(ORGANS) and np.mean(list(scores.values())) > demo.LEAST_DICE
-    assert {"report.md", "overview.png", "dice.csv", "predictions"} <= {path.name for path in (tmp_path / "demo").iterdir()}
+    assert {"report.md", "overview.png", "dice.csv", "predictions"} <= {
+        path.name for path in (tmp_path / "demo").iterdir()
+    }

@@ -33,7 +33,9 @@ def small_weights(**changes: object) -> Weights:
     return Weights(config, UNet(config).state_dict())
 
 
-def scan(*size: int, spacing: tuple[float, float, float] = (1.5, 1.0, 2.0), direction: tuple[float, ...] = OBLIQUE) -> sitk.Image:
+def scan(
+    *size: int, spacing: tuple[float, float, float] = (1.5, 1.0, 2.0), direction: tuple[float, ...] = OBLIQUE
+) -> sitk.Image:
     """A bright, noisy block in the air of a CT scan."""
     values = np.random.default_rng(1).normal(0, 30, size[::-1]) - 1000
     values[tuple(slice(side // 4, -(side // 4) or None) for side in size[::-1])] += 1040
@@ -129,7 +131,9 @@ def test_blosc2_has_nnunets_axes_and_the_geometry(tmp_path):
     back = blosc2.open(str(tmp_path / "features.b2nd"), mode="r")
     assert np.array_equal(back[:], features.permute(0, 3, 2, 1).numpy())
     geometry = back.schunk.vlmeta["geometry"]
-    assert geometry["axes"] == "CZYX" and geometry["spacing"] == [1.5, 1.0, 2.0] and geometry["direction"] == list(OBLIQUE)
+    assert (
+        geometry["axes"] == "CZYX" and geometry["spacing"] == [1.5, 1.0, 2.0] and geometry["direction"] == list(OBLIQUE)
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["features.b2nd"]
 
 
@@ -170,7 +174,14 @@ def files(tmp_path) -> tuple[Path, str]:
 def test_the_command_writes_features_and_a_picture(files, tmp_path):
     image, weights = files
     features_command(
-        image, tmp_path / "new" / "x.nii.gz", weights, clip=(-1000, 100), spacing=2.0, precision="fp32", memory="1G", device="cpu"
+        image,
+        tmp_path / "new" / "x.nii.gz",
+        weights,
+        clip=(-1000, 100),
+        spacing=2.0,
+        precision="fp32",
+        memory="1G",
+        device="cpu",
     )
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["x.nii.gz", "x.png"]
     written = sitk.ReadImage(str(tmp_path / "new" / "x.nii.gz"))
@@ -194,5 +205,7 @@ def test_the_command_writes_features_and_a_picture(files, tmp_path):
 def test_bad_flags_are_named_and_nothing_is_written(files, tmp_path, changes, named):
     image, weights = files
     with pytest.raises(ValueError, match=named):
-        features_command(**{"image": image, "out": tmp_path / "out" / "x.nii", "weights": weights, "device": "cpu", **changes})
+        features_command(
+            **{"image": image, "out": tmp_path / "out" / "x.nii", "weights": weights, "device": "cpu", **changes}
+        )
     assert not (tmp_path / "out").exists()

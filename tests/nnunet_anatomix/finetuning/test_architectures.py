@@ -19,13 +19,15 @@ from tests.nnunet_anatomix.finetuning.test_planning import STOCK
 
 
 @pytest.mark.parametrize(
-    "name, published, parameters", [("anatomix_unet16", "anatomix", 5_899_344), ("anatomix_dev", "anatomix_dev", 94_369_568)]
+    "name, published, parameters",
+    [("anatomix_unet16", "anatomix", 5_899_344), ("anatomix_dev", "anatomix_dev", 94_369_568)],
 )
 def test_a_template_fits_the_published_network(name, published, parameters, golden):
     template = load_template(name)
     keys = json.loads((golden / f"{published}_published_keys.json").read_text())
     tensors = {
-        key: torch.empty(shape, dtype=getattr(torch, dtype.removeprefix("torch.")), device="meta") for key, (shape, dtype) in keys.items()
+        key: torch.empty(shape, dtype=getattr(torch, dtype.removeprefix("torch.")), device="meta")
+        for key, (shape, dtype) in keys.items()
     }
     _, architecture = from_published(tensors)
     # What planning demands of a weights file.
@@ -66,14 +68,19 @@ def test_voxelwise_normalization_leaves_the_direction():
 def test_the_large_network_is_planned_within_memory_on_its_own_grid():
     plan = anatomix_plan(STOCK, load_template("anatomix_dev"), "ourPlans", memory_target_gb=8.0, classes=3)
     configuration = plan["configurations"]["3d_fullres"]
-    assert all(side % 32 == 0 and side >= 64 for side in configuration["patch_size"]) and configuration["batch_size"] >= 1
+    assert (
+        all(side % 32 == 0 and side >= 64 for side in configuration["patch_size"]) and configuration["batch_size"] >= 1
+    )
     assert plan["anatomix"]["weights"] is None
 
 
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"architecture": "anatomix_vit"}, r"no architecture 'anatomix_vit'; there are \['anatomix_dev', 'anatomix_unet16'\]"),
+        (
+            {"architecture": "anatomix_vit"},
+            r"no architecture 'anatomix_vit'; there are \['anatomix_dev', 'anatomix_unet16'\]",
+        ),
         ({"architecture": "../setup"}, "no architecture"),
         ({"architecture": "anatomix_dev"}, "name some by --weights"),
     ],

@@ -45,7 +45,13 @@ def folder(nnunet):
 
 
 def describe(folder, label_names, **more) -> None:
-    description = {"channel_names": {"0": "CT", "1": "T1"}, "labels": label_names, "numTraining": 2, "file_ending": ".nii.gz", **more}
+    description = {
+        "channel_names": {"0": "CT", "1": "T1"},
+        "labels": label_names,
+        "numTraining": 2,
+        "file_ending": ".nii.gz",
+        **more,
+    }
     (folder / "dataset.json").write_text(json.dumps(description))
 
 
@@ -71,11 +77,17 @@ def test_a_sound_dataset_passes(folder, caplog):
         (lambda folder: write(image(folder), scan()[:5]), "'b': cannot read"),
         (lambda folder: image(folder).write_bytes(b"no scan"), "'b': b_0001.nii.gz: (damaged|cut short)"),
         (lambda folder: label(folder).write_bytes(label(folder).read_bytes()[:60]), "'b': b.nii.gz: cut short"),
-        (lambda folder: write(label(folder), labels(0, 1)[1:]), r"'b': image of \(9, 11, 12\) voxels, label of \(8, 11, 12\)"),
+        (
+            lambda folder: write(label(folder), labels(0, 1)[1:]),
+            r"'b': image of \(9, 11, 12\) voxels, label of \(8, 11, 12\)",
+        ),
         (lambda folder: write(label(folder), labels(0, 1), spacing=(1, 1, 3)), "'b': spacing of the image"),
         (lambda folder: write(label(folder), labels(0, 1), origin=(9, 0, 0)), "'b': origin of the image"),
         (lambda folder: write(label(folder), labels(0, 1, 7)), r"'b' hold the values \[7\]"),
-        (lambda folder: write(label(folder), labels(0, 1).astype(np.float32) / 2), r"must hold whole numbers, found 0.5"),
+        (
+            lambda folder: write(label(folder), labels(0, 1).astype(np.float32) / 2),
+            r"must hold whole numbers, found 0.5",
+        ),
     ],
 )
 def test_a_bad_case_is_named_in_one_line(spoil, message, folder):
@@ -152,7 +164,11 @@ def test_regions_and_the_ignore_label_count_as_known(folder, caplog):
             {},
             "expected regions_class_order with one number of each of the 2 regions, found none",
         ),
-        ({"background": 0, "both": [1, 2], "liver": 1}, {"regions_class_order": [1]}, r"one number of each of the 2 regions, found \[1\]"),
+        (
+            {"background": 0, "both": [1, 2], "liver": 1},
+            {"regions_class_order": [1]},
+            r"one number of each of the 2 regions, found \[1\]",
+        ),
         ({"background": 0, "both": [1, 2], "liver": 1}, {"regions_class_order": {"a": 1}}, "each of the 2 regions"),
         ({"background": 0, "liver": 1}, {"channel_names": ["CT", "T1"]}, "expected channel_names such as"),
         ({"background": 0, "liver": 1}, {"channel_names": {"1": "CT", "2": "T1"}}, "numbered from 0 on"),

@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nnunet_anatomix.finetuning.grid_rule import GeometryConfig, median_shape, patch_and_batch, patch_size, target_spacing
+from nnunet_anatomix.finetuning.grid_rule import (
+    GeometryConfig,
+    median_shape,
+    patch_and_batch,
+    patch_size,
+    target_spacing,
+)
 from nnunet_anatomix.finetuning.memory import training_memory_gb
 from pretraining.backbone.unet import UNetConfig
 from pretraining.common.errors import InputError
@@ -95,7 +101,9 @@ def test_an_axis_is_made_finer_only_beyond_the_allowed_anisotropy():
 
 def test_no_scan_is_blown_up_beyond_the_largest_grid():
     spacing = target_spacing([(0.3, 0.3, 6)], [(1024, 1024, 60)], GeometryConfig())
-    assert np.prod(median_shape(np.array([(0.3, 0.3, 6)]), np.array([(1024, 1024, 60)]), spacing)) == pytest.approx(256**3)
+    assert np.prod(median_shape(np.array([(0.3, 0.3, 6)]), np.array([(1024, 1024, 60)]), spacing)) == pytest.approx(
+        256**3
+    )
 
 
 def test_less_memory_gives_smaller_steps_that_fit():

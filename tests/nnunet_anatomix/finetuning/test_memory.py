@@ -13,7 +13,9 @@ from nnunet_anatomix.finetuning.network import AnatomixNetwork
 from pretraining.backbone.unet import UNetConfig
 from pretraining.common.device import has_bf16_units
 
-needs_bf16 = pytest.mark.skipif(not has_bf16_units(torch.device("cpu")), reason="a CPU without bfloat16 units trains in float32")
+needs_bf16 = pytest.mark.skipif(
+    not has_bf16_units(torch.device("cpu")), reason="a CPU without bfloat16 units trains in float32"
+)
 
 
 @needs_bf16
@@ -38,8 +40,16 @@ def test_activations_are_what_autograd_keeps(poolings, pooling, patch):
 
 def test_the_estimate_grows_with_all_that_matters():
     base = training_memory_gb(UNetConfig(), (64, 64, 64), 2, 2)
-    assert training_memory_gb(UNetConfig(), (64, 64, 80), 2, 2) > base < training_memory_gb(UNetConfig(), (64, 64, 64), 3, 2)
-    assert training_memory_gb(UNetConfig(width=32), (64, 64, 64), 2, 2) > base < training_memory_gb(UNetConfig(), (64, 64, 64), 2, 20)
+    assert (
+        training_memory_gb(UNetConfig(), (64, 64, 80), 2, 2)
+        > base
+        < training_memory_gb(UNetConfig(), (64, 64, 64), 3, 2)
+    )
+    assert (
+        training_memory_gb(UNetConfig(width=32), (64, 64, 64), 2, 2)
+        > base
+        < training_memory_gb(UNetConfig(), (64, 64, 64), 2, 20)
+    )
 
 
 STEP = """
@@ -70,6 +80,15 @@ print(status("VmHWM") - before)
 @needs_bf16
 @pytest.mark.parametrize("classes", [3, 16])
 def test_the_estimate_agrees_with_the_measured_peak_of_a_real_step(classes):
-    measured = int(subprocess.run([sys.executable, "-c", STEP, str(classes)], capture_output=True, text=True, check=True).stdout) / GB
-    estimated = training_memory_gb(UNetConfig(), (96, 96, 96), 1, classes) - training_memory_gb(UNetConfig(), (16, 16, 16), 1, 1)
+    measured = (
+        int(
+            subprocess.run(
+                [sys.executable, "-c", STEP, str(classes)], capture_output=True, text=True, check=True
+            ).stdout
+        )
+        / GB
+    )
+    estimated = training_memory_gb(UNetConfig(), (96, 96, 96), 1, classes) - training_memory_gb(
+        UNetConfig(), (16, 16, 16), 1, 1
+    )
     assert 0.85 < estimated / measured < 1.35

@@ -70,7 +70,10 @@ def test_without_deep_supervision_there_is_one_head_whatever_stock_code_switches
     net = AnatomixNetwork(1, 2, **SMALL)
     net.decoder.deep_supervision = True
     assert net(torch.rand(1, 1, 32, 32, 32)).shape == (1, 2, 32, 32, 32)
-    assert [name for name in net.state_dict() if "seg_layers" in name] == ["decoder.seg_layers.0.weight", "decoder.seg_layers.0.bias"]
+    assert [name for name in net.state_dict() if "seg_layers" in name] == [
+        "decoder.seg_layers.0.weight",
+        "decoder.seg_layers.0.bias",
+    ]
 
 
 def test_deep_supervision_gives_logits_at_the_scales_of_the_plans_strides():
@@ -79,7 +82,9 @@ def test_deep_supervision_gives_logits_at_the_scales_of_the_plans_strides():
     scales = (1 / np.cumprod(np.vstack(strides), axis=0))[:-1]
     x = torch.rand(1, 1, 32, 48, 64)
     logits = net(x)
-    assert [tuple(level.shape[2:]) for level in logits] == [tuple(np.round(np.array(x.shape[2:]) * scale).astype(int)) for scale in scales]
+    assert [tuple(level.shape[2:]) for level in logits] == [
+        tuple(np.round(np.array(x.shape[2:]) * scale).astype(int)) for scale in scales
+    ]
     sum(level.square().mean() for level in logits).backward()
     unused = [name for name, parameter in net.named_parameters() if parameter.grad is None]
     assert not unused

@@ -108,12 +108,19 @@ def tiny(nnunet):
     rng = np.random.default_rng(0)
     for case in ("a", "b"):
         sitk.WriteImage(
-            sitk.GetImageFromArray(rng.random((12, 12, 12)).astype(np.float32)), str(folder / "imagesTr" / f"{case}_0000.nii.gz")
+            sitk.GetImageFromArray(rng.random((12, 12, 12)).astype(np.float32)),
+            str(folder / "imagesTr" / f"{case}_0000.nii.gz"),
         )
         sitk.WriteImage(
-            sitk.GetImageFromArray(rng.integers(0, 2, (12, 12, 12)).astype(np.uint8)), str(folder / "labelsTr" / f"{case}.nii.gz")
+            sitk.GetImageFromArray(rng.integers(0, 2, (12, 12, 12)).astype(np.uint8)),
+            str(folder / "labelsTr" / f"{case}.nii.gz"),
         )
-    description = {"channel_names": {"0": "T1"}, "labels": {"background": 0, "blob": 1}, "numTraining": 2, "file_ending": ".nii.gz"}
+    description = {
+        "channel_names": {"0": "T1"},
+        "labels": {"background": 0, "blob": 1},
+        "numTraining": 2,
+        "file_ending": ".nii.gz",
+    }
     (folder / "dataset.json").write_text(json.dumps(description))
     return folder
 

@@ -58,5 +58,9 @@ def test_nonsense_is_refused_by_name(block, environment, message):
 
 def test_short_trainings_learn_faster_and_the_papers_at_its_rate():
     rates = [rate_for(iterations) for iterations in (1, 250, 1_500, 6_000, 37_500, 250_000)]
-    assert rates == sorted(rates, reverse=True) and rates[0] == rates[2] == pytest.approx(1e-3) and rates[-1] == rates[-2] == 2e-4
+    assert (
+        rates == sorted(rates, reverse=True)
+        and rates[0] == rates[2] == pytest.approx(1e-3)
+        and rates[-1] == rates[-2] == 2e-4
+    )
     assert Recipe(iterations=6_000).learning_rate == pytest.approx(5e-4)

@@ -10,7 +10,14 @@ import torch
 from torch.optim import Adam
 
 from nnunet_anatomix.finetuning.network import AnatomixNetwork
-from nnunet_anatomix.finetuning.schedule import RatePerIteration, ScheduleConfig, depths, half_cosine, parameter_groups, stage_of
+from nnunet_anatomix.finetuning.schedule import (
+    RatePerIteration,
+    ScheduleConfig,
+    depths,
+    half_cosine,
+    parameter_groups,
+    stage_of,
+)
 
 RATE = 0.5
 STAGES = ["head", "output", "decoder.0", "decoder.1", "bottleneck", "encoder.1", "encoder.0", "stem"]
@@ -57,7 +64,10 @@ def changed(state: dict[str, torch.Tensor]) -> set[str]:
 
 def test_stages_are_the_networks_own_whatever_wraps_it():
     assert {stage_of(name) for name, _ in network().named_parameters()} == set(STAGES)
-    assert stage_of("module._orig_mod.backbone.decoder.1.0.conv.weight") == "decoder.1" and stage_of("module.head.weight") == "head"
+    assert (
+        stage_of("module._orig_mod.backbone.decoder.1.0.conv.weight") == "decoder.1"
+        and stage_of("module.head.weight") == "head"
+    )
 
 
 def test_depth_counts_stages_from_the_segmentation_back():
@@ -126,7 +136,8 @@ def test_a_continued_run_ends_where_the_unbroken_one_does(config, stop_after):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"trained": "some"}, {"head_share": 0.0}, {"warmup_share": 1.0}, {"layer_decay": 0.0}, {"head_share": math.nan}]
+    "wrong",
+    [{"trained": "some"}, {"head_share": 0.0}, {"warmup_share": 1.0}, {"layer_decay": 0.0}, {"head_share": math.nan}],
 )
 def test_nonsense_is_refused(wrong):
     with pytest.raises(ValueError):

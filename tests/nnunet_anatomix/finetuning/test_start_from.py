@@ -16,7 +16,11 @@ from pretraining.common.errors import InputError
 def test_only_the_head_stays_random(weights_file):
     weights, net = load_weights(weights_file), AnatomixNetwork(1, 3)
     report = start_from(weights, net, 1)
-    assert report.missing == ("decoder.seg_layers.0.weight", "decoder.seg_layers.0.bias") and not report.unexpected and not report.adapted
+    assert (
+        report.missing == ("decoder.seg_layers.0.weight", "decoder.seg_layers.0.bias")
+        and not report.unexpected
+        and not report.adapted
+    )
     assert len(report.loaded) == len(weights.state)
     assert all(torch.equal(tensor, net.backbone.state_dict()[name]) for name, tensor in weights.state.items())
 
@@ -37,7 +41,9 @@ def test_a_cascade_begins_as_if_it_had_the_images_alone(weights_file):
     report = start_from(weights, cascade, 2)
     assert "over 2 image channels, divided by 2; 3 beyond the image channels at 0" in str(report)
     labels = torch.randint(0, 2, (1, 3, 32, 32, 32)).float()
-    torch.testing.assert_close(cascade.backbone(torch.cat((images, labels), 1)), alone.backbone(images), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        cascade.backbone(torch.cat((images, labels), 1)), alone.backbone(images), atol=1e-4, rtol=1e-4
+    )
 
 
 def test_a_backbone_of_several_channels_goes_on_in_a_cascade(tmp_path):

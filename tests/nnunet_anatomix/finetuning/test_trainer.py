@@ -30,7 +30,9 @@ def hippocampus(nnunet, planned_hippocampus, weights_file, monkeypatch):
     return nnunet
 
 
-def trainer_of(folders, kind=AnatomixTrainer, plans="nnUNetAnatomixPlans", fold=0, resume=False, edit=None) -> nnUNetTrainer:
+def trainer_of(
+    folders, kind=AnatomixTrainer, plans="nnUNetAnatomixPlans", fold=0, resume=False, edit=None
+) -> nnUNetTrainer:
     base = folders.preprocessed / NAME
     plan, description = (json.loads((base / f"{name}.json").read_text()) for name in (plans, "dataset"))
     plan["continue_training"] = resume
@@ -68,9 +70,14 @@ def test_only_the_head_is_random_and_the_log_says_so(hippocampus, weights_file):
     trainer = trainer_of(hippocampus, plans="nnUNetPlans")
     trainer.initialize()
     weights = load_weights(weights_file)
-    assert all(torch.equal(tensor, trainer.network.backbone.state_dict()[name]) for name, tensor in weights.state.items())
+    assert all(
+        torch.equal(tensor, trainer.network.backbone.state_dict()[name]) for name, tensor in weights.state.items()
+    )
     log = log_of(trainer)
-    assert weights.sha256 in log and "2 missing and left as initialized (decoder.seg_layers.0.weight, decoder.seg_layers.0.bias)" in log
+    assert (
+        weights.sha256 in log
+        and "2 missing and left as initialized (decoder.seg_layers.0.weight, decoder.seg_layers.0.bias)" in log
+    )
 
 
 def test_scratch_differs_in_nothing_but_the_weights(hippocampus, weights_file, monkeypatch):
@@ -93,7 +100,9 @@ def test_recipe_reaches_nnunet(hippocampus, monkeypatch):
     trainer.initialize()
     assert (trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch) == (2, 250, 50)
     assert trainer.batch_size == 4 and not trainer.enable_deep_supervision
-    assert isinstance(trainer.optimizer, torch.optim.Adam) and trainer.optimizer.param_groups[0]["lr"] == pytest.approx(rate_for(260))
+    assert isinstance(trainer.optimizer, torch.optim.Adam) and trainer.optimizer.param_groups[0]["lr"] == pytest.approx(
+        rate_for(260)
+    )
     trainer.current_epoch = 1
     trainer.on_train_epoch_start()
     assert trainer.num_iterations_per_epoch == 10
@@ -170,7 +179,12 @@ def test_stock_trainers_run_the_plan_with_deep_supervision(hippocampus):
     trainer = trainer_of(hippocampus, nnUNetTrainer)
     trainer.on_train_start()
     batch = next(trainer.dataloader_train)
-    assert [tuple(target.shape[2:]) for target in batch["target"]] == [(48, 64, 48), (24, 32, 24), (12, 16, 12), (6, 8, 6)]
+    assert [tuple(target.shape[2:]) for target in batch["target"]] == [
+        (48, 64, 48),
+        (24, 32, 24),
+        (12, 16, 12),
+        (6, 8, 6),
+    ]
     assert np.isfinite(trainer.train_step(batch)["loss"])
     trainer.on_train_end()
     predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
@@ -186,7 +200,9 @@ def _frozen(plan, description):
     plan["anatomix"]["schedule"] = {"trained": "frozen_encoder", "layer_decay": 0.5}
 
 
-@pytest.mark.parametrize("edit, learning", [(None, {"decoder", "stem"}), (_head_first, {"decoder"}), (_frozen, {"decoder", "output"})])
+@pytest.mark.parametrize(
+    "edit, learning", [(None, {"decoder", "stem"}), (_head_first, {"decoder"}), (_frozen, {"decoder", "output"})]
+)
 def test_the_plans_schedule_says_what_learns(edit, learning, hippocampus, monkeypatch):
     monkeypatch.setenv("ANATOMIX_ITERATIONS", "4")
     trainer = trainer_of(hippocampus, edit=edit)
@@ -194,7 +210,9 @@ def test_the_plans_schedule_says_what_learns(edit, learning, hippocampus, monkey
     before = {name: parameter.detach().clone() for name, parameter in trainer.network.named_parameters()}
     trainer.on_train_epoch_start()
     trainer.train_step(next(trainer.dataloader_train))
-    changed = {name for name, parameter in trainer.network.named_parameters() if not torch.equal(parameter, before[name])}
+    changed = {
+        name for name, parameter in trainer.network.named_parameters() if not torch.equal(parameter, before[name])
+    }
     assert ("backbone.stem.conv.weight" in changed) == ("stem" in learning)
     assert ("backbone.output.weight" in changed) == (edit is not _head_first)
     assert "decoder.seg_layers.0.weight" in changed
@@ -210,11 +228,15 @@ def test_regions_are_learned(hippocampus):
     batch = next(trainer.dataloader_train)
     assert trainer.network.decoder.seg_layers[0].out_channels == 2 == batch["target"].shape[1]
     assert set(batch["target"].unique().tolist()) <= {0, 1} and batch["data"].isfinite().all()
-    assert np.isfinite(trainer.train_step(batch)["loss"]) and np.isfinite(trainer.validation_step(next(trainer.dataloader_val))["loss"])
+    assert np.isfinite(trainer.train_step(batch)["loss"]) and np.isfinite(
+        trainer.validation_step(next(trainer.dataloader_val))["loss"]
+    )
 
 
 def test_stock_trainers_run_the_plan_without_deep_supervision(hippocampus):
-    from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainerNoDeepSupervision import nnUNetTrainerNoDeepSupervision
+    from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainerNoDeepSupervision import (
+        nnUNetTrainerNoDeepSupervision,
+    )
 
     trainer_of(hippocampus).do_split()
     trainer = trainer_of(hippocampus, nnUNetTrainerNoDeepSupervision)
@@ -260,7 +282,9 @@ def test_bad_input_stops_in_one_line_before_anything_is_written(edit, environmen
 
 
 @pytest.mark.parametrize(("iterations", "epochs", "an_epoch"), [(25, 9, 3), (4, 4, 1), (2600, 11, 250)])
-def test_stock_training_takes_exactly_as_many_steps_and_lowers_its_rate(hippocampus, monkeypatch, iterations, epochs, an_epoch):
+def test_stock_training_takes_exactly_as_many_steps_and_lowers_its_rate(
+    hippocampus, monkeypatch, iterations, epochs, an_epoch
+):
     monkeypatch.setenv("ANATOMIX_ITERATIONS", str(iterations))
     trainer = trainer_of(hippocampus, kind=AnatomixTrainerStock, plans="nnUNetPlans")
     assert (trainer.num_epochs, trainer.num_iterations_per_epoch) == (epochs, an_epoch)
@@ -282,7 +306,9 @@ def test_stock_training_is_stock_but_for_its_length_and_starts_alike_from_a_seed
     one, other = (trainer.network.state_dict() for trainer in twins)
     assert all(torch.equal(one[name], other[name]) for name in one)
     stock = trainer_of(hippocampus, kind=nnUNetTrainer, plans="nnUNetPlans")
-    assert twins[0].num_epochs == stock.num_epochs and twins[0].num_iterations_per_epoch == stock.num_iterations_per_epoch
+    assert (
+        twins[0].num_epochs == stock.num_epochs and twins[0].num_iterations_per_epoch == stock.num_iterations_per_epoch
+    )
     assert twins[0].enable_deep_supervision == stock.enable_deep_supervision and twins[0].initial_lr == stock.initial_lr
 
 

@@ -31,7 +31,9 @@ def hippocampus(nnunet, planned_hippocampus, weights_file, monkeypatch):
     return nnunet
 
 
-def trainer_of(folders, kind=AnatomixTrainer, plans="nnUNetPlans", configuration="3d_fullres", edit=None) -> nnUNetTrainer:
+def trainer_of(
+    folders, kind=AnatomixTrainer, plans="nnUNetPlans", configuration="3d_fullres", edit=None
+) -> nnUNetTrainer:
     base = folders.preprocessed / NAME
     plan, description = (json.loads((base / f"{name}.json").read_text()) for name in (plans, "dataset"))
     plan["continue_training"] = False
@@ -65,7 +67,10 @@ def ignoring(plan: dict, description: dict) -> None:
 
 
 def regions_ignoring(plan: dict, description: dict) -> None:
-    description |= {"labels": {"background": 0, "whole": [1, 2], "posterior": 2, "ignore": 3}, "regions_class_order": [1, 2]}
+    description |= {
+        "labels": {"background": 0, "whole": [1, 2], "posterior": 2, "ignore": 3},
+        "regions_class_order": [1, 2],
+    }
 
 
 def leave_half_unlabelled(folder: Path) -> None:
@@ -76,7 +81,8 @@ def leave_half_unlabelled(folder: Path) -> None:
         image, segmentation = image[:], segmentation[:].copy()
         segmentation[:, : segmentation.shape[1] // 2] = 3
         properties["class_locations"] |= {
-            labels: np.argwhere(np.isin(segmentation, labels)) for labels in [*properties["class_locations"], (-1, 0, 1, 2)]
+            labels: np.argwhere(np.isin(segmentation, labels))
+            for labels in [*properties["class_locations"], (-1, 0, 1, 2)]
         }
         for old in folder.glob(f"{case}*"):
             old.unlink()
@@ -85,7 +91,10 @@ def leave_half_unlabelled(folder: Path) -> None:
 
 
 def two_channels(plan: dict, description: dict) -> None:
-    plan["configurations"]["3d_fullres"] |= {"normalization_schemes": ["ZScoreNormalization"] * 2, "use_mask_for_norm": [False] * 2}
+    plan["configurations"]["3d_fullres"] |= {
+        "normalization_schemes": ["ZScoreNormalization"] * 2,
+        "use_mask_for_norm": [False] * 2,
+    }
     description["channel_names"] = {"0": "T1", "1": "T2"}
 
 
@@ -104,7 +113,13 @@ def test_the_second_stage_of_a_cascade_starts_from_the_images_and_learns_from_la
     assert torch.equal(stem[:, :1], load_weights(weights_file).state["stem.conv.weight"])
     assert "1 adapted (backbone.stem.conv.weight: 2 beyond the image channels at 0)" in log_of(trainer)
 
-    folder = hippocampus.results / NAME / f"AnatomixTrainer__{plans}__3d_lowres" / "predicted_next_stage" / "3d_cascade_fullres"
+    folder = (
+        hippocampus.results
+        / NAME
+        / f"AnatomixTrainer__{plans}__3d_lowres"
+        / "predicted_next_stage"
+        / "3d_cascade_fullres"
+    )
     folder.mkdir(parents=True)
     given = nnUNetDatasetBlosc2(trainer.preprocessed_dataset_folder)
     for case in given.identifiers:
@@ -114,7 +129,8 @@ def test_the_second_stage_of_a_cascade_starts_from_the_images_and_learns_from_la
     batch = next(trainer.dataloader_train)
     assert batch["data"].shape[1] == 3 and batch["target"].shape[1] == 1
     assert set(batch["data"][:, 1:].unique().tolist()) <= {0.0, 1.0}
-    # Labels of the first stage, which were the truth here, stay beside their scan; only training disturbs them.
+    # Labels of the first stage, which were the truth here, stay beside their scan; only training
+    # disturbs them.
     validation = next(trainer.dataloader_val)
     assert torch.equal(validation["data"][:, 1:2] == 1, validation["target"] == 1) and (validation["target"] == 1).any()
     assert np.isfinite(losses(trainer)).all()
@@ -142,7 +158,9 @@ def test_several_images_share_the_first_convolution_and_the_log_says_so(hippocam
     trainer = trainer_of(hippocampus, edit=two_channels)
     trainer.initialize()
     pretrained = load_weights(weights_file).state["stem.conv.weight"]
-    torch.testing.assert_close(trainer.network.backbone.stem.conv.weight.detach(), pretrained.expand(-1, 2, -1, -1, -1) / 2)
+    torch.testing.assert_close(
+        trainer.network.backbone.stem.conv.weight.detach(), pretrained.expand(-1, 2, -1, -1, -1) / 2
+    )
     log = log_of(trainer)
     assert "backbone.stem.conv.weight: 1 input channel spread over 2 image channels, divided by 2" in log
     assert "left as initialized (decoder.seg_layers.0.weight, decoder.seg_layers.0.bias)" in log
@@ -156,7 +174,10 @@ def test_the_large_networks_style_learns_from_its_published_file(hippocampus, go
 
     def style(plan: dict, description: dict) -> None:
         configuration = plan["configurations"]["3d_fullres"]
-        configuration |= {"architecture": load_template("anatomix_dev").configuration["architecture"], "patch_size": [64, 64, 64]}
+        configuration |= {
+            "architecture": load_template("anatomix_dev").configuration["architecture"],
+            "patch_size": [64, 64, 64],
+        }
         arguments = configuration["architecture"]["arch_kwargs"]
         arguments |= {"width": small.width, "poolings": small.poolings, "out_channels": small.out_channels}
         arguments["strides"] = pooling_strides(small.poolings)
@@ -177,7 +198,8 @@ def more_labels(plan: dict, description: dict) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind, edit, heads", [(AnatomixTrainer, fewer_labels, 1), (AnatomixTrainer, more_labels, 4), (nnUNetTrainer, more_labels, 4)]
+    "kind, edit, heads",
+    [(AnatomixTrainer, fewer_labels, 1), (AnatomixTrainer, more_labels, 4), (nnUNetTrainer, more_labels, 4)],
 )
 def test_a_fine_tuned_model_goes_on_with_other_labels(kind, edit, heads, hippocampus):
     """As by ``nnUNetv2_train … -pretrained_weights``, which loads after the initialization."""
@@ -192,7 +214,9 @@ def test_a_fine_tuned_model_goes_on_with_other_labels(kind, edit, heads, hippoca
     load_pretrained_weights(second.network, f"{first.output_folder}/checkpoint_final.pth")
     found, expected = second.network.backbone.state_dict(), first.network.backbone.state_dict()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
-    assert second.network.decoder.seg_layers[0].out_channels == heads and torch.equal(second.network.decoder.seg_layers[0].weight, head)
+    assert second.network.decoder.seg_layers[0].out_channels == heads and torch.equal(
+        second.network.decoder.seg_layers[0].weight, head
+    )
     second.on_train_start()
     assert np.isfinite(losses(second)).all()
 

@@ -34,7 +34,10 @@ from pretraining.imaging.grids import tensor_image
 
 SHAPE = (30, 28, 34)
 SOLVER = ConvexAdamConfig(grid_spacing=4, reach=2, iterations=20)
-COMMON = Common(config=RegistrationConfig(init="none", descriptors=DescriptorConfig(feature_weight=0), convexadam=SOLVER), weights=None)
+COMMON = Common(
+    config=RegistrationConfig(init="none", descriptors=DescriptorConfig(feature_weight=0), convexadam=SOLVER),
+    weights=None,
+)
 FLAGS = ("--features", "none", "--init", "none", "--grid-spacing", "4", "--reach", "2", "--device", "cpu")
 BROKEN = "pair 3"
 
@@ -272,15 +275,21 @@ def test_whatever_fails_is_written_in_one_line(own, error):
 
 
 def test_pairs_are_read_relative_to_their_table(tmp_path):
-    (tmp_path / "pairs.csv").write_text("\ufefffixed,moving,init\na.nii.gz,b/c.nii.gz,\n/d.nii.gz,e.mha,start.tfm\n", encoding="utf-8")
+    (tmp_path / "pairs.csv").write_text(
+        "\ufefffixed,moving,init\na.nii.gz,b/c.nii.gz,\n/d.nii.gz,e.mha,start.tfm\n", encoding="utf-8"
+    )
     first, second = read_pairs(tmp_path / "pairs.csv")
     assert first == PairFiles(name="pair001", fixed=tmp_path / "a.nii.gz", moving=tmp_path / "b" / "c.nii.gz")
-    assert second == PairFiles(name="pair002", fixed=Path("/d.nii.gz"), moving=tmp_path / "e.mha", init=tmp_path / "start.tfm")
+    assert second == PairFiles(
+        name="pair002", fixed=Path("/d.nii.gz"), moving=tmp_path / "e.mha", init=tmp_path / "start.tfm"
+    )
 
 
 def test_unknown_columns_are_refused(tmp_path):
     (tmp_path / "pairs.csv").write_text("fixed,moving,fixed_maks\na,b,c\n")
-    with pytest.raises(InputError, match=r"pairs: expected a CSV with the columns fixed, moving .*found fixed, moving, fixed_maks"):
+    with pytest.raises(
+        InputError, match=r"pairs: expected a CSV with the columns fixed, moving .*found fixed, moving, fixed_maks"
+    ):
         read_pairs(tmp_path / "pairs.csv")
 
 
@@ -289,14 +298,18 @@ def test_landmarks_come_in_pairs(own, tmp_path):
     (tmp_path / "two.csv").write_text("x,y,z\n5,5,10\n6,7,12\n")
     (tmp_path / "one.csv").write_text("x,y,z\n5,5,10\n")
     for names in (("two.csv", "one.csv"), ("two.csv", None)):
-        points = {f"{role}_landmarks": name and tmp_path / name for role, name in zip(("fixed", "moving"), names, strict=True)}
+        points = {
+            f"{role}_landmarks": name and tmp_path / name for role, name in zip(("fixed", "moving"), names, strict=True)
+        }
         with pytest.raises(InputError, match="landmarks"):
             register_pair(replace(pairs[0], **points), out / "pair 1", COMMON, progress=False)
     assert not out.exists()
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "nnunet_anatomix.cli", *arguments], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "nnunet_anatomix.cli", *arguments], capture_output=True, text=True, check=False
+    )
 
 
 def test_a_batch_and_its_table_by_command(folder, tmp_path):
@@ -306,7 +319,9 @@ def test_a_batch_and_its_table_by_command(folder, tmp_path):
     out = tmp_path / "out"
     result = command("register", "--pairs", str(tmp_path / "pairs" / "some.csv"), "--out", str(out), *FLAGS)
     assert result.returncode == 1 and "Traceback" not in result.stderr
-    assert result.stderr.splitlines()[-1].startswith(f"nnunet-anatomix: 1 of 2 pairs failed (all in {out}/failed.csv): pair 3: moving: ")
+    assert result.stderr.splitlines()[-1].startswith(
+        f"nnunet-anatomix: 1 of 2 pairs failed (all in {out}/failed.csv): pair 3: moving: "
+    )
     assert registered(out) == ["pair 4"]
     table = command("evaluate", "registration", str(out))
     assert table.returncode == 0 and "convexadam-mind" in table.stderr and f"all of it is in {out}" in table.stderr
@@ -315,7 +330,9 @@ def test_a_batch_and_its_table_by_command(folder, tmp_path):
 def test_one_pair_by_command(folder, tmp_path):
     out = tmp_path / "out"
     scans = [text for role in ("fixed", "moving") for text in (f"--{role}", str(folder / f"1_{role}.nii.gz"))]
-    labels = [text for role in ("fixed", "moving") for text in (f"--{role}-labels", str(folder / f"1_{role}_labels.nii.gz"))]
+    labels = [
+        text for role in ("fixed", "moving") for text in (f"--{role}-labels", str(folder / f"1_{role}_labels.nii.gz"))
+    ]
     result = command("register", *scans, *labels, "--out", str(out), *FLAGS)
     assert result.returncode == 0, result.stderr
     assert {"moved.nii.gz", "moved_labels.nii.gz", "forward.nii.gz", "inverse.nii.gz", "registration.json"} <= {
@@ -349,7 +366,9 @@ def test_features_by_command(folder, tmp_path, weights):
     config = UNetConfig(width=2, poolings=2, out_channels=3)
     save_weights(tmp_path / "tiny.safetensors", weights[0].network().state_dict(), config, {"name": "tiny"})
     out = tmp_path / "f.nii.gz"
-    result = command("features", str(folder / "1_fixed.nii.gz"), "--out", str(out), "--weights", str(tmp_path / "tiny.safetensors"))
+    result = command(
+        "features", str(folder / "1_fixed.nii.gz"), "--out", str(out), "--weights", str(tmp_path / "tiny.safetensors")
+    )
     assert result.returncode == 0, result.stderr
     found = sitk.ReadImage(str(out))
     assert found.GetSize() == SHAPE and found.GetNumberOfComponentsPerPixel() == 3

@@ -18,7 +18,10 @@ def test_cells_are_read_by_column_and_rows_without_a_name_get_one(tmp_path):
     path = tmp_path / "pairs.csv"
     path.write_text('\ufeffmoving,name,fixed,mask\nb.nii,,"a,\n1.nii",\nd.nii,zwölf,c.nii,m.nii\n', encoding="utf-8")
     first, second = read(path)
-    assert first[:2] == ("pair001", {"moving": "b.nii", "fixed": "a,\n1.nii"}) and first.where == f"pairs: line 3 of {path}"
+    assert (
+        first[:2] == ("pair001", {"moving": "b.nii", "fixed": "a,\n1.nii"})
+        and first.where == f"pairs: line 3 of {path}"
+    )
     assert second[:2] == ("zwölf", {"moving": "d.nii", "fixed": "c.nii", "mask": "m.nii"}) and "line 4" in second.where
 
 

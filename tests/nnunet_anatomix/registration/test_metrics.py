@@ -38,7 +38,9 @@ def one_hot(labels: np.ndarray, number: int = 4) -> Tensor:
 def test_dice_and_hausdorff_distance_as_monais(spacing_mm):
     fixed, moved = blobs(), np.roll(blobs(), (1, 2, 0), (0, 1, 2))
     dice = compute_dice(one_hot(moved), one_hot(fixed), include_background=False)[0]
-    distance = compute_hausdorff_distance(one_hot(moved), one_hot(fixed), include_background=False, percentile=95, spacing=spacing_mm)[0]
+    distance = compute_hausdorff_distance(
+        one_hot(moved), one_hot(fixed), include_background=False, percentile=95, spacing=spacing_mm
+    )[0]
     assert distance.std() > 0.1
     assert dice_by_label(fixed, moved) == pytest.approx(dict(enumerate(dice.tolist(), 1)))
     assert hd95_mm_by_label(fixed, moved, spacing_mm) == pytest.approx(dict(enumerate(distance.tolist(), 1)))
@@ -63,7 +65,10 @@ def test_a_label_on_one_side_has_no_overlap_and_no_distance():
 
 def test_empty_maps_have_no_labels():
     empty = np.zeros((5, 4, 3), dtype=np.uint8)
-    assert dice_by_label(empty, empty) == hd95_mm_by_label(empty, empty, (1, 1, 1)) == {} and shared_labels(empty, empty) == []
+    assert (
+        dice_by_label(empty, empty) == hd95_mm_by_label(empty, empty, (1, 1, 1)) == {}
+        and shared_labels(empty, empty) == []
+    )
 
 
 def test_tensors_and_arrays_of_any_type_count_alike():
@@ -156,7 +161,11 @@ def test_landmarks_are_read_from_tables_and_from_slicer(tmp_path):
         ("a.csv", "x,y,z\n1,2\n", "line 2: expected numbers"),
         ("a.csv", "x,y,z\n1,2,inf\n", "line 2: expected numbers"),
         ("a.fcsv", "# columns = id,x,y,z\n1,2,3,4\n", "has no line '# CoordinateSystem"),
-        ("a.fcsv", "# CoordinateSystem = IJK\n1,2,3,4\n", "line 1: '# CoordinateSystem = IJK', expected one with LPS, RAS"),
+        (
+            "a.fcsv",
+            "# CoordinateSystem = IJK\n1,2,3,4\n",
+            "line 1: '# CoordinateSystem = IJK', expected one with LPS, RAS",
+        ),
         ("a.fcsv", "# CoordinateSystem = LPS\n\n1,2,3\n", "line 3: expected numbers in columns 2, 3, 4"),
     ],
 )

@@ -85,7 +85,9 @@ def test_edges_are_those_of_the_moved_image():
         assert slope[edges[0]].mean() > 5 * slope.mean()
 
 
-@pytest.mark.parametrize("kind", ["constant", "not a number", "two values", "one voxel", "one slice", "one line", "Hounsfield"])
+@pytest.mark.parametrize(
+    "kind", ["constant", "not a number", "two values", "one voxel", "one slice", "one line", "Hounsfield"]
+)
 def test_no_scan_is_too_odd(tmp_path, kind):
     volume = {
         "constant": np.full((9, 8, 7), 3.0),

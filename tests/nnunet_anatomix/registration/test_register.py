@@ -85,7 +85,8 @@ def apart(one: sitk.Transform, other: sitk.Transform, grid: sitk.Image, brain: T
 
 def halved(found: Registration, truth: Tensor, scans: dict[str, sitk.Image], brain: Tensor) -> bool:
     after, before = (
-        errors(transform, truth, scans["t1"], brain).median() for transform in (found.forward, sitk.Transform(3, sitk.sitkIdentity))
+        errors(transform, truth, scans["t1"], brain).median()
+        for transform in (found.forward, sitk.Transform(3, sitk.sitkIdentity))
     )
     return bool(before > 1.2) and bool(after < before / 2)
 
@@ -133,7 +134,9 @@ def test_how_the_moving_scan_is_stored_matters_little(scans, bent, brain, plain,
     assert apart(found.forward, plain.forward, scans["t1"], brain) < 0.5
 
 
-@pytest.mark.parametrize("change", [lambda scan: sitk.Flip(scan, (False, True, True)), lambda scan: sitk.PermuteAxes(scan, (1, 2, 0))])
+@pytest.mark.parametrize(
+    "change", [lambda scan: sitk.Flip(scan, (False, True, True)), lambda scan: sitk.PermuteAxes(scan, (1, 2, 0))]
+)
 def test_how_the_fixed_scan_is_stored_matters_little(scans, bent, brain, plain, change):
     found = register(change(scans["t1"]), bent["t2"], config=PLAIN)
     assert apart(found.forward, plain.forward, scans["t1"], brain) < 0.5
@@ -180,7 +183,9 @@ def written(scans, bent, shifted, tmp_path_factory) -> tuple[Path, Registration,
     out = tmp_path_factory.mktemp("out") / "pair"
     labels = sitk.Image(bent["labels"])
     labels.CopyInformation(shifted)
-    found = register(scans["t1"], shifted, config=RegistrationConfig(affine="rigid", descriptors=MIND, convexadam=SOLVER))
+    found = register(
+        scans["t1"], shifted, config=RegistrationConfig(affine="rigid", descriptors=MIND, convexadam=SOLVER)
+    )
     metrics = measure(found, fixed_labels=scans["labels_neuromorphometrics"], moving_labels=labels)
     write_registration(out, found, metrics, pair="head", moving_labels=labels, comment="of a test")
     return out, found, metrics
@@ -188,7 +193,15 @@ def written(scans, bent, shifted, tmp_path_factory) -> tuple[Path, Registration,
 
 def test_nothing_is_missing_on_disk(written):
     out, found, metrics = written
-    names = {"forward.nii.gz", "forward.h5", "inverse.nii.gz", "inverse.h5", "start.tfm", "moved.nii.gz", "moved_labels.nii.gz"}
+    names = {
+        "forward.nii.gz",
+        "forward.h5",
+        "inverse.nii.gz",
+        "inverse.h5",
+        "start.tfm",
+        "moved.nii.gz",
+        "moved_labels.nii.gz",
+    }
     assert {path.name for path in out.iterdir()} == names | {"overview.png", "registration.json"}
     document = json.loads((out / "registration.json").read_text())
     assert document["pair"] == "head" and document["comment"] == "of a test" and document["method"] == "convexadam-mind"
@@ -211,7 +224,9 @@ def test_itk_moves_the_scan_by_what_is_written(scans, shifted, written, ending):
         transform = sitk.DisplacementFieldTransform(sitk.ReadImage(str(out / "forward.nii.gz"), sitk.sitkVectorFloat64))
     ours = image_tensor(sitk.ReadImage(str(out / "moved.nii.gz")))
     theirs = image_tensor(
-        sitk.Resample(shifted, scans["t1"], transform, sitk.sitkLinear, image_tensor(shifted).min().item(), sitk.sitkFloat32)
+        sitk.Resample(
+            shifted, scans["t1"], transform, sitk.sitkLinear, image_tensor(shifted).min().item(), sitk.sitkFloat32
+        )
     )
     assert (ours - theirs).abs().max() < 1e-3 * ours.abs().max()
     assert ours.std() > 0.5 * image_tensor(shifted).std()
@@ -225,13 +240,18 @@ def test_the_inverse_brings_points_back(scans, brain, written, ending):
     else:
         back = sitk.DisplacementFieldTransform(sitk.ReadImage(str(out / "inverse.nii.gz"), sitk.sitkVectorFloat64))
     points = [scans["t1"].TransformIndexToPhysicalPoint(index) for index in brain.nonzero()[::97].tolist()]
-    distances = [np.linalg.norm(np.subtract(back.TransformPoint(found.forward.TransformPoint(point)), point)) for point in points]
+    distances = [
+        np.linalg.norm(np.subtract(back.TransformPoint(found.forward.TransformPoint(point)), point)) for point in points
+    ]
     assert np.median(distances) < 0.5 * 5 and np.percentile(distances, 95) < 5
 
 
 def test_labels_of_one_scan_alone_are_reported(scans, bent, plain):
     values = [int(value) for value in image_tensor(scans["labels_neuromorphometrics"]).unique() if value > 0]
-    ours, theirs = sitk.Cast(scans["labels_neuromorphometrics"], sitk.sitkInt32), sitk.Cast(bent["labels"], sitk.sitkInt32)
+    ours, theirs = (
+        sitk.Cast(scans["labels_neuromorphometrics"], sitk.sitkInt32),
+        sitk.Cast(bent["labels"], sitk.sitkInt32),
+    )
     ours, theirs = (sitk.ChangeLabel(labels, {gone: 0}) for labels, gone in ((ours, values[0]), (theirs, values[1])))
     metrics = measure(plain, fixed_labels=ours, moving_labels=theirs)
     assert metrics["one_sided_labels"] == values[:2]
@@ -245,7 +265,10 @@ def test_landmarks_are_measured_in_millimetres(scans, truth, brain, plain):
     inverse = invert(truth)
     fixed = np.array([grid.TransformIndexToPhysicalPoint(index) for index in indices.tolist()])
     moving = np.array(
-        [grid.TransformContinuousIndexToPhysicalPoint((index + inverse[(slice(None), *index)]).double().tolist()) for index in indices]
+        [
+            grid.TransformContinuousIndexToPhysicalPoint((index + inverse[(slice(None), *index)]).double().tolist())
+            for index in indices
+        ]
     )
     metrics = measure(plain, fixed_points_mm=fixed, moving_points_mm=moving)
     assert metrics["tre_before_mm"] == pytest.approx(np.linalg.norm(moving - fixed, axis=1), abs=2e-3)
@@ -256,13 +279,23 @@ def test_too_little_memory_is_refused_with_what_it_takes(scans, bent):
     with pytest.raises(InputError) as caught:
         register(scans["t1"], bent["t2"], config=PLAIN, memory=10_000_000)
     said = str(caught.value)
-    assert re.search(r"takes at least [\d.]+[MG]B of memory", said) and "9.537MB were named" in said and "\n" not in said
+    assert (
+        re.search(r"takes at least [\d.]+[MG]B of memory", said) and "9.537MB were named" in said and "\n" not in said
+    )
 
 
 def test_less_memory_makes_settings_smaller_and_never_larger():
-    net, shape, sizes = UNet().eval(), (200, 180, 160), [size * 2**20 for size in (60_000, 6000, 3000, 2000, 1200, 900, 800)]
+    net, shape, sizes = (
+        UNet().eval(),
+        (200, 180, 160),
+        [size * 2**20 for size in (60_000, 6000, 3000, 2000, 1200, 900, 800)],
+    )
     budgets = [fit_to_memory(shape, 2**26, DescriptorConfig(), ConvexAdamConfig(), net, size) for size in sizes]
-    assert budgets[0].descriptors == DescriptorConfig() and budgets[0].solver == ConvexAdamConfig() and budgets[0].voxels == prod(shape)
+    assert (
+        budgets[0].descriptors == DescriptorConfig()
+        and budgets[0].solver == ConvexAdamConfig()
+        and budgets[0].voxels == prod(shape)
+    )
     assert all(budget.needed_bytes <= size for budget, size in zip(budgets, sizes, strict=True))
     for values in (
         [budget.voxels for budget in budgets],
@@ -290,12 +323,16 @@ def test_methods_have_names(config, name):
 
 
 def test_weights_make_the_features(scans, bent):
-    config = RegistrationConfig(init="none", spacing_mm=10, descriptors=DescriptorConfig(mind=False, side=32), convexadam=SOLVER)
+    config = RegistrationConfig(
+        init="none", spacing_mm=10, descriptors=DescriptorConfig(mind=False, side=32), convexadam=SOLVER
+    )
     nets = []
     for seed in (0, 1):
         torch.manual_seed(seed)
         nets.append(UNet(UNetConfig(width=2, poolings=2, out_channels=4)).eval())
-    first, second, again = (register(scans["t1"], bent["t2"], config=config, weights=net).displacement for net in (*nets, nets[0]))
+    first, second, again = (
+        register(scans["t1"], bent["t2"], config=config, weights=net).displacement for net in (*nets, nets[0])
+    )
     assert torch.equal(first, again) and not torch.equal(first, second)
 
 
@@ -307,7 +344,10 @@ def test_a_start_that_bends_is_undone_as_well(scans, bent, truth, brain, tmp_pat
     found = register(scans["t1"], bent["t2"], config=config)
     assert found.start.name == "file" and halved(found, truth, scans, brain)
     points = [scans["t1"].TransformIndexToPhysicalPoint(index) for index in brain.nonzero()[::97].tolist()]
-    distances = [np.linalg.norm(np.subtract(found.inverse.TransformPoint(found.forward.TransformPoint(point)), point)) for point in points]
+    distances = [
+        np.linalg.norm(np.subtract(found.inverse.TransformPoint(found.forward.TransformPoint(point)), point))
+        for point in points
+    ]
     assert np.median(distances) < 0.5 * 5
 
 

@@ -58,7 +58,14 @@ def test_weights_with_a_nan_tensor_end_a_registration_before_it_begins(tmp_path,
     """As it was reported: an all-NaN field, 'folds: 0.00 %' and exit code 0."""
     for name in ("fixed", "moving"):
         sitk.WriteImage(scan(len(name)), str(tmp_path / f"{name}.nii.gz"))
-    files = ["--fixed", str(tmp_path / "fixed.nii.gz"), "--moving", str(tmp_path / "moving.nii.gz"), "--out", str(tmp_path / "out")]
+    files = [
+        "--fixed",
+        str(tmp_path / "fixed.nii.gz"),
+        "--moving",
+        str(tmp_path / "moving.nii.gz"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     weights = ["--features", str(spoilt_file(tmp_path / "w.safetensors")), "--init", init, "--device", "cpu"]
     monkeypatch.setattr(sys, "argv", ["nnunet-anatomix", "register", *files, *weights])
     with pytest.raises(SystemExit, match=r"values of 'bottleneck\.0\.conv\.weight' are NaN or infinite"):
@@ -113,7 +120,9 @@ def test_no_intensities_are_such_a_window(window, tmp_path):
     makers = (
         lambda: Common(config=RegistrationConfig(), weights=None, fixed_clip=window),
         lambda: Common(config=RegistrationConfig(), weights=None, moving_clip=window),
-        lambda: SearchPair(name="a", fixed=tmp_path, moving=tmp_path, fixed_labels=tmp_path, moving_labels=tmp_path, fixed_clip=window),
+        lambda: SearchPair(
+            name="a", fixed=tmp_path, moving=tmp_path, fixed_labels=tmp_path, moving_labels=tmp_path, fixed_clip=window
+        ),
         lambda: register(scan(0), scan(1), fixed_clip=window),
     )
     for make in makers:
@@ -154,7 +163,14 @@ def test_settings_are_finite(make):
 def test_wrong_numbers_are_one_line_of_the_command(tmp_path, monkeypatch, flags, code, said):
     for name in ("fixed", "moving"):
         sitk.WriteImage(scan(len(name)), str(tmp_path / f"{name}.nii.gz"))
-    files = ["--fixed", str(tmp_path / "fixed.nii.gz"), "--moving", str(tmp_path / "moving.nii.gz"), "--out", str(tmp_path / "out")]
+    files = [
+        "--fixed",
+        str(tmp_path / "fixed.nii.gz"),
+        "--moving",
+        str(tmp_path / "moving.nii.gz"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     monkeypatch.setattr(sys, "argv", ["nnunet-anatomix", "register", *files, "--features", "none", *flags])
     with pytest.raises(SystemExit) as stopped:
         main()

@@ -55,7 +55,9 @@ def test_means_over_labels_and_pairs(batch):
     assert [one.method for one in summaries] == sorted(METHODS)
     for one in summaries:
         metrics = [report(number, one.method)["metrics"] for number in range(4)]
-        assert one.pairs == 4 and one.seconds == 2.5 and one.hd95_mm == 3.5 and one.folded_share == pytest.approx(0.00002)
+        assert (
+            one.pairs == 4 and one.seconds == 2.5 and one.hd95_mm == 3.5 and one.folded_share == pytest.approx(0.00002)
+        )
         assert one.dice == pytest.approx(np.mean([[*each["dice"].values()] for each in metrics]))
         assert one.dice_before == pytest.approx(one.dice - 0.4)
         assert one.tre_median_mm == 2 and one.tre_median_before_mm == 5
@@ -64,7 +66,10 @@ def test_means_over_labels_and_pairs(batch):
 
 def test_a_pair_counts_once_whatever_its_labels(tmp_path):
     many, one = report(0, "a"), report(1, "a")
-    many["metrics"]["dice"], one["metrics"]["dice"] = {str(label): 0.5 for label in range(9)}, {"1": 1.0, "2": float("nan")}
+    many["metrics"]["dice"], one["metrics"]["dice"] = (
+        {str(label): 0.5 for label in range(9)},
+        {"1": 1.0, "2": float("nan")},
+    )
     write(tmp_path, "many", many)
     write(tmp_path, "one", one)
     (summary,) = summarize(read_registrations(tmp_path))
@@ -78,7 +83,11 @@ def test_what_was_not_measured_is_a_dash(tmp_path):
     line = " ".join(markdown([summary]).splitlines()[-1].split())
     assert line == "| nan-registration | 1 | – | – (–) | – to – | – | – | – | 50.000 | – | 3.0 |"
     write_summary(tmp_path)
-    assert sorted(path.name for path in tmp_path.glob("*.*")) == ["pairs.csv", "summary.csv", "summary.md"]  # there is no Dice to draw
+    assert sorted(path.name for path in tmp_path.glob("*.*")) == [
+        "pairs.csv",
+        "summary.csv",
+        "summary.md",
+    ]  # there is no Dice to draw
 
 
 def test_the_summary_is_written(batch):
@@ -88,10 +97,14 @@ def test_the_summary_is_written(batch):
     with (batch / "pairs.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert [(line["pair"], line["method"]) for line in lines] == [(pair.pair, pair.method) for pair in pairs]
-    assert [float(line["dice"]) for line in lines] == pytest.approx([np.mean([*pair.dice.values()]) for pair in pairs], rel=1e-5)
+    assert [float(line["dice"]) for line in lines] == pytest.approx(
+        [np.mean([*pair.dice.values()]) for pair in pairs], rel=1e-5
+    )
     with (batch / "summary.csv").open() as file:
         lines = list(csv.DictReader(file))
-    assert [float(line["dice_std"]) for line in lines] == pytest.approx([one.dice_std for one in summarize(pairs)], rel=1e-5)
+    assert [float(line["dice_std"]) for line in lines] == pytest.approx(
+        [one.dice_std for one in summarize(pairs)], rel=1e-5
+    )
     assert float(lines[0]["folded_share"]) == 0.00002
     blue = np.abs(imread(batch / "dice.png")[..., :3].astype(int) - (31, 119, 180)).max(axis=-1) < 30
     assert np.ptp(np.argwhere(blue)[:, 1]) > 200  # boxes of both methods

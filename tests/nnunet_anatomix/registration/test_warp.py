@@ -34,7 +34,9 @@ DIRECTIONS = {
 
 
 def grid(
-    direction: str = "oblique", shape: tuple[int, int, int] = SHAPE, spacing: tuple[float, float, float] = (0.8, 2.0, 3.1)
+    direction: str = "oblique",
+    shape: tuple[int, int, int] = SHAPE,
+    spacing: tuple[float, float, float] = (0.8, 2.0, 3.1),
 ) -> sitk.Image:
     image = sitk.Image(shape, sitk.sitkFloat32)
     image.SetSpacing(spacing)
@@ -46,8 +48,14 @@ def grid(
 def waves(height: float, shape: tuple[int, int, int] = SHAPE, length: float = 1.0) -> Tensor:
     """Other displacements along every axis; 0 at the border, so that nothing leaves the grid."""
     x, y, z = identity(shape)
-    inside = torch.stack([(math.pi * place / (side - 1)).sin() for place, side in zip((x, y, z), shape, strict=True)]).prod(0)
-    return height * inside * torch.stack([torch.sin(y / length / 3 + 1), torch.cos(z / length / 4), torch.sin(x / length / 5 - 1)])
+    inside = torch.stack(
+        [(math.pi * place / (side - 1)).sin() for place, side in zip((x, y, z), shape, strict=True)]
+    ).prod(0)
+    return (
+        height
+        * inside
+        * torch.stack([torch.sin(y / length / 3 + 1), torch.cos(z / length / 4), torch.sin(x / length / 5 - 1)])
+    )
 
 
 def linear(matrix: Tensor, shape: tuple[int, int, int] = SHAPE) -> Tensor:
@@ -75,7 +83,9 @@ def test_itk_takes_points_where_the_displacement_takes_voxels(direction):
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_displacements_come_back_from_itk(direction):
     displacement = waves(2.5) + torch.tensor([0.5, -1.0, 2.0]).view(3, 1, 1, 1)
-    assert torch.allclose(displacement_of(itk_transform(displacement, grid(direction)), grid(direction)), displacement, atol=1e-4)
+    assert torch.allclose(
+        displacement_of(itk_transform(displacement, grid(direction)), grid(direction)), displacement, atol=1e-4
+    )
 
 
 def test_any_transform_of_itks_becomes_a_displacement():
@@ -88,7 +98,9 @@ def test_any_transform_of_itks_becomes_a_displacement():
 @pytest.mark.parametrize("mode", ["bilinear", "nearest"])
 def test_images_are_warped_as_by_itks_resampler(direction, mode):
     image, displacement = scan(grid(direction)), waves(2.0)
-    expected = image_tensor(resample_image(image, image, itk_transform(displacement, image), nearest=mode == "nearest", outside=0))
+    expected = image_tensor(
+        resample_image(image, image, itk_transform(displacement, image), nearest=mode == "nearest", outside=0)
+    )
     ours = warp(image_tensor(image)[None], displacement, mode=mode)[0]
     inside = (slice(2, -2),) * 3
     differs = (ours - expected)[inside].abs() > 1e-4
@@ -122,15 +134,21 @@ def test_a_smooth_displacement_and_its_inverse_cancel(monkeypatch, large):
     displacement = waves(2.5, shape, length=3.0)
     inverse = invert(displacement)
     assert displacement.norm(dim=0).max() > 2 and jacobian_determinant(displacement).min() > 0
-    # Where positions are voxels, the iteration ends close by; between voxels the inverse is linear, which costs a little.
+    # Where positions are voxels, the iteration ends close by; between voxels the inverse is linear,
+    # which costs a little.
     assert compose(inverse, displacement).norm(dim=0).max() < 0.02
     assert compose(displacement, inverse).norm(dim=0).max() < 0.05
 
 
 def test_linear_displacements_change_volumes_by_their_determinant():
-    for matrix in (torch.diag(torch.tensor([1.1, 0.8, 1.3])), torch.tensor([[1.0, 0.3, 0.1], [-0.2, 1.2, 0.0], [0.0, 0.4, 0.7]])):
+    for matrix in (
+        torch.diag(torch.tensor([1.1, 0.8, 1.3])),
+        torch.tensor([[1.0, 0.3, 0.1], [-0.2, 1.2, 0.0], [0.0, 0.4, 0.7]]),
+    ):
         determinant = jacobian_determinant(linear(matrix))
-        assert determinant.shape == SHAPE and torch.allclose(determinant, torch.linalg.det(matrix).expand(SHAPE), atol=1e-4)
+        assert determinant.shape == SHAPE and torch.allclose(
+            determinant, torch.linalg.det(matrix).expand(SHAPE), atol=1e-4
+        )
     assert jacobian_determinant(linear(torch.diag(torch.tensor([-1.0, 1.0, 1.0])))).max() == pytest.approx(-1, abs=1e-4)
 
 

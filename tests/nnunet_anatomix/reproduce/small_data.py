@@ -37,4 +37,6 @@ def _coarse(image: sitk.Image, transform: sitk.Transform | None, *, labels: bool
     grid.SetOrigin(image.TransformContinuousIndexToPhysicalPoint([(_COARSER - 1) / 2] * 3))
     grid.SetDirection(image.GetDirection())
     how = sitk.sitkNearestNeighbor if labels else sitk.sitkLinear
-    return sitk.Resample(sitk.Cast(image, sitk.sitkInt32 if labels else sitk.sitkFloat32), grid, transform or sitk.Transform(), how)
+    return sitk.Resample(
+        sitk.Cast(image, sitk.sitkInt32 if labels else sitk.sitkFloat32), grid, transform or sitk.Transform(), how
+    )

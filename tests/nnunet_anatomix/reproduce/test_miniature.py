@@ -100,7 +100,9 @@ def test_figure_5_by_convexadam_with_the_settings_that_were_tuned(data, out, in_
     reproduce("figure5", data, out, pairs=("brains",), rows=rows, miniature=True, device="cpu")
     assert len(complete(out, "figure5")) == 6
     tuned = [words for words in in_this_process if words[1] == "register"]
-    assert len(tuned) == 2 and all(words[words.index("--grid-spacing") + 1] == "4" for words in tuned), "as the search found"
+    assert len(tuned) == 2 and all(words[words.index("--grid-spacing") + 1] == "4" for words in tuned), (
+        "as the search found"
+    )
 
 
 @pytest.mark.slow
@@ -110,7 +112,12 @@ def test_registration_by_ants(data, out, tmp_path, monkeypatch, in_this_process)
     monkeypatch.setenv("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "1")
     how = {"pairs": ("brains",), "miniature": True, "device": "cpu"}
     reproduce("figure5", data, out, **how)
-    assert {cell["row"] for cell in complete(out, "figure5")} == {"ConvexAdam-Ours", "ConvexAdam", "ANTs-Ours", "ANTs-MI"}
+    assert {cell["row"] for cell in complete(out, "figure5")} == {
+        "ConvexAdam-Ours",
+        "ConvexAdam",
+        "ANTs-Ours",
+        "ANTs-MI",
+    }
     before = len(in_this_process)
     reproduce("table2", data, out, networks=(theirs(tmp_path),), **how)
     assert {cell["row"] for cell in complete(out, "table2")} == {"MutualInfo", "Ours", "PrimGeoSeg"}
@@ -120,12 +127,16 @@ def test_registration_by_ants(data, out, tmp_path, monkeypatch, in_this_process)
 @pytest.mark.slow
 def test_pretraining_variants(data, out, tmp_path, monkeypatch, in_this_process):
     bank = tmp_path / "shapes.bank"
-    monkeypatch.setattr(sys, "argv", ["anatomix-pretrain", "templates", "--source", "procedural:12", "--out", str(bank)])
+    monkeypatch.setattr(
+        sys, "argv", ["anatomix-pretrain", "templates", "--source", "procedural:12", "--out", str(bank)]
+    )
     pretraining.cli.main()
     how = {"pairs": ("brains",), "templates": bank, "miniature": True, "device": "cpu"}
     reproduce("figure7", data, out, **how)
     pictures = complete(out, "figure7")
-    assert len(pictures) == 4 * 2 and all((out / cell["ours"]).is_file() for cell in pictures), "Brains need a bank of brains"
+    assert len(pictures) == 4 * 2 and all((out / cell["ours"]).is_file() for cell in pictures), (
+        "Brains need a bank of brains"
+    )
     assert any("--brains BANK" in cell["why_not"] for cell in cells(out, "figure7"))
 
 
@@ -153,10 +164,14 @@ def test_segmentation_by_nnunet(data, out, weights_file, by_nnunet, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_pretraining_downstream_and_networks_of_our_architecture(data, out, weights_file, by_nnunet, tmp_path, monkeypatch):
+def test_pretraining_downstream_and_networks_of_our_architecture(
+    data, out, weights_file, by_nnunet, tmp_path, monkeypatch
+):
     monkeypatch.setenv("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "1")
     bank = tmp_path / "shapes.bank"
-    monkeypatch.setattr(sys, "argv", ["anatomix-pretrain", "templates", "--source", "procedural:12", "--out", str(bank)])
+    monkeypatch.setattr(
+        sys, "argv", ["anatomix-pretrain", "templates", "--source", "procedural:12", "--out", str(bank)]
+    )
     pretraining.cli.main()
     how = {"datasets": ("901",), "pairs": ("brains",), "shots": 1, "miniature": True, "device": "cpu"}
     reproduce("table3", data, out, rows=("loss: denoising",), templates=bank, **how)

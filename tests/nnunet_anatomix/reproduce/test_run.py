@@ -45,7 +45,8 @@ class Commands:
         run_folder.mkdir(parents=True, exist_ok=True)
         dice = {"weights": 0.8, "scratch": 0.5}.get(start, 0.6) + (0.1 if shots == "5" else 0)
         rows = [
-            Row(start=start, shots=int(shots), seed=0, case=f"case{number}", label="a", dice=dice + 0.2 * number) for number in range(2)
+            Row(start=start, shots=int(shots), seed=0, case=f"case{number}", label="a", dice=dice + 0.2 * number)
+            for number in range(2)
         ]
         write_rows(run_folder / "dice.csv", rows)
 
@@ -65,7 +66,9 @@ def settings(tmp_path) -> Settings:
     for number in range(5):
         (folder / "labelsTr" / f"case{number}.nii.gz").touch()
     (tmp_path / "transfer.pth").touch()
-    return Settings(data=tmp_path / "raw", out=tmp_path / "out", datasets=("12",), transfer=tmp_path / "transfer.pth", device="cpu")
+    return Settings(
+        data=tmp_path / "raw", out=tmp_path / "out", datasets=("12",), transfer=tmp_path / "transfer.pth", device="cpu"
+    )
 
 
 def numbers(settings: Settings, name: str) -> dict[tuple[str, str], dict[str, str]]:
@@ -76,8 +79,16 @@ def numbers(settings: Settings, name: str) -> dict[tuple[str, str], dict[str, st
 def test_our_numbers_stand_beside_the_papers(commands, settings):
     text = run(TABLES["table1"](settings), settings)
     found = {row: cell["ours"] for (row, _), cell in numbers(settings, "table1").items()}
-    assert found == {"Rand Init": ".60(.07)", "Transfer Learning": ".70(.07)", "Ours": ".90(.07)", "Full supervision": ".70(.07)"}
-    assert re.search(r"\| Ours +\| \.90\(\.07\) \[–\] +\|", text) and (settings.out / "table1.md").read_text(encoding="utf-8") == text
+    assert found == {
+        "Rand Init": ".60(.07)",
+        "Transfer Learning": ".70(.07)",
+        "Ours": ".90(.07)",
+        "Full supervision": ".70(.07)",
+    }
+    assert (
+        re.search(r"\| Ours +\| \.90\(\.07\) \[–\] +\|", text)
+        and (settings.out / "table1.md").read_text(encoding="utf-8") == text
+    )
 
 
 def test_what_is_finished_is_not_run_again_unless_it_would_be_another_command(commands, settings):
@@ -92,7 +103,9 @@ def test_what_is_finished_is_not_run_again_unless_it_would_be_another_command(co
 
 def test_what_fails_does_not_stop_the_rest_and_is_tried_again(commands, settings):
     commands.fails_on = "weights"
-    with pytest.raises(CommandFailed, match=r"1 of 4 steps failed .*: study_Dataset012_Mice_3_weights: it did not work"):
+    with pytest.raises(
+        CommandFailed, match=r"1 of 4 steps failed .*: study_Dataset012_Mice_3_weights: it did not work"
+    ):
         run(TABLES["table1"](settings), settings)
     found = {row: cell["ours"] for (row, _), cell in numbers(settings, "table1").items()}
     assert found["Ours"] == "" and found["Full supervision"] and found["Rand Init"]
@@ -111,8 +124,16 @@ def test_tables_share_what_they_have_in_common(commands, settings):
 
 
 def chain(settings: Settings) -> Table:
-    steps = [Step(name="first", command=("one", "--out", "a")), Step(name="second", command=("two", "--out", "b"), after=("first",))]
-    return Table(name="chain", title="A chain", steps=steps, cells=[Cell(row="r", column="c", steps=("second",), read=lambda: "1")])
+    steps = [
+        Step(name="first", command=("one", "--out", "a")),
+        Step(name="second", command=("two", "--out", "b"), after=("first",)),
+    ]
+    return Table(
+        name="chain",
+        title="A chain",
+        steps=steps,
+        cells=[Cell(row="r", column="c", steps=("second",), read=lambda: "1")],
+    )
 
 
 def test_a_step_waits_for_those_before_it(monkeypatch, settings):
@@ -132,13 +153,17 @@ def test_cells_that_cannot_be_had_cost_nothing(commands, settings):
     step = Step(name="one", command=("one",))
     cell = Cell(row="SMIT", column="c", paper=".5", steps=("one",), why_not="weights of others")
     text = run(Table(name="none", title="None", steps=[step], cells=[cell]), settings)
-    assert not commands.asked and "SMIT on c: weights of others." in text and re.search(r"\| SMIT +\| – \[\.5\] +\|", text)
+    assert (
+        not commands.asked and "SMIT on c: weights of others." in text and re.search(r"\| SMIT +\| – \[\.5\] +\|", text)
+    )
 
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="this system has no process groups")
 def test_asked_to_stop_it_stops_what_it_runs_and_says_so(tmp_path, settings):
     started = tmp_path / "started"
-    program = f"import pathlib, subprocess, sys; pathlib.Path({str(started)!r}).touch(); subprocess.run(['sleep', '60'])"
+    program = (
+        f"import pathlib, subprocess, sys; pathlib.Path({str(started)!r}).touch(); subprocess.run(['sleep', '60'])"
+    )
     steps = [Step(name=name, command=(sys.executable, "-c", program)) for name in ("first", "second")]
     cells = [Cell(row=step.name, column="c", steps=(step.name,), read=lambda: "1") for step in steps]
 

@@ -98,7 +98,11 @@ def test_the_schedule_is_the_papers(tmp_path):
     trainings = [line for line in table_3.splitlines() if line.startswith("anatomix-pretrain train")]
     assert len(trainings) == 11 and all("--steps 600000 --engine.side 128" in line for line in trainings)
     figure_5 = text_of("figure5", chosen)
-    assert figure_5.count("--overlap 0.8") == 8 and figure_5.count("--solver ants") == 4 and "--fixed-clip -450 450" in figure_5
+    assert (
+        figure_5.count("--overlap 0.8") == 8
+        and figure_5.count("--solver ants") == 4
+        and "--fixed-clip -450 450" in figure_5
+    )
     search = next(line for line in figure_5.splitlines() if " search " in line)
     flags = ("--smoothness", "--grid-spacing", "--reach", "--adam-spacing")
     counts = [len(re.search(rf"{flag} ([\d. ]+) --", search)[1].split()) for flag in flags]
@@ -106,16 +110,30 @@ def test_the_schedule_is_the_papers(tmp_path):
 
 
 def test_the_papers_numbers_stand_where_they_belong(tmp_path):
-    found = {name: {(cell.row, cell.column): cell.paper for cell in TABLES[name](settings(tmp_path)).cells} for name in TABLES}
+    found = {
+        name: {(cell.row, cell.column): cell.paper for cell in TABLES[name](settings(tmp_path)).cells}
+        for name in TABLES
+    }
     assert found["table1"]["Ours", "AMOS-CT"] == ".61(.01)" and found["table1"]["Rand Init", "WUFetal"] == ".73(.02)"
-    assert found["table1"]["Transfer Learning", "PROMISE12"] == ".82(.01)" and found["table1"]["MedicalNet", "FeTA"] == ".74(.04)"
+    assert (
+        found["table1"]["Transfer Learning", "PROMISE12"] == ".82(.01)"
+        and found["table1"]["MedicalNet", "FeTA"] == ".74(.04)"
+    )
     assert found["table1"]["Full supervision", "MSD-Heart"] == ".91(.01)"
     assert found["table2"]["MutualInfo", "MM-WHS"] == ".58(.03)" and found["table2"]["SMIT", "L2RAb"] == ".48(.08)"
-    assert found["table3"]["loss: denoising", "AMOS-CT"] == ".46(.01)" and found["table3"]["Ours", "L2RAb folds"] == "0.22%"
+    assert (
+        found["table3"]["loss: denoising", "AMOS-CT"] == ".46(.01)"
+        and found["table3"]["Ours", "L2RAb folds"] == "0.22%"
+    )
     assert found["table4"]["ConvexAdam", "MM-WHS folds"] == "1.715 ± 3.572"
-    assert found["table5"]["PrimGeoSeg UNet", "L2RAb"] == ".36(.06)" and found["table5"]["Ours", "L2RAb-MRI"] == ".86(.05)"
+    assert (
+        found["table5"]["PrimGeoSeg UNet", "L2RAb"] == ".36(.06)" and found["table5"]["Ours", "L2RAb-MRI"] == ".86(.05)"
+    )
     assert found["table6"]["Ours", "neurite-oasis"] == found["table6"]["Rand Init", "neurite-oasis"] == ".82(.01)"
-    assert found["figure8"]["Ours", "AMOS-CT, 3"] == ".61(.01)" and found["figure8"]["Rand Init", "AMOS-CT, 180"] == ".85(.00)"
+    assert (
+        found["figure8"]["Ours", "AMOS-CT, 3"] == ".61(.01)"
+        and found["figure8"]["Rand Init", "AMOS-CT, 180"] == ".85(.00)"
+    )
     assert found["figure5"]["ANTs-MI", "L2RAb mean"] == ".48(.10)"
 
 
@@ -124,7 +142,9 @@ def test_without_data_nothing_is_run_and_what_to_do_is_said(tmp_path):
         table = TABLES[name](settings(tmp_path))
         assert not wanted_steps(table) and all(cell.why_not for cell in table.cells)
     reasons = {cell.why_not for cell in TABLES["table1"](settings(tmp_path)).cells}
-    assert any("nnunet-anatomix prepare promise12 --source" in why for why in reasons) and any("never published" in why for why in reasons)
+    assert any("nnunet-anatomix prepare promise12 --source" in why for why in reasons) and any(
+        "never published" in why for why in reasons
+    )
 
 
 def test_figure_7_wants_scans_too(tmp_path):
@@ -162,7 +182,9 @@ def test_other_datasets_and_pairs_take_the_place_of_the_papers(tmp_path):
     table = TABLES["table1"](chosen)
     assert {cell.column for cell in table.cells} == {"Mice"} and len(wanted_steps(table)) == 4
     assert (
-        "-d Dataset012_Mice" in dry_run(table, chosen) and "--shots 3" in dry_run(table, chosen) and "--patch" not in dry_run(table, chosen)
+        "-d Dataset012_Mice" in dry_run(table, chosen)
+        and "--shots 3" in dry_run(table, chosen)
+        and "--patch" not in dry_run(table, chosen)
     )
     text = text_of("figure5", chosen)
     assert "--moving-clip 0 9" in text and "--fixed-clip" not in text

@@ -40,10 +40,15 @@ def write(path: Path, labels: np.ndarray, spacing_mm: tuple[float, float, float]
 @pytest.fixture
 def folders(tmp_path) -> SimpleNamespace:
     """Three cases, of which the last has no label 2 in its prediction."""
-    found = SimpleNamespace(predictions=tmp_path / "predictions", truth=tmp_path / "truth", out=tmp_path / "deep" / "out")
+    found = SimpleNamespace(
+        predictions=tmp_path / "predictions", truth=tmp_path / "truth", out=tmp_path / "deep" / "out"
+    )
     for case, ending in enumerate((".nii.gz", ".nrrd", ".mha")):
         prediction = boxes(case + 10)
-        write(found.predictions / f"case.{case}{ending}", np.where(prediction == 2, 0, prediction) if case == 2 else prediction)
+        write(
+            found.predictions / f"case.{case}{ending}",
+            np.where(prediction == 2, 0, prediction) if case == 2 else prediction,
+        )
         write(found.truth / f"case.{case}.nii.gz", boxes(case))
     return found
 
@@ -60,15 +65,22 @@ def describe(folder: Path, labels: dict) -> None:
 def test_as_nnunet_and_monai(folders):
     text = evaluate_segmentation(folders.predictions, folders.truth, out=folders.out)
     assert text == (folders.out / "table.md").read_text(encoding="utf-8")
-    assert [(line["case"], line["label"]) for line in lines(folders)] == [(f"case.{case}", label) for case in range(3) for label in "12"]
+    assert [(line["case"], line["label"]) for line in lines(folders)] == [
+        (f"case.{case}", label) for case in range(3) for label in "12"
+    ]
     for line in lines(folders):
         (path,) = folders.predictions.glob(f"{line['case']}.*")
         true, label = folders.truth / f"{line['case']}.nii.gz", int(line["label"])
         metrics = compute_metrics(str(true), str(path), SimpleITKIO(), [1, 2])["metrics"]
         assert float(line["dice"]) == pytest.approx(metrics[label]["Dice"], rel=1e-5)
-        masks = [torch.from_numpy(sitk.GetArrayFromImage(sitk.ReadImage(str(file))) == label)[None, None] for file in (path, true)]
+        masks = [
+            torch.from_numpy(sitk.GetArrayFromImage(sitk.ReadImage(str(file))) == label)[None, None]
+            for file in (path, true)
+        ]
         if masks[0].any():
-            expected = compute_hausdorff_distance(*masks, include_background=True, percentile=95, spacing=SPACING_MM[::-1])
+            expected = compute_hausdorff_distance(
+                *masks, include_background=True, percentile=95, spacing=SPACING_MM[::-1]
+            )
             assert float(line["hd95_mm"]) == pytest.approx(expected.item(), rel=1e-5)
         else:
             assert line["dice"] == "0" and line["hd95_mm"] == "nan"
@@ -94,7 +106,9 @@ def test_labels_get_their_names(folders, where):
     found = {line["label"]: line for line in lines(folders) if line["case"] == "case.0"}
     assert list(found) == ["front", "whole", "nowhere"]
     predicted, true = (boxes(seed) > 0 for seed in (10, 0))
-    assert float(found["whole"]["dice"]) == pytest.approx(2 * (predicted & true).sum() / (predicted.sum() + true.sum()), rel=1e-5)
+    assert float(found["whole"]["dice"]) == pytest.approx(
+        2 * (predicted & true).sum() / (predicted.sum() + true.sum()), rel=1e-5
+    )
     assert float(found["front"]["dice"]) < 1 and found["nowhere"]["dice"] == "nan"
 
 
@@ -103,7 +117,9 @@ def test_what_is_ignored_does_not_count(folders):
     for case in range(3):
         (path,) = folders.predictions.glob(f"case.{case}.*")
         prediction = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
-        write(folders.truth / f"case.{case}.nii.gz", np.where(prediction != boxes(case), 3, boxes(case)).astype(np.uint8))
+        write(
+            folders.truth / f"case.{case}.nii.gz", np.where(prediction != boxes(case), 3, boxes(case)).astype(np.uint8)
+        )
     evaluate_segmentation(folders.predictions, folders.truth, out=folders.out)
     scored = lines(folders)
     assert {line["label"] for line in scored} == {"front", "back"}
@@ -136,10 +152,16 @@ def test_every_prediction_needs_a_truth_but_not_the_other_way_round(folders, cap
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda folder: (folder / "case.0.nii.gz").write_bytes(b"torn"), r"case\.0\.nii\.gz: damaged|case\.0\.nii\.gz: cut short"),
+        (
+            lambda folder: (folder / "case.0.nii.gz").write_bytes(b"torn"),
+            r"case\.0\.nii\.gz: damaged|case\.0\.nii\.gz: cut short",
+        ),
         (lambda folder: write(folder / "case.0.nii.gz", boxes(0) + np.float32(0.5)), "not whole"),
         (lambda folder: write(folder / "case.0.mha", boxes(0)), "are of one name"),
-        (lambda folder: (folder / "dataset.json").write_text('{"labels": {"0": "background"}}'), "expected labels as names with a number"),
+        (
+            lambda folder: (folder / "dataset.json").write_text('{"labels": {"0": "background"}}'),
+            "expected labels as names with a number",
+        ),
         (lambda folder: (folder / "dataset.json").write_text('{"lab'), "cannot read"),
         (lambda folder: [path.unlink() for path in folder.iterdir()], "no predictions in"),
     ],

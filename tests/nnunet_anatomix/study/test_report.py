@@ -14,7 +14,14 @@ from nnunet_anatomix.study.report import Row, draw_curve, markdown, read_rows, s
 def rows() -> list[Row]:
     rng = np.random.default_rng(1)
     return [
-        Row(start=start, shots=shots, seed=seed, case=f"case {number}", label=label, dice=level + 0.1 * shots + rng.uniform(0, 0.1))
+        Row(
+            start=start,
+            shots=shots,
+            seed=seed,
+            case=f"case {number}",
+            label=label,
+            dice=level + 0.1 * shots + rng.uniform(0, 0.1),
+        )
         for start, level in (("weights", 0.5), ("scratch", 0.1))
         for shots in (1, 3)
         for seed in (0, 4)

@@ -30,7 +30,11 @@ def test_cut_patches_fit_the_poolings(patch, poolings, limit, expected):
 
 
 def test_a_patch_of_ones_own_goes_first():
-    assert cut_plan(plan([96, 128, 112], 4), None, 3, (80, 96, 96))["configurations"]["3d_fullres"]["patch_size"] == [80, 96, 96]
+    assert cut_plan(plan([96, 128, 112], 4), None, 3, (80, 96, 96))["configurations"]["3d_fullres"]["patch_size"] == [
+        80,
+        96,
+        96,
+    ]
     with pytest.raises(InputError, match=r"expected a patch of multiples, found \(80, 90, 96\)"):
         cut_plan(plan([96] * 3, 4), None, None, (80, 90, 96))
 
@@ -48,7 +52,10 @@ def test_starts_by_name_file_and_address(tmp_path):
     (tmp_path / "our own.safetensors").touch()
     starts = starts_of(["weights", "stock", "weights", str(tmp_path / "our own.safetensors"), "hf://a/b/dev.pth@1"])
     assert list(starts) == ["weights", "stock", "our_own", "dev"]
-    assert starts["our_own"].weights == str(tmp_path / "our own.safetensors") and starts["our_own"].trainer == "AnatomixTrainer"
+    assert (
+        starts["our_own"].weights == str(tmp_path / "our own.safetensors")
+        and starts["our_own"].trainer == "AnatomixTrainer"
+    )
     assert starts["stock"].trainer == "AnatomixTrainerStock" and not starts["weights"].weights
 
 
@@ -82,7 +89,9 @@ def test_runs_have_folds_of_their_own_and_all_else_in_common(tmp_path):
     for folder, fold in zip(folders, folds, strict=True):
         own = folder / shared.name
         assert json.loads((own / "splits_final.json").read_text()) == [fold]
-        assert (own / "nnUNetPlans_3d_fullres" / "case.b2nd").is_file() and (own / "nnUNetPlans.json").read_text() == "{}"
+        assert (own / "nnUNetPlans_3d_fullres" / "case.b2nd").is_file() and (
+            own / "nnUNetPlans.json"
+        ).read_text() == "{}"
     assert (shared / "splits_final.json").read_text() == "[]"
     (shared / "later.json").touch()
     (tmp_path / "runs").rename(tmp_path / "moved")  # broken links are made anew
@@ -105,7 +114,9 @@ def test_where_a_disk_has_no_links_runs_get_copies(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("trainer", ["nnUNetTrainer", "AnatomixTrainer"])
-def test_trainers_read_the_folds_of_their_run(planned_hippocampus, nnunet, tmp_path, monkeypatch, trainer, weights_file):
+def test_trainers_read_the_folds_of_their_run(
+    planned_hippocampus, nnunet, tmp_path, monkeypatch, trainer, weights_file
+):
     from nnunetv2.run.run_training import get_trainer_from_args
 
     name = "Dataset901_Hippocampus"
@@ -113,7 +124,9 @@ def test_trainers_read_the_folds_of_their_run(planned_hippocampus, nnunet, tmp_p
     monkeypatch.setenv("ANATOMIX_WEIGHTS", str(weights_file))
     for number, case in enumerate(cases[:2]):
         fold = {"train": [case], "val": cases[2:]}
-        monkeypatch.setenv("nnUNet_preprocessed", str(own_folds(planned_hippocampus / name, fold, tmp_path / f"run {number}")))
+        monkeypatch.setenv(
+            "nnUNet_preprocessed", str(own_folds(planned_hippocampus / name, fold, tmp_path / f"run {number}"))
+        )
         run = get_trainer_from_args(name, "3d_fullres", 0, trainer, device=torch.device("cpu"))
         assert [list(keys) for keys in run.do_split()] == [fold["train"], fold["val"]]
         training, _ = run.get_tr_and_val_datasets()

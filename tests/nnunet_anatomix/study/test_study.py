@@ -38,11 +38,22 @@ class Commands:
         preprocessed = Path(environment["nnUNet_preprocessed"]) / SETTINGS.dataset
         if "plan" in command[0] or "plan-and-preprocess" in command:
             name = "nnUNetAnatomixPlans" if command[0] == "nnunet-anatomix" else "nnUNetPlans"
-            configuration = {"patch_size": [64] * 3, "batch_size": 4, "architecture": {"arch_kwargs": {"strides": [[2, 2, 2]] * 3}}}
-            (preprocessed / f"{name}.json").write_text(json.dumps({"plans_name": name, "configurations": {"3d_fullres": configuration}}))
+            configuration = {
+                "patch_size": [64] * 3,
+                "batch_size": 4,
+                "architecture": {"arch_kwargs": {"strides": [[2, 2, 2]] * 3}},
+            }
+            (preprocessed / f"{name}.json").write_text(
+                json.dumps({"plans_name": name, "configurations": {"3d_fullres": configuration}})
+            )
         elif command[0] == "nnUNetv2_train":
             trainer, plans = command[command.index("-tr") + 1], command[command.index("-p") + 1]
-            folder = Path(environment["nnUNet_results"]) / SETTINGS.dataset / f"{trainer}__{plans}__3d_fullres" / f"fold_{command[3]}"
+            folder = (
+                Path(environment["nnUNet_results"])
+                / SETTINGS.dataset
+                / f"{trainer}__{plans}__3d_fullres"
+                / f"fold_{command[3]}"
+            )
             (folder / "validation").mkdir(parents=True, exist_ok=True)
             (folder / "checkpoint_final.pth").touch()
             self.summary(folder / "validation", 0.9)
@@ -91,11 +102,16 @@ def test_every_start_and_seed_is_trained_and_tested_once(hippocampus, commands, 
     assert [(command[command.index("-tr") + 1], environment["ANATOMIX_SEED"]) for command, environment in trained] == [
         ("AnatomixTrainer", "0"), ("AnatomixTrainerStock", "0"), ("AnatomixTrainer", "1"), ("AnatomixTrainerStock", "1"),
     ]  # fmt: skip
-    assert all(command[3] == "all" and command[-1] == "--c" and env["ANATOMIX_ITERATIONS"] == "7" for command, env in trained)
+    assert all(
+        command[3] == "all" and command[-1] == "--c" and env["ANATOMIX_ITERATIONS"] == "7" for command, env in trained
+    )
     assert len(commands.named("nnUNetv2_predict")) == len(commands.named("nnUNetv2_evaluate_folder")) == 4
     assert {row.dice for row in read_rows(out / "cases.csv")} == {0.5} and "0.500" in table
     assert {row.label for row in read_rows(out / "cases.csv")} == {"anterior", "posterior"}
-    plans = [json.loads(path.read_text()) for path in (out / "nnUNet_preprocessed" / SETTINGS.dataset).glob("nnUNet*Plans.json")]
+    plans = [
+        json.loads(path.read_text())
+        for path in (out / "nnUNet_preprocessed" / SETTINGS.dataset).glob("nnUNet*Plans.json")
+    ]
     assert [plan["configurations"]["3d_fullres"]["patch_size"] for plan in plans] == [[32] * 3] * 2
     assert not list(out.rglob("*.pth")), "checkpoints of finished runs are gone"
 
@@ -136,17 +152,25 @@ def test_two_studies_at_once_in_one_folder_share_the_runs_and_not_the_folds(unte
             before = commands.folds_file(environment).read_bytes()
             inner.append(command[0])
             with pytest.raises(
-                CommandFailed, match=r"1 of 2 runs are left to other processes \(weights_shots1_seed0: .* is in use by process"
+                CommandFailed,
+                match=r"1 of 2 runs are left to other processes \(weights_shots1_seed0: .* is in use by process",
             ):
                 study(SETTINGS, out, seeds=(0, 1), **asked)
-            assert commands.folds_file(environment).read_bytes() == before, "nobody changes the folds of a run while it trains"
+            assert commands.folds_file(environment).read_bytes() == before, (
+                "nobody changes the folds of a run while it trains"
+            )
         commands(command, environment, log_file)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "run_child", first)
         study(SETTINGS, out, seeds=(0,), **asked)
-    assert len(commands.named("nnUNetv2_train")) == 2 and commands.trained_on[0]["train"] != commands.trained_on[1]["train"]
-    assert {(row.seed, row.start) for row in read_rows(out / "cases.csv")} == {(0, "weights"), (1, "weights")}, "the table has all runs"
+    assert (
+        len(commands.named("nnUNetv2_train")) == 2
+        and commands.trained_on[0]["train"] != commands.trained_on[1]["train"]
+    )
+    assert {(row.seed, row.start) for row in read_rows(out / "cases.csv")} == {(0, "weights"), (1, "weights")}, (
+        "the table has all runs"
+    )
     study(SETTINGS, out, seeds=(0, 1), **asked)
     assert len(commands.named("nnUNetv2_train")) == 2
     assert not list(out.rglob(".anatomix.lock*"))
@@ -186,7 +210,9 @@ def test_cases_that_the_dataset_keeps_for_validation_are_never_trained_on(untest
         (untested / kind).mkdir()
     study(SETTINGS, tmp_path / "study", seeds=(0,), starts=("weights",))
     (fold,) = commands.trained_on
-    assert fold["train"] == cases[:2] and commands.named("nnUNetv2_train")[0][0][3] == "0", "not fold all, which knows no validation"
+    assert fold["train"] == cases[:2] and commands.named("nnUNetv2_train")[0][0][3] == "0", (
+        "not fold all, which knows no validation"
+    )
     (untested / "splits_final.json").write_text(json.dumps([{"train": ["somebody"], "val": []}]))
     with pytest.raises(InputError, match=r"imagesTr does not have: \['somebody'\]"):
         study(SETTINGS, tmp_path / "other")
@@ -214,5 +240,7 @@ def test_a_folder_of_something_else_is_left_alone(hippocampus, commands, tmp_pat
 
 def test_the_stand_in_writes_what_is_read(tmp_path):
     Commands().summary(tmp_path, 0.25)
-    dice = read_case_dice(tmp_path / "summary.json", {"labels": {"background": 0, "a": 1, "b": 2}, "file_ending": ".nii.gz"})
+    dice = read_case_dice(
+        tmp_path / "summary.json", {"labels": {"background": 0, "a": 1, "b": 2}, "file_ending": ".nii.gz"}
+    )
     assert [one.case for one in dice] == ["case_0", "case_0", "case_1", "case_1", "case_2", "case_2"]

@@ -47,7 +47,13 @@ class FixedSize(nn.Module):
 def described(folder: Path, content: object, /, **changes: object) -> Path:
     """A JSON file, and the state beside it."""
     torch.save(content, folder / "net.pth")
-    spec = {"network": "monai.networks.nets.UNet", "kwargs": KWARGS, "state": "net.pth", "multiple": 4, "min_side": 8} | changes
+    spec = {
+        "network": "monai.networks.nets.UNet",
+        "kwargs": KWARGS,
+        "state": "net.pth",
+        "multiple": 4,
+        "min_side": 8,
+    } | changes
     path = folder / "net.json"
     path.write_text(json.dumps({name: value for name, value in spec.items() if value is not None}))
     return path
@@ -112,7 +118,8 @@ def test_nested_and_prefixed_states_and_heads_of_other_tasks(tmp_path):
 def test_one_network_used_in_two_ways_is_two(tmp_path):
     state = monai_net().state_dict()
     first, again, other = (
-        load_feature_weights(str(described(tmp_path, state, input_range=top))).sha256 for top in ([0, 1], [0, 1], [0, 2])
+        load_feature_weights(str(described(tmp_path, state, input_range=top))).sha256
+        for top in ([0, 1], [0, 1], [0, 2])
     )
     assert first == again != other
 
@@ -133,7 +140,11 @@ BAD = [
     ({"network": "builtins.dict", "kwargs": {}}, STATE, r"dict is a class, expected a subclass of torch\.nn\.Module"),
     ({"kwargs": KWARGS | {"colour": "red"}}, STATE, "does not take these kwargs.*colour"),
     ({"kwargs": KWARGS | {"out_channels": 6}}, STATE, r"does not fit .* tensors differ.*expected \(.*found \("),
-    ({"kwargs": KWARGS | {"in_channels": 2}}, {**MonaiUNet(**(KWARGS | {"in_channels": 2})).state_dict()}, "fails on a cube of 8 voxels"),
+    (
+        {"kwargs": KWARGS | {"in_channels": 2}},
+        {**MonaiUNet(**(KWARGS | {"in_channels": 2})).state_dict()},
+        "fails on a cube of 8 voxels",
+    ),
     ({"layer": "model.9"}, STATE, r"no layer 'model.9'; there are \['model'"),
     ({"state": "elsewhere.pth"}, STATE, "no state dict at .*elsewhere.pth"),
     ({}, {"weights": Unpickled()}, "holds more than tensors"),
@@ -174,8 +185,25 @@ def test_they_drive_convexadam_from_the_command_line(tmp_path, monkeypatch):
     moving = shifted(fixed)
     for name, image in (("fixed", fixed), ("moving", moving)):
         sitk.WriteImage(image, str(tmp_path / f"{name}.nii.gz"))
-    scans = ["--fixed", str(tmp_path / "fixed.nii.gz"), "--moving", str(tmp_path / "moving.nii.gz"), "--init", "none", "--device", "cpu"]
-    how = ["--features", str(described(tmp_path, STATE)), "--no-mind", "--grid-spacing", "4", "--out", str(tmp_path / "out")]
+    scans = [
+        "--fixed",
+        str(tmp_path / "fixed.nii.gz"),
+        "--moving",
+        str(tmp_path / "moving.nii.gz"),
+        "--init",
+        "none",
+        "--device",
+        "cpu",
+    ]
+    how = [
+        "--features",
+        str(described(tmp_path, STATE)),
+        "--no-mind",
+        "--grid-spacing",
+        "4",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     monkeypatch.setattr(sys, "argv", ["nnunet-anatomix", "register", *scans, *how])
     main()
     assert json.loads((tmp_path / "out" / "registration.json").read_text())["method"] == "convexadam-features"
@@ -220,9 +248,13 @@ def test_nothing_is_called_that_is_no_network(tmp_path, monkeypatch, named):
 def test_a_shell_is_not_called(tmp_path, monkeypatch):
     """As it was reported: check_output with a command line for a network."""
     monkeypatch.chdir(tmp_path)
-    path = described(tmp_path, STATE, network="subprocess.check_output", kwargs={"args": "touch code_was_run", "shell": True})
+    path = described(
+        tmp_path, STATE, network="subprocess.check_output", kwargs={"args": "touch code_was_run", "shell": True}
+    )
     sitk.WriteImage(scan(), "scan.nii.gz")
-    monkeypatch.setattr(sys, "argv", ["nnunet-anatomix", "features", "scan.nii.gz", "--out", "f.nii.gz", "--weights", str(path)])
+    monkeypatch.setattr(
+        sys, "argv", ["nnunet-anatomix", "features", "scan.nii.gz", "--out", "f.nii.gz", "--weights", str(path)]
+    )
     with pytest.raises(SystemExit, match=r"subprocess\.check_output is a function"):
         main()
     assert not (tmp_path / "code_was_run").exists() and not (tmp_path / "f.nii.gz").exists()

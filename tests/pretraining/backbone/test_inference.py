@@ -8,7 +8,12 @@ from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool3d
 
-from pretraining.backbone.inference import normalize_voxelwise, rescale_intensity, sliding_window_features, whole_volume_features
+from pretraining.backbone.inference import (
+    normalize_voxelwise,
+    rescale_intensity,
+    sliding_window_features,
+    whole_volume_features,
+)
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.common.errors import InputError
 
@@ -49,7 +54,13 @@ def test_windows_are_blended_as_in_the_published_program(net, shape, overlap):
     volume = image(*shape)
     with torch.inference_mode():
         expected = sliding_window_inference(
-            rescale_intensity(volume)[None, None], (16, 16, 16), 1, net, overlap=overlap, mode="gaussian", sigma_scale=0.25
+            rescale_intensity(volume)[None, None],
+            (16, 16, 16),
+            1,
+            net,
+            overlap=overlap,
+            mode="gaussian",
+            sigma_scale=0.25,
         )[0]
     found = sliding_window_features(net, volume, side=16, overlap=overlap)
     assert expected.std() > 0.1
@@ -67,13 +78,18 @@ def test_where_borders_do_not_matter_windows_do_not_either(shape):
     volume = image(*shape)
     found = sliding_window_features(Pointwise(), volume, side=16, overlap=0.7)
     assert found.shape == (2, *shape)
-    torch.testing.assert_close(found, Pointwise()(rescale_intensity(volume)[None, None])[0].detach(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        found, Pointwise()(rescale_intensity(volume)[None, None])[0].detach(), atol=1e-5, rtol=1e-5
+    )
     torch.testing.assert_close(found, whole_volume_features(Pointwise(), volume), atol=1e-5, rtol=1e-5)
 
 
 def test_features_may_enter_a_gradient(net):
     """Registration differentiates a warp of them."""
-    for features in (whole_volume_features(net, image(9, 8, 10)), sliding_window_features(net, image(9, 8, 20), side=8)):
+    for features in (
+        whole_volume_features(net, image(9, 8, 10)),
+        sliding_window_features(net, image(9, 8, 20), side=8),
+    ):
         factor = torch.ones((), requires_grad=True)
         (factor * features).square().sum().backward()
         assert not features.requires_grad and factor.grad is not None
@@ -109,13 +125,17 @@ def test_pooling_first_is_pooling_last(net, shape, side, pool, overlap):
     assert found.shape[1:] == tuple(length // pool for length in shape)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     whole = whole_volume_features(net, volume)
-    torch.testing.assert_close(whole_volume_features(net, volume, pool=pool), avg_pool3d(whole, pool), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        whole_volume_features(net, volume, pool=pool), avg_pool3d(whole, pool), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_pooled_features_are_never_held_at_full_resolution(net, monkeypatch):
     volume, made = image(40, 9, 8), []
     new_zeros = Tensor.new_zeros
-    monkeypatch.setattr(Tensor, "new_zeros", lambda *args, **kwargs: made.append(new_zeros(*args, **kwargs)) or made[-1])
+    monkeypatch.setattr(
+        Tensor, "new_zeros", lambda *args, **kwargs: made.append(new_zeros(*args, **kwargs)) or made[-1]
+    )
     sliding_window_features(net, volume, side=8, pool=4)
     assert [tuple(total.shape) for total in made] == [(3, 10, 2, 2)]
 

@@ -53,7 +53,9 @@ def net() -> UNet:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads peaks from /proc")
 @pytest.mark.parametrize("bf16", [False, True])
-@pytest.mark.parametrize(("config", "shape"), [({}, (64, 64, 64)), ({}, (96, 128, 80)), ({}, (128, 128, 128)), (DEV, (96, 96, 96))])
+@pytest.mark.parametrize(
+    ("config", "shape"), [({}, (64, 64, 64)), ({}, (96, 128, 80)), ({}, (128, 128, 128)), (DEV, (96, 96, 96))]
+)
 def test_estimates_are_a_little_above_measured_peaks(config, shape, bf16):
     code = _MEASURED.replace("{config}", repr(config)).replace("{shape}", repr(shape)).replace("{bf16}", repr(bf16))
     ratio = float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
@@ -78,7 +80,9 @@ def test_bf16_takes_less_and_larger_windows_more(net):
 
 def test_too_little_memory_is_named_with_what_is_needed(net):
     needed = window_bytes(net, (200, 200, 200), 32)
-    with pytest.raises(InputError, match=r"smallest window \(32 voxels\) needs (\S+)B of memory, but there is 1MB") as refusal:
+    with pytest.raises(
+        InputError, match=r"smallest window \(32 voxels\) needs (\S+)B of memory, but there is 1MB"
+    ) as refusal:
         window_for(net, (200, 200, 200), parse_bytes("1M"))
     assert parse_bytes(str(refusal.value).split(" needs ")[1].split()[0]) == pytest.approx(needed, rel=0.01)
 

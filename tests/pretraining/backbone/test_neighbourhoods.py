@@ -33,7 +33,9 @@ POSITIONS = {
 
 @pytest.mark.parametrize("name", POSITIONS)
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("options", [{"padding": "reflect", "bias": True}, {"padding": "zeros", "bias": False}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"padding": "reflect", "bias": True}, {"padding": "zeros", "bias": False}], ids=str
+)
 def test_equals_the_dense_convolution(name, layout, options):
     torch.manual_seed(0)
     conv = Conv3x3x3(6, 7, **options).double().to(memory_format=LAYOUTS[layout])
@@ -78,6 +80,8 @@ def test_the_network_gives_its_output_at_drawn_voxels():
     features, last = net.features_before_output(x, taps)
     dense = net.features(x, taps)
     assert features.keys() == {"bottleneck.0"}
-    torch.testing.assert_close(net.output_at(last, positions), dense["output"].flatten(2)[:, :, positions].transpose(1, 2))
+    torch.testing.assert_close(
+        net.output_at(last, positions), dense["output"].flatten(2)[:, :, positions].transpose(1, 2)
+    )
     torch.testing.assert_close(net.output(last), dense["output"])
     torch.testing.assert_close(features["bottleneck.0"], dense["bottleneck.0"])

@@ -97,7 +97,9 @@ def test_every_window_has_its_outputs_in_place():
     """Windows that name their own output: 2i for the even phase, 2i - 1 for the odd one."""
     index = torch.arange(4)
     even_odd = torch.stack((2 * index, 2 * index - 1)).double()
-    x, y, z = (even_odd[phase] for phase in ((slice(None), None, None), (None, slice(None), None), (None, None, slice(None))))
+    x, y, z = (
+        even_odd[phase] for phase in ((slice(None), None, None), (None, slice(None), None), (None, None, slice(None)))
+    )
     names = x[..., :, None, None] * 10000 + y[..., None, :, None] * 100 + z[..., None, None, :]
     found = interleave(names.reshape(1, 8, 4, 4, 4))[0, 0]
     fine = torch.arange(6).double()

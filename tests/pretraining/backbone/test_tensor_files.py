@@ -31,7 +31,9 @@ def safetensors_file(path, tensors, architecture=None, card=None):
     """A file of ours in all but what it says, with the checksum that fits."""
     described = json.dumps(to_dict(TINY) if architecture is None else architecture)
     stated = {"sha256": tensors_sha256(tensors)} if card is None else card
-    safetensors.torch.save_file(tensors, path, {"format": FORMAT, "architecture": described, "card": json.dumps(stated)})
+    safetensors.torch.save_file(
+        tensors, path, {"format": FORMAT, "architecture": described, "card": json.dumps(stated)}
+    )
     return path
 
 
@@ -119,7 +121,10 @@ def test_a_pickle_that_asks_for_memory_is_refused(tmp_path):
 
 def test_a_pth_that_unpacks_to_more_than_it_is_is_not_opened(tmp_path, monkeypatch):
     pth_file(tmp_path / "w.pth", {"w": torch.zeros(1_000_000)})
-    with zipfile.ZipFile(tmp_path / "w.pth") as archive, zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as bomb:
+    with (
+        zipfile.ZipFile(tmp_path / "w.pth") as archive,
+        zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
         for name in archive.namelist():
             bomb.writestr(name, archive.read(name))
     monkeypatch.setattr(torch, "load", lambda *arguments, **options: pytest.fail("it was opened"))
@@ -154,7 +159,9 @@ def test_an_absurd_architecture_is_refused(tmp_path, architecture):
 
 
 def test_an_architecture_that_asks_for_more_than_the_file_holds_is_refused(tmp_path):
-    assert "does not fit its own architecture" in refused(safetensors_file(tmp_path / "w.safetensors", state(), {"width": 1024}))
+    assert "does not fit its own architecture" in refused(
+        safetensors_file(tmp_path / "w.safetensors", state(), {"width": 1024})
+    )
 
 
 @pytest.mark.parametrize("load", [load_weights, load_checkpoint])

@@ -89,7 +89,11 @@ def test_tap_shapes_are_those_of_the_features():
     shapes = net.tap_shapes()
     with torch.no_grad():
         features = net.features(torch.rand(1, 1, 8, 16, 12), tuple(shapes))
-    assert list(shapes) == ["stem", "output", *[name for name, _ in net.convolutions() if name not in ("stem", "output")]]
+    assert list(shapes) == [
+        "stem",
+        "output",
+        *[name for name, _ in net.convolutions() if name not in ("stem", "output")],
+    ]
     for tap, (channels, level) in shapes.items():
         assert features[tap].shape == (1, channels, 8 >> level, 16 >> level, 12 >> level), tap
 
@@ -101,7 +105,15 @@ def test_axes_that_reflection_cannot_take_are_refused(shape):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"width": 0}, {"norm": "layer"}, {"pooling": "min"}, {"upsampling": "cubic"}, {"padding": "wrap"}, {"norm_eps": 0.0}]
+    "wrong",
+    [
+        {"width": 0},
+        {"norm": "layer"},
+        {"pooling": "min"},
+        {"upsampling": "cubic"},
+        {"padding": "wrap"},
+        {"norm_eps": 0.0},
+    ],
 )
 def test_a_config_refuses_nonsense(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
@@ -113,7 +125,10 @@ def test_published_keys_and_shapes(golden, name):
     from pretraining.backbone.published import to_published
 
     keys = json.loads((golden / f"{name}_published_keys.json").read_text())
-    tensors = {key: torch.zeros(shape, dtype=getattr(torch, dtype.removeprefix("torch."))) for key, (shape, dtype) in keys.items()}
+    tensors = {
+        key: torch.zeros(shape, dtype=getattr(torch, dtype.removeprefix("torch.")))
+        for key, (shape, dtype) in keys.items()
+    }
     state, config = from_published(tensors)
     with torch.device("meta"):
         own = UNet(config).state_dict()
@@ -126,7 +141,12 @@ def test_published_keys_and_shapes(golden, name):
 @pytest.mark.parametrize("layout", [torch.channels_last_3d, torch.contiguous_format])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"padding": "zeros"}, {"norm": "instance", "pooling": "average"}, {"norm": "instance", "upsampling": "trilinear"}],
+    [
+        {},
+        {"padding": "zeros"},
+        {"norm": "instance", "pooling": "average"},
+        {"norm": "instance", "upsampling": "trilinear"},
+    ],
     ids=str,
 )
 def test_equals_the_plain_forward_pass(options, layout):

@@ -89,7 +89,10 @@ class Payload:
         ({"network_weights": {}, "init_args": Payload()}, "checkpoint of nnU-Net"),
         ([torch.zeros(1)], "expected a state dict"),
         ({}, "expected a state dict"),
-        ({"patch_embed.proj.weight": torch.zeros(8, 1, 4, 4, 4), "blocks.0.attn.qkv.weight": torch.zeros(24, 8)}, "ViT"),
+        (
+            {"patch_embed.proj.weight": torch.zeros(8, 1, 4, 4, 4), "blocks.0.attn.qkv.weight": torch.zeros(24, 8)},
+            "ViT",
+        ),
         ({"model.0.weight": torch.zeros(16, 1, 3, 3, 3)}, "not a published anatomix UNet"),
     ],
 )
@@ -201,12 +204,16 @@ def test_the_hubs_cache_serves_offline(weights_file, tmp_path):
     def find(*addresses: str) -> subprocess.CompletedProcess:
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "hub")}
         environment.pop("ANATOMIX_WEIGHTS", None)
-        return subprocess.run([sys.executable, "-c", program, *addresses], env=environment, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            [sys.executable, "-c", program, *addresses], env=environment, capture_output=True, text=True, check=False
+        )
 
     found = find(f"hf://owner/repo/tiny.safetensors@{COMMIT}", "hf://owner/repo/tiny.safetensors@v1")
     assert found.stdout.splitlines() == [str(cached)] * 2, found.stderr
     missing = find("hf://owner/repo/other.safetensors@v1")
-    assert missing.returncode and "could not fetch hf://owner/repo/other.safetensors@v1" in missing.stderr.splitlines()[-1]
+    assert (
+        missing.returncode and "could not fetch hf://owner/repo/other.safetensors@v1" in missing.stderr.splitlines()[-1]
+    )
 
 
 def test_the_bundled_weights_fit_table_7():
@@ -236,7 +243,8 @@ def test_one_input_channel_is_spread_over_several():
 
 
 @pytest.mark.parametrize(
-    ("change", "message"), [("missing", "lack 1 tensors"), ("unexpected", "network lacks"), ("shape", r"has shape \(9,\)")]
+    ("change", "message"),
+    [("missing", "lack 1 tensors"), ("unexpected", "network lacks"), ("shape", r"has shape \(9,\)")],
 )
 def test_transfer_is_all_or_nothing(change, message):
     state = UNet(TINY).state_dict()

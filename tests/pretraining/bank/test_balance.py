@@ -60,7 +60,9 @@ def test_both_sides_are_one_kind_and_every_template_is_in_one():
 
 
 def test_sources_with_the_same_organs_are_one_region():
-    found = group_by_region(entries({"ts": TORSO, "brains": ("thalamus", "pons"), "more": ("Liver", "Spleen", "gallbladder")}), {})
+    found = group_by_region(
+        entries({"ts": TORSO, "brains": ("thalamus", "pons"), "more": ("Liver", "Spleen", "gallbladder")}), {}
+    )
     assert names(found) == [("ts", 6), ("brains", 2)]
 
 
@@ -119,7 +121,9 @@ def bank():
 
 def test_an_ensemble_is_drawn_in_balance_where_asked_for(bank):
     def share_of_bodies(config: EnsembleConfig) -> float:
-        drawn = [sample_ensemble(config, (32, 32, 32), bank, sample_generator(0, index)).templates for index in range(60)]
+        drawn = [
+            sample_ensemble(config, (32, 32, 32), bank, sample_generator(0, index)).templates for index in range(60)
+        ]
         return float(np.mean([i >= 60 for templates in drawn for i in templates]))
 
     # Both have kinds without numbers: "organ", once in each region.
@@ -140,7 +144,9 @@ def test_whole_anatomies_are_drawn_in_balance_where_asked_for(bank):
     def drawn(config: AnatomyConfig) -> Counter:
         subjects = bank.subjects()
         source_of = {organs: source for (source, _), organs in subjects.items()}
-        return Counter(source_of[sample_anatomy(config, (32, 32, 32), bank, sample_generator(0, i)).organs] for i in range(200))
+        return Counter(
+            source_of[sample_anatomy(config, (32, 32, 32), bank, sample_generator(0, i)).organs] for i in range(200)
+        )
 
     assert abs(drawn(AnatomyConfig(draw="balanced"))["bodies"] - 100) < 30
     assert drawn(AnatomyConfig())["bodies"] < 35

@@ -24,7 +24,10 @@ def masks(count: int = 5, seed: int = 0) -> list[np.ndarray]:
 
 def written(path, volumes):
     packed = [pack(volume) for volume in volumes]
-    entries = [TemplateEntry.of(mask, source="s", subject=f"p{i // 2}", organ=f"organ {i}", licence="CC0") for i, mask in enumerate(packed)]
+    entries = [
+        TemplateEntry.of(mask, source="s", subject=f"p{i // 2}", organ=f"organ {i}", licence="CC0")
+        for i, mask in enumerate(packed)
+    ]
     index = write_bank(path, zip(entries, (mask.bits for mask in packed), strict=True), spacing_mm=2.0)
     assert list(index.entries()) == entries
     return path
@@ -77,7 +80,11 @@ def test_memory_and_disk_agree_and_both_travel_to_other_processes(tmp_path):
 def test_the_digest_is_that_of_the_content(tmp_path):
     banks = [TemplateBank.from_masks(masks(seed=seed), ["liver"] * 5, source="s", spacing_mm=2.0) for seed in (0, 0, 1)]
     index = banks[0]._index
-    write_bank(tmp_path / "a.bank", [(entry, banks[0].packed(i).numpy()) for i, entry in enumerate(index.entries())], spacing_mm=2.0)
+    write_bank(
+        tmp_path / "a.bank",
+        [(entry, banks[0].packed(i).numpy()) for i, entry in enumerate(index.entries())],
+        spacing_mm=2.0,
+    )
     assert TemplateBank.open(tmp_path / "a.bank").sha256 == banks[0].sha256 == banks[1].sha256 != banks[2].sha256
 
 
@@ -111,7 +118,10 @@ def test_an_empty_mask_and_an_empty_bank_are_refused(tmp_path):
 
 def test_nothing_is_left_of_a_bank_that_failed(tmp_path):
     def broken():
-        yield TemplateEntry(source="", subject="", organ="", shape=(8, 1, 1), offset=(0, 0, 0), voxel_count=8), np.uint8([255])
+        yield (
+            TemplateEntry(source="", subject="", organ="", shape=(8, 1, 1), offset=(0, 0, 0), voxel_count=8),
+            np.uint8([255]),
+        )
         raise RuntimeError("disk full")
 
     with pytest.raises(RuntimeError):

@@ -42,7 +42,11 @@ def test_only_abandoned_partial_files_are_cleared_away(tmp_path):
     left_behind(".checkpoint-efgh5678.json", 60)  # somebody may still be writing it
     left_behind(".other-abcd1234.json", 7200)
     write_text(tmp_path / "checkpoint.json", "new")
-    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.json", ".checkpoint-efgh5678.json", ".other-abcd1234.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "checkpoint.json",
+        ".checkpoint-efgh5678.json",
+        ".other-abcd1234.json",
+    }
 
 
 def test_what_is_in_the_way_is_named(tmp_path):
@@ -132,7 +136,10 @@ def save_text(path):
 @pytest.mark.parametrize("write", [save_text, save_tensors, save_safetensors, save_picture])
 @pytest.mark.parametrize("free_kib", [0, 60, 92])
 def test_a_full_disk_is_one_line_and_the_older_file_stays(small_disk, write, free_kib):
-    path = small_disk.folder / {save_text: "a.csv", save_tensors: "a.pth", save_safetensors: "a.safetensors", save_picture: "a.png"}[write]
+    path = (
+        small_disk.folder
+        / {save_text: "a.csv", save_tensors: "a.pth", save_safetensors: "a.safetensors", save_picture: "a.png"}[write]
+    )
     path.write_bytes(b"older")
     small_disk.leave(free_kib * 1024)
     with pytest.raises(NotWritten, match="make room there") as caught:

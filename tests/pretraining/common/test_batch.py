@@ -35,7 +35,9 @@ def test_what_fails_is_listed_and_the_others_are_done(tmp_path):
     outcome = run_batch(ITEMS, failing("bd", asked), noun="scan", failures=tmp_path)
     assert asked == list("abcd") and (outcome.done, set(outcome.failed)) == (2, {"b", "d"})
     assert listed(tmp_path) == {"b": "no scan, but a thesis", "d": "no scan, but a thesis"}
-    with pytest.raises(CommandFailed, match=rf"2 of 4 scans failed \(all in {tmp_path}/{FAILURES}\): b: no scan, but a thesis; d: "):
+    with pytest.raises(
+        CommandFailed, match=rf"2 of 4 scans failed \(all in {tmp_path}/{FAILURES}\): b: no scan, but a thesis; d: "
+    ):
         outcome.require_all("scans", see=tmp_path / FAILURES)
 
 
@@ -49,7 +51,9 @@ def test_a_second_call_does_what_is_missing_and_clears_the_list(tmp_path):
     assert asked == ["b", "d"] and outcome.done == 1 and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("error", [MemoryError(), OSError(36, "File name too long"), RuntimeError("CUDA out of memory")])
+@pytest.mark.parametrize(
+    "error", [MemoryError(), OSError(36, "File name too long"), RuntimeError("CUDA out of memory")]
+)
 def test_whatever_ends_an_item_is_its_own_failure(error):
     def work(name: str) -> None:
         raise error

@@ -10,7 +10,15 @@ from pretraining.common.errors import InputError
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("4G", 4 * 2**30), ("512M", 512 * 2**20), (" 1.5 GiB ", 3 * 2**29), ("2kb", 2048), ("1000", 1000), ("7B", 7), (".5T", 2**39)],
+    [
+        ("4G", 4 * 2**30),
+        ("512M", 512 * 2**20),
+        (" 1.5 GiB ", 3 * 2**29),
+        ("2kb", 2048),
+        ("1000", 1000),
+        ("7B", 7),
+        (".5T", 2**39),
+    ],
 )
 def test_sizes_are_read(text, size):
     assert parse_bytes(text) == size

@@ -55,7 +55,9 @@ def test_ranges_go_from_low_to_high_within_their_interval():
         with pytest.raises(InputError) as caught:
             check_range(interval, sigma_vox=value)
         message = str(caught.value)
-        assert message.startswith("sigma_vox: expected a range (low, high) of numbers") and message.endswith(f"found {value}")
+        assert message.startswith("sigma_vox: expected a range (low, high) of numbers") and message.endswith(
+            f"found {value}"
+        )
 
 
 def test_borders_of_many_digits_are_exact():

@@ -60,7 +60,9 @@ def parent(out: Path, started: Path, program: str, *flags: str) -> tuple[subproc
 
 def gone(numbers: list[int], within_s: float) -> bool:
     deadline = time.monotonic() + within_s
-    while any(psutil.pid_exists(number) and psutil.Process(number).status() != psutil.STATUS_ZOMBIE for number in numbers):
+    while any(
+        psutil.pid_exists(number) and psutil.Process(number).status() != psutil.STATUS_ZOMBIE for number in numbers
+    ):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.05)
@@ -86,7 +88,9 @@ def test_a_child_that_does_not_stop_is_killed(tmp_path, started):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell a process that its parent was killed")
-@pytest.mark.parametrize("program", [WORKERS, "import signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit())\n" + WORKERS])
+@pytest.mark.parametrize(
+    "program", [WORKERS, "import signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit())\n" + WORKERS]
+)
 def test_a_killed_command_takes_its_children_along(tmp_path, started, program):
     process, children = parent(tmp_path / "out", started, program)
     process.kill()
@@ -102,7 +106,9 @@ def test_a_command_that_was_killed_is_said_to_be(tmp_path):
 
 def test_both_streams_are_in_the_log_and_the_last_lines_are_told(tmp_path, caplog):
     program = "import sys; print('much'); print('a warning', file=sys.stderr); sys.exit('the reason')"
-    with pytest.raises(CommandFailed, match=rf"ended with exit code 1: the reason \(all of its output is in {tmp_path}/deep/log.txt"):
+    with pytest.raises(
+        CommandFailed, match=rf"ended with exit code 1: the reason \(all of its output is in {tmp_path}/deep/log.txt"
+    ):
         run_child([sys.executable, "-c", program], os.environ, tmp_path / "deep" / "log.txt")
     assert (tmp_path / "deep" / "log.txt").read_text().endswith("much\na warning\nthe reason\n")
     assert "the last lines of" in caplog.text and "a warning\nthe reason" in caplog.text

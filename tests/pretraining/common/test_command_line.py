@@ -92,9 +92,23 @@ def test_from_masks_to_weights_and_back(run, tmp_path, preset):
     assert "2 " in run("templates", "--source", tmp_path / "subject", "--out", bank, "--spacing", 1.0)
     run("preview", "--templates", bank, "--out", tmp_path / "sheet.png", "--preset", preset, "--count", 1)
     assert (tmp_path / "sheet.png").read_bytes()[:4] == b"\x89PNG"
-    start = ("train", "--templates", bank, "--out", tmp_path / "run", "--preset", preset, "--device", "cpu", "--workers", 0)
+    start = (
+        "train",
+        "--templates",
+        bank,
+        "--out",
+        tmp_path / "run",
+        "--preset",
+        preset,
+        "--device",
+        "cpu",
+        "--workers",
+        0,
+    )
     assert "step 2" in run(*start)
-    assert "step 2" in run("train", "--templates", bank, "--out", tmp_path / "run", "--resume", "--device", "cpu", "--workers", 0)
+    assert "step 2" in run(
+        "train", "--templates", bank, "--out", tmp_path / "run", "--resume", "--device", "cpu", "--workers", 0
+    )
     run("export", tmp_path / "run", "--out", weights)
     assert load_weights(weights).card["templates"]["count"] == 2
     run("export", tmp_path / "run", "--out", tmp_path / "published.pth", "--format", "published")
@@ -104,7 +118,18 @@ def test_from_masks_to_weights_and_back(run, tmp_path, preset):
 
 def test_judging_prints_a_table_and_writes_it(run, fails, tmp_path, weights_file):
     brain_folder(tmp_path / "brain", modalities=("t2",))
-    said = run("judge", weights_file, "--data", tmp_path / "brain", "--json", tmp_path / "scores.json", "--device", "cpu", "--voxels", 100)
+    said = run(
+        "judge",
+        weights_file,
+        "--data",
+        tmp_path / "brain",
+        "--json",
+        tmp_path / "scores.json",
+        "--device",
+        "cpu",
+        "--voxels",
+        100,
+    )
     assert "T1 → T2" in said and all(name in said for name in ("random init", "MIND-SSC", weights_file.stem))
     written = json.loads((tmp_path / "scores.json").read_text())
     assert written["sha256"] == load_weights(weights_file).sha256 and len(written["scores"]) == 9
@@ -114,7 +139,15 @@ def test_judging_prints_a_table_and_writes_it(run, fails, tmp_path, weights_file
 def test_a_sweep_goes_on_where_it_was(run, fails, tmp_path, preset):
     brain_folder(tmp_path / "brain")
     (tmp_path / "variants.json").write_text(json.dumps({"base": {}, "faster": {"optimizer": {"rate": 1e-3}}}))
-    start = ("sweep", "--variants", tmp_path / "variants.json", "--out", tmp_path / "sweep", "--data", tmp_path / "brain")
+    start = (
+        "sweep",
+        "--variants",
+        tmp_path / "variants.json",
+        "--out",
+        tmp_path / "sweep",
+        "--data",
+        tmp_path / "brain",
+    )
     start = (*start, "--preset", preset, "--minutes", 0.005, "--device", "cpu")
     run(*start)
     before = (tmp_path / "sweep" / "table.md").read_text()
@@ -126,9 +159,27 @@ def test_a_sweep_goes_on_where_it_was(run, fails, tmp_path, preset):
 
 
 def test_flags_override_the_preset(run, tmp_path, preset):
-    run("train", "--out", tmp_path / "run", "--preset", preset, "--device", "cpu", "--workers", 0, "--steps", 1, "--engine.side", 32)
+    run(
+        "train",
+        "--out",
+        tmp_path / "run",
+        "--preset",
+        preset,
+        "--device",
+        "cpu",
+        "--workers",
+        0,
+        "--steps",
+        1,
+        "--engine.side",
+        32,
+    )
     written = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert (written["steps"], written["engine"]["side"], written["objective"]["contrastive"]["positions"]) == (1, 32, 16)
+    assert (written["steps"], written["engine"]["side"], written["objective"]["contrastive"]["positions"]) == (
+        1,
+        32,
+        16,
+    )
 
 
 def test_no_run_is_overwritten(run, fails, tmp_path, preset):
@@ -147,10 +198,19 @@ def test_no_run_is_overwritten(run, fails, tmp_path, preset):
         (("train", "--out", "run", "--device", "cuda:77"), "no device 'cuda:77' here"),
         (("train", "--out", "run", "--device", "tpu"), "no device 'tpu' here"),
         (("train", "--out", "run", "--optimizer.rate", "nan"), "optimizer.rate must be a finite number, got nan"),
-        (("train", "--out", "run", "--optimizer.weight-decay", "inf"), "optimizer.weight_decay must be a finite number, got inf"),
-        (("train", "--out", "run", "--optimizer.stair-factors", "1", "nan"), "optimizer.stair_factors[1] must be a finite number, got nan"),
+        (
+            ("train", "--out", "run", "--optimizer.weight-decay", "inf"),
+            "optimizer.weight_decay must be a finite number, got inf",
+        ),
+        (
+            ("train", "--out", "run", "--optimizer.stair-factors", "1", "nan"),
+            "optimizer.stair_factors[1] must be a finite number, got nan",
+        ),
         (("train", "--out", "run", "--minutes", "nan"), "--minutes must be a finite number, got nan"),
-        (("templates", "--source", "procedural:2", "--out", "t.bank", "--spacing", "inf"), "--spacing must be a finite number, got inf"),
+        (
+            ("templates", "--source", "procedural:2", "--out", "t.bank", "--spacing", "inf"),
+            "--spacing must be a finite number, got inf",
+        ),
         (("train", "--out", "run", "--templates", "nowhere.bank"), "no template bank at nowhere.bank"),
         (("train", "--out", "run", "--init-from", "nowhere.safetensors"), "no weights file at nowhere.safetensors"),
         (("export", "nowhere", "--out", "w.safetensors"), "no checkpoint at nowhere"),
@@ -230,7 +290,10 @@ def test_a_value_error_of_a_library_is_not_taken_for_a_message_to_users(monkeypa
     with pytest.raises(SystemExit, match="unexpected UnicodeDecodeError"):
         run_commands("program", lambda: {"broken": lambda: json.loads(b"\xff"), "other": print}, "")
     assert ends(monkeypatch, InputError("expected a, found b")) == "program: expected a, found b"
-    assert ends(monkeypatch, PermissionError(13, "Permission denied", "file")) == "program: [Errno 13] Permission denied: 'file'"
+    assert (
+        ends(monkeypatch, PermissionError(13, "Permission denied", "file"))
+        == "program: [Errno 13] Permission denied: 'file'"
+    )
     assert "memory ran out" in ends(monkeypatch, MemoryError())
 
 

@@ -48,7 +48,8 @@ def test_an_ablation_changes_its_row_of_the_table_alone(name):
     # The label-free objective halves the rate, too (App. B.7).
     rate = {"paper_label_free": "optimizer.rate"}.get(name, "engine.")
     assert changed and (
-        all(line.startswith("engine.") for line in changed) or all(line.startswith(("objective.", rate)) for line in changed)
+        all(line.startswith("engine.") for line in changed)
+        or all(line.startswith(("objective.", rate)) for line in changed)
     )
 
 

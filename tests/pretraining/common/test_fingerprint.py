@@ -11,7 +11,11 @@ from pretraining.common.fingerprint import file_sha256, file_state, fingerprint
 
 def test_a_fingerprint_depends_on_all_of_what_it_is_made_from():
     settings = {"rate": 1e-3, "files": [Path("a"), None]}
-    assert fingerprint(settings) == fingerprint({"rate": 1e-3, "files": ["a", None]}) != fingerprint({**settings, "rate": 2e-3})
+    assert (
+        fingerprint(settings)
+        == fingerprint({"rate": 1e-3, "files": ["a", None]})
+        != fingerprint({**settings, "rate": 2e-3})
+    )
     assert len(fingerprint(settings)) == 16 and fingerprint(settings, length=32).startswith(fingerprint(settings))
 
 

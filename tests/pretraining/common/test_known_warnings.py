@@ -16,7 +16,9 @@ CHILD = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {WARN!r}
 
 def stderr_of(code: str, **variables: str) -> str:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"} | variables
-    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stderr
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    ).stderr
 
 
 @pytest.mark.parametrize("code", [WARN, CHILD], ids=["this process", "a child"])

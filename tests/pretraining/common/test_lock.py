@@ -30,7 +30,9 @@ with stop_signals_interrupt(), locked(sys.argv[1]):
 
 def held(folder: Path) -> subprocess.Popen:
     """Another process that holds the lock."""
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     assert process.stdout.readline() == "held\n"
     return process
 
@@ -49,7 +51,10 @@ def elsewhere(tmp_path, monkeypatch) -> Path:
 def test_a_second_process_is_refused_and_told_who_has_the_folder(tmp_path):
     process = held(tmp_path)
     try:
-        with pytest.raises(InUse, match=rf"is in use by process {process.pid} on \S+ since 20.*remove .*{LOCK}"), hold_lock(tmp_path):
+        with (
+            pytest.raises(InUse, match=rf"is in use by process {process.pid} on \S+ since 20.*remove .*{LOCK}"),
+            hold_lock(tmp_path),
+        ):
             pass
     finally:
         process.kill()
@@ -114,7 +119,9 @@ def test_a_process_that_lost_its_lock_stops(tmp_path, monkeypatch):
             said = json.loads((tmp_path / LOCK).read_text()) | {"token": "theirs"}
             (tmp_path / LOCK).write_text(json.dumps(said))
             assert asked.wait(10)
-        assert json.loads((tmp_path / LOCK).read_text())["token"] == "theirs", "what another process holds is not removed"
+        assert json.loads((tmp_path / LOCK).read_text())["token"] == "theirs", (
+            "what another process holds is not removed"
+        )
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -68,7 +68,9 @@ def test_no_process_outlives_a_killed_parent():
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 def test_ctrl_c_is_the_parents_alone():
     code = f"import time, signal; signal.signal(signal.SIGINT, signal.default_int_handler); {WAITS.replace('300', '2')}"
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as parent:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as parent:
         while len(workers := spawned(parent.pid)) < 2:
             time.sleep(0.01)
         for worker in workers:  # as they start, which is when Python would end with a traceback

@@ -32,7 +32,10 @@ def test_csv_is_read_back(tmp_path):
     rows = [Row("=a, b", 1 / 3, 7), Row('"quoted"\nname', np.float32(0.25)), Row("none", float("nan"), 10**9)]
     write_records(tmp_path / "table.csv", Row, rows)
     with (tmp_path / "table.csv").open(newline="") as file:
-        read = [Row(row["name"], float(row["dice"]), int(row["count"]) if row["count"] else None) for row in csv.DictReader(file)]
+        read = [
+            Row(row["name"], float(row["dice"]), int(row["count"]) if row["count"] else None)
+            for row in csv.DictReader(file)
+        ]
     assert [row.name for row in read] == [row.name for row in rows] and [row.count for row in read] == [7, None, 10**9]
     np.testing.assert_allclose([row.dice for row in read], [row.dice for row in rows], atol=1e-6)
 

@@ -9,7 +9,9 @@ from pretraining.bank.packing import pack
 from pretraining.bank.template_bank import TemplateBank
 
 
-def bank_of_subjects(subjects: dict[tuple[str, str], list[np.ndarray]], regions: dict[str, str] | None = None) -> TemplateBank:
+def bank_of_subjects(
+    subjects: dict[tuple[str, str], list[np.ndarray]], regions: dict[str, str] | None = None
+) -> TemplateBank:
     """From (source, subject) -> masks (X, Y, Z) of its organs, all in the subject's own volume, and source -> region."""
     builder, bits = IndexBuilder(), []
     for (source, subject), masks in subjects.items():

@@ -73,7 +73,10 @@ def test_displaced_equals_scipy_on_host_and_device():
 def test_the_warp_bends_and_changes_little_else(bank):
     config = AnatomyConfig(sources=("torsos",))
     drawn = sample_anatomy(config, SHAPE, bank, sample_generator(0, 3))
-    one, two = (render_anatomy(dataclasses.replace(drawn, warp=dataclasses.replace(drawn.warp, stds=(std,))), bank) for std in (3.0, 0.0))
+    one, two = (
+        render_anatomy(dataclasses.replace(drawn, warp=dataclasses.replace(drawn.warp, stds=(std,))), bank)
+        for std in (3.0, 0.0)
+    )
     assert 0.005 < (one != two).float().mean() < 0.3
     assert set(one.unique().tolist()) == set(two.unique().tolist())
 
@@ -82,7 +85,9 @@ def test_a_short_box_lies_in_the_volume_and_a_long_one_around_it(bank):
     corners = {SHAPE: [], (24, 64, 24): []}
     for shape, found in corners.items():
         for index in range(40):
-            params = sample_anatomy(dataclasses.replace(STILL, sources=("torsos",)), shape, bank, sample_generator(0, index))
+            params = sample_anatomy(
+                dataclasses.replace(STILL, sources=("torsos",)), shape, bank, sample_generator(0, index)
+            )
             found.append(params.matrix[:, 3])
     box = ndimage.find_objects((painted(body(5, seed=2)) > 0).astype(int))[0]
     first, last = np.array([(s.start, s.stop - 1) for s in box]).T
@@ -104,7 +109,9 @@ def test_something_is_seen_of_a_body_that_is_mostly_empty():
         masks[i, x : x + 3, 3 * i : 3 * i + 4, 50 * i : 50 * i + 4] = True
     bank = bank_of_subjects({("sparse", "a"): list(masks)})
     for index in range(40):
-        assert render_anatomy(sample_anatomy(AnatomyConfig(), (32, 32, 48), bank, sample_generator(0, index)), bank).any()
+        assert render_anatomy(
+            sample_anatomy(AnatomyConfig(), (32, 32, 48), bank, sample_generator(0, index)), bank
+        ).any()
 
 
 def test_only_whole_subjects_of_the_sources_are_drawn(bank):
@@ -140,7 +147,8 @@ def test_more_organs_than_labels():
 def test_an_anatomy_depends_on_the_draw_alone(bank):
     before = torch.get_rng_state()
     first, again, other = (
-        render_anatomy(sample_anatomy(AnatomyConfig(), SHAPE, bank, sample_generator(0, index)), bank) for index in (1, 1, 2)
+        render_anatomy(sample_anatomy(AnatomyConfig(), SHAPE, bank, sample_generator(0, index)), bank)
+        for index in (1, 1, 2)
     )
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert torch.equal(torch.get_rng_state(), before)

@@ -64,7 +64,9 @@ def test_views_made_together_are_those_made_alone(bias):
 
 
 def test_volumes_are_scaled_each_by_its_own_range():
-    volumes = torch.stack([torch.full((3, 4, 5), 7.0), torch.arange(60.0).view(3, 4, 5), torch.arange(60.0).view(3, 4, 5) / 3 - 9])
+    volumes = torch.stack(
+        [torch.full((3, 4, 5), 7.0), torch.arange(60.0).view(3, 4, 5), torch.arange(60.0).view(3, 4, 5) / 3 - 9]
+    )
     scaled = min_max(volumes)
     assert not scaled[0].any() and scaled[1:].amin() == 0 and scaled[1:].amax() == 1
     assert torch.equal(scaled, torch.stack([min_max(volume) for volume in volumes]))

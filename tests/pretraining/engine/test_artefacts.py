@@ -10,12 +10,23 @@ from monai import transforms as monai
 from scipy import ndimage
 
 from pretraining.common.random import sample_generator
-from pretraining.engine.artefacts.bias_field import BiasField, BiasFieldConfig, apply_bias_field, sample_bias_field, term_degrees
+from pretraining.engine.artefacts.bias_field import (
+    BiasField,
+    BiasFieldConfig,
+    apply_bias_field,
+    sample_bias_field,
+    term_degrees,
+)
 from pretraining.engine.artefacts.blur import Blur, BlurConfig, apply_blur, sample_blur
 from pretraining.engine.artefacts.gamma import Gamma, GammaConfig, apply_gamma, sample_gamma
 from pretraining.engine.artefacts.gibbs import Gibbs, GibbsConfig, apply_gibbs, sample_gibbs
 from pretraining.engine.artefacts.log_gamma import LogGamma, LogGammaConfig, apply_log_gamma, sample_log_gamma
-from pretraining.engine.artefacts.low_resolution import LowResolution, LowResolutionConfig, apply_low_resolution, sample_low_resolution
+from pretraining.engine.artefacts.low_resolution import (
+    LowResolution,
+    LowResolutionConfig,
+    apply_low_resolution,
+    sample_low_resolution,
+)
 from pretraining.engine.artefacts.motion import Motion, MotionConfig, apply_motion, sample_motion
 from pretraining.engine.artefacts.noise import Noise, NoiseConfig, apply_noise, sample_noise
 from pretraining.engine.artefacts.sharpening import Sharpening, SharpeningConfig, apply_sharpening, sample_sharpening
@@ -30,7 +41,9 @@ PAIRS = [
     pytest.param(GammaConfig(probability=1.0), sample_gamma, apply_gamma, id="gamma"),
     pytest.param(GibbsConfig(probability=1.0, alpha=(0.3, 0.6)), sample_gibbs, apply_gibbs, id="gibbs"),
     pytest.param(LogGammaConfig(probability=1.0), sample_log_gamma, apply_log_gamma, id="log_gamma"),
-    pytest.param(LowResolutionConfig(probability=1.0), sample_low_resolution, apply_low_resolution, id="low_resolution"),
+    pytest.param(
+        LowResolutionConfig(probability=1.0), sample_low_resolution, apply_low_resolution, id="low_resolution"
+    ),
     pytest.param(MotionConfig(probability=1.0), sample_motion, apply_motion, id="motion"),
     pytest.param(NoiseConfig(probability=1.0), sample_noise, apply_noise, id="noise"),
     pytest.param(SharpeningConfig(probability=1.0), sample_sharpening, apply_sharpening, id="sharpening"),
@@ -74,7 +87,9 @@ def test_constant_bias_field_is_a_factor(volume):
 
 @pytest.mark.parametrize("exponent", [0.5, 1.0, 1.7])
 def test_gamma_equals_monai(volume, exponent):
-    close(apply_gamma(volume * 3 - 1, Gamma(exponent=exponent)), by_monai(monai.AdjustContrast(exponent), volume * 3 - 1))
+    close(
+        apply_gamma(volume * 3 - 1, Gamma(exponent=exponent)), by_monai(monai.AdjustContrast(exponent), volume * 3 - 1)
+    )
 
 
 def test_gamma_leaves_a_constant_volume_finite():
@@ -139,18 +154,31 @@ def test_online_bias_field_equals_torchio():
 @pytest.mark.parametrize("log_exponent", [-0.4, 0.0, 0.3])
 def test_log_gamma_equals_torchio(volume, log_exponent):
     shifted = volume * 2 - 0.5
-    close(apply_log_gamma(shifted, LogGamma(log_exponent=log_exponent)), by_torchio(torchio.Gamma(float(np.exp(log_exponent))), shifted))
+    close(
+        apply_log_gamma(shifted, LogGamma(log_exponent=log_exponent)),
+        by_torchio(torchio.Gamma(float(np.exp(log_exponent))), shifted),
+    )
 
 
 @pytest.mark.parametrize("shape", [SHAPE, (12, 10, 16)])
 @pytest.mark.parametrize("times", [(0.3, 0.7), (0.2, 0.4), (0.55, 0.9)])
 def test_motion_equals_torchio(shape, times):
     volume = torch.rand(shape, generator=torch.Generator().manual_seed(4))
-    degrees, translation = np.array([[3.0, -7.0, 9.0], [-2.0, 8.0, 4.0]]), np.array([[1.5, -2.2, 0.7], [0.3, 1.1, -3.4]])
-    # TorchIO's x and y point the other way in ITK's frame: rotations about them and translations along them change sign.
+    degrees, translation = (
+        np.array([[3.0, -7.0, 9.0], [-2.0, 8.0, 4.0]]),
+        np.array([[1.5, -2.2, 0.7], [0.3, 1.1, -3.4]]),
+    )
+    # TorchIO's x and y point the other way in ITK's frame: rotations about them and translations
+    # along them change sign.
     flip = np.array([-1, -1, 1])
-    params = Motion(rotations_deg=tuple(map(tuple, degrees * flip)), translations_vox=tuple(map(tuple, translation * flip)), times=times)
-    transform = torchio.Motion(degrees=degrees, translation=translation, times=np.array(times), image_interpolation="linear")
+    params = Motion(
+        rotations_deg=tuple(map(tuple, degrees * flip)),
+        translations_vox=tuple(map(tuple, translation * flip)),
+        times=times,
+    )
+    transform = torchio.Motion(
+        degrees=degrees, translation=translation, times=np.array(times), image_interpolation="linear"
+    )
     close(apply_motion(volume, params), by_torchio(transform, volume))
 
 

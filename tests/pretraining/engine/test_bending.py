@@ -75,7 +75,8 @@ def test_curves_have_the_drawn_strength_and_are_smooth():
         assert curves.shape == (300, 3, size)
         assert abs(curves.mean()) < 0.2 and abs(curves.std() - 3.0) < 0.2
         assert np.abs(curves.std(axis=(0, 1)) - 3.0).max() < 0.6
-        # Root mean square slope of a cubic B-spline: sqrt((2 / 3) / (151 / 315)) in standard deviations per spacing.
+        # Root mean square slope of a cubic B-spline: sqrt((2 / 3) / (151 / 315)) in standard
+        # deviations per spacing.
         assert np.isclose(np.sqrt(np.mean(np.diff(curves) ** 2)), 1.18 * 3.0 / 20.0, rtol=0.1)
     again = bend_curves(Bend(spacing_vox=20.0, std_vox=3.0, noise_seed=7), shape)
     assert all(np.array_equal(one, other) for one, other in zip(values[7], again, strict=True))
@@ -85,7 +86,10 @@ def test_bending_changes_nothing_else_that_is_drawn():
     bank = procedural_bank(count=4)
     bent_config = EnsembleConfig(bend=BendConfig(probability=0.5))
     for index in range(5):
-        plain, bent = (sample_ensemble(config, SHAPE, bank, sample_generator(0, index)) for config in (EnsembleConfig(), bent_config))
+        plain, bent = (
+            sample_ensemble(config, SHAPE, bank, sample_generator(0, index))
+            for config in (EnsembleConfig(), bent_config)
+        )
         assert set(plain.bends) == {None} and len(plain.bends) == len(plain.templates)
         assert plain.templates == bent.templates and plain.foreground == bent.foreground
         assert np.array_equal(plain.affines, bent.affines)
@@ -93,7 +97,9 @@ def test_bending_changes_nothing_else_that_is_drawn():
         labels = render_ensemble(bent, bank)
         assert torch.equal(labels, render_ensemble(bent, bank))
         assert not torch.equal(labels, render_ensemble(plain, bank))
-        assert torch.equal(render_ensemble(dataclasses.replace(bent, bends=plain.bends), bank), render_ensemble(plain, bank))
+        assert torch.equal(
+            render_ensemble(dataclasses.replace(bent, bends=plain.bends), bank), render_ensemble(plain, bank)
+        )
 
 
 def test_share_and_ranges_of_bends():

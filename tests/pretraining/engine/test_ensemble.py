@@ -19,7 +19,9 @@ SHAPE = (32, 48, 40)
 @pytest.fixture(scope="module")
 def drawn():
     bank = procedural_bank(count=7)
-    return [sample_ensemble(EnsembleConfig(), (128, 128, 128), bank, sample_generator(0, index)) for index in range(600)]
+    return [
+        sample_ensemble(EnsembleConfig(), (128, 128, 128), bank, sample_generator(0, index)) for index in range(600)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +77,9 @@ def test_labels_without_foreground(bank):
     labels = render_ensemble(ensemble, bank)
     assert labels.shape == SHAPE and labels.dtype == torch.uint8 and ensemble.label_count == 6
     # The last template lies on top of all others: it shows whole.
-    last = dataclasses.replace(ensemble, templates=ensemble.templates[-1:], affines=ensemble.affines[-1:], bends=(None,))
+    last = dataclasses.replace(
+        ensemble, templates=ensemble.templates[-1:], affines=ensemble.affines[-1:], bends=(None,)
+    )
     assert torch.equal(labels == 5, render_ensemble(last, bank) == 1)
     assert labels.unique()[-1] == 5
 
@@ -92,7 +96,9 @@ def test_foreground_raises_labels_and_clears_the_outside(bank):
 
 def test_envelope_is_thin_and_has_its_own_label():
     labels = torch.zeros(SHAPE, dtype=torch.uint8)
-    params = sample_foreground(ForegroundConfig(probability=1.0, envelope_probability=1.0), SHAPE, sample_generator(0, 2))
+    params = sample_foreground(
+        ForegroundConfig(probability=1.0, envelope_probability=1.0), SHAPE, sample_generator(0, 2)
+    )
     masked = apply_foreground(labels, params, envelope_label=9)
     assert masked.unique().tolist() == [0, 1, 9]
     assert 0 < (masked == 9).float().mean() < 0.6

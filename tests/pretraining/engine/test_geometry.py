@@ -17,13 +17,19 @@ SHAPE = (14, 19, 11)
 
 def sample(shape=SHAPE):
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 5, shape, generator=generator, dtype=torch.uint8), torch.rand((2, *shape), generator=generator)
+    return torch.randint(0, 5, shape, generator=generator, dtype=torch.uint8), torch.rand(
+        (2, *shape), generator=generator
+    )
 
 
-@pytest.mark.parametrize("scales, angles", [((1.3, 0.7, 1.0), (20.0, -35.0, 40.0)), ((0.6, 1.4, 1.1), (0.0, 0.0, 30.0))])
+@pytest.mark.parametrize(
+    "scales, angles", [((1.3, 0.7, 1.0), (20.0, -35.0, 40.0)), ((0.6, 1.4, 1.1), (0.0, 0.0, 30.0))]
+)
 def test_affine_equals_torchio(scales, angles):
     labels, views = sample()
-    mapped_labels, mapped_views = apply_geometry(labels, views, Geometry(flipped_axes=(), scales=scales, angles_deg=angles))
+    mapped_labels, mapped_views = apply_geometry(
+        labels, views, Geometry(flipped_axes=(), scales=scales, angles_deg=angles)
+    )
     subject = torchio.Subject(
         view1=torchio.ScalarImage(tensor=views[:1]),
         view2=torchio.ScalarImage(tensor=views[1:]),
@@ -38,7 +44,9 @@ def test_affine_equals_torchio(scales, angles):
 
 def test_flips_move_everything_alike():
     labels, views = sample()
-    flipped_labels, flipped_views = apply_geometry(labels, views, Geometry(flipped_axes=(0, 2), scales=None, angles_deg=None))
+    flipped_labels, flipped_views = apply_geometry(
+        labels, views, Geometry(flipped_axes=(0, 2), scales=None, angles_deg=None)
+    )
     assert torch.equal(flipped_labels, labels.flip(0, 2)) and torch.equal(flipped_views, views.flip(1, 3))
 
 

@@ -24,7 +24,9 @@ def test_shares():
     assert chosen(LabelModelConfig(ensemble=0, anatomy=0.3)) == {"anatomy": 600}
     counts = chosen(LabelModelConfig(ensemble=3, smshapes=0, anatomy=1))
     assert set(counts) == {"ensemble", "anatomy"} and abs(counts["anatomy"] - 150) < 35
-    assert all(abs(count - 200) < 40 for count in chosen(LabelModelConfig(ensemble=0.1, smshapes=0.1, anatomy=0.1)).values())
+    assert all(
+        abs(count - 200) < 40 for count in chosen(LabelModelConfig(ensemble=0.1, smshapes=0.1, anatomy=0.1)).values()
+    )
 
 
 def test_every_model_has_a_share_and_settings():
@@ -43,7 +45,9 @@ def test_all_models_are_used_alike(name):
         assert len(labels.unique()) >= 2 and labels.max() < drawn.label_count
 
 
-@pytest.mark.parametrize("wrong", [{"ensemble": -1.0}, {"ensemble": 0.0}, {"smshapes": math.nan}, {"anatomy": math.inf}, {"anatomy": -0.5}])
+@pytest.mark.parametrize(
+    "wrong", [{"ensemble": -1.0}, {"ensemble": 0.0}, {"smshapes": math.nan}, {"anatomy": math.inf}, {"anatomy": -0.5}]
+)
 def test_impossible_shares_are_refused(wrong):
     with pytest.raises(ValueError, match=r"expected (a number of at least 0|one above 0)"):
         LabelModelConfig(**wrong)

@@ -52,7 +52,9 @@ def test_the_devices_way_equals_the_hosts_and_later_templates_win():
     bank = bank_of_blobs()
     templates = [0, 3, 1, 2, 0, 1]
     matrices = [sample_affine(AffineConfig(), sample_generator(1, index)) for index in range(len(templates))]
-    placed = [PLACEMENTS["published"](matrix, bank.shape(i), SHAPE) for i, matrix in zip(templates, matrices, strict=True)]
+    placed = [
+        PLACEMENTS["published"](matrix, bank.shape(i), SHAPE) for i, matrix in zip(templates, matrices, strict=True)
+    ]
     on_host, as_on_device, one_by_one = (torch.zeros(SHAPE, dtype=torch.uint8) for _ in range(3))
     placement.paste_templates(on_host, [bank.packed(i) for i in templates], placed)
     placement._stamp_one_by_one(as_on_device, [bank.packed(i) for i in templates], placed)

@@ -24,9 +24,17 @@ def plainly(params: SmShapes) -> np.ndarray:
     for image, warp in zip(params.images, params.warps, strict=True):
         # As many nodes on the volume as on the grid of points, so that the same noise is drawn.
         wide = [tuple(s * params.shape[0] / params.points[0] for s in noise.scales_vox) for noise in (image, warp)]
-        values = smooth_noise(params.shape, SmoothNoise(scales_vox=wide[0], stds=image.stds, noise_seed=image.noise_seed))[0]
-        moved = smooth_noise(params.shape, SmoothNoise(scales_vox=wide[1], stds=warp.stds, noise_seed=warp.noise_seed), channels=3)
-        images.append(ndimage.map_coordinates(values.numpy(), grid + moved.numpy() * step.reshape(3, 1, 1, 1), order=1, mode="nearest"))
+        values = smooth_noise(
+            params.shape, SmoothNoise(scales_vox=wide[0], stds=image.stds, noise_seed=image.noise_seed)
+        )[0]
+        moved = smooth_noise(
+            params.shape, SmoothNoise(scales_vox=wide[1], stds=warp.stds, noise_seed=warp.noise_seed), channels=3
+        )
+        images.append(
+            ndimage.map_coordinates(
+                values.numpy(), grid + moved.numpy() * step.reshape(3, 1, 1, 1), order=1, mode="nearest"
+            )
+        )
     return np.argmax(images, axis=0)
 
 
@@ -36,7 +44,10 @@ def test_what_is_drawn():
     assert (counts.min(), counts.max()) == (20, 40) and abs(counts.mean() - 30) < 1.2
     for params in drawn[:10]:
         noises = params.images + params.warps
-        assert len(params.images) == len(params.warps) and len({noise.noise_seed for noise in noises}) == 2 * params.label_count
+        assert (
+            len(params.images) == len(params.warps)
+            and len({noise.noise_seed for noise in noises}) == 2 * params.label_count
+        )
         # All labels of one volume share their stds.
         assert len({noise.stds for noise in params.images}) == 1 and len({noise.stds for noise in params.warps}) == 1
     warp_stds = np.array([params.warps[0].stds for params in drawn]) * 128 / drawn[0].points[0]
@@ -65,7 +76,9 @@ def test_the_order_of_labels_does_not_matter():
 
 
 def test_shapes_scale_with_the_side():
-    large, small = (render_smshapes(sample_smshapes(SmShapesConfig(), (side,) * 3, sample_generator(0, 1))) for side in (128, 64))
+    large, small = (
+        render_smshapes(sample_smshapes(SmShapesConfig(), (side,) * 3, sample_generator(0, 1))) for side in (128, 64)
+    )
     there = torch.linspace(0, 127, 64).round().long()
     assert (large[there][:, there][:, :, there] == small).float().mean() > 0.95
 
@@ -83,7 +96,9 @@ def test_no_volume_is_constant_and_label_0_is_one_of_many():
 
 def test_shapes_depend_on_the_draw_alone():
     before = torch.get_rng_state()
-    first, again, other = (render_smshapes(sample_smshapes(FEW, SHAPE, sample_generator(0, index))) for index in (1, 1, 2))
+    first, again, other = (
+        render_smshapes(sample_smshapes(FEW, SHAPE, sample_generator(0, index))) for index in (1, 1, 2)
+    )
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert torch.equal(torch.get_rng_state(), before)
 

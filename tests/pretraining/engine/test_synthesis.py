@@ -71,7 +71,9 @@ def test_threads_do_not_change_a_sample(bank):
 
 
 def test_appearance_settings_leave_the_labels_alone(bank):
-    louder = dataclasses.replace(CONFIG.appearance, texture=dataclasses.replace(CONFIG.appearance.texture, strength=0.2))
+    louder = dataclasses.replace(
+        CONFIG.appearance, texture=dataclasses.replace(CONFIG.appearance.texture, strength=0.2)
+    )
     one = synthesize_pair(bank, CONFIG, seed=0, index=1)
     two = synthesize_pair(bank, dataclasses.replace(CONFIG, appearance=louder), seed=0, index=1)
     assert torch.equal(one.labels, two.labels) and not torch.equal(one.views, two.views)
@@ -89,7 +91,10 @@ def test_a_mixture_takes_its_samples_from_the_models_own_data_sets():
     for index in range(8):
         name = choose_label_model(shares, sample_generator(0, index, "label model"))
         pure = dataclasses.replace(CONFIG, labels=LabelModelConfig(**{"ensemble": 0.0, name: 1.0}))
-        one, two = (synthesize_pair(subjects, config, seed=0, index=index) for config in (dataclasses.replace(CONFIG, labels=shares), pure))
+        one, two = (
+            synthesize_pair(subjects, config, seed=0, index=index)
+            for config in (dataclasses.replace(CONFIG, labels=shares), pure)
+        )
         assert torch.equal(one.labels, two.labels) and torch.equal(one.views, two.views)
         drawn.add(name)
     assert drawn == {"ensemble", "smshapes", "anatomy"}
@@ -128,7 +133,10 @@ def test_seeds_out_of_range_are_refused(bank, seed, index):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_makes_the_same_anatomy(bank):
     config = dataclasses.replace(
-        CONFIG, ensemble=dataclasses.replace(CONFIG.ensemble, foreground=dataclasses.replace(CONFIG.ensemble.foreground, probability=0.0))
+        CONFIG,
+        ensemble=dataclasses.replace(
+            CONFIG.ensemble, foreground=dataclasses.replace(CONFIG.ensemble.foreground, probability=0.0)
+        ),
     )
     on_cpu, on_cuda = (synthesize_pair(bank, config, seed=0, index=0, device=device) for device in ("cpu", "cuda"))
     assert torch.equal(on_cpu.labels, on_cuda.labels.cpu())

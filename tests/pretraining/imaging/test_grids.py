@@ -35,7 +35,9 @@ DIRECTIONS = {
 
 
 def grid(
-    direction: str = "oblique", shape: tuple[int, int, int] = SHAPE, spacing: tuple[float, float, float] = (0.8, 2.0, 3.1)
+    direction: str = "oblique",
+    shape: tuple[int, int, int] = SHAPE,
+    spacing: tuple[float, float, float] = (0.8, 2.0, 3.1),
 ) -> sitk.Image:
     image = sitk.Image(shape, sitk.sitkFloat32)
     image.SetSpacing(spacing)
@@ -107,7 +109,11 @@ def test_tensors_have_the_axes_of_itks_indices():
     volume = image_tensor(image)
     assert volume.shape == SHAPE and volume[3, 9, 2] == pytest.approx(image[3, 9, 2])
     again = tensor_image(volume, image)
-    assert again[3, 9, 2] == image[3, 9, 2] and again.GetDirection() == image.GetDirection() and again.GetOrigin() == image.GetOrigin()
+    assert (
+        again[3, 9, 2] == image[3, 9, 2]
+        and again.GetDirection() == image.GetDirection()
+        and again.GetOrigin() == image.GetOrigin()
+    )
 
 
 def test_grids_whose_axes_are_alike_stay_as_they_are():
@@ -144,7 +150,9 @@ def test_no_more_voxels_are_given_up_than_must_be():
 def test_resampled_images_are_dark_where_nothing_is_known():
     image = scan(grid()) - 5.0
     far = sitk.TranslationTransform(3, (1000.0, 0.0, 0.0))
-    assert image_tensor(resample_image(image, image, far)).unique().item() == pytest.approx(image_tensor(image).min().item())
+    assert image_tensor(resample_image(image, image, far)).unique().item() == pytest.approx(
+        image_tensor(image).min().item()
+    )
     labels = sitk.Cast(image > -5, sitk.sitkInt32) + 1
     assert image_tensor(resample_image(labels, image, far, nearest=True)).unique().tolist() == [0]
 
@@ -154,7 +162,9 @@ def test_isotropic_keeps_places(spacing_mm):
     """A ramp in space, on two oblique grids about one centre."""
 
     def ramp(like: sitk.Image) -> np.ndarray:
-        places = sitk.PhysicalPointSource(sitk.sitkVectorFloat64, like.GetSize(), like.GetOrigin(), like.GetSpacing(), like.GetDirection())
+        places = sitk.PhysicalPointSource(
+            sitk.sitkVectorFloat64, like.GetSize(), like.GetOrigin(), like.GetSpacing(), like.GetDirection()
+        )
         return sitk.GetArrayFromImage(places) @ np.array([1.0, -2.0, 0.5])
 
     old = scan(grid(shape=(20, 24, 15)))
@@ -162,8 +172,13 @@ def test_isotropic_keeps_places(spacing_mm):
     image.CopyInformation(old)
     new = resample_isotropic(image, spacing_mm)
     assert new.GetSpacing() == pytest.approx([spacing_mm] * 3) and new.GetDirection() == old.GetDirection()
-    assert np.abs(np.multiply(new.GetSize(), spacing_mm) - np.multiply(old.GetSize(), old.GetSpacing())).max() <= spacing_mm / 2 + 1e-6
-    centres = [it.TransformContinuousIndexToPhysicalPoint([(side - 1) / 2 for side in it.GetSize()]) for it in (old, new)]
+    assert (
+        np.abs(np.multiply(new.GetSize(), spacing_mm) - np.multiply(old.GetSize(), old.GetSpacing())).max()
+        <= spacing_mm / 2 + 1e-6
+    )
+    centres = [
+        it.TransformContinuousIndexToPhysicalPoint([(side - 1) / 2 for side in it.GetSize()]) for it in (old, new)
+    ]
     assert centres[0] == pytest.approx(centres[1])
     inner = (slice(3, -3),) * 3
     np.testing.assert_allclose(sitk.GetArrayFromImage(new)[inner], ramp(new)[inner], atol=1e-3)

@@ -164,11 +164,17 @@ def test_agreement_counts_pairs_that_are_not_background(monkeypatch, chunk):
 
 
 def test_real_scans_and_label_maps_are_told_apart(data_root):
-    maps = [*(data_root / "templates" / "head_atlases").iterdir(), *(data_root / "templates" / "brain_cortex").iterdir()]
+    maps = [
+        *(data_root / "templates" / "head_atlases").iterdir(),
+        *(data_root / "templates" / "brain_cortex").iterdir(),
+    ]
     folder = data_root / "registration"
     maps += [*folder.glob("*/labels*.nii.gz"), *folder.glob("*/*seg.nii.gz"), *folder.glob("*/*levels.nii.gz")]
     assert len(maps) > 15 and all(read_labels(path).values for path in maps)
-    scans = [folder / "mni_multimodal" / f"{name}.nii.gz" for name in ("t1", "t2", "pd", "epi", "ct", "pet", "spect", "colin_t1")]
+    scans = [
+        folder / "mni_multimodal" / f"{name}.nii.gz"
+        for name in ("t1", "t2", "pd", "epi", "ct", "pet", "spect", "colin_t1")
+    ]
     scans += [folder / "spinal_cord" / f"{name}.nii.gz" for name in ("t1", "t2", "t2s", "mt0")]
     scans += [*(data_root / "nnUNet_raw").glob("*/imagesTr/*.nii.gz")]
     for path in scans:

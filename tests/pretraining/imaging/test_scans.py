@@ -64,21 +64,23 @@ def test_what_is_no_scan_is_refused(scan, found, remedy):
 def test_any_kind_of_number_becomes_a_scan(kind):
     array = np.arange(np.prod(SHAPE)).reshape(SHAPE[::-1]).astype(kind)
     scan = validate_scan(image(array), "fixed")
-    assert scan.GetPixelID() == sitk.sitkFloat32 and np.array_equal(sitk.GetArrayFromImage(scan), array.astype(np.float32))
+    assert scan.GetPixelID() == sitk.sitkFloat32 and np.array_equal(
+        sitk.GetArrayFromImage(scan), array.astype(np.float32)
+    )
 
 
 def written_by_hand(path: Path, directions: np.ndarray) -> Path:
     """An .mha or .nrrd with any directions, which SimpleITK would not write; rows are axes."""
     numbers = [" ".join(f"{x:g}" for x in row) for row in directions]
     if path.suffix == ".mha":
-        header = (
-            f"ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\nTransformMatrix = {' '.join(numbers)}\n"
-        )
+        header = f"ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\nTransformMatrix = {' '.join(numbers)}\n"
         header += f"Offset = 0 0 0\nElementSpacing = 1 1 1\nDimSize = {' '.join(map(str, SHAPE))}\n"
         header += "ElementType = MET_FLOAT\nElementDataFile = LOCAL\n"
     else:
         axes = " ".join(f"({row.replace(' ', ',')})" for row in numbers)
-        header = f"NRRD0004\ntype: float\ndimension: 3\nspace: left-posterior-superior\nsizes: {' '.join(map(str, SHAPE))}\n"
+        header = (
+            f"NRRD0004\ntype: float\ndimension: 3\nspace: left-posterior-superior\nsizes: {' '.join(map(str, SHAPE))}\n"
+        )
         header += f"space directions: {axes}\nkinds: domain domain domain\nendian: little\nencoding: raw\nspace origin: (0,0,0)\n\n"
     path.write_bytes(header.encode() + volume().tobytes())
     return path
@@ -121,7 +123,9 @@ def test_a_sheared_nifti_is_refused_for_its_shear(tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    assert said(read_image, tmp_path / "no.nii.gz", "moving mask") == f"moving mask: no such file {tmp_path / 'no.nii.gz'}"
+    assert (
+        said(read_image, tmp_path / "no.nii.gz", "moving mask") == f"moving mask: no such file {tmp_path / 'no.nii.gz'}"
+    )
 
 
 @pytest.mark.parametrize("name", ["scan.nii.gz", "scan.nii", "scan.mha", "scan.nrrd"])
@@ -183,7 +187,8 @@ def test_labels_on_the_grid_of_their_scan_stay_as_they_are(kind, caplog):
 
 
 @pytest.mark.parametrize(
-    "change", [lambda labels: sitk.Flip(labels, (True, False, True)), lambda labels: sitk.PermuteAxes(labels, (2, 0, 1))]
+    "change",
+    [lambda labels: sitk.Flip(labels, (True, False, True)), lambda labels: sitk.PermuteAxes(labels, (2, 0, 1))],
 )
 def test_labels_on_another_grid_are_brought_to_their_scans_and_it_is_said(change, caplog):
     elsewhere = change(image(boxes()))

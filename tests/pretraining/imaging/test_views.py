@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from pretraining.imaging.feature_colours import FeatureColours
-from pretraining.imaging.views import BONE_HU, LUNG_HU, SOFT_TISSUE_HU, VIEWS, apply_window, display_window, letter_sides
+from pretraining.imaging.views import (
+    BONE_HU,
+    LUNG_HU,
+    SOFT_TISSUE_HU,
+    VIEWS,
+    apply_window,
+    display_window,
+    letter_sides,
+)
 
 
 def ct(tissue_hu: float) -> np.ndarray:

@@ -98,7 +98,9 @@ def checkpoint_after(seconds: float = 0.0, **changes) -> Checkpoint:
 def test_the_rate_falls_to_zero_when_the_time_ends(tmp_path, bank, slow_machine, step_s):
     time = slow_machine(step_s=step_s, validation_s=2.0)
     last = train(tmp_path, TINY, bank, minutes=2, device="cpu", workers=0)
-    assert 1118 - step_s - 2 * 1.25 * 2 <= time.now <= 1120, "the last validation fits into the time, and little of it is left over"
+    assert 1118 - step_s - 2 * 1.25 * 2 <= time.now <= 1120, (
+        "the last validation fits into the time, and little of it is left over"
+    )
     assert last.step == len(time.rates) > TINY.steps and last.validation_loss is not None
     assert all(a > b for a, b in pairwise(time.rates))
     assert time.rates[0] == TINY.optimizer.rate and time.rates[-1] < 1e-5
@@ -150,7 +152,9 @@ def test_minutes_that_are_none_are_refused(tmp_path, bank, minutes):
 
 def test_stairs_share_the_time_and_the_warm_up_stays_in_steps():
     stairs = OptimizerConfig(rate=1.0)
-    assert [rate_in_time(10**6, i / 10, stairs) for i in range(11)] == pytest.approx([1, 1, 0.8, 0.8, 0.6, 0.6, 0.4, 0.4, 0.2, 0.2, 0.2])
+    assert [rate_in_time(10**6, i / 10, stairs) for i in range(11)] == pytest.approx(
+        [1, 1, 0.8, 0.8, 0.6, 0.6, 0.4, 0.4, 0.2, 0.2, 0.2]
+    )
     warm = OptimizerConfig(rate=1.0, warmup_steps=4, schedule="cosine")
     assert [rate_in_time(step, 0.0, warm) for step in range(6)] == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
     assert rate_in_time(2, 1.0, warm) == 0, "it ends at zero even where the time is over before the warm-up"
@@ -176,7 +180,16 @@ def test_steps_that_may_still_be_under_way_are_reserved_for():
 def test_two_processes_stop_at_the_same_step(tmp_path):
     several = replace(TINY, label_maps=2, save_every=1)
     (tmp_path / "tiny.json").write_text(json.dumps(to_dict(several)))
-    options = ["--out", str(tmp_path / "run"), "--preset", str(tmp_path / "tiny.json"), "--device", "cpu", "--workers", "0"]
+    options = [
+        "--out",
+        str(tmp_path / "run"),
+        "--preset",
+        str(tmp_path / "tiny.json"),
+        "--device",
+        "cpu",
+        "--workers",
+        "0",
+    ]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command = [sys.executable, *launcher, "-m", "pretraining", "train", *options, "--minutes", "0.25"]
     ended = subprocess.run(command, capture_output=True, text=True, env=os.environ, timeout=120)

@@ -39,7 +39,9 @@ def flip(path, byte: int, bit: int = 0) -> None:
 def a_byte_of_a_weight(path) -> int:
     """Somewhere in the largest tensor."""
     with zipfile.ZipFile(path) as archive:
-        largest = max((info for info in archive.infolist() if "/data/" in info.filename), key=lambda info: info.file_size)
+        largest = max(
+            (info for info in archive.infolist() if "/data/" in info.filename), key=lambda info: info.file_size
+        )
         return path.read_bytes().index(archive.read(largest)) + largest.file_size // 2
 
 

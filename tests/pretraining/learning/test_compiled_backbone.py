@@ -53,9 +53,13 @@ def test_the_graph_is_whole_and_nothing_else_changes(tmp_path, monkeypatch):
 @pytest.mark.timeout(1800)
 def test_compiled_steps_agree_within_rounding(tmp_path):
     bank = procedural_bank(8)
-    config = replace(SMALL, steps=2, average_decay=0.0, backbone=UNetConfig(width=2, poolings=1), engine=EngineConfig(side=16))
+    config = replace(
+        SMALL, steps=2, average_decay=0.0, backbone=UNetConfig(width=2, poolings=1), engine=EngineConfig(side=16)
+    )
     plain = train(tmp_path / "plain", config, bank, device="cpu", workers=0)
     compiled = train(tmp_path / "compiled", replace(config, compile=True), bank, device="cpu", workers=0)
     assert compiled.validation_loss == pytest.approx(plain.validation_loss, rel=1e-3)
     assert plain.model.keys() == compiled.model.keys()
-    torch.testing.assert_close(compiled.model["backbone.stem.conv.weight"], plain.model["backbone.stem.conv.weight"], rtol=0.01, atol=1e-3)
+    torch.testing.assert_close(
+        compiled.model["backbone.stem.conv.weight"], plain.model["backbone.stem.conv.weight"], rtol=0.01, atol=1e-3
+    )

@@ -24,7 +24,9 @@ STEPS, FIXED = 60, range(1000, 1004)
 RATE = 1e-3
 """For 60 steps and 8 channels; the presets' own are for thousands of steps."""
 EVERY_TIME = ("paper", "paper_smshapes", "segmentation")
-"""Half a minute each; the others differ from these in a number or a part that has tests of its own, and learn in the slow suite."""
+"""Half a minute each; the others differ from these in a number or a part that has tests of its own,
+and learn in the slow suite.
+"""
 
 
 @pytest.fixture(scope="module")
@@ -54,17 +56,23 @@ def test_every_preset_makes_a_step(name, banks):
     assert loss.isfinite() and all(parameter.grad.isfinite().all() for parameter in model.backbone.parameters())
 
 
-@pytest.mark.parametrize("name", [name if name in EVERY_TIME else pytest.param(name, marks=pytest.mark.slow) for name in preset_names()])
+@pytest.mark.parametrize(
+    "name", [name if name in EVERY_TIME else pytest.param(name, marks=pytest.mark.slow) for name in preset_names()]
+)
 def test_every_preset_learns(name, banks):
     config, model, sample_at = in_small(name, banks)
     fixed = {index: sample_at(index) for index in FIXED}
 
     def loss() -> float:
         with torch.no_grad():
-            return sum(total(model, losses_of(model, sample, index, 0)).item() for index, sample in fixed.items()) / len(fixed)
+            return sum(
+                total(model, losses_of(model, sample, index, 0)).item() for index, sample in fixed.items()
+            ) / len(fixed)
 
     before = loss()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(config.optimizer.beta1, config.optimizer.beta2), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=RATE, betas=(config.optimizer.beta1, config.optimizer.beta2), weight_decay=0.0
+    )
     for index in range(STEPS):
         total(model, losses_of(model, sample_at(index), index, 0)).backward()
         optimizer.step()

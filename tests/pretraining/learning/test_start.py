@@ -34,7 +34,9 @@ def store_in(folder: Path, bank) -> None:
 def test_a_store_of_samples_is_not_overwritten_by_a_run(tmp_path, bank, resume):
     store_in(tmp_path, bank)
     before = content(tmp_path)
-    with pytest.raises(InputError, match=r"config\.json is of no training of this version; name a new or an empty folder"):
+    with pytest.raises(
+        InputError, match=r"config\.json is of no training of this version; name a new or an empty folder"
+    ):
         train(tmp_path, TINY, open_store(tmp_path), resume=resume, device="cpu", workers=0)
     assert content(tmp_path) == before
 
@@ -65,7 +67,9 @@ def test_a_run_without_its_last_checkpoint_is_kept_and_goes_on_from_its_best(tmp
 def test_a_damaged_checkpoint_beside_a_good_one_says_how_to_go_on(tmp_path, bank):
     train(tmp_path, TINY, bank, device="cpu", workers=0)
     (tmp_path / "checkpoint.pt").write_bytes((tmp_path / "checkpoint.pt").read_bytes()[:5000])
-    with pytest.raises(InputError, match=r"checkpoint\.pt is damaged.*or delete it, then --resume goes on from .*best\.pt"):
+    with pytest.raises(
+        InputError, match=r"checkpoint\.pt is damaged.*or delete it, then --resume goes on from .*best\.pt"
+    ):
         train(tmp_path, TINY, bank, resume=True, device="cpu", workers=0)
     (tmp_path / "checkpoint.pt").unlink()
     assert train(tmp_path, TINY, bank, resume=True, device="cpu", workers=0).step == TINY.steps

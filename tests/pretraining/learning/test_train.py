@@ -58,7 +58,8 @@ def test_initial_weights_are_kaiming_normal_and_leave_the_global_state_alone():
 
     def model(seed: int) -> ContrastiveModel:
         return build(
-            lambda: ContrastiveModel(UNetConfig(width=8), ProjectionConfig(), ContrastiveConfig()), torch.Generator().manual_seed(seed)
+            lambda: ContrastiveModel(UNetConfig(width=8), ProjectionConfig(), ContrastiveConfig()),
+            torch.Generator().manual_seed(seed),
         )
 
     weight = model(0).backbone.bottleneck[0].conv.weight
@@ -132,7 +133,17 @@ def test_kill_9_loses_nothing(tmp_path):
     (tmp_path / "tiny.json").write_text(json.dumps(to_dict(small)))
 
     def command(run: str, *flags: str) -> list[str]:
-        options = ["--out", str(tmp_path / run), "--preset", str(tmp_path / "tiny.json"), "--device", "cpu", "--workers", "0", *flags]
+        options = [
+            "--out",
+            str(tmp_path / run),
+            "--preset",
+            str(tmp_path / "tiny.json"),
+            "--device",
+            "cpu",
+            "--workers",
+            "0",
+            *flags,
+        ]
         return [sys.executable, "-m", "pretraining", "train", *options]
 
     subprocess.run(command("unbroken"), check=True, capture_output=True)
@@ -194,7 +205,17 @@ def test_sigterm_saves_and_resuming_loses_nothing(tmp_path):
     (tmp_path / "tiny.json").write_text(json.dumps(to_dict(small)))
 
     def command(run: str, *flags: str) -> list[str]:
-        options = ["--out", str(tmp_path / run), "--preset", str(tmp_path / "tiny.json"), "--device", "cpu", "--workers", "1", *flags]
+        options = [
+            "--out",
+            str(tmp_path / run),
+            "--preset",
+            str(tmp_path / "tiny.json"),
+            "--device",
+            "cpu",
+            "--workers",
+            "1",
+            *flags,
+        ]
         return [sys.executable, "-m", "pretraining", "train", *options]
 
     process = subprocess.Popen(command("stopped"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -204,7 +225,12 @@ def test_sigterm_saves_and_resuming_loses_nothing(tmp_path):
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate()
     stopped_at = load_checkpoint(tmp_path / "stopped" / "checkpoint.pt").step
-    assert process.returncode == 143 and 4 <= stopped_at < 30 and f"saved at step {stopped_at}" in said and "Traceback" not in said
+    assert (
+        process.returncode == 143
+        and 4 <= stopped_at < 30
+        and f"saved at step {stopped_at}" in said
+        and "Traceback" not in said
+    )
     subprocess.run(command("stopped", "--resume"), check=True, capture_output=True)
     subprocess.run(command("unbroken"), check=True, capture_output=True)
     assert same_state(tmp_path / "unbroken" / "checkpoint.pt", tmp_path / "stopped" / "checkpoint.pt")
@@ -216,13 +242,31 @@ def test_two_processes_follow_one(tmp_path):
     (tmp_path / "tiny.json").write_text(json.dumps(to_dict(several)))
 
     def command(run: str, *launcher: str) -> list[str]:
-        options = ["--out", str(tmp_path / run), "--preset", str(tmp_path / "tiny.json"), "--device", "cpu", "--workers", "0"]
+        options = [
+            "--out",
+            str(tmp_path / run),
+            "--preset",
+            str(tmp_path / "tiny.json"),
+            "--device",
+            "cpu",
+            "--workers",
+            "0",
+        ]
         return [sys.executable, *launcher, "-m", "pretraining", "train", *options]
 
     subprocess.run(command("one"), check=True, capture_output=True)
-    subprocess.run(command("two", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"), check=True, capture_output=True)
+    subprocess.run(
+        command("two", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+        check=True,
+        capture_output=True,
+    )
     one, two = (load_checkpoint(tmp_path / run / "checkpoint.pt") for run in ("one", "two"))
-    start = train(tmp_path / "start", replace(several, steps=1, optimizer=OptimizerConfig(rate=1e-12)), procedural_bank(), device="cpu")
+    start = train(
+        tmp_path / "start",
+        replace(several, steps=1, optimizer=OptimizerConfig(rate=1e-12)),
+        procedural_bank(),
+        device="cpu",
+    )
     weights = [name for name in one.model if name.endswith("weight") and "backbone" in name]
     moved = sum((one.model[name] - start.model[name]).norm() for name in weights)
     apart = sum((one.model[name] - two.model[name]).norm() for name in weights)
@@ -230,7 +274,9 @@ def test_two_processes_follow_one(tmp_path):
     assert one.validation_loss == pytest.approx(two.validation_loss, rel=0.05)
     means = [name for name in one.model if name.endswith("running_var")]
     assert all(torch.allclose(one.model[name], two.model[name], rtol=0.3, atol=0.05) for name in means)
-    records = [[json.loads(line) for line in (tmp_path / run / "log.jsonl").read_text().splitlines()] for run in ("one", "two")]
+    records = [
+        [json.loads(line) for line in (tmp_path / run / "log.jsonl").read_text().splitlines()] for run in ("one", "two")
+    ]
     for first, second in zip(*records, strict=True):
         assert first["step"] == second["step"]
         assert first.get("loss", 0) == pytest.approx(second.get("loss", 0), rel=0.01)
@@ -276,7 +322,10 @@ def test_gradients_are_cut_to_the_length_asked_for(tmp_path, bank):
     for limit, name in ((1e-3, "cut"), (0.0, "free")):
         config = replace(TINY, steps=2, optimizer=OptimizerConfig(max_gradient_norm=limit))
         train(tmp_path / name, config, bank, device="cpu", workers=0)
-    cut, free = (load_checkpoint(tmp_path / name / "checkpoint.pt").optimizer["state"][0]["exp_avg"].norm() for name in ("cut", "free"))
+    cut, free = (
+        load_checkpoint(tmp_path / name / "checkpoint.pt").optimizer["state"][0]["exp_avg"].norm()
+        for name in ("cut", "free")
+    )
     assert cut < 0.1 * free
 
 
@@ -284,7 +333,9 @@ def test_a_loss_far_above_its_first_value_stops_the_run(tmp_path, bank, monkeypa
     import pretraining.learning.train as module
 
     monkeypatch.setattr(module, "DIVERGED", -0.5)
-    with pytest.raises(FloatingPointError, match=r"at step 2 \(samples from 0 on, seed 0\); the checkpoint holds step 0"):
+    with pytest.raises(
+        FloatingPointError, match=r"at step 2 \(samples from 0 on, seed 0\); the checkpoint holds step 0"
+    ):
         train(tmp_path, TINY, bank, device="cpu", workers=0)
     assert not (tmp_path / "checkpoint.pt").exists()
 
@@ -300,7 +351,9 @@ def test_every_preset_is_valid(name):
     assert load_preset(TrainConfig, name).steps > 0
 
 
-@pytest.mark.parametrize(("wrong", "named"), [({"steps": 0}, "steps"), ({"engine": {"side": 40}}, "side"), ({"stepz": 3}, "stepz")])
+@pytest.mark.parametrize(
+    ("wrong", "named"), [({"steps": 0}, "steps"), ({"engine": {"side": 40}}, "side"), ({"stepz": 3}, "stepz")]
+)
 def test_a_wrong_config_is_refused_by_name(wrong, named):
     with pytest.raises(InputError, match=named):
         from_dict(TrainConfig, wrong)

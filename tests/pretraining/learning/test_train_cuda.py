@@ -107,7 +107,8 @@ def test_minutes_hold_although_the_host_is_ahead(tmp_path):
 def test_a_compiled_training_learns_the_same(tmp_path):
     bank = procedural_bank(16)
     plain, compiled = (
-        train(tmp_path / str(chosen), replace(SMALL, precision="fp32", compile=chosen), bank, device="cuda") for chosen in (False, True)
+        train(tmp_path / str(chosen), replace(SMALL, precision="fp32", compile=chosen), bank, device="cuda")
+        for chosen in (False, True)
     )
     assert compiled.validation_loss == pytest.approx(plain.validation_loss, rel=0.02)
     assert compiled.model.keys() == plain.model.keys()

@@ -26,7 +26,9 @@ def test_every_artefact_is_there_and_the_strong_one_changes_more():
     view, labels = scene()
     shown = examples(view, labels, CONFIG)
     assert [example.name for example in shown] == [*appearance.ARTEFACTS, *GEOMETRY, *online.ARTEFACTS]
-    assert [example.offline for example in shown] == [True] * len(appearance.ARTEFACTS) + [False] * (len(shown) - len(appearance.ARTEFACTS))
+    assert [example.offline for example in shown] == [True] * len(appearance.ARTEFACTS) + [False] * (
+        len(shown) - len(appearance.ARTEFACTS)
+    )
     clean = view[..., 8]
     changes = [[(picture - clean).abs().mean() for picture in (example.weak, example.strong)] for example in shown]
     # Strength is measured on the volume, and the picture is a slice: sums, not pairs.

@@ -20,10 +20,18 @@ def write_image(path: Path, voxels: np.ndarray, spacing: tuple[float, ...] = (1.
     sitk.WriteImage(image, str(path))
 
 
-def brain_folder(folder: Path, modalities: tuple[str, ...] = ("t2", "pd", "ct"), shape: tuple[int, int, int] = (18, 20, 16)) -> np.ndarray:
+def brain_folder(
+    folder: Path, modalities: tuple[str, ...] = ("t2", "pd", "ct"), shape: tuple[int, int, int] = (18, 20, 16)
+) -> np.ndarray:
     """Write a brain of eight box-shaped regions, each of its own grey value in each modality, in air; returns the regions."""
     axes = np.meshgrid(*[np.arange(size) for size in shape], indexing="ij")
-    regions = sum((axis >= size // 2).astype(np.uint8) << bit for bit, (axis, size) in enumerate(zip(axes, shape, strict=True))) + 1
+    regions = (
+        sum(
+            (axis >= size // 2).astype(np.uint8) << bit
+            for bit, (axis, size) in enumerate(zip(axes, shape, strict=True))
+        )
+        + 1
+    )
     for axis, size in zip(axes, shape, strict=True):
         regions[(axis < 2) | (axis >= size - 2)] = 0
     rng = np.random.default_rng(0)

@@ -25,7 +25,9 @@ def test_voxels_of_the_brain_are_the_same_place_in_the_same_region(tmp_path):
 
 def test_only_ct_is_kept_from_choosing(tmp_path):
     brain_folder(tmp_path)
-    assert [(crossing.first, crossing.second, crossing.for_choosing) for crossing in read_brain(tmp_path).crossings] == [
+    assert [
+        (crossing.first, crossing.second, crossing.for_choosing) for crossing in read_brain(tmp_path).crossings
+    ] == [
         ("t1", "t2", True),
         ("t1", "pd", True),
         ("t1", "ct", False),
@@ -49,12 +51,15 @@ def test_voxels_of_a_limb_lie_in_tissue_that_both_see_and_are_the_same_place_wit
     shape = limb.images["ct"].shape
     assert shape == (24, 24, 24)  # 12 slices of 3 mm at 1.5 mm
     places = np.stack(np.unravel_index(limb.voxels.numpy(), shape), axis=1)
-    # Tissue ends with slice 8 in the MR and with rows 6 to 17 in both; linear resampling may reach one voxel further.
+    # Tissue ends with slice 8 in the MR and with rows 6 to 17 in both; linear resampling may reach
+    # one voxel further.
     assert places.min(axis=0).tolist() >= [0, 5, 5] and places[:, 0].max() <= 18 and places[:, 1:].max() <= 18
     distances_mm = np.linalg.norm((places[:, None] - places) * LIMB_SPACING_MM, axis=2)
     clear = abs(distances_mm - NEAR_MM) > 1e-3
     assert np.array_equal(limb.same.numpy()[clear], (distances_mm <= NEAR_MM)[clear])
-    assert [(crossing.first, crossing.second, crossing.for_choosing) for crossing in limb.crossings] == [("t1", "ct", False)]
+    assert [(crossing.first, crossing.second, crossing.for_choosing) for crossing in limb.crossings] == [
+        ("t1", "ct", False)
+    ]
 
 
 def test_ct_is_clipped(tmp_path):
@@ -118,7 +123,9 @@ def other_channels(folder):
 
 def no_images(folder):
     folder.mkdir(exist_ok=True)
-    (folder / "dataset.json").write_text(json.dumps({"channel_names": {"0": "CT", "1": "T1"}, "file_ending": ".nii.gz"}))
+    (folder / "dataset.json").write_text(
+        json.dumps({"channel_names": {"0": "CT", "1": "T1"}, "file_ending": ".nii.gz"})
+    )
 
 
 def no_common_tissue(folder):

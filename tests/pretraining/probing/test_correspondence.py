@@ -50,7 +50,9 @@ def test_separation_is_the_area_under_the_roc_curve(decimals):
     same[3] = True  # nothing lies elsewhere: this voxel does not count
     cosines = (2 * torch.rand(700, 700, generator=seeded()) - 1 + 0.3 * same).clamp(-1, 1).round(decimals=decimals)
     few = slice(0, 20)
-    assert separation(cosines[few], same[few]) == pytest.approx(mean_roc_area(cosines[few].numpy(), same[few].numpy()), abs=1e-9)
+    assert separation(cosines[few], same[few]) == pytest.approx(
+        mean_roc_area(cosines[few].numpy(), same[few].numpy()), abs=1e-9
+    )
     # More rows than are ranked at a time.
     blocks = [separation(cosines[i : i + 1], same[i : i + 1]) for i in range(700) if i != 3]
     assert separation(cosines, same) == pytest.approx(sum(blocks) / len(blocks), abs=1e-9)
@@ -67,7 +69,9 @@ def test_nearest_looks_from_the_first_image_to_the_second():
     assert nearest_rate(cosines.T, torch.eye(2, dtype=torch.bool)) == 1
 
 
-@pytest.mark.parametrize("same", [torch.ones(3, 3, dtype=torch.bool), torch.tensor([[1, 0, 0], [0, 0, 0], [0, 0, 1]]).bool()])
+@pytest.mark.parametrize(
+    "same", [torch.ones(3, 3, dtype=torch.bool), torch.tensor([[1, 0, 0], [0, 0, 0], [0, 0, 1]]).bool()]
+)
 def test_places_that_separate_nothing_are_refused(same):
     with pytest.raises(ValueError, match="elsewhere"):
         separation(torch.rand(3, 3), same)

@@ -21,7 +21,9 @@ def some_voxels(count: int = 200) -> torch.Tensor:
     return torch.stack([torch.randint(5, side - 5, (count,), generator=generator) for side in SHAPE], dim=1)
 
 
-@pytest.mark.parametrize("frame", [*FRAMES, Frame(name="all", margin_vox=3, rotation_deg=20, scale=0.8)], ids=lambda frame: frame.name)
+@pytest.mark.parametrize(
+    "frame", [*FRAMES, Frame(name="all", margin_vox=3, rotation_deg=20, scale=0.8)], ids=lambda frame: frame.name
+)
 def test_a_voxel_lies_where_the_frame_says(frame):
     image, voxels = smooth(), some_voxels()
     laid = frame.lay(image)
@@ -29,7 +31,8 @@ def test_a_voxel_lies_where_the_frame_says(frame):
     places, inside = frame.places(voxels, SHAPE)
     assert inside.float().mean() > 0.8
     there, here = laid[places[inside].unbind(1)], image[voxels[inside].unbind(1)]
-    # The nearest voxel is at most half a voxel away along each axis, where the image changes by at most .3 a voxel.
+    # The nearest voxel is at most half a voxel away along each axis, where the image changes by at
+    # most .3 a voxel.
     assert (there - here).abs().max() < (0.3 if frame.rotation_deg else 1e-6)
 
 

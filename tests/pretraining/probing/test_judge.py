@@ -12,7 +12,15 @@ from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.backbone.weights import Weights
 from pretraining.probing.aligned import read_aligned_images, read_brain
 from pretraining.probing.frames import ALIGNED, TURNED, Frame
-from pretraining.probing.judge import contenders, judge, judge_samples, mean_scores, network_features, table, write_scores
+from pretraining.probing.judge import (
+    contenders,
+    judge,
+    judge_samples,
+    mean_scores,
+    network_features,
+    table,
+    write_scores,
+)
 from pretraining.templates.procedural import procedural_bank
 from tests.pretraining.probing.aligned_folders import brain_folder, limbs_folder
 
@@ -50,7 +58,9 @@ def test_features_that_name_the_region_are_perfect_and_noise_is_at_chance(brain)
         if score.features == "regions":
             assert score.nearest == score.separation == 1
         else:
-            assert score.nearest == pytest.approx(score.chance, abs=0.07) and score.separation == pytest.approx(0.5, abs=0.03)
+            assert score.nearest == pytest.approx(score.chance, abs=0.07) and score.separation == pytest.approx(
+                0.5, abs=0.03
+            )
             assert score.local < 0.06
         assert score.chance == pytest.approx(1 / 8, abs=0.02)
 
@@ -117,13 +127,17 @@ def test_means_table_and_file(tmp_path):
         [ALIGNED],
     )
     means = mean_scores(scores)
-    assert [(mean.features, mean.subject) for mean in means] == [(f, s) for s in ("template", "mean of 2") for f in ("grey", "axes")]
+    assert [(mean.features, mean.subject) for mean in means] == [
+        (f, s) for s in ("template", "mean of 2") for f in ("grey", "axes")
+    ]
     values = [score.nearest for score in scores if score.features == "grey" and score.subject in "ab"]
     assert means[2].nearest == pytest.approx(sum(values) / 2)
     lines = table(scores, {"grey": 0.25}).splitlines()
     assert len(lines) == 5 and len({len(line) for line in lines}) == 1
     assert "synthetic samples" in lines[4] and "0.250" in lines[4]
-    assert "T1 → T2" in lines[2] and "for choosing" in lines[2] and "T1 → CT" in lines[3] and "only reported" in lines[3]
+    assert (
+        "T1 → T2" in lines[2] and "for choosing" in lines[2] and "T1 → CT" in lines[3] and "only reported" in lines[3]
+    )
     write_scores(tmp_path / "scores.json", scores, weights="none")
     written = json.loads((tmp_path / "scores.json").read_text())
     assert (written["weights"], len(written["scores"]), len(written["subjects"])) == ("none", 4, 6)

@@ -54,9 +54,16 @@ def test_a_variant_that_fails_or_is_anothers_does_not_stop_the_others(tmp_path, 
     train = sweep_module.train
     monkeypatch.setattr(sweep_module, "train", stand_in)
     variants = dict.fromkeys(("bad", "theirs", "good"), BASE)
-    with hold_lock(folder / "theirs"), pytest.raises(CommandFailed, match=r"1 of 3 variants failed .*: bad: the loss is not finite"):
+    with (
+        hold_lock(folder / "theirs"),
+        pytest.raises(CommandFailed, match=r"1 of 3 variants failed .*: bad: the loss is not finite"),
+    ):
         sweep(variants, procedural_bank(8), brain, folder, minutes=0.01, device="cpu")
-    assert trained == ["bad", "good"] and "bad," in (folder / "failed.csv").read_text() and "good" in (folder / "table.md").read_text()
+    assert (
+        trained == ["bad", "good"]
+        and "bad," in (folder / "failed.csv").read_text()
+        and "good" in (folder / "table.md").read_text()
+    )
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"a": 3}', '{"a": {"stepz": 3}}'])

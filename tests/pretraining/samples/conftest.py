@@ -30,7 +30,10 @@ def request_of(bank_file):
     """Makes a request for a few samples of side 16; keywords change it."""
 
     def make(**changes: object) -> Request:
-        return Request(**{"bank": TemplateBank.open(bank_file), "engine": EngineConfig(side=16), "count": COUNT, "seed": 3} | changes)
+        return Request(
+            **{"bank": TemplateBank.open(bank_file), "engine": EngineConfig(side=16), "count": COUNT, "seed": 3}
+            | changes
+        )
 
     return make
 

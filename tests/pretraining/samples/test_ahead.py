@@ -23,4 +23,6 @@ def test_order_and_bytes_are_those_of_the_stream(device, length):
         ahead.append((index, [part.clone() for part in pair]))
     assert [index for index, _ in ahead] == [index for index, _ in plain] == list(range(2, 2 + length))
     for (_, pair), (_, copied) in zip(plain, ahead, strict=True):
-        assert all(torch.equal(part, copy) and copy.device.type == device for part, copy in zip(pair, copied, strict=True))
+        assert all(
+            torch.equal(part, copy) and copy.device.type == device for part, copy in zip(pair, copied, strict=True)
+        )

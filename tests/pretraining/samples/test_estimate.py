@@ -53,7 +53,9 @@ def test_time_is_that_of_all_but_the_first_shared_by_the_workers(tmp_path, caplo
 
 def test_what_will_not_fit_is_refused(tmp_path, free_bytes):
     free_bytes(99_000_000)
-    with pytest.raises(InputError, match=r"100 samples need about 100\.0 MB, the disk of .* has 99\.0 MB free; make room"):
+    with pytest.raises(
+        InputError, match=r"100 samples need about 100\.0 MB, the disk of .* has 99\.0 MB free; make room"
+    ):
         estimate_cost(make, range(100), tmp_path, workers=1)
 
 

@@ -86,10 +86,14 @@ def test_a_missing_or_shortened_shard_is_noticed_on_opening(store_folder):
     shard = store_folder / "shard-0000004.b2nd"
     content = shard.read_bytes()
     shard.write_bytes(content[:-1])
-    with pytest.raises(InputError, match=r"shard-0000004\.b2nd has \d+ bytes instead of \d+: it was cut short.*synthesize"):
+    with pytest.raises(
+        InputError, match=r"shard-0000004\.b2nd has \d+ bytes instead of \d+: it was cut short.*synthesize"
+    ):
         open_store(store_folder)
     shard.unlink()
-    with pytest.raises(InputError, match=r"shard-0000004\.b2nd is missing; run the same `anatomix-pretrain synthesize` command"):
+    with pytest.raises(
+        InputError, match=r"shard-0000004\.b2nd is missing; run the same `anatomix-pretrain synthesize` command"
+    ):
         open_store(store_folder)
 
 
@@ -207,4 +211,7 @@ def test_of_two_that_begin_one_store_the_second_finds_what_the_first_decided(tmp
         time.sleep(0.3)  # it has seen that there is no store yet
         (tmp_path / "store" / "config.json").write_text(json.dumps(to_dict(CONFIG)))
     second.join()
-    assert "was started with another configuration (seed: 1 -> 2)" in said[0] and read_store_config(tmp_path / "store") == CONFIG
+    assert (
+        "was started with another configuration (seed: 1 -> 2)" in said[0]
+        and read_store_config(tmp_path / "store") == CONFIG
+    )

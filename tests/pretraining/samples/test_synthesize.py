@@ -41,7 +41,8 @@ def shard_samples(request, monkeypatch):
 def made_directly(request) -> tuple[str, ...]:
     """What every store of this request must hold."""
     return tuple(
-        pack(synthesize_stored(request.bank, request.engine, seed=request.seed, index=index)).checksum for index in range(request.count)
+        pack(synthesize_stored(request.bank, request.engine, seed=request.seed, index=index)).checksum
+        for index in range(request.count)
     )
 
 
@@ -103,7 +104,9 @@ def test_a_stopped_command_goes_on_where_it_was(request_of, bank_file, tmp_path,
         assert not any(name.startswith(".") for name in there)
     request = request_of(count=count, engine=EngineConfig(side=48))
     assert synthesize(request, tmp_path / "store") == 0
-    assert all(files(tmp_path / "store")[name] == content for name, content in there.items() if name.startswith("shard-"))
+    assert all(
+        files(tmp_path / "store")[name] == content for name, content in there.items() if name.startswith("shard-")
+    )
     assert stored(tmp_path / "store") == made_directly(request)
 
 
@@ -131,7 +134,9 @@ def test_starting_again_repairs(request_of, store_folder, damage):
         first.unlink()
     else:
         content = first.read_bytes()
-        first.write_bytes({"cut": content[:-9], "empty": b"", "foreign": b"x" * 999, "of another place": second.read_bytes()}[damage])
+        first.write_bytes(
+            {"cut": content[:-9], "empty": b"", "foreign": b"x" * 999, "of another place": second.read_bytes()}[damage]
+        )
     with pytest.raises(InputError):
         stored(store_folder)
     assert synthesize(request_of(), store_folder) == 0
@@ -195,7 +200,9 @@ def test_a_full_disk_is_one_line_and_can_be_gone_on_from(request_of, tmp_path, m
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", until_full)
-        with pytest.raises(CommandFailed, match=r"no space left on the disk of .*store: make room, then run the same command again"):
+        with pytest.raises(
+            CommandFailed, match=r"no space left on the disk of .*store: make room, then run the same command again"
+        ):
             synthesize(request_of(count=16), tmp_path / "store", workers=workers)
     assert sorted(files(tmp_path / "store")) == ["config.json", *(f"shard-{i:07d}.b2nd" for i in range(3))]
     assert synthesize(request_of(count=16), tmp_path / "store") == 0
@@ -287,7 +294,19 @@ def test_from_templates_through_a_store_to_a_training(run, bank_file, tmp_path):
         engine=EngineConfig(side=16),
     )
     (tmp_path / "tiny.json").write_text(json.dumps(to_dict(config)))
-    said = run("synthesize", "--templates", bank_file, "--out", "store", "--count", 6, "--preset", "tiny.json", "--engine.side", 32)
+    said = run(
+        "synthesize",
+        "--templates",
+        bank_file,
+        "--out",
+        "store",
+        "--count",
+        6,
+        "--preset",
+        "tiny.json",
+        "--engine.side",
+        32,
+    )
     assert "6 samples to make, about" in said and "all 6 samples are there" in said
     train = ("train", "--samples", "store", "--out", "run", "--device", "cpu", "--workers", 0)
     assert "step 3" in run(*train, "--preset", "tiny.json")
@@ -295,11 +314,26 @@ def test_from_templates_through_a_store_to_a_training(run, bank_file, tmp_path):
     assert checkpoint.config["engine"]["side"] == 32
     assert checkpoint.templates["count"] == 8 and checkpoint.templates["stored"]["count"] == 6
     run(*train, "--resume")
-    run("synthesize", "--templates", bank_file, "--out", "store", "--count", 7, "--preset", "tiny.json", "--engine.side", 32)
+    run(
+        "synthesize",
+        "--templates",
+        bank_file,
+        "--out",
+        "store",
+        "--count",
+        7,
+        "--preset",
+        "tiny.json",
+        "--engine.side",
+        32,
+    )
     for arguments, named in (
         ((*train, "--resume"), "was started with other templates"),
         ((*train, "--preset", "tiny.json", "--out", "other", "--engine.side", 48), "engine.side: 32 -> 48"),
-        ((*train, "--preset", "tiny.json", "--out", "other", "--templates", bank_file), "--templates or --samples, not both"),
+        (
+            (*train, "--preset", "tiny.json", "--out", "other", "--templates", bank_file),
+            "--templates or --samples, not both",
+        ),
         (("train", "--out", "other", "--samples", "nowhere"), "no store of samples at nowhere"),
     ):
         with pytest.raises(SystemExit, match=named):
@@ -313,7 +347,9 @@ def test_a_count_beyond_any_disk_is_answered_at_once(run, bank_file, tmp_path, m
     monkeypatch.setattr("submitit.SlurmExecutor.affinity", lambda: 2)
     start = ("synthesize", "--templates", bank_file, "--out", "store", "--engine.side", 16, *share)
     began = time.monotonic()
-    with pytest.raises(SystemExit, match=r"\d{9,10} samples need about .* GB, the disk of .* has 100\.0 GB free; make room"):
+    with pytest.raises(
+        SystemExit, match=r"\d{9,10} samples need about .* GB, the disk of .* has 100\.0 GB free; make room"
+    ):
         run(*start, "--count", 10**9)
     with pytest.raises(SystemExit, match="--count of at most 1099511627776, got"):
         run(*start, "--count", 10**30)

@@ -35,7 +35,10 @@ def organs(path: Path) -> list[tuple[str, str]]:
 def cases(folder: Path, count: int = 5) -> Path:
     """Label maps that differ, the second of them unusable."""
     for i in range(count):
-        save(folder / f"case{i}.nii.gz", box(0, 3 + i % 8) + box(11, 14, (16, 14, 14) if i % 2 else (18, 15, 17), value=2)[:16, :14, :12])
+        save(
+            folder / f"case{i}.nii.gz",
+            box(0, 3 + i % 8) + box(11, 14, (16, 14, 14) if i % 2 else (18, 15, 17), value=2)[:16, :14, :12],
+        )
     save(folder / "case1.nii.gz", NOT_FINITE)
     (folder / "LICENSE").write_text("CC BY 4.0\nmore\n")
     (folder / "labels.json").write_text('{"cube": 1, "corner": 2}')
@@ -67,7 +70,11 @@ def test_a_totalsegmentator_subject(tmp_path):
     assert bank.shape(ribs) == (9, 9, 9) and bank.mask(ribs).sum() == 54
     assert (bank.entry(ribs).source, bank.entry(ribs).subject, bank.entry(ribs).licence) == ("ts", "s0001", "CC BY 4.0")
     assert bank.subjects() == {("ts", "s0001"): (0, 1, 2, 3)}
-    assert (report.template_count, report.templates_of_source, report.templates_of_licence) == (4, {"ts": 4}, {"CC BY 4.0": 4})
+    assert (report.template_count, report.templates_of_source, report.templates_of_licence) == (
+        4,
+        {"ts": 4},
+        {"CC BY 4.0": 4},
+    )
     assert {what.rsplit("/", 1)[-1]: kind for what, _, kind in report.rejected} == {
         "spleen.nii.gz": "empty",
         "heart.nii.gz": "unusable",
@@ -75,7 +82,8 @@ def test_a_totalsegmentator_subject(tmp_path):
     }
     assert (tmp_path / "a.bank.report.txt").read_text() == f"{report}\n"
     assert all(
-        text in str(report) for text in ("4 templates", "spleen.nii.gz: the mask is empty", "1 licence: CC BY 4.0"[2:], "organ: ribs")
+        text in str(report)
+        for text in ("4 templates", "spleen.nii.gz: the mask is empty", "1 licence: CC BY 4.0"[2:], "organ: ribs")
     )
 
 
@@ -149,7 +157,10 @@ def test_a_build_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch, re
     read_subjects.clear()
     report = build_bank([source], bank)
     assert read_subjects == ["case0", "case2", "case3", "case4"]
-    assert bank.read_bytes() == (tmp_path / "whole.bank").read_bytes() and f"{report}\n" == (tmp_path / "whole.bank.report.txt").read_text()
+    assert (
+        bank.read_bytes() == (tmp_path / "whole.bank").read_bytes()
+        and f"{report}\n" == (tmp_path / "whole.bank.report.txt").read_text()
+    )
     assert not (tmp_path / "a.bank.parts").exists()
 
 
@@ -216,7 +227,10 @@ def test_killed_processes_cost_nothing_that_was_finished(tmp_path):
     assert first.items() <= second.items() and len(first) + 2 <= len(second) < 24 and not bank.exists()
     build_bank([tmp_path / "maps"], bank)
     build_bank([tmp_path / "maps"], tmp_path / "whole.bank")
-    assert bank.read_bytes() == (tmp_path / "whole.bank").read_bytes() and names(tmp_path)[:2] == ["a.bank", "a.bank.report.txt"]
+    assert bank.read_bytes() == (tmp_path / "whole.bank").read_bytes() and names(tmp_path)[:2] == [
+        "a.bank",
+        "a.bank.report.txt",
+    ]
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
@@ -235,11 +249,16 @@ def test_a_full_disk_is_one_line_and_the_older_bank_stays(tmp_path, monkeypatch,
         usual(handle)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    with pytest.raises(CommandFailed, match=rf"no space left .*{room_for} finished subjects are kept in .*a\.bank\.parts") as error:
+    with pytest.raises(
+        CommandFailed, match=rf"no space left .*{room_for} finished subjects are kept in .*a\.bank\.parts"
+    ) as error:
         build_bank([source], bank)
     monkeypatch.setattr(os, "fsync", usual)
     assert "\n" not in str(error.value) and bank.read_bytes() == older
-    assert names(tmp_path) == ["a.bank", "a.bank.parts", "a.bank.report.txt", "maps"] and len(names(tmp_path / "a.bank.parts")) == room_for
+    assert (
+        names(tmp_path) == ["a.bank", "a.bank.parts", "a.bank.report.txt", "maps"]
+        and len(names(tmp_path / "a.bank.parts")) == room_for
+    )
     assert build_bank([source], bank).template_count == 8
 
 
@@ -268,7 +287,9 @@ def test_one_bad_file_among_many_and_a_report_that_names_them_all(tmp_path, capl
     (tmp_path / "maps" / "labels.json").write_text("[1, 2]")
     with caplog.at_level(logging.INFO):
         report = build_bank([tmp_path / "maps"], tmp_path / "a.bank")
-    assert report.template_count == 2 and len(report.rejected) == SHOWN_PROBLEMS + 16  # labels.json once, not for each file
+    assert (
+        report.template_count == 2 and len(report.rejected) == SHOWN_PROBLEMS + 16
+    )  # labels.json once, not for each file
     assert caplog.text.count("not used: ") == SHOWN_PROBLEMS and "16 more are not used" in caplog.text
     text = (tmp_path / "a.bank.report.txt").read_text()
     assert all(f"bad{i:02d}.nrrd: 1 voxel is NaN on disk" in text for i in range(SHOWN_PROBLEMS + 15))
@@ -296,15 +317,28 @@ def test_bad_arguments_are_refused_before_anything_is_read(tmp_path, read_subjec
     before = names(source), (source / "case0.nii.gz").read_bytes()
     with pytest.raises(InputError, match=named):
         build_bank([source], tmp_path / arguments.pop("out", "a.bank"), **arguments)
-    assert not read_subjects and names(tmp_path) == ["maps"] and before == (names(source), (source / "case0.nii.gz").read_bytes())
+    assert (
+        not read_subjects
+        and names(tmp_path) == ["maps"]
+        and before == (names(source), (source / "case0.nii.gz").read_bytes())
+    )
 
 
 def test_procedural_shapes_go_into_a_bank_too(tmp_path):
     made = procedural_bank(9)
-    build_bank([Path("procedural:9"), cases(tmp_path / "maps") / "case0.nii.gz"], tmp_path / "a.bank", made.spacing_mm, licences=["CC0"])
+    build_bank(
+        [Path("procedural:9"), cases(tmp_path / "maps") / "case0.nii.gz"],
+        tmp_path / "a.bank",
+        made.spacing_mm,
+        licences=["CC0"],
+    )
     bank = TemplateBank.open(tmp_path / "a.bank")
     assert all(np.array_equal(bank.mask(i), made.mask(i)[tuple(map(slice, bank.shape(i)))]) for i in range(9))
-    assert bank.entry(3).licence == "CC0" and bank.entry(3).organ == made.entry(3).organ and bank.entry(9).licence == "CC BY 4.0"
+    assert (
+        bank.entry(3).licence == "CC0"
+        and bank.entry(3).organ == made.entry(3).organ
+        and bank.entry(9).licence == "CC BY 4.0"
+    )
     build_bank([Path("procedural:9")], tmp_path / "b.bank", 2 * made.spacing_mm)
     assert all(np.less(TemplateBank.open(tmp_path / "b.bank").shape(i), made.shape(i)).all() for i in range(9))
 
@@ -337,7 +371,10 @@ def test_a_malformed_dataset_json_is_one_line_and_leaves_numbers(tmp_path):
 
 def test_a_folder_of_scans_is_refused_with_the_reason(tmp_path):
     source = nnunet_dataset(tmp_path / "Dataset001_A", {"background": 0, "liver": 1})
-    with pytest.raises(InputError, match=r"nothing usable .*case0_0000.nii.gz: .* only \d+% of neighbouring voxels are equal .*: a scan"):
+    with pytest.raises(
+        InputError,
+        match=r"nothing usable .*case0_0000.nii.gz: .* only \d+% of neighbouring voxels are equal .*: a scan",
+    ):
         build_bank([source / "imagesTr"], tmp_path / "a.bank")
     # Beside label maps, a scan stands in the report.
     save(source / "labelsTr" / "case3.nii.gz", np.random.default_rng(0).integers(0, 200, (16, 14, 12)).astype(np.uint8))
@@ -369,7 +406,16 @@ def test_stated_regions_are_kept_in_the_bank(tmp_path):
 def test_bad_flags_are_one_line(tmp_path, monkeypatch, flags, named):
     cases(tmp_path / "maps")
     monkeypatch.setattr(
-        "sys.argv", ["anatomix-pretrain", "templates", "--source", str(tmp_path / "maps"), "--out", str(tmp_path / "a.bank"), *flags]
+        "sys.argv",
+        [
+            "anatomix-pretrain",
+            "templates",
+            "--source",
+            str(tmp_path / "maps"),
+            "--out",
+            str(tmp_path / "a.bank"),
+            *flags,
+        ],
     )
     with pytest.raises(SystemExit) as caught:
         main()
@@ -377,9 +423,22 @@ def test_bad_flags_are_one_line(tmp_path, monkeypatch, flags, named):
 
 
 def test_the_command_on_real_data(data_root, tmp_path):
-    sources = [str(data_root / "templates" / name) for name in ("totalsegmentator", "totalsegmentator_multilabel", "head_neck")]
+    sources = [
+        str(data_root / "templates" / name) for name in ("totalsegmentator", "totalsegmentator_multilabel", "head_neck")
+    ]
     bank = tmp_path / "a.bank"
-    command = [sys.executable, "-m", "pretraining", "templates", "--source", *sources, "--out", str(bank), "--workers", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "pretraining",
+        "templates",
+        "--source",
+        *sources,
+        "--out",
+        str(bank),
+        "--workers",
+        "2",
+    ]
     said = subprocess.run([*command, "--licence", "CC BY 4.0"], check=True, capture_output=True, text=True).stderr
     report = (tmp_path / "a.bank.report.txt").read_text()
     empty = [line for line in report.splitlines() if line.endswith(": the mask is empty")]
@@ -392,10 +451,13 @@ def test_the_command_on_real_data(data_root, tmp_path):
     assert len(templates) > 500 and len(subjects) == 22
     found = [templates.entry(i).organ for i in subjects["totalsegmentator", "s0327"]]
     assert (
-        found.count("ribs") == found.count("vertebrae") == 1 and len(found) == 67 and not any(organ.startswith("rib_") for organ in found)
+        found.count("ribs") == found.count("vertebrae") == 1
+        and len(found) == 67
+        and not any(organ.startswith("rib_") for organ in found)
     )
     brains = [entry for entry in templates.entries() if entry.organ == "Brain"]
     assert len(brains) == 20 and all(40 < side < 140 for entry in brains for side in entry.shape)
     assert {entry.licence for entry in templates.entries()} == {"CC BY 4.0"}
-    # Two subjects of TotalSegmentator, one as masks and one as a label map, show the same part of the body.
+    # Two subjects of TotalSegmentator, one as masks and one as a label map, show the same part of
+    # the body.
     assert [region.name for region in templates.regions] == ["totalsegmentator", "head_neck"]

@@ -27,7 +27,10 @@ def reasons(content) -> dict[str, str]:
     ("merged", "names"),
     [
         ("ribs", ["rib_left_1", "rib_right_12", "ribs", "Rib 3", "rib-4", "rib7", "left_rib_5"]),
-        ("vertebrae", ["vertebrae_C1", "vertebrae_T12", "vertebrae_L5", "vertebrae_S1", "vertebrae", "Vertebra L1", "vertebra-2"]),
+        (
+            "vertebrae",
+            ["vertebrae_C1", "vertebrae_T12", "vertebrae_L5", "vertebrae_S1", "vertebrae", "Vertebra L1", "vertebra-2"],
+        ),
     ],
 )
 def test_ribs_and_vertebrae_are_merged(merged, names):
@@ -36,7 +39,8 @@ def test_ribs_and_vertebrae_are_merged(merged, names):
 
 @pytest.mark.parametrize(
     "organ",
-    # The first row is of TotalSegmentator (v2 alone has cartilages, sternum and spinal_cord), the second of other sets.
+    # The first row is of TotalSegmentator (v2 alone has cartilages, sternum and spinal_cord), the
+    # second of other sets.
     [
         *("costal_cartilages", "sternum", "spinal_cord", "sacrum", "autochthon_left", "scapula_left", "face"),
         *("rib_cartilage", "intervertebral_discs", "vertebral_artery_left", "cribriform_plate", "label_1"),
@@ -52,7 +56,10 @@ def test_real_organ_names_are_merged_to_two(data_root):
     merged = [merged_name(name) for name in names]
     assert merged.count("ribs") == 24 and merged.count("vertebrae") == 25
     kept = set(merged) - {"ribs", "vertebrae"}
-    assert kept == {name for name in names if not name.startswith(("rib_", "vertebrae_"))} and {"costal_cartilages", "sacrum"} <= kept
+    assert (
+        kept == {name for name in names if not name.startswith(("rib_", "vertebrae_"))}
+        and {"costal_cartilages", "sacrum"} <= kept
+    )
 
 
 def test_merged_organs_lie_where_their_parts_lay(tmp_path):
@@ -60,19 +67,32 @@ def test_merged_organs_lie_where_their_parts_lay(tmp_path):
     save(tmp_path / "rib_right_12.nii.gz", box(6, 9))
     save(tmp_path / "liver.nii.gz", box(4, 9))
     masks = read(tmp_path).masks
-    assert masks["ribs"].offset == (1, 1, 1) and masks["liver"].offset == (4, 4, 4) and masks["liver"].voxel_count == 125
+    assert (
+        masks["ribs"].offset == (1, 1, 1) and masks["liver"].offset == (4, 4, 4) and masks["liver"].voxel_count == 125
+    )
     ribs = unpack(masks["ribs"].bits, masks["ribs"].shape)
-    assert np.array_equal(ribs, (box(1, 3) | box(6, 9))[1:9, 1:9, 1:9] > 0) and masks["ribs"].voxel_count == ribs.sum() == 35
+    assert (
+        np.array_equal(ribs, (box(1, 3) | box(6, 9))[1:9, 1:9, 1:9] > 0)
+        and masks["ribs"].voxel_count == ribs.sum() == 35
+    )
 
 
 def test_labels_of_one_map_with_and_without_names(tmp_path):
     labels = box(0, 4) + box(4, 8, value=7) + box(8, 12, value=9)
     save(tmp_path / "case.nii.gz", labels)
     masks = read(tmp_path).masks
-    assert {organ: mask.offset for organ, mask in masks.items()} == {"label_1": (0, 0, 0), "label_7": (4, 4, 4), "label_9": (8, 8, 8)}
+    assert {organ: mask.offset for organ, mask in masks.items()} == {
+        "label_1": (0, 0, 0),
+        "label_7": (4, 4, 4),
+        "label_9": (8, 8, 8),
+    }
     (tmp_path / "labels.json").write_text(json.dumps({"aorta": 1, "vertebrae_L1": 7, "vertebrae_L2": 9}))
     masks = read(tmp_path).masks
-    assert sorted(masks) == ["aorta", "vertebrae"] and masks["vertebrae"].voxel_count == 128 and masks["vertebrae"].shape == (8, 8, 8)
+    assert (
+        sorted(masks) == ["aorta", "vertebrae"]
+        and masks["vertebrae"].voxel_count == 128
+        and masks["vertebrae"].shape == (8, 8, 8)
+    )
 
 
 def test_numbers_too_large_for_a_list_are_found_all_the_same(tmp_path):
@@ -92,7 +112,11 @@ def test_every_unusable_file_and_organ_is_named(tmp_path):
     content = read(tmp_path)
     assert list(content.masks) == ["liver"]
     found = reasons(content)
-    assert found["spleen.nii.gz"] == "the mask is empty" and "not whole" in found["scan.nii.gz"] and "damaged" in found["heart.nii.gz"]
+    assert (
+        found["spleen.nii.gz"] == "the mask is empty"
+        and "not whole" in found["scan.nii.gz"]
+        and "damaged" in found["heart.nii.gz"]
+    )
     assert "(16, 14, 13) differs from (16, 14, 12)" in found["aorta.nii.gz"]
     assert found["ts s1: gallbladder"] == "1 voxels at 1.5 mm, fewer than 8"
     assert sorted(line.kind for line in content.rejected) == ["empty", "small", "unusable", "unusable", "unusable"]
@@ -103,7 +127,9 @@ def test_what_resampling_loses_is_named(tmp_path):
     labels[10, 10, 10] = 2
     save(tmp_path / "a.nii.gz", labels, 1.0)
     content = read(tmp_path, 2.5)
-    assert list(content.masks) == ["label_1"] and reasons(content) == {"ts s1: label_2": "0 voxels at 2.5 mm, fewer than 8"}
+    assert list(content.masks) == ["label_1"] and reasons(content) == {
+        "ts s1: label_2": "0 voxels at 2.5 mm, fewer than 8"
+    }
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "{", '{"liver": "one"}', "\x00"])

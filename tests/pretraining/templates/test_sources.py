@@ -24,7 +24,9 @@ def named(found) -> list[tuple[str, str, tuple[str, ...]]]:
 def test_totalsegmentator_folders_of_either_version(tmp_path):
     for subject in ("s0010", "s0002"):
         folder = tmp_path / "ts" / subject
-        touch(folder / "ct.nii.gz", folder / "segmentations" / "liver.nii.gz", folder / "segmentations" / "aorta.nii.gz")
+        touch(
+            folder / "ct.nii.gz", folder / "segmentations" / "liver.nii.gz", folder / "segmentations" / "aorta.nii.gz"
+        )
     touch(tmp_path / "ts" / "meta.csv", tmp_path / "ts" / "s0002" / "segmentations" / "._liver.nii.gz")
     names = ("aorta.nii.gz", "liver.nii.gz")
     found, rejected = find_sources([tmp_path / "ts"])
@@ -36,7 +38,14 @@ def test_totalsegmentator_folders_of_either_version(tmp_path):
 
 def test_maps_with_names_are_a_subject_each(tmp_path):
     folder = tmp_path / "set" / "maps"
-    touch(folder / "labels.json", folder / "b.nrrd", folder / "a.nii.gz", folder / "a.MHA", folder / "notes.txt", folder / ".c.nii")
+    touch(
+        folder / "labels.json",
+        folder / "b.nrrd",
+        folder / "a.nii.gz",
+        folder / "a.MHA",
+        folder / "notes.txt",
+        folder / ".c.nii",
+    )
     found, _ = find_sources([tmp_path / "set"])
     assert named(found) == [
         ("set/maps", "a.MHA", ("a.MHA",)),
@@ -65,13 +74,20 @@ def test_of_an_nnunet_dataset_the_training_labels_alone(tmp_path):
         touch(*(folder / place / f"{case}.nii.gz" for place in ("imagesTr", "labelsTr") for case in ("a_0000", "b")))
     found, rejected = find_sources([tmp_path / "raw"])
     assert named(found) == [
-        (f"raw/{dataset}", subject, (f"{subject}.nii.gz",)) for dataset in ("Dataset001_A", "Dataset002_B") for subject in ("a_0000", "b")
+        (f"raw/{dataset}", subject, (f"{subject}.nii.gz",))
+        for dataset in ("Dataset001_A", "Dataset002_B")
+        for subject in ("a_0000", "b")
     ]
-    assert {group.names_file for group in found} == {tmp_path / "raw" / name / "dataset.json" for name in ("Dataset001_A", "Dataset002_B")}
+    assert {group.names_file for group in found} == {
+        tmp_path / "raw" / name / "dataset.json" for name in ("Dataset001_A", "Dataset002_B")
+    }
     assert [line.what.rpartition("/")[2] for line in rejected] == ["labelsTs"] * 2 and "test cases" in rejected[0].why
     # One dataset, and the folders in it by name, whoever asks for the test cases.
     folder = tmp_path / "raw" / "Dataset001_A"
-    assert [group[:2] for group in named(find_sources([folder])[0])] == [("Dataset001_A", "a_0000"), ("Dataset001_A", "b")]
+    assert [group[:2] for group in named(find_sources([folder])[0])] == [
+        ("Dataset001_A", "a_0000"),
+        ("Dataset001_A", "b"),
+    ]
     for name in ("labelsTr", "labelsTs"):
         assert {group.names_file for group in find_sources([folder / name])[0]} == {folder / "dataset.json"}
     # Without labels there is nothing but a plain folder.
@@ -80,7 +96,10 @@ def test_of_an_nnunet_dataset_the_training_labels_alone(tmp_path):
 
 
 def test_sources_of_one_name_keep_their_subjects_apart(tmp_path):
-    touch(tmp_path / "a" / "ts" / "s1" / "segmentations" / "liver.nii", tmp_path / "b" / "ts" / "s1" / "segmentations" / "liver.nii")
+    touch(
+        tmp_path / "a" / "ts" / "s1" / "segmentations" / "liver.nii",
+        tmp_path / "b" / "ts" / "s1" / "segmentations" / "liver.nii",
+    )
     found, _ = find_sources([tmp_path / "a" / "ts", tmp_path / "b" / "ts"])
     assert [(group.source, group.subject) for group in found] == [("ts", "s1"), ("ts (2)", "s1")]
 
@@ -99,7 +118,10 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
 
 
 def test_a_folder_that_may_not_be_read_is_reported(tmp_path, monkeypatch):
-    touch(tmp_path / "ts" / "s1" / "segmentations" / "liver.nii.gz", tmp_path / "ts" / "s2" / "segmentations" / "liver.nii.gz")
+    touch(
+        tmp_path / "ts" / "s1" / "segmentations" / "liver.nii.gz",
+        tmp_path / "ts" / "s2" / "segmentations" / "liver.nii.gz",
+    )
     locked, usual = str(tmp_path / "ts" / "s1"), os.scandir
 
     def scandir(path):
@@ -127,7 +149,10 @@ def test_the_nearest_licence_counts(tmp_path):
     a, b = tmp_path / "a", tmp_path / "b"
     assert licences([a, b]) == ["CC BY 4.0", "CC0", ""]
     assert (
-        licences([tmp_path], ["mine"]) == licences([a, b], ["mine"]) == licences([a, b], ["yours", "mine"]) == ["CC BY 4.0", "CC0", "mine"]
+        licences([tmp_path], ["mine"])
+        == licences([a, b], ["mine"])
+        == licences([a, b], ["yours", "mine"])
+        == ["CC BY 4.0", "CC0", "mine"]
     )
     with pytest.raises(InputError, match="one licence for all sources or one for each of the 1, found 2"):
         licences([a], ["mine", "yours"])
@@ -136,7 +161,10 @@ def test_the_nearest_licence_counts(tmp_path):
 def test_procedural_shapes_unless_a_folder_is_called_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sources = [Path(name) for name in ("procedural", "procedural:7")]
-    assert find_sources(sources, ["CC0"])[0] == [ProceduralShapes(count=160, licence="CC0"), ProceduralShapes(count=7, licence="CC0")]
+    assert find_sources(sources, ["CC0"])[0] == [
+        ProceduralShapes(count=160, licence="CC0"),
+        ProceduralShapes(count=7, licence="CC0"),
+    ]
     touch(tmp_path / "procedural" / "a.nii")
     assert isinstance(find_sources(sources[:1])[0][0], PlainFolder)
 

@@ -35,7 +35,9 @@ CASES = ("case_001", "case_002")
 @pytest.fixture
 def clinic(tmp_path) -> SimpleNamespace:
     """Two DICOM cases, taken in and predicted."""
-    folders = SimpleNamespace(src=tmp_path / "src", intake=tmp_path / "intake", pred=tmp_path / "pred", dst=tmp_path / "dst")
+    folders = SimpleNamespace(
+        src=tmp_path / "src", intake=tmp_path / "intake", pred=tmp_path / "pred", dst=tmp_path / "dst"
+    )
     folders.labels, folders.grids = {}, {}
     for number, case in enumerate(CASES):
         files = write_series(folders.src / f"Müller {number}", direction=SAGITTAL)
@@ -56,7 +58,11 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def state(folder: Path) -> dict[str, tuple[int, bytes]]:
-    return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_every_case_gets_all_its_files(clinic):
@@ -64,21 +70,35 @@ def test_every_case_gets_all_its_files(clinic):
     run(clinic)
     assert [state(folder) for folder in (clinic.src, clinic.intake, clinic.pred)] == before
     expected = {f"{place}/{case}{end}" for case in CASES for place, end in deliver_module.PLACES.items()}
-    assert state(clinic.dst).keys() == expected | {f"delivered/{case}.json" for case in CASES} | {"volumes.csv", "deliver.csv"}
+    assert state(clinic.dst).keys() == expected | {f"delivered/{case}.json" for case in CASES} | {
+        "volumes.csv",
+        "deliver.csv",
+    }
     for case in CASES:
-        image, scan = sitk.ReadImage(str(clinic.dst / f"nifti/{case}.nii.gz")), clinic.intake / f"images/{case}_0000.nii.gz"
-        assert np.array_equal(sitk.GetArrayFromImage(image), clinic.labels[case]) and same_grid(image, sitk.ReadImage(str(scan)))
+        image, scan = (
+            sitk.ReadImage(str(clinic.dst / f"nifti/{case}.nii.gz")),
+            clinic.intake / f"images/{case}_0000.nii.gz",
+        )
+        assert np.array_equal(sitk.GetArrayFromImage(image), clinic.labels[case]) and same_grid(
+            image, sitk.ReadImage(str(scan))
+        )
         assert imread(clinic.dst / f"overviews/{case}.png").shape[0] > 300
-    assert [(row["case"], row["status"], row["notes"]) for row in rows(clinic.dst / "deliver.csv")] == [(c, "delivered", "") for c in CASES]
+    assert [(row["case"], row["status"], row["notes"]) for row in rows(clinic.dst / "deliver.csv")] == [
+        (c, "delivered", "") for c in CASES
+    ]
 
 
 def test_volumes_are_counts_times_the_voxels_volume(clinic):
     run(clinic, format="nifti", overview=False)
     table = rows(clinic.dst / "volumes.csv")
-    assert [(row["case"], row["structure"]) for row in table] == [(case, name) for case in CASES for name in list(LABELS)[1:]]
+    assert [(row["case"], row["structure"]) for row in table] == [
+        (case, name) for case in CASES for name in list(LABELS)[1:]
+    ]
     for row in table:
         voxels = int((clinic.labels[row["case"]] == int(row["labels"])).sum())
-        assert int(row["voxels"]) == voxels and float(row["volume_ml"]) == pytest.approx(voxels * 0.8 * 0.7 * 2.5 / 1000, rel=1e-5)
+        assert int(row["voxels"]) == voxels and float(row["volume_ml"]) == pytest.approx(
+            voxels * 0.8 * 0.7 * 2.5 / 1000, rel=1e-5
+        )
 
 
 def test_regions_have_the_volume_of_all_their_labels(clinic):
@@ -104,8 +124,13 @@ def test_a_second_run_does_only_what_changed(clinic, caplog):
     (clinic.dst / "nifti/case_001.nii.gz").unlink()
     run(clinic, overview=False)
     now = state(clinic.dst)
-    assert "nifti/case_001.nii.gz" in now and now["segmentations/case_002.dcm"][1] != first["segmentations/case_002.dcm"][1]
-    assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(clinic.dst / "nifti/case_002.nii.gz"))), clinic.labels["case_002"])
+    assert (
+        "nifti/case_001.nii.gz" in now
+        and now["segmentations/case_002.dcm"][1] != first["segmentations/case_002.dcm"][1]
+    )
+    assert np.array_equal(
+        sitk.GetArrayFromImage(sitk.ReadImage(str(clinic.dst / "nifti/case_002.nii.gz"))), clinic.labels["case_002"]
+    )
     run(clinic, format="nifti", overview=False)
     assert not list((clinic.dst / "segmentations").iterdir())
 
@@ -119,7 +144,10 @@ def test_a_case_that_fails_does_not_stop_the_rest_and_leaves_nothing_misleading(
     with pytest.raises(CommandFailed, match=r"1 of 2 cases failed.*label 9, dataset.json names 0 to 3"):
         run(clinic, overview=False)
     assert not list(clinic.dst.rglob("case_001*")) and state(clinic.dst)["segmentations/case_002.dcm"] == kept
-    assert [(row["case"], row["status"]) for row in rows(clinic.dst / "deliver.csv")] == [("case_002", "delivered"), ("case_001", "failed")]
+    assert [(row["case"], row["status"]) for row in rows(clinic.dst / "deliver.csv")] == [
+        ("case_002", "delivered"),
+        ("case_001", "failed"),
+    ]
     assert {row["case"] for row in rows(clinic.dst / "volumes.csv")} == {"case_002"}
 
 
@@ -218,7 +246,9 @@ def only_background(clinic):
 
 
 def contradicting_regions(clinic):
-    (clinic.pred / "dataset.json").write_text('{"labels": {"background": 0, "a": [1, 2], "b": 2}, "regions_class_order": [2, 1]}')
+    (clinic.pred / "dataset.json").write_text(
+        '{"labels": {"background": 0, "a": [1, 2], "b": 2}, "regions_class_order": [2, 1]}'
+    )
 
 
 def inside_predictions(clinic):
@@ -279,7 +309,9 @@ def test_labels_are_those_of_the_model_that_is_named(clinic, tmp_path):
 
 def test_nothing_but_the_segmentation_tells_a_patient(clinic, monkeypatch, capfd, caplog):
     caplog.set_level("INFO")
-    monkeypatch.setattr(sys, "argv", ["nnunet-anatomix", "deliver", str(clinic.pred), str(clinic.dst), "--intake", str(clinic.intake)])
+    monkeypatch.setattr(
+        sys, "argv", ["nnunet-anatomix", "deliver", str(clinic.pred), str(clinic.dst), "--intake", str(clinic.intake)]
+    )
     main()
     for path in (clinic.src / "Müller 0").iterdir():
         path.write_bytes(path.read_bytes()[:500])
@@ -288,14 +320,25 @@ def test_nothing_but_the_segmentation_tells_a_patient(clinic, monkeypatch, capfd
         main()
     told = caplog.text + "".join(capfd.readouterr()) + "".join(str(path) for path in clinic.dst.rglob("*"))
     assert told.count("2 of 3 structures") == 2 and "case_001 failed" in told
-    told += "".join(path.read_text(encoding="utf-8") for path in clinic.dst.rglob("*") if path.suffix in (".csv", ".json"))
+    told += "".join(
+        path.read_text(encoding="utf-8") for path in clinic.dst.rglob("*") if path.suffix in (".csv", ".json")
+    )
     secrets = ("Müller", "Jürgen", PATIENT, PATIENT_NUMBER, "19501231", "Schröder", "ACC-0815", "Geheim")
     assert not [secret for secret in secrets if secret in told]
     assert PATIENT.encode() in (clinic.dst / "segmentations/case_002.dcm").read_bytes()
 
 
 def test_killed_at_any_time_the_next_run_completes_what_is_missing(clinic):
-    command = [sys.executable, "-m", "nnunet_anatomix.cli", "deliver", str(clinic.pred), str(clinic.dst), "--intake", str(clinic.intake)]
+    command = [
+        sys.executable,
+        "-m",
+        "nnunet_anatomix.cli",
+        "deliver",
+        str(clinic.pred),
+        str(clinic.dst),
+        "--intake",
+        str(clinic.intake),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None and not (clinic.dst / "nifti" / "case_001.nii.gz").exists():
         time.sleep(0.01)
@@ -305,7 +348,9 @@ def test_killed_at_any_time_the_next_run_completes_what_is_missing(clinic):
         if path.suffix == ".gz":
             assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path))), clinic.labels[path.name[:8]])
     run(clinic)
-    assert {row["status"] for row in rows(clinic.dst / "deliver.csv")} == {"delivered"} and len(list(clinic.dst.rglob("case_*"))) >= 8
+    assert {row["status"] for row in rows(clinic.dst / "deliver.csv")} == {"delivered"} and len(
+        list(clinic.dst.rglob("case_*"))
+    ) >= 8
 
 
 def test_asked_to_stop_it_stops_at_once_and_tells_what_is_delivered(clinic, monkeypatch):
@@ -339,7 +384,10 @@ def test_the_overview_shows_structures_where_they_are_whatever_the_orientation(t
     for image in upright:
         image.SetSpacing((1.0, 1.0, 2.0))
     panels = overview_panels(*upright, structures, is_ct=True)
-    where = {view: np.argwhere(np.abs(panel - colours[0]).max(axis=-1) < 1e-6) / panel.shape[:2] for view, panel in panels.items()}
+    where = {
+        view: np.argwhere(np.abs(panel - colours[0]).max(axis=-1) < 1e-6) / panel.shape[:2]
+        for view, panel in panels.items()
+    }
     assert where["axial"][:, 0].max() < 0.3 and where["axial"][:, 1].min() > 0.7
     assert where["coronal"][:, 0].max() < 0.3 and where["coronal"][:, 1].min() > 0.7
     assert where["sagittal"][:, 0].max() < 0.3 and where["sagittal"][:, 1].max() < 0.3

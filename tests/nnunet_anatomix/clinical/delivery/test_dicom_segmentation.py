@@ -40,7 +40,9 @@ def labels_of(size: tuple[int, int, int], *, greatest: int = 3, seed: int = 1) -
     return labels
 
 
-def delivered(tmp_path: Path, image: sitk.Image, *, case: str = "case_001", **settings: object) -> highdicom.seg.Segmentation:
+def delivered(
+    tmp_path: Path, image: sitk.Image, *, case: str = "case_001", **settings: object
+) -> highdicom.seg.Segmentation:
     """The SEG of one prediction."""
     described = {key: settings.pop(key) for key in ("labels", "regions_class_order") if key in settings}
     write_prediction(tmp_path / "pred", image, case=case, **described)
@@ -55,9 +57,13 @@ def delivered(tmp_path: Path, image: sitk.Image, *, case: str = "case_001", **se
     return highdicom.seg.segread(tmp_path / "dst" / SEGMENTATIONS / f"{case}.dcm")
 
 
-def assert_overlays(segmentation: highdicom.seg.Segmentation, instances: list[str], expected: dict[int, np.ndarray]) -> None:
+def assert_overlays(
+    segmentation: highdicom.seg.Segmentation, instances: list[str], expected: dict[int, np.ndarray]
+) -> None:
     """Every segment equals its mask (Z, Y, X) on the slices of these SOPInstanceUIDs."""
-    assert segmentation.segment_numbers == range(1, len(expected) + 1) or list(segmentation.segment_numbers) == list(expected)
+    assert segmentation.segment_numbers == range(1, len(expected) + 1) or list(segmentation.segment_numbers) == list(
+        expected
+    )
     for number, mask in expected.items():
         found = segmentation.get_pixels_by_source_instance(
             source_sop_instance_uids=instances, segment_numbers=[number], assert_missing_frames_are_empty=True
@@ -86,9 +92,13 @@ def test_every_segment_lies_on_its_source_slices(direction, spacing_mm, coding, 
 
     # The same by positions alone, as a viewer that knows nothing of instances finds them.
     volume = segmentation.get_volume(combine_segments=True)
-    corners_mm = np.array([header.ImagePositionPatient for header in headers[1:]], dtype=float)  # the first slice has no frame
+    corners_mm = np.array(
+        [header.ImagePositionPatient for header in headers[1:]], dtype=float
+    )  # the first slice has no frame
     corners = volume.map_reference_to_indices(corners_mm, round_output=True, check_bounds=True)
-    assert np.array_equal(corners[:, 1:], np.zeros((len(files) - 1, 2))) and np.array_equal(volume.array[corners[:, 0]], labels[1:])
+    assert np.array_equal(corners[:, 1:], np.zeros((len(files) - 1, 2))) and np.array_equal(
+        volume.array[corners[:, 0]], labels[1:]
+    )
 
 
 def test_the_segmentation_belongs_to_the_source(tmp_path):
@@ -101,17 +111,28 @@ def test_the_segmentation_belongs_to_the_source(tmp_path):
     assert str(segmentation.PatientName) == PATIENT and segmentation.SeriesInstanceUID != source.SeriesInstanceUID
     (series,) = segmentation.ReferencedSeriesSequence
     assert series.SeriesInstanceUID == source.SeriesInstanceUID
-    assert {item.ReferencedSOPInstanceUID for item in series.ReferencedInstanceSequence} == {dcmread(f).SOPInstanceUID for f in files}
+    assert {item.ReferencedSOPInstanceUID for item in series.ReferencedInstanceSequence} == {
+        dcmread(f).SOPInstanceUID for f in files
+    }
     assert not [element for element in segmentation.iterall() if element.tag.is_private]
 
     described = {one.segment_label: one for one in map(segmentation.get_segment_description, (1, 2, 3))}
     assert list(described) == ["liver", "kidney_left", "Größe 3"]
     liver, kidney, unknown = described.values()
-    assert liver.segmented_property_category == codes.SCT.AnatomicalStructure and liver.segmented_property_type == codes.SCT.Liver
-    assert kidney.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence[0].CodeValue == codes.SCT.Left.value
+    assert (
+        liver.segmented_property_category == codes.SCT.AnatomicalStructure
+        and liver.segmented_property_type == codes.SCT.Liver
+    )
+    assert (
+        kidney.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence[0].CodeValue
+        == codes.SCT.Left.value
+    )
     assert unknown.segmented_property_type == codes.SCT.Tissue
     assert liver.algorithm_type == highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC
-    assert liver.algorithm_identification.name == "nnunet-anatomix" and liver.algorithm_identification.source == "Dataset001_Test"
+    assert (
+        liver.algorithm_identification.name == "nnunet-anatomix"
+        and liver.algorithm_identification.source == "Dataset001_Test"
+    )
     assert liver.algorithm_identification.parameters == {"trainer": "AnatomixTrainer"}
     assert len({tuple(one.RecommendedDisplayCIELabValue) for one in described.values()}) == 3
 
@@ -133,7 +154,9 @@ def test_labels_need_not_be_consecutive_and_what_nobody_labelled_is_background(t
     labels = labels_of(grid.size).astype(np.float32) * 100  # whole numbers, whatever their type
     named = {"background": 0, "second": 200, "first": 100, "ignore": 300}
     segmentation = delivered(tmp_path, image_on(grid, labels), labels=named)
-    assert_overlays(segmentation, [dcmread(file).SOPInstanceUID for file in files], {1: labels == 100, 2: labels == 200})
+    assert_overlays(
+        segmentation, [dcmread(file).SOPInstanceUID for file in files], {1: labels == 100, 2: labels == 200}
+    )
 
 
 def test_an_empty_prediction_arrives_as_looked_for_and_not_found(tmp_path, caplog):
@@ -142,9 +165,13 @@ def test_an_empty_prediction_arrives_as_looked_for_and_not_found(tmp_path, caplo
     with caplog.at_level("INFO"):
         segmentation = delivered(tmp_path, image_on(grid, np.zeros(grid.size[::-1], dtype=np.uint8)))
     assert "no structure found" in caplog.text
-    assert segmentation.number_of_segments == 3 and segmentation.NumberOfFrames == 3 and not segmentation.pixel_array.any()
+    assert (
+        segmentation.number_of_segments == 3 and segmentation.NumberOfFrames == 3 and not segmentation.pixel_array.any()
+    )
     (series,) = segmentation.ReferencedSeriesSequence
-    assert {item.ReferencedSOPInstanceUID for item in series.ReferencedInstanceSequence} == {dcmread(f).SOPInstanceUID for f in files}
+    assert {item.ReferencedSOPInstanceUID for item in series.ReferencedInstanceSequence} == {
+        dcmread(f).SOPInstanceUID for f in files
+    }
 
 
 @pytest.mark.parametrize("empty", [False, True])
@@ -152,18 +179,30 @@ def test_a_multi_frame_source_is_met_frame_by_frame(empty, tmp_path):
     slices = [dcmread(file) for file in write_series(tmp_path / "src" / "single")]
     order = [3, 0, 7, 1, 6, 2, 5, 4]  # slice of each frame
     enhanced = LegacyConvertedEnhancedCTImage(
-        [slices[k] for k in order], series_instance_uid=generate_uid(), series_number=1, sop_instance_uid=generate_uid(), instance_number=1
+        [slices[k] for k in order],
+        series_instance_uid=generate_uid(),
+        series_number=1,
+        sop_instance_uid=generate_uid(),
+        instance_number=1,
     )
     enhanced.save_as(tmp_path / "src" / "enhanced")
     # By the file itself, since the converter may sort frames.
-    z = [float(frame.PlanePositionSequence[0].ImagePositionPatient[2]) for frame in enhanced.PerFrameFunctionalGroupsSequence]
+    z = [
+        float(frame.PlanePositionSequence[0].ImagePositionPatient[2])
+        for frame in enhanced.PerFrameFunctionalGroupsSequence
+    ]
     frames = tuple(int(number) + 1 for number in np.argsort(z))
     assert list(frames) != sorted(frames)
-    grid = take_series(tmp_path / "intake", tmp_path / "src", sorted((tmp_path / "src" / "single").iterdir(), key=_height))
+    grid = take_series(
+        tmp_path / "intake", tmp_path / "src", sorted((tmp_path / "src" / "single").iterdir(), key=_height)
+    )
     link = source_file(tmp_path / "intake", "case_001")
     taken = read_source(link)
     uids = {"series_uid": str(enhanced.SeriesInstanceUID), "study_uid": str(enhanced.StudyInstanceUID)}
-    write_source(tmp_path / "intake", replace(taken, channels=(replace(taken.channels[0], files=("enhanced",), frames=frames, **uids),)))
+    write_source(
+        tmp_path / "intake",
+        replace(taken, channels=(replace(taken.channels[0], files=("enhanced",), frames=frames, **uids),)),
+    )
     labels = labels_of(grid.size) * (not empty)
     segmentation = delivered(tmp_path, image_on(grid, labels))
     assert segmentation.ReferencedSeriesSequence[0].SeriesInstanceUID == enhanced.SeriesInstanceUID
@@ -212,8 +251,13 @@ def test_headers_without_uids_get_the_same_ones_every_time(tmp_path):
     assert_overlays(segmentation, [dcmread(file).SOPInstanceUID for file in files], {n: labels == n for n in (1, 2, 3)})
     first, again = (read_source_headers(read_source(source_file(tmp_path / "intake", "case_001"))) for _ in range(2))
     assert first.invented == ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
-    assert [first.images[0].get(keyword) for keyword in first.invented] == [again.images[0].get(keyword) for keyword in again.invented]
-    assert segmentation.PatientBirthDate == segmentation.PatientSex == "" and segmentation.PatientID == dcmread(files[0]).PatientID
+    assert [first.images[0].get(keyword) for keyword in first.invented] == [
+        again.images[0].get(keyword) for keyword in again.invented
+    ]
+    assert (
+        segmentation.PatientBirthDate == segmentation.PatientSex == ""
+        and segmentation.PatientID == dcmread(files[0]).PatientID
+    )
     assert first.images[0].StudyInstanceUID == segmentation.StudyInstanceUID
 
 
@@ -247,23 +291,30 @@ def test_a_source_that_changed_since_intake_is_refused_without_its_path(change, 
         dataset.save_as(files[2])
     with pytest.raises(CommandFailed) as failure:
         delivered(tmp_path, image_on(grid, labels_of(grid.size)))
-    assert message in str(failure.value) and "Müller" not in str(failure.value) and files[2].name not in str(failure.value)
+    assert (
+        message in str(failure.value) and "Müller" not in str(failure.value) and files[2].name not in str(failure.value)
+    )
     assert not list((tmp_path / "dst").rglob("*.dcm"))
 
 
 def test_a_real_series_and_its_segmentation(data_root, tmp_path):
     folder = data_root / "dicom" / "ct_series"
-    by_position = {float(dcmread(path, stop_before_pixels=True).ImagePositionPatient[2]): path for path in folder.iterdir()}
+    by_position = {
+        float(dcmread(path, stop_before_pixels=True).ImagePositionPatient[2]): path for path in folder.iterdir()
+    }
     files = [by_position[z] for z in sorted(by_position)]
     take_series(tmp_path / "intake", folder.parent, files)
     true = sitk.ReadImage(str(data_root / "dicom" / "ct_series_seg.nii.gz"))  # its rows run the other way
     segmentation = delivered(tmp_path, true, labels={"background": 0, **{f"structure {n}": n for n in range(1, 118)}})
     labels = sitk.GetArrayFromImage(true)[:, ::-1]
-    # The series was stripped of its UIDs; those of the slices are still in the files' meta information.
+    # The series was stripped of its UIDs; those of the slices are still in the files' meta
+    # information.
     instances = [dcmread(file, stop_before_pixels=True).file_meta.MediaStorageSOPInstanceUID for file in files]
     assert segmentation.number_of_segments == 117
     for number in np.flatnonzero(np.bincount(labels.ravel()))[1:].tolist():
-        found = segmentation.get_pixels_by_source_instance(instances, segment_numbers=[number], assert_missing_frames_are_empty=True)
+        found = segmentation.get_pixels_by_source_instance(
+            instances, segment_numbers=[number], assert_missing_frames_are_empty=True
+        )
         assert np.array_equal(found[..., 0], labels == number)
 
 
@@ -290,7 +341,9 @@ def test_known_names_have_their_code_and_others_none_of_their_own(name, category
     assert code.region == (codes.SCT.Liver if name == "liver tumour" else None)
 
 
-@pytest.mark.parametrize("keyword", ["StudyDate", "StudyTime", "PatientBirthDate", "PatientSize", "StudyID", "PixelSpacing"])
+@pytest.mark.parametrize(
+    "keyword", ["StudyDate", "StudyTime", "PatientBirthDate", "PatientSize", "StudyID", "PixelSpacing"]
+)
 def test_a_damaged_tag_is_never_quoted(keyword, tmp_path, caplog, capfd):
     def damage(dataset, k):
         element = DataElement(keyword, "LO", "about noon, says Müller")

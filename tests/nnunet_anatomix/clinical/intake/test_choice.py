@@ -16,7 +16,9 @@ from nnunet_anatomix.clinical.intake.series import Series
 from pretraining.common.errors import InputError
 from pretraining.imaging.grids import Grid
 
-GRID = Grid(size=(64, 64, 30), spacing_mm=(1.0, 1.0, 3.0), origin_mm=(0.0, 0.0, 0.0), direction=(1.0, 0, 0, 0, 1, 0, 0, 0, 1))
+GRID = Grid(
+    size=(64, 64, 30), spacing_mm=(1.0, 1.0, 3.0), origin_mm=(0.0, 0.0, 0.0), direction=(1.0, 0, 0, 0, 1, 0, 0, 0, 1)
+)
 CORONAL = replace(GRID, direction=(1.0, 0, 0, 0, 0, 1, 0, -1, 0))
 
 
@@ -35,7 +37,14 @@ def scan(description: str = "", modality: str = "CT", **other) -> Series:
 
 def image(file: str, grid: Grid = GRID, names: tuple[str, ...] = ()) -> Series:
     name = file.rsplit("/", 1)[-1].split(".")[0]
-    return Series(kind="image", files=(file,), fingerprint="", case_key=case_of_image(file, {file, *names}), grid=grid, description=name)
+    return Series(
+        kind="image",
+        files=(file,),
+        fingerprint="",
+        case_key=case_of_image(file, {file, *names}),
+        grid=grid,
+        description=name,
+    )
 
 
 def channels(*names: str) -> tuple[Channel, ...]:
@@ -53,7 +62,10 @@ def chosen(series: list[Series], needed: tuple[Channel, ...], maps: tuple[str, .
         (scan(modality="Hans^M"), r"modality \?, needed is CT"),
         (scan("Topogram 0.6"), r"localizer \(description\)"),
         (scan("x", image_type=("ORIGINAL", "PRIMARY", "LOCALIZER")), r"localizer \(ImageType\)"),
-        (scan("x", image_type=("DERIVED", "SECONDARY", "OTHER")), r"secondary image \(ImageType DERIVED\\SECONDARY\\OTHER\)"),
+        (
+            scan("x", image_type=("DERIVED", "SECONDARY", "OTHER")),
+            r"secondary image \(ImageType DERIVED\\SECONDARY\\OTHER\)",
+        ),
         (scan("x", image_type=("DERIVED", "PRIMARY", "AXIAL")), "derived image"),
         (scan("x", image_type=("ORIGINAL", "PRIMARY", "MPR")), "reformatted"),
         (scan("Abdomen MPR cor"), r"reformatted \(description\)"),
@@ -137,22 +149,37 @@ def test_siemens_mprage_is_no_reformat_and_an_mpr_of_it_is():
 
 
 def test_contrast_agent_is_avoided_unless_asked_for():
-    plain, enhanced = scan("t1_tse", "MR"), scan("t1_tse late", "MR", contrast_agent=True, grid=replace(GRID, size=(64, 64, 90)))
+    plain, enhanced = (
+        scan("t1_tse", "MR"),
+        scan("t1_tse late", "MR", contrast_agent=True, grid=replace(GRID, size=(64, 64, 90))),
+    )
     assert chosen([enhanced, plain], channels("T1"))[0].chosen == (2,)
     assert chosen([enhanced, plain], channels("T1ce"))[0].chosen == (1,)
 
 
 def test_another_word_must_stand_in_the_description():
-    (case,) = chosen([scan("ep2d_diff_ADC", "MR", image_type=("DERIVED", "PRIMARY", "ADC")), scan("t2", "MR")], channels("ADC"))
+    (case,) = chosen(
+        [scan("ep2d_diff_ADC", "MR", image_type=("DERIVED", "PRIMARY", "ADC")), scan("t2", "MR")], channels("ADC")
+    )
     assert case.chosen == (1,) and case.said[2] == "description does not say ADC"
 
 
 def test_channels_must_share_a_frame_of_reference():
-    ct, far, near = scan("CT"), scan("t1", "MR", frame_uid="9.9"), scan("t1 b", "MR", grid=replace(GRID, spacing_mm=(1.0, 1.0, 2.0)))
+    ct, far, near = (
+        scan("CT"),
+        scan("t1", "MR", frame_uid="9.9"),
+        scan("t1 b", "MR", grid=replace(GRID, spacing_mm=(1.0, 1.0, 2.0))),
+    )
     (case,) = chosen([ct, far], channels("CT", "T1"))
-    assert not case.chosen and "different frames of reference" in case.reason and case.said[1].startswith("case not taken")
+    assert (
+        not case.chosen and "different frames of reference" in case.reason and case.said[1].startswith("case not taken")
+    )
     (case,) = chosen([ct, far, near], channels("CT", "T1"))
-    assert case.chosen == (1, 3) and case.resampled == (False, True) and "resampled onto the grid of channel 0" in case.said[3]
+    assert (
+        case.chosen == (1, 3)
+        and case.resampled == (False, True)
+        and "resampled onto the grid of channel 0" in case.said[3]
+    )
     (case,) = chosen([ct, near, scan("t1 c", "MR")], channels("CT", "T1"))
     assert case.chosen == (1, 3) and case.resampled == (False, False)
 
@@ -190,7 +217,12 @@ def test_maps_go_before_rules():
     derived = scan("Weird MPR (cor)", image_type=("DERIVED", "SECONDARY"), series_uid="1.2.7", grid=CORONAL)
     series = [scan("normal"), derived]
     needed = channels("CT")
-    for maps in (("0=description:*mpr*",), ("CT=series:1.2.7",), ("0=path:weird*",), ("0=modality:ct", "0=description:W*")):
+    for maps in (
+        ("0=description:*mpr*",),
+        ("CT=series:1.2.7",),
+        ("0=path:weird*",),
+        ("0=modality:ct", "0=description:W*"),
+    ):
         (case,) = chosen(series, needed, maps)
         assert case.chosen == (2,) and "--map" in case.said[1]
 
@@ -259,7 +291,9 @@ def test_an_image_that_says_nothing_serves_the_only_channel():
 
 def dataset_json(folder, names=("CT",), ending=".nii.gz", key="channel_names"):
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "dataset.json").write_text(json.dumps({key: {str(i): name for i, name in enumerate(names)}, "file_ending": ending}))
+    (folder / "dataset.json").write_text(
+        json.dumps({key: {str(i): name for i, name in enumerate(names)}, "file_ending": ending})
+    )
 
 
 def test_needs_are_found_wherever_nnunet_keeps_them(tmp_path, nnunet):
@@ -268,9 +302,20 @@ def test_needs_are_found_wherever_nnunet_keeps_them(tmp_path, nnunet):
     (model / "fold_0").mkdir()
     dataset_json(nnunet.raw / "Dataset043_Old", ("MRI",), key="modality")
     dataset_json(nnunet.preprocessed / "Dataset044_New")
-    for name in (str(model), str(model / "fold_0"), str(model.parent), str(model / "dataset.json"), "42", "042", "Dataset042_Liver"):
+    for name in (
+        str(model),
+        str(model / "fold_0"),
+        str(model.parent),
+        str(model / "dataset.json"),
+        "42",
+        "042",
+        "Dataset042_Liver",
+    ):
         needs = find_needs(name)
-        assert [str(channel) for channel in needs.channels] == ["channel 0 (CT)", "channel 1 (PET)"] and needs.file_ending == ".nrrd"
+        assert [str(channel) for channel in needs.channels] == [
+            "channel 0 (CT)",
+            "channel 1 (PET)",
+        ] and needs.file_ending == ".nrrd"
     assert find_needs("43").channels[0].kind == "MR" and find_needs("Dataset044_New").channels[0].kind == "CT"
 
 

@@ -44,7 +44,9 @@ def strays_of(folder: Path) -> dict[str, str]:
     return {stray.file: stray.reason for stray in scan_tree(folder.resolve())[1]}
 
 
-@pytest.mark.parametrize("name", ["a.nii.gz", "a.nii", "a.NII.GZ", "a.nrrd", "a.nhdr", "a.mha", "a.mhd", "a b Müller.nrrd"])
+@pytest.mark.parametrize(
+    "name", ["a.nii.gz", "a.nii", "a.NII.GZ", "a.nrrd", "a.nhdr", "a.mha", "a.mhd", "a b Müller.nrrd"]
+)
 def test_formats_are_read_as_itk_reads_them(tmp_path, name):
     lower = tmp_path / name.lower()
     written(lower, volume())
@@ -53,7 +55,9 @@ def test_formats_are_read_as_itk_reads_them(tmp_path, name):
     assert not series.problem and not strays  # the detached data belongs to its header
     image = read_series(tmp_path, series)
     assert np.array_equal(sitk.GetArrayFromImage(image), sitk.GetArrayFromImage(volume()))
-    assert image.GetSpacing() == pytest.approx(volume().GetSpacing()) and image.GetOrigin() == pytest.approx(volume().GetOrigin())
+    assert image.GetSpacing() == pytest.approx(volume().GetSpacing()) and image.GetOrigin() == pytest.approx(
+        volume().GetOrigin()
+    )
 
 
 def test_a_nifti_pair_is_one_scan(tmp_path):

@@ -28,7 +28,18 @@ from pretraining.common.lock import InUse
 from pretraining.imaging.grids import Grid
 from tests.nnunet_anatomix.clinical.dicom_series import CORONAL, PATIENT, PATIENT_NUMBER, ramp, write_series
 
-IDENTIFYING = ("Müller", "M\\xfcller", "ller-Gr", "Jürgen", PATIENT_NUMBER, "Schröder", "19501231", "ACC-0815", "Geheim", "Österreicher")
+IDENTIFYING = (
+    "Müller",
+    "M\\xfcller",
+    "ller-Gr",
+    "Jürgen",
+    PATIENT_NUMBER,
+    "Schröder",
+    "19501231",
+    "ACC-0815",
+    "Geheim",
+    "Österreicher",
+)
 
 
 @pytest.fixture
@@ -83,15 +94,27 @@ def pacs_dump(folder: Path) -> dict[str, str]:
     """20 series of three patients, five studies; five series are unusable. Returns each unusable series' UID and the reason expected."""
     studies = [generate_uid() for _ in range(5)]
     frames = [generate_uid() for _ in range(5)]
-    patients = [f"PID-{PATIENT_NUMBER}", f"PID-{PATIENT_NUMBER}", "PID-4712", "PID-4713 Österreicher", "PID-4713 Österreicher"]
+    patients = [
+        f"PID-{PATIENT_NUMBER}",
+        f"PID-{PATIENT_NUMBER}",
+        "PID-4712",
+        "PID-4713 Österreicher",
+        "PID-4713 Österreicher",
+    ]
 
     paths: dict[str, list[Path]] = {}
 
     def series(study: int, name: str, **other) -> str:
         uid = other.pop("series_uid", None) or generate_uid()
-        ids = {"study_uid": studies[study], "frame_uid": other.pop("frame_uid", frames[study]), "patient_id": patients[study]}
+        ids = {
+            "study_uid": studies[study],
+            "frame_uid": other.pop("frame_uid", frames[study]),
+            "patient_id": patients[study],
+        }
         voxels = other.pop("voxels", ramp(seed=study))
-        paths[uid] = write_series(folder / f"Müller, Jürgen {study}" / name, voxels, series_uid=uid, description=name, **ids, **other)
+        paths[uid] = write_series(
+            folder / f"Müller, Jürgen {study}" / name, voxels, series_uid=uid, description=name, **ids, **other
+        )
         return uid
 
     # Study 0: what a CT scanner leaves.
@@ -101,7 +124,15 @@ def pacs_dump(folder: Path) -> dict[str, str]:
     series(0, "Abdomen cor", direction=CORONAL, image_type=("DERIVED", "SECONDARY", "MPR"))
     # Study 1: the same patient later; CT and MR in one frame of reference.
     series(1, "Thorax", coding="rle")
-    series(1, "t1_tse_tra", modality="MR", slope=None, intercept=None, voxels=ramp((22, 18, 12)), spacing_mm=(0.9, 0.8, 2.0))
+    series(
+        1,
+        "t1_tse_tra",
+        modality="MR",
+        slope=None,
+        intercept=None,
+        voxels=ramp((22, 18, 12)),
+        spacing_mm=(0.9, 0.8, 2.0),
+    )
     series(1, "t2_tse_tra", modality="MR", slope=None, intercept=None)
     # Study 2: CT and MR, each in a frame of its own.
     series(2, "Becken", coding="jpegls")
@@ -135,7 +166,11 @@ def pacs_dump(folder: Path) -> dict[str, str]:
     paths[truncated][5].write_bytes(paths[truncated][5].read_bytes()[:-100])
     shared = series(2, "shared a")
     series(2, "shared b", series_uid=shared, frame_uid=generate_uid(), voxels=ramp((12, 12, 9)))
-    reasons |= {missing: "missing slices: 1 of", truncated: "file is truncated", shared: "different series share one SeriesInstanceUID"}
+    reasons |= {
+        missing: "missing slices: 1 of",
+        truncated: "file is truncated",
+        shared: "different series share one SeriesInstanceUID",
+    }
     (folder / "Müller, Jürgen 0" / "DICOMDIR.zip").write_bytes(b"PK\x03\x04" + bytes(50))
     (folder / "Brief an Müller.txt").write_text("Geheim")
     return reasons
@@ -163,7 +198,9 @@ def test_a_pacs_dump(dump, tmp_path, ct_model, caplog, capfd):
     taken = {row["description"]: row["case"] for row in scans if row["taken"] == "yes"}
     assert taken == {"Abdomen 2.5": "case_001", "Thorax": "case_002", "Becken": "case_003", "Kopf ä ö ü": "case_004"}
     assert done.cases == tuple(sorted(taken.values()))
-    assert sorted(path.name for path in (tmp_path / "out" / "images").iterdir()) == [f"case_{n:03d}_0000.nii.gz" for n in range(1, 5)]
+    assert sorted(path.name for path in (tmp_path / "out" / "images").iterdir()) == [
+        f"case_{n:03d}_0000.nii.gz" for n in range(1, 5)
+    ]
     assert all(row["reason"] for row in scans if row["taken"] == "no")
     assert len({row["patient"] for row in scans}) == 3
     others = {row["reason"] for row in table if not row["series"]}
@@ -189,9 +226,13 @@ def test_two_channels_of_a_pacs_dump(dump, tmp_path, caplog):
         assert Grid.of(ct) == Grid.of(mr) and not [key for key in mr.GetMetaDataKeys() if "atient" in key]
         link = read_source(source_file(tmp_path / "out", case))
         assert [channel.resampled for channel in link.channels] == [False, resampled] and link.grid == Grid.of(ct)
-    original = sitk.ReadImage([str(path) for path in read_source(source_file(tmp_path / "out", "case_002")).channels[1].paths()])
+    original = sitk.ReadImage(
+        [str(path) for path in read_source(source_file(tmp_path / "out", "case_002")).channels[1].paths()]
+    )
     ct, mr = (sitk.ReadImage(str(image_file(tmp_path / "out", "case_002", channel, ".nrrd"))) for channel in (0, 1))
-    oracle = sitk.Resample(original, ct, sitk.Transform(), sitk.sitkLinear, float(sitk.GetArrayFromImage(original).min()))
+    oracle = sitk.Resample(
+        original, ct, sitk.Transform(), sitk.sitkLinear, float(sitk.GetArrayFromImage(original).min())
+    )
     assert np.abs(sitk.GetArrayFromImage(mr).astype(float) - sitk.GetArrayFromImage(oracle)).max() <= 1
 
 
@@ -215,11 +256,17 @@ def test_a_second_run_converts_what_is_missing_or_has_changed(tmp_path, ct_model
     intake(source, out, ct_model)
     assert "2 cases converted before" in caplog.text
     assert times == {path: path.stat().st_mtime_ns for path in (out / "images").iterdir()}
-    # A new patient whose folder comes first gets the next number; a damaged image and a changed source are made anew.
+    # A new patient whose folder comes first gets the next number; a damaged image and a changed
+    # source are made anew.
     write_series(source / "a", patient_id="a")
     (out / "images" / "case_001_0000.nii.gz").write_bytes(b"short")
     shutil.rmtree(source / "d")
-    write_series(source / "d", ramp(seed=9), patient_id="d", study_uid=read_source(source_file(out, "case_002")).channels[0].study_uid)
+    write_series(
+        source / "d",
+        ramp(seed=9),
+        patient_id="d",
+        study_uid=read_source(source_file(out, "case_002")).channels[0].study_uid,
+    )
     intake(source, out, ct_model)
     assert {row["folder"]: row["case"] for row in rows(out)} == {"a": "case_003", "b": "case_001", "d": "case_002"}
     second = state_of(out / "images")
@@ -268,7 +315,18 @@ def test_a_killed_run_goes_on(tmp_path, ct_model):
     for number in range(6):
         noise = np.random.default_rng(number).integers(0, 2000, (40, 160, 160)).astype(np.int16)
         write_series(source / f"{number}", noise, patient_id=str(number))
-    command = [sys.executable, "-m", "nnunet_anatomix.cli", "intake", str(source), str(out), "-m", ct_model, "--workers", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "nnunet_anatomix.cli",
+        "intake",
+        str(source),
+        str(out),
+        "-m",
+        ct_model,
+        "--workers",
+        "1",
+    ]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     while process.poll() is None and not (out / "sources" / "case_002.json").exists():
         time.sleep(0.01)
@@ -280,7 +338,9 @@ def test_a_killed_run_goes_on(tmp_path, ct_model):
     times = {case: image_file(out, case, 0, ".nii.gz").stat().st_mtime_ns for case in done}
     assert {row["taken"] for row in rows(out)} <= {"waiting", "yes"}
     intake(source, out, ct_model)
-    assert sorted(path.name for path in (out / "images").iterdir()) == [f"case_{n:03d}_0000.nii.gz" for n in range(1, 7)]
+    assert sorted(path.name for path in (out / "images").iterdir()) == [
+        f"case_{n:03d}_0000.nii.gz" for n in range(1, 7)
+    ]
     assert times == {case: image_file(out, case, 0, ".nii.gz").stat().st_mtime_ns for case in done}
     assert [row["taken"] for row in rows(out)] == ["yes"] * 6
     assert sorted(path.name for path in out.iterdir()) == ["images", "intake.csv", "intake.json", "sources"]

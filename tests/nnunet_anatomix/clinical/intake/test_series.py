@@ -37,7 +37,9 @@ def oblique() -> np.ndarray:
     return turned
 
 
-@pytest.mark.parametrize("direction", [AXIAL, CORONAL, SAGITTAL, oblique()], ids=["axial", "coronal", "sagittal", "oblique"])
+@pytest.mark.parametrize(
+    "direction", [AXIAL, CORONAL, SAGITTAL, oblique()], ids=["axial", "coronal", "sagittal", "oblique"]
+)
 @pytest.mark.parametrize("coding", ["explicit", "implicit", "deflated", "rle", "jpegls", "jpeg2000", "jpeg"])
 def test_voxels_and_geometry_are_those_of_itk(tmp_path, direction, coding):
     paths = write_series(tmp_path, direction=direction, coding=coding, slope=2.0, intercept=-1000.0)
@@ -103,7 +105,9 @@ def rescaled_by_frame(slopes):
 
 @pytest.mark.parametrize("direction", [AXIAL, CORONAL, oblique()], ids=["axial", "coronal", "oblique"])
 @pytest.mark.parametrize(
-    ("modality", "slope", "intercept"), [("CT", 2.0, -1000.0), ("MR", 1.5, 3.0), ("MR", None, None)], ids=["CT", "MR", "MR as stored"]
+    ("modality", "slope", "intercept"),
+    [("CT", 2.0, -1000.0), ("MR", 1.5, 3.0), ("MR", None, None)],
+    ids=["CT", "MR", "MR as stored"],
 )
 def test_a_multi_frame_file_is_its_single_frames(tmp_path, direction, modality, slope, intercept):
     folder = enhanced(tmp_path, direction=direction, modality=modality, slope=slope, intercept=intercept)
@@ -174,7 +178,9 @@ def moved(vector):
     """Positions as a function of the slice."""
 
     def change(dataset, k):
-        dataset.ImagePositionPatient = [f"{mm:.6f}" for mm in np.asarray(dataset.ImagePositionPatient, float) + vector(k)]
+        dataset.ImagePositionPatient = [
+            f"{mm:.6f}" for mm in np.asarray(dataset.ImagePositionPatient, float) + vector(k)
+        ]
 
     return change
 
@@ -203,7 +209,10 @@ def two_frames(dataset, k):
 UNUSABLE = {
     "gantry tilt": (moved(lambda k: np.array([0, 0.4 * k, 0])), "gantry tilt: each slice lies 0.4 mm"),
     "shift": (moved(lambda k: np.array([3.0 * (k == 4), 0, 0])), "shifted against each other"),
-    "mixed spacing": (moved(lambda k: np.array([0, 0, 1.1 * max(0, k - 4)])), "mixed slice spacing: from 2.5 to 3.6 mm"),
+    "mixed spacing": (
+        moved(lambda k: np.array([0, 0, 1.1 * max(0, k - 4)])),
+        "mixed slice spacing: from 2.5 to 3.6 mm",
+    ),
     "one slice aside": (moved(lambda k: np.array([0, 0, 0.6 * (k == 3)])), "mixed slice spacing"),
     "duplicate": (moved(lambda k: np.array([0, 0, -2.5 * (k == 7)])), "duplicate slices: 1 position of 7"),
     "no position": (set_tag("ImagePositionPatient", None, {2}), "1 file of 8 without ImagePositionPatient"),
@@ -216,7 +225,10 @@ UNUSABLE = {
     "orientations": (leaning, "slices differ in orientation"),
     "no slope": (set_tag("RescaleSlope", None, {1}), "1 file of 8 without rescale tags"),
     "slope 0": (set_tag("RescaleSlope", 0), "rescale slope is 0"),
-    "frame of reference": (set_tag("FrameOfReferenceUID", generate_uid(), {0, 1}), "share one SeriesInstanceUID: they differ in frame of"),
+    "frame of reference": (
+        set_tag("FrameOfReferenceUID", generate_uid(), {0, 1}),
+        "share one SeriesInstanceUID: they differ in frame of",
+    ),
     "modality": (set_tag("Modality", "MR", {0, 1}), "differ in modality"),
     "patient": (set_tag("PatientID", "4712", {0, 1}), "differ in patient"),
     "study": (set_tag("StudyInstanceUID", generate_uid(), {3}), "differ in study"),
@@ -272,7 +284,9 @@ def test_a_file_cut_before_its_series_uid_spoils_the_series_it_lies_with(tmp_pat
     series, strays = scan_tree(tmp_path.resolve())
     problems = {each.folder: each.problem for each in series if len(each.files) > 1}
     assert "1 damaged DICOM file lies in its folder" in problems["one"] and not problems["other"]
-    assert any("damaged" in reason for reason in [*(each.problem for each in series), *(stray.reason for stray in strays)])
+    assert any(
+        "damaged" in reason for reason in [*(each.problem for each in series), *(stray.reason for stray in strays)]
+    )
 
 
 @pytest.mark.parametrize("left", [b"", bytes(100), bytes(4000)], ids=["nothing", "half a preamble", "zeros"])
@@ -326,7 +340,9 @@ def test_readers_quote_nothing(tmp_path, capfd, caplog, recwarn):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for path in write_series(tmp_path / "Müller", change=strange, coding="jpeg2000"):
-            path.write_bytes(path.read_bytes().replace(b"ISO_IR 192", b"ISO_IR 999").replace(b"\xff\x4f\xff\x51", bytes(4)))
+            path.write_bytes(
+                path.read_bytes().replace(b"ISO_IR 192", b"ISO_IR 999").replace(b"\xff\x4f\xff\x51", bytes(4))
+            )
     caplog.set_level(logging.DEBUG)
     caplog.clear()
     recwarn.clear()

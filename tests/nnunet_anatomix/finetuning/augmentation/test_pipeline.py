@@ -14,7 +14,12 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_anatomix.finetuning.augmentation.affine import AffineWarp, sample_affine, warp_affine
 from nnunet_anatomix.finetuning.augmentation.config import AugmentationConfig
-from nnunet_anatomix.finetuning.augmentation.intensity import Artefacts, IntensityArtefacts, apply_artefacts, sample_artefacts
+from nnunet_anatomix.finetuning.augmentation.intensity import (
+    Artefacts,
+    IntensityArtefacts,
+    apply_artefacts,
+    sample_artefacts,
+)
 from nnunet_anatomix.finetuning.augmentation.pipeline import (
     corrupt_previous_stage,
     finetuning_augmentation,
@@ -70,7 +75,9 @@ def test_image_and_labels_are_warped_alike():
     labels = torch.zeros(1, 40, 36, 44, dtype=torch.int16)
     labels[:, 15:27, 12:25, 20:30] = 7
     np.random.seed(2)  # noqa: NPY002
-    out = AffineWarp((28, 26, 30), (1.0, 2.0, 1.5), 45.0, (0.8, 1.2), 0.2, 0.1)(image=labels.float(), segmentation=labels)
+    out = AffineWarp((28, 26, 30), (1.0, 2.0, 1.5), 45.0, (0.8, 1.2), 0.2, 0.1)(
+        image=labels.float(), segmentation=labels
+    )
     assert ((out["image"] > 3.5) == (out["segmentation"] == 7)).float().mean() > 0.97
     assert (out["segmentation"] == 7).any()
 
@@ -94,14 +101,18 @@ def test_affine_stays_in_its_ranges():
 def test_ct_has_neither_bias_field_nor_gibbs_ringing():
     rng = np.random.default_rng(1)
     drawn = [sample_artefacts(ALWAYS, "ct", rng=rng) for _ in range(20)]
-    assert all(artefacts.bias_field is None and artefacts.gibbs is None and artefacts.gamma is not None for artefacts in drawn)
+    assert all(
+        artefacts.bias_field is None and artefacts.gibbs is None and artefacts.gamma is not None for artefacts in drawn
+    )
 
 
 def test_artefacts_happen_as_often_and_as_strong_as_table_9_says():
     rng = np.random.default_rng(2)
     drawn = [sample_artefacts(CONFIG, "mr", rng=rng) for _ in range(2000)]
     for field in fields(Artefacts):
-        assert np.mean([getattr(artefacts, field.name) is not None for artefacts in drawn]) == pytest.approx(0.33, abs=0.04)
+        assert np.mean([getattr(artefacts, field.name) is not None for artefacts in drawn]) == pytest.approx(
+            0.33, abs=0.04
+        )
     exponents = [artefacts.gamma.exponent for artefacts in drawn if artefacts.gamma]
     assert 0.5 <= min(exponents) < 0.6 and 4.3 < max(exponents) <= 4.5
     assert all(0 <= artefacts.noise.std <= 0.1 for artefacts in drawn if artefacts.noise)
@@ -139,7 +150,9 @@ def test_the_bias_field_is_monais_for_equal_coefficients():
 def test_constant_images_stay_finite(value):
     rng = np.random.default_rng(3)
     for _ in range(5):
-        assert apply_artefacts(torch.full((12, 14, 10), value), sample_artefacts(ALWAYS, "mr", rng=rng)).isfinite().all()
+        assert (
+            apply_artefacts(torch.full((12, 14, 10), value), sample_artefacts(ALWAYS, "mr", rng=rng)).isfinite().all()
+        )
 
 
 def test_nothing_drawn_changes_nothing():
@@ -166,9 +179,9 @@ def test_regions_and_ignored_voxels_come_out_as_stock_makes_them():
     shape = initial_patch_size(PATCH)
     labels = torch.randint(0, 4, (1, *shape), dtype=torch.int16)
     np.random.seed(7)  # noqa: NPY002
-    out = finetuning_augmentation(CONFIG, PATCH, ISOTROPIC, ("mr",), last)(image=torch.rand(1, *shape), segmentation=labels)[
-        "segmentation"
-    ].bool()
+    out = finetuning_augmentation(CONFIG, PATCH, ISOTROPIC, ("mr",), last)(
+        image=torch.rand(1, *shape), segmentation=labels
+    )["segmentation"].bool()
     whole, part, ignored = out
     assert out.shape == (3, *PATCH) and part.any() and ignored.any()
     assert not (part & ~whole).any() and not (ignored & whole).any()

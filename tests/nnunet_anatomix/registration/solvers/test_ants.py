@@ -81,7 +81,9 @@ def inverted_contrast(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(solver, "TemporaryDirectory", lambda **_: contextlib.nullcontext(folder))
         original = solver._arguments
-        patch.setattr(solver, "_arguments", lambda *given: ["[./,moved.nii]" if a == "[./]" else a for a in original(*given)])
+        patch.setattr(
+            solver, "_arguments", lambda *given: ["[./,moved.nii]" if a == "[./]" else a for a in original(*given)]
+        )
         forward, inverse = syn_displacement(fixed, moving, oblique_grid(), metric="mi", config=QUICK, threads=1)
     return fixed, moving, forward, inverse, image_tensor(sitk.ReadImage(str(folder / "moved.nii")))
 
@@ -107,7 +109,13 @@ def test_mean_squares_of_channels_recover_a_warp():
     fixed, moving = pair(3)
     iterations = []
     forward, _ = syn_displacement(
-        fixed, moving, oblique_grid(), metric="mean_squares", config=QUICK, threads=1, progress=lambda: iterations.append(1)
+        fixed,
+        moving,
+        oblique_grid(),
+        metric="mean_squares",
+        config=QUICK,
+        threads=1,
+        progress=lambda: iterations.append(1),
     )
     assert error(forward) < 0.2 * error(torch.zeros_like(forward))
     assert 2 <= len(iterations) <= sum(QUICK.iterations)
@@ -116,13 +124,16 @@ def test_mean_squares_of_channels_recover_a_warp():
 def test_masks_hide_what_they_exclude_and_a_seed_fixes_the_result():
     config = AntsConfig(iterations=(8,), shrink_factors=(1,), smoothing_sigmas_vox=(0,))
     fixed, moving = pair(1)
-    # Mirrored rather than erased, since ANTs rescales an image by its extremes, inside the mask or not.
+    # Mirrored rather than erased, since ANTs rescales an image by its extremes, inside the mask or
+    # not.
     elsewhere = torch.cat([moving[:, :22], moving[:, 22:].flip(2)], dim=1)
     mask = torch.zeros(SHAPE)
     mask[:14] = 1
 
     def forward(other: Tensor, **options: object) -> Tensor:
-        return syn_displacement(fixed, other, oblique_grid(), metric="mean_squares", config=config, threads=1, **options)[0]
+        return syn_displacement(
+            fixed, other, oblique_grid(), metric="mean_squares", config=config, threads=1, **options
+        )[0]
 
     masked = forward(moving, fixed_mask=mask, moving_mask=mask)
     assert masked[:, :14].abs().max() > 0.5
@@ -187,8 +198,18 @@ def test_settings_that_cannot_work_are_refused(wrong):
 def test_defaults_are_the_commands_of_the_paper():
     words = " ".join(solver._arguments(AntsConfig(), "mi", 1, True, 0))
     for option in (
-        *("--dimensionality 3", "--float 1", "--transform SyN[0.15]", "--metric MI[fixed0.nii,moving0.nii,1,48,Random,0.666]"),
-        *("--convergence 200x200x100", "--shrink-factors 3x2x1", "--smoothing-sigmas 3x2x0vox", "--masks [fixed_mask.nii,moving_mask.nii]"),
+        *(
+            "--dimensionality 3",
+            "--float 1",
+            "--transform SyN[0.15]",
+            "--metric MI[fixed0.nii,moving0.nii,1,48,Random,0.666]",
+        ),
+        *(
+            "--convergence 200x200x100",
+            "--shrink-factors 3x2x1",
+            "--smoothing-sigmas 3x2x0vox",
+            "--masks [fixed_mask.nii,moving_mask.nii]",
+        ),
     ):
         assert option in words
     features = solver._arguments(AntsConfig(), "mean_squares", 16, False, 0)

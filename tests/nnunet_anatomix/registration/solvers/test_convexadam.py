@@ -114,7 +114,9 @@ def test_unknown_voxels_don_t_decide():
 
 
 def test_consistent_displacements_undo_each_other():
-    field = functional.interpolate(random(1, 3, 4, 4, 4) * 2 - 1, size=(17, 15, 16), mode="trilinear", align_corners=True)[0]
+    field = functional.interpolate(
+        random(1, 3, 4, 4, 4) * 2 - 1, size=(17, 15, 16), mode="trilinear", align_corners=True
+    )[0]
     forward, backward = consistent(field, torch.zeros_like(field), iterations=30)
     error = (forward + warp(backward, forward, beyond="border"))[:, 3:-3, 3:-3, 3:-3]
     assert error.norm(dim=0).mean() < 0.1 * field.norm(dim=0).mean()
@@ -156,6 +158,8 @@ def test_mind_alone_agrees_with_the_convexadam_package(modality, brains):
     theirs = torch.from_numpy(convex_adam_pt(fixed, moving, **settings)).movedim(-1, 0).float()
     config = ConvexAdamConfig(reach=4, beyond="zeros")
     only_mind = DescriptorConfig(feature_weight=0)
-    ours = convex_adam(*descriptors(Scan(image=fixed), Scan(image=moving), only_mind, pool=config.pool), tuple(fixed.shape), config)
+    ours = convex_adam(
+        *descriptors(Scan(image=fixed), Scan(image=moving), only_mind, pool=config.pool), tuple(fixed.shape), config
+    )
     assert (ours - theirs).norm(dim=0).median() < 0.1
     assert folded_share(ours) < 0.005

@@ -76,7 +76,12 @@ def moved(tissues: sitk.Image, truth: sitk.Transform, space: sitk.Image | None =
 
 def error_voxels(tissues: sitk.Image, found: sitk.Transform, truth: sitk.Transform) -> float:
     """Mean distance over the tissues."""
-    return (displacement_of(found, tissues) - displacement_of(truth, tissues)).norm(dim=0)[image_tensor(tissues) > 0].mean().item()
+    return (
+        (displacement_of(found, tissues) - displacement_of(truth, tissues))
+        .norm(dim=0)[image_tensor(tissues) > 0]
+        .mean()
+        .item()
+    )
 
 
 def started(fixed: sitk.Image, moving: sitk.Image, stage: Stage, **options) -> Start:
@@ -102,7 +107,9 @@ def test_scans_that_headers_lay_apart_are_found(tissues, far, stage):
 
 def test_headers_that_lay_scans_apart_are_not_trusted(far):
     fixed, moving, _ = far
-    with pytest.raises(InputError, match=r"do not overlap as their headers place them: the moving scan covers 0.0 % .* --init auto"):
+    with pytest.raises(
+        InputError, match=r"do not overlap as their headers place them: the moving scan covers 0.0 % .* --init auto"
+    ):
         header_start(fixed, moving)
     with pytest.raises(InputError, match="do not overlap"):
         register(fixed, moving, config=RegistrationConfig(init="none", descriptors=MIND))
@@ -244,7 +251,9 @@ def bad_files(folder: Path, tissues: sitk.Image) -> dict[str, tuple[Path, str]]:
     }
 
 
-@pytest.mark.parametrize("wrong", ["missing", "text", "zeros", "bytes", "half a file", "a scan", "two dimensions", "far away"])
+@pytest.mark.parametrize(
+    "wrong", ["missing", "text", "zeros", "bytes", "half a file", "a scan", "two dimensions", "far away"]
+)
 def test_files_that_are_no_start_are_refused_in_one_line(tissues, tmp_path, wrong):
     path, said = bad_files(tmp_path, tissues)[wrong]
     with pytest.raises(InputError, match=said) as caught:

@@ -113,13 +113,18 @@ def test_every_row_is_a_registration(folder, done):
         config = replace(SOLVER, **row.combination._asdict())
         described = descriptors(fixed, moving, METHODS[row.method], pool=config.pool, net=network())
         displacement = convex_adam(*described, SHAPE, config)
-        truth, labels = (image_tensor(sitk.ReadImage(str(folder / f"{number}_{role}_labels.nii.gz"))) for role in ("fixed", "moving"))
+        truth, labels = (
+            image_tensor(sitk.ReadImage(str(folder / f"{number}_{role}_labels.nii.gz"))) for role in ("fixed", "moving")
+        )
         dice = dice_by_label(truth, warp(labels[None], displacement, mode="nearest")[0])
         assert row.dice == pytest.approx((dice[1] + dice[2]) / 2, abs=1e-6)
         assert row.folded_share == pytest.approx(folded_share(displacement), abs=1e-6)
         assert row.dice > row.dice_before
     assert {(row.pair, row.method, row.combination) for row in rows.values()} == {
-        (pair, method, combination) for pair in ("pair 0", "pair 1") for method in METHODS for combination in GRID.combinations()
+        (pair, method, combination)
+        for pair in ("pair 0", "pair 1")
+        for method in METHODS
+        for combination in GRID.combinations()
     }
 
 
@@ -206,7 +211,13 @@ def test_the_summary_is_that_of_the_rows(done):
         combinations = sorted({tuple(float(line[name]) for name in Combination._fields) for line in mine})
         by = {
             column: [
-                np.mean([float(line[column]) for line in mine if tuple(float(line[name]) for name in Combination._fields) == which])
+                np.mean(
+                    [
+                        float(line[column])
+                        for line in mine
+                        if tuple(float(line[name]) for name in Combination._fields) == which
+                    ]
+                )
                 for which in combinations
             ]
             for column in ("dice", "folded_share")
@@ -241,11 +252,17 @@ def test_a_moving_scan_that_covers_part_of_the_fixed_one(folder, tmp_path):
         sitk.WriteImage(image, str(tmp_path / f"{role}.nii.gz"))
     pair = replace(pair, **{role: tmp_path / f"{role}.nii.gz" for role in cut})
     loaded = load_pair(pair, torch.device("cpu"))
-    assert loaded.moving.known[5:, :, 2:].all() and not loaded.moving.known[:5].any() and not loaded.moving.known[..., :2].any()
+    assert (
+        loaded.moving.known[5:, :, 2:].all()
+        and not loaded.moving.known[:5].any()
+        and not loaded.moving.known[..., :2].any()
+    )
     assert loaded.labels == [1, 2]
     on_fixed = resample_image(cut["moving_labels"], sitk.ReadImage(str(pair.fixed)), nearest=True)
     assert torch.equal(loaded.moving_labels, image_tensor(on_fixed))
-    assert grid_search([pair], tmp_path / "out", replace(GRID, smoothness=(1.0,)), methods={"mind": METHODS["mind"]}, solver=SOLVER)
+    assert grid_search(
+        [pair], tmp_path / "out", replace(GRID, smoothness=(1.0,)), methods={"mind": METHODS["mind"]}, solver=SOLVER
+    )
 
 
 def test_what_counts_is_inside_the_masks(folder, tmp_path):
@@ -274,7 +291,10 @@ def test_what_counts_is_inside_the_masks(folder, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name,fixed,moving\na,b,c\n", "columns fixed, moving, fixed_labels, moving_labels .*found name, fixed, moving"),
+        (
+            "name,fixed,moving\na,b,c\n",
+            "columns fixed, moving, fixed_labels, moving_labels .*found name, fixed, moving",
+        ),
         (HEADER + "a,{0},nowhere.nii,{0},{0}\n", "line 2 .*moving: no such file .*nowhere.nii"),
     ],
 )
@@ -291,7 +311,9 @@ def test_other_bad_input_is_one_clear_line(folder, done, tmp_path):
         SearchGrid(grid_spacing=(0,))
     with pytest.raises(InputError, match="smoothness: expected different numbers"):
         SearchGrid(smoothness=(1.0, 1.0))
-    with pytest.raises(CommandFailed, match=r"2 of 2 pairs failed .*: pair 0: a grid spacing of 21 is more than 20 voxels"):
+    with pytest.raises(
+        CommandFailed, match=r"2 of 2 pairs failed .*: pair 0: a grid spacing of 21 is more than 20 voxels"
+    ):
         run(folder, tmp_path, replace(GRID, grid_spacing=(21,)))
     with pytest.raises(CommandFailed, match=r"pair 0: reach 2000 at a grid spacing of 3 takes .* of memory"):
         run(folder, tmp_path, replace(GRID, reach=(2000,)))
@@ -312,7 +334,12 @@ def test_the_command_searches(folder, tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         registration_search(folder / "pairs.csv", tmp_path / "out", **grid, **options)
     assert "| features | " in caplog.text
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"results.csv", "summary.md", "summary.csv", "sweep.png"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "results.csv",
+        "summary.md",
+        "summary.csv",
+        "sweep.png",
+    }
     with pytest.raises(InputError, match="no methods"):
         registration_search(folder / "pairs.csv", tmp_path / "out", methods=())
 

@@ -42,13 +42,23 @@ def codes(moved: MovedViews, *, of: str) -> Tensor:
     """(2, 16, x, y, z): independent noise for every voxel of the sample, or of the window, or for none."""
     noise = torch.randn((16, *SHAPE), generator=generator(3))
     if of == "sample":
-        views = move_views(Pair(moved.labels, torch.stack([noise[0], noise[0]])), 6, generator(0))  # the same draw of windows
+        views = move_views(
+            Pair(moved.labels, torch.stack([noise[0], noise[0]])), 6, generator(0)
+        )  # the same draw of windows
         assert views.shift_vox == moved.shift_vox
         return torch.stack(
-            [move_views(Pair(torch.zeros(SHAPE), channel.expand(2, -1, -1, -1)), 6, generator(0)).views for channel in noise], dim=1
+            [
+                move_views(Pair(torch.zeros(SHAPE), channel.expand(2, -1, -1, -1)), 6, generator(0)).views
+                for channel in noise
+            ],
+            dim=1,
         )
     if of == "window":
-        return noise[:, : moved.labels.shape[0], : moved.labels.shape[1], : moved.labels.shape[2]].expand(2, -1, -1, -1, -1).clone()
+        return (
+            noise[:, : moved.labels.shape[0], : moved.labels.shape[1], : moved.labels.shape[2]]
+            .expand(2, -1, -1, -1, -1)
+            .clone()
+        )
     return torch.zeros(2, 16, *moved.labels.shape)
 
 
@@ -74,7 +84,10 @@ def test_far_candidates_forbid_a_code_that_repeats():
     x, y, z = moved.labels.shape
     shift = [step % 8 for step in moved.shift_vox]
     features = torch.stack(
-        [tiled[0, :, 8 : 8 + x, 8 : 8 + y, 8 : 8 + z], tiled[1].roll(shift, (1, 2, 3))[:, 8 : 8 + x, 8 : 8 + y, 8 : 8 + z]]
+        [
+            tiled[0, :, 8 : 8 + x, 8 : 8 + y, 8 : 8 + z],
+            tiled[1].roll(shift, (1, 2, 3))[:, 8 : 8 + x, 8 : 8 + y, 8 : 8 + z],
+        ]
     )
     near = {**vars(CONFIG), "shells_vox": ()}
     assert loss(LocalMatchingConfig(**{**near, "far": False}), features, moved) < 0.01
@@ -84,7 +97,9 @@ def test_far_candidates_forbid_a_code_that_repeats():
 def test_it_is_the_cross_entropy_over_near_candidates_written_out():
     moved = windows()
     features = torch.randn((2, 5, *moved.labels.shape), generator=generator(2))
-    config = LocalMatchingConfig(weight=1, anchors=40, near_vox=1, shells_vox=(3,), far=False, sigma_vox=0.5, inverse_temperature=2)
+    config = LocalMatchingConfig(
+        weight=1, anchors=40, near_vox=1, shells_vox=(3,), far=False, sigma_vox=0.5, inverse_temperature=2
+    )
     term, box = LocalMatching(config), common_box(moved, 0)
     here = box.places(sample_positions(box.labels, 40, balanced_share=0.5, generator=generator(1)))
     there = box.counterparts(here).long()
@@ -118,7 +133,9 @@ def test_the_target_lies_at_the_true_place_between_voxels():
     config = LocalMatchingConfig(weight=1, anchors=300, shells_vox=(), far=False, sigma_vox=0.5, inverse_temperature=8)
 
     def loss_for(said: Tensor) -> float:
-        box = CommonBox(torch.zeros(12, 12, 12, dtype=torch.uint8), (3, 3, 3), SHAPE, np.column_stack([np.eye(3), said]))
+        box = CommonBox(
+            torch.zeros(12, 12, 12, dtype=torch.uint8), (3, 3, 3), SHAPE, np.column_stack([np.eye(3), said])
+        )
         return LocalMatching(config)([box], [features], generator(1)).item()
 
     assert loss_for(shift) < min(loss_for(torch.zeros(3)), loss_for(-shift)) - 0.05
@@ -132,7 +149,9 @@ def test_candidates_are_distinct_and_the_true_place_is_one_of_them():
 
 def test_the_term_reaches_the_backbone_and_its_temperature():
     config = ContrastiveConfig(max_shift_vox=16, local=LocalMatchingConfig(weight=0.5, anchors=64, levels=(0, 1)))
-    model = build(lambda: ContrastiveModel(UNetConfig(width=4, poolings=2), ProjectionConfig(width=16), config), generator())
+    model = build(
+        lambda: ContrastiveModel(UNetConfig(width=4, poolings=2), ProjectionConfig(width=16), config), generator()
+    )
     assert model.terms[-1] == "local matching" and sum(model.weights) == pytest.approx(1.5)
     terms = losses_of(model, synthesize_pair(procedural_bank(8), EngineConfig(side=48), seed=0, index=0), 3, 0)
     terms[-1].backward()
@@ -153,4 +172,8 @@ def test_settings_that_make_no_sense_are_refused():
         with pytest.raises(ValueError, match=f"{next(iter(wrong))}: expected"):
             LocalMatchingConfig(**wrong)
     with pytest.raises(ValueError, match=r"local\.levels"):
-        ContrastiveModel(UNetConfig(poolings=2), ProjectionConfig(), ContrastiveConfig(local=LocalMatchingConfig(weight=1, levels=(2,))))
+        ContrastiveModel(
+            UNetConfig(poolings=2),
+            ProjectionConfig(),
+            ContrastiveConfig(local=LocalMatchingConfig(weight=1, levels=(2,))),
+        )

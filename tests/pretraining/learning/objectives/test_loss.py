@@ -22,7 +22,9 @@ def test_loss_and_gradient_equal_the_published_code(golden, case):
     np.testing.assert_allclose(features.grad, arrays[f"{case}_grad"], atol=1e-5)
 
 
-def plain_loss(features: torch.Tensor, labels: torch.Tensor, temperature: float, *, balanced: bool = False, rarity: bool = False) -> float:
+def plain_loss(
+    features: torch.Tensor, labels: torch.Tensor, temperature: float, *, balanced: bool = False, rarity: bool = False
+) -> float:
     """Equation 1, anchor by anchor."""
     z = torch.nn.functional.normalize(features.double().flatten(0, 1), dim=1)
     k = labels.repeat(2).tolist()
@@ -44,7 +46,9 @@ def test_loss_equals_the_equation(balanced, rarity):
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(2, 7, 5, generator=generator)
     labels = torch.tensor([0, 1, 1, 4, 0, 2, 1])
-    loss = supervised_contrastive_loss(features, labels, temperature=0.2, balanced_denominator=balanced, rarity_weights=rarity)
+    loss = supervised_contrastive_loss(
+        features, labels, temperature=0.2, balanced_denominator=balanced, rarity_weights=rarity
+    )
     assert loss.item() == pytest.approx(plain_loss(features, labels, 0.2, balanced=balanced, rarity=rarity), rel=1e-5)
 
 
@@ -54,7 +58,12 @@ def test_loss_depends_on_neither_order_nor_length_nor_names_of_labels():
     labels = torch.randint(3, (9,), generator=generator)
     loss = supervised_contrastive_loss(features, labels, temperature=0.33)
     order = torch.randperm(9, generator=generator)
-    for changed, names in ((features[:, order], labels[order]), (features.flip(0), labels), (5 * features, labels), (features, 7 - labels)):
+    for changed, names in (
+        (features[:, order], labels[order]),
+        (features.flip(0), labels),
+        (5 * features, labels),
+        (features, 7 - labels),
+    ):
         torch.testing.assert_close(supervised_contrastive_loss(changed, names, temperature=0.33), loss)
 
 

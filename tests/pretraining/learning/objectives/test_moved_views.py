@@ -74,7 +74,9 @@ def coordinates() -> Tensor:
 
 
 @pytest.mark.parametrize("level", [0, 1, 2])
-@pytest.mark.parametrize("pose", [None, PoseConfig(share=1.0, max_rotation_deg=20, max_scale=0.1)], ids=["shifted", "turned"])
+@pytest.mark.parametrize(
+    "pose", [None, PoseConfig(share=1.0, max_rotation_deg=20, max_scale=0.1)], ids=["shifted", "turned"]
+)
 @pytest.mark.parametrize("seed", range(5))
 def test_on_all_grids_places_agree_to_half_a_voxel(seed, level, pose):
     step = 2**level
@@ -84,7 +86,8 @@ def test_on_all_grids_places_agree_to_half_a_voxel(seed, level, pose):
         features = functional.avg_pool3d(windows.views[:, None], step)
         first, second = places_of_both(windows, level, features)
         errors.append(first - second)
-    # Half a voxel along each axis of the second view, which may be turned; its outermost voxels may show the sample's repeated border.
+    # Half a voxel along each axis of the second view, which may be turned; its outermost voxels may
+    # show the sample's repeated border.
     reach = 0.5 * step if pose is None else 0.5 * step * 1.1 * 3**0.5
     far = torch.cat(errors, dim=1).norm(dim=1) > reach * 3**0.5
     assert far.float().mean() <= (0 if pose is None else 0.02)
@@ -92,7 +95,9 @@ def test_on_all_grids_places_agree_to_half_a_voxel(seed, level, pose):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_what_lies_in_the_common_box_lies_inside_the_second_view(seed):
-    windows = move_views(sample(), APART, torch.Generator().manual_seed(seed), PoseConfig(share=1.0, max_rotation_deg=25, max_scale=0.2))
+    windows = move_views(
+        sample(), APART, torch.Generator().manual_seed(seed), PoseConfig(share=1.0, max_rotation_deg=25, max_scale=0.2)
+    )
     for level in range(4):
         box = common_box(windows, level)
         places = box.places(torch.arange(box.labels.numel()))
@@ -104,7 +109,10 @@ def test_what_lies_in_the_common_box_lies_inside_the_second_view(seed):
 
 def test_a_pose_is_drawn_as_often_as_it_is_asked_for():
     turned = [
-        not np.array_equal(move_views(sample(), APART, torch.Generator().manual_seed(seed), PoseConfig(share=0.3)).matrix[:, :3], np.eye(3))
+        not np.array_equal(
+            move_views(sample(), APART, torch.Generator().manual_seed(seed), PoseConfig(share=0.3)).matrix[:, :3],
+            np.eye(3),
+        )
         for seed in range(300)
     ]
     assert 0.2 < np.mean(turned) < 0.4
@@ -112,7 +120,9 @@ def test_a_pose_is_drawn_as_often_as_it_is_asked_for():
 
 def test_moved_views_depend_on_the_index_alone_and_their_loss_reaches_the_whole_encoder():
     model = build(
-        lambda: ContrastiveModel(UNetConfig(width=4, poolings=2), ProjectionConfig(width=16), ContrastiveConfig(max_shift_vox=16)),
+        lambda: ContrastiveModel(
+            UNetConfig(width=4, poolings=2), ProjectionConfig(width=16), ContrastiveConfig(max_shift_vox=16)
+        ),
         torch.Generator().manual_seed(0),
     )
     pair = synthesize_pair(procedural_bank(8), EngineConfig(side=48), seed=0, index=0)
@@ -120,7 +130,9 @@ def test_moved_views_depend_on_the_index_alone_and_their_loss_reaches_the_whole_
     assert losses.isfinite().all() and torch.equal(losses, losses_of(model, pair, 3, 0))
     assert not torch.equal(losses, losses_of(model, pair, 4, 0))
     losses.sum().backward()
-    assert all(parameter.grad.isfinite().all() and parameter.grad.any() for parameter in model.backbone.encoder.parameters())
+    assert all(
+        parameter.grad.isfinite().all() and parameter.grad.any() for parameter in model.backbone.encoder.parameters()
+    )
 
 
 def config(side: int, max_shift_vox: int) -> TrainConfig:

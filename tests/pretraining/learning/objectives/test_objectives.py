@@ -40,11 +40,15 @@ ENGINE = EngineConfig(side=32)
 
 
 def config(kind: str) -> ObjectiveConfig:
-    return ObjectiveConfig(kind=kind, contrastive=ContrastiveConfig(positions=128), projection=ProjectionConfig(width=32))
+    return ObjectiveConfig(
+        kind=kind, contrastive=ContrastiveConfig(positions=128), projection=ProjectionConfig(width=32)
+    )
 
 
 def objective(kind: str) -> torch.nn.Module:
-    return build(lambda: make_objective(config(kind), UNetConfig(width=8, poolings=3)), torch.Generator().manual_seed(0))
+    return build(
+        lambda: make_objective(config(kind), UNetConfig(width=8, poolings=3)), torch.Generator().manual_seed(0)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +72,9 @@ def test_an_objective_learns(kind, bank):
         total(model, losses_of(model, make(bank, ENGINE, seed=0, index=step), step, 0)).backward()
         if step == 0:
             parameters = dict(model.backbone.named_parameters())
-            assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in parameters.values())
+            assert all(
+                parameter.grad is not None and parameter.grad.isfinite().all() for parameter in parameters.values()
+            )
         optimizer.step()
         optimizer.zero_grad()
     assert loss() < before - 0.01
@@ -96,7 +102,10 @@ def test_the_variance_term_sees_a_collapse():
     from pretraining.learning.objectives.label_free import _spread
 
     generator = torch.Generator().manual_seed(0)
-    spread, collapsed = torch.randn(500, 16, generator=generator), torch.ones(500, 16) + 1e-4 * torch.randn(500, 16, generator=generator)
+    spread, collapsed = (
+        torch.randn(500, 16, generator=generator),
+        torch.ones(500, 16) + 1e-4 * torch.randn(500, 16, generator=generator),
+    )
     low = torch.randn(500, 1, generator=generator) * torch.ones(16)
     assert _spread(spread)[0] < 0.1 and _spread(collapsed)[0] > 0.9
     assert _spread(spread)[1] < 0.5 and _spread(low)[1] > 5

@@ -39,7 +39,9 @@ def test_labels_at_the_centre_fill_more_of_their_blocks(level, gain):
         for index in range(6):
             labels = synthesize_pair(bank, engine, seed=0, index=index).labels
             coarse = labels_at_level(labels, level, block_label)
-            same = labels == coarse.repeat_interleave(2**level, 0).repeat_interleave(2**level, 1).repeat_interleave(2**level, 2)
+            same = labels == coarse.repeat_interleave(2**level, 0).repeat_interleave(2**level, 1).repeat_interleave(
+                2**level, 2
+            )
             share = functional.avg_pool3d(same[None, None].float(), 2**level).flatten()
             shares.append(share[sample_positions(coarse, 64, balanced_share=1.0, generator=generator(index))].mean())
         return torch.stack(shares).mean().item()
@@ -72,7 +74,9 @@ def test_a_small_grid_gives_all_its_voxels(labels):
 def shares(labels: torch.Tensor, *, balanced_share: float) -> dict[int, float]:
     """Share of every label among single positions drawn 3,000 times."""
     source = generator()
-    drawn = torch.cat([sample_positions(labels, 1, balanced_share=balanced_share, generator=source) for _ in range(3000)])
+    drawn = torch.cat(
+        [sample_positions(labels, 1, balanced_share=balanced_share, generator=source) for _ in range(3000)]
+    )
     values, counts = labels.flatten()[drawn].unique(return_counts=True)
     return dict(zip(values.tolist(), (counts / 3000).tolist(), strict=True))
 
