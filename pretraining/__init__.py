@@ -1,6 +1,7 @@
-"""From organ shapes to weights: the data engine, contrastive pretraining and the backbone.
+"""Synthetic data engine, contrastive pretraining and backbone.
 
-This package stands alone: it needs neither nnU-Net nor ``nnunet_anatomix``.
+This package turns organ shapes into pretrained weights. It needs neither nnU-Net nor
+``nnunet_anatomix``.
 """
 
 from pretraining.common.lazy_names import lazy_names

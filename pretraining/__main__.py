@@ -1,4 +1,4 @@
-"""``python -m pretraining`` is ``anatomix-pretrain``, for torchrun."""
+"""Entry point of ``python -m pretraining``, equal to ``anatomix-pretrain``; torchrun needs it."""
 
 from pretraining.common.known_warnings import hide_known_warnings
 from pretraining.common.versions import answer_version
@@ -7,10 +7,10 @@ PROGRAM = "anatomix-pretrain"
 
 
 def main() -> None:
-    """Entry point of ``anatomix-pretrain``."""
+    """Run the ``anatomix-pretrain`` command line."""
     hide_known_warnings()
     answer_version(PROGRAM)
-    from pretraining.cli import main as run  # imports torch, which --version does without
+    from pretraining.cli import main as run  # imports torch, which --version does not need
 
     run()
 

@@ -1,4 +1,4 @@
-"""Pretraining on synthetic anatomy: templates, previews, training and weights files."""
+"""Pretrain on synthetic anatomy: templates, previews, training and weights files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pretraining.common.command_line import run_commands
 
 
 def main() -> None:
-    """Entry point of ``anatomix-pretrain``."""
+    """Run the ``anatomix-pretrain`` command line."""
     run_commands("anatomix-pretrain", _commands, __doc__ or "")
 
 

@@ -16,7 +16,7 @@ from safetensors import safe_open
 import nnunet_anatomix.cli
 import pretraining.cli
 from pretraining.backbone.weights import load_weights
-from pretraining.common.command_line import _parsed
+from pretraining.common.command_line import _parse
 from pretraining.learning.train_config import TrainConfig
 from pretraining.presets.loading import load_preset
 from tests.config_flags import flags_of, leaves, value_of
@@ -109,7 +109,7 @@ def test_a_line_with_every_flag_runs(case: Case, place, material, monkeypatch, c
 def parsed(monkeypatch, *words: str) -> TrainConfig:
     """The configuration that the command would run with."""
     monkeypatch.setattr(sys, "argv", [PRETRAIN, *words])
-    keywords = _parsed(PRETRAIN, pretraining.cli._commands(), "").keywords
+    keywords = _parse(PRETRAIN, pretraining.cli._commands(), "").keywords
     return keywords.get("config") or keywords["engine"]
 
 

@@ -1,1 +1,1 @@
-"""The ground floor: files that appear whole or not at all, locks, child commands, batches, tables."""
+"""Shared infrastructure: atomic writes, locks, child processes, batches, tables and errors."""

@@ -1,4 +1,7 @@
-"""Files of ``torch.save``: each is a zip archive whose parts carry a CRC-32, which ``torch.load`` does not look at."""
+"""Checksum verification of files written by ``torch.save``.
+
+Such a file is a zip archive whose members carry a CRC-32, which ``torch.load`` does not check.
+"""
 
 from __future__ import annotations
 
@@ -11,25 +14,29 @@ from pretraining.common.errors import InputError
 
 
 def check_archive(path: str | Path) -> None:
-    """Compare every part of a file of ``torch.save`` with its checksum.
+    """Compare every member of a file written by ``torch.save`` with its checksum.
+
+    Args:
+        path: File to check.
 
     Raises:
-        InputError: If the file was cut short or changed, is no zip archive, or unpacks to more than
-            it has bytes, which what PyTorch writes never does: then nothing of it is unpacked.
+        InputError: If the file is truncated, changed or not a zip archive, or if its members are
+            larger than the file. PyTorch never compresses, so such a file is not unpacked.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            size, unpacked = os.path.getsize(path), sum(part.file_size for part in archive.infolist())
+            size, unpacked = os.path.getsize(path), sum(member.file_size for member in archive.infolist())
             if unpacked > size:
                 raise InputError(
-                    f"{path} unpacks to {format_bytes(unpacked)}B from {format_bytes(size)}B, which torch.save never writes: not opened"
+                    f"{path} unpacks to {format_bytes(unpacked)}B from {format_bytes(size)}B, "
+                    "which torch.save never writes: not opened"
                 )
             damaged = archive.testzip()
     except InputError:
         raise
-    except Exception as error:  # a damaged directory raises half a dozen others than zipfile's own
+    except Exception as error:  # a damaged directory raises many types besides zipfile's own
         raise InputError(
-            f"{path} is damaged or was not written by torch.save ({error}); copy or make it again"
+            f"{path} is damaged or was not written by torch.save ({error}); copy or create it again"
         ) from None
     if damaged is not None:
-        raise InputError(f"{path} is damaged: its part {damaged} is not what was written; copy or make it again")
+        raise InputError(f"{path} is damaged: the checksum of its part {damaged} differs; copy or create it again")

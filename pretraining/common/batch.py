@@ -1,4 +1,7 @@
-"""Work on many items one after the other: one that fails does not stop the others, and the same call again resumes."""
+"""Sequential work on many items.
+
+A failed item does not stop the others, and repeating the call resumes the work.
+"""
 
 from __future__ import annotations
 
@@ -19,39 +22,42 @@ log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
 FAILURES = "failed.csv"
-"""Name of the file that says which items failed, and why; there is none when none failed."""
-_TOLD = 3
-"""Failures that are named in the last message."""
+"""Name of the file that lists the failed items and the reasons; absent when none failed."""
+_MAX_NAMED = 3
+"""Number of failures that the final message names."""
 
 
 @dataclass(kw_only=True)
 class Outcome:
-    """Result of a batch, while it runs and after it."""
+    """Result of a batch, updated while it runs."""
 
     total: int
     done: int = 0
-    """Items that were worked on with success in this call."""
+    """Number of items processed successfully in this call."""
     failed: dict[str, str] = field(default_factory=dict)
-    """Name of an item → why it failed."""
+    """Item name → reason of the failure."""
     elsewhere: dict[str, str] = field(default_factory=dict)
-    """Name of an item → which other process works on it just now."""
+    """Item name → the other process that currently works on it."""
 
     def require_all(self, noun: str, *, see: Path | None = None) -> None:
-        """Raise CommandFailed if some items failed or are in the hands of other processes.
+        """Raise an error if items failed or are in use by other processes.
 
         Args:
-            noun: What the items are, in the plural.
-            see: File that tells all failures.
+            noun: Name of the items for messages, plural.
+            see: File that lists all failures.
+
+        Raises:
+            CommandFailed: If any item failed or is in use by another process.
         """
         if self.failed:
-            told = "; ".join(f"{name}: {why}" for name, why in list(self.failed.items())[:_TOLD])
-            more = "" if len(self.failed) <= _TOLD else "; ..."
+            named = "; ".join(f"{name}: {reason}" for name, reason in list(self.failed.items())[:_MAX_NAMED])
+            more = "" if len(self.failed) <= _MAX_NAMED else "; ..."
             where = f" (all in {see})" if see else ""
-            raise CommandFailed(f"{len(self.failed)} of {self.total} {noun} failed{where}: {told}{more}")
+            raise CommandFailed(f"{len(self.failed)} of {self.total} {noun} failed{where}: {named}{more}")
         if self.elsewhere:
-            name, why = next(iter(self.elsewhere.items()))
+            name, reason = next(iter(self.elsewhere.items()))
             raise CommandFailed(
-                f"{len(self.elsewhere)} of {self.total} {noun} are left to other processes ({name}: {why}); "
+                f"{len(self.elsewhere)} of {self.total} {noun} are in use by other processes ({name}: {reason}); "
                 "run the same command again when those have finished"
             )
 
@@ -63,26 +69,26 @@ def run_batch(
     noun: str,
     is_done: Callable[[Item], bool] = lambda item: False,
     failures: Path | None = None,
-    on_failure: Callable[[Item, str], object] = lambda item, why: None,
+    on_failure: Callable[[Item, str], object] = lambda item, reason: None,
 ) -> Outcome:
-    """Work on every item that is not done.
+    """Process every item that is not done.
 
     Args:
         items: Name → item.
-        work: Works on one item. It writes its result whole or not at all, since it can be
-            interrupted anywhere.
-        noun: What the items are, in the singular; for messages.
-        is_done: Whether an item was finished by an earlier call.
-        failures: Folder whose ``failed.csv`` lists the items that failed, and why. Items of other
-            calls keep their lines.
-        on_failure: Called with an item that failed, and why.
+        work: Function that processes one item. It can be interrupted at any point, so it must
+            write its result atomically.
+        noun: Name of an item for messages, singular.
+        is_done: Function that tells whether an earlier call finished an item.
+        failures: Folder whose ``failed.csv`` lists the failed items and the reasons. Lines of
+            items of other calls are kept.
+        on_failure: Function called with a failed item and the reason.
 
     Returns:
-        The outcome; nothing is raised for items that failed, see :meth:`Outcome.require_all`.
+        The outcome. Failed items raise nothing here, see :meth:`Outcome.require_all`.
 
     Raises:
-        Interrupted: When this process is asked to stop; the item in hand is left unfinished, at
-            once.
+        Interrupted: If this process receives a stop signal. It stops at once; the current item
+            stays unfinished.
     """
     outcome = Outcome(total=len(items))
     record = _Failures(failures / FAILURES) if failures else None
@@ -101,14 +107,14 @@ def run_batch(
             except Interrupted:
                 raise
             except KeyboardInterrupt as interrupt:
-                said = f"stopped at {noun} {number} of {len(items)}; run the same command again to go on"
-                raise Interrupted(said, signal_of(interrupt)) from None
+                message = f"stopped at {noun} {number} of {len(items)}; run the same command again to resume"
+                raise Interrupted(message, signal_of(interrupt)) from None
             except InUse as other:
                 outcome.elsewhere[name] = str(other)
                 log.warning("%s: %s", progress, other)
             except (ValueError, RuntimeError, OSError, MemoryError) as error:
-                why = " ".join(str(error).split()) or type(error).__name__
-                outcome.failed[name] = why.removeprefix(f"{name}: ")  # which is said already
+                reason = " ".join(str(error).split()) or type(error).__name__
+                outcome.failed[name] = reason.removeprefix(f"{name}: ")  # the message names the item already
                 log.error("%s failed: %s", progress, outcome.failed[name])
                 if record:
                     record.add(name, outcome.failed[name])
@@ -117,14 +123,17 @@ def run_batch(
 
 
 class _Failures:
-    """``failed.csv``: shared by all calls, and by several at once; each changes the lines of its own items alone."""
+    """Records in ``failed.csv``.
+
+    All calls share the file, also concurrently; each changes only the lines of its own items.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def add(self, name: str, why: str) -> None:
-        if (known := self._read()).get(name) != why:
-            self._write(known | {name: why})
+    def add(self, name: str, reason: str) -> None:
+        if (known := self._read()).get(name) != reason:
+            self._write(known | {name: reason})
 
     def forget(self, name: str) -> None:
         if name in (known := self._read()):

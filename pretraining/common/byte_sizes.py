@@ -1,4 +1,4 @@
-"""Sizes in bytes as people write them: 4G, 512M, 1.5 GiB."""
+"""Human-readable sizes in bytes: 4G, 512M, 1.5 GiB."""
 
 from __future__ import annotations
 
@@ -11,10 +11,16 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([KMGT]?)(?:I?B)?", re.IGNORECASE |
 
 
 def parse_bytes(text: str) -> int:
-    """Bytes in a text such as ``4G``, ``512M``, ``1.5 GiB`` or ``1000``; units are powers of 1024.
+    """Parse a size such as ``4G``, ``512M``, ``1.5 GiB`` or ``1000``; units are powers of 1024.
+
+    Args:
+        text: Number and optional unit (K, M, G or T, optionally followed by B or iB).
+
+    Returns:
+        The size, bytes.
 
     Raises:
-        InputError: For another text, or less than one byte.
+        InputError: If the text is not a size, or the size is less than one byte.
     """
     match = _SIZE.fullmatch(text.strip())
     size = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
@@ -24,6 +30,6 @@ def parse_bytes(text: str) -> int:
 
 
 def format_bytes(size: float) -> str:
-    """The size in the largest unit that leaves a whole, four digits of it: ``1.457G``."""
+    """Format a size with four digits, in the largest unit not above it: ``1.457G``."""
     unit = next((unit for unit, factor in reversed(_UNITS.items()) if size >= factor), "")
     return f"{size / _UNITS[unit]:.4g}{unit}"

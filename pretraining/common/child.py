@@ -1,4 +1,4 @@
-"""Commands run as child processes: their output goes to a log, and they end when they should."""
+"""Commands run as child processes whose output is logged and that end with their parent."""
 
 from __future__ import annotations
 
@@ -24,18 +24,16 @@ from pretraining.common.errors import CommandFailed
 log = logging.getLogger(__name__)
 
 GRACE_S = 30.0
-"""A child that was asked to stop may take so long."""
+"""Time that a child has to stop after SIGTERM, seconds."""
 PROGRESS = "ANATOMIX_PROGRESS"
-"""Variable that tells a child that somebody watches: it shows progress bars although it prints to
-no terminal.
-"""
-_TOLD_LINES = 10
-"""The last lines of the log that are shown when a command fails."""
+"""Environment variable that makes a child show progress bars although its output is no terminal."""
+_LAST_LINES = 10
+"""Number of log lines shown when a command fails."""
 _DRAIN_S = 10.0
-"""Somebody may hold the output of a child open that has ended."""
+"""Longest wait for the output of a child that has ended, seconds; a grandchild may keep it open."""
 
-# Leads the session of a command, and ends it when the process that started the command is killed:
-# nnU-Net's workers would live on. Linux alone tells a process of its parent's death.
+# Leader of the command's session. It ends the session when the process that started the command
+# is killed; otherwise nnU-Net's workers would continue. Only Linux signals the death of a parent.
 _GUARD = """
 import ctypes, os, signal, sys
 parent = int(sys.argv[1])
@@ -61,44 +59,44 @@ _KILLED = (-9, 137)
 def run_child(
     command: Sequence[str], environment: Mapping[str, str], log_file: Path, *, grace_s: float = GRACE_S
 ) -> None:
-    """Run a command to its end.
+    """Run a command and wait until it ends.
 
-    Everything it prints is appended to the log, except for lines that it overwrites itself
-    (progress bars). In a terminal its latest line is shown.
+    Its output is appended to the log, except for lines that it overwrites (progress bars). A
+    terminal shows the latest line.
 
     Args:
-        command: Program and arguments; console scripts of this Python environment are found first.
-        environment: All variables of the process.
-        log_file: Appended to; made with its folder if missing.
-        grace_s: Seconds from asking the child to stop to killing it.
+        command: Program and arguments; console scripts of this Python environment take precedence.
+        environment: Complete environment of the process.
+        log_file: Log to append to; created with its folder if missing.
+        grace_s: Time from SIGTERM to killing the child, seconds.
 
     Raises:
-        CommandFailed: If there is no such program, or it ends with any other exit code than 0. The
-            last lines of its output are logged.
-        KeyboardInterrupt: If this process is interrupted. The child and all that it started have
-            ended then.
+        CommandFailed: If the program does not exist, or its exit code is not 0. The last lines of
+            its output are logged.
+        KeyboardInterrupt: If this process is interrupted. The child and all processes that it
+            started have ended by then.
 
     Notes:
-        The child gets a session of its own, so that Ctrl-C reaches this process alone. Whatever
-        stops this process, the child gets SIGTERM: at SIGINT, each of nnU-Net's worker processes
+        The child gets its own session, so that Ctrl-C reaches only this process. Whichever signal
+        stops this process, the child gets SIGTERM: at SIGINT, each worker process of nnU-Net
         would print a traceback.
     """
     folder = str(Path(sys.executable).parent)
     program = shutil.which(command[0], path=folder) or shutil.which(command[0], path=environment.get("PATH"))
     if program is None:
-        raise CommandFailed(f"there is no program '{command[0]}', neither in {folder} nor in PATH; install it")
-    words = [program, *command[1:]]
+        raise CommandFailed(f"found no program '{command[0]}' in {folder} or in PATH; install it")
+    arguments = [program, *command[1:]]
     if sys.platform == "linux":
-        words = [sys.executable, "-I", "-S", "-c", _GUARD, str(os.getpid()), *words]
+        arguments = [sys.executable, "-I", "-S", "-c", _GUARD, str(os.getpid()), *arguments]
     is_watched = sys.stderr.isatty() or bool(os.environ.get(PROGRESS))
     variables = {**environment, "PYTHONUNBUFFERED": "1", **({PROGRESS: "1"} if is_watched else {})}
     log_file.parent.mkdir(parents=True, exist_ok=True)
-    last: deque[str] = deque(maxlen=_TOLD_LINES)
+    last: deque[str] = deque(maxlen=_LAST_LINES)
     with log_file.open("a", encoding="utf-8", newline="") as sink:
         sink.write(f"\n$ {shlex.join(command)}\n")
         sink.flush()
         process = subprocess.Popen(
-            words,
+            arguments,
             env=variables,
             start_new_session=True,
             stdin=subprocess.DEVNULL,
@@ -112,32 +110,34 @@ def run_child(
             reading.start()
             code = process.wait()
         except BaseException:
-            _end(process, grace_s)
+            _stop(process, grace_s)
             raise
         if code:
-            _ask_to_stop(process)  # workers that a crash left behind
+            _terminate(process)  # workers that a crash left behind
         reading.join(_DRAIN_S)
     if code:
         if last:
-            log.error("the last lines of %s:\n%s", log_file, "\n".join(last))
-        said = (
-            "it was killed, by somebody or for lack of memory"
-            if code in _KILLED
-            else last[-1].strip()[-300:]
-            if last
-            else ""
-        )
-        reason = said and f": {said}"
-        raise CommandFailed(f"'{command[0]}' ended with exit code {code}{reason} (all of its output is in {log_file})")
+            log.error("last lines of %s:\n%s", log_file, "\n".join(last))
+        reason = ""
+        if code in _KILLED:
+            reason = ": it was killed, possibly for lack of memory"
+        elif last:
+            reason = f": {last[-1].strip()[-300:]}"
+        raise CommandFailed(f"'{command[0]}' ended with exit code {code}{reason} (its whole output is in {log_file})")
 
 
 def hides_progress_bars() -> bool | None:
-    """What tqdm's ``disable`` should be: None, which shows bars in a terminal, unless a parent shows them there."""
+    """Return the value for tqdm's ``disable``.
+
+    Returns:
+        False if a parent process shows the bars in its terminal; else None, with which tqdm shows
+        bars only in a terminal.
+    """
     return False if os.environ.get(PROGRESS) else None
 
 
 class _StatusLine:
-    """One line of the terminal, overwritten again and again."""
+    """Terminal line that is overwritten repeatedly."""
 
     def __init__(self, is_shown: bool) -> None:
         self._is_shown, self._length = is_shown, 0
@@ -168,27 +168,27 @@ def _copy(pipe: IO[bytes], sink: IO[str], last: deque[str], status: _StatusLine)
     status.clear()
 
 
-def _end(process: subprocess.Popen, grace_s: float) -> None:
-    """Ask a child to stop, with all that it started, and kill what is still there in the end."""
-    started: list[psutil.Process] = []
+def _stop(process: subprocess.Popen, grace_s: float) -> None:
+    """Terminate a child with all its descendants, and kill those that do not end in time."""
+    descendants: list[psutil.Process] = []
     with suppress(psutil.Error):
-        # Those in sessions of their own, too, which the children of a child of ours have.
-        started = psutil.Process(process.pid).children(recursive=True)
+        # Includes those in sessions of their own, which SIGTERM to the process group misses.
+        descendants = psutil.Process(process.pid).children(recursive=True)
     try:
-        _ask_to_stop(process)
+        _terminate(process)
         process.wait(grace_s)
-        _, started = psutil.wait_procs(started, timeout=grace_s)
+        _, descendants = psutil.wait_procs(descendants, timeout=grace_s)
     except subprocess.TimeoutExpired:
         log.warning("process %d did not stop within %.0f s and is killed", process.pid, grace_s)
     finally:
-        for one in started:
+        for descendant in descendants:
             with suppress(psutil.Error):
-                one.kill()
+                descendant.kill()
         process.kill()
         process.wait()
 
 
-def _ask_to_stop(process: subprocess.Popen) -> None:
+def _terminate(process: subprocess.Popen) -> None:
     if hasattr(os, "killpg"):
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGTERM)

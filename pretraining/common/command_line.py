@@ -1,4 +1,7 @@
-"""How our commands end: one clear line and a code that scripts can tell apart; the traceback is there for those who ask."""
+"""Command line entry: parsing, running, and one-line errors with documented exit codes.
+
+``ANATOMIX_DEBUG=1`` shows the traceback instead.
+"""
 
 from __future__ import annotations
 
@@ -25,15 +28,15 @@ log = logging.getLogger(__name__)
 
 Commands = dict[str, Callable[..., Any]]
 WRONG_USAGE, BROKEN_PIPE = 2, 141
-"""Exit codes: for unknown flags and missing arguments; as shells have it where the reader of a pipe
-left. All else that fails has 1.
+"""Exit codes for a wrong command line, and for a closed pipe (shell convention). All other failures
+have code 1.
 """
-_OURS = ("pretraining", "nnunet_anatomix", "__main__")
-"""The last by ``python -m``."""
+_OUR_MODULES = ("pretraining", "nnunet_anatomix", "__main__")
+"""Top-level modules of this project; the last is that of ``python -m``."""
 
 
 class WrongUsage(SystemExit):
-    """The end of a process whose command line was wrong; the line is its text."""
+    """Exit of a process with a wrong command line; its text is the error line."""
 
     def __init__(self, line: str) -> None:
         super().__init__(line)
@@ -45,24 +48,24 @@ def run_commands(program: str, commands: Callable[[], Commands], description: st
 
     Args:
         program: Name shown in help and errors.
-        commands: Gives subcommand → function; a function's annotations and docstring make its
-            flags.
-        description: Shown by ``--help``.
+        commands: Function that returns subcommand → function; the annotations and docstring of a
+            function define its flags.
+        description: Text shown by ``--help``.
 
     Raises:
-        SystemExit: With code 0 after ``--help`` and ``--version``. Without any argument, with code
-            2 after printing the help to standard error. With one line on standard error and code 1
-            for bad input, a failing disk or an error that nobody foresaw, 2 for wrong flags, 130
-            after Ctrl-C, 143 after SIGTERM; silently with code 141 when whoever reads the output
-            has left (``| head``). Set ``ANATOMIX_DEBUG=1`` to see the traceback instead.
+        SystemExit: With code 0 after ``--help`` and ``--version``. Without arguments, with code 2
+            after printing the help to standard error. With one line on standard error and code 1
+            for bad input, a failing disk or an unexpected error, 2 for wrong flags, 130 after
+            Ctrl-C, 143 after SIGTERM; silently with code 141 when the reader of the output has
+            closed the pipe (``| head``). With ``ANATOMIX_DEBUG=1`` the traceback is shown instead.
     """
     answer_version(program)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    for package in _OURS:
+    for package in _OUR_MODULES:
         logging.getLogger(package).setLevel(logging.INFO)
     try:
         with stop_signals_interrupt():
-            _parsed(program, commands(), description)()
+            _parse(program, commands(), description)()
             sys.stdout.flush()
     except KeyboardInterrupt as interrupt:
         sys.exit(128 + signal_of(interrupt))
@@ -70,38 +73,43 @@ def run_commands(program: str, commands: Callable[[], Commands], description: st
         log.warning("%s", interrupted)
         sys.exit(interrupted.exit_code)
     except BrokenPipeError:
-        _leave_quietly()
+        _exit_silently()
     except Exception as error:
         if os.environ.get("ANATOMIX_DEBUG"):
             raise
-        said = " ".join(str(error).split())
+        message = " ".join(str(error).split())
         if isinstance(error, UsageError):
-            _refuse(program, said)
+            _refuse(program, message)
         if isinstance(error, MemoryError):
             sys.exit(
-                f"{program}: memory ran out{f' ({said})' if said else ''}; close other programs, or take less at once"
+                f"{program}: out of memory{f' ({message})' if message else ''}; "
+                "close other programs, or process less data at once"
             )
-        if said and _is_foreseen(error):
-            sys.exit(f"{program}: {said}")
+        if message and _is_expected(error):
+            sys.exit(f"{program}: {message}")
         sys.exit(
-            f"{program}: unexpected {type(error).__name__}: {said[:500] or 'it says nothing'}; this is an error of the software: "
-            "ANATOMIX_DEBUG=1 before the same command shows where, please report it"
+            f"{program}: unexpected {type(error).__name__}: {message[:500] or 'no message'}; "
+            "this is an error of the software: please report it with the traceback, "
+            "which ANATOMIX_DEBUG=1 before the same command shows"
         )
 
 
-def _is_foreseen(error: Exception) -> bool:
-    """Whether the message was written for users: by our own code, or by the system about files."""
+def _is_expected(error: Exception) -> bool:
+    """Tell whether the message was written for users: by our code, or by the system about files."""
     if isinstance(error, (InputError, CommandFailed, OSError)):
         return True
     frames = traceback.walk_tb(error.__traceback__)
     raised_in = [frame.f_globals.get("__name__", "") for frame, _ in frames][-1:]
-    return isinstance(error, (ValueError, FloatingPointError)) and raised_in[0].split(".")[0] in _OURS
+    return isinstance(error, (ValueError, FloatingPointError)) and raised_in[0].split(".")[0] in _OUR_MODULES
 
 
-def _parsed(program: str, commands: Commands, description: str) -> Callable[[], Any]:
-    """The command that the flags name, not yet run; wrong flags end the process with one line in place of tyro's box."""
-    said = io.StringIO()
-    deferred = {name: _deferred(command) for name, command in commands.items()}
+def _parse(program: str, commands: Commands, description: str) -> Callable[[], Any]:
+    """Return the command that the flags name, ready to be called.
+
+    Wrong flags end the process with one line instead of tyro's box.
+    """
+    printed = io.StringIO()
+    deferred = {name: _defer(command) for name, command in commands.items()}
     parse = functools.partial(
         tyro.extras.subcommand_cli_from_dict,
         deferred,
@@ -113,44 +121,47 @@ def _parsed(program: str, commands: Commands, description: str) -> Callable[[], 
             parse(args=["--help"])
         sys.exit(WRONG_USAGE)
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(printed):
             return parse()
     except SystemExit as stop:
         if not stop.code:  # --help
             sys.stdout.flush()
             raise
-        text = re.sub(r"[─│╭╮╰╯]+|__tyro-dummy-inner__\.|For full helptext.*", " ", said.getvalue(), flags=re.DOTALL)
+        text = re.sub(r"[─│╭╮╰╯]+|__tyro-dummy-inner__\.|For full helptext.*", " ", printed.getvalue(), flags=re.DOTALL)
         _refuse(program, " ".join(text.split()))
 
 
-def _refuse(program: str, said: str) -> NoReturn:
-    """End with what was wrong about the command line."""
-    line = f"{program}: {said} (see {program} --help)"
+def _refuse(program: str, reason: str) -> NoReturn:
+    """Exit with one line about the wrong command line."""
+    line = f"{program}: {reason} (see {program} --help)"
     sys.stderr.write(f"{line}\n")
     raise WrongUsage(line)
 
 
-def _leave_quietly() -> NoReturn:
-    """End without a word; what is still in the output's buffer has nowhere to go, and Python would complain about it at its end."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+def _exit_silently() -> NoReturn:
+    """Exit without a message after the reader of the output has closed the pipe.
+
+    Buffered output is discarded; otherwise Python would report an error when it flushes it.
+    """
+    null_device = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            os.dup2(nowhere, stream.fileno())
+            os.dup2(null_device, stream.fileno())
     sys.exit(BROKEN_PIPE)
 
 
-def _deferred(command: Callable[..., Any]) -> Callable[..., Callable[[], Any]]:
+def _defer(command: Callable[..., Any]) -> Callable[..., Callable[[], Any]]:
     @functools.wraps(command)
-    def later(*args: Any, **kwargs: Any) -> Callable[[], Any]:
+    def bind(*args: Any, **kwargs: Any) -> Callable[[], Any]:
         for name, value in kwargs.items():
             _check_flag(name, value)
         return functools.partial(command, *args, **kwargs)
 
-    return later
+    return bind
 
 
 def _check_flag(name: str, value: Any) -> None:
-    """Raise InputError if a flag, or a field of a configuration, is a number that is NaN or infinite."""
+    """Raise InputError if a flag, or a field of a configuration, is NaN or infinite."""
     if dataclasses.is_dataclass(value):
         check_finite(value)
         return

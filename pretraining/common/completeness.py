@@ -1,4 +1,4 @@
-"""Read a file back and find out whether all of it arrived on disk, by the marks that its format has for that."""
+"""Completeness check of a written file by the checksums and sizes that its format contains."""
 
 from __future__ import annotations
 
@@ -10,28 +10,26 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-_AT_ONCE = 2**22
-"""Bytes read in one go."""
+_CHUNK_BYTES = 2**22
+"""Size of one read, bytes."""
 _MAY_BE_EMPTY = {".txt", ".md", ".csv", ".json", ".jsonl"}
 _GZIP = b"\x1f\x8b"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _HDF5 = b"\x89HDF\r\n\x1a\n"
-_HDF5_END_AT = {0: 40, 1: 44, 2: 28, 3: 28}
-"""Version of the superblock: where the address of the file's end stands (for addresses of 8 bytes).
-
-"""
+_HDF5_END_OFFSET = {0: 40, 1: 44, 2: 28, 3: 28}
+"""Version of the superblock → byte offset of the end-of-file address (for 8-byte addresses)."""
 
 
 class Incomplete(Exception):
-    """A file lacks something that its own format promises; the message says what."""
+    """A file whose content is not what its format requires; the message names the defect."""
 
 
 def check_complete(path: Path) -> None:
-    """Read a file through and compare it with its own checksums, ends and sizes.
+    """Read a file and compare it with the checksums, end marks and sizes that it contains.
 
     Args:
-        path: A file of any kind. Kinds without such marks need only be readable and, unless they
-            are text, not empty.
+        path: File of any format. Formats without such marks need only be readable and, unless
+            they are text, not empty.
 
     Raises:
         Incomplete: If something is missing or differs from its checksum.
@@ -43,32 +41,31 @@ def check_complete(path: Path) -> None:
 
 
 def inflate(file: BinaryIO, window_bits: int = zlib.MAX_WBITS | 32) -> Iterator[bytes]:
-    """Decompress what follows in a gzip or zlib file, in chunks of limited size.
+    """Decompress the rest of a gzip or zlib file, in chunks of limited size.
 
     Args:
-        file: At the beginning of compressed data. Several gzip members in a row are one stream;
-            bytes after the last one are left alone.
-        window_bits: As for :func:`zlib.decompressobj`; by default gzip and zlib are told apart by
-            their headers.
+        file: File positioned at the start of compressed data. Consecutive gzip members form one
+            stream; bytes after the last member are ignored.
+        window_bits: Argument of :func:`zlib.decompressobj`. Default: gzip or zlib, by the header.
 
     Yields:
-        At most 4 MiB each.
+        Chunks of at most 4 MiB.
 
     Raises:
         EOFError: If the data ends before its checksum.
-        zlib.error: If it is damaged; checksums are compared.
+        zlib.error: If the data is damaged or its checksum differs.
     """
-    raw = file.read(_AT_ONCE)
+    raw = file.read(_CHUNK_BYTES)
     while True:
         stream = zlib.decompressobj(window_bits)
         while not stream.eof:
-            if not raw and not (raw := file.read(_AT_ONCE)):
+            if not raw and not (raw := file.read(_CHUNK_BYTES)):
                 raise EOFError("compressed data ends too early")
-            yield stream.decompress(raw, _AT_ONCE)
+            yield stream.decompress(raw, _CHUNK_BYTES)
             raw = stream.unconsumed_tail
-        raw = stream.unused_data or file.read(_AT_ONCE)
+        raw = stream.unused_data or file.read(_CHUNK_BYTES)
         if len(raw) < len(_GZIP):
-            raw += file.read(_AT_ONCE)
+            raw += file.read(_CHUNK_BYTES)
         if not raw.startswith(_GZIP):
             return
 
@@ -92,7 +89,7 @@ def _checker(path: Path) -> Callable[[Path], None]:
 
 def _check_readable(path: Path) -> None:
     with path.open("rb") as file:
-        while file.read(_AT_ONCE):
+        while file.read(_CHUNK_BYTES):
             pass
 
 
@@ -126,7 +123,7 @@ def _check_png(path: Path) -> None:
         if content[at + 4 : at + 8] == b"IEND":
             return
         at = end
-    raise Incomplete("the picture ends too early, or is damaged")
+    raise Incomplete("the picture is truncated or damaged")
 
 
 def _check_safetensors(path: Path) -> None:
@@ -150,7 +147,7 @@ def _check_safetensors(path: Path) -> None:
 def _check_hdf5(path: Path) -> None:
     with path.open("rb") as file:
         head = file.read(64)
-    at = _HDF5_END_AT.get(head[8] if len(head) > 8 else -1)
+    at = _HDF5_END_OFFSET.get(head[8] if len(head) > 8 else -1)
     if not head.startswith(_HDF5) or at is None or len(head) < at + 8:
         raise Incomplete("its header is missing")
     (end,) = struct.unpack_from("<Q", head, at)

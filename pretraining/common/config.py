@@ -1,7 +1,8 @@
-"""Configurations: frozen dataclasses that are JSON presets and command-line flags alike.
+"""Conversion of configurations between frozen dataclasses and JSON.
 
-Each idea defines its own dataclass beside its code and checks itself in ``__post_init__``; this
-module only carries them to JSON and back, strictly: a key nobody knows is refused by name.
+The same dataclasses define JSON presets and command-line flags. Each is defined next to the code
+that uses it and validates itself in ``__post_init__``. The conversion is strict: an unknown key is
+an error that names it.
 """
 
 from __future__ import annotations
@@ -24,16 +25,26 @@ Config = TypeVar("Config", bound="DataclassInstance")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Nested dict of JSON types; tuples become lists, so that it equals what :func:`read_json` finds on disk."""
+    """Convert a configuration to a nested dict of JSON types.
+
+    Tuples become lists, so that the result equals the content of the file on disk.
+
+    Args:
+        config: Dataclass instance.
+    """
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def from_dict(kind: type[Config], data: dict[str, Any]) -> Config:
-    """Build ``kind`` from a nested dict; keys left out keep their defaults.
+    """Build a configuration from a nested dict; missing keys keep their defaults.
+
+    Args:
+        kind: Dataclass to build.
+        data: Field names to values.
 
     Raises:
-        InputError: For an unknown key, a value of the wrong type, a number that is not finite or a
-            value that the dataclass refuses.
+        InputError: For an unknown key, a value of the wrong type, a number that is not finite, or
+            a value that the dataclass refuses.
     """
     check_finite(data, kind.__name__)
     try:
@@ -45,26 +56,34 @@ def from_dict(kind: type[Config], data: dict[str, Any]) -> Config:
         ) from None
     except (dacite.DaciteError, ValueError, TypeError) as error:
         raise InputError(f"{kind.__name__}: {error}") from None
-    check_finite(config)  # once more: text may have become a number
+    check_finite(config)  # again: the cast may have turned text into a number
     return config
 
 
 def check_finite(config: Any, name: str | None = None) -> None:
-    """Look at every number of a configuration.
+    """Refuse a configuration that contains NaN or infinity.
 
     Args:
-        config: A dataclass, or the nested dict of one.
-        name: What the error calls it; by default its class.
+        config: Dataclass instance, or its nested dict.
+        name: Name of the configuration in the error. Default: its class.
 
     Raises:
-        InputError: If a number is NaN or infinite; its field is named.
+        InputError: If a number is NaN or infinite; the message names its field.
     """
     for field, number in not_finite(config):
         raise InputError(f"{name or type(config).__name__}: {field} must be a finite number, got {number}")
 
 
 def not_finite(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """Find the numbers that are NaN or infinite, however deep in dataclasses, dicts, tuples and lists, with their dotted names."""
+    """Find all numbers that are NaN or infinite in nested dataclasses, dicts, tuples and lists.
+
+    Args:
+        value: Value to search.
+        name: Dotted name of ``value``.
+
+    Yields:
+        (dotted name, number).
+    """
     if isinstance(value, float):
         if not math.isfinite(value):
             yield name, value
@@ -84,8 +103,12 @@ def not_finite(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
 def read_json(kind: type[Config], path: str | Path) -> Config:
     """Read a configuration file.
 
+    Args:
+        kind: Dataclass to build.
+        path: JSON file.
+
     Raises:
-        InputError: If the file is no JSON object or :func:`from_dict` refuses it.
+        InputError: If the file is not a JSON object, or :func:`from_dict` refuses it.
     """
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -104,7 +127,15 @@ def read_json(kind: type[Config], path: str | Path) -> Config:
 
 
 def differences(old: Any, new: Any) -> list[str]:
-    """Dotted names of the fields in which two configurations of one class differ."""
+    """List the fields in which two configurations of one class differ.
+
+    Args:
+        old: First configuration.
+        new: Second configuration.
+
+    Returns:
+        Lines such as ``engine.side: 128 -> 96``, sorted by field name.
+    """
 
     def walk(a: Any, b: Any, prefix: str) -> list[str]:
         if isinstance(a, dict) and isinstance(b, dict):

@@ -1,4 +1,4 @@
-"""The device that a flag names."""
+"""Selection of the torch device from a flag."""
 
 from __future__ import annotations
 
@@ -10,44 +10,50 @@ from pretraining.common.errors import InputError
 
 
 def resolve_device(name: str) -> torch.device:
-    """Find the device that a flag names; CUDA is counted, not touched.
+    """Return the device that a flag names, without initializing CUDA.
 
     Args:
-        name: ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``. ``auto`` and
-            ``cuda`` give each process that torchrun has started a GPU of its own, by its number on
-            this machine.
+        name: ``auto`` (a GPU if available, else the CPU), ``cpu``, ``cuda`` or ``cuda:N``. With
+            ``auto`` and ``cuda``, each process of torchrun gets the GPU of its local rank.
 
     Returns:
-        The device; a GPU with its number.
+        The device; a GPU with its index.
 
     Raises:
-        InputError: For another name or a GPU that is not there.
+        InputError: For an unknown name or a GPU that does not exist.
     """
     gpus = torch.cuda.device_count()
-    wanted = ("cuda" if gpus else "cpu") if name == "auto" else name
-    if wanted == "cuda" and gpus:
-        wanted = f"cuda:{local_rank()}"
+    selected = ("cuda" if gpus else "cpu") if name == "auto" else name
+    if selected == "cuda" and gpus:
+        selected = f"cuda:{local_rank()}"
     known = ["cpu", *(["cuda"] if gpus else []), *(f"cuda:{number}" for number in range(gpus))]
-    if wanted not in known:
-        hint = ", and torchrun starts one process for each GPU" if "LOCAL_RANK" in os.environ else ", or say auto"
-        raise InputError(f"no device '{wanted}' here; there are {known}{hint}")
-    return torch.device(wanted)
+    if selected not in known:
+        hint = (
+            "; torchrun must start one process per GPU" if "LOCAL_RANK" in os.environ else "; use one of these or auto"
+        )
+        raise InputError(f"no device '{selected}' here, found {known}{hint}")
+    return torch.device(selected)
 
 
 def local_rank() -> int:
-    """Return the number of this process on its machine, as torchrun counts; 0 for a process on its own."""
+    """Return torchrun's local rank of this process; 0 for a process without torchrun."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def has_bf16_units(device: torch.device) -> bool:
-    """Whether ``device`` multiplies bf16 faster than float32: a GPU since Ampere, a CPU with AVX-512 BF16 or AMX.
+    """Tell whether a device multiplies bf16 faster than float32.
 
-    Where this PyTorch cannot tell, the answer is no.
+    Args:
+        device: Device to examine.
+
+    Returns:
+        True for GPUs since Ampere and CPUs with AVX-512 BF16 or AMX; False if this version of
+        PyTorch cannot tell.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":
         return False
-    # Private in torch; a release without them merely costs speed.
+    # Private functions of torch; a release without them only costs speed.
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name, bool)() for name in checks)

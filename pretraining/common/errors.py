@@ -2,25 +2,25 @@
 
 
 class InputError(ValueError):
-    """Bad input: the message is one line that says what was expected, what was found and what to do."""
+    """Bad input; the message is one line with what was expected, what was found and what to do."""
 
 
 class UsageError(InputError):
-    """A command line that cannot be meant so: arguments that are missing, or do not go together."""
+    """Wrong command line: missing arguments, or arguments that exclude each other."""
 
 
 class CommandFailed(RuntimeError):
-    """Work that did not succeed although its input was good: the message is one line that says what failed and where to look."""
+    """Failure despite valid input; the message is one line with what failed and where to look."""
 
 
 class Diverged(CommandFailed, FloatingPointError):
-    """A training whose loss is no number any more, or far above where it began."""
+    """Diverged training: the loss is not finite, or far above its initial value."""
 
 
 class Interrupted(CommandFailed):
-    """Work that stopped because somebody asked for it, with its state saved."""
+    """Interruption by a stop signal, after the state was saved."""
 
     def __init__(self, message: str, signal: int | None) -> None:
         super().__init__(message)
         self.exit_code = 128 + (signal or 15)
-        """As shells have it."""
+        """Exit code by the convention of shells: 128 + signal number."""

@@ -1,4 +1,7 @@
-"""Short digests that change with what a result was made from, so that a resumed command knows what to make again."""
+"""Short digests of settings and inputs.
+
+A resumed command compares them to find results that it must compute again.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +13,37 @@ from typing import Any
 _CHUNK_BYTES = 2**20
 
 
-def fingerprint(made_from: Any, *, length: int = 16) -> str:
-    """Digest of settings and inputs.
+def fingerprint(inputs: Any, *, length: int = 16) -> str:
+    """Compute a digest of settings and inputs.
 
     Args:
-        made_from: JSON types; anything else counts as its text.
-        length: Hexadecimal digits, at most 64.
+        inputs: JSON types; other objects are converted to text.
+        length: Number of hexadecimal digits, at most 64.
     """
-    return hashlib.sha256(json.dumps(made_from, default=str).encode()).hexdigest()[:length]
+    return hashlib.sha256(json.dumps(inputs, default=str).encode()).hexdigest()[:length]
 
 
 def file_state(path: Path) -> list[Any]:
-    """Name, size and time of change of a file, for :func:`fingerprint`: quick, but a copy counts as another file."""
+    """Return name, size and modification time of a file, for :func:`fingerprint`.
+
+    This is fast, but a copy of a file counts as another file.
+
+    Args:
+        path: Existing file.
+    """
     status = path.stat()
     return [str(path), status.st_size, status.st_mtime_ns]
 
 
 def file_sha256(path: Path) -> str:
-    """Hex digest of a file's bytes; they are read in pieces."""
+    """Compute the SHA-256 of a file, which is read in chunks.
+
+    Args:
+        path: Existing file.
+
+    Returns:
+        64 hexadecimal digits.
+    """
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):

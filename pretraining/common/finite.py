@@ -1,4 +1,4 @@
-"""Results are looked at before success is said: a network or a solver that computed NaN has computed nothing."""
+"""Check of results for NaN and infinity before they are written."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ if TYPE_CHECKING:
 
 
 class NotFinite(CommandFailed, ValueError):
-    """A result that holds NaN or infinity."""
+    """A result that contains NaN or infinity."""
 
 
 def require_finite(results: Mapping[str, Tensor] | Tensor, what: str) -> None:
-    """Refuse results that hold NaN or infinity.
+    """Refuse results that contain NaN or infinity.
 
     Args:
-        results: A tensor, or names to tensors; whole numbers always pass.
-        what: Begins the message: ``features``, ``displacement field``, ...
+        results: Tensor, or names to tensors; integer tensors always pass.
+        what: Name of the results for the message: ``features``, ``displacement field``, ...
 
     Raises:
-        NotFinite: Saying how many values of how many, and of which tensor.
+        NotFinite: If a value is NaN or infinite; the message gives their number and the tensor.
     """
     for name, tensor in results.items() if isinstance(results, Mapping) else [("", results)]:
         if not tensor.is_floating_point():
             continue
         wrong = 0
-        # In parts: a mask of all of it would take a quarter as much memory again.
+        # In chunks: a mask of the whole tensor would need a quarter of its memory.
         for part in tensor.flatten().split(2**24) if tensor.is_contiguous() else tensor:
             wrong += part.numel() - int(part.isfinite().sum())
         if wrong:

@@ -1,4 +1,7 @@
-"""Requests to stop: noted by work that saves its state first, raised as KeyboardInterrupt in all other work."""
+"""Handling of stop signals.
+
+Work that saves its state first records the request; all other work gets a KeyboardInterrupt.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
-"""Slurm sends SIGTERM, or what ``--signal`` names, ahead of a job's end; Ctrl-C is SIGINT; a
-terminal that closes sends SIGHUP.
+"""Stop signals. Slurm sends SIGTERM, or the signal of ``--signal``, before a job ends; Ctrl-C sends
+SIGINT; a closing terminal sends SIGHUP.
 """
 
 
 class Stop:
-    """Whether somebody asked this process to stop."""
+    """Record of a stop request; true once this process has received one."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
@@ -26,20 +29,23 @@ class Stop:
 
 @contextmanager
 def stop_requests() -> Iterator[Stop]:
-    """Note the first request to stop instead of ending at once; a second one ends at once.
+    """Record the first stop request instead of ending at once; a second request ends at once.
 
-    Outside the main thread, where Python takes no signals, nothing is ever noted.
+    Outside the main thread, where Python receives no signals, nothing is recorded.
+
+    Yields:
+        The record, which the work checks between its steps.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    # What nohup ignores stays ignored.
+    # Signals that nohup ignores stay ignored.
     before = {number: handler for number in SIGNALS if (handler := signal.getsignal(number)) != signal.SIG_IGN}
 
     owner = os.getpid()
 
-    def note(number: int, frame: object) -> None:
+    def record(number: int, frame: object) -> None:
         if os.getpid() != owner:
             _end_forked_worker(number)
             return
@@ -48,7 +54,7 @@ def stop_requests() -> Iterator[Stop]:
             signal.signal(other, handler)
 
     for number in before:
-        signal.signal(number, note)
+        signal.signal(number, record)
     try:
         yield stop
     finally:
@@ -58,16 +64,16 @@ def stop_requests() -> Iterator[Stop]:
 
 @contextmanager
 def stop_signals_interrupt() -> Iterator[None]:
-    """Let every request to stop end the work as Ctrl-C does, by a KeyboardInterrupt, whose argument is the signal's number.
+    """Raise a KeyboardInterrupt at every stop signal, as at Ctrl-C.
 
-    Files are then cleaned up, locks released and child processes ended on the way out. Signals that
-    somebody else has a use for (submitit, nohup) keep it; outside the main thread, where Python
-    takes no signals, nothing changes.
+    Its argument is the number of the signal. The exception lets files be cleaned up, locks be
+    released and child processes be ended. Signals that already have a handler (of submitit or
+    nohup) keep it. Outside the main thread, where Python receives no signals, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    taken = [number for number in SIGNALS if signal.getsignal(number) == signal.SIG_DFL]
+    handled = [number for number in SIGNALS if signal.getsignal(number) == signal.SIG_DFL]
 
     owner = os.getpid()
 
@@ -76,21 +82,28 @@ def stop_signals_interrupt() -> Iterator[None]:
             raise KeyboardInterrupt(number)
         _end_forked_worker(number)
 
-    for number in taken:
+    for number in handled:
         signal.signal(number, interrupt)
     try:
         yield
     finally:
-        for number in taken:
+        for number in handled:
             signal.signal(number, signal.SIG_DFL)
 
 
 def signal_of(interrupt: KeyboardInterrupt) -> int:
-    """Number of the signal that ``interrupt`` is about."""
+    """Return the number of the signal that caused an interrupt.
+
+    Args:
+        interrupt: Exception of :func:`stop_signals_interrupt`, or Python's own after Ctrl-C.
+    """
     return interrupt.args[0] if interrupt.args else signal.SIGINT
 
 
 def _end_forked_worker(number: int) -> None:
-    """Do what the signal does by default: a forked worker inherits handlers, and its parent ends it by signals."""
+    """Apply the signal's default action.
+
+    A forked worker inherits the handlers, but its parent ends it by signals.
+    """
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)

@@ -1,4 +1,4 @@
-"""Warnings of other packages about their own code, which tell users of our commands nothing."""
+"""Filter for warnings of other packages about their own code, irrelevant to users of commands."""
 
 from __future__ import annotations
 
@@ -7,23 +7,22 @@ import re
 import warnings
 
 _KNOWN: tuple[tuple[str, type[Warning]], ...] = (
-    # nnU-Net imports all of its trainers to find one by name; some of them import timm, which uses
-    # this decorator.
+    # nnU-Net imports all of its trainers to find one by name; some import timm, which uses this
+    # decorator.
     ("`torch.jit.interface` is deprecated", FutureWarning),
 )
-"""How the message begins (no comma or colon: the environment variable separates by them), and a
-built-in category.
+"""Beginning of the message (without commas and colons, which separate entries in the environment
+variable), and a built-in category.
 """
 
 
 def hide_known_warnings() -> None:
-    """Hide these warnings in this process and in those it starts (nnU-Net's commands, worker processes).
+    """Hide known warnings in this process and its children (nnU-Net's commands, workers).
 
-    Only entry points of commands call it: whoever imports the packages keeps all warnings.
+    Only entry points of commands call this; code that imports the packages keeps all warnings.
 
     Notes:
-        Later entries of ``PYTHONWARNINGS`` take precedence, so these are put in front of what the
-        user has set.
+        Later entries of ``PYTHONWARNINGS`` take precedence, so these are put before the user's.
     """
     for message, category in _KNOWN:
         warnings.filterwarnings("ignore", message=re.escape(message), category=category)

@@ -1,4 +1,4 @@
-"""Public names of a package that are imported on first use (PEP 562)."""
+"""Lazy import of a package's public names (PEP 562)."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 
 def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """Make the ``__getattr__`` of a package.
+    """Return a ``__getattr__`` that imports names of a package on first access.
 
     Args:
         package: ``__name__`` of the package.
-        modules: Public name to the module that defines it, relative to the package.
+        modules: Public name → module that defines it, relative to the package.
 
     Returns:
-        A function for the package's ``__getattr__``. It imports a module when one of its names is
-        asked for, so that importing the package stays fast.
+        A function for the package's ``__getattr__``. It imports a module only when one of its
+        names is accessed, so that importing the package stays fast.
     """
 
     def find(name: str) -> Any:

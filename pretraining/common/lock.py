@@ -1,8 +1,8 @@
-"""One process at a time writes into a folder.
+"""Lock of a folder, so that one process at a time writes into it.
 
-The lock is a file in the folder, made with O_EXCL, which is atomic on local and on network file
-systems. It names the process that holds it and is touched every 20 seconds, so that others can tell
-whether that process still works.
+The lock is a file in the folder, created with O_EXCL, which is atomic on local and network file
+systems. It names the process that holds it. That process touches the file every 20 seconds, so that
+others can tell whether it is still running.
 """
 
 from __future__ import annotations
@@ -31,80 +31,83 @@ log = logging.getLogger(__name__)
 LOCK = ".anatomix.lock"
 HEARTBEAT_S = 20.0
 SILENCE_S = 180.0
-"""A lock from another machine that was not touched for so long is abandoned; slow disks and caches
-on the network need less.
+"""Time without a heartbeat after which a lock of another machine counts as abandoned, seconds;
+longer than the delays of network disks and caches.
 """
 OLD_S = 3600.0
-"""A lock untouched for so long is abandoned whatever the clocks of two machines differ by."""
+"""Age at which an untouched lock counts as abandoned at once, seconds; longer than the difference
+between the clocks of two machines.
+"""
 _POLL_S = 1.0
 _HALF_WRITTEN_S = 2.0
 
 
 class InUse(CommandFailed):
-    """Another process writes into the folder."""
+    """Conflict with another process that writes into the folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
-    """The process that holds a lock."""
+    """Process that holds a lock."""
 
     host: str
     machine: str
-    """Boot and process namespace, within which ``pid`` means something."""
+    """Boot and process namespace, within which ``pid`` is unique."""
     pid: int
     started: str
-    """Tells the process from a later one of the same number; empty if unknown."""
+    """Start time, to tell the process from a later one with its pid; empty if unknown."""
     since: str
     token: str
-    """Of this taking of this lock."""
+    """Unique identifier of this acquisition of the lock."""
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host} since {self.since}"
 
     @property
-    def is_gone(self) -> bool | None:
-        """Whether the process has ended; None if that can't be told from here."""
-        if (self.host, self.machine) != (socket.gethostname(), _machine()):
+    def has_ended(self) -> bool | None:
+        """True if the process has ended, None if this machine cannot tell."""
+        if (self.host, self.machine) != (socket.gethostname(), _machine_id()):
             return None
-        return not psutil.pid_exists(self.pid) or bool(self.started and _started(self.pid) not in (self.started, ""))
+        return not psutil.pid_exists(self.pid) or bool(self.started and _start_time(self.pid) not in (self.started, ""))
 
 
 @contextmanager
 def hold_lock(folder: str | Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold the lock of ``folder``, which is made if it is missing and removed again if it is left empty.
+    """Hold the lock of a folder.
 
-    A lock whose process has ended on this machine, or gives no sign of life on another, is taken
-    over.
+    A missing folder is created, and removed again if it stays empty. A lock is taken over if its
+    process has ended on this machine, or has no heartbeat on another machine.
 
     Args:
-        folder: To write into.
-        wait: Wait for another process to end, in place of failing.
+        folder: Folder to write into.
+        wait: Whether to wait until another process releases the lock, instead of failing.
 
     Raises:
         InUse: If another process holds the lock; the message names it.
-        InputError: If a file is in the way of the folder.
+        InputError: If the folder or one of its parents is a file.
 
     Notes:
-        A process whose lock is taken over all the same (it was suspended for minutes) stops itself
-        as soon as it finds out.
+        A process can lose its lock while it still runs, for example if it was suspended for
+        minutes. It stops as soon as it detects this.
     """
     folder = Path(folder)
     if (obstacle := blocking_file(folder)) is not None:
         raise InputError(
-            f"expected a folder to write into at {folder}, but {obstacle} is a file; move it away, or name another folder"
+            f"expected a folder to write into at {folder}, but {obstacle} is a file; "
+            "move it away, or name another folder"
         )
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
-    holder = _take(path, wait=wait)
+    holder = _acquire(path, wait=wait)
     ended = threading.Event()
-    beating = threading.Thread(target=_beat, args=(path, holder, ended), daemon=True)
-    beating.start()
+    heartbeat = threading.Thread(target=_send_heartbeats, args=(path, holder, ended), daemon=True)
+    heartbeat.start()
     try:
         yield
     finally:
         ended.set()
-        beating.join()
+        heartbeat.join()
         with suppress(OSError):
             if _read(path) == holder:
                 path.unlink()
@@ -114,18 +117,22 @@ def hold_lock(folder: str | Path, *, wait: bool = False) -> Iterator[None]:
 
 
 def is_vacant(folder: Path) -> bool:
-    """Whether a folder is missing or holds nothing, except for a lock."""
+    """Tell whether a folder is missing, or empty except for a lock.
+
+    Args:
+        folder: Path to examine; False if it is a file.
+    """
     return not folder.exists() or (folder.is_dir() and all(entry.name.startswith(LOCK) for entry in folder.iterdir()))
 
 
-def _take(path: Path, *, wait: bool) -> Holder:
-    is_told = False
+def _acquire(path: Path, *, wait: bool) -> Holder:
+    is_logged = False
     while True:
         holder = Holder(
             host=socket.gethostname(),
-            machine=_machine(),
+            machine=_machine_id(),
             pid=os.getpid(),
-            started=_started(os.getpid()),
+            started=_start_time(os.getpid()),
             since=datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
             token=uuid4().hex,
         )
@@ -134,17 +141,17 @@ def _take(path: Path, *, wait: bool) -> Holder:
             return holder
         try:
             other = _read(path)
-            is_gone = other.is_gone if other else None
-            if is_gone is None and not is_told:
+            has_ended = other.has_ended if other else None
+            if has_ended is None and not is_logged:
                 log.info(
-                    "%s is held by %s: looking for a sign of life for up to %.0f s",
+                    "%s is locked by %s: waiting up to %.0f s for its heartbeat",
                     path.parent,
-                    other or "somebody",
+                    other or "another process",
                     SILENCE_S,
                 )
-                is_told = True
-            if is_gone or (is_gone is None and _is_silent(path)):
-                log.warning("%s was left by %s, which has ended: taken over", path.parent, other or "another process")
+                is_logged = True
+            if has_ended or (has_ended is None and not _has_heartbeat(path)):
+                log.warning("%s was locked by %s, which has ended: lock taken over", path.parent, other or "a process")
                 _clear(path, other)
                 continue
         except FileNotFoundError:  # released meanwhile
@@ -152,19 +159,19 @@ def _take(path: Path, *, wait: bool) -> Holder:
         if not wait:
             raise InUse(
                 f"{path.parent} is in use by {other or 'another process'}: wait until it has finished, or stop it; "
-                f"if it is not there any more, remove {path}"
+                f"if it no longer exists, remove {path}"
             )
-        if not is_told:
+        if not is_logged:
             log.info("%s is in use by %s: waiting until it has finished", path.parent, other or "another process")
-            is_told = True
+            is_logged = True
         time.sleep(_POLL_S)
 
 
 def _write(path: Path, holder: Holder) -> None:
-    """Make the lock.
+    """Create the lock.
 
     Raises:
-        FileExistsError: If there is one.
+        FileExistsError: If the lock exists.
     """
     handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     try:
@@ -176,10 +183,10 @@ def _write(path: Path, holder: Holder) -> None:
 
 
 def _read(path: Path) -> Holder | None:
-    """The holder that the file names; None if it is damaged.
+    """Return the holder that the file names; None if the file is damaged.
 
     Raises:
-        FileNotFoundError: If nobody holds the lock.
+        FileNotFoundError: If no process holds the lock.
     """
     deadline = time.monotonic() + _HALF_WRITTEN_S
     while True:
@@ -191,21 +198,21 @@ def _read(path: Path) -> Holder | None:
             time.sleep(0.05)
 
 
-def _is_silent(path: Path) -> bool:
-    """Watch a lock whose process can't be asked for, until it is touched or that is overdue."""
-    seen = _touched(path)
-    if time.time() - seen > OLD_S:
-        return True
+def _has_heartbeat(path: Path) -> bool:
+    """Watch a lock of another machine until it is touched, or the next heartbeat is overdue."""
+    first = _modified(path)
+    if time.time() - first > OLD_S:
+        return False
     deadline = time.monotonic() + SILENCE_S
     while time.monotonic() < deadline:
         time.sleep(min(_POLL_S, SILENCE_S / 4))
-        if _touched(path) != seen:
-            return False
-    return True
+        if _modified(path) != first:
+            return True
+    return False
 
 
-def _touched(path: Path) -> float:
-    with path.open("rb") as file:  # a network file system asks its server when a file is opened
+def _modified(path: Path) -> float:
+    with path.open("rb") as file:  # opening makes a network file system ask its server
         return os.fstat(file.fileno()).st_mtime
 
 
@@ -219,41 +226,41 @@ def _clear(path: Path, holder: Holder | None) -> None:
     aside.unlink()
 
 
-def _beat(path: Path, holder: Holder, ended: threading.Event) -> None:
+def _send_heartbeats(path: Path, holder: Holder, ended: threading.Event) -> None:
     while not ended.wait(HEARTBEAT_S):
         try:
             other = _read(path)
             if other == holder:
                 os.utime(path)
                 continue
-        except FileNotFoundError:  # removed by somebody who thought that this process was gone
+        except FileNotFoundError:  # removed by a user or process that considered this one ended
             with suppress(OSError):
                 _write(path, holder)
             continue
-        except OSError:  # a disk that is away for a moment
+        except OSError:  # a temporarily unavailable disk
             continue
-        log.error("%s was taken over by %s: this process stops", path.parent, other or "another process")
+        log.error("the lock of %s was taken over by %s: stopping", path.parent, other or "another process")
         os.kill(os.getpid(), signal.SIGTERM)
         return
 
 
-def _machine() -> str:
-    named = []
+def _machine_id() -> str:
+    parts = []
     with suppress(OSError):
-        named.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
-    with suppress(OSError):  # two containers of one name number their processes apart
-        named.append(os.readlink("/proc/self/ns/pid"))
-    return " ".join(named)
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
+    with suppress(OSError):  # containers with equal host names have separate process numbers
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(parts)
 
 
-def _started(pid: int) -> str:
-    """When a process started; empty if that can't be known, and ``dead`` for what waits to be cleared away."""
+def _start_time(pid: int) -> str:
+    """Return the start time of a process; empty if unknown, ``dead`` for a zombie."""
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
             return "dead"
         stat = Path(f"/proc/{pid}/stat")
-        # Ticks since boot: the time of day may have been set meanwhile.
+        # Ticks since boot are independent of changes of the clock.
         return stat.read_text().rpartition(")")[2].split()[19] if stat.is_file() else str(round(process.create_time()))
     except (OSError, psutil.Error):
         return ""

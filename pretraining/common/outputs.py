@@ -1,4 +1,4 @@
-"""Places for results, tried before the work that fills them: a folder that cannot be written to is no news after an hour."""
+"""Check of output paths before long work starts."""
 
 from __future__ import annotations
 
@@ -10,45 +10,46 @@ from pretraining.common.errors import InputError
 
 
 def try_folder(folder: str | Path, name: str = "--out") -> None:
-    """Find out whether a folder can be made and written to; afterwards the disk is as it was before.
+    """Check that a folder can be created and written to, and restore the previous state.
 
     Args:
-        folder: For results; need not exist.
-        name: What the user calls it, for messages.
+        folder: Folder for results; need not exist.
+        name: Name of the flag for messages.
 
     Raises:
-        InputError: If a file is in the way, or the system refuses.
+        InputError: If the folder or one of its parents is a file, or the system refuses.
     """
     folder = Path(folder)
     obstacle = blocking_file(folder)
     if obstacle is not None:
         raise InputError(
-            f"{name}: expected a folder for results at {folder}, but {obstacle} is a file; move it away, or name another"
+            f"{name}: expected a folder for results at {folder}, but {obstacle} is a file; "
+            "move it away, or name another folder"
         )
-    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    created = [ancestor for ancestor in (folder, *folder.parents) if not ancestor.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".try-", buffering=0) as probe:
             probe.write(b"x")
     except OSError as error:
         raise InputError(
-            f"{name}: cannot write to {folder} ({error.strerror or error}); make it writable, or name another place"
+            f"{name}: cannot write to {folder} ({error.strerror or error}); make it writable, or name another folder"
         ) from None
     finally:
-        for one in made:
-            with suppress(OSError):  # another process may fill it already
-                one.rmdir()
+        for ancestor in created:
+            with suppress(OSError):  # another process may have written into it
+                ancestor.rmdir()
 
 
 def try_file(path: str | Path, name: str = "--out") -> None:
-    """Find out whether a file can be written; an older one is not touched.
+    """Check that a file can be written, without touching an older one.
 
     Args:
-        path: For the result.
-        name: What the user calls it, for messages.
+        path: File for the result.
+        name: Name of the flag for messages.
 
     Raises:
-        InputError: If a folder has its name, or as :func:`try_folder`.
+        InputError: If the path is a folder, or :func:`try_folder` refuses its folder.
     """
     path = Path(path)
     if path.is_dir():
@@ -57,5 +58,9 @@ def try_file(path: str | Path, name: str = "--out") -> None:
 
 
 def blocking_file(folder: Path) -> Path | None:
-    """The file that is in the way of a folder: in its place, or in that of a folder above it."""
-    return next((one for one in (folder, *folder.parents) if one.exists() and not one.is_dir()), None)
+    """Return the file that prevents a folder from being created, or None.
+
+    Args:
+        folder: Folder whose path and parents are examined.
+    """
+    return next((path for path in (folder, *folder.parents) if path.exists() and not path.is_dir()), None)

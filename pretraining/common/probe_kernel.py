@@ -1,4 +1,4 @@
-"""The smallest kernel: it shows whether Triton works."""
+"""Minimal Triton kernel, run to test whether Triton works."""
 
 import triton
 import triton.language as tl
@@ -6,6 +6,11 @@ import triton.language as tl
 
 @triton.jit
 def add_one(numbers, BLOCK: tl.constexpr):
-    """Add 1 to int32 numbers, as many as ``BLOCK``."""
-    place = numbers + tl.arange(0, BLOCK)
-    tl.store(place, tl.load(place) + 1)
+    """Add 1 to the first BLOCK int32 numbers, in place.
+
+    Args:
+        numbers: Pointer to the numbers.
+        BLOCK: Count of numbers.
+    """
+    addresses = numbers + tl.arange(0, BLOCK)
+    tl.store(addresses, tl.load(addresses) + 1)

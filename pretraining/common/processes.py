@@ -1,4 +1,4 @@
-"""Work done by several processes, never far ahead of whoever wants the results."""
+"""Parallel work in several processes, with a limited number of results in flight."""
 
 from __future__ import annotations
 
@@ -17,45 +17,51 @@ Result = TypeVar("Result")
 
 
 class ProcessLost(RuntimeError):
-    """A process was ended from outside, most often because memory ran out; ``items`` is what was being worked on."""
+    """Loss of a worker process that was killed, most often for lack of memory.
+
+    Attributes:
+        items: Items in progress at that time.
+    """
 
     def __init__(self, items: list) -> None:
-        super().__init__(f"a process was ended from outside while working on {items}")
+        super().__init__(f"a worker process was killed while it worked on {items}")
         self.items = items
 
 
 def available_cores() -> int:
-    """How many this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def imap_unordered(
     function: Callable[[Item], Result], items: Iterable[Item], *, processes: int
 ) -> Generator[tuple[Item, Result], None, None]:
-    """Yield each item with ``function(item)``, in whatever order they get finished.
+    """Yield each item with ``function(item)``, in order of completion.
 
     Args:
-        function, items: To be pickled, unless ``processes`` is 1: then all is done here, in order.
-        processes: How many to start; they end when this one does, even if it is killed.
+        function: Function of one item; it must be picklable unless ``processes`` is 1.
+        items: Items; they must be picklable unless ``processes`` is 1.
+        processes: Number of worker processes. They end with this process, even if it is killed.
+            With 1, this process does the work, in order.
+
+    Yields:
+        (item, result).
 
     Raises:
-        ProcessLost: If one of them was ended from outside.
+        ProcessLost: If a worker process was killed.
     """
     if processes == 1:
         yield from ((item, function(item)) for item in items)
         return
     waiting = iter(items)
     running: dict[Future[Result], Item] = {}
-    # Spawned, not forked: a fork beside running threads (OpenMP's, ITK's) may hang.
+    # Spawned, not forked: a fork may hang while threads (of OpenMP or ITK) are running.
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
         try:
             while True:
-                # One item for each to begin with when it is ready, and no more: what is finished
-                # must not pile up.
+                # One item in work and one queued per process, so that results do not accumulate.
                 for item in waiting:
-                    with (
-                        _interrupts_ignored()
-                    ):  # inherited by the processes that this starts, from their first moment on
+                    with _ignore_interrupts():  # inherited by the processes that submit() starts
                         running[pool.submit(function, item)] = item
                     if len(running) >= 2 * processes:
                         break
@@ -71,9 +77,9 @@ def imap_unordered(
 
 
 @contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """Ctrl-C reaches all processes of a terminal; what it means is decided by the first of them."""
-    if threading.current_thread() is not threading.main_thread():  # no other may set handlers
+def _ignore_interrupts() -> Iterator[None]:
+    """Ignore Ctrl-C, which reaches all processes of a terminal but only the parent handles."""
+    if threading.current_thread() is not threading.main_thread():  # only it may set handlers
         yield
         return
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)

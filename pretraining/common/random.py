@@ -1,4 +1,4 @@
-"""From (seed, index) to generators: the only seed arithmetic of the package."""
+"""Random generators from (seed, index), and draws from them; the package's only seed arithmetic."""
 
 from __future__ import annotations
 
@@ -15,49 +15,52 @@ SEED_LIMIT = 2**63
 
 
 def sample_generator(seed: int, index: int, purpose: str = "") -> Generator:
-    """Make the CPU generator that draws the parameters of one sample.
+    """Create the CPU generator that draws the parameters of one sample.
 
     Args:
-        seed: Of the whole data set, in [0, 2**63).
-        index: Of the sample, in [0, 2**63).
-        purpose: What is drawn; different purposes give independent streams, so that drawing more
-            for one changes no other.
+        seed: Seed of the whole data set, in [0, 2**63).
+        index: Index of the sample, in [0, 2**63).
+        purpose: Name of the random stream. Streams are independent, so that more draws from one
+            change no other.
 
     Returns:
-        A fresh generator on the CPU, a pure function of the arguments.
+        A new generator on the CPU, a pure function of the arguments.
 
     Raises:
-        ValueError: If ``seed`` or ``index`` is no integer in [0, 2**63).
+        ValueError: If ``seed`` or ``index`` is not an integer in [0, 2**63).
 
     Notes:
-        PyTorch's CPU generator takes 32 bits of its seed. Two of 120,000 samples share their draws
-        with a probability of about 0.8; they are then equal, which does no harm.
+        PyTorch's CPU generator uses 32 bits of its seed. The probability that any two of 120,000
+        samples share their draws is about 0.8; such samples are equal, which is harmless.
     """
-    message = f"{_checked('seed', seed)}/{_checked('index', index)}/{purpose}".encode()
+    message = f"{_validate('seed', seed)}/{_validate('index', index)}/{purpose}".encode()
     digest = hashlib.blake2b(message, digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") % SEED_LIMIT)
 
 
 def noise_generator(seed: int, device: torch.device | str) -> Generator:
-    """Make the generator that expands ``seed`` into voxelwise noise on ``device``.
+    """Create the generator that expands a seed into voxelwise noise.
 
-    The noise is a pure function of (seed, shape, type of device): a GPU draws other numbers than a
-    CPU.
+    The noise is a pure function of (seed, shape, device type): numbers differ between GPU and CPU.
+
+    Args:
+        seed: Seed in [0, 2**63), see :func:`noise_seed`.
+        device: Device of the noise.
 
     Raises:
-        ValueError: If ``seed`` is no integer in [0, 2**63).
+        ValueError: If ``seed`` is not an integer in [0, 2**63).
     """
-    return torch.Generator(device=device).manual_seed(_checked("noise seed", seed))
+    return torch.Generator(device=device).manual_seed(_validate("noise seed", seed))
 
 
-def _checked(name: str, value: int) -> int:
+def _validate(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < SEED_LIMIT:
         raise ValueError(f"{name} must be an integer from 0 to 2**63 - 1, got {value!r}")
     return value
 
 
 def uniform(low: float, high: float, generator: Generator) -> float:
-    """Draw from U[low, high)."""
+    """Draw a value from U[low, high)."""
     return uniforms(1, low, high, generator)[0]
 
 
@@ -77,22 +80,32 @@ def integers(count: int, low: int, high: int, generator: Generator) -> list[int]
 
 
 def weighted_choice(weights: Sequence[float], generator: Generator) -> int:
-    """Draw an index, each with a probability in proportion to its weight; weights are >= 0 and not all 0."""
+    """Draw an index with probability proportional to its weight.
+
+    Args:
+        weights: Weights, >= 0 and not all 0.
+        generator: Source of randomness.
+    """
     bounds = list(accumulate(weights))
-    # Without the last bound, no rounding can lead past the last index.
+    # Without the last bound, rounding cannot lead past the last index.
     return bisect_right(bounds[:-1], uniform(0.0, bounds[-1], generator))
 
 
 def distinct_integers(count: int, size: int, generator: Generator) -> list[int]:
-    """Draw ``size`` different integers of {0, ..., count - 1}, ascending."""
+    """Draw ``size`` distinct integers from {0, ..., count - 1}, in ascending order."""
     return sorted(torch.randperm(count, generator=generator)[:size].tolist())
 
 
 def happens(probability: float, generator: Generator) -> bool:
-    """Draw whether an event of this probability takes place; always takes one number from the generator."""
+    """Draw whether an event occurs; always consumes one number of the generator.
+
+    Args:
+        probability: Probability of the event, in [0, 1].
+        generator: Source of randomness.
+    """
     return uniform(0.0, 1.0, generator) < probability
 
 
 def noise_seed(generator: Generator) -> int:
-    """Draw a seed for :func:`pretraining.common.random.noise_generator`."""
+    """Draw a seed for :func:`noise_generator`."""
     return integer(0, SEED_LIMIT // 2 - 1, generator)

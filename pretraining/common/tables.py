@@ -1,4 +1,4 @@
-"""Tables: Markdown to read, CSV to go on computing with."""
+"""Tables as Markdown for reading and as CSV for further processing."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pretraining.common.atomic import write_text
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Format a Markdown table whose columns are aligned, so that it can be read in a terminal, too.
+    """Format a Markdown table with aligned columns, which is also readable in a terminal.
 
     Args:
         columns: Headings.
-        rows: One cell for each column, as it shall be read.
+        rows: Rows with one cell per column; cells are converted to text.
 
     Returns:
-        Lines that end in a newline each.
+        Lines, each ending in a newline.
     """
     lines = [[_markdown_cell(cell) for cell in row] for row in (columns, *rows)]
     widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
@@ -35,10 +35,9 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]], *, digits
     """Format a CSV table with a header.
 
     Args:
-        columns: Header; left out if empty.
-        rows: One value for each column; None is an empty cell.
-        digits: Significant digits of numbers that are not whole; None for all that it takes to read
-            the same number again.
+        columns: Header; omitted if empty.
+        rows: Rows with one value per column; None is an empty cell.
+        digits: Significant digits of non-integers; None for full precision.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -49,12 +48,24 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]], *, digits
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write the table of :func:`csv_text` as a file, whole or not at all."""
+    """Write a CSV file atomically.
+
+    Args:
+        path: File to write.
+        columns: Header; omitted if empty.
+        rows: Rows with one value per column; see :func:`csv_text`.
+    """
     write_text(path, csv_text(columns, rows))
 
 
 def write_records(path: Path, kind: type, records: Iterable[Any]) -> None:
-    """Write dataclasses of one ``kind`` as a CSV file, a column for each field; whole or not at all."""
+    """Write dataclass instances as a CSV file with a column per field, atomically.
+
+    Args:
+        path: File to write.
+        kind: Dataclass of all records.
+        records: Instances, one per row.
+    """
     columns = [field.name for field in fields(kind)]
     write_csv(path, columns, ([getattr(record, name) for name in columns] for record in records))
 

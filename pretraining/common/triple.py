@@ -1,4 +1,4 @@
-"""One value for each of three axes, as type checkers see it."""
+"""Tuples of one value per axis, with a length known to type checkers."""
 
 from __future__ import annotations
 

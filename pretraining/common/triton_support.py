@@ -1,7 +1,7 @@
-"""Whether Triton's kernels can run on a device, and how they are launched.
+"""Detection of Triton support and launch of Triton kernels.
 
-Triton comes with PyTorch for CUDA. Where it is missing, or cannot compile, PyTorch's own operations
-do the same work in more steps.
+Triton comes with PyTorch for CUDA. If it is missing or cannot compile, PyTorch's own operations
+compute the same in more steps.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ log = logging.getLogger(__name__)
 
 @cache
 def can_run_triton(device: torch.device) -> bool:
-    """Whether Triton is installed, and compiles and runs a kernel on ``device``; asked once for each device.
+    """Tell whether Triton is installed, and compiles and runs a kernel on a device.
+
+    The result is cached per device.
 
     Args:
-        device: Any; the answer is no for all but CUDA devices.
+        device: Any device; False unless it is a CUDA device.
     """
     if device.type != "cuda" or find_spec("triton") is None:
         return False
@@ -33,11 +35,11 @@ def can_run_triton(device: torch.device) -> bool:
         numbers = torch.arange(8, dtype=torch.int32, device=device)
         launch(add_one, (1,), numbers, block=8)
         works = numbers.tolist() == list(range(1, 9))
-    except Exception as error:  # whatever a compiler or a driver raises
+    except Exception as error:  # compilers and drivers raise many types
         works = False
         log.debug("Triton on %s", device, exc_info=error)
     if not works:
-        log.warning("Triton cannot compile for %s; PyTorch's own kernels are used, which takes longer", device)
+        log.warning("Triton cannot compile for %s; PyTorch's own, slower kernels are used", device)
     return works
 
 
@@ -45,14 +47,14 @@ def launch(kernel: Any, grid: Sequence[int], *arguments: Any, block: int) -> Non
     """Run a kernel on its first argument's device, in the current stream.
 
     Args:
-        kernel: Decorated by ``triton.jit``; its last parameter is ``BLOCK``.
+        kernel: Function decorated by ``triton.jit`` whose last parameter is ``BLOCK``.
         grid: Number of programs along each axis.
-        arguments: Tensors and numbers, the first one a tensor.
+        *arguments: Tensors and numbers, the first one a tensor.
         block: Elements of one program, a power of 2.
 
     Notes:
-        Products and sums are never contracted into one operation, so that results equal those of
-        other ways to the last bit.
+        Multiplications and additions are never fused, so that results equal those of PyTorch's
+        operations bit by bit.
     """
     first = arguments[0]
     with torch.cuda.device(first.device) if first.is_cuda else nullcontext():

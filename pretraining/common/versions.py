@@ -1,4 +1,4 @@
-"""The answer to ``--version``, given without importing torch."""
+"""Output of ``--version``, without importing torch."""
 
 from __future__ import annotations
 
@@ -9,20 +9,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pretraining import __version__
 
 _DEPENDENCIES = ("torch", "nnunetv2")
-"""Distributions whose versions decide how a command behaves; one that is not installed is left out.
-
-"""
+"""Distributions whose versions are printed; those that are not installed are omitted."""
 
 
 def version_line(program: str) -> str:
-    """Return the program's name and version, and the versions of what it runs on, in one line.
+    """Return one line with the versions of the program, of Python and of main dependencies.
 
     Args:
         program: Name of the console script.
 
     Returns:
         For example ``nnunet-anatomix 0.1.0 (Python 3.12.1, torch 2.6.0, nnunetv2 2.8.1)``. Versions
-        of dependencies come from their installed metadata; nothing is imported.
+        of dependencies come from their installed metadata; no dependency is imported.
     """
     found = [f"Python {platform.python_version()}"]
     for name in _DEPENDENCIES:
@@ -34,7 +32,7 @@ def version_line(program: str) -> str:
 
 
 def answer_version(program: str) -> None:
-    """Print the versions and end the process if ``--version`` is the first argument; return otherwise.
+    """Print the versions and exit if ``--version`` is the first argument.
 
     Args:
         program: Name of the console script.

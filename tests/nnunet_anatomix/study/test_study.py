@@ -153,7 +153,7 @@ def test_two_studies_at_once_in_one_folder_share_the_runs_and_not_the_folds(unte
             inner.append(command[0])
             with pytest.raises(
                 CommandFailed,
-                match=r"1 of 2 runs are left to other processes \(weights_shots1_seed0: .* is in use by process",
+                match=r"1 of 2 runs are in use by other processes \(weights_shots1_seed0: .* is in use by process",
             ):
                 study(SETTINGS, out, seeds=(0, 1), **asked)
             assert commands.folds_file(environment).read_bytes() == before, (

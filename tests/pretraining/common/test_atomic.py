@@ -64,7 +64,7 @@ def test_a_file_that_is_not_what_was_meant_does_not_take_the_name(tmp_path):
         raise Incomplete("3 rows are missing")
 
     write_text(tmp_path / "table.csv", "old")
-    missing = pytest.raises(NotWritten, match=r"table\.csv did not arrive on disk whole \(3 rows are missing\)")
+    missing = pytest.raises(NotWritten, match=r"table\.csv is incomplete on disk \(3 rows are missing\)")
     with missing, atomic_write(tmp_path / "table.csv", verify=verify) as partial:
         partial.write_text("new")
     assert (tmp_path / "table.csv").read_text() == "old"
@@ -142,7 +142,7 @@ def test_a_full_disk_is_one_line_and_the_older_file_stays(small_disk, write, fre
     )
     path.write_bytes(b"older")
     small_disk.leave(free_kib * 1024)
-    with pytest.raises(NotWritten, match="make room there") as caught:
+    with pytest.raises(NotWritten, match="free some space there") as caught:
         write(path)
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
     assert small_disk.files() == {path.name: b"older"}

@@ -103,5 +103,5 @@ def test_an_item_of_another_process_is_left_to_it(tmp_path):
 
     outcome = run_batch(ITEMS, work, noun="run", failures=tmp_path)
     assert outcome.done == 3 and not outcome.failed and not list(tmp_path.iterdir())
-    with pytest.raises(CommandFailed, match=r"1 of 4 runs are left to other processes \(a: .*process 7 on node17"):
+    with pytest.raises(CommandFailed, match=r"1 of 4 runs are in use by other processes \(a: .*process 7 on node17"):
         outcome.require_all("runs")

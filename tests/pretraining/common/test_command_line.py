@@ -294,7 +294,7 @@ def test_a_value_error_of_a_library_is_not_taken_for_a_message_to_users(monkeypa
         ends(monkeypatch, PermissionError(13, "Permission denied", "file"))
         == "program: [Errno 13] Permission denied: 'file'"
     )
-    assert "memory ran out" in ends(monkeypatch, MemoryError())
+    assert "out of memory" in ends(monkeypatch, MemoryError())
 
 
 @pytest.mark.parametrize("lines", [1, 100_000])

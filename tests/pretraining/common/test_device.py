@@ -14,7 +14,7 @@ from tests.pretraining.learning.test_train import TINY
 
 @pytest.mark.parametrize("name", ["tpu", "cuda:99", "cuda:-1", "CPU", "", "meta"])
 def test_a_device_that_is_not_there_is_refused_and_nothing_is_written(tmp_path, name):
-    with pytest.raises(InputError, match=rf"no device '{name}' here; there are .*'cpu'"):
+    with pytest.raises(InputError, match=rf"no device '{name}' here, found .*'cpu'"):
         resolve_device(name)
     with pytest.raises(InputError, match=f"no device '{name}' here"):
         train(tmp_path / "run", TINY, procedural_bank(2), device=name)
@@ -29,7 +29,7 @@ def test_each_process_of_torchrun_takes_a_gpu_of_its_own(monkeypatch):
     assert resolve_device("auto") == resolve_device("cuda") == torch.device("cuda", 1)
     assert resolve_device("cuda:0") == torch.device("cuda", 0)
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(InputError, match=r"no device 'cuda:2' here; there are .*one process for each GPU"):
+    with pytest.raises(InputError, match=r"no device 'cuda:2' here, found .*one process per GPU"):
         resolve_device("cuda")
 
 

@@ -20,9 +20,9 @@ from pretraining.common.lock import LOCK, InUse, hold_lock, is_vacant
 HOLDER = """
 import sys, time
 from pathlib import Path
-from pretraining.common.lock import locked
-from pretraining.interruption import stop_signals_interrupt
-with stop_signals_interrupt(), locked(sys.argv[1]):
+from pretraining.common.interruption import stop_signals_interrupt
+from pretraining.common.lock import hold_lock
+with stop_signals_interrupt(), hold_lock(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -73,7 +73,7 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path, caplog):
     process.kill()  # not yet waited for: a zombie still has its number
     time.sleep(0.2)
     with hold_lock(tmp_path):
-        assert f"was left by process {process.pid}" in caplog.text
+        assert f"was locked by process {process.pid}" in caplog.text
     process.wait()
     assert not list(tmp_path.iterdir())
 
@@ -88,7 +88,7 @@ def test_a_later_process_of_the_same_number_does_not_hold_the_lock(tmp_path):
 
 def test_a_lock_of_another_machine_without_a_sign_of_life_is_taken_over(elsewhere, caplog):
     with hold_lock(elsewhere):
-        assert "was left by process" in caplog.text and "node17" in caplog.text
+        assert "was locked by process" in caplog.text and "node17" in caplog.text
 
 
 def test_a_lock_of_another_machine_that_is_touched_is_respected(elsewhere):

@@ -119,6 +119,6 @@ def test_a_full_disk_leaves_the_old_shard_and_nothing_else(shard, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", half)
-    with pytest.raises(OSError, match="make room there"):
+    with pytest.raises(OSError, match="free some space there"):
         write_shard(shard, [pack(sample(9))], store="a store", first=30, side=SIDE)
     assert shard.read_bytes() == before and list(shard.parent.iterdir()) == [shard]
