@@ -1,1 +1,1 @@
-"""Image files: judged before ITK repairs them, read, and written with a look at what arrived on disk."""
+"""Image files: validation before ITK repairs them, reading, and verified writing."""

@@ -1,4 +1,4 @@
-"""nnU-Net's ``dataset.json``: read in one place, and refused in one line each for whatever is wrong with it."""
+"""Reading and validation of nnU-Net's ``dataset.json``, with one-line errors."""
 
 from __future__ import annotations
 
@@ -12,114 +12,123 @@ from pretraining.common.errors import InputError
 
 DATASET_FILE = "dataset.json"
 IGNORE = "ignore"
-"""nnU-Net's name of the label of voxels that nobody has labelled."""
+"""nnU-Net's name for the label of unannotated voxels."""
 BACKGROUND = "background"
 _SEE = "see dataset_format.md of nnU-Net"
 
 Labels = dict[str, tuple[int, ...]]
-"""Name to the numbers it is made of: one for a label, several for a region."""
+"""Name → label values: one for a label, several for a region."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetJson:
-    """What a ``dataset.json`` says; each part is checked when it is asked for, since not every file needs all of them."""
+    """Content of a ``dataset.json``.
+
+    Each part is validated on access, since not every file needs all parts.
+    """
 
     where: str
-    """The file, for messages."""
+    """Name of the file for messages."""
     content: Mapping[str, Any]
 
     @property
     def channel_names(self) -> tuple[str, ...]:
-        """Names of the channels, in their order; older files have them as ``modality``.
+        """Names of the channels, in order; older files store them as ``modality``.
 
         Raises:
-            InputError: Unless there is an object with numbers from 0 on.
+            InputError: Unless it is an object with the keys "0", "1", ...
         """
         names = self.content.get("channel_names", self.content.get("modality"))
         if not isinstance(names, Mapping) or not names or set(map(str, names)) != set(map(str, range(len(names)))):
-            raise self._refusal('channel_names such as {"0": "CT"}, numbered from 0 on', names)
+            raise self._error('channel_names such as {"0": "CT"}, numbered from 0 on', names)
         by_number = {str(number): str(name) for number, name in names.items()}
         return tuple(by_number[str(number)] for number in range(len(by_number)))
 
     @property
     def file_ending(self) -> str:
-        """How files end, with the dot.
+        """Suffix of the files, with the dot.
 
         Raises:
-            InputError: Unless it is there, a text, and begins with a dot.
+            InputError: Unless it is a text that begins with a dot.
         """
         ending = self.content.get("file_ending")
         if not isinstance(ending, str) or not ending.startswith("."):
-            raise self._refusal("a file_ending such as .nii.gz", ending)
+            raise self._error("a file_ending such as .nii.gz", ending)
         return ending
 
     @property
     def labels(self) -> Labels:
-        """Labels and regions, in the order of the file, background among them if the file names it.
+        """Labels and regions in the order of the file, including the background if it is named.
 
         Raises:
-            InputError: Unless each name has a whole number, or a list of such.
+            InputError: Unless each name has an integer or a list of integers.
         """
         return parse_labels(self.content.get("labels"), self.where)
 
     @property
     def foreground(self) -> Labels:
-        """The labels and regions that are neither background nor to be ignored; may be empty."""
+        """Labels and regions except background and ``ignore``; may be empty."""
         return {name: numbers for name, numbers in self.labels.items() if name != IGNORE and any(numbers)}
 
     @property
     def has_regions(self) -> bool:
-        """Whether any name stands for several numbers."""
+        """True if any name has several label values."""
         return any(len(set(numbers)) > 1 for numbers in self.labels.values())
 
     def require_region_numbers(self) -> None:
-        """Refuse regions without numbers, which ``regions_class_order`` holds: what nnU-Net writes for each of the foreground's regions.
+        """Refuse regions without a valid ``regions_class_order``.
+
+        It holds the value that nnU-Net writes for each foreground region.
 
         Raises:
-            InputError: Unless there is one for each region, in the order of the regions, and it is
-                one of the region's own.
+            InputError: Unless it has one value per region, in the order of the regions, and each
+                belongs to its region.
         """
         order, regions = self.content.get("regions_class_order"), self.foreground
         if (
             not isinstance(order, Sequence)
             or len(order) != len(regions)
             or not all(
-                _is_number(number) and number in its for number, its in zip(order, regions.values(), strict=True)
+                _is_label_value(value) and value in values
+                for value, values in zip(order, regions.values(), strict=True)
             )
         ):
-            raise self._refusal(f"regions_class_order with one number of each of the {len(regions)} regions", order)
+            raise self._error(f"regions_class_order with one number of each of the {len(regions)} regions", order)
 
     def require_background(self) -> None:
         """Refuse labels without a background.
 
         Raises:
-            InputError: Unless the label ``background`` is 0; nnU-Net takes no list here.
+            InputError: Unless the label ``background`` is 0; nnU-Net accepts no list here.
         """
         found = self.content["labels"].get(BACKGROUND) if self.labels else None
         if found != 0:
-            raise self._refusal('the label "background": 0', found)
+            raise self._error('the label "background": 0', found)
 
-    def _refusal(self, expected: str, found: Any) -> InputError:
-        return _refusal(self.where, expected, found)
+    def _error(self, expected: str, found: Any) -> InputError:
+        return _format_error(self.where, expected, found)
 
 
 def read_dataset_json(path: Path) -> DatasetJson:
     """Read a ``dataset.json``.
 
     Args:
-        path: The file.
+        path: File to read.
 
     Raises:
-        InputError: If it cannot be read, is no JSON, or holds no object.
+        InputError: If it cannot be read, is not JSON, or is not an object.
     """
     return DatasetJson(where=str(path), content=read_object(path))
 
 
 def read_object(path: Path) -> Mapping[str, Any]:
-    """Read a JSON file that holds an object.
+    """Read a JSON file that contains an object.
+
+    Args:
+        path: File to read.
 
     Raises:
-        InputError: If it cannot be read, is no JSON, or holds anything else.
+        InputError: If it cannot be read, is not JSON, or is not an object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -131,44 +140,47 @@ def read_object(path: Path) -> Mapping[str, Any]:
 
 
 def parse_labels(labels: Any, where: str, *, older: bool = False) -> Labels:
-    """The names and numbers of labels.
+    """Parse the names and values of labels.
 
     Args:
         labels: {name: number}, or {name: [numbers]} for nnU-Net's regions.
-        where: The file, for messages.
-        older: Whether {"number": name}, as datasets before nnU-Net's second version have it, and
-            numbers as texts will do, too.
+        where: Name of the file for messages.
+        older: Whether to accept also {"number": name}, the format before nnU-Net version 2, and
+            numbers as texts.
+
+    Returns:
+        Name → label values.
 
     Raises:
-        InputError: If it is anything else.
+        InputError: For any other format.
     """
-    refusal = _refusal(where, "labels as names with a number or a list of numbers", labels)
+    error = _format_error(where, "labels as names with a number or a list of numbers", labels)
     if not isinstance(labels, Mapping):
-        raise refusal
+        raise error
     numbers: Labels = {}
     for key, value in labels.items():
         if older and isinstance(value, str) and key.isdigit():
             numbers[value] = (*numbers.get(value, ()), int(key))
             continue
-        listed = value if isinstance(value, list) else [value]
-        whole = [_whole(item) if older else item for item in listed]
-        if not whole or not all(map(_is_number, whole)):
-            raise refusal
-        numbers[str(key)] = tuple(whole)
+        items = value if isinstance(value, list) else [value]
+        values = [_to_integer(item) if older else item for item in items]
+        if not values or not all(map(_is_label_value, values)):
+            raise error
+        numbers[str(key)] = tuple(values)
     return numbers
 
 
-def _whole(value: Any) -> Any:
-    """A whole number that is written as a text or with a point; anything else as it is."""
+def _to_integer(value: Any) -> Any:
+    """Convert integers written as text or as float; return any other value unchanged."""
     if isinstance(value, str) and value.strip().isdigit():
         return int(value)
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _is_number(value: Any) -> bool:
+def _is_label_value(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _refusal(where: str, expected: str, found: Any) -> InputError:
-    said = "none" if found is None else json.dumps(found, ensure_ascii=False, default=str)[:120]
-    return InputError(f"{where}: expected {expected}, found {said}; {_SEE}")
+def _format_error(where: str, expected: str, found: Any) -> InputError:
+    shown = "none" if found is None else json.dumps(found, ensure_ascii=False, default=str)[:120]
+    return InputError(f"{where}: expected {expected}, found {shown}; {_SEE}")

@@ -1,4 +1,4 @@
-"""Features as colours: their three principal components as red, green and blue."""
+"""Display of features as colours: three principal components as red, green and blue."""
 
 from __future__ import annotations
 
@@ -7,35 +7,33 @@ from torch import Tensor
 from torch.nn import functional
 
 RANGE = (0.01, 0.99)
-"""Quantiles of a component that are drawn as darkest and brightest."""
+"""Quantiles of a component shown as darkest and brightest."""
 
 
 class FeatureColours:
-    """Colours that mean the same in all slices and scans they are used for.
+    """Mapping from features to colours, shared by all slices and scans that are displayed.
 
     Args:
-        sample: (C, N) features that the components and their ranges are taken of.
+        sample: (C, N) features that define the components and their ranges.
     """
 
     def __init__(self, sample: Tensor) -> None:
         self._mean = sample.mean(1, keepdim=True)
         centred = (sample - self._mean).double()
-        # The covariance is small and symmetric: its eigenvectors are the principal axes, the
-        # greatest last.
+        # Eigenvectors of the covariance are the principal axes, in ascending order of variance.
         axes = torch.linalg.eigh(centred @ centred.T).eigenvectors[:, -3:].flip(1)
-        # The sign of an axis is arbitrary; fix it, so that colours do not flip from picture to
-        # picture.
+        # The sign of an axis is arbitrary; fix it, so that colours do not flip between pictures.
         self._axes = (axes * axes.sum(0).sign()).float()
         self._range = (self._axes.T @ (sample - self._mean)).quantile(torch.tensor(RANGE), dim=1)[..., None]
 
     def __call__(self, features: Tensor) -> Tensor:
-        """Colour a slice.
+        """Convert a slice of features to colours.
 
         Args:
             features: (C, H, W).
 
         Returns:
-            (3, H, W) in [0, 1]; with fewer than three channels some colours stay 0.
+            (3, H, W) in [0, 1]; with fewer than three channels some colours are 0.
         """
         low, high = self._range
         projected = self._axes.T @ (features.flatten(1) - self._mean)

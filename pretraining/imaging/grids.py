@@ -1,10 +1,10 @@
-"""Grids of voxels in space: which are the same, what lies on them, and how an image gets from one to another.
+"""Voxel grids in physical space: comparison, conversion to tensors, and resampling.
 
-The project has one axis convention, and it is this one. Tensors have the axes X, Y, Z in the order
-of SimpleITK's indices, channels before them. Arrays of SimpleITK have the axes Z, Y, X, and are
-transposed. Positions in space are those of ITK and DICOM: millimetres, LPS (x grows to the
-patient's left, y to the back, z to the head). A displacement pulls: the moved image at voxel ``p``
-is the moving image at ``p + u(p)``, with components along X, Y and Z in voxels of the fixed grid.
+The axis convention of the whole project: Tensors have the axes X, Y, Z in the order of SimpleITK's
+indices, with channels before them. Arrays of SimpleITK have the axes Z, Y, X, and are transposed.
+Positions in space are those of ITK and DICOM: millimetres, LPS (x increases to the patient's left,
+y to the back, z to the head). Displacements pull: the moved image at voxel ``p`` is the moving
+image at ``p + u(p)``, with components along X, Y and Z in voxels of the fixed grid.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from pretraining.common.errors import InputError
 from pretraining.imaging.limits import check_spacing
 
 SAME_GRID_VOX = 1e-3
-"""Greatest distance between corresponding corners of two grids that are the same, voxels; rounding
-to single precision leaves less.
+"""Largest distance between corresponding corners of equal grids, voxels; rounding to single
+precision causes less.
 """
 ROUNDED_HEADERS_VOX = 0.1
-"""The same for headers of one grid from different programs or scanners, whose numbers are rounded
-to a few decimals.
+"""Tolerance like :data:`SAME_GRID_VOX` for headers of different programs or scanners, which round
+numbers to a few decimals.
 """
 ISOTROPIC = 1.5
-"""Greatest ratio of spacings along a grid's axes that still counts as isotropic."""
+"""Largest ratio of spacings along a grid's axes that counts as isotropic."""
 LARGEST_FIELD = 256**3
-"""Voxels of a displacement field that is written: between them it is linear, and it was never finer
-than that.
+"""Maximum number of voxels of a written displacement field. Fields are never computed on finer
+grids, and are linear between voxels.
 """
 _FWHM = 2.355
 """Full width at half maximum of a Gaussian, in standard deviations."""
@@ -40,17 +40,17 @@ _FWHM = 2.355
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """A 3D grid of ITK's, in LPS."""
+    """3D voxel grid with ITK's geometry, in LPS."""
 
     size: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
     origin_mm: tuple[float, float, float]
     direction: tuple[float, ...]
-    """9 numbers, row by row, as ``Image.GetDirection()``."""
+    """Direction cosines, 9 numbers in row-major order, as from ``Image.GetDirection()``."""
 
     @classmethod
     def of(cls, image: sitk.Image) -> Grid:
-        """The grid of a 3D image."""
+        """Return the grid of a 3D image."""
         return cls(
             size=image.GetSize(),
             spacing_mm=image.GetSpacing(),
@@ -60,32 +60,36 @@ class Grid:
 
     @property
     def steps_mm(self) -> np.ndarray:
-        """(3, 3): a column for a step along each axis, mm."""
+        """Steps by one voxel along each axis as columns, (3, 3), mm."""
         return np.reshape(self.direction, (3, 3)) * np.asarray(self.spacing_mm)
 
 
 def same_grid(first: sitk.Image | Grid, second: sitk.Image | Grid, *, within_vox: float = SAME_GRID_VOX) -> bool:
-    """Whether two grids have their voxels at the same places.
+    """Tell whether two grids have their voxels at the same positions.
 
     Args:
-        first: A 3D image, or a grid.
-        second: Likewise.
-        within_vox: Greatest distance of corresponding voxels along any axis, voxels of ``second``;
-            see :data:`SAME_GRID_VOX` and :data:`ROUNDED_HEADERS_VOX`.
+        first: 3D image or grid.
+        second: 3D image or grid.
+        within_vox: Largest allowed distance of corresponding voxels along any axis, voxels of
+            ``second``; see :data:`SAME_GRID_VOX` and :data:`ROUNDED_HEADERS_VOX`.
     """
     first, second = (grid if isinstance(grid, Grid) else Grid.of(grid) for grid in (first, second))
     return tuple(first.size) == tuple(second.size) and corner_distance_vox(first, second) <= within_vox
 
 
 def corner_distance_vox(first: sitk.Image | Grid, second: sitk.Image | Grid) -> float:
-    """The greatest distance of corresponding corners of two grids of one size along any axis, voxels of ``second``.
+    """Return the largest distance of corresponding corners of two grids along any axis.
 
     Args:
-        first: A 3D image, or a grid.
-        second: Likewise.
+        first: 3D image or grid.
+        second: 3D image or grid of the same size.
+
+    Returns:
+        The distance, voxels of ``second``.
 
     Notes:
-        Positions are linear in the index, so no voxel is farther off than a corner.
+        Positions are linear in the index, so the distance of all other voxels is at most that of
+        the corners.
     """
     first, second = (grid if isinstance(grid, Grid) else Grid.of(grid) for grid in (first, second))
     corners = np.stack(np.meshgrid(*[(0, side - 1) for side in first.size], indexing="ij")).reshape(3, -1)
@@ -94,7 +98,12 @@ def corner_distance_vox(first: sitk.Image | Grid, second: sitk.Image | Grid) -> 
 
 
 def image_on(grid: Grid, values: np.ndarray) -> sitk.Image:
-    """An image of values (Z, Y, X) with exactly the geometry of the grid."""
+    """Create an image with exactly the geometry of a grid.
+
+    Args:
+        grid: Geometry of the image.
+        values: (Z, Y, X).
+    """
     image = sitk.GetImageFromArray(values)
     image.SetSpacing(grid.spacing_mm)
     image.SetOrigin(grid.origin_mm)
@@ -103,19 +112,19 @@ def image_on(grid: Grid, values: np.ndarray) -> sitk.Image:
 
 
 def image_tensor(image: sitk.Image) -> Tensor:
-    """(X, Y, Z) float32 of a scalar image."""
+    """Convert a scalar image to an (X, Y, Z) float32 tensor."""
     return torch.from_numpy(sitk.GetArrayFromImage(image).astype(np.float32).transpose(2, 1, 0).copy())
 
 
 def tensor_image(volume: Tensor, like: sitk.Image) -> sitk.Image:
-    """The image of an (X, Y, Z) tensor on the grid of ``like``."""
+    """Convert an (X, Y, Z) tensor to an image on the grid of ``like``."""
     image = sitk.GetImageFromArray(volume.detach().cpu().numpy().transpose(2, 1, 0))
     image.CopyInformation(like)
     return image
 
 
 def index_to_mm(grid: sitk.Image) -> np.ndarray:
-    """(3, 3): steps of voxels along X, Y, Z to steps in physical space, mm."""
+    """Return the (3, 3) matrix from steps in voxels (X, Y, Z) to steps in physical space, mm."""
     return Grid.of(grid).steps_mm
 
 
@@ -127,14 +136,14 @@ def resample_image(
     nearest: bool = False,
     outside: float | None = None,
 ) -> sitk.Image:
-    """The image on another grid, through a transform that takes points of the grid to points of the image.
+    """Resample an image to another grid.
 
     Args:
-        image: Scalar.
-        grid: Any image on the grid.
-        transform: Identity if left out.
-        nearest: For labels.
-        outside: Value where the image does not reach; its least value if left out, 0 for labels.
+        image: Scalar image.
+        grid: Any image on the target grid.
+        transform: Mapping from points of the grid to points of the image. Default: identity.
+        nearest: Whether to interpolate by nearest neighbour, as labels require.
+        outside: Value outside the image. Default: its minimum, 0 with ``nearest``.
     """
     if outside is None:
         outside = 0.0 if nearest else float(sitk.GetArrayViewFromImage(image).min())
@@ -143,25 +152,26 @@ def resample_image(
 
 
 def resample_isotropic(image: sitk.Image, spacing_mm: float) -> sitk.Image:
-    """The scan on a grid of cubes about the same centre, by linear interpolation; smoothed before where that is coarser.
+    """Resample a scan linearly to cubic voxels about the same centre.
+
+    The scan is smoothed first along axes that become coarser.
 
     Args:
-        image: Scalar, three axes.
-        spacing_mm: Of the new grid.
+        image: Scalar 3D image.
+        spacing_mm: Spacing of the new grid, mm.
 
     Returns:
-        float32 image; no voxel lies beyond the old ones.
+        float32 image; the new grid does not extend beyond the old one.
 
     Raises:
-        InputError: For a spacing that no grid can have, or that makes more voxels than ITK can
-            count.
+        InputError: If the spacing is out of range, or gives more voxels than ITK can count.
     """
     check_spacing(spacing_mm)
     image = sitk.Cast(image, sitk.sitkFloat32)
     old, size = np.array(image.GetSpacing()), np.array(image.GetSize())
     new_size = np.maximum(1, np.round(size * old / spacing_mm)).astype(int)
     if prod(new_size.tolist()) > np.iinfo(np.int32).max:
-        raise InputError(f"a spacing of {spacing_mm:g} mm makes {new_size.tolist()} voxels; name a larger one")
+        raise InputError(f"a spacing of {spacing_mm:g} mm gives {new_size.tolist()} voxels; choose a larger one")
     variance = np.maximum(0, spacing_mm**2 - old**2) / _FWHM**2
     if variance.any():
         image = sitk.DiscreteGaussian(
@@ -177,7 +187,16 @@ def resample_isotropic(image: sitk.Image, spacing_mm: float) -> sitk.Image:
 
 
 def coverage(image: sitk.Image, grid: sitk.Image, transform: sitk.Transform | None = None) -> Tensor:
-    """(X, Y, Z) float32, 1 where the image reaches a voxel of the grid through the transform, and 0 elsewhere."""
+    """Compute which voxels of a grid an image covers.
+
+    Args:
+        image: Image to be resampled.
+        grid: Any image on the target grid.
+        transform: Mapping from points of the grid to points of the image. Default: identity.
+
+    Returns:
+        (X, Y, Z) float32, 1 inside the image and 0 outside.
+    """
     everywhere = sitk.Image(image.GetSize(), sitk.sitkUInt8) + 1
     everywhere.CopyInformation(image)
     return image_tensor(resample_image(everywhere, grid, transform, nearest=True))
@@ -186,13 +205,13 @@ def coverage(image: sitk.Image, grid: sitk.Image, transform: sitk.Transform | No
 def near_isotropic_grid(
     image: sitk.Image, *, spacing_mm: float | None = None, at_most_voxels: int | None = None
 ) -> sitk.Image:
-    """A grid over the same box, from the first voxel's centre to the last's at least.
+    """Return a nearly isotropic grid that covers the centres of all voxels of an image.
 
     Args:
-        image: Any image on the grid to begin with.
-        spacing_mm: Along all axes; by default the image's own grid, if its axes differ by at most
-            1.5 times, else its finest spacing.
-        at_most_voxels: Where the grid would have more, it is made coarser.
+        image: Any image on the original grid.
+        spacing_mm: Spacing along all axes, mm. Default: the image's own grid if its spacings differ
+            at most by a factor of 1.5, else its finest spacing.
+        at_most_voxels: Maximum number of voxels; a grid with more is made coarser.
 
     Returns:
         An image of zeros on the grid.
@@ -203,9 +222,9 @@ def near_isotropic_grid(
         spacing = own if own.max() <= ISOTROPIC * own.min() else np.full(3, own.min())
     else:
         spacing = np.full(3, float(spacing_mm))
-    while at_most_voxels and _sides_over(sides, own, spacing).prod() > at_most_voxels:
+    while at_most_voxels and _sides_at_spacing(sides, own, spacing).prod() > at_most_voxels:
         spacing = spacing * 1.02
-    grid = sitk.Image([int(side) for side in _sides_over(sides, own, spacing)], sitk.sitkUInt8)
+    grid = sitk.Image([int(side) for side in _sides_at_spacing(sides, own, spacing)], sitk.sitkUInt8)
     grid.SetSpacing(spacing.tolist())
     grid.SetDirection(image.GetDirection())
     grid.SetOrigin(image.GetOrigin())
@@ -213,12 +232,15 @@ def near_isotropic_grid(
 
 
 def grid_of_cubes(grid: sitk.Image, side: int, *, whole_only: bool = False) -> sitk.Image:
-    """The grid whose voxels are cubes of ``side`` voxels, counted from the first; what is left at an axis' end is a cube too, or none.
+    """Return the coarse grid whose voxels are cubes of ``side`` voxels, from the first voxel on.
 
     Args:
-        grid: Any image on the grid.
-        side: Of a cube, voxels.
-        whole_only: Whether cubes that the grid does not fill are left out.
+        grid: Any image on the fine grid.
+        side: Side of the cubes, voxels.
+        whole_only: Whether to omit incomplete cubes at the ends of axes.
+
+    Returns:
+        An image of zeros on the coarse grid.
     """
     sides = [length // side if whole_only else -(-length // side) for length in grid.GetSize()]
     cubes = sitk.Image(sides, sitk.sitkUInt8)
@@ -228,5 +250,5 @@ def grid_of_cubes(grid: sitk.Image, side: int, *, whole_only: bool = False) -> s
     return cubes
 
 
-def _sides_over(sides: np.ndarray, own: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+def _sides_at_spacing(sides: np.ndarray, own: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     return np.ceil((sides - 1) * own / spacing - 1e-6).astype(int) + 1

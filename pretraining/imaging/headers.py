@@ -1,4 +1,4 @@
-"""Headers of NIfTI, NRRD and MetaImage files as they stand on disk, before ITK mends them."""
+"""Parsers for headers of NIfTI, NRRD and MetaImage files, without ITK's silent corrections."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NIFTI_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img", ".img.gz")
 NRRD_SUFFIXES = (".nrrd", ".nhdr")
 META_SUFFIXES = (".mha", ".mhd")
 _NIFTI_BYTES = 540
-"""Of NIfTI-2, whose header is the longer one."""
+"""Length of a NIfTI-2 header, the longer of the two versions, bytes."""
 _NIFTI_TYPES = {
     **{2: "u1", 4: "i2", 8: "i4", 16: "f4", 32: "c8", 64: "f8", 128: "u1", 256: "i1", 512: "u2", 768: "u4"},
     **{1024: "i8", 1280: "u8", 1792: "c16", 2304: "u1"},
@@ -47,30 +47,30 @@ _META_TYPES = {
     **{"CHAR": "i1", "UCHAR": "u1", "SHORT": "i2", "USHORT": "u2", "INT": "i4", "UINT": "u4"},
     **{"LONG_LONG": "i8", "ULONG_LONG": "u8", "FLOAT": "f4", "DOUBLE": "f8"},
 }
-_DAMAGED_NIFTI = "damaged: it does not begin with the header of a NIfTI file"
+_DAMAGED_NIFTI = "damaged: it does not begin with a NIfTI header"
 
 
 @dataclass(frozen=True, kw_only=True)
 class VolumeHeader:
-    """What a header claims; nothing of it has been judged.
+    """Content of a header, not yet validated.
 
     Attributes:
-        size: Voxels along each axis of space and time, X first; axes of length 1 beyond the third
-            are left out.
-        values: Numbers in a voxel.
-        spacing_mm: Along the first three axes or fewer.
-        origin_mm: Centre of the first voxel, in the format's own frame; empty where the header says
-            nothing.
-        dtype: Of the numbers, in the file's byte order; None for a type or an encoding that is not
-            looked into.
-        compression: Of the voxels; ``other`` is not looked into.
-        data: The file with the voxels; None if they are spread over several files.
-        offset: Bytes before the voxels, once decompressed for NIfTI; -1 for voxels at the end of
-            the file.
-        transforms: NIfTI's ``sform`` and ``qform``, (4, 4) voxels to RAS mm, those whose codes say
-            that they hold.
-        is_nifti: Whether orientation and pairs of files are those of NIfTI.
-        is_analyze: Whether it is an older file than NIfTI, which knows no orientation.
+        size: Number of voxels along each axis of space and time, X first; axes of length 1 beyond
+            the third are omitted.
+        values: Number of values per voxel.
+        spacing_mm: Spacing along the first three axes or fewer.
+        origin_mm: Centre of the first voxel, in the format's own frame; empty if the header has
+            none.
+        dtype: Type of the values, in the file's byte order; None for unsupported types and
+            encodings.
+        compression: Compression of the voxels; ``other`` is unsupported.
+        data: File with the voxels; None if they are spread over several files.
+        offset: Number of bytes before the voxels, for NIfTI after decompression; -1 for voxels at
+            the end of the file.
+        transforms: NIfTI's ``sform`` and ``qform``, (4, 4) from voxels to RAS mm; only those with a
+            code above 0.
+        is_nifti: Whether orientation and pairs of files follow NIfTI.
+        is_analyze: Whether it is an Analyze file, the predecessor of NIfTI without orientation.
     """
 
     size: tuple[int, ...]
@@ -87,12 +87,12 @@ class VolumeHeader:
 
     @property
     def voxels(self) -> int:
-        """How many there are, over all axes."""
+        """Number of voxels, over all axes."""
         return math.prod(self.size)
 
     @property
     def data_bytes(self) -> int | None:
-        """Bytes that the voxels take, decompressed; None where the type is not looked into."""
+        """Decompressed size of the voxels, bytes; None for unsupported types."""
         return None if self.dtype is None else self.voxels * self.values * self.dtype.itemsize
 
 
@@ -100,13 +100,13 @@ def read_header(path: Path) -> VolumeHeader | None:
     """Read the header of an image file without reading its voxels.
 
     Args:
-        path: An image file; its name says which format to expect.
+        path: Image file; its suffix determines the expected format.
 
     Returns:
-        None for a format other than NIfTI, NRRD and MetaImage.
+        The header; None for formats other than NIfTI, NRRD and MetaImage.
 
     Raises:
-        Rejected: If there is no such file, or it does not begin as its name says.
+        Rejected: If the file does not exist, or has no valid header of that format.
     """
     name = path.name.lower()
     if not name.endswith((*NIFTI_SUFFIXES, *NRRD_SUFFIXES, *META_SUFFIXES)):
@@ -115,17 +115,17 @@ def read_header(path: Path) -> VolumeHeader | None:
         if path.stat().st_size == 0:
             raise Rejected("empty file")
         if name.endswith(NIFTI_SUFFIXES):
-            return _nifti(path)
+            return _read_nifti(path)
         if name.endswith(NRRD_SUFFIXES):
-            return _nrrd(path)
-        return _metaimage(path)
+            return _read_nrrd(path)
+        return _read_metaimage(path)
     except OSError as error:
         raise unreadable(error) from None
 
 
-def _nifti(path: Path) -> VolumeHeader:
-    header, data, compressed = _nifti_files(path)
-    content = _first_bytes(header)
+def _read_nifti(path: Path) -> VolumeHeader:
+    header, data, compressed = _find_nifti_files(path)
+    content = _read_nifti_bytes(header)
     order = "<" if content[:4] in (struct.pack("<i", 348), struct.pack("<i", _NIFTI_BYTES)) else ">"
     try:
         (length,) = struct.unpack_from(f"{order}i", content)
@@ -160,12 +160,12 @@ def _nifti(path: Path) -> VolumeHeader:
         else:
             raise Rejected(_DAMAGED_NIFTI)
     except struct.error:
-        raise Rejected(f"cut short: {len(content)} bytes are no whole header") from None
+        raise Rejected(f"truncated: {len(content)} bytes are not a complete header") from None
     if not 1 <= dims[0] <= 7 or min(dims[1 : 1 + dims[0]]) < 1 or not math.isfinite(offset):
-        raise Rejected("damaged: its header names no size")
+        raise Rejected("damaged: its header gives no valid size")
     sides = [*dims[1 : 1 + dims[0]], *[1] * 7][:7]
     if kind not in _NIFTI_TYPES and bits < 8:
-        raise Rejected("damaged: its header names no type of voxels")
+        raise Rejected("damaged: its header gives no valid data type")
     transforms = {"qform": _quaternion_affine(pixdim, axes[:6])} if codes[0] > 0 else {}
     if codes[1] > 0:
         transforms["sform"] = np.vstack([np.reshape(axes[6:], (3, 4)), [0, 0, 0, 1]])
@@ -184,15 +184,16 @@ def _nifti(path: Path) -> VolumeHeader:
     )
 
 
-def _nifti_files(path: Path) -> tuple[Path, Path, bool]:
-    """The file with the header, that with the voxels, and whether the latter is compressed."""
+def _find_nifti_files(path: Path) -> tuple[Path, Path, bool]:
+    """Return the header file, the voxel file, and whether the voxel file is compressed."""
     name = path.name.lower()
     header = data = path
     if not name.endswith((".nii", ".nii.gz")):
         stem = re.sub(r"\.(hdr|img(\.gz)?)$", "", path.name, flags=re.IGNORECASE)
-        beside = {one.name.lower(): one for one in path.parent.iterdir()}
-        header = beside.get(f"{stem.lower()}.hdr", path.with_name(f"{stem}.hdr"))
-        found = [beside[one] for ending in (".img", ".img.gz") if (one := stem.lower() + ending) in beside]
+        siblings = {sibling.name.lower(): sibling for sibling in path.parent.iterdir()}
+        header = siblings.get(f"{stem.lower()}.hdr", path.with_name(f"{stem}.hdr"))
+        names = [f"{stem.lower()}.img", f"{stem.lower()}.img.gz"]
+        found = [siblings[name] for name in names if name in siblings]
         if not found:
             raise Rejected("the file with its voxels is missing")
         data = found[0]
@@ -203,8 +204,8 @@ def _nifti_files(path: Path) -> tuple[Path, Path, bool]:
     return header, data, compressed
 
 
-def _first_bytes(path: Path) -> bytes:
-    """As many as a header of NIfTI has, decompressed."""
+def _read_nifti_bytes(path: Path) -> bytes:
+    """Return the first bytes of a file, decompressed, up to the length of a NIfTI header."""
     with path.open("rb") as file:
         if file.read(2) != b"\x1f\x8b":
             file.seek(0)
@@ -213,7 +214,7 @@ def _first_bytes(path: Path) -> bytes:
         try:
             return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(file.read(TEXT_HEADER_BYTES), _NIFTI_BYTES)
         except zlib.error:
-            raise Rejected("damaged: its compressed header cannot be unpacked") from None
+            raise Rejected("damaged: its compressed header cannot be decompressed") from None
 
 
 def _quaternion_affine(pixdim: tuple[float, ...], numbers: tuple[float, ...]) -> np.ndarray:
@@ -225,16 +226,16 @@ def _quaternion_affine(pixdim: tuple[float, ...], numbers: tuple[float, ...]) ->
         [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
     ]
     affine = np.eye(4)
-    with np.errstate(invalid="ignore"):  # judged later
+    with np.errstate(invalid="ignore"):  # validated later
         affine[:3, :3] = np.array(rotation) * (pixdim[1], pixdim[2], pixdim[3] * (-1 if pixdim[0] < 0 else 1))
     affine[:3, 3] = offset
     return affine
 
 
-def _nrrd(path: Path) -> VolumeHeader:
-    lines, offset = _text_header(path, b"\n\n", b"\r\n\r\n")
+def _read_nrrd(path: Path) -> VolumeHeader:
+    lines, offset = _read_text_header(path, b"\n\n", b"\r\n\r\n")
     if not lines or not lines[0].startswith("NRRD"):
-        raise Rejected("damaged: it does not begin with the header of an NRRD file")
+        raise Rejected("damaged: it does not begin with an NRRD header")
     pairs = [line.split(":", 1) for line in lines[1:] if ":" in line and ":=" not in line and not line.startswith("#")]
     fields = {name.strip().lower(): value.strip() for name, value in pairs}
     try:
@@ -242,9 +243,9 @@ def _nrrd(path: Path) -> VolumeHeader:
         if not sizes or min(sizes) < 1:
             raise ValueError
         kinds = fields.get("kinds", "").lower().split() or ["domain"] * len(sizes)
-        directions = _vectors(fields["space directions"]) if "space directions" in fields else None
+        directions = _parse_vectors(fields["space directions"]) if "space directions" in fields else None
         spacings = [float(number) for number in fields["spacings"].split()] if "spacings" in fields else None
-        origin = _vectors(fields["space origin"])[0] if "space origin" in fields else ()
+        origin = _parse_vectors(fields["space origin"])[0] if "space origin" in fields else ()
         spatial = [
             axis
             for axis, kind in enumerate(kinds)
@@ -254,7 +255,7 @@ def _nrrd(path: Path) -> VolumeHeader:
             spacings = [math.hypot(*direction) if direction else 1.0 for direction in directions]
         spacing = [(spacings or [1.0] * len(sizes))[axis] for axis in spatial[:3]]
     except (KeyError, ValueError, IndexError, TypeError):
-        raise Rejected("damaged: its header names no size, or no place for its voxels") from None
+        raise Rejected("damaged: its header gives no valid size or geometry") from None
     kind = _NRRD_TYPES.get(fields.get("type", "").lower())
     encoding = fields.get("encoding", "").lower()
     compression = _NRRD_COMPRESSIONS.get(encoding, "other")
@@ -277,14 +278,14 @@ def _nrrd(path: Path) -> VolumeHeader:
     )
 
 
-def _vectors(text: str) -> list[tuple[float, ...] | None]:
-    """``(1,0,0) none (0,1,0)`` as numbers."""
+def _parse_vectors(text: str) -> list[tuple[float, ...] | None]:
+    """Parse NRRD's vectors, such as ``(1,0,0) none (0,1,0)``."""
     found = re.findall(r"\(([^()]*)\)|(none)", text, re.IGNORECASE)
     return [None if none else tuple(float(number) for number in vector.split(",")) for vector, none in found]
 
 
-def _metaimage(path: Path) -> VolumeHeader:
-    lines, offset = _text_header(path, re.compile(rb"ElementDataFile[^\n]*\n?"))
+def _read_metaimage(path: Path) -> VolumeHeader:
+    lines, offset = _read_text_header(path, re.compile(rb"ElementDataFile[^\n]*\n?"))
     fields = {name.strip(): value.strip() for name, _, value in (line.partition("=") for line in lines)}
     try:
         size = [int(side) for side in fields["DimSize"].split()]
@@ -298,7 +299,7 @@ def _metaimage(path: Path) -> VolumeHeader:
         if not size or min(size) < 1 or values < 1:
             raise ValueError
     except (KeyError, ValueError):
-        raise Rejected("damaged: it does not begin with the header of a MetaImage file that names its size") from None
+        raise Rejected("damaged: it does not begin with a MetaImage header that gives its size") from None
     named = fields.get("ElementDataFile", "LIST")
     several = named.upper().startswith("LIST") or "%" in named
     kind = _META_TYPES.get(fields.get("ElementType", "").removeprefix("MET_").removesuffix("_ARRAY"))
@@ -320,8 +321,8 @@ def _metaimage(path: Path) -> VolumeHeader:
     )
 
 
-def _text_header(path: Path, *ends: bytes | re.Pattern[bytes]) -> tuple[list[str], int]:
-    """Lines of a header, and where what follows it begins: after the first of ``ends``, or the file's end."""
+def _read_text_header(path: Path, *ends: bytes | re.Pattern[bytes]) -> tuple[list[str], int]:
+    """Return the lines of a header, and the offset after its first end mark or the file's end."""
     with path.open("rb") as file:
         content = file.read(TEXT_HEADER_BYTES)
     patterns = [end if isinstance(end, re.Pattern) else re.compile(re.escape(end)) for end in ends]
@@ -334,6 +335,6 @@ def _is_true(text: str) -> bool:
 
 
 def _without_ones(size: list[int]) -> tuple[int, ...]:
-    """Less the axes of length 1 at the end, beyond the third."""
+    """Remove trailing axes of length 1 beyond the third."""
     beyond = list(itertools.dropwhile(lambda side: side == 1, reversed(size[3:])))
     return (*size[:3], *reversed(beyond))

@@ -1,9 +1,9 @@
-"""Judge an image file before ITK repairs it.
+"""Validation of image files before ITK repairs them silently.
 
-ITK's readers fill in what a NIfTI file lacks, turn its NaN into 0 and a spacing of 0 into 1 mm,
-compare no checksum of compressed voxels, and take the memory that a header claims before they look
-at the file. Every entrance asks here first, so that a file gets the same verdict, in the same
-words, wherever it is named.
+ITK's readers fill in missing voxels of a NIfTI file, turn NaN into 0 and a spacing of 0 into 1 mm,
+compare no checksum of compressed voxels, and allocate the memory that a header claims before they
+read the file. All commands validate files here first, so that a damaged file gives the same message
+everywhere.
 """
 
 from __future__ import annotations
@@ -23,22 +23,21 @@ from pretraining.imaging.limits import LARGEST_INFLATION, LARGEST_ORIGIN_MM, LAR
 from pretraining.imaging.rejection import Rejected, unreadable
 
 CHUNK = 2**22
-"""Bytes that are looked at in one go."""
-_AGAIN = "copy or download it again"
+"""Size of one read, bytes."""
+_COPY_AGAIN = "copy or download it again"
 
 
 def check_file(path: Path) -> VolumeHeader | None:
-    """Read an image file through and refuse what ITK would repair in silence.
+    """Read a whole image file and refuse defects that ITK would repair silently.
 
     Args:
-        path: An image file of any format.
+        path: Image file of any format.
 
     Returns:
-        Its header; None for formats other than NIfTI, NRRD and MetaImage, which nothing is known of
-        here.
+        The header; None for formats other than NIfTI, NRRD and MetaImage, which are not checked.
 
     Raises:
-        Rejected: As :func:`check_header` and :func:`check_voxels`.
+        Rejected: If :func:`check_header` or :func:`check_voxels` refuses it.
     """
     header = read_header(path)
     if header is not None:
@@ -48,22 +47,26 @@ def check_file(path: Path) -> VolumeHeader | None:
 
 
 def check_header(header: VolumeHeader) -> None:
-    """Refuse claims that cannot be true, before any memory is taken for them.
+    """Refuse headers with impossible values, before any memory is allocated for them.
+
+    Args:
+        header: Header from :func:`~pretraining.imaging.headers.read_header`.
 
     Raises:
-        Rejected: For spacings and places that are not finite or not sane, more voxels than any scan
-            has, and more than the file can hold or the memory take.
+        Rejected: If spacing or origin is not finite or out of range, or if there are more voxels
+            than any scan has, than the file can contain, or than fit into memory.
     """
     low, high = SANE_SPACING_MM
     if not all(low <= mm <= high for mm in header.spacing_mm):  # NaN fails here too
-        raise Rejected(f"spacing of {_by(header.spacing_mm)} mm, expected {low:g} to {high:g} mm; mend its header")
+        spacing = _join_by_cross(header.spacing_mm)
+        raise Rejected(f"spacing of {spacing} mm, expected {low:g} to {high:g} mm; correct its header")
     if not all(abs(mm) <= LARGEST_ORIGIN_MM for mm in header.origin_mm):
-        place = ", ".join(f"{mm:g}" for mm in header.origin_mm[:3])
+        origin = ", ".join(f"{mm:g}" for mm in header.origin_mm[:3])
         raise Rejected(
-            f"its first voxel lies at ({place}) mm, expected at most {LARGEST_ORIGIN_MM:g} mm from 0; mend its header"
+            f"its first voxel is at ({origin}) mm, expected at most {LARGEST_ORIGIN_MM:g} mm from 0; correct its header"
         )
     if not all(np.isfinite(transform).all() for transform in header.transforms.values()):
-        raise Rejected("its header holds NaN or infinity; mend it")
+        raise Rejected("its header contains NaN or infinity; correct it")
     if header.voxels > LARGEST_VOXELS:
         sizes = " x ".join(map(str, header.size))
         raise Rejected(f"its header claims {sizes} voxels, expected at most {LARGEST_VOXELS:,}: damaged")
@@ -75,37 +78,37 @@ def check_header(header: VolumeHeader) -> None:
         raise Rejected("the file with its voxels is missing") from None
     except OSError as error:
         raise unreadable(error) from None
-    there = size - max(header.offset, 0) if header.compression == "none" else LARGEST_INFLATION * size
-    if there < claimed:
+    available = size - max(header.offset, 0) if header.compression == "none" else LARGEST_INFLATION * size
+    if available < claimed:
         if header.compression == "none":
-            raise Rejected(
-                f"cut short: {claimed - max(there, 0):,} of {claimed:,} bytes of voxels are missing; {_AGAIN}"
-            )
+            missing = claimed - max(available, 0)
+            raise Rejected(f"truncated: {missing:,} of {claimed:,} bytes of voxels are missing; {_COPY_AGAIN}")
         raise Rejected(
-            f"cut short: {size:,} compressed bytes cannot hold the {claimed:,} bytes that its header claims; {_AGAIN}"
+            f"truncated: {size:,} compressed bytes cannot contain the {claimed:,} bytes that its header claims; "
+            f"{_COPY_AGAIN}"
         )
     if (free := psutil.virtual_memory().available) < claimed:
-        raise Rejected(f"its voxels take {format_bytes(claimed)}B of memory, but there is {format_bytes(free)}B")
+        raise Rejected(f"its voxels need {format_bytes(claimed)}B of memory, found {format_bytes(free)}B free")
 
 
 def check_voxels(header: VolumeHeader, *, finite: bool = True) -> None:
-    """Read all voxels, decompressed piece by piece.
+    """Read all voxels, decompressed in chunks, and check them.
 
     Args:
-        header: As :func:`~pretraining.imaging.headers.read_header` gives it.
+        header: Header from :func:`~pretraining.imaging.headers.read_header`.
         finite: Whether NaN and infinity are refused.
 
     Raises:
-        Rejected: If voxels are missing, a checksum disagrees, or a voxel is NaN or infinite.
+        Rejected: If voxels are missing, a checksum differs, or a voxel is NaN or infinite.
     """
     kind, expected, rest = header.dtype, header.data_bytes, b""
     if header.data is None or header.compression == "other" or kind is None or expected is None:
         return
     seen = nan = infinite = 0
-    looked_at = finite and kind.kind in "fc"
+    is_checked = finite and kind.kind in "fc"
     try:
-        for chunk in _data(header, header.data, expected):
-            if looked_at and seen < expected:
+        for chunk in _read_data(header, header.data, expected):
+            if is_checked and seen < expected:
                 used = rest + chunk[: expected - seen]
                 whole = len(used) - len(used) % kind.itemsize
                 numbers, rest = np.frombuffer(used[:whole], kind), used[whole:]
@@ -114,42 +117,45 @@ def check_voxels(header: VolumeHeader, *, finite: bool = True) -> None:
                     infinite += int(np.isinf(numbers).sum())
             seen += len(chunk)
     except EOFError:
-        raise Rejected(f"cut short: its compressed voxels end too early; {_AGAIN}") from None
+        raise Rejected(f"truncated: its compressed voxels end too early; {_COPY_AGAIN}") from None
     except zlib.error as error:
         if "data check" in str(error):
-            raise Rejected(f"damaged: the checksum of its compressed voxels disagrees; {_AGAIN}") from None
-        raise Rejected(f"damaged: its compressed voxels cannot be unpacked; {_AGAIN}") from None
+            raise Rejected(f"damaged: the checksum of its compressed voxels differs; {_COPY_AGAIN}") from None
+        raise Rejected(f"damaged: its compressed voxels cannot be decompressed; {_COPY_AGAIN}") from None
     except OSError as error:
         raise unreadable(error) from None
     if seen < expected:
-        raise Rejected(f"cut short: {expected - seen:,} of {expected:,} bytes of voxels are missing; {_AGAIN}")
+        raise Rejected(f"truncated: {expected - seen:,} of {expected:,} bytes of voxels are missing; {_COPY_AGAIN}")
     if nan:
-        raise Rejected(f"{_are(nan)} NaN on disk; replace them by the background's value")
+        raise Rejected(f"{_count_voxels(nan)} NaN on disk; replace them by the background's value")
     if infinite:
-        raise Rejected(f"{_are(infinite)} infinite on disk; replace them by the background's value")
+        raise Rejected(f"{_count_voxels(infinite)} infinite on disk; replace them by the background's value")
 
 
 def require_volume(header: VolumeHeader) -> None:
-    """Refuse what is no single volume of real numbers.
+    """Refuse images that are not a single volume of real numbers.
+
+    Args:
+        header: Header from :func:`~pretraining.imaging.headers.read_header`.
 
     Raises:
-        Rejected: For other than three axes, several numbers in a voxel, complex numbers.
+        Rejected: Unless there are three axes and one real number per voxel.
     """
-    expected = "expected three dimensions and one real number in a voxel"
+    expected = "expected three dimensions and one real number per voxel"
     if len(header.size) > 3:
         raise Rejected(
             f"{len(header.size)}D: {math.prod(header.size[3:])} volumes in one file, {expected}; extract one"
         )
     if len(header.size) < 3:
-        raise Rejected(f"2D image of {_by(header.size)} voxels, {expected}")
+        raise Rejected(f"2D image of {_join_by_cross(header.size)} voxels, {expected}")
     if header.values != 1:
         raise Rejected(f"{header.values} values per voxel (colour or vectors), {expected}; extract one channel")
     if header.dtype is not None and header.dtype.kind == "c":
         raise Rejected(f"complex numbers, {expected}; extract one channel")
 
 
-def _data(header: VolumeHeader, data: Path, expected: int) -> Iterator[bytes]:
-    """Yield the ``expected`` bytes of the voxels and all that follows them."""
+def _read_data(header: VolumeHeader, data: Path, expected: int) -> Iterator[bytes]:
+    """Yield the ``expected`` bytes of the voxels and all bytes after them."""
     with data.open("rb") as file:
         skip = header.offset
         if header.compression == "none":
@@ -165,9 +171,9 @@ def _data(header: VolumeHeader, data: Path, expected: int) -> Iterator[bytes]:
             skip -= min(skip, len(chunk))
 
 
-def _are(count: int) -> str:
+def _count_voxels(count: int) -> str:
     return "1 voxel is" if count == 1 else f"{count:,} voxels are"
 
 
-def _by(numbers: tuple[float, ...]) -> str:
+def _join_by_cross(numbers: tuple[float, ...]) -> str:
     return "×".join(f"{number:g}" for number in numbers)

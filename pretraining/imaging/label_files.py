@@ -1,4 +1,4 @@
-"""Label files: one volume of whole numbers per file, checked, and resampled to the wanted voxel size."""
+"""Reading of label maps, their distinction from scans, and resampling to cubic voxels."""
 
 from __future__ import annotations
 
@@ -20,49 +20,52 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 LABEL_LIMIT = 2000
-"""A file with more distinct values is taken for an intensity image."""
+"""Number of distinct values above which a file counts as an intensity image."""
 FEW_VALUES = 32
-"""A file with at most so many distinct values besides 0 is taken for a label map without looking at
+"""Number of distinct values besides 0 up to which a file counts as a label map without comparing
 neighbours.
 """
 LEAST_AGREEMENT = 0.5
-"""A file with more values of which fewer neighbours than this share are equal (:func:`agreement`)
-is taken for a scan. Measured: real label maps with 41 to 312 values have .80 or more, and the one
-with the least (158 regions of a brain at 1 mm) still .51 if only every fourth voxel of each axis is
-kept; scans stored as whole numbers have .44 or less.
+"""Share of equal neighbours (:func:`agreement`) below which a file with more values counts as a
+scan. Measured: real label maps with 41 to 312 values have at least .80; the lowest (158 regions of
+a brain at 1 mm) still has .51 if only every fourth voxel of each axis is kept; scans stored as
+integers have at most .44.
 """
 CHUNK = 2**22
-"""Voxels that are looked at in one go."""
+"""Number of voxels processed at once."""
 
 
 class LabelMap(NamedTuple):
-    """What a label file holds."""
+    """Content of a label file."""
 
     labels: np.ndarray
-    """(X, Y, Z) of the smallest unsigned type that holds them."""
+    """Labels, (X, Y, Z) of the smallest unsigned integer type."""
     spacing_mm: tuple[float, float, float]
     values: tuple[int, ...]
-    """The distinct numbers but 0, ascending."""
+    """Distinct values except 0, ascending."""
 
 
 def is_label_file(name: str) -> bool:
-    """Whether a file of this name may hold labels; hidden ones are left alone."""
+    """Tell whether a file may be a label file by its name; hidden files are not."""
     return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
 def stem(name: str) -> str:
-    """The file name without its suffix."""
+    """Return the file name without its suffix."""
     return next((name[: -len(suffix)] for suffix in SUFFIXES if name.lower().endswith(suffix)), Path(name).stem)
 
 
 def read_size(path: Path) -> tuple[int, int, int]:
-    """Read the size of a label file from its header alone.
+    """Read the size of a label file from its header.
+
+    Args:
+        path: Label file.
 
     Returns:
         (X, Y, Z), voxels.
 
     Raises:
-        Rejected: For what :func:`read_labels` refuses for its header.
+        Rejected: If the header is damaged or not that of a single volume.
     """
     header = read_header(path)
     if header is None:
@@ -75,27 +78,32 @@ def read_size(path: Path) -> tuple[int, int, int]:
 def read_labels(path: Path) -> LabelMap:
     """Read one label file.
 
+    Args:
+        path: Label file.
+
     Raises:
         Rejected: If it is damaged or cannot be read (see :mod:`pretraining.imaging.integrity`), or
-            is no label map: not three-dimensional, with fractions, negative values or too many
-            values, or with many values that differ from voxel to voxel.
+            is not a label map: not three-dimensional, with fractions, negative values or too many
+            values, or with many values that differ between neighbours.
     """
-    # Imported here, since a machine that only opens banks needs no SimpleITK.
+    # Imported here, since a machine that only opens banks does not need SimpleITK.
     from pretraining.imaging.scans import load_image
 
     return label_map(load_image(path)[0])
 
 
 def label_map(image: sitk.Image) -> LabelMap:
-    """Take an image of three axes for labels.
+    """Convert a 3D image to a label map.
+
+    Args:
+        image: Scalar 3D image.
 
     Raises:
-        Rejected: As :func:`read_labels`.
+        Rejected: If it is not a label map, see :func:`read_labels`.
     """
     import SimpleITK
 
-    # Transposed, so that axes come as X, Y, Z; a view, and the memory behind it is read in its own
-    # order below.
+    # Processed in the array's own order Z, Y, X; the result is a transposed view.
     voxels = SimpleITK.GetArrayViewFromImage(image)
     low, high = voxels.min(), voxels.max()
     if not (np.isfinite(low) and np.isfinite(high)):
@@ -116,58 +124,68 @@ def label_map(image: sitk.Image) -> LabelMap:
     if len(values - {0}) > FEW_VALUES and (share := agreement(labels)) < LEAST_AGREEMENT:
         raise Rejected(
             f"expected labels, found {len(values - {0})} values, and only {share:.0%} of neighbouring voxels are equal "
-            f"({LEAST_AGREEMENT:.0%} or more in label maps): a scan"
+            f"(at least {LEAST_AGREEMENT:.0%} in label maps): a scan"
         )
     return LabelMap(labels.T, image.GetSpacing(), tuple(sorted(values - {0})))
 
 
 def agreement(labels: np.ndarray) -> float:
-    """Share of equal values among pairs of voxels that share a face and are both not 0; 1 if there is no such pair.
+    """Compute the share of equal values among neighbouring voxels.
 
     Args:
-        labels: (X, Y, Z) whole numbers, 0 is background.
+        labels: (X, Y, Z) integers, 0 is background.
+
+    Returns:
+        Share of equal pairs among all pairs of voxels that share a face and are both not 0; 1 if
+        there is no such pair.
 
     Notes:
-        Pairs with background are left out: sheets and tubes one voxel thick, which have many of
-            them, agree like any other
-        label map.
+        Pairs with background do not count, so that structures one voxel thick do not lower the
+        result.
     """
     equal = pairs = 0
     step = max(1, CHUNK // math.prod(labels.shape[1:]))
     for start in range(0, labels.shape[0], step):
         part = labels[start : start + step + 1]
         for axis in range(3):
-            # The last slice is there for its neighbours in the first axis alone, it is the next
-            # part's first.
-            lines = part if axis == 0 else part[:step]
-            one, other = (np.moveaxis(lines, axis, 0)[where] for where in (slice(None, -1), slice(1, None)))
-            both = (one != 0) & (other != 0)
-            pairs += int(np.count_nonzero(both))
-            equal += int(np.count_nonzero(both & (one == other)))
+            # The last slice only serves neighbours along the first axis; it belongs to the next
+            # part.
+            slices = part if axis == 0 else part[:step]
+            first, second = (np.moveaxis(slices, axis, 0)[where] for where in (slice(None, -1), slice(1, None)))
+            in_foreground = (first != 0) & (second != 0)
+            pairs += int(np.count_nonzero(in_foreground))
+            equal += int(np.count_nonzero(in_foreground & (first == second)))
     return equal / pairs if pairs else 1.0
 
 
-def resample_nearest(labels: np.ndarray, spacing_mm: tuple[float, ...], wanted_mm: float) -> np.ndarray:
-    """Resample (X, Y, Z) to a cubic voxel size by nearest lookup; both grids cover the same box.
+def resample_nearest(labels: np.ndarray, spacing_mm: tuple[float, ...], new_spacing_mm: float) -> np.ndarray:
+    """Resample labels to cubic voxels by nearest neighbour; both grids cover the same box.
+
+    Args:
+        labels: (X, Y, Z).
+        spacing_mm: Spacing of the labels.
+        new_spacing_mm: Spacing of the result along all axes.
 
     Raises:
         Rejected: If the result would be larger than any scan.
     """
-    if np.allclose(spacing_mm, wanted_mm, rtol=1e-3, atol=0):
+    if np.allclose(spacing_mm, new_spacing_mm, rtol=1e-3, atol=0):
         return labels
-    counts = [max(1, round(size * spacing / wanted_mm)) for size, spacing in zip(labels.shape, spacing_mm, strict=True)]
+    counts = [
+        max(1, round(size * spacing / new_spacing_mm)) for size, spacing in zip(labels.shape, spacing_mm, strict=True)
+    ]
     if math.prod(counts) > LARGEST_VOXELS:
-        found = f"{' x '.join(map(str, counts))} at {wanted_mm:g} mm, from voxels of {spacing_mm} mm"
+        found = f"{' x '.join(map(str, counts))} at {new_spacing_mm:g} mm, from voxels of {spacing_mm} mm"
         raise Rejected(f"expected at most {LARGEST_VOXELS} voxels, found {found}")
     picks = []
     for size, spacing, count in zip(labels.shape, spacing_mm, counts, strict=True):
-        centres = (np.arange(count) + 0.5) * (wanted_mm / spacing)
+        centres = (np.arange(count) + 0.5) * (new_spacing_mm / spacing)
         picks.append(np.clip(centres.astype(np.int64), 0, size - 1))
     return labels[np.ix_(*picks)]
 
 
 def _slabs(shape: tuple[int, ...]) -> Iterator[slice]:
-    """Parts of the first axis with about ``CHUNK`` voxels each."""
+    """Yield slices of the first axis with about ``CHUNK`` voxels each."""
     step = max(1, CHUNK // math.prod(shape[1:]))
     for start in range(0, shape[0], step):
         yield slice(start, start + step)

@@ -1,4 +1,4 @@
-"""What a sound image file stays within; more is a damaged or hostile header."""
+"""Limits of valid image files; values beyond them indicate a damaged or malicious header."""
 
 from __future__ import annotations
 
@@ -7,19 +7,24 @@ import math
 from pretraining.common.errors import InputError
 
 SANE_SPACING_MM = (1e-4, 100.0)
-"""From a tenth of a micrometre to ten centimetres."""
+"""Range of valid spacings: 0.1 μm to 10 cm."""
 LARGEST_ORIGIN_MM = 1e6
-"""A kilometre: beyond it, single precision places no voxel to a tenth of a millimetre."""
+"""Largest valid coordinate of the origin: 1 km. Beyond it, single precision is coarser than 0.1 mm.
+"""
 LARGEST_VOXELS = 2**31
-"""More voxels than any scan has, before or after resampling."""
+"""Largest number of voxels, before or after resampling; no scan has more."""
 LARGEST_INFLATION = 1032
-"""Deflate, the compression of gzip and zlib, makes no file smaller than by this factor."""
+"""Largest compression factor of deflate, the algorithm of gzip and zlib."""
 TEXT_HEADER_BYTES = 2**20
-"""No header of NRRD or MetaImage is longer."""
+"""Longest header of NRRD or MetaImage, bytes."""
 
 
 def check_spacing(spacing_mm: float | None, name: str = "spacing") -> None:
-    """Refuse a spacing that no grid can have; None passes.
+    """Refuse a spacing that is out of range; None passes.
+
+    Args:
+        spacing_mm: Spacing, mm.
+        name: Name of the value in the error.
 
     Raises:
         InputError: Unless it is within :data:`SANE_SPACING_MM`.
@@ -30,7 +35,11 @@ def check_spacing(spacing_mm: float | None, name: str = "spacing") -> None:
 
 
 def check_window(window: tuple[float, float] | None, name: str = "clip") -> None:
-    """Refuse intensities that are no window; None passes.
+    """Refuse intensities that are not a valid window; None passes.
+
+    Args:
+        window: (lower, upper) intensity.
+        name: Name of the value in the error.
 
     Raises:
         InputError: Unless there are two finite numbers, the lower one first.

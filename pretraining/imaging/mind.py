@@ -1,4 +1,4 @@
-"""MIND-SSC: what a neighbourhood looks like to itself, a descriptor that barely changes between modalities."""
+"""MIND-SSC: self-similarity descriptors, which depend little on the modality."""
 
 from __future__ import annotations
 
@@ -22,17 +22,19 @@ _PAIRS = (
     ((1, 0, 0), (0, 0, -1)),
     ((0, 0, 1), (-1, 0, 0)),
 )
-"""The pairs of the six neighbours that are not opposite each other, sqrt(2) apart; in the order of
+"""Pairs of the six neighbours that are not opposite each other, sqrt(2) apart. The order is that of
 the authors' programs, so that descriptors can be compared channel by channel.
 """
 CHANNELS = len(_PAIRS)
 _VARIANCE_RANGE = (1e-3, 1e3)
 """Bounds of the local variance, in units of its mean over the volume."""
+_SLAB_VOXELS = 2**19
+"""Number of voxels processed at once."""
 
 
 @torch.no_grad()
 def mind_ssc(image: Tensor, *, radius: int = 1, dilation: int = 2) -> Tensor:
-    """Self-similarity context of every voxel.
+    """Compute the self-similarity context of every voxel.
 
     Around each voxel, the six neighbours at distance ``dilation`` form 12 pairs. A channel is
     exp(-D / V): D is the mean squared difference of the two patches around a pair's neighbours,
@@ -40,15 +42,15 @@ def mind_ssc(image: Tensor, *, radius: int = 1, dilation: int = 2) -> Tensor:
     times its mean over the volume.
 
     Args:
-        image: (X, Y, Z) or (B, 1, X, Y, Z), any range: an affine change of the intensities changes
-            nothing.
-        radius: Patches have 2 * radius + 1 voxels a side.
+        image: (X, Y, Z) or (B, 1, X, Y, Z) of any range; the result does not depend on scale and
+            offset of the intensities.
+        radius: Radius of the patches, which have 2 * radius + 1 voxels per side.
         dilation: Distance of the neighbours, voxels.
 
     Returns:
-        (12, X, Y, Z) or (B, 12, X, Y, Z) float32 in (0, 1], on the device of ``image``; 1
-        everywhere where the image is constant. Borders are repeated outwards. Besides the result,
-        about five volumes are held at a time.
+        (12, X, Y, Z) or (B, 12, X, Y, Z) float32 in (0, 1], on the device of ``image``; 1 in
+        constant regions. Border voxels are repeated outwards. The computation needs memory for
+        about five volumes besides the result.
 
     Raises:
         ValueError: For another shape, a negative radius or a dilation below 1.
@@ -62,23 +64,22 @@ def mind_ssc(image: Tensor, *, radius: int = 1, dilation: int = 2) -> Tensor:
         raise ValueError(f"expected (X, Y, Z) or (B, 1, X, Y, Z), got {tuple(image.shape)}")
     if image.ndim == 5:
         return torch.stack([mind_ssc(volume, radius=radius, dilation=dilation) for volume in image[:, 0]])
-    distances = _Distances(image, radius, dilation)
-    found = distances.of_planes(0, len(image))
-    return _described(found, found.mean(dim=0).mean())
+    distances = _Distances(image, radius, dilation).compute_planes(0, len(image))
+    return _describe(distances, distances.mean(dim=0).mean())
 
 
 @torch.no_grad()
 def pooled_mind_ssc(
     image: Tensor, pool: int, *, radius: int = 1, dilation: int = 2, out: Tensor | None = None
 ) -> Tensor:
-    """:func:`mind_ssc`, averaged over cubes of ``pool`` voxels, without ever holding its channels at full resolution.
+    """Compute :func:`mind_ssc` averaged over cubes, without its channels at full resolution.
 
     Args:
         image: (X, Y, Z), at least ``pool`` voxels along every axis.
-        pool: Side of the cubes, voxels; what does not fill a cube at the end of an axis is left
-            out.
-        radius, dilation: See :func:`mind_ssc`.
-        out: Where to write the result; a new tensor if left out.
+        pool: Side of the cubes, voxels; incomplete cubes at the ends of axes are omitted.
+        radius: Radius of the patches, see :func:`mind_ssc`.
+        dilation: Distance of the neighbours, voxels.
+        out: Tensor for the result. Default: a new tensor.
 
     Returns:
         (12, X // pool, Y // pool, Z // pool) float32.
@@ -88,25 +89,26 @@ def pooled_mind_ssc(
     if pool == 1:
         return out.copy_(mind_ssc(image, radius=radius, dilation=dilation))
     distances = _Distances(image, radius, dilation)
-    thickness = pool * max(1, _AT_ONCE // (pool * image[0].numel()))
+    thickness = pool * max(1, _SLAB_VOXELS // (pool * image[0].numel()))
     slabs = [(first, min(first + thickness, len(image))) for first in range(0, len(image), thickness)]
-    # Twice through the volume: the typical variance must be known before any voxel can be
-    # described.
-    totals = (distances.of_planes(*slab).mean(dim=0).sum(dtype=torch.float64) for slab in slabs)
-    typical = reduce(torch.add, totals) / image.numel()
+    # Two passes over the volume: the descriptors need the mean variance.
+    totals = (distances.compute_planes(*slab).mean(dim=0).sum(dtype=torch.float64) for slab in slabs)
+    mean_variance = reduce(torch.add, totals) / image.numel()
     for first, last in slabs:
         if last - first >= pool:
-            described = _described(distances.of_planes(first, last), typical.float())
-            out[:, first // pool : last // pool] = functional.avg_pool3d(described, pool)
+            descriptors = _describe(distances.compute_planes(first, last), mean_variance.float())
+            out[:, first // pool : last // pool] = functional.avg_pool3d(descriptors, pool)
     return out
 
 
-_AT_ONCE = 2**19
-"""Voxels of a slab."""
-
-
 class _Distances:
-    """Distances of the 12 pairs' patches, each less the smallest of its voxel, for any planes along X of an (X, Y, Z) image."""
+    """Patch distances of the 12 pairs, less the smallest of each voxel, computed plane by plane.
+
+    Args:
+        image: (X, Y, Z).
+        radius: Radius of the patches, voxels.
+        dilation: Distance of the neighbours, voxels.
+    """
 
     def __init__(self, image: Tensor, radius: int, dilation: int) -> None:
         if radius < 0 or dilation < 1:
@@ -114,10 +116,10 @@ class _Distances:
         self._shape, self._radius, self._dilation = image.shape, radius, dilation
         self._padded = functional.pad(image.float()[None, None], (dilation,) * 6, mode="replicate")
 
-    def of_planes(self, first: int, last: int) -> Tensor:
-        """(12, last - first, Y, Z)."""
+    def compute_planes(self, first: int, last: int) -> Tensor:
+        """Compute the distances in planes along X, (12, last - first, Y, Z)."""
         radius, dilation = self._radius, self._dilation
-        # Patches reach beyond the planes, where the image goes on.
+        # Patches extend beyond the planes into the image.
         low, high = max(0, first - radius), min(self._shape[0], last + radius)
 
         def neighbour(direction: tuple[int, int, int]) -> Tensor:
@@ -133,21 +135,21 @@ class _Distances:
             ]
 
         distances = self._padded.new_empty((CHANNELS, last - first, *self._shape[1:]))
-        for channel, (one, other) in enumerate(_PAIRS):
-            difference = (neighbour(one) - neighbour(other)).square_()
+        for channel, (first_direction, second_direction) in enumerate(_PAIRS):
+            difference = (neighbour(first_direction) - neighbour(second_direction)).square_()
             distances[channel] = _box_mean(difference, radius)[0, 0, first - low : last - low]
         return distances.sub_(distances.amin(dim=0))
 
 
-def _described(distances: Tensor, typical: Tensor) -> Tensor:
-    """exp(-D / V), in place."""
-    low, high = _VARIANCE_RANGE
-    variance = distances.mean(dim=0).clamp_(low * typical, high * typical).clamp_min_(torch.finfo(distances.dtype).tiny)
+def _describe(distances: Tensor, mean_variance: Tensor) -> Tensor:
+    """Compute exp(-D / V), in place."""
+    low, high = (bound * mean_variance for bound in _VARIANCE_RANGE)
+    variance = distances.mean(dim=0).clamp_(low, high).clamp_min_(torch.finfo(distances.dtype).tiny)
     return distances.div_(variance).neg_().exp_()
 
 
 def _box_mean(volumes: Tensor, radius: int) -> Tensor:
-    """Mean over cubes of 2 * radius + 1 voxels a side, one axis after the other; (B, 1, X, Y, Z)."""
+    """Average (B, 1, X, Y, Z) over cubes of 2 * radius + 1 voxels per side, axis by axis."""
     side = 2 * radius + 1
     for axis in (2, 3, 4):
         margins = [radius if axis == padded_axis else 0 for padded_axis in (4, 4, 3, 3, 2, 2)]

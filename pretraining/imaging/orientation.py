@@ -1,4 +1,4 @@
-"""NIfTI says twice where a scan lies, by its sform and its qform; where they disagree, say which one was taken."""
+"""Comparison of NIfTI's two placements, sform and qform, with the one that the reader used."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy as np
 
 from pretraining.imaging.headers import VolumeHeader
 
-_SAME = 0.1
-"""Of the smallest voxel: corners of two placements that lie closer are one."""
+_TOLERANCE = 0.1
+"""Largest corner distance of equal placements, in units of the smallest spacing."""
 
 
 def ras_affine(direction: Sequence[float], spacing_mm: Sequence[float], origin_mm: Sequence[float]) -> np.ndarray:
-    """Turn a grid of ITK's, whose coordinates are LPS, into NIfTI's (4, 4), voxels to RAS mm.
+    """Convert ITK's geometry in LPS to NIfTI's (4, 4) affine from voxels to RAS mm.
 
     Args:
-        direction: 9 cosines, row by row.
-        spacing_mm: Of 3 axes.
-        origin_mm: Of the first voxel.
+        direction: 9 direction cosines, row-major.
+        spacing_mm: Spacing of the 3 axes.
+        origin_mm: Position of the first voxel.
     """
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(direction, (3, 3)) * np.asarray(spacing_mm)
@@ -27,41 +27,48 @@ def ras_affine(direction: Sequence[float], spacing_mm: Sequence[float], origin_m
     return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
 
 
-def orientation_note(header: VolumeHeader, taken: np.ndarray) -> str:
-    """Say how the placements in a header differ, and which of them was taken.
+def orientation_note(header: VolumeHeader, used: np.ndarray) -> str:
+    """Describe how the placements in a header differ, and which of them the reader used.
 
     Args:
-        header: Of the file.
-        taken: (4, 4), voxels to RAS mm, as the reader understood it.
+        header: Header of the file.
+        used: (4, 4) from voxels to RAS mm, as returned by the reader.
 
     Returns:
-        One line that begins with "its"; nothing where all placements agree.
+        One line that begins with "its"; empty if all placements agree.
     """
-    places = header.transforms
-    same_mm = _SAME * min(header.spacing_mm)
-    apart = {name: _corner_distance_mm(header, place, taken) for name, place in places.items()}
-    if len(places) == 2:
-        between = _corner_distance_mm(header, *places.values())
-        if between <= same_mm:
+    transforms = header.transforms
+    tolerance_mm = _TOLERANCE * min(header.spacing_mm)
+    distances = {name: _corner_distance_mm(header, transform, used) for name, transform in transforms.items()}
+    if len(transforms) == 2:
+        between = _corner_distance_mm(header, *transforms.values())
+        if between <= tolerance_mm:
             return ""
-        name = min(apart, key=apart.__getitem__)
-        if apart[name] <= same_mm:
-            other = next(one for one in places if one != name)
-            why = f" (the {other} is sheared)" if _is_sheared(places[other]) else ""
-            return f"its sform and qform disagree, by up to {between:.3g} mm{why}; the {name} is taken"
-    for name, distance in apart.items():
-        if distance > same_mm:
-            steps = "×".join(f"{mm:.3g}" for mm in np.linalg.norm(places[name][:3, :3], axis=0))
+        name = min(distances, key=distances.__getitem__)
+        if distances[name] <= tolerance_mm:
+            other = next(key for key in transforms if key != name)
+            reason = f" (the {other} is sheared)" if _is_sheared(transforms[other]) else ""
+            return f"its sform and qform disagree, by up to {between:.3g} mm{reason}; the {name} is used"
+    for name, distance in distances.items():
+        if distance > tolerance_mm:
+            steps = "×".join(f"{mm:.3g}" for mm in np.linalg.norm(transforms[name][:3, :3], axis=0))
             sizes = "×".join(f"{mm:.3g}" for mm in header.spacing_mm)
             return (
-                f"its {name} and its voxel sizes disagree, by up to {distance:.3g} mm (steps of {steps} mm, voxels of {sizes} mm); "
-                "the voxel sizes are taken"
+                f"its {name} and its voxel sizes disagree, by up to {distance:.3g} mm "
+                f"(steps of {steps} mm, voxels of {sizes} mm); the voxel sizes are used"
             )
     return ""
 
 
 def is_sheared_alone(header: VolumeHeader) -> bool:
-    """Whether all placements that a header states have axes that are not at right angles: no voxel grid of ITK's can hold them."""
+    """Tell whether all placements in a header are sheared, which ITK's grids cannot represent.
+
+    Args:
+        header: Header of the file.
+
+    Returns:
+        True if there are placements and none has axes at right angles.
+    """
     return bool(header.transforms) and all(map(_is_sheared, header.transforms.values()))
 
 
@@ -70,7 +77,7 @@ def _is_sheared(affine: np.ndarray) -> bool:
     return bool(np.abs(axes.T @ axes - np.eye(3)).max() > 1e-3)
 
 
-def _corner_distance_mm(header: VolumeHeader, one: np.ndarray, other: np.ndarray) -> float:
+def _corner_distance_mm(header: VolumeHeader, first: np.ndarray, second: np.ndarray) -> float:
     sides = (*header.size, 1, 1)[:3]
     corners = np.array([(*corner, 1) for corner in itertools.product(*((0, side - 1) for side in sides))]).T
-    return float(np.linalg.norm(((one - other) @ corners)[:3], axis=0).max())
+    return float(np.linalg.norm(((first - second) @ corners)[:3], axis=0).max())

@@ -1,35 +1,37 @@
-"""Why an image file is not used, in words that name neither file nor patient."""
+"""Exceptions for image files that are not used, with messages free of file and patient names."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 RejectionKind = Literal["empty", "small", "unusable"]
-"""``empty`` and ``small`` are what every large set of masks has; ``unusable`` is what somebody
-should look at.
-"""
+"""``empty`` and ``small`` are normal in large sets of masks; ``unusable`` needs attention."""
 
 
 class Unusable(Exception):
-    """A scan that is not taken; the message is the reason, and never holds a value that may identify a person."""
+    """Scan that is not used; the message is the reason, free of values that identify a person."""
 
 
 class Rejected(Unusable):
-    """Why a file is not used; the reason is the message."""
+    """File that is not used; the message is the reason."""
 
-    def __init__(self, why: str, kind: RejectionKind = "unusable") -> None:
-        super().__init__(why)
+    def __init__(self, reason: str, kind: RejectionKind = "unusable") -> None:
+        super().__init__(reason)
         self.kind: RejectionKind = kind
 
 
 def unreadable(error: Exception) -> Rejected:
-    """Put the one line of a reader's error that says something into a reason."""
+    """Convert a reader's error to a rejection with one informative line.
+
+    Args:
+        error: Exception from ITK or the operating system.
+    """
     if isinstance(error, OSError) and error.strerror:
         return Rejected(f"unreadable ({error.strerror})")
     lines = [
         line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("Reason: No such file")
     ]
-    said = lines[-1] if lines else type(error).__name__
-    # ITK names the address of the reader, which is another one each time.
-    said = said.removeprefix("sitk::ERROR: ").removeprefix("ITK ERROR: ")
-    return Rejected(f"unreadable ({' '.join(word.partition('(0x')[0] for word in said.split())})")
+    message = lines[-1] if lines else type(error).__name__
+    # ITK's message contains the reader's address, which differs from run to run.
+    message = message.removeprefix("sitk::ERROR: ").removeprefix("ITK ERROR: ")
+    return Rejected(f"unreadable ({' '.join(word.partition('(0x')[0] for word in message.split())})")

@@ -1,4 +1,4 @@
-"""Scans and label maps as commands take them: files judged first, then three axes, one number in a voxel, a known place."""
+"""Reading and validation of scans and label maps for commands."""
 
 from __future__ import annotations
 
@@ -20,21 +20,20 @@ from pretraining.imaging.rejection import Rejected, unreadable
 log = logging.getLogger(__name__)
 
 _ORTHONORMAL = 1e-3
-"""Greatest error of a header's directions."""
+"""Largest error of a header's direction matrix."""
 
 
 def load_image(path: Path, *, vectors: bool = False) -> tuple[sitk.Image, str]:
-    """Judge a file, then read it.
+    """Validate and read an image file.
 
     Args:
-        path: Any format of ITK's.
-        vectors: Whether more will do than one volume with one real number in a voxel: a
-            displacement field, say.
+        path: File of any format that ITK reads.
+        vectors: Whether to accept other images than a single volume with one real number per voxel,
+            for example displacement fields.
 
     Returns:
         The image, without axes of length 1 beyond the third, and a note on its orientation: which
-            of two placements in a NIfTI header
-        was taken, or nothing.
+        of two different placements in a NIfTI header was used, else an empty text.
 
     Raises:
         Rejected: If it is damaged or cannot be read (see :mod:`pretraining.imaging.integrity`).
@@ -48,24 +47,24 @@ def load_image(path: Path, *, vectors: bool = False) -> tuple[sitk.Image, str]:
     except (OSError, RuntimeError) as error:
         if header is not None and is_sheared_alone(header):
             raise Rejected(
-                "its axes are not at right angles (sheared); resample it to such a grid, or mend its header"
+                "its axes are not at right angles (sheared); resample it to a grid without shear, or correct its header"
             ) from None
         raise unreadable(error) from None
     while image.GetDimension() > 3 and image.GetSize()[-1] == 1:
         image = image[..., 0]
-    return image, "" if header is None else _orientation(header, image)
+    return image, "" if header is None else _note_orientation(header, image)
 
 
 def read_image(path: str | Path, role: str, *, vectors: bool = False) -> sitk.Image:
-    """Read a file that a user named.
+    """Read an image file that the user named.
 
     Args:
-        path: Any format of ITK's.
-        role: What the image is, for messages: ``fixed``, ``moving mask``, ...
-        vectors: As for :func:`load_image`.
+        path: File of any format that ITK reads.
+        role: Name of the image for messages: ``fixed``, ``moving mask``, ...
+        vectors: Whether to accept vector images, see :func:`load_image`.
 
     Raises:
-        InputError: If there is no such file, or it is damaged or cannot be read.
+        InputError: If the file does not exist, is damaged or cannot be read.
     """
     path = Path(path)
     if not path.exists():
@@ -80,17 +79,20 @@ def read_image(path: str | Path, role: str, *, vectors: bool = False) -> sitk.Im
 
 
 def validate_scan(image: sitk.Image, role: str) -> sitk.Image:
-    """The scan as float32.
+    """Validate a scan and convert it to float32.
 
     Args:
-        image: As read.
-        role: What it is, for messages.
+        image: Image from :func:`read_image`.
+        role: Name of the image for messages.
+
+    Returns:
+        The scan as float32.
 
     Raises:
-        InputError: For anything but three axes of at least 2 voxels and one channel, directions
-            that are not at right angles, voxels that are not numbers, or a constant image.
+        InputError: If it has not three axes of at least 2 voxels and one channel, or is sheared,
+            constant, or contains NaN or infinity.
     """
-    image = _checked_geometry(image, role)
+    _check_geometry(image, role)
     image = sitk.Cast(image, sitk.sitkFloat32)
     values = sitk.GetArrayViewFromImage(image)
     if wrong := int(values.size - np.isfinite(values).sum()):
@@ -98,44 +100,52 @@ def validate_scan(image: sitk.Image, role: str) -> sitk.Image:
             f"{role}: {wrong} of {values.size} voxels are NaN or infinite; replace them, e.g. by the value of air"
         )
     if values.min() == values.max():
-        raise InputError(f"{role}: every voxel is {values.flat[0]:g}; there is nothing to see in a constant image")
+        raise InputError(f"{role}: expected a scan, found a constant image (every voxel is {values.flat[0]:g})")
     return image
 
 
 def validate_labels(image: sitk.Image, scan: sitk.Image, role: str) -> sitk.Image:
-    """Labels or a mask as int32 on the grid of their scan; resampled by nearest neighbour, and said so, if they come on another.
+    """Validate labels or a mask and convert them to int32 on the grid of their scan.
+
+    Labels on another grid are resampled by nearest neighbour, which is logged.
 
     Args:
-        image: As read.
-        scan: Checked.
-        role: What the labels are, for messages.
+        image: Image from :func:`read_image`.
+        scan: Scan from :func:`validate_scan`.
+        role: Name of the labels for messages.
+
+    Returns:
+        The labels as int32.
 
     Raises:
-        InputError: If they are not three-dimensional with one channel, hold fractions, or nothing
-            of them lies on the scan.
+        InputError: If they have not three axes and one channel, contain fractions, or are empty on
+            the grid of the scan.
     """
-    image = _checked_geometry(image, role)
+    _check_geometry(image, role)
     if image.GetPixelID() in (sitk.sitkFloat32, sitk.sitkFloat64):
         values = sitk.GetArrayViewFromImage(image)
         if not (np.isfinite(values).all() and np.array_equal(values, np.round(values))):
-            raise InputError(f"{role}: expected whole numbers, found others; is this a probability map or a scan?")
+            raise InputError(f"{role}: expected whole numbers, found fractions; is this a probability map or a scan?")
     image = sitk.Cast(image, sitk.sitkInt32)
     if not same_grid(image, scan):
         log.info(
-            "%s: on another grid than its scan (%s against %s voxels); resampled to it",
+            "%s: resampled to the grid of its scan (from %s to %s voxels)",
             role,
             image.GetSize(),
             scan.GetSize(),
         )
         image = sitk.Resample(image, scan, sitk.Transform(), sitk.sitkNearestNeighbor, 0.0)
     if not sitk.GetArrayViewFromImage(image).any():
-        raise InputError(f"{role}: empty on the grid of its scan; check that it belongs to that scan, or leave it out")
+        raise InputError(f"{role}: empty on the grid of its scan; check that it belongs to that scan, or omit it")
     return image
 
 
 @contextmanager
 def quiet_itk() -> Iterator[None]:
-    """Leave out ITK's own warnings, several lines each on standard error: what matters is checked and said here."""
+    """Suppress ITK's own warnings, several lines each on standard error.
+
+    The callers detect and report the defects that matter.
+    """
     before = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
@@ -144,26 +154,25 @@ def quiet_itk() -> Iterator[None]:
         sitk.ProcessObject.SetGlobalWarningDisplay(before)
 
 
-def _orientation(header: VolumeHeader, image: sitk.Image) -> str:
+def _note_orientation(header: VolumeHeader, image: sitk.Image) -> str:
     if not header.is_nifti or image.GetDimension() != 3:
         return ""
     return orientation_note(header, ras_affine(image.GetDirection(), image.GetSpacing(), image.GetOrigin()))
 
 
-def _checked_geometry(image: sitk.Image, role: str) -> sitk.Image:
+def _check_geometry(image: sitk.Image, role: str) -> None:
     if image.GetDimension() != 3 or min(image.GetSize()) < 2:
         raise InputError(
-            f"{role}: expected three axes of at least 2 voxels, found {image.GetSize()}; name one 3D volume"
+            f"{role}: expected three axes of at least 2 voxels, found {image.GetSize()}; choose one 3D volume"
         )
     if image.GetNumberOfComponentsPerPixel() != 1 or "complex" in image.GetPixelIDTypeAsString():
         raise InputError(
-            f"{role}: expected one number in a voxel, found {image.GetPixelIDTypeAsString()}; extract one channel"
+            f"{role}: expected one number per voxel, found {image.GetPixelIDTypeAsString()}; extract one channel"
         )
     direction = np.array(image.GetDirection()).reshape(3, 3)
     if np.abs(direction.T @ direction - np.eye(3)).max() > _ORTHONORMAL:
         kind = "singular" if abs(np.linalg.det(direction)) < _ORTHONORMAL else "sheared"
         raise InputError(
-            f"{role}: its direction matrix is {kind} ({np.round(direction, 3).tolist()}), expected axes at right angles; "
-            "resample it to such a grid, or mend its header"
+            f"{role}: its direction matrix is {kind} ({np.round(direction, 3).tolist()}), "
+            "expected axes at right angles; resample it to such a grid, or correct its header"
         )
-    return image

@@ -1,4 +1,4 @@
-"""How pictures show a volume: which slices, which side is where, and which intensities are black and white."""
+"""Display conventions for volumes: slice orientation, side letters and intensity windows."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 VIEWS = {"axial": ((0, 1), "RLAP"), "coronal": ((0, 2), "RLSI"), "sagittal": ((1, 2), "APSI")}
-"""View → axes to the right and downward of a volume whose first voxel is the patient's right, front
-and top (an LPS volume with its Z turned), and what lies left, right, above and below. Radiological:
-the patient's right is on the left.
+"""View → volume axes shown to the right and downward, and the letters at the left, right, upper and
+lower side. The first voxel of the volume is at the patient's right, front and top (an LPS volume
+with flipped Z). Radiological: the patient's right is on the left.
 """
 SOFT_TISSUE_HU, LUNG_HU, BONE_HU = (-160.0, 240.0), (-1250.0, 250.0), (-400.0, 1000.0)
-"""Windows of CT scans."""
+"""Intensity windows for CT scans."""
 CONTENT = 0.05
-"""Share of a window; what is darker is taken for background."""
+"""Share of the intensity range below which a voxel counts as background."""
 _LUNG_BELOW_HU, _BONE_ABOVE_HU = -500.0, 200.0
-"""Medians of what is looked at, for which the window of soft tissue would show nothing. Air of a CT
-scan lies below the first, too.
+"""Median intensities of lungs and bones, below and above which the soft-tissue window shows no
+detail. Air in a CT scan is also below the first.
 """
 _RANGE = (0.5, 99.5)
-"""Percentiles taken for the range of a scan."""
+"""Percentiles that define the intensity range of a scan."""
 _WHITE = 99.0
 """Percentile of the content shown white."""
 _SAMPLE = 2**20
-"""About as many voxels tell a window."""
+"""Approximate number of voxels from which a window is computed."""
 
 
 def display_window(
@@ -36,13 +36,14 @@ def display_window(
     """Choose the intensities shown black and white.
 
     Args:
-        volumes: Of any shape, shown alike; NaN and infinite values are left out.
-        is_ct: Whether they are in Hounsfield units; told by the values if left out.
-        structures: Intensities of what is to be seen, in Hounsfield units: in lungs and bones a CT
-            scan gets their window.
+        *volumes: Volumes of any shape that share the window; NaN and infinite values are ignored.
+        is_ct: Whether they are in Hounsfield units. Default: inferred from the values.
+        structures: Intensities of the structures of interest, Hounsfield units. They select the
+            lung or bone window of a CT scan.
 
     Returns:
-        (black, white). Black is below white, except for a constant volume, whose value is both.
+        (black, white). Black is below white, except for a constant volume, where both are its
+        value.
     """
     values = np.concatenate([volume.ravel()[:: 1 + volume.size // _SAMPLE] for volume in volumes])
     values = values[np.isfinite(values)]
@@ -58,24 +59,39 @@ def display_window(
 
 
 def apply_window(volume: np.ndarray, window: tuple[float, float]) -> np.ndarray:
-    """Grey values in [0, 1] of a volume under a window; NaN and a constant volume are black."""
+    """Map intensities to grey values in [0, 1]; NaN and constant volumes become black.
+
+    Args:
+        volume: Volume of any shape.
+        window: (black, white) from :func:`display_window`.
+    """
     low, high = window
     return np.clip((np.nan_to_num(volume, nan=low) - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
 
 
 def letter_sides(axis: Axes, view: str, *, outside: bool = False, size: float = 8) -> None:
-    """Write at the four sides of a picture what lies there.
+    """Write the anatomical side (R, L, A, P, S, I) at each edge of a picture.
 
     Args:
-        axis: Shows the picture.
+        axis: Matplotlib axes with the picture.
         view: Key of :data:`VIEWS`.
-        outside: Write beside the picture and not on it.
-        size: Of the letters, points.
+        outside: Whether to write next to the picture instead of on it.
+        size: Font size, points.
     """
     edge = -0.01 if outside else 0.03
-    places = ((edge, 0.5), (1 - edge, 0.5), (0.5, 1 - edge), (0.5, edge))
+    positions = ((edge, 0.5), (1 - edge, 0.5), (0.5, 1 - edge), (0.5, edge))
     alignments = [("left", "center"), ("right", "center"), ("center", "top"), ("center", "bottom")]
     if outside:
         alignments = [("right", "center"), ("left", "center"), ("center", "bottom"), ("center", "top")]
-    for letter, (x, y), (across, along) in zip(VIEWS[view][1], places, alignments, strict=True):
-        axis.text(x, y, letter, color="white", fontsize=size, alpha=0.85, ha=across, va=along, transform=axis.transAxes)
+    for letter, (x, y), (horizontal, vertical) in zip(VIEWS[view][1], positions, alignments, strict=True):
+        axis.text(
+            x,
+            y,
+            letter,
+            color="white",
+            fontsize=size,
+            alpha=0.85,
+            ha=horizontal,
+            va=vertical,
+            transform=axis.transAxes,
+        )

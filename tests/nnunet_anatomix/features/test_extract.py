@@ -91,7 +91,7 @@ def with_nan() -> sitk.Image:
     [
         (scan(9, 8, 10)[:, :, 4], "three axes"),
         (sitk.JoinSeries([scan(9, 8, 10)] * 2), "three axes"),
-        (vector_image(), "one number in a voxel"),
+        (vector_image(), "one number per voxel"),
         (with_nan(), "1 of 720 voxels are NaN"),
         (scan(9, 8, 10) * 0 + 7, "every voxel is 7"),
     ],

@@ -75,8 +75,8 @@ def test_a_sound_dataset_passes(folder, caplog):
         (lambda folder: write(image(folder), np.full(SHAPE, 7, dtype=np.float32)), r"b_0001.nii.gz is constant \(7"),
         (lambda folder: write(image(folder), scan(), spacing=(1, 1, 500)), "'b': b_0001.nii.gz: spacing of 1×1×500 mm"),
         (lambda folder: write(image(folder), scan()[:5]), "'b': cannot read"),
-        (lambda folder: image(folder).write_bytes(b"no scan"), "'b': b_0001.nii.gz: (damaged|cut short)"),
-        (lambda folder: label(folder).write_bytes(label(folder).read_bytes()[:60]), "'b': b.nii.gz: cut short"),
+        (lambda folder: image(folder).write_bytes(b"no scan"), "'b': b_0001.nii.gz: (damaged|truncated)"),
+        (lambda folder: label(folder).write_bytes(label(folder).read_bytes()[:60]), "'b': b.nii.gz: truncated"),
         (
             lambda folder: write(label(folder), labels(0, 1)[1:]),
             r"'b': image of \(9, 11, 12\) voxels, label of \(8, 11, 12\)",

@@ -154,7 +154,7 @@ def test_every_prediction_needs_a_truth_but_not_the_other_way_round(folders, cap
     [
         (
             lambda folder: (folder / "case.0.nii.gz").write_bytes(b"torn"),
-            r"case\.0\.nii\.gz: damaged|case\.0\.nii\.gz: cut short",
+            r"case\.0\.nii\.gz: damaged|case\.0\.nii\.gz: truncated",
         ),
         (lambda folder: write(folder / "case.0.nii.gz", boxes(0) + np.float32(0.5)), "not whole"),
         (lambda folder: write(folder / "case.0.mha", boxes(0)), "are of one name"),

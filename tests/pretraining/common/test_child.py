@@ -18,7 +18,7 @@ from pretraining.common.errors import CommandFailed
 PARENT = """
 import os, sys
 from pathlib import Path
-from pretraining.command_line import run_commands
+from pretraining.common.command_line import run_commands
 from pretraining.common.child import run_child
 from pretraining.common.lock import locked
 

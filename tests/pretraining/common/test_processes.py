@@ -14,7 +14,10 @@ import pytest
 
 from pretraining.common.processes import ProcessLost, available_cores, imap_unordered
 
-WAITS = "import time; from pretraining.common.processes import finished; print(*finished(time.sleep, [300, 300], processes=2))"
+WAITS = (
+    "import time; from pretraining.common.processes import imap_unordered; "
+    "print(*imap_unordered(time.sleep, [300, 300], processes=2))"
+)
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -188,5 +188,5 @@ def test_isotropic_wants_a_spacing():
     for spacing_mm in (0, -1, float("nan")):
         with pytest.raises(InputError, match=r"expected 0\.0001 to 100 mm"):
             resample_isotropic(scan(grid()), spacing_mm)
-    with pytest.raises(InputError, match="name a larger one"):
+    with pytest.raises(InputError, match="choose a larger one"):
         resample_isotropic(scan(grid()), 0.001)

@@ -56,7 +56,7 @@ def test_a_file_cut_short_is_refused(tmp_path, suffix, compressed, keep):
     path = save(tmp_path / f"a{suffix}", noisy(), compressed=compressed)
     content = path.read_bytes()
     path.write_bytes(content[: round(len(content) * keep) if 0 < keep < 1 else keep])
-    with pytest.raises(Rejected, match=r"cut short|damaged|empty file") as error:
+    with pytest.raises(Rejected, match=r"truncated|damaged|empty file") as error:
         read_labels(path)
     assert error.value.kind == "unusable" and "\n" not in str(error.value) and "0x" not in str(error.value)
 

@@ -136,7 +136,7 @@ def test_a_truncated_file_is_named(tmp_path, name):
     path.write_bytes(content[: len(content) // 2])
     message = said(checked_file, path)
     assert message.startswith("fixed: ") and str(path) in message
-    assert "cut short" in message
+    assert "truncated" in message
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int16, np.float64])
@@ -146,7 +146,7 @@ def test_a_nifti_that_lacks_its_last_bytes_is_cut_off(tmp_path, ending, kind):
     sitk.WriteImage(image((100 * volume()).astype(kind)), str(whole))
     assert read_image(whole, "fixed").GetSize() == SHAPE
     cut.write_bytes(whole.read_bytes()[:-1])
-    assert "cut short" in said(read_image, cut, "fixed")
+    assert "truncated" in said(read_image, cut, "fixed")
 
 
 def test_a_damaged_archive_is_refused(tmp_path):
@@ -163,7 +163,7 @@ def test_a_file_that_is_no_image_is_named(tmp_path, name):
     (tmp_path / name).write_text("Dear diary,\n")
     message = said(read_image, tmp_path / name, "moving")
     assert message.startswith(f"moving: {tmp_path / name}: ") and (
-        "unreadable" in message or "cut short" in message or "damaged" in message
+        "unreadable" in message or "truncated" in message or "damaged" in message
     )
 
 

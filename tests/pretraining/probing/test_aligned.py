@@ -140,7 +140,7 @@ def no_common_tissue(folder):
         (other_grid, "expected one grid"),
         (no_labels, "no such file"),
         (one_modality, "add one"),
-        (damaged, "cut short"),
+        (damaged, "truncated"),
         (four_dimensions, "expected three"),
         (vectors, "values per voxel"),
         (other_channels, "expected CT and one other"),

@@ -129,9 +129,9 @@ def test_a_truncated_file_has_a_reason(tmp_path, ending, kept, capfd):
     path.write_bytes(data[: kept if kept > 1 else int(kept * len(data))])
     (series,), _ = scan_tree(tmp_path.resolve())
     if series.problem:
-        assert any(words in series.problem for words in ("cut short", "damaged", "names no file"))
+        assert any(words in series.problem for words in ("truncated", "damaged", "names no file"))
     else:
-        with quiet_readers(), pytest.raises(Unusable, match=r"cut short|damaged"):
+        with quiet_readers(), pytest.raises(Unusable, match=r"truncated|damaged"):
             read_series(tmp_path, series)
     assert "ller" not in "".join(capfd.readouterr())
 
