@@ -1,1 +1,1 @@
-"""One module for each group of commands of ``anatomix-pretrain``."""
+"""Commands of ``anatomix-pretrain``, one module per group."""

@@ -1,4 +1,4 @@
-"""Configurations that the flags of ``anatomix-pretrain`` start from."""
+"""Default configurations for the flags of ``anatomix-pretrain``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,15 @@ Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
 def default_config(arguments: list[str]) -> TrainConfig:
-    """The named preset, with the engine of the store to train on, if any; or what the run to be resumed was started with."""
+    """Return the configuration that the flags of a command line override.
+
+    Args:
+        arguments: Command line without the program.
+
+    Returns:
+        The configuration of the run to resume, if any; else the preset, with the engine
+        configuration of the sample store to train on, if any.
+    """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--preset")
     parser.add_argument("--out", type=Path)
@@ -35,4 +43,9 @@ def default_config(arguments: list[str]) -> TrainConfig:
 
 
 def open_bank(path: Path | None) -> TemplateBank:
+    """Open a template bank, or build the procedural bank.
+
+    Args:
+        path: Template bank. None: procedural shapes.
+    """
     return TemplateBank.open(path) if path else procedural_bank()

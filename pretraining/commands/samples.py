@@ -1,4 +1,4 @@
-"""``anatomix-pretrain preview`` and ``synthesize``."""
+"""Commands ``preview`` and ``synthesize`` of ``anatomix-pretrain``."""
 
 from __future__ import annotations
 
@@ -26,6 +26,12 @@ log = logging.getLogger(__name__)
 
 
 def preview_command(default: TrainConfig) -> Callable[..., None]:
+    """Return the ``preview`` command.
+
+    Args:
+        default: Configuration that its flags override.
+    """
+
     def preview(
         out: Path,
         templates: Path | None = None,
@@ -34,16 +40,15 @@ def preview_command(default: TrainConfig) -> Callable[..., None]:
         count: int = 6,
         config: Annotated[TrainConfig, tyro.conf.arg(name="")] = default,
     ) -> None:
-        """Draw synthetic samples: a contact sheet of label maps and their views, or each artefact alone.
+        """Draw synthetic samples as a contact sheet, or the effect of each artefact.
 
         Args:
             out: The .png file to write.
-            templates: A template bank; procedural shapes if left out.
-            preset: Configuration to start from, by name or .json file; flags override it.
-            page: A sheet of samples (Fig. 9), or each artefact weak and strong on the sample of
-                index COUNT - 1 (Fig. 12).
-            count: Samples to draw.
-            config: Configuration.
+            templates: Template bank. Default: procedural shapes.
+            preset: Initial configuration, a name or .json file; flags override it.
+            page: Samples (Fig. 9), or each artefact weak and strong on sample COUNT - 1 (Fig. 12).
+            count: Number of samples.
+            config: Training settings.
         """
         try_file(out)
         bank = open_bank(templates)
@@ -58,6 +63,12 @@ def preview_command(default: TrainConfig) -> Callable[..., None]:
 
 
 def synthesize_command(default: TrainConfig) -> Callable[..., None]:
+    """Return the ``synthesize`` command.
+
+    Args:
+        default: Configuration that its flags override.
+    """
+
     def synthesize(
         templates: Path,
         out: Path,
@@ -74,30 +85,28 @@ def synthesize_command(default: TrainConfig) -> Callable[..., None]:
         preset: str = DEFAULT_PRESET,
         engine: EngineConfig = default.engine,
     ) -> None:
-        """Fill a store with samples to train on; started again, it goes on where it stopped.
+        """Write training samples to a store. If interrupted, run the command again to resume.
 
         Args:
-            templates: A template bank.
+            templates: Template bank.
             out: Folder of the store.
-            count: Samples of the whole store; a larger one makes a store grow.
-            seed: Of the samples.
-            shard: i/K makes one of K shares, on one of K machines that write into the same folder.
-            workers: Processes that make samples, by default one per core, or 8 in a Slurm job.
-            verify: Read what is there already, and make damaged samples anew.
-            device: Where samples are made.
-            executor: This machine, or an array of Slurm jobs.
-            shards: Slurm jobs to share the work, by default 8.
-            slurm_partition: Of the cluster; all else by Slurm's own variables (SBATCH_ACCOUNT,
-                ...).
-            slurm_minutes: Limit of a job; one that runs into it queues again by itself.
-            preset: Configuration whose engine to start from, by name or .json file; flags override
-                it.
-            engine: Configuration.
+            count: Number of samples in the store; a larger number extends an existing store.
+            seed: Seed of the samples.
+            shard: Share i/K of the samples, for one of K machines that write into the same folder.
+            workers: Number of worker processes. Default: one per core, 8 in a Slurm job.
+            verify: Check existing samples and replace damaged ones.
+            device: Device that computes the samples.
+            executor: Local machine, or an array of Slurm jobs.
+            shards: Number of Slurm jobs. Default: 8.
+            slurm_partition: Slurm partition; other settings come from SBATCH_ACCOUNT and the like.
+            slurm_minutes: Time limit of a Slurm job; a job that reaches it is queued again.
+            preset: Initial configuration of the engine, a name or .json file; flags override it.
+            engine: Settings of the data engine.
         """
         request = Request(bank=TemplateBank.open(templates), engine=engine, count=count, seed=seed, device=device)
         if executor == "slurm":
             if shard is not None:
-                raise InputError("--shard is for --executor local; a Slurm array makes all of --shards")
+                raise InputError("--shard needs --executor local; with slurm, use --shards to set the number of jobs")
             submit(
                 request,
                 out,
@@ -108,7 +117,7 @@ def synthesize_command(default: TrainConfig) -> Callable[..., None]:
                 verify=verify,
             )
         elif shards is not None:
-            raise InputError("--shards is for --executor slurm; here, --shard i/K makes one share")
+            raise InputError("--shards needs --executor slurm; with local, use --shard i/K to compute one share")
         else:
             share = Share.parse(shard) if shard is not None else Share()
             fill_store(

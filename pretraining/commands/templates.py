@@ -1,4 +1,4 @@
-"""``anatomix-pretrain templates``."""
+"""Command ``templates`` of ``anatomix-pretrain``."""
 
 from __future__ import annotations
 
@@ -19,17 +19,15 @@ def templates(
     licence: tuple[str, ...] = (),
     region: tuple[str, ...] = (),
 ) -> None:
-    """Build a bank of organ templates; a build that was killed goes on when started again.
+    """Build a bank of organ templates. If interrupted, run the command again to resume.
 
     Args:
-        source: TotalSegmentator folders, nnU-Net raw datasets, folders of binary masks, multi-label
-            maps (NIfTI, NRRD, MHA), or procedural[:COUNT].
-        out: The bank to write; OUT.report.txt beside it names all that was not used.
-        spacing: Isotropic grid of the templates, mm.
-        workers: Processes that read, by default one per core.
-        licence: Of sources that have no LICENCE file: one for all, or one for each source in order.
-        region: Part of the body that each source shows, in order, for balanced draws; by default
-            sources whose organs have other names are other regions.
+        source: TotalSegmentator, nnU-Net raw, mask or label-map folders, or procedural[:COUNT].
+        out: The bank to write; OUT.report.txt next to it lists all unused files.
+        spacing: Isotropic spacing of the templates, mm.
+        workers: Number of reading processes. Default: one per core.
+        licence: Licence of sources without a LICENCE file: one for all, or one per source.
+        region: Body region of each source, for balanced draws. Default: grouped by organ names.
     """
     processes = available_cores() if workers is None else workers
     report = build_bank(source, out, spacing_mm=spacing, processes=processes, licences=licence, regions=region)

@@ -1,4 +1,4 @@
-"""``anatomix-pretrain train`` and ``sweep``."""
+"""Commands ``train`` and ``sweep`` of ``anatomix-pretrain``."""
 
 from __future__ import annotations
 
@@ -21,6 +21,12 @@ log = logging.getLogger(__name__)
 
 
 def train_command(default: TrainConfig) -> Callable[..., None]:
+    """Return the ``train`` command.
+
+    Args:
+        default: Configuration that its flags override.
+    """
+
     def train(
         out: Path,
         templates: Path | None = None,
@@ -33,22 +39,19 @@ def train_command(default: TrainConfig) -> Callable[..., None]:
         workers: int | None = None,
         config: Annotated[TrainConfig, tyro.conf.arg(name="")] = default,
     ) -> None:
-        """Pretrain a backbone contrastively, on samples made on the fly or on a store of them.
+        """Pretrain a backbone contrastively, on samples computed on the fly or from a store.
 
         Args:
             out: Folder of the run.
-            templates: A template bank; procedural shapes if left out.
-            samples: A store made by synthesize, in place of templates; its engine configuration is
-                the run's.
-            preset: Configuration to start from, by name or .json file; flags override it.
-            minutes: Wall time of all sittings, in place of --steps; the learning rate's schedule
-                ends with it. May change with --resume.
-            resume: Go on with the run in --out, by its own configuration and minutes.
-            init_from: Weights file to start from.
+            templates: Template bank. Default: procedural shapes.
+            samples: Sample store of synthesize, instead of templates; it sets the engine options.
+            preset: Initial configuration, a name or .json file; flags override it.
+            minutes: Total wall time of training and rate schedule, instead of --steps.
+            resume: Resume the run in --out with its configuration; --minutes may change.
+            init_from: Weights file for initialization.
             device: auto, cpu, cuda or cuda:N.
-            workers: Processes that make samples on the CPU; by default 1 on a CPU, none (samples on
-                the GPU) on a GPU. Or that read them.
-            config: Configuration.
+            workers: Processes for samples. Default: 1 on a CPU; on a GPU 0, or several for a store.
+            config: Training settings.
         """
         if templates and samples:
             raise UsageError("expected --templates or --samples, not both")
@@ -77,17 +80,18 @@ def sweep(
     minutes: float = 20.0,
     device: str = "auto",
 ) -> None:
-    """Train several variants for the same time, judge each on T1 to T2 and PD, and write a table; killed, it goes on.
+    """Train variants of a preset for the same time, judge them and write a table.
+
+    The features are judged by matching T1 to T2 and T1 to PD. If interrupted, run the command again
+    to resume.
 
     Args:
-        variants: A .json file, {"name": {"field": value}}: what each variant has in place of the
-            preset.
+        variants: A .json file {"name": {"field": value}} with the changes of each variant.
         out: Folder of the sweep.
-        data: Folder with t1, t2, pd and labels on one grid, for example
-            registration/mni_multimodal.
-        templates: A template bank; procedural shapes if left out.
-        preset: What the variants vary, by name or .json file.
-        minutes: Wall time of each.
+        data: Folder with t1, t2, pd and labels on one grid, such as registration/mni_multimodal.
+        templates: Template bank. Default: procedural shapes.
+        preset: Base configuration of the variants, a name or .json file.
+        minutes: Wall time per variant.
         device: auto, cpu, cuda or cuda:N.
     """
     from pretraining.probing.sweep import read_variants

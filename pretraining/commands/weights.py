@@ -1,4 +1,4 @@
-"""``anatomix-pretrain export``, ``import`` and ``judge``."""
+"""Commands ``export``, ``import`` and ``judge`` of ``anatomix-pretrain``."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def export(
     half: Switch = False,
     notes: str = "",
 ) -> None:
-    """Write a training's backbone as a weights file.
+    """Write the backbone of a training run as a weights file.
 
     Args:
-        run: Folder of the training.
-        out: The .safetensors or published .pth file to write.
-        format: Our file with a card, or the published flat state dict.
-        which: The state with the lowest validation loss, or the last one.
+        run: Folder of the run.
+        out: The .safetensors or .pth file to write.
+        format: This project's safetensors with a card, or the flat state dict of published weights.
+        which: Checkpoint with the lowest validation loss, or the last one.
         half: Store half-precision tensors.
         notes: Free text for the card.
     """
@@ -47,11 +47,11 @@ def export(
 
 
 def import_published(pth: Annotated[Path, tyro.conf.Positional], out: Path) -> None:
-    """Turn a published .pth state dict into a weights file.
+    """Convert a published .pth state dict to a weights file.
 
     Args:
-        pth: The published checkpoint.
-        out: The .safetensors file to write; a .pth name converts back.
+        pth: Published checkpoint, or a weights file to convert back.
+        out: The .safetensors file to write, or .pth to convert back.
     """
     weights = load_weights(pth)
     if out.suffix == ".pth":
@@ -73,38 +73,35 @@ def judge(
     voxels: int = COUNT,
     seed: int = 0,
 ) -> None:
-    """Judge features on real images of one body in several modalities, beside a random network and MIND-SSC.
+    """Evaluate features on aligned multimodal images, compared with a random network and MIND-SSC.
 
-    A cell of the table is nearest / separation / local. Nearest: share of voxels whose nearest
-    neighbour in the other modality's features lies at the same place. Separation: how often a voxel
-    is more similar to one at the same place than to one elsewhere. Local: share of voxels whose
-    true place is the most similar one among the 125 places within 4 voxels. T1 to T2, T1 to PD and
-    synthetic samples are for choosing settings and weights. T1 to CT is only reported: choose
-    nothing by it.
+    Each cell of the table is nearest / separation / local. Nearest: share of voxels whose nearest
+    neighbour in the other modality's features is at the same position. Separation: probability that
+    a voxel is more similar to its counterpart than to a voxel elsewhere. Local: share of voxels
+    whose true position is the most similar among the 125 positions within 4 voxels. Use T1 to T2,
+    T1 to PD and synthetic samples to select settings and weights. T1 to CT is only reported; do not
+    select by it. Aligned images also share the position in the frame, which features can exploit:
+    the frames moved and turned are more reliable.
 
     Args:
-        data: Folder with registration/mni_multimodal and nnUNet_raw/Dataset903_LimbSarcoma, or one
-            of these.
-        weights: A .safetensors or published .pth file, or hf://owner/repo/file@revision; by default
-            ANATOMIX_WEIGHTS, else bundled.
-        json: File to write the scores of every subject to.
-        templates: A template bank for the synthetic samples; procedural shapes if left out.
-        frames: How the second image lies in its frame: as it is, behind an empty margin of 40
-            voxels, or turned by 10 degrees and scaled by 1.1. Aligned images also share the place
-            in the frame, so trust the other two.
+        data: Folder with registration/mni_multimodal, nnUNet_raw/Dataset903_LimbSarcoma or both.
+        weights: File or hf://owner/repo/file@revision. Default: ANATOMIX_WEIGHTS, else bundled.
+        json: File for the scores of every subject.
+        templates: Template bank for the synthetic samples. Default: procedural shapes.
+        frames: Second image unchanged, moved by 40 voxels, or turned by 10° and scaled by 1.1.
         device: auto, cpu, cuda or cuda:N.
-        voxels: Drawn in each subject.
-        seed: Of the drawing, of the random network and of the samples.
+        voxels: Number of voxels drawn per subject.
+        seed: Seed of the voxels, the random network and the samples.
     """
     if json:
         try_file(json, "--json")
-    place = resolve_device(device)
+    torch_device = resolve_device(device)
     path = find_weights(weights)
     loaded = load_weights(path)
-    chosen = [frame for frame in FRAMES if frame.name in frames]
+    selected = [frame for frame in FRAMES if frame.name in frames]
     bank = TemplateBank.open(templates) if templates else None
     scores, samples = judge_weights(
-        loaded, data, name=path.stem, count=voxels, seed=seed, device=place, frames=chosen, bank=bank
+        loaded, data, name=path.stem, count=voxels, seed=seed, device=torch_device, frames=selected, bank=bank
     )
     log.info("%s", table(scores, samples))
     if json:

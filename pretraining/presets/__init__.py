@@ -1,1 +1,1 @@
-"""Configurations by name, one .json file each."""
+"""Bundled configurations, one .json file per preset."""
