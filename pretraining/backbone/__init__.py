@@ -1,1 +1,1 @@
-"""The pretrained network of the paper's Table 7 and its weights on disk."""
+"""Backbone network of the paper's Table 7, its weights files and feature extraction."""

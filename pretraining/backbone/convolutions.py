@@ -1,4 +1,4 @@
-"""The 3×3×3 convolutions of the backbone, evaluated with as little memory traffic and arithmetic as their result allows."""
+"""3×3×3 convolutions of the backbone, with reduced memory traffic and arithmetic."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from pretraining.backbone.subpixel import add_upsampled_convolution
 Padding = Literal["reflect", "zeros"]
 Upsampling = Literal["nearest", "trilinear"]
 COARSE_VOXELS = 4096
-"""Fewest voxels of the coarse grid, over the batch, for which merging a kernel pays off: its cost
-does not grow with the grid.
+"""Number of coarse voxels, over the batch, from which the merged kernel is faster; merging has a
+fixed cost.
 """
 
 
 class Conv3x3x3(nn.Conv3d):
-    """Convolution that keeps the grid; parameters are named as in :class:`torch.nn.Conv3d`.
+    """Convolution that preserves the grid; parameters are named as in :class:`torch.nn.Conv3d`.
 
     Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
-        bias: Whether a bias is added.
-        padding: What lies beyond the border: its mirror image or zeros.
+        in_channels: Number of input channels.
+        out_channels: Number of output channels.
+        bias: Whether to add a bias.
+        padding: Values beyond the border: mirrored or zeros.
     """
 
     padding_mode: Padding
@@ -41,7 +41,9 @@ class Conv3x3x3(nn.Conv3d):
         return functional.conv3d(pad_by_one(input, "reflect"), weight, bias)
 
     def at(self, x: Tensor, positions: Tensor) -> Tensor:
-        """Output at some voxels only, see :func:`pretraining.backbone.neighbourhoods.convolution_at`.
+        """Compute the output at selected voxels.
+
+        See :func:`pretraining.backbone.neighbourhoods.convolution_at`.
 
         Args:
             x: (B, in_channels, X, Y, Z).
@@ -54,19 +56,19 @@ class Conv3x3x3(nn.Conv3d):
 
 
 class SkipConv3x3x3(Conv3x3x3):
-    """First convolution of a decoder level: of the concatenation (skip, upsampled), which is made only where it is cheaper.
+    """First convolution of a decoder level, applied to the concatenation (skip, upsampled).
 
-    A convolution of a concatenation is the sum of two convolutions, and one of a volume upsampled
-    by nearest neighbour can be computed on the coarse grid, see
-    :mod:`pretraining.backbone.subpixel`.
+    The concatenation is computed only where that is cheaper. Otherwise the output is the sum of two
+    convolutions, and that of a volume upsampled by nearest neighbour is computed on the coarse
+    grid, see :mod:`pretraining.backbone.subpixel`.
 
     Args:
-        skip_channels: Channels of the skip connection, first in the kernel.
-        below_channels: Channels of the level below.
-        out_channels: Channels of the output.
-        bias: Whether a bias is added.
-        padding: As for :class:`Conv3x3x3`.
-        upsampling: How the level below is doubled; trilinear without aligned corners.
+        skip_channels: Number of channels of the skip connection, first in the kernel.
+        below_channels: Number of channels of the level below.
+        out_channels: Number of output channels.
+        bias: Whether to add a bias.
+        padding: Values beyond the border, see :class:`Conv3x3x3`.
+        upsampling: Interpolation of the level below; trilinear without aligned corners.
     """
 
     def __init__(
@@ -84,13 +86,16 @@ class SkipConv3x3x3(Conv3x3x3):
         self.upsampling = upsampling
 
     def on_coarse_grid(self, voxels: int) -> bool:
-        """Whether the level below is convolved as it is, given its number of voxels, over the batch."""
+        """Tell whether the level below is convolved on its own grid.
+
+        Args:
+            voxels: Number of voxels of the level below, over the batch.
+        """
         return self.upsampling == "nearest" and voxels >= COARSE_VOXELS
 
-    # torch.nn.Module leaves it free what forward takes; of Conv3d, parameters and settings are
-    # meant, not its one input.
+    # Two inputs: this class inherits parameters and settings of Conv3d, not its signature.
     def forward(self, skip: Tensor, below: Tensor) -> Tensor:  # type: ignore[override]
-        """Convolve (skip, upsampled).
+        """Convolve the concatenation (skip, upsampled).
 
         Args:
             skip: (B, skip_channels, 2X, 2Y, 2Z).
@@ -99,20 +104,20 @@ class SkipConv3x3x3(Conv3x3x3):
         Returns:
             (B, out_channels, 2X, 2Y, 2Z).
         """
-        # A trace holds for grids of all sizes.
+        # A trace must be valid for grids of all sizes.
         if torch.jit.is_tracing() or not self.on_coarse_grid(below[:, 0].numel()):
-            both = torch.cat((skip, upsample(below, self.upsampling)), dim=1)
-            return self._conv_forward(both, self.weight, self.bias)
-        of_skip, of_below = self.weight.tensor_split((self.skip_channels,), dim=1)
+            concatenated = torch.cat((skip, upsample(below, self.upsampling)), dim=1)
+            return self._conv_forward(concatenated, self.weight, self.bias)
+        skip_weight, below_weight = self.weight.tensor_split((self.skip_channels,), dim=1)
         return add_upsampled_convolution(
-            self._conv_forward(skip, of_skip, self.bias), below, of_below, padding=self.padding_mode
+            self._conv_forward(skip, skip_weight, self.bias), below, below_weight, padding=self.padding_mode
         )
 
 
 def upsample(x: Tensor, mode: Upsampling) -> Tensor:
-    """Double every axis of (B, C, X, Y, Z)."""
+    """Double every spatial axis of (B, C, X, Y, Z)."""
     if mode == "trilinear":
         return functional.interpolate(x, scale_factor=2, mode="trilinear")
-    # Copies of bf16 values are bf16 values; autocast would widen them for nothing.
+    # Copies of bf16 values are exact; autocast would convert them to float32 needlessly.
     with torch.autocast(x.device.type, enabled=False):
         return functional.interpolate(x, scale_factor=2, mode="nearest")

@@ -1,4 +1,4 @@
-"""What making features needs to know of a network and its weights: ours, or another network in the place of ours."""
+"""Interfaces of networks and weights for feature extraction, shared with external networks."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pretraining.backbone.unet import UNet
 
 
 class FeatureConfig(Protocol):
-    """The part of :class:`~pretraining.backbone.unet.UNetConfig` that every network has."""
+    """Subset of :class:`~pretraining.backbone.unet.UNetConfig` that all networks have."""
 
     @property
     def in_channels(self) -> int:
-        """Input channels."""
+        """Number of input channels."""
 
     @property
     def out_channels(self) -> int:
-        """Feature channels of the output."""
+        """Number of feature channels."""
 
     @property
     def multiple(self) -> int:
-        """Every input axis is a multiple of this many voxels."""
+        """Divisor of every input axis, voxels."""
 
     @property
     def min_side(self) -> int:
@@ -31,56 +31,64 @@ class FeatureConfig(Protocol):
 
     @property
     def norm(self) -> str:
-        """Kind of normalization."""
+        """Type of normalization."""
 
 
 class ExternalFeatureConfig(FeatureConfig, Protocol):
-    """The same of a network that may be limited in size."""
+    """Configuration of a network with an optional size limit."""
 
     @property
     def max_side(self) -> int | None:
-        """Largest input axis, voxels; None for any."""
+        """Largest input axis, voxels; None if unlimited."""
 
 
 class ExternalFeatureNetwork(Protocol):
-    """A :class:`torch.nn.Module` in the place of a UNet, which estimates its memory itself."""
+    """Module that replaces a UNet and estimates its own memory."""
 
     @property
     def config(self) -> ExternalFeatureConfig:
         """Channels and sizes."""
 
     def __call__(self, x: Tensor, /) -> Tensor:
-        """Features (B, C, X, Y, Z) of volumes (B, 1, X, Y, Z) in [0, 1]."""
+        """Compute features (B, C, X, Y, Z) of volumes (B, 1, X, Y, Z) in [0, 1]."""
 
     def peak_bytes(self, shape: Sequence[int], bf16: bool) -> int:
-        """Estimated peak of a forward pass on (X, Y, Z) voxels, beside weights and input."""
+        """Estimate the peak memory of a forward pass on (X, Y, Z) voxels.
+
+        Args:
+            shape: (X, Y, Z), voxels.
+            bf16: Whether the network computes in bfloat16.
+
+        Returns:
+            Bytes, without weights and input.
+        """
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """As of any module."""
+        """Iterate over the parameters, like :class:`torch.nn.Module`."""
 
     def state_dict(self) -> dict[str, Any]:
-        """As of any module."""
+        """Return the state, like :class:`torch.nn.Module`."""
 
     def to(self, *args: Any, **kwargs: Any) -> ExternalFeatureNetwork:
-        """As of any module."""
+        """Move the network, like :class:`torch.nn.Module`."""
 
     def eval(self) -> ExternalFeatureNetwork:
-        """As of any module."""
+        """Set evaluation mode, like :class:`torch.nn.Module`."""
 
 
 FeatureNetwork = UNet | ExternalFeatureNetwork
 
 
 class FeatureWeights(Protocol):
-    """Trained weights: :class:`~pretraining.backbone.weights.Weights`, or those of another network."""
+    """Weights of a backbone (:class:`~.weights.Weights`) or of an external network."""
 
     @property
     def architecture(self) -> FeatureConfig:
-        """Of the network."""
+        """Configuration of the network."""
 
     @property
     def sha256(self) -> str:
-        """Tells weights apart."""
+        """Digest that identifies the weights."""
 
     def network(self) -> FeatureNetwork:
-        """A network with these weights, in evaluation mode."""
+        """Build a network with these weights, in evaluation mode."""

@@ -1,4 +1,4 @@
-"""How much memory a forward pass takes, and how large a window may be to fit."""
+"""Memory estimates for a forward pass, and the largest window that fits."""
 
 from __future__ import annotations
 
@@ -18,31 +18,34 @@ from pretraining.common.errors import InputError
 _SINGLE, _HALF = 4, 2
 """Bytes of an activation in float32 and bfloat16."""
 _WORKSPACE = 1.15
-"""Factor on the activations, for buffers of convolutions, measured."""
+"""Factor on the activations for buffers of convolutions, measured."""
 _HOLES, _HEAP_BYTES = 3, 2**25
-"""So many volumes' worth of memory is held back by glibc's heap, from which volumes below this size
-come, measured.
+"""Number of volumes whose memory glibc's heap does not return, and the size below which volumes are
+allocated on the heap, measured.
 """
 _LIBRARIES = 32 * 2**20
-"""Bytes of buffers that do not grow with the window."""
+"""Size of buffers that do not depend on the window, bytes."""
 _AVAILABLE = 0.8
-"""Share of the free memory that is counted on."""
+"""Share of the free memory that a forward pass may use."""
 LARGEST_SIDE = 128
-"""Of windows, voxels, as in the paper and in pretraining."""
+"""Largest side of windows, voxels, as in the paper and in pretraining."""
 
 
 def peak_bytes(net: FeatureNetwork, shape: Sequence[int], bf16: bool = False) -> int:
-    """Peak of one forward pass without gradients, beside weights and input.
+    """Estimate the peak memory of one forward pass without gradients.
 
-    Every convolution holds its input, that input with a border, its output, the skip connections
-    that are still to be read and, in the decoder, the level below. A decoder's first one holds
-    either the upsampled concatenation, of which trilinear upsampling leaves a layout that is
-    copied, or one after the other what its two halves need.
+    Each convolution needs its input, its padded input, its output, the skip connections not yet
+    read and, in the decoder, the level below. The first convolution of a decoder level needs either
+    the upsampled concatenation, which is copied to another layout after trilinear upsampling, or
+    the buffers of its two halves one after the other.
 
     Args:
-        net: The network.
-        shape: (X, Y, Z) of the window, voxels, a multiple of the network's.
-        bf16: Whether it computes in bfloat16.
+        net: Network to run.
+        shape: (X, Y, Z) of the window, voxels, multiples of ``net.config.multiple``.
+        bf16: Whether the network computes in bfloat16.
+
+    Returns:
+        Bytes, without weights and input.
 
     Notes:
         Checked against measured peaks on a CPU
@@ -50,7 +53,7 @@ def peak_bytes(net: FeatureNetwork, shape: Sequence[int], bf16: bool = False) ->
         1.7 times for small windows.
     """
     if not isinstance(net, UNet):
-        return net.peak_bytes(shape, bf16)  # another network in its place knows itself
+        return net.peak_bytes(shape, bf16)
     config, shapes, size = net.config, net.tap_shapes(), _HALF if bf16 else _SINGLE
     skips = {level: config.channels(level) * _voxels(shape, level) for level in range(config.poolings)}
     largest = size * config.channels(0) * _voxels(shape, 0)
@@ -74,19 +77,19 @@ def peak_bytes(net: FeatureNetwork, shape: Sequence[int], bf16: bool = False) ->
             elif config.upsampling == "trilinear":
                 live += conv.in_channels * padded
         live += conv.out_channels * voxels
-        copied += _HALF * conv.weight.numel() if bf16 else 0  # autocast keeps them until it ends
+        copied += _HALF * conv.weight.numel() if bf16 else 0  # autocast caches converted weights
         peak = max(peak, size * (held + live) * _WORKSPACE + copied)
     return int(peak) + _HOLES * min(largest, _HEAP_BYTES) + _LIBRARIES
 
 
 def window_for(net: FeatureNetwork, shape: Sequence[int], memory_bytes: int, bf16: bool = False) -> int | None:
-    """The largest window that fits into memory.
+    """Find the largest window that fits into memory.
 
     Args:
-        net: The network.
+        net: Network to run.
         shape: (X, Y, Z) of the volume, voxels, of any size.
-        memory_bytes: For one forward pass.
-        bf16: Whether it computes in bfloat16.
+        memory_bytes: Available memory for one forward pass.
+        bf16: Whether the network computes in bfloat16.
 
     Returns:
         None if the whole volume fits, else the side of windows, voxels, at most ``LARGEST_SIDE``.
@@ -102,18 +105,29 @@ def window_for(net: FeatureNetwork, shape: Sequence[int], memory_bytes: int, bf1
         if needed <= memory_bytes:
             return side
     raise InputError(
-        f"the smallest window ({sides[0]} voxels) needs {format_bytes(needed)}B of memory, but there is {format_bytes(memory_bytes)}B; "
-        "free some, or name more"
+        f"the smallest window ({sides[0]} voxels) needs {format_bytes(needed)}B of memory, "
+        f"found {format_bytes(memory_bytes)}B; free some memory, or allow more"
     )
 
 
 def window_bytes(net: FeatureNetwork, shape: Sequence[int], side: int, bf16: bool = False) -> int:
-    """:func:`peak_bytes` of the windows of a volume of any size."""
+    """Estimate the peak memory for the windows of a volume, see :func:`peak_bytes`.
+
+    Args:
+        net: Network to run.
+        shape: (X, Y, Z) of the volume, voxels, of any size.
+        side: Side of the windows, voxels.
+        bf16: Whether the network computes in bfloat16.
+    """
     return peak_bytes(net, [min(side, length) for length in padded_shape(net, shape, at_most=side)], bf16)
 
 
 def available_bytes(device: torch.device) -> int:
-    """What a forward pass on ``device`` can count on now."""
+    """Return the memory that a forward pass can use at present, with a safety margin.
+
+    Args:
+        device: Device of the network.
+    """
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     return int(_AVAILABLE * free)
 

@@ -1,4 +1,4 @@
-"""Networks that start from a seed, without reading the global random state."""
+"""Initialization of networks from a generator, independent of the global random state."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ Module = TypeVar("Module", bound=nn.Module)
 
 @runtime_checkable
 class _Resets(Protocol):
-    """A module that sets its own start: normalizations, and ours whose start is not random."""
+    """Module with its own initialization: normalizations, and modules without random weights."""
 
     def reset_parameters(self) -> None: ...
 
 
 def build(construct: Callable[[], Module], generator: Generator) -> Module:
-    """Construct a module on the CPU with Kaiming-normal weights (App.
+    """Construct a module on the CPU with Kaiming-normal weights and zero biases (App. B.3).
 
-    B.3), zero biases and fresh normalizations.
+    Normalizations get their default values.
 
     Args:
-        construct: Makes the module; its own initialization is not run.
+        construct: Function that returns the module; its own initialization is skipped.
         generator: Sole source of randomness, on the CPU.
     """
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""Instance normalization that keeps the memory layout of its input."""
+"""Instance normalization that preserves the memory layout of its input."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from torch.nn import functional
 
 
 class InstanceNorm(nn.InstanceNorm3d):
-    """:class:`torch.nn.InstanceNorm3d`, with the same state and the same results, in channels-last memory without copies.
+    """Variant of :class:`torch.nn.InstanceNorm3d` without copies of channels-last volumes.
+
+    State and results are those of PyTorch's class.
 
     Notes:
-        PyTorch folds the batch into the channels, which asks for contiguous memory; the next
-        convolution has to put the channels last again. One scan at a time, the batch normalization
-        of training is the same arithmetic, and its kernels take both layouts.
+        PyTorch folds the batch into the channels, which requires contiguous memory; the next
+        convolution must convert to channels-last again. For one scan at a time, batch normalization
+        in training mode computes the same, and its kernels support both layouts.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize each channel of each scan.
 
         Args:
-            x: (B, C, X, Y, Z), any floating dtype, with at least two voxels a channel.
+            x: (B, C, X, Y, Z), any floating dtype, with at least two voxels per channel.
 
         Returns:
             (B, C, X, Y, Z) in the dtype and the layout of ``x``, each channel with mean 0 and

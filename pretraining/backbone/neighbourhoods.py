@@ -1,4 +1,4 @@
-"""A 3×3×3 convolution at some voxels only, as a product of their neighbourhoods with the kernel."""
+"""3×3×3 convolution at selected voxels, as a product of their neighbourhoods with the kernel."""
 
 from __future__ import annotations
 
@@ -13,29 +13,28 @@ from torch.nn import functional
 def convolution_at(
     x: Tensor, positions: Tensor, weight: Tensor, bias: Tensor | None, *, padding: Literal["reflect", "zeros"]
 ) -> Tensor:
-    """Evaluate a convolution that keeps the grid at given voxels.
+    """Evaluate a convolution that preserves the grid, at selected voxels.
 
     Args:
-        x: (B, C, X, Y, Z), best in channels-last layout: else it is copied as a whole.
-        positions: (n,) int64 flat indices into (X, Y, Z), the same for all of B, or (B, n).
+        x: (B, C, X, Y, Z), preferably channels-last; other layouts are copied.
+        positions: (n,) int64 flat indices into (X, Y, Z), shared by the batch, or (B, n).
         weight: (O, C, 3, 3, 3).
         bias: (O,) or None.
-        padding: What lies beyond the border.
+        padding: Values beyond the border: mirrored or zeros.
 
     Returns:
-        (B, n, O), equal to the dense convolution read at ``positions``; sums are rounded in another
-        order.
+        (B, n, O), equal to the dense convolution at ``positions`` except for the order of
+        rounding.
 
     Notes:
-        It reads and keeps 27 C values a position. The dense convolution is the cheaper one for more than about one voxel in
-        27. The backward pass adds in a fixed order on every device.
+        Reads and stores 27 C values per position, so that the dense convolution is cheaper for
+        more than about one voxel in 27. The backward pass sums in a fixed order on every device.
     """
     batch, channels, *shape = x.shape
     per_volume = positions if positions.ndim == 2 else positions.expand(batch, -1)
     index, inside = _neighbours(per_volume, shape)
     index = index + x[0, 0].numel() * torch.arange(batch, device=x.device)[:, None, None]
-    # Indexing by a tensor, whose backward pass sorts before it adds; index_select's adds with
-    # atomics.
+    # Tensor indexing sorts in the backward pass, which is deterministic; index_select uses atomics.
     rows = x.permute(0, 2, 3, 4, 1).reshape(-1, channels)[index]
     if padding == "zeros":
         rows = rows * inside[..., None]
@@ -43,7 +42,11 @@ def convolution_at(
 
 
 def _neighbours(positions: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """(..., 27) flat indices of the voxels around each position, mirrored at the border, and which of them needed no mirror."""
+    """Return the (..., 27) flat indices around each position, mirrored at the border.
+
+    Returns:
+        Indices, and a mask of those that needed no mirroring.
+    """
     index = torch.zeros_like(positions)[..., None]
     inside = torch.ones_like(index, dtype=torch.bool)
     steps = torch.arange(-1, 2, device=positions.device)

@@ -1,4 +1,4 @@
-"""A border of one voxel around a volume, as a convolution of 3×3×3 reads it."""
+"""Padding of a volume by one voxel for 3×3×3 convolutions."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pretraining.common.triton_support import can_run_triton, launch
 Border = Literal["reflect", "replicate"]
 _SPATIAL = (2, 3, 4)
 _SHIFTS = {"reflect": 2, "replicate": 1}
-"""How much further inside, along an axis, what the border repeats lies."""
+"""Distance from a border voxel to the voxel that it copies, voxels."""
 _BLOCK = 1024
-"""Elements of one of Triton's programs."""
+"""Number of elements per Triton program."""
 
 
 def pad_by_one(x: Tensor, border: Border) -> Tensor:
-    """Add one voxel at both ends of every spatial axis.
+    """Pad every spatial axis by one voxel at both ends.
 
     Args:
         x: (B, C, X, Y, Z), floating point; every spatial axis has at least 2 voxels for
@@ -31,13 +31,12 @@ def pad_by_one(x: Tensor, border: Border) -> Tensor:
         of ``x``.
 
     Notes:
-        PyTorch's own padding on CUDA converts channels-last volumes to the other layout, so that
-        the convolution converts them back, and its backward pass adds with atomics, in an order
-        that changes from run to run. Here the interior is copied and the six faces after it; the
-        backward pass folds the faces back in a fixed order.
+        PyTorch's own padding on CUDA converts channels-last volumes to the contiguous layout, so
+        that the convolution must convert them back. Its backward pass uses atomics, whose order
+        differs from run to run. Here the interior is copied, then the six faces; the backward pass
+        adds the faces to the interior in a fixed order.
 
-        Compilers and tracers see PyTorch's own operation, which they know how to fuse and to
-        export.
+        Compilers and tracers get PyTorch's own operation, which they can fuse and export.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return functional.pad(x, (1,) * 6, mode=border)
@@ -45,12 +44,16 @@ def pad_by_one(x: Tensor, border: Border) -> Tensor:
 
 
 def layout_of(x: Tensor) -> torch.memory_format:
-    """Layout of (B, C, X, Y, Z), also of a part of a larger volume; of a single channel, whatever its strides say."""
+    """Return the memory layout of (B, C, X, Y, Z), also of a view of a larger volume.
+
+    Args:
+        x: (B, C, X, Y, Z); with a single channel, the result depends on its stride.
+    """
     return torch.channels_last_3d if x.stride(1) == 1 else torch.contiguous_format
 
 
 class _PadByOne(torch.autograd.Function):
-    """Adds the border."""
+    """Addition of the border."""
 
     @staticmethod
     def forward(x: Tensor, border: Border) -> Tensor:
@@ -59,7 +62,7 @@ class _PadByOne(torch.autograd.Function):
             raise ValueError(f"reflection needs at least 2 voxels along every axis, got {tuple(sides)}")
         shape = (batch, channels, *(side + 2 for side in sides))
         padded = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout_of(x))
-        if _in_one_launch(x):
+        if _can_use_kernel(x):
             _pad_in_one_launch(x, padded, border)
         else:
             _pad_by_faces(x, padded, border)
@@ -75,11 +78,11 @@ class _PadByOne(torch.autograd.Function):
 
 
 class _Fold(torch.autograd.Function):
-    """Adds what lies on the border to the voxels that it repeats, and takes it off: the adjoint of :class:`_PadByOne`."""
+    """Adjoint of :class:`_PadByOne`: add border voxels to the voxels that they copy."""
 
     @staticmethod
     def forward(padded: Tensor, border: Border) -> Tensor:
-        return _fold_in_one_launch(padded, border) if _in_one_launch(padded) else _fold_by_faces(padded, border)
+        return _fold_in_one_launch(padded, border) if _can_use_kernel(padded) else _fold_by_faces(padded, border)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Border], output: Tensor) -> None:
@@ -92,7 +95,7 @@ class _Fold(torch.autograd.Function):
 
 def _pad_by_faces(x: Tensor, padded: Tensor, border: Border) -> None:
     padded[..., 1:-1, 1:-1, 1:-1] = x
-    # Axis after axis: a later face includes the edges that earlier ones wrote.
+    # One axis after the other, since later faces include edges written by earlier ones.
     for axis in _SPATIAL:
         for face, source in _faces(border):
             padded.select(axis, face).copy_(padded.select(axis, source))
@@ -107,12 +110,12 @@ def _fold_by_faces(padded: Tensor, border: Border) -> Tensor:
 
 
 def _faces(border: Border) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Per end of an axis: index of the face and of the voxels that it repeats, in the padded volume."""
+    """Return, for each end of an axis, the indices of the face and of its source when padded."""
     shift = _SHIFTS[border]
     return (0, shift), (-1, -1 - shift)
 
 
-def _in_one_launch(x: Tensor) -> bool:
+def _can_use_kernel(x: Tensor) -> bool:
     return x.stride(1) == 1 and x.dtype in (torch.float32, torch.float16, torch.bfloat16) and can_run_triton(x.device)
 
 

@@ -1,7 +1,8 @@
-"""Published checkpoints: a flat ``nn.Sequential`` (``model.0.weight`` …) and our named blocks, both ways.
+"""Conversion between published checkpoints and the state of :class:`~.unet.UNet`.
 
-The flat list numbers convolution, normalization and activation of every block, and each pooling or
-upsampling, in the order of computation; only convolutions and batch normalizations hold tensors.
+Published checkpoints are state dicts of a flat ``nn.Sequential`` (``model.0.weight``, ...). It
+numbers convolution, normalization and activation of every block, and each pooling or upsampling, in
+the order of computation; only convolutions and batch normalizations have tensors.
 """
 
 from __future__ import annotations
@@ -18,14 +19,18 @@ _COMPILED_PREFIX = "_orig_mod."
 
 
 def published_names(config: UNetConfig) -> dict[str, str]:
-    """Our tensor name → published tensor name, in the published order."""
+    """Map tensor names of a UNet to published names, in the published order.
+
+    Args:
+        config: Architecture of the network.
+    """
     with torch.device("meta"):
         net = UNet(config)
     names: dict[str, str] = {}
     number = 0
     for tap, _ in net.convolutions():
         stage, _, position = tap.rpartition(".")
-        # A pooling or upsampling takes one number before the first block of its stage.
+        # A pooling or upsampling has one number before the first block of its stage.
         number += position == "0" and stage != "encoder.0"
         for part, offset in (("conv.", 0), ("norm.", 1)):
             prefix = f"{tap}." if tap == "output" else f"{tap}.{part}"
@@ -38,21 +43,32 @@ def published_names(config: UNetConfig) -> dict[str, str]:
 
 
 def to_published(state: dict[str, Tensor], config: UNetConfig) -> dict[str, Tensor]:
-    """The published state dict of our ``state``; the tensors are the same objects."""
-    return {published: state[ours] for ours, published in published_names(config).items()}
+    """Convert the state of a UNet to a published state dict, without copying tensors.
+
+    Args:
+        state: State of a UNet.
+        config: Architecture of the network.
+    """
+    return {published: state[name] for name, published in published_names(config).items()}
 
 
 def from_published(published: dict[str, Tensor]) -> tuple[dict[str, Tensor], UNetConfig]:
-    """Our state dict and architecture from a published state dict; the tensors are the same objects.
+    """Convert a published state dict to the state of a UNet, without copying tensors.
 
-    A prefix ``_orig_mod.`` (left by ``torch.compile``) is dropped.
+    A prefix ``_orig_mod.`` (added by ``torch.compile``) is removed.
+
+    Args:
+        published: Published state dict.
+
+    Returns:
+        State of a UNet, and its architecture.
 
     Raises:
-        InputError: If the tensors are not those of a published UNet, naming the first one that does
-            not fit.
+        InputError: If the tensors are not those of a published UNet; the message names the first
+            that does not fit.
     """
     published = {key.removeprefix(_COMPILED_PREFIX): tensor for key, tensor in published.items()}
-    config = _architecture(published)
+    config = _infer_architecture(published)
     names = published_names(config)
     if missing := [key for key in names.values() if key not in published]:
         raise InputError(
@@ -64,21 +80,21 @@ def from_published(published: dict[str, Tensor]) -> tuple[dict[str, Tensor], UNe
         )
     with torch.device("meta"):
         shapes = {key: tensor.shape for key, tensor in UNet(config).state_dict().items()}
-    for ours, key in names.items():
-        if published[key].shape != shapes[ours]:
+    for name, key in names.items():
+        if published[key].shape != shapes[name]:
             raise InputError(
-                f"'{key}' has shape {tuple(published[key].shape)}, expected {tuple(shapes[ours])} for {config}"
+                f"'{key}' has shape {tuple(published[key].shape)}, expected {tuple(shapes[name])} for {config}"
             )
-    return {ours: published[key] for ours, key in names.items()}, config
+    return {name: published[key] for name, key in names.items()}, config
 
 
-def _architecture(published: dict[str, Tensor]) -> UNetConfig:
-    """Read width, depth and norm off the tensors' names and shapes.
+def _infer_architecture(published: dict[str, Tensor]) -> UNetConfig:
+    """Infer width, depth and normalization from the tensors' names and shapes.
 
     Notes:
-        Pooling, upsampling and epsilon leave no tensor behind. Of the published networks, those
-        with batch normalization use max pooling and nearest upsampling, those with instance
-        normalization average pooling, trilinear upsampling and an epsilon of 1e-2.
+        Pooling, upsampling and epsilon have no tensors. Published networks with batch normalization
+        use max pooling and nearest upsampling; those with instance normalization use average
+        pooling, trilinear upsampling and an epsilon of 1e-2.
     """
     numbered = {
         int(match[1]): tensor
@@ -90,8 +106,9 @@ def _architecture(published: dict[str, Tensor]) -> UNetConfig:
     if foreign or len(weights) < 8 or len(weights) % 4:
         example = (foreign or list(published))[:1]
         raise InputError(
-            f"not a published anatomix UNet: expected tensors 'model.0.weight', 'model.3.weight', … of 3D convolutions, found "
-            f"{len(published)} tensors like {example}; other architectures (the published ViT among them) cannot be imported"
+            "not a published anatomix UNet: expected tensors 'model.0.weight', 'model.3.weight', … of 3D convolutions, "
+            f"found {len(published)} tensors like {example}; other architectures, including the published ViT, "
+            "cannot be imported"
         )
     batch_norm = "model.1.running_mean" in published
     return UNetConfig(

@@ -1,4 +1,4 @@
-"""Which statistics a batch-norm network normalizes with: running averages of its training, or those of each scan."""
+"""Choice of statistics for batch normalization: running averages, or those of each scan."""
 
 from __future__ import annotations
 
@@ -10,31 +10,40 @@ from pretraining.backbone.weights import Weights, tensors_sha256
 
 Statistics = Literal["running", "own"]
 DEFAULT: Statistics = "running"
-"""As the networks were evaluated when they were trained."""
+"""Default statistics, with which the networks were evaluated in training."""
 
 
 def match_architecture(weights: Weights, architecture: UNetConfig) -> Weights:
-    """The weights with own statistics where ``architecture`` has instance normalization in place of their batch normalization."""
+    """Convert batch normalization to instance normalization if an architecture requires it.
+
+    Args:
+        weights: Weights to convert.
+        architecture: Architecture of the network that loads them.
+
+    Returns:
+        Weights with statistics of each scan if only ``architecture`` has instance normalization;
+        otherwise ``weights``.
+    """
     changes = weights.architecture.norm == "batch" and architecture.norm == "instance" and architecture.norm_affine
     return with_statistics(weights, "own") if changes else weights
 
 
 def with_statistics(weights: Weights, statistics: Statistics) -> Weights:
-    """The same weights, normalizing each scan with the given statistics.
+    """Select the statistics with which weights normalize a scan.
 
     Args:
-        weights: Of any UNet. Instance normalization always uses a scan's own statistics, and such
-            weights are returned as they are.
-        statistics: ``running`` keeps batch normalization as it was evaluated in training. ``own``
-            turns it into instance normalization with the same scale and shift.
+        weights: Weights of any UNet. Those with instance normalization, which always uses the
+            statistics of each scan, are returned unchanged.
+        statistics: ``running`` keeps batch normalization with running averages. ``own`` converts it
+            to instance normalization with the same scale and shift.
 
     Returns:
         ``weights`` itself for ``running``; otherwise weights of the architecture with
         ``norm="instance"`` and ``norm_affine=True``.
 
     Notes:
-        Running averages are means over many appearances and fit none of them. A scan's own
-        statistics fit its contrast, but depend on what else the window shows.
+        Running averages are means over many appearances and match none exactly. A scan's own
+        statistics match its contrast, but depend on the rest of the window.
     """
     architecture = weights.architecture
     if statistics == "running" or architecture.norm == "instance":

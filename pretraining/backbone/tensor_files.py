@@ -1,4 +1,4 @@
-"""Files of tensors from anywhere: read without unpickling objects, and refused before they take more memory than they hold."""
+"""Safe loading of tensor files: without unpickling objects, and with bounded memory."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from pretraining.common.errors import InputError
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _COUNTERS = "num_batches_tracked"
-"""Of batch normalization: the only whole numbers among a backbone's tensors."""
+"""Suffix of the counters of batch normalization, the only integer tensors of a backbone."""
 
 
 def load_tensor_file(path: Path, expected: str) -> Any:
-    """Read what ``torch.save`` or safetensors wrote, onto the CPU.
+    """Read a file of ``torch.save`` or safetensors onto the CPU.
 
     Args:
-        path: ``.safetensors``, or any other suffix for PyTorch's format.
-        expected: Ends the message of every error: what the file should be, and what to do.
+        path: ``.safetensors`` file; any other suffix is read in PyTorch's format.
+        expected: End of every error message: what the file should be, and what to do.
 
     Returns:
-        What was saved: a state dict, or containers of plain values and tensors.
+        The content: a state dict, or containers of plain values and tensors.
 
     Raises:
-        InputError: If there is no such file, it is damaged, holds objects, or claims more than it
-            has bytes.
+        InputError: If the file is missing or damaged, contains objects, or claims tensors larger
+            than itself.
     """
     if not path.is_file():
         raise InputError(f"no file {path}; {expected}")
@@ -42,14 +42,14 @@ def load_tensor_file(path: Path, expected: str) -> Any:
         if _is_archive(path):
             check_archive(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about how it was saved; what matters is said below
+            warnings.simplefilter("ignore")  # about the way it was saved; relevant defects are errors below
             content = torch.load(path, map_location="cpu", weights_only=True)
     except InputError:
         raise
-    except Exception as error:  # a damaged pickle raises half of what Python has
-        raise InputError(f"{path} is damaged or holds more than tensors ({_reason(error)}); {expected}") from None
+    except Exception as error:  # a damaged pickle raises many types
+        raise InputError(f"{path} is damaged or contains more than tensors ({_reason(error)}); {expected}") from None
     except MemoryError:
-        raise InputError(f"{path} asks for more memory than there is; {expected}") from None
+        raise InputError(f"{path} needs more memory than is available; {expected}") from None
     size = path.stat().st_size
     for tensor in _tensors(content):
         if tensor.layout == torch.strided and tensor.numel() * tensor.element_size() > size:
@@ -59,21 +59,21 @@ def load_tensor_file(path: Path, expected: str) -> Any:
 
 
 def check_state(path: Path | str, state: Mapping[Any, Any], *, floats_only: bool = True) -> None:
-    """Refuse tensors that no network can compute with.
+    """Refuse tensors that a network cannot use.
 
     Args:
-        path: Of the file, for messages.
+        path: Path of the file for messages.
         state: Names to tensors.
-        floats_only: Whether whole numbers are refused too, counters of batch normalization aside.
+        floats_only: Whether to refuse integers too, except counters of batch normalization.
 
     Raises:
-        InputError: For names that are no text, values that are no plain tensors (sparse, quantized,
-            complex), NaN and infinity.
+        InputError: For names that are not text, values that are not plain tensors (sparse,
+            quantized, complex), NaN and infinity.
     """
     for name, tensor in state.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise InputError(
-                f"{path} holds {_kind(name)} {str(name)[:60]!r}: {_kind(tensor)}; expected names with tensors"
+                f"{path}: expected names with tensors, found {_kind(name)} {str(name)[:60]!r} with {_kind(tensor)}"
             )
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
             kind = "quantized" if tensor.is_quantized else "complex" if tensor.is_complex() else "sparse or empty"
@@ -85,27 +85,28 @@ def check_state(path: Path | str, state: Mapping[Any, Any], *, floats_only: bool
                 )
             if wrong := int(tensor.numel() - tensor.isfinite().sum()):
                 values = f"{wrong:,} of {tensor.numel():,} values"
-                raise InputError(f"{path}: {values} of '{name}' are NaN or infinite; such weights compute nothing")
+                raise InputError(f"{path}: {values} of '{name}' are NaN or infinite; use an undamaged checkpoint")
         elif floats_only and not name.endswith(_COUNTERS):
-            raise InputError(f"{path}: '{name}' holds {tensor.dtype}, expected floating-point numbers")
+            raise InputError(f"{path}: '{name}' is {tensor.dtype}, expected floating-point numbers")
 
 
 def _is_archive(path: Path) -> bool:
-    """Whether it is of the format that PyTorch writes since 1.6; tensors of the older one are read from where they lie."""
+    """Tell whether a file has PyTorch's format since version 1.6, which is a zip archive."""
     with path.open("rb") as file:
         return file.read(2) == b"PK"
 
 
 def _tensors(content: Any) -> list[Tensor]:
-    found, waiting = [], [content]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, Tensor):
-            found.append(one)
-        elif isinstance(one, Mapping):
-            waiting.extend(one.values())
-        elif isinstance(one, (list, tuple, set)):
-            waiting.extend(one)
+    """List all tensors in nested containers."""
+    found, pending = [], [content]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, Mapping):
+            pending.extend(value.values())
+        elif isinstance(value, (list, tuple, set)):
+            pending.extend(value)
     return found
 
 

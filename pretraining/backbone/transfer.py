@@ -1,4 +1,4 @@
-"""Weights into a network: strict, with a report of every tensor's fate."""
+"""Strict loading of weights into a network, with a report about every tensor."""
 
 from __future__ import annotations
 
@@ -13,15 +13,13 @@ from pretraining.common.errors import InputError
 
 @dataclass(frozen=True)
 class TransferReport:
-    """What became of every tensor.
+    """Result of :func:`transfer` for every tensor.
 
     Attributes:
-        loaded: Taken over as they are.
-        adapted: Taken over after a change, and which: a first convolution spread over more input
-            channels.
-        missing: Tensors of the network that the weights do not hold; they keep their initial
-            values.
-        unexpected: Tensors of the weights that the network has no place for.
+        loaded: Names of tensors that were copied unchanged.
+        adapted: Names of tensors that were copied after a change → description of the change.
+        missing: Names of tensors that the weights lack; they keep their initial values.
+        unexpected: Names of tensors that the network lacks.
     """
 
     loaded: tuple[str, ...]
@@ -31,42 +29,45 @@ class TransferReport:
 
     def __str__(self) -> str:
         changes = [f"{name}: {change}" for name, change in self.adapted.items()]
-        fates = {"adapted": changes, "missing and left as initialized": self.missing, "unexpected": self.unexpected}
-        parts = [f"{len(names)} {fate} ({', '.join(names)})" for fate, names in fates.items() if names]
+        groups = {"adapted": changes, "missing and left as initialized": self.missing, "unexpected": self.unexpected}
+        parts = [f"{len(names)} {group} ({', '.join(names)})" for group, names in groups.items() if names]
         return ", ".join([f"{len(self.loaded)} tensors loaded", *parts])
 
 
 def transfer(
     state: dict[str, Tensor], net: nn.Module, *, may_miss: Collection[str] = (), image_channels: int | None = None
 ) -> TransferReport:
-    """Copy ``state`` into ``net``.
+    """Copy weights into a network.
 
-    A convolution trained on one input channel that meets C image channels is repeated over them and
-    divided by C, so that C equal channels give the response that one gave. Input channels beyond
-    the images start at 0: the network begins as if they were not there.
+    A convolution trained on one input channel is repeated over C image channels and divided by C,
+    so that C equal channels give the original response. Weights of input channels after the images
+    are 0, so that these channels have no effect at first.
 
     Args:
         state: Tensor name → tensor, any floating dtype.
-        net: Changed in place, only if everything fits.
-        may_miss: Prefixes of tensors that ``state`` need not hold, such as a new segmentation head.
-        image_channels: How many of the input channels, from the first, are images; all if left out.
+        net: Network to change in place; unchanged if an error is raised.
+        may_miss: Prefixes of tensors that ``state`` may lack, such as a new segmentation head.
+        image_channels: Number of input channels, from the first, that are images. Default: all.
+
+    Returns:
+        Report about every tensor.
 
     Raises:
-        InputError: If a tensor is missing, unexpected or of another shape: training never starts
-            from a silent random part.
+        InputError: If a tensor is missing, unexpected or of another shape, so that no part of the
+            network stays random unnoticed.
     """
     own = net.state_dict()
     missing = tuple(name for name in own if name not in state)
     unexpected = tuple(name for name in state if name not in own)
-    if vital := [name for name in missing if not name.startswith(tuple(may_miss))]:
+    if required := [name for name in missing if not name.startswith(tuple(may_miss))]:
         raise InputError(
-            f"the weights lack {len(vital)} tensors of the network, the first is '{vital[0]}'; "
-            "name weights of this architecture or change the plan"
+            f"the weights lack {len(required)} tensors of the network, the first is '{required[0]}'; "
+            "choose weights of this architecture or change the plan"
         )
     if unexpected:
         raise InputError(
-            f"the weights hold {len(unexpected)} tensors that the network lacks, the first is '{unexpected[0]}'; "
-            "name weights of this architecture or change the plan"
+            f"the weights have {len(unexpected)} tensors that the network lacks, the first is '{unexpected[0]}'; "
+            "choose weights of this architecture or change the plan"
         )
     loaded: list[str] = []
     adapted: dict[str, str] = {}
@@ -80,7 +81,7 @@ def transfer(
         else:
             raise InputError(
                 f"'{name}' has shape {tuple(tensor.shape)} in the weights and {tuple(target.shape)} in the network; "
-                "name weights of this architecture or change the plan"
+                "choose weights of this architecture or change the plan"
             )
         ready[name] = tensor
     with torch.no_grad():
@@ -90,7 +91,12 @@ def transfer(
 
 
 def _spread(tensor: Tensor, target: Tensor, image_channels: int | None) -> tuple[Tensor, str] | None:
-    """A convolution of one image channel, or of all, for the inputs of ``target``, and what was done; None if they differ in more."""
+    """Adapt a convolution to the number of input channels of a target.
+
+    Returns:
+        Weights in the shape of ``target`` and a description of the change; None if the shapes
+        differ in other axes.
+    """
     if not (tensor.ndim == target.ndim == 5 and tensor[:, 0].shape == target[:, 0].shape):
         return None
     images = image_channels or target.shape[1]
@@ -101,6 +107,6 @@ def _spread(tensor: Tensor, target: Tensor, image_channels: int | None) -> tuple
     if others := target.shape[1] - images:
         changes.append(f"{others} beyond the image channels at 0")
     spread = torch.zeros_like(target)
-    # In the target's float32, so that half-precision weights are not rounded twice.
+    # In the target's float32, since half-precision weights would be rounded twice.
     spread[:, :images] = tensor.to(target) / shares
     return spread, "; ".join(changes)

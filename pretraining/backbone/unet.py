@@ -1,4 +1,4 @@
-"""The 3D UNet of the paper's Table 7 and its published variants, as named blocks."""
+"""3D UNet of the paper's Table 7 and its published variants, with named blocks."""
 
 from __future__ import annotations
 
@@ -18,30 +18,26 @@ from pretraining.common.checks import check_choice, check_count, check_positive
 
 @dataclass(frozen=True, kw_only=True)
 class UNetConfig:
-    """Architecture of a backbone; the defaults are the paper's Table 7 (5,899,344 parameters)."""
+    """Architecture of the backbone; the defaults are the paper's Table 7 (5,899,344 parameters)."""
 
     in_channels: int = 1
-    """Input channels; the published networks have one."""
+    """Number of input channels; the published networks have one."""
     out_channels: int = 16
-    """Feature channels of the output."""
+    """Number of feature channels of the output."""
     width: int = 16
-    """Channels of the finest level; each pooling doubles them."""
+    """Number of channels of the finest level; each pooling doubles it."""
     poolings: int = 4
-    """Halvings of the resolution between input and bottleneck."""
+    """Number of 2×2×2 poolings between input and bottleneck."""
     norm: Literal["batch", "instance"] = "batch"
-    """Normalization after every convolution: over the batch with running averages, or over each
-    scan by itself.
-    """
+    """Normalization after every convolution, over the batch or over each scan."""
     norm_affine: bool = False
-    """Whether instance normalization scales and shifts each channel; if not, convolutions carry a
-    bias. Batch normalization always does.
-    """
+    """Scale and shift in instance normalization; without, convolutions have a bias."""
     norm_eps: float = 1e-5
-    """Added to the variance inside the normalization."""
+    """Constant added to the variance in the normalization."""
     pooling: Literal["max", "average"] = "max"
     """2×2×2 pooling between encoder levels."""
     upsampling: Literal["nearest", "trilinear"] = "nearest"
-    """Doubling of the resolution between decoder levels (trilinear without aligned corners)."""
+    """Interpolation between decoder levels (trilinear without aligned corners)."""
     padding: Literal["reflect", "zeros"] = "reflect"
     """Padding of every 3×3×3 convolution."""
 
@@ -60,31 +56,40 @@ class UNetConfig:
             check_choice(known, **{name: getattr(self, name)})
         if self.norm_affine and self.norm == "batch":
             raise ValueError(
-                "norm_affine is a choice of norm 'instance'; batch normalization always has scale and shift, so leave it out"
+                "norm_affine needs norm 'instance', found 'batch', which always has scale and shift; omit norm_affine"
             )
 
     @property
     def multiple(self) -> int:
-        """Every input axis is a multiple of this many voxels."""
+        """Divisor of every input axis, voxels."""
         return 2**self.poolings
 
     @property
     def min_side(self) -> int:
-        """Smallest input axis, voxels: reflection needs two voxels at the bottleneck."""
+        """Smallest input axis, voxels; reflection needs two voxels at the bottleneck."""
         return 2 * self.multiple if self.padding == "reflect" else self.multiple
 
     @property
     def conv_bias(self) -> bool:
-        """Whether convolutions carry a bias: where no normalization shifts their channels."""
+        """True if convolutions have a bias, since the normalization does not shift channels."""
         return self.norm == "instance" and not self.norm_affine
 
     def channels(self, level: int) -> int:
-        """Channels at ``level``: 0 is the input's resolution, ``poolings`` the bottleneck."""
+        """Return the number of channels of a level.
+
+        Args:
+            level: Level from 0 (input resolution) to ``poolings`` (bottleneck).
+        """
         return self.width * 2**level
 
 
 class ConvBlock(nn.Module):
-    """3×3×3 convolution, normalization, ReLU."""
+    """3×3×3 convolution, normalization and ReLU.
+
+    Args:
+        conv: Convolution of the block.
+        config: Architecture, which determines the normalization.
+    """
 
     def __init__(self, conv: Conv3x3x3, config: UNetConfig) -> None:
         super().__init__()
@@ -95,7 +100,7 @@ class ConvBlock(nn.Module):
             self.norm = InstanceNorm(out_channels, eps=config.norm_eps, affine=config.norm_affine)
 
     def activate(self, features: Tensor) -> Tensor:
-        """What follows the convolution."""
+        """Apply normalization and ReLU to the output of the convolution."""
         return functional.relu(self.norm(features), inplace=True)
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -106,7 +111,7 @@ Part = TypeVar("Part", covariant=True)
 
 
 class _Parts(Protocol[Part]):
-    """A container of PyTorch's, which does not say itself what it holds."""
+    """Type of a PyTorch container with the type of its items, which PyTorch does not declare."""
 
     def __iter__(self) -> Iterator[Part]: ...
 
@@ -117,15 +122,15 @@ _Blocks = _Parts[ConvBlock]
 
 
 class UNet(nn.Module):
-    """Volume-to-features network of Table 7.
+    """Network of Table 7 from volumes to features.
 
     Blocks, in the order of computation: ``stem``; ``encoder.L`` for L = 0 (finest) to ``poolings -
     1``, two convolutions each; ``bottleneck``; ``decoder.L`` for L = ``poolings - 1`` down to 0,
-    whose first convolution sees (skip of level L, upsampled); ``output``, a plain convolution. A
-    *tap* names one convolution, e.g. ``bottleneck.0`` or ``decoder.3.0``.
+    whose first convolution gets (skip of level L, upsampled); ``output``, a plain convolution. A
+    *tap* is the name of one convolution, such as ``bottleneck.0`` or ``decoder.3.0``.
 
     Args:
-        config: The architecture.
+        config: Architecture. Default: that of Table 7.
     """
 
     def __init__(self, config: UNetConfig | None = None) -> None:
@@ -143,10 +148,13 @@ class UNet(nn.Module):
         self._frozen_statistics = False
 
     def freeze_statistics(self) -> UNet:
-        """Let batch normalization use its running averages in training as well, so that training sees what evaluation will.
+        """Use the running averages of batch normalization in training too, as in evaluation.
 
-        Every feature then depends on what lies near its voxel alone, not on what else the window
-        shows. Scale and shift are still learned.
+        Each feature then depends only on the neighbourhood of its voxel, not on the rest of the
+        window. Scale and shift are still trained.
+
+        Returns:
+            This network.
         """
         if self._frozen_statistics:
             return self
@@ -154,7 +162,7 @@ class UNet(nn.Module):
         return self.train(self.training)
 
     def train(self, mode: bool = True) -> UNet:
-        """Set the mode; frozen statistics stay frozen."""
+        """Set training or evaluation mode; frozen statistics stay frozen."""
         super().train(mode)
         if self._frozen_statistics:
             for part in self.modules():
@@ -163,7 +171,7 @@ class UNet(nn.Module):
         return self
 
     def convolutions(self) -> Iterator[tuple[str, nn.Conv3d]]:
-        """Tap names and convolutions in the order of computation."""
+        """Yield tap names and convolutions in the order of computation."""
         yield "stem", self.stem.conv
         for name, blocks in self._stages():
             for position, block in enumerate(blocks):
@@ -176,7 +184,7 @@ class UNet(nn.Module):
         yield from ((f"decoder.{level}", self.decoder[level]) for level in reversed(range(self.config.poolings)))
 
     def tap_shapes(self) -> dict[str, tuple[int, int]]:
-        """Tap name → (channels, level); a level's grid is the input's halved that many times."""
+        """Return tap name → (channels, level); each level halves the resolution of the input."""
         shapes = {"stem": (self.config.width, 0), "output": (self.config.out_channels, 0)}
         for name, blocks in self._stages():
             level = self.config.poolings if name == "bottleneck" else int(name.split(".")[1])
@@ -184,7 +192,7 @@ class UNet(nn.Module):
         return shapes
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features of the output level.
+        """Compute the output features.
 
         Args:
             x: (B, C, X, Y, Z), in [0, 1]; every axis a multiple of ``config.multiple`` and at least
@@ -196,80 +204,77 @@ class UNet(nn.Module):
         return self.features(x, ("output",))["output"]
 
     def features(self, x: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
-        """Outputs of the named convolutions, before normalization and activation (App. B.3).
+        """Compute outputs of named convolutions, before normalization and activation (App. B.3).
 
         Args:
-            x: As for :meth:`forward`.
-            taps: Names as in :meth:`tap_shapes`.
+            x: (B, C, X, Y, Z), see :meth:`forward`.
+            taps: Names from :meth:`tap_shapes`.
 
         Returns:
             Tap name → (B, channels, X / 2^level, Y / 2^level, Z / 2^level).
 
         Raises:
-            ValueError: For an unknown tap or an axis that the poolings or the reflection cannot
-                take.
+            ValueError: For an unknown tap, or an axis that is too short or not divisible.
         """
-        found, last = self.features_before_output(x, taps)
+        outputs, last = self.features_before_output(x, taps)
         if "output" in taps:
-            found["output"] = self.output(last)
-        return found
+            outputs["output"] = self.output(last)
+        return outputs
 
     def features_before_output(self, x: Tensor, taps: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
-        """All but the last convolution, which need not be evaluated everywhere: see :meth:`output_at`.
+        """Compute all convolutions except the last, which :meth:`output_at` evaluates sparsely.
 
         Args:
-            x: As for :meth:`forward`.
-            taps: As for :meth:`features`; ``output`` may be among them and is left out of what is
-                returned.
+            x: (B, C, X, Y, Z), see :meth:`forward`.
+            taps: Names from :meth:`tap_shapes`; ``output`` is allowed and ignored.
 
         Returns:
-            What :meth:`features` returns, without ``output``; and the input of the last
-            convolution, (B, width, X, Y, Z), of which ``net.output`` makes the dense output.
+            Tap name → output as in :meth:`features`, without ``output``; and the input of the last
+            convolution, (B, width, X, Y, Z), from which ``net.output`` computes the dense output.
 
         Raises:
-            ValueError: As :meth:`features`.
+            ValueError: For an unknown tap, or an axis that is too short or not divisible.
         """
         if unknown := set(taps) - self.tap_shapes().keys():
-            raise ValueError(f"no tap {sorted(unknown)}; there are {list(self.tap_shapes())}")
+            raise ValueError(f"no tap {sorted(unknown)}, found {list(self.tap_shapes())}")
         self._check(x.shape[2:])
-        found: dict[str, Tensor] = {}
+        outputs: dict[str, Tensor] = {}
 
-        def tapped(tap: str, features: Tensor) -> Tensor:
+        def record(tap: str, features: Tensor) -> Tensor:
             if tap in taps:
-                found[tap] = features
+                outputs[tap] = features
             return features
 
         def stem(x: Tensor) -> Tensor:
-            return self.stem.activate(tapped("stem", self.stem.conv(x)))
+            return self.stem.activate(record("stem", self.stem.conv(x)))
 
         stages = dict(self._stages())
 
-        def through(stage: str, *inputs: Tensor) -> Tensor:
+        def run_stage(stage: str, *inputs: Tensor) -> Tensor:
             for position, block in enumerate(stages[stage]):
-                inputs = (block.activate(tapped(f"{stage}.{position}", block.conv(*inputs))),)
+                inputs = (block.activate(record(f"{stage}.{position}", block.conv(*inputs))),)
             return inputs[0]
 
-        # Volumes are handed over, not kept in a name: without gradients each is freed as soon as it
-        # is read.
+        # Only the next stage refers to a volume, so that it is freed once read (without gradients).
         skips: list[Tensor] = []
         for level in range(self.config.poolings):
-            x = through(f"encoder.{level}", self._pool(x) if level else stem(x))
+            x = run_stage(f"encoder.{level}", self._pool(x) if level else stem(x))
             skips.append(x)
-        x = through("bottleneck", self._pool(x))
+        x = run_stage("bottleneck", self._pool(x))
         for level in reversed(range(self.config.poolings)):
-            x = through(f"decoder.{level}", skips.pop(), x)
-        return found, x
+            x = run_stage(f"decoder.{level}", skips.pop(), x)
+        return outputs, x
 
     def output_at(self, last: Tensor, positions: Tensor) -> Tensor:
-        """Features of the output level at some voxels, without those of the others.
+        """Compute the output features at selected voxels.
 
         Args:
-            last: From :meth:`features_before_output`, (B, width, X, Y, Z).
-            positions: (n,) int64 flat indices into (X, Y, Z), the same in all of B, or (B, n). The
-                dense ``net.output`` is the cheaper one for more than about one voxel in 27.
+            last: (B, width, X, Y, Z) from :meth:`features_before_output`.
+            positions: (n,) int64 flat indices into (X, Y, Z), shared by the batch, or (B, n). The
+                dense ``net.output`` is cheaper for more than about one voxel in 27.
 
         Returns:
-            (B, n, out_channels), what the dense output has there.
+            (B, n, out_channels), equal to the dense output at these voxels.
         """
         return self.output.at(last, positions)
 
@@ -283,7 +288,7 @@ class UNet(nn.Module):
     def _pool(self, x: Tensor) -> Tensor:
         if self.config.pooling == "average":
             return functional.avg_pool3d(x, 2)
-        # The greatest of bf16 values is one of them; autocast would widen them for nothing.
+        # The maximum of bf16 values is exact; autocast would convert them to float32 needlessly.
         with torch.autocast(x.device.type, enabled=False):
             return functional.max_pool3d(x, 2)
 

@@ -1,4 +1,7 @@
-"""Weights on disk: one ``.safetensors`` file with tensors, architecture and card; found, checked and loaded here."""
+"""Weights files: search, validation, loading and writing.
+
+A weights file is a ``.safetensors`` file with tensors, architecture and card.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +32,9 @@ from pretraining.common.finite import require_finite
 
 FORMAT = "anatomix-weights/1"
 _CHECKPOINT_KEY = "network_weights"
-"""Where nnU-Net's checkpoints keep the network."""
+"""Key of the network in nnU-Net's checkpoints."""
 _LARGEST = {"in_channels": 1024, "out_channels": 4096, "width": 1024, "poolings": 8}
-"""Ten times what any published network has, and still a network whose size can be computed."""
+"""Upper bounds of a valid architecture, far above all published networks."""
 BUNDLED_NAME = "anatomix_unet16.safetensors"
 HUB = "hf://"
 _HUB = re.compile(r"hf://(?P<repo>[^/@]+/[^/@]+)/(?P<file>[^@]+)(?:@(?P<revision>.*))?")
@@ -41,13 +44,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Weights:
-    """A trained backbone.
+    """Weights of a trained backbone.
 
     Attributes:
-        architecture: The network that the tensors fit.
-        state: Tensors under our module names, as stored (floating point may be half precision).
-        card: Where the weights come from; JSON types only.
-        sha256: Of the tensors (see :func:`tensors_sha256`), independent of card and file layout.
+        architecture: Architecture of the network.
+        state: State dict of :class:`~.unet.UNet` as stored; tensors may be half precision.
+        card: Description of the origin; JSON types only.
+        sha256: Digest of the tensors (:func:`tensors_sha256`), independent of card and file layout.
     """
 
     architecture: UNetConfig
@@ -56,14 +59,21 @@ class Weights:
     sha256: str = ""
 
     def network(self) -> UNet:
-        """A new float32 network with these weights, in evaluation mode, on the CPU."""
+        """Build a float32 network with these weights, in evaluation mode, on the CPU."""
         net = UNet(self.architecture)
         net.load_state_dict(self.state)
         return net.eval()
 
 
 def tensors_sha256(state: dict[str, Tensor]) -> str:
-    """Hex digest over names, dtypes, shapes and bytes of all tensors, in the order of their names."""
+    """Compute a digest of names, dtypes, shapes and bytes of all tensors, in order of names.
+
+    Args:
+        state: Names to tensors.
+
+    Returns:
+        64 hexadecimal digits.
+    """
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
@@ -73,16 +83,19 @@ def tensors_sha256(state: dict[str, Tensor]) -> str:
 
 
 def save_weights(path: str | Path, state: dict[str, Tensor], architecture: UNetConfig, card: dict[str, Any]) -> str:
-    """Write a weights file, whole or not at all.
+    """Write a weights file atomically.
 
     Args:
         path: The ``.safetensors`` file to write.
-        state: Tensors under our module names; stored in the dtype they have.
-        architecture: The network they fit.
-        card: JSON types only; ``sha256`` of the tensors is added to it.
+        state: State dict of :class:`~.unet.UNet`; dtypes are preserved.
+        architecture: Architecture of the network.
+        card: Description of the origin, JSON types only; ``sha256`` of the tensors is added.
 
     Returns:
         The tensors' sha256.
+
+    Raises:
+        NotFinite: If a tensor contains NaN or infinity.
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     require_finite(state, f"weights for {path}")
@@ -98,67 +111,82 @@ def save_weights(path: str | Path, state: dict[str, Tensor], architecture: UNetC
 
 
 def load_weights(path: str | Path) -> Weights:
-    """Read a ``.safetensors`` file of ours or a published ``.pth`` state dict, on the CPU and without unpickling objects.
+    """Read a weights file or a published ``.pth`` state dict onto the CPU.
+
+    Objects are not unpickled.
+
+    Args:
+        path: ``.safetensors`` or published ``.pth`` file.
 
     Raises:
         InputError: If the file is missing, damaged, of another kind or of another architecture.
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"no weights file at {path}; name an existing .safetensors or published .pth file")
+        raise InputError(f"no weights file at {path}; choose an existing .safetensors or published .pth file")
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_published(path)
 
 
 def export_published(path: str | Path, weights: Weights) -> None:
-    """Write ``weights`` as a published ``.pth`` state dict, whole or not at all."""
+    """Write weights as a published ``.pth`` state dict, atomically.
+
+    Args:
+        path: The ``.pth`` file to write.
+        weights: Weights to write.
+
+    Raises:
+        NotFinite: If a tensor contains NaN or infinity.
+    """
     require_finite(weights.state, f"weights for {path}")
     with atomic_write(path) as partial:
         torch.save(to_published(weights.state, weights.architecture), partial)
 
 
 def find_weights(explicit: str | None = None, plan: str | None = None) -> Path:
-    """Where the weights are: ``explicit``, else ``ANATOMIX_WEIGHTS``, else the ``plan``'s, else the bundled ones.
+    """Find the weights file.
+
+    The first of these sources that is set determines it: ``explicit``, the environment variable
+    ``ANATOMIX_WEIGHTS``, ``plan``, the bundled weights.
 
     Args:
-        explicit, plan: A path, ``hf://owner/repo/file@revision`` (fetched once, then from the hub's
-            cache, without network if ``HF_HUB_OFFLINE`` is set), ``bundled``, or None for "not
-            said".
+        explicit: A path, ``hf://owner/repo/file@revision`` (fetched once, then read from the hub's
+            cache; without network if ``HF_HUB_OFFLINE`` is set), ``bundled``, or None.
+        plan: Name from the plan, in the same format.
 
     Raises:
-        InputError: If the named file does not exist: a wish that cannot be met is never replaced by
-            the next place. Also for an address of the hub without revision: the same words must not
-            mean other weights tomorrow.
+        InputError: If the file does not exist; later sources are not tried. Also for a hub address
+            without revision, since its weights could change.
     """
-    origin, wish = resolve_weights(explicit, plan)
-    if wish != "bundled":
-        path = _fetch(wish) if wish.startswith(HUB) else Path(wish).expanduser()
+    source, name = resolve_weights(explicit, plan)
+    if name != "bundled":
+        path = _fetch(name) if name.startswith(HUB) else Path(name).expanduser()
         if not path.is_file():
             raise InputError(
-                f"{origin} names {wish}, but there is no such file; correct it or leave it out for the bundled weights"
+                f"{source} names {name}, but there is no such file; correct it or omit it for the bundled weights"
             )
         return path
     bundled = Path(str(resources.files("pretraining.backbone.bundled") / BUNDLED_NAME))
     if not bundled.is_file():
-        raise InputError(f"no bundled weights at {bundled}; name weights by --weights or ANATOMIX_WEIGHTS")
+        raise InputError(f"no bundled weights at {bundled}; set --weights or ANATOMIX_WEIGHTS")
     return bundled
 
 
 def resolve_weights(explicit: str | None = None, plan: str | None = None) -> tuple[str, str]:
-    """Decide which weights are meant, without looking for them.
+    """Resolve the name of the weights, without checking that the file exists.
 
     Args:
-        explicit, plan: As for :func:`find_weights`.
+        explicit: Name from the command line, see :func:`find_weights`.
+        plan: Name from the plan.
 
     Returns:
-        Where the name stands, for messages, and the name: a path, an address of the hub, or
-            ``bundled``.
+        Source of the name for messages, and the name: a path, a hub address, or ``bundled``.
     """
-    named = (
+    sources = (
         ("--weights", explicit),
         ("ANATOMIX_WEIGHTS", os.environ.get("ANATOMIX_WEIGHTS")),
         ("the plan's anatomix.weights", plan),
     )
-    return next(((origin, wish) for origin, wish in named if wish), ("nothing", "bundled"))
+    return next(((source, name) for source, name in sources if name), ("nothing", "bundled"))
 
 
 def _fetch(address: str) -> Path:
@@ -173,15 +201,15 @@ def _fetch(address: str) -> Path:
 
     try:
         path = Path(hf_hub_download(match["repo"], match["file"], revision=match["revision"]))
-    except Exception as error:  # the hub lets its network library's own exceptions through
+    except Exception as error:  # the hub does not wrap exceptions of its network library
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(
-            f"could not fetch {address} ({reason}); download the file elsewhere and name its path"
+            f"could not fetch {address} ({reason}); download the file elsewhere and use its path"
         ) from None
-    # The hub's cache has one folder a commit, whatever it was asked for.
+    # The hub's cache has one folder per commit, also for tags and branches.
     commit = re.search(r"/snapshots/([0-9a-f]{40})/", path.as_posix())
     if commit and commit[1] != match["revision"]:
-        log.warning("%s can move to other weights; today's are @%s for good", address, commit[1])
+        log.warning("%s may change; use @%s to pin the present weights", address, commit[1])
     return path
 
 
@@ -189,18 +217,18 @@ def _read_safetensors(path: Path) -> Weights:
     try:
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a safetensors handle is no dict)
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (safetensors.SafetensorError, OSError) as error:
-        raise InputError(f"{path} is damaged or no safetensors file ({error}); fetch or export it again") from None
+        raise InputError(f"{path} is damaged or not a safetensors file ({error}); fetch or export it again") from None
     if metadata.get("format") != FORMAT:
         raise InputError(
             f"{path} is not an anatomix weights file: expected format '{FORMAT}', found {metadata.get('format')!r}"
         )
     try:
-        described, card = json.loads(metadata["architecture"]), json.loads(metadata["card"])
-        if not isinstance(described, dict) or not isinstance(card, dict):
-            raise InputError(f"expected JSON objects, found {type(described).__name__} and {type(card).__name__}")
-        architecture = from_dict(UNetConfig, described)
+        fields, card = json.loads(metadata["architecture"]), json.loads(metadata["card"])
+        if not isinstance(fields, dict) or not isinstance(card, dict):
+            raise InputError(f"expected JSON objects, found {type(fields).__name__} and {type(card).__name__}")
+        architecture = from_dict(UNetConfig, fields)
     except (KeyError, ValueError, RecursionError) as error:
         raise InputError(
             f"{path} has no readable architecture and card ({error!r}); fetch or export it again"
@@ -226,7 +254,7 @@ def _read_published(path: Path) -> Weights:
         _refuse_checkpoint(path)
     if not isinstance(content, dict) or not content or not all(isinstance(value, Tensor) for value in content.values()):
         kind = f"a dict with keys {list(content)[:3]}" if isinstance(content, dict) else f"a {type(content).__name__}"
-        raise InputError(f"{path} holds {kind}; expected a state dict, tensor names to tensors")
+        raise InputError(f"{path}: expected a state dict (tensor names to tensors), found {kind}")
     check_state(path, content)
     try:
         state, architecture = from_published(content)
@@ -238,33 +266,37 @@ def _read_published(path: Path) -> Weights:
 
 
 def _refuse_checkpoint(path: Path) -> None:
-    """Raise if ``path`` is a trained model of nnU-Net, which holds objects that are never unpickled here: their names tell."""
+    """Raise InputError if a file is an nnU-Net checkpoint.
+
+    Such a file contains objects. They are recognized by the bytes of their names, not unpickled.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
-            parts = [
-                part
-                for part in archive.infolist()
-                if part.filename.endswith("data.pkl") and part.file_size <= path.stat().st_size
+            members = [
+                member
+                for member in archive.infolist()
+                if member.filename.endswith("data.pkl") and member.file_size <= path.stat().st_size
             ]
-            pickles = [archive.read(part) for part in parts]
+            pickles = [archive.read(member) for member in members]
     except (zipfile.BadZipFile, OSError):
         return
     if any(_CHECKPOINT_KEY.encode() in content for content in pickles):
         raise InputError(
-            f"{path} is a checkpoint of nnU-Net, not a pretrained backbone; to start from all of it but its segmentation heads, "
-            "leave ANATOMIX_WEIGHTS alone and train with -pretrained_weights"
+            f"{path} is a checkpoint of nnU-Net, not a pretrained backbone; to initialize from it, "
+            "unset ANATOMIX_WEIGHTS and train with -pretrained_weights"
         )
 
 
 def _check_architecture(path: Path, architecture: UNetConfig) -> None:
-    """Refuse networks larger than any, before they are built."""
+    """Refuse implausibly large networks before they are built."""
     too_large = {
         name: getattr(architecture, name) for name, most in _LARGEST.items() if getattr(architecture, name) > most
     }
     if too_large or not math.isfinite(architecture.norm_eps):
         found = too_large or {"norm_eps": architecture.norm_eps}
         raise InputError(
-            f"{path} describes a network with {found}, expected at most {_LARGEST} and a finite norm_eps; fetch it again"
+            f"{path} describes a network with {found}, expected at most {_LARGEST} and a finite norm_eps; "
+            "fetch it again"
         )
 
 
@@ -277,7 +309,8 @@ def _check_fit(path: Path, state: dict[str, Tensor], architecture: UNetConfig) -
         name = wrong[0]
         shapes = f"expected {_shape(expected.get(name))}, found {_shape(found.get(name))}"
         raise InputError(
-            f"{path} does not fit its own architecture: {len(wrong)} tensors differ, the first is '{name}' ({shapes})"
+            f"{path} does not fit its own architecture: {len(wrong)} tensors differ, the first is '{name}' ({shapes}); "
+            "fetch or export it again"
         )
 
 

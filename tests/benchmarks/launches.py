@@ -78,7 +78,7 @@ def counted_launches(*, triton: bool, device: str = "cuda") -> Iterator[Launches
             patch.setattr(module, "launch", lambda *arguments, **options: launches.count())
         # A cache of its own: what it keeps has no content either, and must not be found by anybody
         # else.
-        patch.setattr(subpixel, "_kept_merging", functools.cache(subpixel._merging))
+        patch.setattr(subpixel, "_cached_merge_matrix", functools.cache(subpixel._merge_matrix))
         patch.setattr(placement, "_address", lambda bits: 0)
         patch.setattr(resident, "_stream", lambda device: 0)
         patch.setattr(resident, "_memory", lambda device: 2**40)

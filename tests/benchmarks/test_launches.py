@@ -83,7 +83,7 @@ def test_a_step(monkeypatch):
     Beside the same step with padding, upsampling and concatenation by PyTorch. A GPU has more to do
     for those: it brings each volume that it pads into another layout and back.
     """
-    monkeypatch.setattr(subpixel, "_in_long_rows", lambda to: False)  # the way of a CPU
+    monkeypatch.setattr(subpixel, "_adds_by_rows", lambda to: False)  # the way of a CPU
     # Nothing may depend on numbers that are drawn: the two windows lie on each other.
     monkeypatch.setattr(model, "move_views", lambda pair, *_: MovedViews(*pair, (0, 0, 0), np.eye(3, 4)))
     monkeypatch.setattr(torch.Tensor, "exponential_", lambda tensor, generator: tensor.uniform_())

@@ -1,1 +1,1 @@
-"""The weights that come with the package."""
+"""Bundled weights."""

@@ -138,18 +138,18 @@ BAD = [
     ({"network": "no_such_package.Net"}, STATE, "no no_such_package.Net here"),
     ({"network": "math.pi"}, STATE, "no math.pi here"),
     ({"network": "builtins.dict", "kwargs": {}}, STATE, r"dict is a class, expected a subclass of torch\.nn\.Module"),
-    ({"kwargs": KWARGS | {"colour": "red"}}, STATE, "does not take these kwargs.*colour"),
+    ({"kwargs": KWARGS | {"colour": "red"}}, STATE, "does not accept these kwargs.*colour"),
     ({"kwargs": KWARGS | {"out_channels": 6}}, STATE, r"does not fit .* tensors differ.*expected \(.*found \("),
     (
         {"kwargs": KWARGS | {"in_channels": 2}},
         {**MonaiUNet(**(KWARGS | {"in_channels": 2})).state_dict()},
         "fails on a cube of 8 voxels",
     ),
-    ({"layer": "model.9"}, STATE, r"no layer 'model.9'; there are \['model'"),
+    ({"layer": "model.9"}, STATE, r"no layer 'model.9', found \['model'"),
     ({"state": "elsewhere.pth"}, STATE, "no state dict at .*elsewhere.pth"),
-    ({}, {"weights": Unpickled()}, "holds more than tensors"),
-    ({}, {"state_dict": STATE}, r"found keys \['state_dict'\]; say which of them with 'state_key'"),
-    ({"state_key": "model"}, {"state_dict": STATE}, r"has no 'model', it has \['state_dict'\]"),
+    ({}, {"weights": Unpickled()}, "contains more than tensors"),
+    ({}, {"state_dict": STATE}, r"found keys \['state_dict'\]; set 'state_key'"),
+    ({"state_key": "model"}, {"state_dict": STATE}, r"has no 'model', found \['state_dict'\]"),
     ({"multiple": 0}, STATE, "expected a number of at least 1|min_side: expected a multiple"),
     ({"max_side": 10}, STATE, "need max_side a multiple of 4"),
     ({"input_range": [1, 0]}, STATE, "input_range: expected two numbers"),
@@ -263,7 +263,7 @@ def test_a_shell_is_not_called(tmp_path, monkeypatch):
 def test_a_function_is_called_once_it_is_trusted(tmp_path):
     path = str(described(tmp_path, STATE, network=f"{__name__}.make_net"))
     assert load_feature_weights(path, trust_code=True).architecture.out_channels == 5
-    with pytest.raises(InputError, match="makes a Flag"):
+    with pytest.raises(InputError, match="found a Flag"):
         load_feature_weights(str(described(tmp_path, STATE, network=f"{__name__}.Flag")), trust_code=True)
 
 

@@ -84,7 +84,7 @@ class Payload:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"model.0.weight": Payload()}, "holds more than tensors"),
+        ({"model.0.weight": Payload()}, "contains more than tensors"),
         ({"network_weights": {}, "trainer_name": "nnUNetTrainer"}, "checkpoint of nnU-Net"),
         ({"network_weights": {}, "init_args": Payload()}, "checkpoint of nnU-Net"),
         ([torch.zeros(1)], "expected a state dict"),
@@ -115,7 +115,7 @@ def test_a_published_unet_with_a_wrong_tensor_is_refused(golden, tmp_path):
 
 def test_garbage_named_pth_is_refused(tmp_path):
     (tmp_path / "x.pth").write_bytes(b"garbage")
-    with pytest.raises(InputError, match="damaged or holds more than tensors"):
+    with pytest.raises(InputError, match="damaged or contains more than tensors"):
         load_weights(tmp_path / "x.pth")
 
 
@@ -161,7 +161,7 @@ def test_a_hub_address_names_its_revision_and_what_can_move_is_said(hub, caplog)
     found = find_weights(f"hf://owner/repo/sub/anatomix.pth@{COMMIT}")
     assert found.name == "anatomix.pth" and hub == [("owner/repo", "sub/anatomix.pth", COMMIT)] and not caplog.records
     assert find_weights("hf://owner/repo/sub/anatomix.pth@v1") == found
-    assert f"@{COMMIT} for good" in caplog.text
+    assert f"use @{COMMIT} to pin" in caplog.text
 
 
 @pytest.mark.parametrize(
