@@ -1,4 +1,4 @@
-"""Any network by its dotted path and state dict makes features: the same as it makes by itself, at the scan's resolution."""
+"""External networks yield their own features, at the resolution of the scan."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ SIZES = (24, 20, 32)
 
 
 class FixedSize(nn.Module):
-    """Takes cubes of 16 voxels and nothing else, as transformers with a learnt position do."""
+    """Network with a fixed input size of 16, like transformers with learned positions."""
 
     def __init__(self) -> None:
         super().__init__()
         self.embed = nn.Conv3d(1, 3, 4, stride=4)
         self.position = nn.Parameter(torch.randn(1, 3, 4, 4, 4))
-        self.flat = nn.Parameter(torch.randn(1, 2, 4, 4))  # four axes, which our memory layout has no place for
+        self.flat = nn.Parameter(torch.randn(1, 2, 4, 4))  # four axes, for which channels_last_3d is undefined
 
     def forward(self, x: Tensor) -> tuple[Tensor, str]:
         return self.embed(x) + self.position, "auxiliary"
 
 
 def described(folder: Path, content: object, /, **changes: object) -> Path:
-    """A JSON file, and the state beside it."""
+    """Write a JSON file with the state next to it."""
     torch.save(content, folder / "net.pth")
     spec = {
         "network": "monai.networks.nets.UNet",
@@ -65,7 +65,7 @@ def monai_net(seed: int = 0) -> MonaiUNet:
 
 
 def scan(seed: int = 0, sizes: tuple[int, int, int] = SIZES) -> sitk.Image:
-    """Smooth noise in (100, 900), oblique voxels."""
+    """Create a scan of smooth noise in (100, 900), with oblique axes."""
     noise = torch.rand((1, 1, *(side // 4 for side in sizes)), generator=torch.Generator().manual_seed(seed))
     values = functional.interpolate(noise, size=sizes, mode="trilinear")[0, 0] * 800 + 100
     image = sitk.GetImageFromArray(values.numpy().transpose(2, 1, 0).copy())
@@ -129,7 +129,7 @@ def test_our_own_weights_are_read_as_ever(weights_file):
 
 
 class Unpickled:
-    """What a state dict must not hold."""
+    """Object that a state dict must not contain."""
 
 
 STATE = monai_net().state_dict()
@@ -175,7 +175,7 @@ def shifted(fixed: sitk.Image) -> sitk.Image:
 
 
 def error(one: sitk.Image, other: sitk.Image) -> float:
-    """Mean absolute difference away from the border."""
+    """Compute the mean absolute difference away from the border."""
     arrays = [sitk.GetArrayFromImage(image)[4:-4, 4:-4, 4:-4] for image in (one, other)]
     return float(np.abs(arrays[0] - arrays[1]).mean())
 
@@ -223,7 +223,7 @@ def test_they_drive_ants(tmp_path):
 
 
 class Flag:
-    """Notes that it was called."""
+    """Class that records its calls."""
 
     called = False
 
@@ -232,7 +232,7 @@ class Flag:
 
 
 def make_net(**options: object) -> MonaiUNet:
-    """A function that makes a network."""
+    """Build a network in a function."""
     Flag.called = True
     return MonaiUNet(**options)
 
@@ -246,7 +246,7 @@ def test_nothing_is_called_that_is_no_network(tmp_path, monkeypatch, named):
 
 
 def test_a_shell_is_not_called(tmp_path, monkeypatch):
-    """As it was reported: check_output with a command line for a network."""
+    """Refuse check_output with a command line instead of a network, as once reported."""
     monkeypatch.chdir(tmp_path)
     path = described(
         tmp_path, STATE, network="subprocess.check_output", kwargs={"args": "touch code_was_run", "shell": True}
@@ -269,7 +269,7 @@ def test_a_function_is_called_once_it_is_trusted(tmp_path):
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """A hub that has the files of a folder; gives what it was asked for."""
+    """Simulate a hub with the files of a folder; return the requests."""
     import huggingface_hub
 
     asked = []

@@ -1,4 +1,4 @@
-"""Features of volumes of any size: in one pass and by windows."""
+"""Features of volumes of any size, in one pass and by sliding windows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def image(*shape: int) -> Tensor:
 
 @pytest.fixture(scope="module")
 def net() -> UNet:
-    """A small network whose features are of the order of one."""
+    """Build a small network with features of order one."""
     torch.manual_seed(4)
     small = UNet(UNetConfig(width=2, poolings=2, out_channels=3)).eval()
     with torch.no_grad():
@@ -35,7 +35,7 @@ def net() -> UNet:
 
 
 class Pointwise(nn.Module):
-    """Sees single voxels only, so that no border changes anything."""
+    """Network with a receptive field of one voxel, independent of borders."""
 
     config = UNetConfig(poolings=2, out_channels=2)
 
@@ -50,7 +50,7 @@ class Pointwise(nn.Module):
 @pytest.mark.parametrize("shape", [(37, 29, 16), (33, 16, 50)])
 @pytest.mark.parametrize("overlap", [0.0, 0.6, 0.8])
 def test_windows_are_blended_as_in_the_published_program(net, shape, overlap):
-    """Which calls MONAI with Gaussian weights, standard deviation a quarter of the side."""
+    """Compare with MONAI's Gaussian weights, standard deviation a quarter of the side."""
     volume = image(*shape)
     with torch.inference_mode():
         expected = sliding_window_inference(
@@ -85,7 +85,7 @@ def test_where_borders_do_not_matter_windows_do_not_either(shape):
 
 
 def test_features_may_enter_a_gradient(net):
-    """Registration differentiates a warp of them."""
+    """Differentiate through features, as registration does."""
     for features in (
         whole_volume_features(net, image(9, 8, 10)),
         sliding_window_features(net, image(9, 8, 20), side=8),
@@ -118,7 +118,7 @@ def test_a_constant_image_is_zero():
 @pytest.mark.parametrize("pool", [2, 3, 5])
 @pytest.mark.parametrize("overlap", [0.0, 0.7])
 def test_pooling_first_is_pooling_last(net, shape, side, pool, overlap):
-    """Whatever the borders added, cubes count from the image's first voxel and the rest is dropped."""
+    """Start cubes at the image's first voxel and omit incomplete ones, whatever the padding."""
     volume = image(*shape)
     expected = avg_pool3d(sliding_window_features(net, volume, side=side, overlap=overlap), pool)
     found = sliding_window_features(net, volume, side=side, overlap=overlap, pool=pool)
@@ -171,7 +171,7 @@ def test_a_clip_window_scales_scans_of_one_unit_alike(net):
 
 
 def functional_pad(scan: Tensor) -> Tensor:
-    """(1, 1, 12, 8, 12), as whole volumes of 9×8×10 voxels are padded."""
+    """Pad a volume of 9×8×10 voxels to (1, 1, 12, 8, 12)."""
     return torch.nn.functional.pad(scan[None, None], (1, 1, 0, 0, 1, 2), mode="replicate")
 
 

@@ -1,4 +1,4 @@
-"""Instance normalization in channels-last memory equals PyTorch's, and turns batch-norm weights into ones with own statistics."""
+"""Instance normalization equals PyTorch's, also for converted batch-norm weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def trained(config: UNetConfig) -> UNet:
-    """A network whose normalizations are no identities."""
+    """Build a network whose normalizations are not identities."""
     net = build(lambda: UNet(config), generator())
     with torch.no_grad():
         for name, tensor in net.state_dict().items():

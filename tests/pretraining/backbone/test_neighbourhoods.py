@@ -1,4 +1,4 @@
-"""A convolution at some voxels equals the dense one read there, forward and backward."""
+"""Convolution at selected voxels equals the dense one, forward and backward."""
 
 from __future__ import annotations
 

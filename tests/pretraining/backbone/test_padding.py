@@ -1,4 +1,4 @@
-"""The border of one voxel equals PyTorch's, forward and backward, in every layout and precision."""
+"""Padding by one voxel equals PyTorch's, forward and backward, in all layouts and precisions."""
 
 from __future__ import annotations
 

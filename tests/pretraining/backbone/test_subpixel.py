@@ -1,4 +1,4 @@
-"""A convolution on the coarse grid equals the one of the upsampled volume, forward and backward."""
+"""Convolution on the coarse grid equals that of the upsampled volume, forward and backward."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def plain(skip: Tensor, below: Tensor, conv: SkipConv3x3x3) -> Tensor:
 
 
 def example(layout: str, dtype: torch.dtype, shape=(3, 2, 4), **options) -> tuple[Tensor, Tensor, SkipConv3x3x3]:
-    """Non-cubic, non-dyadic channels."""
+    """Create a non-cubic volume with channel counts that are not powers of two."""
     torch.manual_seed(0)
     conv = SkipConv3x3x3(3, 5, 4, **{"bias": True, "padding": "reflect", "upsampling": "nearest"} | options)
     conv = conv.to(dtype).to(memory_format=LAYOUTS[layout])
@@ -50,7 +50,10 @@ def gradients(found: Tensor, *of: Tensor) -> tuple[Tensor, ...]:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("in_rows", [True, False])
 def test_equals_the_plain_convolution(layout, padding, bias, shape, dtype, in_rows, monkeypatch):
-    """By rows, as on a CPU (whose convolutions of doubles are not channels-last), and all at once, as on a GPU."""
+    """Compare by rows, as on a CPU, and all at once, as on a GPU.
+
+    Convolutions of doubles on a CPU are not channels-last.
+    """
     if not in_rows:
         monkeypatch.setattr(subpixel, "_AddRows", None)
         monkeypatch.setattr(subpixel, "layout_of", lambda x: torch.contiguous_format)
@@ -94,7 +97,7 @@ def test_gradients_of_first_and_second_order():
 
 
 def test_every_window_has_its_outputs_in_place():
-    """Windows that name their own output: 2i for the even phase, 2i - 1 for the odd one."""
+    """Fill windows with the index of their output: 2i for the even phase, 2i - 1 for the odd."""
     index = torch.arange(4)
     even_odd = torch.stack((2 * index, 2 * index - 1)).double()
     x, y, z = (

@@ -1,4 +1,4 @@
-"""Files of tensors from anywhere are refused in one line, before they take memory, where no network could compute with them."""
+"""Invalid tensor files are refused in one line, before memory is allocated."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def state() -> dict[str, torch.Tensor]:
 
 
 def safetensors_file(path, tensors, architecture=None, card=None):
-    """A file of ours in all but what it says, with the checksum that fits."""
+    """Write a weights file with other content and a matching checksum."""
     described = json.dumps(to_dict(TINY) if architecture is None else architecture)
     stated = {"sha256": tensors_sha256(tensors)} if card is None else card
     safetensors.torch.save_file(
@@ -106,7 +106,7 @@ def test_a_pth_that_no_network_can_use_is_refused(tmp_path, content, said):
 
 
 class Asks:
-    """Unpickles to a call that PyTorch allows."""
+    """Object that unpickles to a call that PyTorch allows."""
 
     def __init__(self, function, *arguments) -> None:
         self.call = (function, arguments)

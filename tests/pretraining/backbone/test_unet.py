@@ -1,4 +1,4 @@
-"""The backbone agrees with the published network and keeps its promises on shapes and taps."""
+"""The backbone agrees with the published network, and shapes and taps are as documented."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def published_network(golden, name: str) -> UNet:
 
 
 def stored(features: torch.Tensor) -> np.ndarray:
-    """What the golden files keep of a tensor: all of small ones, a subsample of the rest."""
+    """Return the part of a tensor that golden files store: all of it if small, else a subsample."""
     return (features if features.shape[-1] < 16 else features[..., ::3, ::4, ::5]).detach().numpy()
 
 
@@ -150,7 +150,7 @@ def test_published_keys_and_shapes(golden, name):
     ids=str,
 )
 def test_equals_the_plain_forward_pass(options, layout):
-    """Features, gradients and running averages, to double precision."""
+    """Compare features, gradients and running averages to double precision."""
     torch.manual_seed(0)
     net = UNet(UNetConfig(width=3, poolings=2, out_channels=5, **options)).double().to(memory_format=layout)
     plain = copy.deepcopy(net)

@@ -1,4 +1,4 @@
-"""Weights files: complete round trips, one clear line for everything that is not one."""
+"""Weights files survive round trips, and invalid files give one clear line."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_safetensors_file_of_someone_else_is_refused(tmp_path):
 
 
 class Payload:
-    """What an attacker would put into a .pth."""
+    """Object that an attacker could put into a .pth file."""
 
     def __reduce__(self):
         return os.mkdir, ("pwned",)
@@ -141,7 +141,7 @@ COMMIT = "0123456789abcdef" * 2 + "01234567"
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """A hub whose branch ``main`` and tag ``v1`` are at COMMIT; gives what it was asked for."""
+    """Simulate a hub whose branch ``main`` and tag ``v1`` are at COMMIT; return the requests."""
     import huggingface_hub
 
     asked = []
@@ -192,14 +192,17 @@ def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch, error):
 
 
 def test_the_hubs_cache_serves_offline(weights_file, tmp_path):
-    """By the hub's own client, in a new process, as it reads its settings once."""
+    """Use the hub's own client in a new process, since it reads its settings once."""
     folder = tmp_path / "hub" / "models--owner--repo"
     (folder / "snapshots" / COMMIT).mkdir(parents=True)
     (folder / "refs").mkdir()
     (folder / "refs" / "v1").write_text(COMMIT)
     cached = folder / "snapshots" / COMMIT / "tiny.safetensors"
     cached.write_bytes(weights_file.read_bytes())
-    program = "import sys; from pretraining.backbone.weights import find_weights; print(*map(find_weights, sys.argv[1:]), sep='\\n')"
+    program = (
+        "import sys; from pretraining.backbone.weights import find_weights; "
+        "print(*map(find_weights, sys.argv[1:]), sep='\\n')"
+    )
 
     def find(*addresses: str) -> subprocess.CompletedProcess:
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "hub")}

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, on a full disk too, and what a killed process left behind does not pile up."""
+"""Files appear atomically, also on a full disk, and abandoned temporary files are removed."""
 
 from __future__ import annotations
 

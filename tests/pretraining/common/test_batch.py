@@ -1,4 +1,4 @@
-"""One item's failure is its own, and the same call goes on."""
+"""A failed item does not stop the others, and repeating the call resumes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sizes as people write them."""
+"""Parsing and formatting of human-readable sizes."""
 
 from __future__ import annotations
 

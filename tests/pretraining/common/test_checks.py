@@ -1,4 +1,4 @@
-"""Numbers outside what a field may hold are one line that names the field, what was expected and what was found."""
+"""Numbers out of range give one line with the field, the expected values and the value found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A child command ends when its parent is stopped, and what it said is in the log."""
+"""A child command ends when its parent is stopped, and its output is in the log."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + WO
 
 @pytest.fixture
 def started(tmp_path, monkeypatch) -> Path:
-    """Where a child says which processes there are."""
+    """Return the file in which a child lists its processes."""
     monkeypatch.setenv("STARTED", str(tmp_path / "started"))
     return tmp_path / "started"
 
 
 def parent(out: Path, started: Path, program: str, *flags: str) -> tuple[subprocess.Popen, list[int]]:
-    """A command of ours that runs a command, and the processes below it."""
+    """Start a command that runs a child command; return it with its descendants."""
     command = [sys.executable, "-c", PARENT, "work", "--out", str(out), "--program", program, *flags]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60

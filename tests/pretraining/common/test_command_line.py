@@ -1,4 +1,4 @@
-"""``anatomix-pretrain``: every command runs, and bad input is one line and a non-zero exit with nothing half-written."""
+"""Every command runs, and bad input gives one line, a non-zero exit and no partial output."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.pretraining.probing.aligned_folders import brain_folder
 
 @pytest.fixture
 def run(monkeypatch, caplog):
-    """Runs the command in this process and returns what it logged."""
+    """Run the command in this process and return its log."""
 
     def command(*arguments: object) -> str:
         monkeypatch.setattr("sys.argv", ["anatomix-pretrain", *map(str, arguments)])
@@ -43,7 +43,7 @@ def run(monkeypatch, caplog):
 
 @pytest.fixture
 def fails(run, capsys):
-    """Runs the command and returns the one line that it ends with."""
+    """Run the command and return the line of its error."""
 
     def command(*arguments: object, code: int = 1) -> str:
         with pytest.raises(SystemExit) as caught:
@@ -61,7 +61,7 @@ def fails(run, capsys):
 
 @pytest.fixture
 def preset(tmp_path):
-    """A configuration that trains in a second."""
+    """Write a configuration that trains in a second."""
     config = TrainConfig(
         steps=2,
         validate_every=2,
@@ -82,7 +82,7 @@ def write_mask(path, mask: np.ndarray) -> None:
 
 
 def test_from_masks_to_weights_and_back(run, tmp_path, preset):
-    """templates, preview, train, export and import, each on what the one before has written."""
+    """Run templates, preview, train, export and import, each on the output of the previous one."""
     masks = tmp_path / "subject" / "segmentations"
     for number, organ in enumerate(("liver", "spleen")):
         mask = np.zeros((20, 24, 16), np.uint8)
@@ -261,7 +261,7 @@ def test_a_bare_command_prints_help_and_fails_and_version_succeeds(monkeypatch, 
 
 
 def ends(monkeypatch, error: Exception) -> str:
-    """The line that a command ends with if it raises this."""
+    """Return the last line of a command that raises this error."""
 
     def broken() -> None:
         raise error
@@ -305,7 +305,7 @@ def test_a_reader_that_leaves_ends_the_command_quietly(tmp_path, lines):
         "sys.argv = ['program', 'talk']\nrun_commands('program', lambda: {'talk': talk, 'other': talk}, '')\n"
     )
     read, write = os.pipe()
-    os.close(read)  # the reader has left before the first line
+    os.close(read)  # the reader closes the pipe before the first line
     with os.fdopen(write, "wb") as pipe:
         ended = subprocess.run([sys.executable, "-c", program], stdout=pipe, stderr=subprocess.PIPE, text=True)
     assert ended.returncode == 141 and ended.stderr == ""

@@ -1,4 +1,4 @@
-"""The shipped presets: each makes samples, and each ablation leaves out what it says."""
+"""Each bundled preset yields samples, and each ablation changes only what its name says."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""One way from a device's name to a device, and one line where there is none."""
+"""Names of devices resolve to devices, and missing devices give one-line errors."""
 
 from __future__ import annotations
 

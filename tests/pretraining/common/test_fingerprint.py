@@ -1,4 +1,4 @@
-"""Fingerprints change with what they are made from, and with nothing else."""
+"""Fingerprints depend on all of their inputs and on nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests to stop reach the process that was asked, and no other."""
+"""Stop signals affect only the process that receives them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_what_nohup_ignores_stays_ignored():
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system does not fork")
 @pytest.mark.parametrize("handlers", [stop_signals_interrupt, stop_requests])
 def test_a_forked_worker_is_ended_as_ever(capfd, handlers):
-    """nnU-Net's pools end their workers by SIGTERM."""
+    """End a forked worker by SIGTERM, as nnU-Net's pools do."""
     with handlers():
         worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,))
         worker.start()

@@ -1,4 +1,4 @@
-"""Users of our commands do not see what timm's authors are told; all else is still said."""
+"""Commands hide timm's deprecation warning and no other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder belongs to one process at a time, however that process ends."""
+"""One process at a time holds the lock of a folder, however that process ends."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ with stop_signals_interrupt(), hold_lock(sys.argv[1]):
 
 
 def held(folder: Path) -> subprocess.Popen:
-    """Another process that holds the lock."""
+    """Start another process that holds the lock."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
@@ -39,7 +39,7 @@ def held(folder: Path) -> subprocess.Popen:
 
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch) -> Path:
-    """A folder whose lock another machine left; nobody can tell by its number whether that process lives."""
+    """Create a folder with a lock of another machine, whose process cannot be checked."""
     monkeypatch.setattr(lock, "SILENCE_S", 0.6)
     with hold_lock(tmp_path / "out"):
         said = json.loads((tmp_path / "out" / LOCK).read_text()) | {"host": "node17", "token": "theirs"}

@@ -1,4 +1,4 @@
-"""Places for results are tried before the work, and left as they were."""
+"""Output paths are checked before the work and left unchanged."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_folder_is_no_file(tmp_path):
 
 
 def test_a_folder_that_may_not_be_written_to_is_named(tmp_path, monkeypatch):
-    """Root may write everywhere: the refusal is played."""
+    """Simulate the refusal, since root may write everywhere."""
 
     def refuse(**options):
         raise PermissionError(13, "Permission denied", os.fspath(options["dir"]))

@@ -1,4 +1,4 @@
-"""Work in several processes: all of it, a little ahead, and a clear word when a process is gone."""
+"""Parallel work is complete, limited in flight, and reports lost processes."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_no_process_outlives_a_killed_parent():
     with subprocess.Popen([sys.executable, "-c", WAITS], stderr=subprocess.DEVNULL) as parent:
         while len(workers := spawned(parent.pid)) < 2:
             time.sleep(0.05)
-        time.sleep(1.0)  # to be past their start
+        time.sleep(1.0)  # until they have started
         parent.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 60
     while (left := [pid for pid in workers if alive(pid)]) and time.monotonic() < deadline:
@@ -76,14 +76,14 @@ def test_ctrl_c_is_the_parents_alone():
     ) as parent:
         while len(workers := spawned(parent.pid)) < 2:
             time.sleep(0.01)
-        for worker in workers:  # as they start, which is when Python would end with a traceback
+        for worker in workers:  # while they start, when Python would print a traceback
             os.kill(worker, signal.SIGINT)
         said, complained = parent.communicate()
     assert parent.returncode == 0 and said.strip() == "(2, None) (2, None)" and not complained
 
 
 def spawned(parent: int) -> list[int]:
-    """Workers of a process; its resource tracker, which ends itself, is none."""
+    """List the workers of a process, without its resource tracker, which ends by itself."""
     children = map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split())
     return [pid for pid in children if alive(pid) and b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 

@@ -1,4 +1,4 @@
-"""One place turns (seed, index) into randomness."""
+"""Generators are pure functions of seed, index and purpose."""
 
 import pytest
 import torch

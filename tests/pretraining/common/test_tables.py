@@ -1,4 +1,4 @@
-"""Tables can be read back, and read in a terminal."""
+"""Tables can be parsed again and are readable in a terminal."""
 
 from __future__ import annotations
 

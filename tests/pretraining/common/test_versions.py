@@ -1,4 +1,4 @@
-"""``--version`` says what runs, at once."""
+"""``--version`` prints the versions without slow imports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NIfTI-1 files byte by byte, with headers that no library would write."""
+"""Writer of NIfTI-1 files with headers that no library would write."""
 
 from __future__ import annotations
 
@@ -26,7 +26,21 @@ def raw_nifti(
     kind: int | None = None,
     keep: int | None = None,
 ) -> Path:
-    """Write ``voxels``, (X, Y, Z, ...), with codes, quaternion (b, c, d) and offset, and affine rows as they are given."""
+    """Write a NIfTI-1 file with any header, valid or not.
+
+    Args:
+        path: File to write.
+        voxels: (X, Y, Z, ...).
+        spacing: Spacing of the axes, mm.
+        qform: Code, and quaternion (b, c, d) with offset.
+        sform: Code, and (3, 4) affine.
+        qfac: Sign of the third axis in the qform.
+        scaling: Slope and intercept.
+        order: Byte order, ``<`` or ``>``.
+        dims: Size in the header. Default: the shape of ``voxels``.
+        kind: Data type code in the header. Default: that of ``voxels``.
+        keep: Number of bytes of the file to keep. Default: all.
+    """
     dims = voxels.shape if dims is None else dims
     code = voxels.dtype.str[1:]
     header = bytearray(352)

@@ -1,4 +1,4 @@
-"""A dataset.json is read as nnU-Net means it, and whatever is wrong with it is one line that names the file."""
+"""A dataset.json is read as by nnU-Net, and each defect gives one line with the file's name."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ def test_file_endings_that_are_none(ending):
 
 @pytest.mark.parametrize(
     "labels",
-    [None, ["background"], 3, {"liver": "1"}, {"liver": 1.5}, {"liver": 1.0}, {"liver": -1}, {"liver": True}, {"liver": None},
-     {"liver": []}, {"liver": [1, [2]]}, {"liver": {"left": 1}}, {"0": "background", "1": "liver"}],
+    [None, ["background"], 3, {"liver": "1"}, {"liver": 1.5}, {"liver": 1.0}, {"liver": -1}, {"liver": True},
+     {"liver": None}, {"liver": []}, {"liver": [1, [2]]}, {"liver": {"left": 1}}, {"0": "background", "1": "liver"}],
     ids=json.dumps,
 )  # fmt: skip
 def test_labels_that_are_none(labels):

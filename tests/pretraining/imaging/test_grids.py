@@ -1,4 +1,4 @@
-"""Grids are the same where their voxels lie at the same places, and images keep their places from grid to grid."""
+"""Grids are equal if their voxels coincide, and resampling keeps positions in space."""
 
 from __future__ import annotations
 
@@ -52,19 +52,19 @@ def scan(like: sitk.Image) -> sitk.Image:
 
 
 def moved(like: Grid, axis: int, vox: float) -> Grid:
-    """The grid, so many of its voxels along one of its axes."""
+    """Shift the grid along one of its axes, in voxels."""
     return replace(like, origin_mm=tuple(like.origin_mm + vox * like.steps_mm[:, axis]))
 
 
 def turned(like: Grid, vox: float) -> Grid:
-    """The grid about its first voxel, so that the far end of its second axis moves by so many voxels along the first."""
+    """Rotate the grid, so that the end of its second axis moves by so many voxels."""
     angle = math.asin(vox * like.spacing_mm[0] / ((like.size[1] - 1) * like.spacing_mm[1]))
     turn = np.array([[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0], [0, 0, 1]])
     return replace(like, direction=tuple((np.reshape(like.direction, (3, 3)) @ turn).ravel()))
 
 
 def stretched(like: Grid, vox: float) -> Grid:
-    """The grid with a spacing that moves the far end of its last axis by so many voxels."""
+    """Change the spacing, so that the end of the last axis moves by so many voxels."""
     *others, last = like.spacing_mm
     return replace(like, spacing_mm=(*others, last * (1 + vox / (like.size[2] - 1))))
 
@@ -159,7 +159,7 @@ def test_resampled_images_are_dark_where_nothing_is_known():
 
 @pytest.mark.parametrize("spacing_mm", [0.8, 1.0, 2.7])
 def test_isotropic_keeps_places(spacing_mm):
-    """A ramp in space, on two oblique grids about one centre."""
+    """Resample a ramp in space between two oblique grids with one centre."""
 
     def ramp(like: sitk.Image) -> np.ndarray:
         places = sitk.PhysicalPointSource(

@@ -1,4 +1,4 @@
-"""Values between voxels are those of SciPy, for each mode, beyond the border, and with any number of threads."""
+"""Interpolation equals SciPy's, in each mode, beyond the border and with any thread count."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def volume() -> Tensor:
 
 
 def places(beyond_vox: float) -> Tensor:
-    """(3, 6, 5, 4), from within the volume to so many voxels beyond it."""
+    """Draw (3, 6, 5, 4) positions inside the volume and up to so many voxels outside."""
     share = torch.rand((3, 6, 5, 4), generator=torch.Generator().manual_seed(2))
     return share * (torch.tensor(SHAPE).view(3, 1, 1, 1) - 1 + 2 * beyond_vox) - beyond_vox
 

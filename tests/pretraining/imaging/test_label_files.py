@@ -1,4 +1,4 @@
-"""Label files are read as they were written; what was damaged, or is no label map, is refused with the reason."""
+"""Label files are read unchanged; damaged files and scans are refused with the reason."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FORMATS = [".nii.gz", ".nii", ".nrrd", ".mha", ".mhd"]
 
 
 def noisy(dtype: type = np.uint8) -> np.ndarray:
-    """Labels that don't compress to nothing."""
+    """Draw labels that compress poorly."""
     return np.random.default_rng(0).integers(0, 5, (20, 17, 13)).astype(dtype)
 
 
@@ -45,7 +45,7 @@ def test_every_type_gives_the_smallest_unsigned_one(tmp_path, dtype, monkeypatch
 
 def test_large_numbers_are_labels_too(tmp_path):
     labels = noisy(np.uint32)
-    labels[3, 4, 5] = 614_454_277  # an atlas numbers its regions like that
+    labels[3, 4, 5] = 614_454_277  # as in some atlases
     assert read_labels(save(tmp_path / "a.nrrd", labels)).values == (1, 2, 3, 4, 614_454_277)
 
 
@@ -116,7 +116,7 @@ def test_what_is_no_label_map_is_refused(tmp_path, array, reason, suffix):
 
 
 def parcels(shape: tuple[int, int, int], size: int) -> np.ndarray:
-    """Cubes of ``size`` voxels, each with its own label."""
+    """Create cubes of ``size`` voxels, each with its own label."""
     counts = [-(-n // size) for n in shape]
     labels = np.arange(1, np.prod(counts) + 1, dtype=np.uint16).reshape(counts)
     for axis in range(3):
@@ -125,7 +125,7 @@ def parcels(shape: tuple[int, int, int], size: int) -> np.ndarray:
 
 
 def scan(shape: tuple[int, int, int]) -> np.ndarray:
-    """Smooth tissue with noise in 8 bits."""
+    """Create smooth tissue with noise in 8 bits."""
     tissue = np.sin(np.arange(shape[0]) / 7)[:, None, None] + np.cos(np.arange(shape[2]) / 5) + np.zeros(shape)
     noise = np.random.default_rng(0).normal(scale=0.05, size=shape)
     return np.clip(120 + 50 * (tissue + noise), 0, 255).astype(np.uint8)
@@ -139,7 +139,7 @@ def test_a_scan_in_whole_numbers_is_no_label_map(tmp_path):
 def test_small_and_thin_label_maps_are_none_the_less(tmp_path):
     rng = np.random.default_rng(0)
     thin = np.zeros((40, 12, 10), dtype=np.uint8)
-    thin[:, 3, 4] = np.arange(1, 41)  # each label a single voxel, in one line
+    thin[:, 3, 4] = np.arange(1, 41)  # single voxels of different labels in a line
     thin[::2] = 0
     sheet = np.zeros((30, 30, 5), dtype=np.uint16)
     sheet[:, :, 2] = parcels((30, 30, 1), 5)[:, :, 0]

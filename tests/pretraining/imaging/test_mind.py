@@ -1,4 +1,4 @@
-"""MIND-SSC: equal to the authors' own program, and blind to what a descriptor must not see."""
+"""MIND-SSC equals the authors' program and is invariant as required."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def volume(*shape: int, seed: int = 3) -> Tensor:
 @pytest.mark.parametrize("shape", [(17, 23, 12), (9, 5, 31)])
 @pytest.mark.parametrize(("radius", "dilation"), [(1, 2), (2, 2), (1, 1), (2, 3), (0, 1)])
 def test_as_the_authors_program(shape, radius, dilation):
-    with warnings.catch_warnings():  # it silences all warnings when imported
+    with warnings.catch_warnings():  # its import silences all warnings
         from convexAdam.convex_adam_utils import MINDSSC
     image = 1000 * volume(*shape)
     expected = MINDSSC(image[None, None], radius, dilation, device="cpu")[0]
@@ -43,7 +43,7 @@ def test_it_moves_with_the_image():
 
 
 def test_axes_are_alike():
-    """Another order of the axes is another order of the channels."""
+    """A permutation of the axes permutes the channels."""
     image = volume(11, 14, 9)
     found = mind_ssc(image.permute(2, 0, 1)).permute(0, 2, 3, 1)
     torch.testing.assert_close(found.sort(dim=0).values, mind_ssc(image).sort(dim=0).values, atol=1e-4, rtol=0)

@@ -1,4 +1,4 @@
-"""Scans that cannot be registered are refused in one line, which names the scan, what is wrong and what to do."""
+"""Invalid scans give one line with the scan, the defect and what to do."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def with_voxel(value: float) -> sitk.Image:
 
 
 def said(call, *arguments) -> str:
-    """The message of the error, one line of it."""
+    """Return the one-line message of the error."""
     with pytest.raises(InputError) as caught:
         call(*arguments)
     assert "\n" not in str(caught.value)
@@ -70,10 +70,11 @@ def test_any_kind_of_number_becomes_a_scan(kind):
 
 
 def written_by_hand(path: Path, directions: np.ndarray) -> Path:
-    """An .mha or .nrrd with any directions, which SimpleITK would not write; rows are axes."""
+    """Write an .mha or .nrrd with any directions, even invalid ones; rows are axes."""
     numbers = [" ".join(f"{x:g}" for x in row) for row in directions]
     if path.suffix == ".mha":
-        header = f"ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\nTransformMatrix = {' '.join(numbers)}\n"
+        header = "ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\n"
+        header += f"TransformMatrix = {' '.join(numbers)}\n"
         header += f"Offset = 0 0 0\nElementSpacing = 1 1 1\nDimSize = {' '.join(map(str, SHAPE))}\n"
         header += "ElementType = MET_FLOAT\nElementDataFile = LOCAL\n"
     else:
@@ -81,7 +82,8 @@ def written_by_hand(path: Path, directions: np.ndarray) -> Path:
         header = (
             f"NRRD0004\ntype: float\ndimension: 3\nspace: left-posterior-superior\nsizes: {' '.join(map(str, SHAPE))}\n"
         )
-        header += f"space directions: {axes}\nkinds: domain domain domain\nendian: little\nencoding: raw\nspace origin: (0,0,0)\n\n"
+        header += f"space directions: {axes}\nkinds: domain domain domain\nendian: little\nencoding: raw\n"
+        header += "space origin: (0,0,0)\n\n"
     path.write_bytes(header.encode() + volume().tobytes())
     return path
 

@@ -1,4 +1,4 @@
-"""Windows show tissue, colours mean the same everywhere, and letters stand where the patient's sides are."""
+"""Windows show tissue, colours are consistent, and letters mark the patient's sides."""
 
 from __future__ import annotations
 
