@@ -110,7 +110,7 @@ def _fold_by_faces(padded: Tensor, border: Border) -> Tensor:
 
 
 def _faces(border: Border) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return, for each end of an axis, the indices of the face and of its source when padded."""
+    """Return (face, source) indices in the padded volume for both ends of an axis."""
     shift = _SHIFTS[border]
     return (0, shift), (-1, -1 - shift)
 

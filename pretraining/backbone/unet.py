@@ -107,18 +107,18 @@ class ConvBlock(nn.Module):
         return self.activate(self.conv(*inputs))
 
 
-Part = TypeVar("Part", covariant=True)
+Item = TypeVar("Item", covariant=True)
 
 
-class _Parts(Protocol[Part]):
+class _Container(Protocol[Item]):
     """Type of a PyTorch container with the type of its items, which PyTorch does not declare."""
 
-    def __iter__(self) -> Iterator[Part]: ...
+    def __iter__(self) -> Iterator[Item]: ...
 
-    def __getitem__(self, position: int) -> Part: ...
+    def __getitem__(self, position: int) -> Item: ...
 
 
-_Blocks = _Parts[ConvBlock]
+_Blocks = _Container[ConvBlock]
 
 
 class UNet(nn.Module):
@@ -142,8 +142,8 @@ class UNet(nn.Module):
         *encoder, bottleneck = (_pair(_convolution(*pair, config), config) for pair in itertools.pairwise(sizes))
         decoder = (_pair(_skip_convolution(level, config), config) for level in levels)
         self.bottleneck = cast(_Blocks, bottleneck)
-        self.encoder = cast(_Parts[_Blocks], nn.ModuleList(encoder))
-        self.decoder = cast(_Parts[_Blocks], nn.ModuleList(decoder))
+        self.encoder = cast(_Container[_Blocks], nn.ModuleList(encoder))
+        self.decoder = cast(_Container[_Blocks], nn.ModuleList(decoder))
         self.output = _convolution(config.width, config.out_channels, config)
         self._frozen_statistics = False
 

@@ -37,7 +37,7 @@ def check_complete(path: Path) -> None:
     """
     if path.stat().st_size == 0 and path.suffix not in _MAY_BE_EMPTY:
         raise Incomplete("it is empty")
-    _checker(path)(path)
+    _select_check(path)(path)
 
 
 def inflate(file: BinaryIO, window_bits: int = zlib.MAX_WBITS | 32) -> Iterator[bytes]:
@@ -70,7 +70,7 @@ def inflate(file: BinaryIO, window_bits: int = zlib.MAX_WBITS | 32) -> Iterator[
             return
 
 
-def _checker(path: Path) -> Callable[[Path], None]:
+def _select_check(path: Path) -> Callable[[Path], None]:
     with path.open("rb") as file:
         head = file.read(8)
     name = path.name.lower()
