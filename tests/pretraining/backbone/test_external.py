@@ -100,7 +100,7 @@ def test_networks_of_one_size_see_windows_of_that_size(tmp_path):
     state = FixedSize().state_dict()
     path = described(tmp_path, state, network=f"{__name__}.FixedSize", kwargs={}, multiple=16, min_side=16, max_side=16)
     weights = load_feature_weights(str(path))
-    with pytest.raises(InputError, match=r"at most 16 voxels a side.*use windows"):
+    with pytest.raises(InputError, match=r"at most 16 voxels per side.*use windows"):
         extract_features(scan(), weights, whole=True)
     features = extract_features(scan(), weights, bf16=False)
     assert features.shape == (3, *SIZES) and features.std() > 0

@@ -197,12 +197,12 @@ def test_labels_on_another_grid_are_brought_to_their_scans_and_it_is_said(change
     with caplog.at_level(logging.INFO):
         labels = validate_labels(elsewhere, image(), "moving labels")
     assert np.array_equal(sitk.GetArrayFromImage(labels), boxes()) and same_grid(labels, image())
-    assert len(caplog.records) == 1 and caplog.text.count("moving labels: on another grid") == 1
+    assert len(caplog.records) == 1 and caplog.text.count("moving labels: resampled to the grid") == 1
 
 
 def test_an_empty_mask_is_refused():
     message = said(validate_labels, image(boxes() * 0), image(), "moving mask")
-    assert message.startswith("moving mask: empty") and "leave it out" in message
+    assert message.startswith("moving mask: empty") and "omit it" in message
 
 
 def test_a_mask_that_lies_elsewhere_is_refused():
