@@ -99,7 +99,7 @@ def _read_header(channel: ChannelSource, number: int) -> Dataset:
     try:
         with quiet_readers():
             return dcmread(path, stop_before_pixels=True, force=True)  # old archives have no preamble
-    except Exception as error:  # pydicom raises many kinds, which quote values
+    except Exception as error:  # pydicom raises many types, whose messages quote values
         raise InputError(
             f"{slice_name} can no longer be read ({type(error).__name__}); restore it, or run intake again"
         ) from None
@@ -137,7 +137,7 @@ def _read_placement(position: Dataset, orientation: Dataset, measures: Dataset) 
         return _SlicePlacement(
             np.array(position.ImagePositionPatient, dtype=float).reshape(3), axes, (rows_mm, columns_mm)
         )
-    except Exception:  # pydicom converts on access and raises many kinds
+    except Exception:  # pydicom converts on access and raises many types
         return None
 
 
@@ -211,7 +211,7 @@ def _fill_missing_tags(slices: Sequence[Dataset]) -> tuple[str, ...]:
 def _is_valid(kind: type, value: object) -> bool:
     try:
         return not value or kind(str(value)) is not None
-    except Exception:  # pydicom raises several kinds
+    except Exception:  # pydicom raises several types
         return False
 
 

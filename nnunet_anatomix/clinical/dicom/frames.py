@@ -33,7 +33,7 @@ def frame_headers(path: Path, header: SliceHeader) -> list[SliceHeader]:
         headers = [replace(header, frame=number, **tags) for number, tags in enumerate(_frame_tags(dataset), 1)]
     except (Unusable, OSError):
         raise
-    except Exception:  # pydicom's conversions raise many kinds
+    except Exception:  # pydicom's conversions raise many types
         raise Unusable("multi-frame file with damaged tags") from None
     if len(headers) != header.frames:
         raise Unusable(f"multi-frame file of {header.frames} frames, of which {len(headers)} are described")

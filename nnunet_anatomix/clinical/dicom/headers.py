@@ -121,7 +121,7 @@ def read_slice_header(found: FoundFile, stream: BinaryIO, head: bytes) -> SliceH
         if data_at is None and len(head) < found.size_bytes:
             stream.seek(0)
             dataset, data_at = _parse(stream, with_preamble)
-    except Exception:  # pydicom raises many kinds for damaged bytes
+    except Exception:  # pydicom raises many types for damaged bytes
         raise Unusable(DAMAGED) from None
     meta, values = _Values(dataset.file_meta), _Values(dataset)
     if meta.text("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
@@ -213,6 +213,7 @@ class _Values:
             return self.text(keyword)
 
     def text(self, keyword: str) -> str:
+        """Return a text decoded as Latin-1; empty if the tag is missing."""
         element = self._dataset.get_item(_TAG_OF[keyword])
         if isinstance(element, DataElement) and isinstance(element.value, str):  # already converted by pydicom
             return element.value.strip(" \0")
@@ -220,14 +221,17 @@ class _Values:
         return raw[0].decode("latin-1").strip(" \0") if raw else ""
 
     def texts(self, keyword: str) -> tuple[str, ...]:
+        """Return the parts of a multi-valued text."""
         text = self.text(keyword)
         return tuple(part.strip() for part in text.split("\\")) if text else ()
 
     def number(self, keyword: str) -> float | None:
+        """Return a number; None if the tag is missing or damaged."""
         numbers = self.numbers(keyword, 1)
         return numbers[0] if numbers else None
 
     def numbers(self, keyword: str, count: int) -> tuple[float, ...] | None:
+        """Return exactly ``count`` finite numbers; None if the tag is missing or damaged."""
         raw = self._raw(keyword)
         if raw is None:
             return None

@@ -37,7 +37,7 @@ _NAMES = {
 
 
 def stack_slices(slices: Sequence[SliceHeader]) -> tuple[list[SliceHeader], Grid]:
-    """Order slices along their normal.
+    """Order slices along their normal and check that they form a regular volume.
 
     Args:
         slices: Headers of one series, without duplicates.

@@ -38,7 +38,7 @@ MIN_COVERED = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class CaseJob:
-    """Conversion of one case; must be picklable."""
+    """Input of one conversion; picklable, so that another process can run it."""
 
     root: Path
     destination: Path
