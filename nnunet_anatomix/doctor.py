@@ -226,7 +226,7 @@ def _workers() -> Iterator[Finding]:
 
 
 def _settings() -> Iterator[Finding]:
-    from nnunet_anatomix.finetuning.recipe import whole_number
+    from nnunet_anatomix.finetuning.recipe import integer_variable
 
     for name, value in os.environ.items():
         if not name.startswith("ANATOMIX_") or not value:
@@ -236,8 +236,8 @@ def _settings() -> Iterator[Finding]:
             continue
         if name != "ANATOMIX_DEBUG":
             yield Finding("warning", f"{name}={value} goes before what plans say", "unset it, unless that is meant")
-    whole_number("ANATOMIX_SEED", os.environ, least=0)
-    whole_number("ANATOMIX_ITERATIONS", os.environ, least=1)
+    integer_variable("ANATOMIX_SEED", os.environ, least=0)
+    integer_variable("ANATOMIX_ITERATIONS", os.environ, least=1)
 
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (

@@ -50,7 +50,7 @@ def rescale_channels(x: Tensor) -> Tensor:
     return (x - low) / torch.where(varies, spread, 1) + torch.where(varies, 0, low.clamp(0, 1))
 
 
-def margins(shape: Sequence[int], multiple: int, min_side: int) -> list[tuple[int, int]]:
+def padding_margins(shape: Sequence[int], multiple: int, min_side: int) -> list[tuple[int, int]]:
     """Compute the padding that makes a shape valid for the backbone.
 
     Args:
@@ -168,7 +168,7 @@ class AnatomixNetwork(nn.Module):
                 "use the configuration 3d_fullres"
             )
         config, taps = self.backbone.config, self._taps if self.decoder.deep_supervision else self._taps[:1]
-        added = margins(x.shape[2:], config.multiple, config.min_side)
+        added = padding_margins(x.shape[2:], config.multiple, config.min_side)
         if len(taps) > 1 and any(map(any, added)):
             raise InputError(
                 f"deep supervision needs patch sides that are multiples of {config.multiple} and at least "
@@ -192,7 +192,7 @@ class AnatomixNetwork(nn.Module):
 
 
 def _pad(x: Tensor, added: Sequence[tuple[int, int]]) -> Tensor:
-    """Pad by reflection, as the backbone's convolutions do; by the border if an axis is too short."""
+    """Pad by reflection, as the backbone's convolutions do; repeat the border of short axes."""
     if not any(map(any, added)):
         return x
     fits = all(after < side for (_, after), side in zip(added, x.shape[2:], strict=True))

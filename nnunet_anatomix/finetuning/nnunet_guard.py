@@ -28,7 +28,7 @@ class StoppedByInput(InputError, SystemExit):
         self.code = line
 
 
-def stops_on_bad_input(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+def exit_on_bad_input(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """Decorate ``function`` to raise :class:`StoppedByInput` in place of :class:`InputError`."""
 
     @functools.wraps(function)
@@ -50,7 +50,7 @@ The first that finds trainers outside of its own package and builds networks fro
 """
 
 
-@stops_on_bad_input
+@exit_on_bad_input
 def require_nnunet() -> str:
     """Return the installed version of nnU-Net.
 

@@ -10,7 +10,8 @@ import torch
 
 from nnunet_anatomix.finetuning import network as module
 from nnunet_anatomix.finetuning.network import AnatomixNetwork, backbone_config, normalize_voxelwise, rescale_channels
-from nnunet_anatomix.finetuning.planning import anatomix_plan, load_template, write_plan
+from nnunet_anatomix.finetuning.plan_template import load_template
+from nnunet_anatomix.finetuning.planning import anatomix_plan, write_plan
 from nnunet_anatomix.finetuning.transfer import start_from
 from pretraining.backbone.published import from_published
 from pretraining.backbone.weights import load_weights
@@ -82,7 +83,7 @@ def test_the_large_network_is_planned_within_memory_on_its_own_grid():
             r"no architecture 'anatomix_vit'; there are \['anatomix_dev', 'anatomix_unet16'\]",
         ),
         ({"architecture": "../setup"}, "no architecture"),
-        ({"architecture": "anatomix_dev"}, "name some by --weights"),
+        ({"architecture": "anatomix_dev"}, "use --weights with a file"),
     ],
 )
 def test_an_architecture_without_template_or_weights_is_one_line(options, message, nnunet):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nnunet_anatomix.finetuning import network as module
-from nnunet_anatomix.finetuning.network import AnatomixNetwork, margins, pooling_strides, rescale_channels
+from nnunet_anatomix.finetuning.network import AnatomixNetwork, padding_margins, pooling_strides, rescale_channels
 from pretraining.common.errors import InputError
 
 SMALL = {"width": 4, "out_channels": 4}
@@ -31,7 +31,7 @@ def test_any_patch_size_gives_logits_of_its_size(shape):
 
 @pytest.mark.parametrize("side, total", [(1, 31), (31, 1), (32, 0), (33, 15), (40, 8), (48, 0)])
 def test_margins_reach_the_next_multiple_and_the_least_side(side, total):
-    ((before, after),) = margins((side,), 16, 32)
+    ((before, after),) = padding_margins((side,), 16, 32)
     assert before + after == total and 0 <= after - before <= 1
 
 

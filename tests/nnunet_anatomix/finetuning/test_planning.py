@@ -13,8 +13,10 @@ from nnunetv2.preprocessing.normalization.default_normalization_schemes import C
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_anatomix.finetuning.network import AnatomixNetwork
-from nnunet_anatomix.finetuning.planning import WORKERS, anatomix_plan, load_template, planning_environment, write_plan
-from nnunet_anatomix.finetuning.recipe import recipe_of
+from nnunet_anatomix.finetuning.plan_template import load_template
+from nnunet_anatomix.finetuning.planning import anatomix_plan, write_plan
+from nnunet_anatomix.finetuning.recipe import read_recipe
+from nnunet_anatomix.finetuning.stock_plan import WORKERS, planning_environment
 from nnunet_anatomix.finetuning.trainer import AnatomixTrainer
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.backbone.weights import load_weights, save_weights
@@ -91,7 +93,7 @@ def test_real_datasets_get_a_plan_that_stock_code_reads(name, channels, batch, n
     plans = PlansManager(str(path))
     configuration = plans.get_configuration("3d_fullres")
     assert configuration.batch_size == batch and len(configuration.normalization_schemes) == channels
-    assert recipe_of(plans.plans, {}).iterations == 60
+    assert read_recipe(plans.plans, {}).iterations == 60
     net = AnatomixTrainer.build_network_architecture(plans, configuration, channels, 2, False)
     assert isinstance(net, AnatomixNetwork) and net.backbone.config == UNetConfig(in_channels=channels)
     assert configuration.resampling_fn_data and configuration.preprocessor_class

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from nnunet_anatomix.finetuning.planning import load_template
-from nnunet_anatomix.finetuning.recipe import Recipe, rate_for, recipe_of
+from nnunet_anatomix.finetuning.plan_template import load_template
+from nnunet_anatomix.finetuning.recipe import Recipe, default_learning_rate, read_recipe
 from pretraining.backbone.unet import UNetConfig
 from pretraining.common.config import to_dict
 from pretraining.common.errors import InputError
@@ -23,20 +23,20 @@ def test_defaults_are_the_papers():
 
 @pytest.mark.parametrize("iterations, epochs", [(1, 1), (20, 1), (250, 1), (251, 2), (600, 3), (37_500, 150)])
 def test_exactly_the_wished_iterations_run(iterations, epochs):
-    recipe = recipe_of({}, {"ANATOMIX_ITERATIONS": str(iterations)})
+    recipe = read_recipe({}, {"ANATOMIX_ITERATIONS": str(iterations)})
     steps = [recipe.iterations_in(epoch) for epoch in range(recipe.epochs)]
     assert len(steps) == epochs and sum(steps) == iterations and min(steps) >= 1
 
 
 def test_environment_goes_before_the_plan():
     plan = {"anatomix": {"iterations": 100, "optimizer": {"learning_rate": 1e-3}}}
-    assert recipe_of(plan, {}).iterations == 100
-    changed = recipe_of(plan, {"ANATOMIX_ITERATIONS": "7"})
+    assert read_recipe(plan, {}).iterations == 100
+    changed = read_recipe(plan, {"ANATOMIX_ITERATIONS": "7"})
     assert changed.iterations == 7 and changed.learning_rate == 1e-3
 
 
 def test_recipe_survives_json():
-    assert recipe_of({"anatomix": to_dict(Recipe())}, {}) == Recipe()
+    assert read_recipe({"anatomix": to_dict(Recipe())}, {}) == Recipe()
 
 
 @pytest.mark.parametrize(
@@ -53,11 +53,11 @@ def test_recipe_survives_json():
 )
 def test_nonsense_is_refused_by_name(block, environment, message):
     with pytest.raises(InputError, match=message):
-        recipe_of({"anatomix": block}, environment)
+        read_recipe({"anatomix": block}, environment)
 
 
 def test_short_trainings_learn_faster_and_the_papers_at_its_rate():
-    rates = [rate_for(iterations) for iterations in (1, 250, 1_500, 6_000, 37_500, 250_000)]
+    rates = [default_learning_rate(iterations) for iterations in (1, 250, 1_500, 6_000, 37_500, 250_000)]
     assert (
         rates == sorted(rates, reverse=True)
         and rates[0] == rates[2] == pytest.approx(1e-3)

@@ -13,9 +13,9 @@ from nnunet_anatomix.finetuning.network import AnatomixNetwork
 from nnunet_anatomix.finetuning.schedule import (
     RatePerIteration,
     ScheduleConfig,
-    depths,
     half_cosine,
     parameter_groups,
+    stage_depths,
     stage_of,
 )
 
@@ -71,7 +71,7 @@ def test_stages_are_the_networks_own_whatever_wraps_it():
 
 
 def test_depth_counts_stages_from_the_segmentation_back():
-    assert sorted(depths(STAGES), key=depths(STAGES).get) == STAGES and depths(STAGES)["stem"] == 7
+    assert sorted(stage_depths(STAGES), key=stage_depths(STAGES).get) == STAGES and stage_depths(STAGES)["stem"] == 7
 
 
 def test_by_default_all_layers_follow_one_half_cosine_within_an_epoch_too():

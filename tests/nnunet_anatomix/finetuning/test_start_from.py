@@ -7,7 +7,7 @@ import torch
 
 from nnunet_anatomix.finetuning.network import AnatomixNetwork
 from nnunet_anatomix.finetuning.recipe import Recipe
-from nnunet_anatomix.finetuning.transfer import start_from, weights_of
+from nnunet_anatomix.finetuning.transfer import load_initial_weights, start_from
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.backbone.weights import load_weights, save_weights
 from pretraining.common.errors import InputError
@@ -69,13 +69,13 @@ def test_another_architecture_is_refused_and_nothing_is_copied(weights_file):
 def test_a_file_swapped_after_planning_is_refused(weights_file, tmp_path, monkeypatch):
     monkeypatch.delenv("ANATOMIX_WEIGHTS", raising=False)
     recipe = Recipe(weights=str(weights_file), sha256=load_weights(weights_file).sha256)
-    assert weights_of(recipe)[1].sha256 == recipe.sha256
+    assert load_initial_weights(recipe)[1].sha256 == recipe.sha256
     other = tmp_path / "other.safetensors"
     save_weights(other, UNet().state_dict(), UNetConfig(), {})
     with pytest.raises(InputError, match="has changed since the plan was made"):
-        weights_of(Recipe(weights=str(other), sha256=recipe.sha256))
+        load_initial_weights(Recipe(weights=str(other), sha256=recipe.sha256))
     monkeypatch.setenv("ANATOMIX_WEIGHTS", str(other))
-    assert weights_of(recipe)[0] == str(other)
+    assert load_initial_weights(recipe)[0] == str(other)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a tensor file"])
@@ -85,5 +85,5 @@ def test_missing_and_corrupt_weights_are_one_clear_line(content, tmp_path, monke
         path.write_bytes(content)
     monkeypatch.setenv("ANATOMIX_WEIGHTS", str(path))
     with pytest.raises(InputError, match=r"weights\.safetensors") as caught:
-        weights_of(Recipe())
+        load_initial_weights(Recipe())
     assert "\n" not in str(caught.value)

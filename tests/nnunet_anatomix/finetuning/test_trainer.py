@@ -12,7 +12,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_anatomix.finetuning.nnunet_guard import StoppedByInput
-from nnunet_anatomix.finetuning.recipe import rate_for
+from nnunet_anatomix.finetuning.recipe import default_learning_rate
 from nnunet_anatomix.finetuning.stock import AnatomixTrainerStock
 from nnunet_anatomix.finetuning.trainer import AnatomixTrainer, AnatomixTrainerScratch
 from pretraining.backbone.weights import load_weights
@@ -101,7 +101,7 @@ def test_recipe_reaches_nnunet(hippocampus, monkeypatch):
     assert (trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch) == (2, 250, 50)
     assert trainer.batch_size == 4 and not trainer.enable_deep_supervision
     assert isinstance(trainer.optimizer, torch.optim.Adam) and trainer.optimizer.param_groups[0]["lr"] == pytest.approx(
-        rate_for(260)
+        default_learning_rate(260)
     )
     trainer.current_epoch = 1
     trainer.on_train_epoch_start()

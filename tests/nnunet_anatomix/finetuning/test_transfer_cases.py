@@ -15,7 +15,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_anatomix.finetuning.network import pooling_strides
 from nnunet_anatomix.finetuning.nnunet_guard import StoppedByInput
-from nnunet_anatomix.finetuning.planning import load_template
+from nnunet_anatomix.finetuning.plan_template import load_template
 from nnunet_anatomix.finetuning.trainer import AnatomixTrainer
 from pretraining.backbone.weights import load_weights
 

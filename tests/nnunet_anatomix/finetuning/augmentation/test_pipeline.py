@@ -21,10 +21,10 @@ from nnunet_anatomix.finetuning.augmentation.intensity import (
     sample_artefacts,
 )
 from nnunet_anatomix.finetuning.augmentation.pipeline import (
+    channel_modalities,
     corrupt_previous_stage,
     finetuning_augmentation,
     initial_patch_size,
-    modalities_of,
 )
 from pretraining.engine.artefacts.bias_field import BiasField, term_degrees
 from pretraining.engine.artefacts.gamma import Gamma
@@ -211,5 +211,9 @@ def test_an_earlier_stage_is_disturbed_and_the_image_is_not():
 
 
 def test_modalities_follow_the_plan():
-    assert modalities_of(["CTNormalization", "RescaleTo01Normalization", "ZScoreNormalization"]) == ("ct", "mr", "mr")
+    assert channel_modalities(["CTNormalization", "RescaleTo01Normalization", "ZScoreNormalization"]) == (
+        "ct",
+        "mr",
+        "mr",
+    )
     assert CONFIG.foreground_share(("mr", "ct")) == 0.5 and CONFIG.foreground_share(("mr",)) == 0.33
