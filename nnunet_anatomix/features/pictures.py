@@ -1,4 +1,4 @@
-"""What the network sees in one scan: three slices, features as colours, single channels (as the paper's Fig. 1)."""
+"""Figure of a scan and its features: three slices, features as colours, channels (as in Fig. 1)."""
 
 from __future__ import annotations
 
@@ -16,31 +16,30 @@ from pretraining.imaging.grids import image_tensor
 from pretraining.imaging.views import VIEWS, letter_sides
 
 CHANNELS = 6
-"""Single channels shown, those that vary most."""
+"""Number of single channels shown: those that vary most."""
 _SAMPLE = 200_000
-"""Voxels of the foreground that tell ranges and principal components."""
+"""Maximum number of foreground voxels for ranges and principal components."""
 
 
 def draw_features(path: str | Path, image: sitk.Image, features: Tensor, *, clip: Clip | None = None) -> None:
-    """Draw the scan, the principal components of its features as red, green and blue, and single channels, to scale.
+    """Draw a scan, the principal components of its features as RGB, and single channels, to scale.
 
     Args:
-        path: The ``.png`` file, written whole or not at all.
-        image: Scalar, three axes.
-        features: (C, X, Y, Z) on its grid.
-        clip: Intensities shown black and white; left out, quantiles of the foreground.
+        path: File to write, ``.png``; written atomically.
+        image: Scan with three axes and one channel.
+        features: (C, X, Y, Z) on the grid of the scan.
+        clip: Intensities shown black and white. Default: quantiles of the foreground.
 
     Notes:
-        Rows are axial, coronal and sagittal slices through the middle of the foreground,
-            radiological: the patient's right is on the left.
-        Components are those of the foreground of the whole volume, so that colours mean the same in
-        all three.
+        Rows are axial, coronal and sagittal slices through the middle of the foreground, in
+        radiological convention: the patient's right is on the left. Components are computed from
+        the foreground of the whole volume, so that colours are comparable between slices.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    volume, features, spacing_mm = _oriented(image, features)
+    volume, features, spacing_mm = _reorient(image, features)
     foreground = _foreground(volume)
     middle = [_median(foreground.sum(tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     at = foreground.flatten().nonzero()[:, 0]
@@ -97,8 +96,8 @@ def draw_features(path: str | Path, image: sitk.Image, features: Tensor, *, clip
         figure.savefig(partial, format="png", dpi=120)
 
 
-def _oriented(image: sitk.Image, features: Tensor) -> tuple[Tensor, Tensor, np.ndarray]:
-    """Scan, features and spacing with the patient's right, front and top first."""
+def _reorient(image: sitk.Image, features: Tensor) -> tuple[Tensor, Tensor, np.ndarray]:
+    """Reorient scan, features and spacing so that axes start at the patient's right, front, top."""
     orient = sitk.DICOMOrientImageFilter()
     orient.SetDesiredCoordinateOrientation("LPI")
     volume = image_tensor(orient.Execute(image))
@@ -108,7 +107,7 @@ def _oriented(image: sitk.Image, features: Tensor) -> tuple[Tensor, Tensor, np.n
 
 
 def _foreground(volume: Tensor) -> Tensor:
-    """(X, Y, Z) bool, what is brighter than Otsu's threshold."""
+    """Return the mask of voxels brighter than Otsu's threshold, (X, Y, Z) bool."""
     from skimage.filters import threshold_otsu
 
     values = volume.numpy()
@@ -119,5 +118,5 @@ def _foreground(volume: Tensor) -> Tensor:
 
 
 def _median(counts: Tensor) -> int:
-    """Where half of the counts lie on either side."""
+    """Return the index of the median of a histogram."""
     return int((counts.cumsum(0) * 2 >= counts.sum()).nonzero()[0])

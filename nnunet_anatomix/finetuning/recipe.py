@@ -1,4 +1,4 @@
-"""Settings of fine-tuning: the ``anatomix`` block of a plan, with the paper's defaults (App. B.5)."""
+"""Settings of fine-tuning: a plan's ``anatomix`` block, by default as in the paper (App. B.5)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def default_learning_rate(iterations: int) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
+class AdamConfig:
     """Settings of the Adam optimizer; the schedule scales its learning rate."""
 
     learning_rate: float | None = None
@@ -68,7 +68,7 @@ class Recipe:
     """Optimizer steps in total. ``ANATOMIX_ITERATIONS`` takes precedence."""
     iterations_per_epoch: int = 250
     """Steps between two checkpoints; the last epoch may be shorter."""
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    optimizer: AdamConfig = field(default_factory=AdamConfig)
     """Settings of the optimizer."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     """Settings of the learning-rate schedule."""

@@ -74,7 +74,9 @@ def test_stock_nnunet_finds_the_class_and_it_can_be_pickled(name, environment, t
 
 
 def test_plans_are_installed(environment, tmp_path):
-    code = "from nnunet_anatomix.finetuning.plan_template import load_template; print(load_template().anatomix.iterations)"
+    code = (
+        "from nnunet_anatomix.finetuning.plan_template import load_template; print(load_template().anatomix.iterations)"
+    )
     assert run(environment[0], code, tmp_path).stdout.strip() == "37500"
 
 

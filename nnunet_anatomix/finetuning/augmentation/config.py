@@ -49,7 +49,7 @@ class AugmentationConfig:
     ct_foreground_share: float = 0.5
     """Share of patches centred on foreground if any channel is CT."""
     mr_foreground_share: float = 0.33
-    """Share of patches centred on foreground without CT: nnU-Net's value; Table 9 has no such share."""
+    """Share of patches centred on foreground without CT; nnU-Net's value, 0 in Table 9."""
 
     def __post_init__(self) -> None:
         check_probability(

@@ -103,7 +103,7 @@ def test_what_is_no_scan_is_refused(image, named):
 
 
 def test_a_clip_window_beside_the_intensities_is_refused():
-    with pytest.raises(InputError, match=r"clip window \(3000, 4000\) leaves a constant image"):
+    with pytest.raises(InputError, match=r"clip window \(3000, 4000\) makes the image constant"):
         extract_features(scan(9, 8, 10), small_weights(), clip=(3000, 4000))
 
 

@@ -143,7 +143,7 @@ def test_every_prediction_needs_a_truth_but_not_the_other_way_round(folders, cap
     write(folders.truth / "more.nii.gz", boxes(5))
     with caplog.at_level(logging.WARNING):
         evaluate_segmentation(folders.predictions, folders.truth, out=folders.out)
-    assert "1 truths without a prediction are left out: more" in caplog.text
+    assert "1 cases of the truth have no prediction and are not scored: more" in caplog.text
     write(folders.predictions / "alone.nii.gz", boxes(6))
     with pytest.raises(InputError, match=r"1 of 4 predictions have no truth in .*: alone"):
         evaluate_segmentation(folders.predictions, folders.truth, out=folders.out)
@@ -157,7 +157,7 @@ def test_every_prediction_needs_a_truth_but_not_the_other_way_round(folders, cap
             r"case\.0\.nii\.gz: damaged|case\.0\.nii\.gz: cut short",
         ),
         (lambda folder: write(folder / "case.0.nii.gz", boxes(0) + np.float32(0.5)), "not whole"),
-        (lambda folder: write(folder / "case.0.mha", boxes(0)), "are of one name"),
+        (lambda folder: write(folder / "case.0.mha", boxes(0)), "belong to the same case"),
         (
             lambda folder: (folder / "dataset.json").write_text('{"labels": {"0": "background"}}'),
             "expected labels as names with a number",
