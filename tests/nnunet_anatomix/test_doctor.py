@@ -89,7 +89,8 @@ def test_settings_that_are_misspelt_or_senseless(healthy, monkeypatch):
     monkeypatch.setenv("ANATOMIX_SEED", "minus one")
     findings = [finding for finding in examine() if "ANATOMIX_" in finding.what]
     assert any(
-        finding.level == "warning" and "ANATOMIX_ITERATION is no setting" in finding.what for finding in findings
+        finding.level == "warning" and "ANATOMIX_ITERATION is not a known variable" in finding.what
+        for finding in findings
     )
     assert any(finding.level == "problem" and "ANATOMIX_SEED must be" in finding.what for finding in findings)
 

@@ -43,7 +43,7 @@ def test_it_is_the_trained_backbone_with_its_card(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("make", "message"), [
     (lambda path: None, "no checkpoint at"),
     (lambda path: path.write_bytes(b"PK" + bytes(50)), "is damaged or was not written by torch.save"),
-    (lambda path: checkpoint(path, torch.nn.Linear(2, 2)), "holds no backbone of ours, but weight"),
+    (lambda path: checkpoint(path, torch.nn.Linear(2, 2)), "does not contain a backbone of AnatomixTrainer, but weight"),
     (lambda path: checkpoint(path, AnatomixNetwork(1, 2, **ARCHITECTURE), "some.other.Net"), "its plan does not describe"),
 ])  # fmt: skip
 def test_what_is_no_such_model_is_refused_in_one_line(tmp_path, monkeypatch, make, message):
