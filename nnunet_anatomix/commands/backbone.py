@@ -17,10 +17,10 @@ _BACKBONE = "backbone."
 
 
 def backbone(checkpoint: Annotated[Path, tyro.conf.Positional], out: Path) -> None:
-    """Write the backbone of a model of AnatomixTrainer, without segmentation heads, as weights file.
+    """Export the backbone of a fine-tuned model as a weights file, without segmentation heads.
 
     Args:
-        checkpoint: File checkpoint_final.pth or checkpoint_best.pth in nnU-Net's results folder.
+        checkpoint: checkpoint_final.pth or checkpoint_best.pth of a training with AnatomixTrainer.
         out: File to write, .safetensors.
     """
     from pretraining.backbone.weights import save_weights  # imports torch, which --help does not need

@@ -72,7 +72,7 @@ def features(
     scan = validate_scan(read_image(image, "image"), "image")
     if spacing is not None:
         scan = resample_isotropic(scan, spacing)
-    found = extract_features(
+    extracted = extract_features(
         scan,
         loaded,
         clip=clip,
@@ -84,9 +84,9 @@ def features(
         device=resolved_device,
         progress=True,
     )
-    write_features(out, found, scan)
-    log.info("%d channels of %s voxels are in %s", len(found), "×".join(map(str, found.shape[1:])), out)
+    write_features(out, extracted, scan)
+    log.info("%d channels of %s voxels are in %s", len(extracted), "×".join(map(str, extracted.shape[1:])), out)
     if picture:
         png = out.with_name(f"{out.name[: -len(ending)]}.png")
-        draw_features(png, scan, found, clip=clip)
+        draw_features(png, scan, extracted, clip=clip)
         log.info("the figure is %s", png)

@@ -20,14 +20,14 @@ def weights(file: Annotated[str | None, tyro.conf.Positional] = None, json_card:
     from pretraining.backbone.weights import find_weights, load_weights  # imports torch, which --help does not need
 
     path = find_weights(file)
-    found = load_weights(path)
-    parameters = sum(tensor.numel() for tensor in found.state.values() if tensor.is_floating_point())
+    loaded = load_weights(path)
+    parameters = sum(tensor.numel() for tensor in loaded.state.values() if tensor.is_floating_point())
     if json_card:
-        sys.stdout.write(json.dumps(found.card, indent=2) + "\n")
+        sys.stdout.write(json.dumps(loaded.card, indent=2) + "\n")
         return
     sys.stdout.write(
-        f"{path}\nparameters                 {parameters:,}\nsha256                     {found.sha256}\n"
-        + "".join(_format_card(found.card))
+        f"{path}\nparameters                 {parameters:,}\nsha256                     {loaded.sha256}\n"
+        + "".join(_format_card(loaded.card))
     )
 
 

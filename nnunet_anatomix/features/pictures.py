@@ -45,7 +45,7 @@ def draw_features(path: str | Path, image: sitk.Image, features: Tensor, *, clip
     at = foreground.flatten().nonzero()[:, 0]
     at = at[:: 1 + len(at) // _SAMPLE]
     sample = features.flatten(1)[:, at]
-    shown = sample.std(1).argsort(descending=True)[:CHANNELS].sort().values.tolist()
+    selected = sample.std(1).argsort(descending=True)[:CHANNELS].sort().values.tolist()
     low, high = clip or volume.flatten()[at].quantile(torch.tensor(RANGE)).tolist()
     ranges = sample.quantile(torch.tensor(RANGE), dim=1).T.tolist()
     colours = FeatureColours(sample)
@@ -53,7 +53,7 @@ def draw_features(path: str | Path, image: sitk.Image, features: Tensor, *, clip
     extents = np.array(volume.shape) * spacing_mm
     heights = [max(extents[down], extents.max() / 8) for (_, down), _ in VIEWS.values()]
     width = max(extents[right] for (right, _), _ in VIEWS.values())
-    inches, columns = 2.2 / width, 2 + len(shown)
+    inches, columns = 2.2 / width, 2 + len(selected)
     layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     figure = Figure(figsize=(columns * 2.25, sum(heights) * inches + 0.5), layout=layout, facecolor="black")
     FigureCanvasAgg(figure)
@@ -64,7 +64,7 @@ def draw_features(path: str | Path, image: sitk.Image, features: Tensor, *, clip
         extent = (0, extents[axes[0]], extents[axes[1]], 0)
         row[0].imshow(scan.T.numpy(), cmap="gray", vmin=low, vmax=high, extent=extent, interpolation="bilinear")
         row[1].imshow(colours(slices).permute(2, 1, 0).numpy(), extent=extent, interpolation="bilinear")
-        for axis, channel in zip(row[2:], shown, strict=True):
+        for axis, channel in zip(row[2:], selected, strict=True):
             darkest, brightest = ranges[channel]
             axis.imshow(
                 slices[channel].T.numpy(),
@@ -89,7 +89,7 @@ def draw_features(path: str | Path, image: sitk.Image, features: Tensor, *, clip
             transform=row[0].transAxes,
         )
     for axis, name in zip(
-        rows[0], ("scan", "principal components", *(f"channel {channel}" for channel in shown)), strict=True
+        rows[0], ("scan", "principal components", *(f"channel {channel}" for channel in selected)), strict=True
     ):
         axis.set_title(name, color="white", fontsize=10)
     with atomic_write(path) as partial:
@@ -113,8 +113,8 @@ def _foreground(volume: Tensor) -> Tensor:
     values = volume.numpy()
     sample = values.ravel()[:: 1 + values.size // _SAMPLE]
     low, high = np.quantile(sample, RANGE)
-    found = volume > float(threshold_otsu(np.clip(sample, low, high))) if low < high else volume > low
-    return found if found.any() else torch.ones_like(found)
+    mask = volume > float(threshold_otsu(np.clip(sample, low, high))) if low < high else volume > low
+    return mask if mask.any() else torch.ones_like(mask)
 
 
 def _median(counts: Tensor) -> int:

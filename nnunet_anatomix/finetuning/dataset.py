@@ -69,9 +69,9 @@ def find_dataset(dataset: str) -> RawDataset:
             f"no single dataset '{dataset}' in {nnUNet_raw}; expected one folder Dataset{str(dataset).zfill(3)}_NAME"
         ) from None
     folder = Path(nnUNet_raw) / name
-    described = read_dataset_json(folder / DATASET_FILE)
-    channels, ending = len(described.channel_names), described.file_ending
-    description = {"channel_names": described.content.get("modality"), **described.content}
+    dataset_json = read_dataset_json(folder / DATASET_FILE)
+    channels, ending = len(dataset_json.channel_names), dataset_json.file_ending
+    description = {"channel_names": dataset_json.content.get("modality"), **dataset_json.content}
     require_labels(name, description)
     cases = (
         get_filenames_of_train_images_and_targets(str(folder), description) if _has_images(folder, description) else {}
@@ -120,7 +120,7 @@ def check_cases(dataset: RawDataset) -> None:
     seen: set[int] = set()
     # Spawned processes take longer to start than a few scans take to read.
     for (case, *_), (found, notes) in tqdm(
-        imap_unordered(_inspect, jobs, processes=processes if len(jobs) > 8 else 1),
+        imap_unordered(_check_case, jobs, processes=processes if len(jobs) > 8 else 1),
         total=len(jobs),
         desc="checking scans",
         leave=False,
@@ -144,7 +144,7 @@ def check_cases(dataset: RawDataset) -> None:
         )
 
 
-def _inspect(job: tuple[str, list[str], str, Mapping[str, Any]]) -> tuple[set[int], list[str]]:
+def _check_case(job: tuple[str, list[str], str, Mapping[str, Any]]) -> tuple[set[int], list[str]]:
     """Check one case; return its label values and notes for the user."""
     case, images, label, description = job
     headers = {Path(path): _check_header(case, Path(path)) for path in (*images, label)}
@@ -276,18 +276,18 @@ def require_labels(dataset_name: str, description: Mapping[str, Any]) -> None:
             classes.
     """
     where = f"dataset.json of {dataset_name}"
-    described = DatasetJson(where=where, content=description)
-    described.require_background()
-    if not described.foreground:
+    dataset_json = DatasetJson(where=where, content=description)
+    dataset_json.require_background()
+    if not dataset_json.foreground:
         raise InputError(f"{dataset_name} has no foreground label in dataset.json; fine-tuning needs one")
-    known = {0}.union(*described.foreground.values())
-    if IGNORE in described.labels and (found := description["labels"][IGNORE]) != max(known) + 1:
+    known = {0}.union(*dataset_json.foreground.values())
+    if IGNORE in dataset_json.labels and (found := description["labels"][IGNORE]) != max(known) + 1:
         raise InputError(
             f"{where}: expected {max(known) + 1} for the label ignore, after all others, found {found}; "
             "renumber the labels"
         )
-    if described.has_regions:
-        described.require_region_numbers()
+    if dataset_json.has_regions:
+        dataset_json.require_region_numbers()
     elif known != set(range(len(known))):
         raise InputError(
             f"{where}: expected the labels 0 to {len(known) - 1}, found {sorted(known)}; renumber them without gaps"

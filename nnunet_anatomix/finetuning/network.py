@@ -176,7 +176,7 @@ class AnatomixNetwork(nn.Module):
                 "change the plan's patch_size or train with -tr AnatomixTrainer"
             )
         with reduced_precision(x.device):
-            found = self.backbone.features(
+            tapped = self.backbone.features(
                 _pad(rescale_channels(x), added).contiguous(memory_format=torch.channels_last_3d), taps
             )
         inner: tuple[Any, ...] = (
@@ -184,7 +184,7 @@ class AnatomixNetwork(nn.Module):
             *(slice(before, before + side) for (before, _), side in zip(added, x.shape[2:], strict=True)),
         )
         # The heads are cheap; outside of our autocast their logits keep the resolution of float32.
-        features = [(found[tap][inner] if tap == "output" else found[tap]).to(x.dtype) for tap in taps]
+        features = [(tapped[tap][inner] if tap == "output" else tapped[tap]).to(x.dtype) for tap in taps]
         if self._feature_norm == "voxelwise":
             features[0] = normalize_voxelwise(features[0])
         logits = [head(level) for head, level in zip(self.decoder.seg_layers, features, strict=False)]

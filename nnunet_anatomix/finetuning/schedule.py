@@ -86,10 +86,10 @@ def stage_of(parameter: str) -> str:
         backbone, ``head`` for all others.
     """
     # Compiled and distributed networks prefix the names.
-    found = re.match(
+    match = re.match(
         r"(?:_orig_mod\.|module\.)*backbone\.((?:encoder|decoder)\.\d+|stem|bottleneck|output)\.", parameter
     )
-    return found.group(1) if found else HEAD
+    return match.group(1) if match else HEAD
 
 
 def stage_depths(stages: Iterable[str]) -> dict[str, int]:

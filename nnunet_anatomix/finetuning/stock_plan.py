@@ -71,8 +71,8 @@ class _GridRulePlanner(ExperimentPlanner):
     def determine_fullres_target_spacing(self) -> np.ndarray:
         if self.overwrite_target_spacing is not None:
             return super().determine_fullres_target_spacing()
-        found = self.dataset_fingerprint
-        return np.array(target_spacing(found["spacings"], found["shapes_after_crop"], self._geometry))
+        fingerprint = self.dataset_fingerprint
+        return np.array(target_spacing(fingerprint["spacings"], fingerprint["shapes_after_crop"], self._geometry))
 
     def save_plans(self, plans: dict[str, Any]) -> None:
         recursive_fix_for_json_export(plans)

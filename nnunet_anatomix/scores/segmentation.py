@@ -92,9 +92,12 @@ def score_case(
         is_scored = ~np.isin(truth, structures[IGNORE])
         prediction, truth = prediction * is_scored, truth * is_scored
     dice, distance = dice_by_label(truth, prediction), hd95_mm_by_label(truth, prediction, spacing_mm)
-    named = {label for labels in structures.values() for label in labels}
+    structure_labels = {label for labels in structures.values() for label in labels}
     scores = []
-    for name, labels in {**structures, **{str(label): (label,) for label in dice if label not in named}}.items():
+    for name, labels in {
+        **structures,
+        **{str(label): (label,) for label in dice if label not in structure_labels},
+    }.items():
         if name == IGNORE:
             continue
         (label, *others), structure_dice, structure_distance = labels, dice, distance

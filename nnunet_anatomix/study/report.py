@@ -50,7 +50,7 @@ class Summary:
 
 def score_run(run: Run, dice: Iterable[CaseDice]) -> list[RunScore]:
     """Return the scores of a run, one row per case and label."""
-    return [RunScore(start=run.start.name, shots=run.shots, seed=run.seed, **asdict(one)) for one in dice]
+    return [RunScore(start=run.start.name, shots=run.shots, seed=run.seed, **asdict(case)) for case in dice]
 
 
 def write_rows(path: Path, rows: Iterable[RunScore]) -> None:
@@ -136,10 +136,10 @@ def write_report(out: Path, rows: Sequence[RunScore], title: str) -> str:
         out / "table.csv",
         columns,
         [
-            [one.start, one.shots, one.dice, one.std]
-            + [one.by_seed.get(seed, "") for seed in _unique(rows, "seed")]
-            + [one.by_label.get(label, "") for label in _unique(rows, "label")]
-            for one in summaries
+            [summary.start, summary.shots, summary.dice, summary.std]
+            + [summary.by_seed.get(seed, "") for seed in _unique(rows, "seed")]
+            + [summary.by_label.get(label, "") for label in _unique(rows, "label")]
+            for summary in summaries
         ],
     )
     write_text(out / "table.md", text)
@@ -158,22 +158,24 @@ def markdown(summaries: Sequence[Summary], title: str, *, subjects: int) -> str:
         title: First words of the text.
         subjects: Number of test scans.
     """
-    labels = list(dict.fromkeys(label for one in summaries for label in one.by_label))
+    labels = list(dict.fromkeys(label for summary in summaries for label in summary.by_label))
     header = ["shots", "start", "Dice", "each seed", *labels]
     lines = []
-    for one in summaries:
-        ranked = sorted((other.dice for other in summaries if other.shots == one.shots), reverse=True)
-        mean = f"{one.dice:.3f}"
+    for summary in summaries:
+        ranked = sorted((other.dice for other in summaries if other.shots == summary.shots), reverse=True)
+        mean = f"{summary.dice:.3f}"
         if len(ranked) > 1:
-            mean = f"**{mean}**" if one.dice == ranked[0] else f"<u>{mean}</u>" if one.dice == ranked[1] else mean
-        seeds = " ".join(f"{dice:.3f}" for dice in one.by_seed.values())
+            mean = (
+                f"**{mean}**" if summary.dice == ranked[0] else f"<u>{mean}</u>" if summary.dice == ranked[1] else mean
+            )
+        seeds = " ".join(f"{dice:.3f}" for dice in summary.by_seed.values())
         lines.append(
             [
-                str(one.shots),
-                one.start,
-                f"{mean} ({one.std:.3f})",
+                str(summary.shots),
+                summary.start,
+                f"{mean} ({summary.std:.3f})",
                 seeds,
-                *(f"{one.by_label.get(label, np.nan):.3f}" for label in labels),
+                *(f"{summary.by_label.get(label, np.nan):.3f}" for label in labels),
             ]
         )
     table = markdown_table(header, lines)
@@ -194,23 +196,25 @@ def draw_curve(out: Path, summaries: Sequence[Summary], title: str) -> None:
 
     figure = Figure(figsize=(5, 4), layout="constrained")
     axis = figure.subplots()
-    starts = list(dict.fromkeys(one.start for one in summaries))
+    starts = list(dict.fromkeys(summary.start for summary in summaries))
     for number, start in enumerate(starts):
-        own = [one for one in summaries if one.start == start]
+        own = [summary for summary in summaries if summary.start == start]
         # Shift the starts slightly, so that markers do not overlap.
-        positions = [one.shots * (1 + 0.03 * (number - (len(starts) - 1) / 2)) for one in own]
+        positions = [summary.shots * (1 + 0.03 * (number - (len(starts) - 1) / 2)) for summary in own]
         axis.errorbar(
             positions,
-            [one.dice for one in own],
-            [one.std for one in own],
+            [summary.dice for summary in own],
+            [summary.std for summary in own],
             label=start,
             marker="o",
             capsize=3,
             color=f"C{number}",
         )
-        for x, one in zip(positions, own, strict=True):
-            axis.scatter([x] * len(one.by_seed), list(one.by_seed.values()), s=12, alpha=0.5, color=f"C{number}")
-    shots = sorted({one.shots for one in summaries})
+        for x, summary in zip(positions, own, strict=True):
+            axis.scatter(
+                [x] * len(summary.by_seed), list(summary.by_seed.values()), s=12, alpha=0.5, color=f"C{number}"
+            )
+    shots = sorted({summary.shots for summary in summaries})
     axis.set_xscale("log")
     axis.set_xticks(shots, [str(number) for number in shots])
     axis.minorticks_off()
