@@ -1,4 +1,4 @@
-"""The flag for batch normalization's statistics changes features, and plans a network that starts from the same weights."""
+"""Flag for the statistics of batch normalization: its effect on features and plans."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def test_a_template_fits_the_published_network(name, published, parameters, gold
         for key, (shape, dtype) in keys.items()
     }
     _, architecture = from_published(tensors)
-    # What planning demands of a weights file.
+    # The same check as in planning.
     assert architecture == template.backbone
     with torch.device("meta"):
         net = AnatomixNetwork(1, 3, deep_supervision=True, **template.configuration["architecture"]["arch_kwargs"])
@@ -40,7 +40,7 @@ def test_a_template_fits_the_published_network(name, published, parameters, gold
 
 
 def test_the_published_style_of_the_large_network_is_transferred(golden, monkeypatch):
-    """By the golden file, which has its style in small."""
+    """Use the golden file, a small network of the same style."""
     monkeypatch.setattr(module, "reduced_precision", lambda device: nullcontext())
     weights = load_weights(golden / "unet_instance_avg_trilinear.pth")
     large = load_template("anatomix_dev").configuration["architecture"]["arch_kwargs"]
@@ -86,7 +86,7 @@ def test_the_large_network_is_planned_within_memory_on_its_own_grid():
         ({"architecture": "anatomix_dev"}, "use --weights with a file"),
     ],
 )
-def test_an_architecture_without_template_or_weights_is_one_line(options, message, nnunet):
+def test_an_architecture_without_template_or_weights_is_refused_in_one_line(options, message, nnunet):
     with pytest.raises(InputError, match=message) as caught:
         write_plan("42", **options)
     assert "\n" not in str(caught.value)

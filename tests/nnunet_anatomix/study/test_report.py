@@ -1,4 +1,4 @@
-"""Tables and curve of a study: the numbers are those of its rows."""
+"""Report of a study: tables and curve agree with the scores of the runs."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def test_means_over_labels_seeds_and_subjects():
     assert [one.shots for one in summarize(rows())] == [1, 1, 3, 3]
 
 
-def test_a_structure_absent_everywhere_is_left_out_of_the_mean():
+def test_a_structure_absent_everywhere_does_not_affect_the_mean():
     some = [RunScore(start="a", shots=1, seed=0, case=case, label="gone", dice=float("nan")) for case in "xy"]
     some += [RunScore(start="a", shots=1, seed=0, case=case, label="there", dice=0.5) for case in "xy"]
     (one,) = summarize(some)
     assert one.dice == 0.5 and np.isnan(one.by_label["gone"])
 
 
-def test_rows_come_back_as_written(tmp_path):
+def test_rows_are_read_as_written(tmp_path):
     some = [RunScore(start="Gewichte, ü", shots=3, seed=1, case="a b", label='l"1', dice=0.1234), *rows()[:2]]
     write_rows(tmp_path / "rows.csv", some)
     again = read_rows(tmp_path / "rows.csv")

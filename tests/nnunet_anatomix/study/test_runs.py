@@ -1,4 +1,4 @@
-"""What a run starts from and trains on."""
+"""Runs of a study: initial weights, patch sizes and folds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from nnunet_anatomix.study.runs import StudySettings, resize_patch, link_preprocessed, parse_starts
+from nnunet_anatomix.study.runs import StudySettings, link_preprocessed, parse_starts, resize_patch
 from pretraining.common.errors import InputError
 
 
@@ -22,14 +22,14 @@ def plan(patch: list[int], poolings: int) -> dict:
     ([48, 128, 112], 4, 100, [48, 96, 96]),
     ([40, 56, 40], 3, 64, [40, 56, 40]),
 ])  # fmt: skip
-def test_cut_patches_fit_the_poolings(patch, poolings, limit, expected):
+def test_limited_patches_fit_the_poolings(patch, poolings, limit, expected):
     whole = plan(patch, poolings)
     cut = resize_patch(whole, limit, 2)["configurations"]["3d_fullres"]
     assert cut["patch_size"] == expected and cut["batch_size"] == 2
-    assert whole["configurations"]["3d_fullres"]["batch_size"] == 4, "the plan given stays as it is"
+    assert whole["configurations"]["3d_fullres"]["batch_size"] == 4, "the given plan is unchanged"
 
 
-def test_a_patch_of_ones_own_goes_first():
+def test_a_given_patch_replaces_the_planned_one():
     assert resize_patch(plan([96, 128, 112], 4), None, 3, (80, 96, 96))["configurations"]["3d_fullres"][
         "patch_size"
     ] == [
@@ -43,7 +43,7 @@ def test_a_patch_of_ones_own_goes_first():
         resize_patch(plan([96] * 3, 4), None, None, (80, 90, 96))
 
 
-def test_nothing_asked_cuts_nothing():
+def test_without_options_the_plan_is_unchanged():
     assert resize_patch(plan([96] * 3, 4), None, None) == plan([96] * 3, 4)
 
 
@@ -63,7 +63,7 @@ def test_starts_by_name_file_and_address(tmp_path):
     assert starts["stock"].trainer == "AnatomixTrainerStock" and not starts["weights"].weights
 
 
-def test_starts_that_are_nothing_or_of_one_name_are_refused(tmp_path):
+def test_unknown_starts_and_equal_names_are_refused(tmp_path):
     with pytest.raises(InputError, match="expected a start among"):
         parse_starts(["wieghts"])
     for folder in ("one", "two"):
@@ -77,12 +77,12 @@ def test_starts_that_are_nothing_or_of_one_name_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [{"iterations": 0}, {"max_patch": -1}, {"batch": -2}, {"patch": (0, 8, 8)}])
-def test_senseless_settings_are_refused(wrong):
+def test_invalid_settings_are_refused(wrong):
     with pytest.raises(ValueError, match="at least 1"):
         StudySettings(dataset="Dataset901_Hippocampus", **wrong)
 
 
-def test_runs_have_folds_of_their_own_and_all_else_in_common(tmp_path):
+def test_runs_have_their_own_folds_and_share_all_other_files(tmp_path):
     shared = tmp_path / "shared" / "Dataset901_Hippocampus"
     (shared / "nnUNetPlans_3d_fullres").mkdir(parents=True)
     (shared / "nnUNetPlans_3d_fullres" / "case.b2nd").touch()
@@ -100,13 +100,13 @@ def test_runs_have_folds_of_their_own_and_all_else_in_common(tmp_path):
         ).read_text() == "{}"
     assert (shared / "splits_final.json").read_text() == "[]"
     (shared / "later.json").touch()
-    (tmp_path / "runs").rename(tmp_path / "moved")  # broken links are made anew
+    (tmp_path / "runs").rename(tmp_path / "moved")  # broken links are replaced
     again = link_preprocessed(shared, folds[0], tmp_path / "moved" / "deeper" / "a") / shared.name
     assert (again / "later.json").is_file()
     assert not (link_preprocessed(shared, None, tmp_path / "all") / shared.name / "splits_final.json").exists()
 
 
-def test_where_a_disk_has_no_links_runs_get_copies(tmp_path, monkeypatch):
+def test_on_disks_without_links_runs_get_copies(tmp_path, monkeypatch):
     (tmp_path / "Dataset1" / "data").mkdir(parents=True)
     (tmp_path / "Dataset1" / "data" / "case.b2nd").write_text("voxels")
     (tmp_path / "Dataset1" / "plans.json").write_text("{}")
