@@ -69,7 +69,7 @@ def draw_folds(
             if ``seed`` is negative.
     """
     if not 1 <= shots <= len(cases):
-        raise InputError(f"expected 1 to {len(cases)} shots, the number of training cases, found {shots}")
+        raise InputError(f"expected from 1 to {len(cases)} shots, the number of training cases, found {shots}")
     if repeats < 1 or seed < 0:
         raise InputError(f"expected at least 1 repeat and a seed of at least 0, found {repeats} and {seed}")
     cases, rng = sorted(map(str, cases)), np.random.default_rng(seed)

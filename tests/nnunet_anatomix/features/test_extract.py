@@ -68,11 +68,11 @@ def test_memory_limits_windows_with_a_warning(caplog):
     memory = result + window_bytes(weights.network(), (40, 33, 36), 16)
     with caplog.at_level(logging.WARNING):
         found = extract_features(image, weights, side=32, overlap=0, bf16=False, memory=memory)
-    assert "windows of 32 voxels do not fit" in caplog.text and "taking 16" in caplog.text
+    assert "windows of 32 voxels do not fit" in caplog.text and "using 16" in caplog.text
     assert torch.equal(found, sliding_window_features(weights.network(), image_tensor(image), side=16, overlap=0))
     with pytest.raises(InputError, match=r"whole volume at once needs .* use windows"):
         extract_features(image, weights, whole=True, bf16=False, memory=memory)
-    with pytest.raises(InputError, match="features of this volume take"):
+    with pytest.raises(InputError, match="features of this volume need"):
         extract_features(image, weights, memory=result)
 
 

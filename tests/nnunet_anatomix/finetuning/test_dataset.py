@@ -132,7 +132,7 @@ def test_a_label_in_no_case_causes_only_a_warning(folder, caplog):
     describe(folder, {"background": 0, "liver": 1, "spleen": 2, "uterus": 3})
     with caplog.at_level(logging.WARNING):
         check_cases(find_dataset("43"))
-    assert "no training case shows label [3] ['uterus']" in caplog.text
+    assert "no training case contains label [3] ['uterus']" in caplog.text
 
 
 def test_regions_and_the_ignore_label_count_as_known(folder, caplog):

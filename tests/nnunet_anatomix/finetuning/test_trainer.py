@@ -166,7 +166,7 @@ def test_few_cases_get_leave_one_out_folds_in_training(hippocampus, count, folds
     train, validation = trainer.do_split()
     assert len(train) == max(1, count - 1) and len(validation) == 1
     assert len(json.loads((hippocampus.preprocessed / NAME / "splits_final.json").read_text())) == folds
-    assert ("says nothing about new scans" in log_of(trainer)) == (count == 1)
+    assert ("does not predict accuracy on new scans" in log_of(trainer)) == (count == 1)
     (hippocampus.preprocessed / NAME / "splits_final.json").unlink()
     with pytest.raises(InputError, match=f"fold {folds} does not exist"):
         trainer_of(hippocampus, fold=folds).do_split()

@@ -32,7 +32,7 @@ def test_an_invalid_summary_is_refused(tmp_path, damage):
         path.unlink()
     elif damage == "torn":
         path.write_text('{"metric_per')
-    with pytest.raises(InputError, match="no summary of nnU-Net's"):
+    with pytest.raises(InputError, match="is not a summary of nnU-Net"):
         read_case_dice(path, {"labels": {"background": 0, "heart": 1}, "file_ending": ".nii.gz"})
 
 
