@@ -21,7 +21,7 @@ def evaluate(
     """Score segmentations against the ground truth, or summarize the scores of registrations.
 
     Args:
-        kind: Kind of results: segmentation or registration.
+        kind: Kind of results to score.
         folder: Folder of segmentations, or output folder of register --pairs.
         truth: Folder of true segmentations with the same names; only for segmentation.
         out: Folder for tables and figures. Default: the input folder.

@@ -31,12 +31,9 @@ def features(
 
     Args:
         image: Scan with three axes, in any format that ITK reads.
-        out: File for the features: .nii.gz, .nii, .nrrd or .mha with one vector per voxel, or .b2nd
-            with the axes (C, Z, Y, X).
-        weights: Weights file, hf://owner/repo/file@revision, or .json of another network
-            (docs/reproduce.md). Default: the bundled weights.
-        clip: Intensities that are scaled to 0 and 1, -450 450 for CT. Default: minimum and maximum
-            of the scan.
+        out: File to write: .nii.gz, .nii, .nrrd or .mha of vectors, or .b2nd with (C, Z, Y, X).
+        weights: Weights file, hf:// address, or .json of another network. Default: bundled weights.
+        clip: Intensities scaled to 0 and 1, -450 450 for CT. Default: the scan's extremes.
         spacing: Side of cubic voxels to resample to before, mm. Default: the scan's own grid.
         side: Side of the windows, voxels; other values change the features.
         overlap: Overlap of neighbouring windows; 0.8 as in the paper takes 2 to 15 times as long.
@@ -44,11 +41,9 @@ def features(
         precision: Floating-point format: fp32, bf16, or auto (bf16 if that is faster).
         memory: Memory limit, such as 4G. Default: most of the free memory.
         picture: Draw slices of scan and features next to the file.
-        trust_code: Call the code that a .json names even if it is not a torch.nn.Module, or if the
-            file comes from the hub.
-        statistics: Statistics of batch normalization: running averages of its training, or each
-            scan's own.
-        device: Device: auto, cpu or cuda.
+        trust_code: Permission to run any code that a .json names, even a .json from the hub.
+        statistics: Statistics of batch normalization: those of its training, or each scan's own.
+        device: Device that runs the network.
     """
     # Imports torch, which --help does not need.
     from nnunet_anatomix.features.extract import extract_features

@@ -23,7 +23,7 @@ def demo(
     Args:
         out: Output folder; an earlier demo in it is replaced.
         iterations: Optimizer steps.
-        device: Device: auto, cpu or cuda.
+        device: Device for training and prediction.
         seed: Seed of the synthetic anatomy.
         only_data: Write only the dataset, in OUT/nnUNet_raw; OUT must be new or empty.
     """

@@ -59,7 +59,7 @@ def study(
         batch: Patches per step. Default: as planned.
         patch: Patch size of our plan, voxels, slices first. Default: as planned.
         spacing: Spacing of our plan, mm, slices first. Default: as planned.
-        device: Device: auto, cpu, cuda or mps.
+        device: Device for training and prediction.
     """
     import torch
 
