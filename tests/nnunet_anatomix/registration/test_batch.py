@@ -324,7 +324,7 @@ def test_a_batch_and_its_table_by_command(folder, tmp_path):
     )
     assert registered(out) == ["pair 4"]
     table = command("evaluate", "registration", str(out))
-    assert table.returncode == 0 and "convexadam-mind" in table.stderr and f"all of it is in {out}" in table.stderr
+    assert table.returncode == 0 and "convexadam-mind" in table.stderr and f"results are in {out}" in table.stderr
 
 
 def test_one_pair_by_command(folder, tmp_path):
