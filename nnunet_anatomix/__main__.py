@@ -1,4 +1,4 @@
-"""``python -m nnunet_anatomix`` is ``nnunet-anatomix``."""
+"""Command line for ``python -m nnunet_anatomix``, the same as ``nnunet-anatomix``."""
 
 from pretraining.common.known_warnings import hide_known_warnings
 from pretraining.common.versions import answer_version
@@ -7,7 +7,7 @@ PROGRAM = "nnunet-anatomix"
 
 
 def main() -> None:
-    """Entry point of ``nnunet-anatomix``."""
+    """Run ``nnunet-anatomix``; answer ``--version`` before the slow imports."""
     hide_known_warnings()
     answer_version(PROGRAM)
     from nnunet_anatomix.cli import main as run

@@ -1,4 +1,4 @@
-"""Build step: a ``.pth`` file in site-packages lets stock nnU-Net find our trainers after a plain ``pip install``."""
+"""Build step that installs a ``.pth`` file, by which stock nnU-Net finds our trainers."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from setuptools.command.build_py import build_py
 
 
 class BuildWithDiscovery(build_py):
-    """Puts ``nnunet_anatomix.pth`` at the wheel's root, in an editable wheel too.
+    """Build command that also puts ``nnunet_anatomix.pth`` at the root of the wheel.
 
-    Python reads such files in site-packages only, and setuptools' package data ends up inside a
-    package.
+    Python reads ``.pth`` files only in site-packages, and setuptools places package data inside a
+    package. Editable wheels are supported too.
     """
 
     def run(self) -> None:
         super().run()
-        # An editable wheel leaves build_lib out and packs the folder that "install" points to.
+        # An editable wheel ignores build_lib and packs the folder that "install" points to.
         root = self.get_finalized_command("install").install_purelib if self.editable_mode else self.build_lib
         self.mkpath(root)
         self.copy_file(str(Path(__file__).with_name("nnunet_anatomix.pth")), root)

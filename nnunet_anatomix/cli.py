@@ -22,7 +22,7 @@ from pretraining.common.command_line import run_commands
 
 
 def main() -> None:
-    """Entry point of ``nnunet-anatomix``."""
+    """Run the command line of ``nnunet-anatomix``."""
     run_commands("nnunet-anatomix", _commands, __doc__ or "")
 
 

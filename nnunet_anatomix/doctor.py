@@ -1,4 +1,4 @@
-"""``nnunet-anatomix doctor``: what training, prediction and registration need, looked at one by one; each finding says what to do."""
+"""Checks of ``nnunet-anatomix doctor``: requirements of training, prediction and registration."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from pretraining.common.processes import available_cores
 
 GB = 2**30
 LEAST_DISK_GB = 10.0
-"""A small preprocessed dataset and its checkpoints."""
+"""Disk space for a small preprocessed dataset and its checkpoints, 2^30 bytes."""
 LEAST_MEMORY_GB = 8.0
-"""Training with nnU-Net's workers on small patches."""
+"""Memory for training with nnU-Net's workers on small patches, 2^30 bytes."""
 LEAST_SHARED_GB = 1.0
-"""Batches on their way from nnU-Net's workers; containers often have 64 MB."""
+"""Shared memory for batches of nnU-Net's workers, 2^30 bytes; containers often have 64 MB."""
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 SETTINGS = ("ANATOMIX_WEIGHTS", "ANATOMIX_ITERATIONS", "ANATOMIX_SEED", "ANATOMIX_DEBUG")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report.
+    """Result of a check; one line of the report.
 
     Attributes:
-        level: ``ok``, ``warning`` (works, but not well or not as meant) or ``problem`` (something
-            will fail).
-        what: What was found.
-        advice: What to do about it; empty if all is well.
+        level: Severity: ``ok``, ``warning`` (works, but slowly or not as intended) or ``problem``
+            (something will fail).
+        what: Description of the result.
+        advice: Suggested action; empty if none is needed.
     """
 
     level: Literal["ok", "warning", "problem"]
@@ -51,7 +51,7 @@ class Finding:
 
 
 def examine() -> Iterator[Finding]:
-    """Carry out every check; one that fails in an unforeseen way becomes a problem of its own, and the others go on."""
+    """Run all checks and yield their findings; an unexpected exception becomes a problem."""
     for check in CHECKS:
         try:
             yield from check()
@@ -74,7 +74,7 @@ def _python() -> Iterator[Finding]:
         Path(train).resolve().parent != Path(sys.executable).parent.resolve()
         and Path(train).parent != Path(sys.executable).parent
     ):
-        yield Finding("warning", f"nnUNetv2_train is another environment's: {train}", f"activate {sys.prefix}")
+        yield Finding("warning", f"nnUNetv2_train belongs to another environment: {train}", f"activate {sys.prefix}")
 
 
 def _torch() -> Iterator[Finding]:
@@ -86,14 +86,14 @@ def _torch() -> Iterator[Finding]:
             free, total = torch.cuda.mem_get_info(number)
             what = f"GPU {number}: {torch.cuda.get_device_name(number)}, {free / GB:.1f} of {total / GB:.1f} GB free"
             busy = free < 0.5 * total
-            yield Finding("warning" if busy else "ok", what, "something else uses it" if busy else "")
+            yield Finding("warning" if busy else "ok", what, "another program uses it" if busy else "")
             torch.zeros(1, device=f"cuda:{number}").add_(1).item()
     elif torch.backends.mps.is_available():
-        yield Finding("ok", "GPU: Apple's; name it with -device mps")
+        yield Finding("ok", "GPU: Apple; use it with -device mps")
     elif shutil.which("nvidia-smi"):
         yield Finding(
             "problem",
-            "there is an NVIDIA driver, but torch does not reach a GPU",
+            "an NVIDIA driver is installed, but torch does not find a GPU",
             "install torch for this driver: pytorch.org",
         )
     else:
@@ -118,13 +118,13 @@ def _folders() -> Iterator[Finding]:
             continue
         folder = Path(value)
         if not folder.is_dir():
-            # nnU-Net makes folders for what it writes, not for what it reads.
+            # nnU-Net creates the folders that it writes to, not the one that it reads from.
             missing = f"{variable}={value} does not exist"
-            read = variable == "nnUNet_raw"
+            is_read = variable == "nnUNet_raw"
             yield (
                 Finding("problem", missing, f"correct {variable}")
-                if read
-                else Finding("warning", missing, "nnU-Net will make it")
+                if is_read
+                else Finding("warning", missing, "nnU-Net will create it")
             )
             continue
         if not os.access(folder, os.R_OK | os.X_OK):
@@ -135,10 +135,10 @@ def _folders() -> Iterator[Finding]:
             advice = "" if datasets else "put datasets there: DatasetXXX_NAME (nnU-Net's dataset_format.md)"
             yield Finding("ok" if datasets else "warning", f"{variable}={value}, {datasets} datasets", advice)
             continue
-        yield _writable(variable, folder)
+        yield _check_writable(variable, folder)
 
 
-def _writable(variable: str, folder: Path) -> Finding:
+def _check_writable(variable: str, folder: Path) -> Finding:
     try:
         with tempfile.NamedTemporaryFile(dir=folder) as file:
             file.write(b"anatomix")
@@ -163,7 +163,7 @@ def _trainers() -> Iterator[Finding]:
 
     from nnunet_anatomix.finetuning.trainer import NETWORK
 
-    with contextlib.redirect_stdout(io.StringIO()):  # it tells where it looks
+    with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net prints where it searches
         recursive_find_trainer_class_by_name("AnatomixTrainer")
     if pydoc.locate(NETWORK) is None:
         yield Finding("problem", f"nnU-Net would not find the network {NETWORK}", "reinstall nnunet-anatomix")
@@ -182,11 +182,13 @@ def _weights() -> Iterator[Finding]:
         features = net(torch.linspace(0, 1, net.config.min_side**3).view(1, 1, *(net.config.min_side,) * 3))
     if not features.isfinite().all() or features.std() == 0:
         yield Finding(
-            "problem", f"weights {path} give useless features", "fetch the file again, or unset ANATOMIX_WEIGHTS"
+            "problem",
+            f"weights {path} compute constant or non-finite features",
+            "download the file again, or unset ANATOMIX_WEIGHTS",
         )
         return
     millions = sum(tensor.numel() for tensor in weights.state.values()) / 1e6
-    yield Finding("ok", f"weights {path}, {millions:.1f} million numbers, sha256 {weights.sha256[:12]}")
+    yield Finding("ok", f"weights {path}, {millions:.1f} million values, sha256 {weights.sha256[:12]}")
 
 
 def _memory() -> Iterator[Finding]:
@@ -200,7 +202,7 @@ def _memory() -> Iterator[Finding]:
     if shared.is_dir():
         total_gb = shutil.disk_usage(shared).total / GB
         enough = total_gb >= LEAST_SHARED_GB
-        advice = "" if enough else "give the container more (docker run --shm-size 8g), or set nnUNet_n_proc_DA=0"
+        advice = "" if enough else "increase it (docker run --shm-size 8g), or set nnUNet_n_proc_DA=0"
         yield Finding("ok" if enough else "problem", f"shared memory for nnU-Net's workers: {total_gb:.1f} GB", advice)
 
 
@@ -209,7 +211,7 @@ def _workers() -> Iterator[Finding]:
     for variable, role in (("nnUNet_n_proc_DA", "augment"), ("nnUNet_def_n_proc", "preprocess and export")):
         value = os.environ.get(variable)
         if value is None:
-            if variable == "nnUNet_def_n_proc" and cores < 8:  # nnU-Net's number
+            if variable == "nnUNet_def_n_proc" and cores < 8:  # nnU-Net's default
                 yield Finding(
                     "warning",
                     f"nnU-Net will start 8 processes to {role} on {cores} cores",
@@ -217,7 +219,9 @@ def _workers() -> Iterator[Finding]:
                 )
         elif not value.isdigit():
             yield Finding(
-                "problem", f"{variable}={value} is no number of processes", f"unset it, or export {variable}={cores}"
+                "problem",
+                f"{variable}={value} is not a number of processes",
+                f"unset it, or export {variable}={cores}",
             )
         elif int(value) > 2 * cores:
             yield Finding("warning", f"{variable}={value}, on {cores} cores", f"export {variable}={cores}")
@@ -226,18 +230,18 @@ def _workers() -> Iterator[Finding]:
 
 
 def _settings() -> Iterator[Finding]:
-    from nnunet_anatomix.finetuning.recipe import whole_number
+    from nnunet_anatomix.finetuning.recipe import integer_variable
 
     for name, value in os.environ.items():
         if not name.startswith("ANATOMIX_") or not value:
             continue
         if name not in SETTINGS:
-            yield Finding("warning", f"{name} is no setting of ours", f"unset it; there are {', '.join(SETTINGS)}")
+            yield Finding("warning", f"{name} is not a known variable", f"unset it; known are {', '.join(SETTINGS)}")
             continue
         if name != "ANATOMIX_DEBUG":
-            yield Finding("warning", f"{name}={value} goes before what plans say", "unset it, unless that is meant")
-    whole_number("ANATOMIX_SEED", os.environ, least=0)
-    whole_number("ANATOMIX_ITERATIONS", os.environ, least=1)
+            yield Finding("warning", f"{name}={value} overrides the plans", "unset it if this is not intended")
+    integer_variable("ANATOMIX_SEED", os.environ, least=0)
+    integer_variable("ANATOMIX_ITERATIONS", os.environ, least=1)
 
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (

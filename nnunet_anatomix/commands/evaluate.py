@@ -1,4 +1,4 @@
-"""``nnunet-anatomix evaluate``."""
+"""Command ``nnunet-anatomix evaluate``."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def evaluate(
     truth: Annotated[Path | None, tyro.conf.Positional] = None,
     out: Path | None = None,
 ) -> None:
-    """Score a folder of segmentations against true ones, or sum up a folder of registrations.
+    """Score segmentations against the ground truth, or summarize the scores of registrations.
 
     Args:
-        kind: segmentation or registration.
-        folder: Segmentations; or what register wrote with --pairs, one folder a pair.
-        truth: True segmentations of the same names; for segmentations only.
-        out: Folder for tables and pictures; by default the folder itself.
+        kind: Kind of results to score.
+        folder: Folder of segmentations, or output folder of register --pairs.
+        truth: Folder of true segmentations with the same names; only for segmentation.
+        out: Folder for tables and figures. Default: the input folder.
     """
     try_folder(out or folder)
     if kind == "registration":
@@ -32,9 +32,11 @@ def evaluate(
 
         text = write_summary(folder, out)
     elif truth is None:
-        raise UsageError("evaluate segmentation needs two folders: segmentations, and true ones of the same names")
+        raise UsageError(
+            "evaluate segmentation needs two folders: segmentations, and true segmentations with the same names"
+        )
     else:
         from nnunet_anatomix.scores.segmentation import evaluate_segmentation
 
         text = evaluate_segmentation(folder, truth, out=out or folder)
-    logging.getLogger(__name__).info("%s\nall of it is in %s", text, out or folder)
+    logging.getLogger(__name__).info("%s\nresults are in %s", text, out or folder)

@@ -1,4 +1,4 @@
-"""``nnunet-anatomix features``."""
+"""Command ``nnunet-anatomix features``."""
 
 from __future__ import annotations
 
@@ -27,32 +27,25 @@ def features(
     statistics: Literal["running", "own"] = "running",
     device: Annotated[Literal["auto", "cpu", "cuda"], tyro.conf.arg(aliases=["-device"])] = "auto",
 ) -> None:
-    """Write the pretrained network's features of a scan, with a picture of them beside.
+    """Write the pretrained network's features of a scan, and a figure of them.
 
     Args:
-        image: A three-dimensional scan, in any format of ITK's.
-        out: File for the features: .nii.gz, .nii, .nrrd or .mha with one vector a voxel, or .b2nd
-            with the axes (C, Z, Y, X).
-        weights: Weights file, hf://owner/repo/file@revision, or .json of another network
-            (docs/reproduce.md); the bundled ones if left out.
-        clip: Intensities that become 0 and 1, -450 450 for CT; the least and the greatest of the
-            scan if left out.
-        spacing: Cubic voxels to resample to before, mm; the features lie on that grid. The scan's
-            own grid if left out.
-        side: Of the windows, voxels; 128 as in the paper; features of others differ.
-        overlap: Of neighbouring windows; .8 as in the paper takes 2 to 15 times as long.
-        whole: Take the whole volume at once, if memory allows: faster, but other features than
-            those of windows.
-        precision: fp32, bf16, or auto: bf16 where that is faster.
-        memory: What may be used, such as 4G; most of what is free by default.
-        picture: Draw slices of scan and features beside the file.
-        trust_code: Call the code that a .json names even if it is no torch.nn.Module, or the file
-            comes from the hub.
-        statistics: What batch normalization uses: the running averages of its training, or each
-            scan's own.
-        device: auto, cpu or cuda.
+        image: Scan with three axes, in any format that ITK reads.
+        out: File to write: .nii.gz, .nii, .nrrd or .mha of vectors, or .b2nd with (C, Z, Y, X).
+        weights: Weights file, hf:// address, or .json of another network. Default: bundled weights.
+        clip: Intensities scaled to 0 and 1, -450 450 for CT. Default: the scan's extremes.
+        spacing: Side of cubic voxels to resample to before, mm. Default: the scan's own grid.
+        side: Side of the windows, voxels; other values change the features.
+        overlap: Overlap of neighbouring windows; 0.8 as in the paper takes 2 to 15 times as long.
+        whole: Process the whole volume at once: faster, but gives other features than windows.
+        precision: Floating-point format: fp32, bf16, or auto (bf16 if that is faster).
+        memory: Memory limit, such as 4G. Default: most of the free memory.
+        picture: Draw slices of scan and features next to the file.
+        trust_code: Permission to run any code that a .json names, even a .json from the hub.
+        statistics: Statistics of batch normalization: those of its training, or each scan's own.
+        device: Device that runs the network.
     """
-    # Imports torch, which --help does without.
+    # Imports torch, which --help does not need.
     from nnunet_anatomix.features.extract import extract_features
     from nnunet_anatomix.features.files import feature_ending, write_features
     from nnunet_anatomix.features.pictures import draw_features
@@ -69,12 +62,12 @@ def features(
     check_window(clip)
     try_file(out)
     limit = None if memory == "auto" else parse_bytes(memory)
-    runs_on = resolve_device(device)
+    resolved_device = resolve_device(device)
     loaded = load_feature_weights(weights, trust_code=trust_code, statistics=statistics)
     scan = validate_scan(read_image(image, "image"), "image")
     if spacing is not None:
         scan = resample_isotropic(scan, spacing)
-    found = extract_features(
+    extracted = extract_features(
         scan,
         loaded,
         clip=clip,
@@ -83,12 +76,12 @@ def features(
         whole=whole,
         bf16=None if precision == "auto" else precision == "bf16",
         memory=limit,
-        device=runs_on,
+        device=resolved_device,
         progress=True,
     )
-    write_features(out, found, scan)
-    log.info("%d channels of %s voxels are in %s", len(found), "×".join(map(str, found.shape[1:])), out)
+    write_features(out, extracted, scan)
+    log.info("%d channels of %s voxels are in %s", len(extracted), "×".join(map(str, extracted.shape[1:])), out)
     if picture:
         png = out.with_name(f"{out.name[: -len(ending)]}.png")
-        draw_features(png, scan, found, clip=clip)
-        log.info("a picture of them is %s", png)
+        draw_features(png, scan, extracted, clip=clip)
+        log.info("the figure is %s", png)

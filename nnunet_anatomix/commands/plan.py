@@ -1,4 +1,4 @@
-"""``nnunet-anatomix plan`` and ``plan-and-preprocess``."""
+"""Commands ``nnunet-anatomix plan`` and ``plan-and-preprocess``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions:
-    """Flags of both commands."""
+    """Flags that both commands share."""
 
     dataset: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["-d"])]
     """IDs or names of datasets below nnUNet_raw."""
@@ -34,7 +34,7 @@ class PlanOptions:
     architecture: str = "anatomix_unet16"
     """Plan template: anatomix_unet16, or anatomix_dev, which needs --weights."""
     statistics: Literal["running", "own"] = "running"
-    """Statistics of batch normalization: running averages of pretraining, or those of each patch."""
+    """Statistics of batch normalization: running averages of pretraining, or each patch's own."""
 
 
 Options = Annotated[PlanOptions, tyro.conf.arg(name="")]
@@ -42,12 +42,14 @@ Processes = Annotated[int | None, tyro.conf.arg(aliases=["-np"])]
 
 
 def plan(options: Options) -> None:
-    """Write plans for the pretrained backbone, for nnUNetv2_preprocess -plans_name and nnUNetv2_train -p.
+    """Write plans for the pretrained backbone.
+
+    Their name is for nnUNetv2_preprocess -plans_name and nnUNetv2_train -p.
 
     Args:
         options: Datasets and settings.
     """
-    for dataset, _ in _planned(options):
+    for dataset, _ in _write_plans(options):
         name = options.overwrite_plans_name
         log.info("next: nnUNetv2_preprocess -d %s -plans_name %s -c 3d_fullres", dataset, name)
 
@@ -61,14 +63,14 @@ def plan_and_preprocess(options: Options, np: Processes = None) -> None:
     """
     from nnunet_anatomix.finetuning.planning import preprocess
 
-    for _, path in _planned(options):
+    for _, path in _write_plans(options):
         preprocess(path, processes=np)
         dataset, name = path.parent.name, options.overwrite_plans_name
         log.info("next: nnUNetv2_train %s 3d_fullres all -tr AnatomixTrainer -p %s", dataset, name)
 
 
-def _planned(options: PlanOptions) -> Iterator[tuple[str, Path]]:
-    """Write the plans of each dataset; its folder stays locked until the next one is asked for."""
+def _write_plans(options: PlanOptions) -> Iterator[tuple[str, Path]]:
+    """Write the plans of each dataset; yield its name and the file while the folder is locked."""
     from nnunet_anatomix.finetuning.planning import preprocessed_folder, write_plan
     from pretraining.common.lock import hold_lock
 

@@ -1,4 +1,4 @@
-"""``nnunet-anatomix demo`` and ``doctor``."""
+"""Commands ``nnunet-anatomix demo`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ def demo(
     seed: int = 0,
     only_data: bool = False,
 ) -> None:
-    """Train on three synthetic scans and segment two others, by stock nnU-Net commands: Dice, pictures and a report.
+    """Train on three synthetic scans and segment two others with stock nnU-Net commands.
+
+    Writes Dice, figures and a report.
 
     Args:
-        out: Folder for everything; an earlier demo in it is replaced.
+        out: Output folder; an earlier demo in it is replaced.
         iterations: Optimizer steps.
-        device: auto, cpu or cuda.
-        seed: Of the synthetic anatomy.
-        only_data: Only make the dataset, in OUT/nnUNet_raw; OUT must be new or empty.
+        device: Device for training and prediction.
+        seed: Seed of the synthetic anatomy.
+        only_data: Write only the dataset, in OUT/nnUNet_raw; OUT must be new or empty.
     """
     from nnunet_anatomix.demo.run import make_demo_data, run_demo
 
@@ -34,7 +36,7 @@ def demo(
 
 
 def doctor() -> None:
-    """Check all that training and prediction need: a line each, with what to do; the exit code is 1 if there is a problem."""
+    """Check the requirements of training and prediction; the exit code is 1 if any is not met."""
     from nnunet_anatomix.doctor import examine
 
     levels = []

@@ -1,4 +1,4 @@
-"""``nnunet-anatomix split`` and ``study``."""
+"""Commands ``nnunet-anatomix split`` and ``study``."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def split(
     seed: int = 0,
     repeats: int = 1,
 ) -> None:
-    """Write folds that train on few cases and validate on the others; older folds are kept beside.
+    """Write folds that train on few cases and validate on the others; existing folds are backed up.
 
     Args:
         dataset: ID or name of a planned dataset.
-        shots: Cases to train on.
-        seed: Fold 0 trains on the same cases as a study with this seed.
-        repeats: Folds, each with other cases.
+        shots: Training cases per fold.
+        seed: Seed; fold 0 trains on the same cases as a study with this seed.
+        repeats: Number of folds, each with other training cases.
     """
     from nnunet_anatomix.finetuning.splits import split_dataset
 
@@ -43,23 +43,23 @@ def study(
     spacing: tuple[float, float, float] | None = None,
     device: Device = "auto",
 ) -> None:
-    """Compare starts and numbers of labelled scans on scans never trained on: tables and a curve; killed, it goes on.
+    """Compare initial weights and numbers of labelled scans by their Dice on held-out scans.
 
-    Tested are imagesTs with labelsTs, or, where the dataset has none, the training cases left out.
+    Writes tables and a curve. The test scans are imagesTs with labelsTs, or the remaining training
+    cases if the dataset has no labelsTs. If interrupted, run the same command again to resume.
 
     Args:
         dataset: ID or name of a dataset below nnUNet_raw.
-        out: Folder for everything; a later call may add shots, seeds and starts.
-        shots: Numbers of labelled scans to train on; all there are if left out.
-        seeds: Trainings of each kind.
-        starts: weights (bundled), scratch, stock (nnU-Net's own trainer and plan), or files of
-            weights.
-        iterations: Optimizer steps of every training.
-        max_patch: Longest side of a patch, voxels; as planned if left out.
-        batch: Patches a step; as planned if left out.
-        patch: Of our plan, voxels, slices first; as planned if left out.
-        spacing: Grid of our plan, mm, slices first; as planned if left out.
-        device: auto, cpu, cuda or mps.
+        out: Output folder; a later call may add shots, seeds and starts.
+        shots: Numbers of labelled scans to train on. Default: all.
+        seeds: Seeds; each start and number of shots is trained once per seed.
+        starts: weights (bundled), scratch, stock (nnU-Net's trainer and plan), or weights files.
+        iterations: Optimizer steps per training.
+        max_patch: Maximum side of a patch, voxels. Default: as planned.
+        batch: Patches per step. Default: as planned.
+        patch: Patch size of our plan, voxels, slices first. Default: as planned.
+        spacing: Spacing of our plan, mm, slices first. Default: as planned.
+        device: Device for training and prediction.
     """
     import torch
 
@@ -77,4 +77,4 @@ def study(
         spacing_mm=spacing,
     )
     table = run_study(settings, out, shots=shots, seeds=seeds, starts=starts, device=device)
-    logging.getLogger(__name__).info("%s\nall of it is in %s", table, out)
+    logging.getLogger(__name__).info("%s\nresults are in %s", table, out)

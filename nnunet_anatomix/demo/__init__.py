@@ -1,1 +1,1 @@
-"""A few-shot segmentation of synthetic anatomy, from data to pictures."""
+"""Demo: few-shot segmentation of synthetic anatomy, from data to figures."""

@@ -1,4 +1,4 @@
-"""Pictures of segmentations."""
+"""Figures of segmentations."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pretraining.imaging.views import apply_window, display_window
 
 
 def draw_cases(out: Path, cases: Mapping[str, tuple[Path, Path, Path]]) -> None:
-    """Draw scan, truth and prediction of every case, in the axial slice with most truth.
+    """Draw scan, truth and prediction of every case, in the axial slice with the most foreground.
 
     Args:
-        out: The ``.png`` file to write.
-        cases: Title → image, truth and prediction files on one grid.
+        out: File to write, ``.png``.
+        cases: Files of image, truth and prediction by title; the three are on one grid.
     """
     import SimpleITK as sitk
     from matplotlib.figure import Figure
@@ -30,7 +30,7 @@ def draw_cases(out: Path, cases: Mapping[str, tuple[Path, Path, Path]]) -> None:
         scan = apply_window(image[z], display_window(image[z]))
         panels = [np.stack([scan] * 3, axis=-1)]
         panels += [
-            label2rgb(labels[z], scan, colors=_colours(truth, prediction), alpha=0.45, bg_label=0)
+            label2rgb(labels[z], scan, colors=_label_colours(truth, prediction), alpha=0.45, bg_label=0)
             for labels in (truth, prediction)
         ]
         for axis, name, panel in zip(row, columns, panels, strict=True):
@@ -40,8 +40,8 @@ def draw_cases(out: Path, cases: Mapping[str, tuple[Path, Path, Path]]) -> None:
     figure.savefig(out, dpi=120)
 
 
-def _colours(*label_maps: np.ndarray) -> list[tuple[float, float, float]]:
-    """One colour per label up to the greatest, so that a label looks the same where others are missing."""
+def _label_colours(*label_maps: np.ndarray) -> list[tuple[float, float, float]]:
+    """Return one colour per label up to the greatest; a label has the same colour in all panels."""
     from matplotlib import colormaps
 
     palette = [colormaps["tab10"](index)[:3] for index in range(10)]

@@ -1,7 +1,7 @@
-"""A few-shot segmentation from nothing: the engine makes a small dataset, stock nnU-Net commands do the rest.
+"""Demo run: synthesize a small dataset, then train, predict and evaluate with stock commands.
 
-It shows that everything is in place and how the commands go together; synthetic scans are no
-evidence of quality.
+It proves that the installation works and shows how the commands work together, not how accurate the
+method is on real scans.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ DATASET = f"Dataset{DATASET_ID}_AnatomixDemo"
 PLANS = "nnUNetAnatomixPlans"
 TRAINING_CASES, TEST_CASES = 3, 2
 LEAST_DICE = 0.5
-_MARK = ".anatomix-demo"
+_MARKER_FILE = ".anatomix-demo"
 
 
 def run_demo(out: Path, *, iterations: int = 150, device: str = "auto", seed: int = 0) -> dict[str, float]:
-    """Make a dataset, then plan, preprocess, train, predict and evaluate it with stock nnU-Net commands.
+    """Synthesize a dataset; plan, preprocess, train, predict and evaluate with stock commands.
 
     Args:
-        out: Folder for everything; an older demo in it is replaced.
-        iterations: Of training.
+        out: Folder for all files; an earlier demo in it is replaced.
+        iterations: Optimizer steps.
         device: ``auto``, ``cpu`` or ``cuda``.
-        seed: Of the anatomy and its subjects.
+        seed: Seed of the anatomy and its subjects.
 
     Returns:
-        Organ → Dice, mean over the test cases.
+        Mean Dice over the test cases by organ.
 
     Raises:
-        InputError: If ``out`` holds something else.
+        InputError: If ``out`` contains something other than an earlier demo.
         CommandFailed: If a command fails or the mean Dice is below 0.5.
     """
     with hold_lock(out):
@@ -54,12 +54,12 @@ def run_demo(out: Path, *, iterations: int = 150, device: str = "auto", seed: in
 
 
 def _run_demo(out: Path, *, iterations: int, device: str, seed: int) -> dict[str, float]:
-    began = time.monotonic()
+    started = time.monotonic()
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     _clear(out)
     folders = {name: out.resolve() / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
     raw = folders["nnUNet_raw"] / DATASET
-    log.info("[1/6] making %d scans to train on and %d to test on", TRAINING_CASES, TEST_CASES)
+    log.info("[1/6] synthesizing %d training scans and %d test scans", TRAINING_CASES, TEST_CASES)
     make_dataset(raw, seed=seed)
     predictions = out.resolve() / "predictions"
     model = ["-d", str(DATASET_ID), "-c", "3d_fullres", "-f", "all", "-p", PLANS, "-tr", "AnatomixTrainer"]
@@ -106,45 +106,54 @@ def _run_demo(out: Path, *, iterations: int, device: str, seed: int) -> dict[str
         run_child(command, environment, out / "log.txt")
     summary = json.loads((predictions / "summary.json").read_text(encoding="utf-8"))
     dice = {organ: summary["mean"][str(label)]["Dice"] for label, organ in enumerate(ORGANS, start=1)}
-    _report(out, raw, predictions, dice, summary, seconds=time.monotonic() - began)
+    _write_report(out, raw, predictions, dice, summary, seconds=time.monotonic() - started)
     mean = float(np.mean(list(dice.values())))
     for organ, value in dice.items():
         log.info("Dice of %-10s %.3f", organ, value)
     log.info(
-        "mean Dice %.3f on %d test scans, %.0f s; see %s", mean, TEST_CASES, time.monotonic() - began, out / "report.md"
+        "mean Dice %.3f on %d test scans, %.0f s; see %s",
+        mean,
+        TEST_CASES,
+        time.monotonic() - started,
+        out / "report.md",
     )
-    # NaN fails here too.
-    if not mean >= LEAST_DICE:
+    if not mean >= LEAST_DICE:  # also true for NaN
         raise CommandFailed(
-            f"expected a mean Dice of at least {LEAST_DICE}, found {mean:.3f}: something is broken, see {out / 'log.txt'}"
+            f"expected a mean Dice of at least {LEAST_DICE}, found {mean:.3f}: the installation does not work, "
+            f"see {out / 'log.txt'}"
         )
     return dice
 
 
 def make_demo_data(out: Path, *, seed: int = 0) -> Path:
-    """Make nothing but the demo's dataset, in ``out/nnUNet_raw``, to train and predict with by hand.
+    """Synthesize only the demo's dataset, in ``out/nnUNet_raw``, for trainings by hand.
 
     Args:
         out: New or empty folder.
-        seed: Of the anatomy and its subjects.
+        seed: Seed of the anatomy and its subjects.
 
     Returns:
         Folder of the dataset.
 
     Raises:
-        InputError: If ``out`` holds anything.
+        InputError: If ``out`` is not empty.
     """
     raw = out / "nnUNet_raw" / DATASET
     with hold_lock(out):
         if not is_vacant(out):
-            raise InputError(f"{out} is not empty; name an empty or new folder")
+            raise InputError(f"{out} is not empty; use an empty or new folder")
         make_dataset(raw, seed=seed)
-    log.info("%d scans to train on and %d to test on are in %s", TRAINING_CASES, TEST_CASES, raw)
+    log.info("%d training scans and %d test scans are in %s", TRAINING_CASES, TEST_CASES, raw)
     return raw
 
 
 def make_dataset(raw: Path, *, seed: int) -> None:
-    """Write the demo as a dataset in nnU-Net's raw format, with labels of the test cases beside it."""
+    """Synthesize the demo's dataset in nnU-Net's raw format, including labels of the test cases.
+
+    Args:
+        raw: Folder of the dataset.
+        seed: Seed of the anatomy and its subjects.
+    """
     import SimpleITK as sitk
 
     from pretraining.imaging.writing import write_image
@@ -170,17 +179,19 @@ def make_dataset(raw: Path, *, seed: int) -> None:
 
 def _clear(out: Path) -> None:
     if not is_vacant(out):
-        if not (out / _MARK).is_file():
-            raise InputError(f"{out} holds something other than an earlier demo; name an empty or new folder")
+        if not (out / _MARKER_FILE).is_file():
+            raise InputError(f"{out} contains something other than an earlier demo; use an empty or new folder")
         for entry in out.iterdir():
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
-            elif entry.name not in (LOCK, _MARK):
+            elif entry.name not in (LOCK, _MARKER_FILE):
                 entry.unlink()
-    (out / _MARK).touch()
+    (out / _MARKER_FILE).touch()
 
 
-def _report(out: Path, raw: Path, predictions: Path, dice: dict[str, float], summary: dict, *, seconds: float) -> None:
+def _write_report(
+    out: Path, raw: Path, predictions: Path, dice: dict[str, float], summary: dict, *, seconds: float
+) -> None:
     from nnunet_anatomix.demo.pictures import draw_cases
 
     cases = sorted(path.name for path in (raw / "labelsTs").iterdir())
@@ -205,7 +216,8 @@ def _report(out: Path, raw: Path, predictions: Path, dice: dict[str, float], sum
     table = markdown_table(["organ", "Dice"], [[organ, f"{value:.3f}"] for organ, value in dice.items()])
     write_text(
         out / "report.md",
-        f"# Demo of nnunet-anatomix\n\n{TRAINING_CASES} synthetic scans to train on, {TEST_CASES} to test on, {seconds:.0f} s in all.\n"
-        f"Synthetic scans show that everything works; they are no evidence of quality.\n\n"
+        f"# Demo of nnunet-anatomix\n\n{TRAINING_CASES} synthetic training scans, {TEST_CASES} test scans, "
+        f"{seconds:.0f} s in total.\n"
+        f"The demo proves that the installation works, not how accurate the method is on real scans.\n\n"
         f"{table}\n![scan, truth and prediction](overview.png)\n",
     )

@@ -1,1 +1,1 @@
-"""Features of scans: extraction, files and pictures."""
+"""Features of scans: extraction, files and figures."""

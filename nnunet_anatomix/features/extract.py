@@ -1,4 +1,4 @@
-"""Features of a scan: read its geometry, scale it, run the pretrained network over it (App. B.4)."""
+"""Extraction of a scan's features with the pretrained network (App. B.4)."""
 
 from __future__ import annotations
 
@@ -28,11 +28,12 @@ from pretraining.imaging.scans import validate_scan
 log = logging.getLogger(__name__)
 
 OVERLAP = 0.5
-"""Of neighbouring windows; .8 in the paper (``tests/benchmarks/test_feature_speed.py`` has errors
-and times of both).
+"""Overlap of neighbouring windows, share of their side; 0.8 in the paper.
+
+``tests/benchmarks/test_feature_speed.py`` measures errors and times of both.
 """
 _ANISOTROPIC = 3.0
-"""Ratio of spacings above which the network sees anatomy as it never did in pretraining."""
+"""Ratio of spacings above which anatomy looks different from that of pretraining."""
 
 
 def extract_features(
@@ -48,39 +49,36 @@ def extract_features(
     device: torch.device | str = "cpu",
     progress: bool = False,
 ) -> Tensor:
-    """Features of a scan on its own grid.
+    """Compute the features of a scan on its own grid.
 
     Args:
-        image: Three axes, one channel, any orientation and spacing; for thick slices see
-            :func:`~pretraining.imaging.grids.resample_isotropic`.
-        weights: Of the network, or another one; ours with plain instance norm get voxelwise
-            normalization, as the published 94M network wants.
-        clip: Intensities that the network sees as 0 and 1; left out, the least and the greatest of
-            the scan.
-        side: Of the windows, voxels; smaller ones are taken, and said so, where these do not fit
-            into memory.
-        overlap: Of neighbouring windows, share of their side, in [0, 1).
-        whole: Take the whole scan at once in place of windows.
-        bf16: Whether the network computes in bfloat16; left out, where ``device`` gains from it.
-        memory: Bytes that may be used on ``device``; left out, most of what is free there.
-        device: Where the network runs.
-        progress: Whether to show a progress bar.
+        image: Scan with three axes and one channel, in any orientation and spacing; for thick
+            slices see :func:`~pretraining.imaging.grids.resample_isotropic`.
+        weights: Weights of our network or of another one. Features of ours with plain instance
+            norm are normalized voxelwise, as the published 94M network requires.
+        clip: Intensities that are scaled to 0 and 1. Default: minimum and maximum of the scan.
+        side: Side of the windows, voxels; reduced with a warning if they do not fit into memory.
+        overlap: Overlap of neighbouring windows, share of their side, in [0, 1).
+        whole: Process the whole scan at once instead of windows.
+        bf16: Compute in bfloat16. Default: if ``device`` is faster with it.
+        memory: Memory limit on ``device``, bytes. Default: most of the free memory.
+        device: Device of the network.
+        progress: Show a progress bar.
 
     Returns:
         (C, X, Y, Z) float32 on the CPU, axes as in :func:`~pretraining.imaging.grids.image_tensor`.
 
     Raises:
-        InputError: For an image that is no scan, a clip window outside its intensities, or too
-            little memory.
+        InputError: If the image is not a scan, the clip window does not overlap its intensities, or
+            memory is too small.
         NotFinite: If the network computes NaN or infinity.
 
     Notes:
-        Features depend on what the network sees around a voxel, hence on the size of windows, far
-        more than on overlap or precision. Against the paper's windows of 128 voxels and overlap .8,
-        on a head of 152×182×152 voxels, the relative RMS error is .11 for overlap .5, .39 for
-        windows of 96 voxels, .61 for 64, .41 for the whole volume at once, and .003 for bfloat16.
-        So two scans to be compared want the same windows, and it is only for want of memory that
-        they are changed unasked, and not without a warning.
+        Features depend on the context of a voxel, and thus on the size of the windows, far more
+        than on overlap or precision. Compared with the paper's windows of 128 voxels and overlap
+        0.8, on a head of 152×182×152 voxels, the relative RMS error is 0.11 for overlap 0.5, 0.39
+        for windows of 96 voxels, 0.61 for 64, 0.41 for the whole volume at once, and 0.003 for
+        bfloat16. Use the same windows for all scans to compare.
     """
     device = torch.device(device)
     volume = image_tensor(validate_scan(image, "image"))
@@ -92,7 +90,7 @@ def extract_features(
     if max(image.GetSpacing()) > _ANISOTROPIC * min(image.GetSpacing()):
         spacing = "×".join(f"{side_mm:.3g}" for side_mm in image.GetSpacing())
         log.info(
-            "voxels of %s mm are far from cubes, which the network was pretrained on; --spacing resamples to such",
+            "voxels of %s mm are far from the cubes of pretraining; use --spacing to resample to cubic voxels",
             spacing,
         )
     net = weights.network().to(device)
@@ -106,25 +104,26 @@ def extract_features(
         if fitting is not None:
             needed = peak_bytes(net, padded_shape(net, volume.shape), bf16)
             raise InputError(
-                f"the whole volume at once needs {format_bytes(needed)}B of memory, but there is {format_bytes(spare)}B; use windows"
+                f"the whole volume at once needs {format_bytes(needed)}B of memory, but {format_bytes(spare)}B are "
+                "available; use windows"
             )
-        return _finite(whole_volume_features(net, volume, clip=clip, bf16=bf16, voxelwise=voxelwise))
+        return _require_finite(whole_volume_features(net, volume, clip=clip, bf16=bf16, voxelwise=voxelwise))
     if fitting is not None and fitting < side:
         log.warning(
-            "windows of %d voxels do not fit into %sB of memory; taking %d, whose features differ from theirs",
+            "windows of %d voxels do not fit into %sB of memory; using %d voxels, which changes the features",
             side,
             format_bytes(spare),
             fitting,
         )
         side = fitting
-    return _finite(
+    return _require_finite(
         sliding_window_features(
             net, volume, side=side, overlap=overlap, clip=clip, bf16=bf16, voxelwise=voxelwise, progress=progress
         )
     )
 
 
-def _finite(features: Tensor) -> Tensor:
+def _require_finite(features: Tensor) -> Tensor:
     require_finite(features, "features")
     return features
 
@@ -134,17 +133,19 @@ def _check_clip(volume: Tensor, clip: Clip | None) -> None:
     if scaled.min() == scaled.max():
         low, high = float(volume.min()), float(volume.max())
         raise InputError(
-            f"the clip window {clip} leaves a constant image of intensities {low:g} to {high:g}; name one that overlaps them"
+            f"the clip window {clip} makes the image constant, as its intensities are {low:g} to {high:g}; "
+            "use a window that overlaps them"
         )
 
 
 def _spare_bytes(result: int, memory: int | None, device: torch.device) -> int:
-    """What is left for the network once the ``result`` has its place on the CPU."""
+    """Return the memory for the network, after the ``result`` is allocated on the CPU, bytes."""
     cpu = torch.device("cpu")
     limit = available_bytes(device) if memory is None else memory
     host = limit if device == cpu else available_bytes(cpu)
     if result >= host:
         raise InputError(
-            f"features of this volume take {format_bytes(result)}B, but there is {format_bytes(host)}B; name a coarser spacing"
+            f"features of this volume need {format_bytes(result)}B, but {format_bytes(host)}B are available; "
+            "use a coarser spacing"
         )
     return limit - result if device == cpu else limit

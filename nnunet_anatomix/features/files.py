@@ -1,4 +1,4 @@
-"""Features on disk: images of many channels for viewers and ITK, or blosc2 arrays as nnU-Net stores them."""
+"""Feature files: vector images for viewers and ITK, or blosc2 arrays as nnU-Net stores them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".b2nd")
 
 
 def feature_ending(path: str | Path) -> str:
-    """Which of ``ENDINGS`` a file's name has.
+    """Return the ending of a feature file, one of ``ENDINGS``.
 
     Raises:
-        InputError: If it has none.
+        InputError: If the name has none of them.
     """
     name = Path(path).name.lower()
     for ending in ENDINGS:
@@ -30,14 +30,16 @@ def feature_ending(path: str | Path) -> str:
 
 
 def write_features(path: str | Path, features: Tensor, image: sitk.Image) -> None:
-    """Write features, whole or not at all.
+    """Write features to a file, atomically.
+
+    An image file stores one vector per voxel, on the grid of ``image``. A ``.b2nd`` file stores the
+    axes (C, Z, Y, X) as nnU-Net does; its metadata contains ``geometry`` (spacing in mm and origin
+    along X, Y, Z, direction row by row).
 
     Args:
-        path: An image file gets one vector a voxel, on the grid of ``image``; a ``.b2nd`` file the
-            axes (C, Z, Y, X) as nnU-Net's, and in its metadata ``geometry`` (spacing in mm and
-            origin along X, Y, Z, direction row by row).
+        path: File to write, with one of ``ENDINGS``.
         features: (C, X, Y, Z).
-        image: Any on their grid.
+        image: Any image on the same grid.
     """
     if feature_ending(path) == ".b2nd":
         array = np.ascontiguousarray(features.permute(0, 3, 2, 1).numpy())
@@ -52,7 +54,7 @@ def write_features(path: str | Path, features: Tensor, image: sitk.Image) -> Non
 def _write_blosc2(path: Path, array: np.ndarray, image: sitk.Image) -> None:
     import blosc2
 
-    path.unlink()  # blosc2 does not write over a file that is there
+    path.unlink()  # blosc2 does not overwrite files
     geometry = {
         "axes": "CZYX",
         "spacing": list(image.GetSpacing()),
@@ -76,4 +78,4 @@ def _verify_blosc2(path: Path, array: np.ndarray) -> None:
     except (RuntimeError, OSError, ValueError) as error:
         raise Incomplete(str(error)) from None
     if not is_same:
-        raise Incomplete("other values came back than were written")
+        raise Incomplete("the values read back differ from those written")

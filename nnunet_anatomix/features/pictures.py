@@ -1,4 +1,4 @@
-"""What the network sees in one scan: three slices, features as colours, single channels (as the paper's Fig. 1)."""
+"""Figure of a scan and its features: three slices, features as colours, channels (as in Fig. 1)."""
 
 from __future__ import annotations
 
@@ -16,37 +16,36 @@ from pretraining.imaging.grids import image_tensor
 from pretraining.imaging.views import VIEWS, letter_sides
 
 CHANNELS = 6
-"""Single channels shown, those that vary most."""
+"""Number of single channels shown: those that vary most."""
 _SAMPLE = 200_000
-"""Voxels of the foreground that tell ranges and principal components."""
+"""Maximum number of foreground voxels for ranges and principal components."""
 
 
 def draw_features(path: str | Path, image: sitk.Image, features: Tensor, *, clip: Clip | None = None) -> None:
-    """Draw the scan, the principal components of its features as red, green and blue, and single channels, to scale.
+    """Draw a scan, the principal components of its features as RGB, and single channels, to scale.
 
     Args:
-        path: The ``.png`` file, written whole or not at all.
-        image: Scalar, three axes.
-        features: (C, X, Y, Z) on its grid.
-        clip: Intensities shown black and white; left out, quantiles of the foreground.
+        path: File to write, ``.png``; written atomically.
+        image: Scan with three axes and one channel.
+        features: (C, X, Y, Z) on the grid of the scan.
+        clip: Intensities shown black and white. Default: quantiles of the foreground.
 
     Notes:
-        Rows are axial, coronal and sagittal slices through the middle of the foreground,
-            radiological: the patient's right is on the left.
-        Components are those of the foreground of the whole volume, so that colours mean the same in
-        all three.
+        Rows are axial, coronal and sagittal slices through the middle of the foreground, in
+        radiological convention: the patient's right is on the left. Components are computed from
+        the foreground of the whole volume, so that colours are comparable between slices.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    volume, features, spacing_mm = _oriented(image, features)
+    volume, features, spacing_mm = _reorient(image, features)
     foreground = _foreground(volume)
     middle = [_median(foreground.sum(tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     at = foreground.flatten().nonzero()[:, 0]
     at = at[:: 1 + len(at) // _SAMPLE]
     sample = features.flatten(1)[:, at]
-    shown = sample.std(1).argsort(descending=True)[:CHANNELS].sort().values.tolist()
+    selected = sample.std(1).argsort(descending=True)[:CHANNELS].sort().values.tolist()
     low, high = clip or volume.flatten()[at].quantile(torch.tensor(RANGE)).tolist()
     ranges = sample.quantile(torch.tensor(RANGE), dim=1).T.tolist()
     colours = FeatureColours(sample)
@@ -54,7 +53,7 @@ def draw_features(path: str | Path, image: sitk.Image, features: Tensor, *, clip
     extents = np.array(volume.shape) * spacing_mm
     heights = [max(extents[down], extents.max() / 8) for (_, down), _ in VIEWS.values()]
     width = max(extents[right] for (right, _), _ in VIEWS.values())
-    inches, columns = 2.2 / width, 2 + len(shown)
+    inches, columns = 2.2 / width, 2 + len(selected)
     layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     figure = Figure(figsize=(columns * 2.25, sum(heights) * inches + 0.5), layout=layout, facecolor="black")
     FigureCanvasAgg(figure)
@@ -65,7 +64,7 @@ def draw_features(path: str | Path, image: sitk.Image, features: Tensor, *, clip
         extent = (0, extents[axes[0]], extents[axes[1]], 0)
         row[0].imshow(scan.T.numpy(), cmap="gray", vmin=low, vmax=high, extent=extent, interpolation="bilinear")
         row[1].imshow(colours(slices).permute(2, 1, 0).numpy(), extent=extent, interpolation="bilinear")
-        for axis, channel in zip(row[2:], shown, strict=True):
+        for axis, channel in zip(row[2:], selected, strict=True):
             darkest, brightest = ranges[channel]
             axis.imshow(
                 slices[channel].T.numpy(),
@@ -90,15 +89,15 @@ def draw_features(path: str | Path, image: sitk.Image, features: Tensor, *, clip
             transform=row[0].transAxes,
         )
     for axis, name in zip(
-        rows[0], ("scan", "principal components", *(f"channel {channel}" for channel in shown)), strict=True
+        rows[0], ("scan", "principal components", *(f"channel {channel}" for channel in selected)), strict=True
     ):
         axis.set_title(name, color="white", fontsize=10)
     with atomic_write(path) as partial:
         figure.savefig(partial, format="png", dpi=120)
 
 
-def _oriented(image: sitk.Image, features: Tensor) -> tuple[Tensor, Tensor, np.ndarray]:
-    """Scan, features and spacing with the patient's right, front and top first."""
+def _reorient(image: sitk.Image, features: Tensor) -> tuple[Tensor, Tensor, np.ndarray]:
+    """Reorient scan, features and spacing so that axes start at the patient's right, front, top."""
     orient = sitk.DICOMOrientImageFilter()
     orient.SetDesiredCoordinateOrientation("LPI")
     volume = image_tensor(orient.Execute(image))
@@ -108,16 +107,16 @@ def _oriented(image: sitk.Image, features: Tensor) -> tuple[Tensor, Tensor, np.n
 
 
 def _foreground(volume: Tensor) -> Tensor:
-    """(X, Y, Z) bool, what is brighter than Otsu's threshold."""
+    """Return the mask of voxels brighter than Otsu's threshold, (X, Y, Z) bool."""
     from skimage.filters import threshold_otsu
 
     values = volume.numpy()
     sample = values.ravel()[:: 1 + values.size // _SAMPLE]
     low, high = np.quantile(sample, RANGE)
-    found = volume > float(threshold_otsu(np.clip(sample, low, high))) if low < high else volume > low
-    return found if found.any() else torch.ones_like(found)
+    mask = volume > float(threshold_otsu(np.clip(sample, low, high))) if low < high else volume > low
+    return mask if mask.any() else torch.ones_like(mask)
 
 
 def _median(counts: Tensor) -> int:
-    """Where half of the counts lie on either side."""
+    """Return the index of the median of a histogram."""
     return int((counts.cumsum(0) * 2 >= counts.sum()).nonzero()[0])

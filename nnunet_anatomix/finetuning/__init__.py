@@ -1,6 +1,6 @@
-"""Few-shot fine-tuning of the pretrained backbone by stock nnU-Net commands (Sec.
+"""Few-shot fine-tuning of the pretrained backbone with stock nnU-Net commands (Sec. 4.2).
 
-4.2); nothing here imports beside an older nnU-Net.
+Importing this package fails with one line if nnU-Net is missing or too old.
 """
 
 from nnunet_anatomix.finetuning.nnunet_guard import require_nnunet

@@ -1,4 +1,7 @@
-"""A raw dataset, looked through before anything is planned: what nnU-Net would stumble over later, or learn nonsense from, is said now."""
+"""Validation of a raw dataset before planning.
+
+It reports early what would make nnU-Net fail later, or learn from wrong data.
+"""
 
 from __future__ import annotations
 
@@ -34,18 +37,21 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class RawDataset:
-    """A dataset whose files are all there."""
+    """Raw dataset whose files all exist."""
 
     name: str
     folder: Path
     description: Mapping[str, Any]
-    """Its ``dataset.json``."""
+    """Content of ``dataset.json``."""
     cases: Mapping[str, Mapping[str, Any]]
-    """Training case → its ``images`` and ``label`` files."""
+    """``images`` and ``label`` files of each training case."""
 
 
 def find_dataset(dataset: str) -> RawDataset:
-    """The dataset with this ID or name in ``nnUNet_raw``, its files counted but not read.
+    """Find a dataset in ``nnUNet_raw`` and check that its files exist, without reading them.
+
+    Args:
+        dataset: ID or name.
 
     Raises:
         InputError: If nnU-Net's folders, ``dataset.json``, labels, channels or files are missing or
@@ -63,9 +69,9 @@ def find_dataset(dataset: str) -> RawDataset:
             f"no single dataset '{dataset}' in {nnUNet_raw}; expected one folder Dataset{str(dataset).zfill(3)}_NAME"
         ) from None
     folder = Path(nnUNet_raw) / name
-    described = read_dataset_json(folder / DATASET_FILE)
-    channels, ending = len(described.channel_names), described.file_ending
-    description = {"channel_names": described.content.get("modality"), **described.content}
+    dataset_json = read_dataset_json(folder / DATASET_FILE)
+    channels, ending = len(dataset_json.channel_names), dataset_json.file_ending
+    description = {"channel_names": dataset_json.content.get("modality"), **dataset_json.content}
     require_labels(name, description)
     cases = (
         get_filenames_of_train_images_and_targets(str(folder), description) if _has_images(folder, description) else {}
@@ -74,7 +80,8 @@ def find_dataset(dataset: str) -> RawDataset:
         raise InputError(f"{name} has no training images in {folder / 'imagesTr'}")
     if unlabelled := [case for case, files in cases.items() if not Path(files["label"]).is_file()]:
         raise InputError(
-            f"{name}: {len(unlabelled)} training cases have no label, the first is '{unlabelled[0]}'; expected it in labelsTr"
+            f"{name}: {len(unlabelled)} training cases have no label, the first is '{unlabelled[0]}'; "
+            "expected it in labelsTr"
         )
     for case, files in cases.items():
         if len(files["images"]) != channels or not all(Path(image).is_file() for image in files["images"]):
@@ -87,16 +94,20 @@ def find_dataset(dataset: str) -> RawDataset:
 
 
 def check_cases(dataset: RawDataset) -> None:
-    """Read every training case, and refuse what nothing can be learned from.
+    """Read every training case and reject those that cannot be trained on.
+
+    Args:
+        dataset: Dataset from :func:`find_dataset`.
 
     Raises:
-        InputError: Naming the case: damaged, unreadable or 2D files (see
-            :mod:`pretraining.imaging.integrity`), files of one case on different grids, NaN or
-            infinite voxels, a constant channel, label values that ``dataset.json`` does not name.
+        InputError: If a case has damaged, unreadable or 2D files (see
+            :mod:`pretraining.imaging.integrity`), files on different grids, NaN or infinite voxels,
+            a constant channel, or label values that ``dataset.json`` does not name. The message
+            names the case.
 
     Notes:
-        A label that no training case shows is worth a warning alone: benchmarks name organs that a
-            single patient may lack.
+        A label that occurs in no training case only causes a warning: benchmarks name organs that a
+        single patient may lack.
     """
     labels = LabelManager(dataset.description["labels"], dataset.description.get("regions_class_order"))
     known = {int(label) for label in labels.all_labels} | (
@@ -106,10 +117,10 @@ def check_cases(dataset: RawDataset) -> None:
         (case, files["images"], files["label"], dataset.description) for case, files in sorted(dataset.cases.items())
     ]
     processes = min(len(jobs), default_num_processes, available_cores())
-    shown: set[int] = set()
+    seen: set[int] = set()
     # Spawned processes take longer to start than a few scans take to read.
     for (case, *_), (found, notes) in tqdm(
-        imap_unordered(_inspect, jobs, processes=processes if len(jobs) > 8 else 1),
+        imap_unordered(_check_case, jobs, processes=processes if len(jobs) > 8 else 1),
         total=len(jobs),
         desc="checking scans",
         leave=False,
@@ -117,74 +128,82 @@ def check_cases(dataset: RawDataset) -> None:
     ):
         for note in notes:
             log.warning("%s: case '%s': %s", dataset.name, case, note)
-        if strange := sorted(found - known):
+        if unknown := sorted(found - known):
             raise InputError(
-                f"{dataset.name}: labels of case '{case}' hold the values {strange}, dataset.json names {sorted(known)}"
+                f"{dataset.name}: labels of case '{case}' hold the values {unknown}, dataset.json names {sorted(known)}"
             )
-        shown |= found
-    if unseen := sorted(known - shown - {0}):
+        seen |= found
+    if unseen := sorted(known - seen - {0}):
         names = {
             name: value
             for name, value in dataset.description["labels"].items()
             if name != "ignore" and _values(value) & set(unseen)
         }
-        log.warning("%s: no training case shows label %s %s; it cannot be learned", dataset.name, unseen, sorted(names))
+        log.warning(
+            "%s: no training case contains label %s %s; it cannot be learned", dataset.name, unseen, sorted(names)
+        )
 
 
-def _inspect(job: tuple[str, list[str], str, Mapping[str, Any]]) -> tuple[set[int], list[str]]:
-    """The label values of one case, and notes on it, all else having been found in order."""
+def _check_case(job: tuple[str, list[str], str, Mapping[str, Any]]) -> tuple[set[int], list[str]]:
+    """Check one case; return its label values and notes for the user."""
     case, images, label, description = job
-    headers = {Path(path): _judged(case, Path(path)) for path in (*images, label)}
+    headers = {Path(path): _check_header(case, Path(path)) for path in (*images, label)}
     reader = determine_reader_writer_from_dataset_json(dict(description), images[0], verbose=False)()
     try:
         scan, properties = reader.read_images(images)
         segmentation, label_properties = reader.read_seg(label)
-    except Exception as error:  # of ITK, nibabel, tifffile: there is no common class
+    except Exception as error:  # ITK, nibabel and tifffile have no common exception class
         raise InputError(
-            f"case '{case}': cannot read {[Path(image).name for image in images]} and {Path(label).name} together: {_line(error)}"
+            f"case '{case}': cannot read {[Path(image).name for image in images]} and {Path(label).name} together: "
+            f"{_to_line(error)}"
         ) from None
     if 1 in scan.shape[1:]:
         raise InputError(f"case '{case}' is 2D: {Path(images[0]).name} has {scan.shape[1:]} voxels; the backbone is 3D")
     low, high = SANE_SPACING_MM
     if not all(low <= spacing <= high for spacing in properties["spacing"]):
         raise InputError(
-            f"case '{case}': expected spacings from {low:g} to {high:g} mm, found {_plain(properties['spacing'])}; mend the header"
+            f"case '{case}': expected spacings from {low:g} to {high:g} mm, found {_to_floats(properties['spacing'])}; "
+            "correct the header"
         )
     if scan.shape[1:] != segmentation.shape[1:]:
         raise InputError(
-            f"case '{case}': image of {scan.shape[1:]} voxels, label of {segmentation.shape[1:]}; both must be on one grid"
+            f"case '{case}': image of {scan.shape[1:]} voxels, label of {segmentation.shape[1:]}; "
+            "both must be on one grid"
         )
-    of_image, of_label = (_grid(scan.shape[1:], found) for found in (properties, label_properties))
-    if not same_grid(of_image, of_label, within_vox=ROUNDED_HEADERS_VOX):
+    image_grid, label_grid = (_to_grid(scan.shape[1:], found) for found in (properties, label_properties))
+    if not same_grid(image_grid, label_grid, within_vox=ROUNDED_HEADERS_VOX):
         found = "; ".join(
             f"{name} of the image is {first}, of the label {second}"
             for name, first, second in zip(
-                ("size", "spacing", "origin", "direction"), astuple(of_image), astuple(of_label), strict=True
+                ("size", "spacing", "origin", "direction"), astuple(image_grid), astuple(label_grid), strict=True
             )
             if first != second
         )
-        apart = corner_distance_vox(of_image, of_label)
-        raise InputError(f"case '{case}': {found}; both must be on one grid, and lie {apart:.3g} voxels apart")
+        distance = corner_distance_vox(image_grid, label_grid)
+        raise InputError(
+            f"case '{case}': {found}; both must be on one grid, but their corners are {distance:.3g} voxels apart"
+        )
     for image, channel in zip(images, scan, strict=True):
         low, high = float(channel.min()), float(channel.max())
-        # NaN and infinity both spoil the minimum or the maximum.
+        # NaN and infinity both show in the minimum or the maximum.
         if not np.isfinite([low, high]).all():
             raise InputError(
                 f"case '{case}': {Path(image).name} has NaN or infinite voxels; replace them by the background's value"
             )
         if low == high:
             raise InputError(
-                f"case '{case}': {Path(image).name} is constant ({low:g} everywhere); take it out or replace it"
+                f"case '{case}': {Path(image).name} is constant ({low:g} everywhere); remove or replace it"
             )
     notes = _orientation_notes(headers, Path(images[0]), properties)
     values = np.unique(segmentation)
     if not np.array_equal(values, np.round(values)):
-        strange = values[values % 1 != 0][0]
-        raise InputError(f"case '{case}': {Path(label).name} must hold whole numbers, found {strange:g}")
+        fraction = values[values % 1 != 0][0]
+        raise InputError(f"case '{case}': {Path(label).name} must hold whole numbers, found {fraction:g}")
     return {int(value) for value in values}, notes
 
 
-def _judged(case: str, path: Path) -> VolumeHeader | None:
+def _check_header(case: str, path: Path) -> VolumeHeader | None:
+    """Return the header of a file; raise InputError if the file is damaged or not a volume."""
     try:
         header = check_file(path)
         if header is not None:
@@ -197,34 +216,38 @@ def _judged(case: str, path: Path) -> VolumeHeader | None:
 def _orientation_notes(
     headers: Mapping[Path, VolumeHeader | None], first: Path, properties: Mapping[str, Any]
 ) -> list[str]:
-    """Which of two placements nnU-Net's reader took, where a header has two."""
+    """Return notes on which orientation nnU-Net's reader used, for headers that give two."""
     header = headers[first]
     if header is None or not header.is_nifti:
         return []
     if "sitk_stuff" in properties:
         grid = properties["sitk_stuff"]
-        taken = ras_affine(grid["direction"], grid["spacing"], grid["origin"])
+        used = ras_affine(grid["direction"], grid["spacing"], grid["origin"])
     elif "nibabel_stuff" in properties:
-        taken = np.asarray(properties["nibabel_stuff"]["original_affine"])
+        used = np.asarray(properties["nibabel_stuff"]["original_affine"])
     else:
         return []
     note = (
-        "its axes are not at right angles (sheared), and are taken for such"
+        "its axes are not at right angles (sheared), but are read as if they were"
         if is_sheared_alone(header)
-        else orientation_note(header, taken)
+        else orientation_note(header, used)
     )
     return [f"{first.name}: {note}"] if note else []
 
 
-def _grid(shape: Sequence[int], properties: Mapping[str, Any]) -> Grid:
-    """What nnU-Net's reader says of a file; readers other than that of SimpleITK tell no more than shape and spacing, (Z, Y, X)."""
-    size, spacing = tuple(int(side) for side in reversed(shape)), _plain(reversed(properties["spacing"]))
-    known = properties.get("sitk_stuff", {"origin": (0, 0, 0), "direction": np.eye(3).ravel()})
-    origin, direction = _plain(known["origin"]), _plain(known["direction"])
+def _to_grid(shape: Sequence[int], properties: Mapping[str, Any]) -> Grid:
+    """Convert the properties of nnU-Net's reader, (Z, Y, X), to a grid.
+
+    Readers other than SimpleITK's give only shape and spacing; origin and direction are then 0 and
+    the identity.
+    """
+    size, spacing = tuple(int(side) for side in reversed(shape)), _to_floats(reversed(properties["spacing"]))
+    placement = properties.get("sitk_stuff", {"origin": (0, 0, 0), "direction": np.eye(3).ravel()})
+    origin, direction = _to_floats(placement["origin"]), _to_floats(placement["direction"])
     return Grid(size=triple(size), spacing_mm=triple(spacing), origin_mm=triple(origin), direction=direction)
 
 
-def _plain(numbers: Any) -> tuple[float, ...]:
+def _to_floats(numbers: Any) -> tuple[float, ...]:
     return tuple(float(number) for number in numbers)
 
 
@@ -232,7 +255,7 @@ def _values(label: Any) -> set[int]:
     return {int(value) for value in (label if isinstance(label, (list, tuple)) else [label])}
 
 
-def _line(error: Exception) -> str:
+def _to_line(error: Exception) -> str:
     return (" ".join(str(error).split()) or type(error).__name__)[-200:]
 
 
@@ -241,29 +264,30 @@ def _has_images(folder: Path, description: Mapping[str, Any]) -> bool:
 
 
 def require_labels(dataset_name: str, description: Mapping[str, Any]) -> None:
-    """Refuse labels that nnU-Net would stumble over, or that leave nothing to learn.
+    """Check that nnU-Net can train on the labels of ``dataset.json``.
 
     Args:
-        dataset_name: For messages.
-        description: The dataset.json.
+        dataset_name: Name of the dataset, for messages.
+        description: Content of ``dataset.json``.
 
     Raises:
-        InputError: Unless there are names with numbers, a background of 0, a foreground,
-            consecutive numbers, the ignore label last, and for regions an order of classes that
-            fits them.
+        InputError: Unless labels are names with consecutive numbers, with a background of 0, at
+            least one foreground label, the ignore label last, and for regions a matching order of
+            classes.
     """
     where = f"dataset.json of {dataset_name}"
-    described = DatasetJson(where=where, content=description)
-    described.require_background()
-    if not described.foreground:
+    dataset_json = DatasetJson(where=where, content=description)
+    dataset_json.require_background()
+    if not dataset_json.foreground:
         raise InputError(f"{dataset_name} has no foreground label in dataset.json; fine-tuning needs one")
-    known = {0}.union(*described.foreground.values())
-    if IGNORE in described.labels and (found := description["labels"][IGNORE]) != max(known) + 1:
+    known = {0}.union(*dataset_json.foreground.values())
+    if IGNORE in dataset_json.labels and (found := description["labels"][IGNORE]) != max(known) + 1:
         raise InputError(
-            f"{where}: expected {max(known) + 1} for the label ignore, after all others, found {found}; renumber the labels"
+            f"{where}: expected {max(known) + 1} for the label ignore, after all others, found {found}; "
+            "renumber the labels"
         )
-    if described.has_regions:
-        described.require_region_numbers()
+    if dataset_json.has_regions:
+        dataset_json.require_region_numbers()
     elif known != set(range(len(known))):
         raise InputError(
             f"{where}: expected the labels 0 to {len(known) - 1}, found {sorted(known)}; renumber them without gaps"

@@ -1,13 +1,17 @@
-"""Which grid to train on, and how much of it at a time: spacing, patch and batch from a dataset's fingerprint.
+"""Spacing, patch size and batch size, computed from a dataset's fingerprint.
 
 The rule, in full:
 
-1. The grid takes the median spacing of the training scans. The backbone pools alike along all axes, so an axis that is more than
-   ``anisotropy`` times as coarse as the finest is resampled to the finest.
-2. If the median scan would then have more than ``scan_voxels``, all axes are made coarser by one factor.
-3. Axes of at least ``least_side`` voxels share one patch side: the largest multiple of the network's that fits the shortest of them,
-   at most ``patch_side``. A shorter axis gets the smallest multiple that holds it.
-4. What does not fit into the memory target is made smaller: the shared side down to ``least_side``, then the batch, then the side again.
+1. The target grid has the median spacing of the training scans. The backbone pools all axes by the
+   same factor, so an axis that is more than ``anisotropy`` times as coarse as the finest is
+   resampled to the finest.
+2. If the median scan then has more than ``scan_voxels`` voxels, all axes are made coarser by one
+   factor.
+3. Axes of at least ``least_side`` voxels share one patch side: the largest multiple of the
+   network's side unit that fits the shortest of these axes, at most ``patch_side``. A shorter axis
+   gets the smallest multiple that contains it.
+4. If training exceeds the memory target, sizes are reduced in this order: the shared side down to
+   ``least_side``, then the batch, then the side again.
 """
 
 from __future__ import annotations
@@ -23,22 +27,26 @@ from pretraining.common.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class GeometryConfig:
-    """Numbers of the rule; the defaults agree with the paper's six datasets (Table 8) within the tolerance that our tests state."""
+    """Parameters of the rule.
+
+    The defaults reproduce the paper's six datasets (Table 8) within the tolerance that the tests
+    state.
+    """
 
     anisotropy: float = 1.5
-    """An axis may be this many times as coarse as the finest without being resampled."""
+    """Greatest ratio of an axis' spacing to the finest spacing without resampling."""
     scan_voxels: int = 256**3
-    """The median scan is not resampled to more: the largest grid that the paper trains on."""
+    """Maximum size of the resampled median scan, voxels; the paper's largest grid."""
     patch_side: int = 112
-    """Shared side at most, voxels; halfway between the paper's 96 and 128."""
+    """Maximum shared patch side, voxels; halfway between the paper's 96 and 128."""
     generous_patch_side: int = 128
-    """The same where more memory is asked for than ``memory_gb``: the paper's largest."""
+    """Maximum shared patch side if the memory target exceeds ``memory_gb``; the paper's largest."""
     least_side: int = 80
-    """Of axes that share a side, voxels; the paper's smallest."""
+    """Minimum extent of axes that share a patch side, voxels; the paper's smallest side."""
     batch_size: int = 4
-    """Patches a step."""
+    """Patches per step."""
     memory_gb: float = 8.0
-    """Memory target where none is asked for and the card has no less, 2^30 bytes."""
+    """Default memory target, 2^30 bytes; less on a smaller GPU."""
 
     def __post_init__(self) -> None:
         check_count(
@@ -55,12 +63,12 @@ class GeometryConfig:
 def target_spacing(
     spacings_mm: Sequence[Sequence[float]], shapes: Sequence[Sequence[int]], config: GeometryConfig
 ) -> list[float]:
-    """The grid to resample all scans to: steps 1 and 2 of the rule.
+    """Compute the spacing to resample all scans to (steps 1 and 2 of the rule).
 
     Args:
-        spacings_mm: One triple a training scan, in any one order of axes.
-        shapes: The scans' voxels, in the same order.
-        config: Numbers of the rule.
+        spacings_mm: One triple per training scan, mm, in any one order of axes.
+        shapes: Sizes of the scans, voxels, in the same order of axes.
+        config: Parameters of the rule.
 
     Returns:
         Three spacings, mm.
@@ -74,21 +82,22 @@ def target_spacing(
 
 
 def median_shape(spacings_mm: np.ndarray, shapes: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
-    """Voxels of the median scan after resampling to ``spacing_mm``, axis by axis."""
+    """Return the median size of the scans after resampling to ``spacing_mm``, voxels per axis."""
     return np.median(np.asarray(shapes) * np.asarray(spacings_mm) / np.asarray(spacing_mm), axis=0)
 
 
 def patch_size(shape: Sequence[float], side: int, config: GeometryConfig, *, multiple: int, min_side: int) -> list[int]:
-    """Step 3 of the rule.
+    """Compute the patch size (step 3 of the rule).
 
     Args:
-        shape: Voxels of the median scan on the target grid.
-        side: Greatest shared side, voxels.
-        config: Numbers of the rule.
-        multiple, min_side: What the backbone takes, voxels.
+        shape: Size of the median scan on the target grid, voxels.
+        side: Maximum shared side, voxels.
+        config: Parameters of the rule.
+        multiple: Side unit of the backbone, voxels: every side is a multiple of it.
+        min_side: Smallest side that the backbone accepts, voxels.
 
     Returns:
-        The patch, voxels; every axis a multiple of ``multiple`` and at least ``min_side``.
+        Patch size, voxels; every side is a multiple of ``multiple`` and at least ``min_side``.
     """
     whole = [max(1, round(extent)) for extent in shape]
     shared = min((extent for extent in whole if extent >= config.least_side), default=side)
@@ -105,19 +114,22 @@ def patch_and_batch(
     memory_target_gb: float,
     needed_gb: Callable[[Sequence[int], int], float],
 ) -> tuple[list[int], int]:
-    """Steps 3 and 4 of the rule: the largest patch and batch that fit.
+    """Find the largest patch and batch that fit into memory (steps 3 and 4 of the rule).
 
     Args:
-        shape, config, multiple, min_side: As for :func:`patch_size`.
-        memory_target_gb: Not to be exceeded, 2^30 bytes.
-        needed_gb: Memory of training with a patch and a batch, see
+        shape: Size of the median scan on the target grid, voxels.
+        config: Parameters of the rule.
+        multiple: Side unit of the backbone, voxels.
+        min_side: Smallest side that the backbone accepts, voxels.
+        memory_target_gb: Memory limit, 2^30 bytes.
+        needed_gb: Function from patch and batch to the memory of training, 2^30 bytes; see
             :func:`nnunet_anatomix.finetuning.memory.training_memory_gb`.
 
     Returns:
-        Patch, voxels, and batch.
+        Patch size, voxels, and batch size.
 
     Raises:
-        InputError: If not even one patch of the smallest side fits.
+        InputError: If even one patch of the smallest side does not fit.
     """
     for side, batch in _candidates(config, multiple, min_side, generous=memory_target_gb > config.memory_gb):
         patch = patch_size(shape, side, config, multiple=multiple, min_side=min_side)
@@ -125,12 +137,13 @@ def patch_and_batch(
         if needed <= memory_target_gb:
             return patch, batch
     raise InputError(
-        f"training needs at least {needed:.1f} GB, for one patch of {patch} voxels; the memory target is {memory_target_gb:.1f} GB"
+        f"training needs at least {needed:.1f} GB, for one patch of {patch} voxels; "
+        f"the memory target is {memory_target_gb:.1f} GB"
     )
 
 
 def _candidates(config: GeometryConfig, multiple: int, min_side: int, *, generous: bool) -> Iterator[tuple[int, int]]:
-    """Shared side and batch, in the order in which they are tried."""
+    """Yield pairs of shared side and batch size, in order of preference."""
     most = config.generous_patch_side if generous else config.patch_side
     for batch in sorted({config.batch_size, (config.batch_size + 1) // 2, 1}, reverse=True):
         yield from ((side, batch) for side in range(most, config.least_side - 1, -multiple))

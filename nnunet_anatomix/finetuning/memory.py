@@ -1,4 +1,4 @@
-"""How much memory one training step takes, before any card is asked."""
+"""Analytic estimate of the memory that one training step takes; needs no GPU."""
 
 from __future__ import annotations
 
@@ -12,34 +12,30 @@ from pretraining.backbone.unet import UNet, UNetConfig
 
 GB = 2**30
 _HALF, _SINGLE, _INDEX = 2, 4, 8
-"""Bytes of autocast's activations, of parameters and logits, of the places that max pooling
-remembers.
-"""
+"""Bytes per autocast activation, per parameter or logit, and per index stored by max pooling."""
 _PARAMETER_COPIES = 4
 """Weights, gradient and Adam's two moments."""
 _LOGIT_COPIES = 5
-"""Of the size of the float32 logits: themselves, softmax, one-hot target, cross-entropy and a
-gradient.
-"""
+"""Float32 tensors of the logits' size: logits, softmax, one-hot target, cross-entropy, gradient."""
 _TRANSIENT = 1.15
-"""Gradients and workspace that live beside the activations."""
+"""Factor for gradients and workspace that exist at the same time as the activations."""
 _RUNTIME_GB = 0.6
-"""Of CUDA's context and the libraries' kernels."""
+"""Memory of the CUDA context and the libraries' kernels, 2^30 bytes."""
 
 
 def activation_bytes(backbone: UNetConfig, patch: Sequence[int], batch: int) -> int:
-    """What the forward pass keeps for the backward pass, in 16-bit autocast.
+    """Return the bytes that the forward pass stores for the backward pass, in 16-bit autocast.
 
-    Every convolution keeps its padded input, its output and what follows normalization and ReLU;
-    pooling keeps its result and, of maxima, where they were found. The input of a decoder's first
-    convolution is the padded concatenation, or the skip connection and the level below, padded
-    each. The features go to the head in float32, which is as much again as their normalization
-    would have kept.
+    Every convolution stores its padded input, its output and the result of normalization and ReLU.
+    Pooling stores its result and, for max pooling, the indices of the maxima. The input of a
+    decoder's first convolution is the padded concatenation, or the skip connection and the coarser
+    level, each padded. The head takes the features in float32, which costs as much as their
+    normalization would have stored.
 
     Args:
-        backbone: The network.
-        patch: (X, Y, Z), voxels, a multiple of the backbone's.
-        batch: Patches.
+        backbone: Architecture.
+        patch: (X, Y, Z), voxels; multiples of the backbone's side unit.
+        batch: Patches per step.
     """
     with torch.device("meta"):
         net = UNet(backbone)
@@ -62,11 +58,13 @@ def activation_bytes(backbone: UNetConfig, patch: Sequence[int], batch: int) -> 
 
 
 def training_memory_gb(backbone: UNetConfig, patch: Sequence[int], batch: int, classes: int) -> float:
-    """Peak of one training step of :class:`~nnunet_anatomix.finetuning.network.AnatomixNetwork`, in 2^30 bytes.
+    """Estimate the peak memory of one training step of ``AnatomixNetwork``, in 2^30 bytes.
 
     Args:
-        backbone, patch, batch: As for :func:`activation_bytes`.
-        classes: Segmentation heads.
+        backbone: Architecture.
+        patch: (X, Y, Z), voxels; multiples of the backbone's side unit.
+        batch: Patches per step.
+        classes: Output channels of the segmentation head.
 
     Notes:
         Checked against measured peaks of real steps on a CPU, in bfloat16

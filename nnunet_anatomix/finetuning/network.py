@@ -1,4 +1,4 @@
-"""The backbone with a segmentation head, as nnU-Net builds and runs it (Sec. 4.2, App. B.5)."""
+"""Backbone with a segmentation head, as nnU-Net builds and runs it (Sec. 4.2, App. B.5)."""
 
 from __future__ import annotations
 
@@ -20,22 +20,29 @@ FeatureNorm = Literal["none", "voxelwise"]
 
 
 def backbone_config(arch_kwargs: Mapping[str, Any], in_channels: int = 1) -> UNetConfig:
-    """The backbone in a plan's ``arch_kwargs``, which hold keyword arguments of :class:`AnatomixNetwork` besides."""
-    beside = ("strides", "feature_norm")
-    fields = {name: value for name, value in arch_kwargs.items() if name not in beside}
+    """Return the backbone that a plan's ``arch_kwargs`` describe.
+
+    Args:
+        arch_kwargs: Keyword arguments of :class:`AnatomixNetwork`; those that do not concern the
+            backbone are ignored.
+        in_channels: Image channels.
+    """
+    not_backbone = ("strides", "feature_norm")
+    fields = {name: value for name, value in arch_kwargs.items() if name not in not_backbone}
     return from_dict(UNetConfig, {**fields, "in_channels": in_channels})
 
 
 def rescale_channels(x: Tensor) -> Tensor:
-    """Min-max every channel of every patch to [0, 1]; a constant channel keeps what of its value lies there.
+    """Min-max scale every channel of every patch to [0, 1].
 
-    That leaves the one-hot channels of a cascade alone, also where a patch lies within one label.
+    A constant channel is clamped to [0, 1] instead. The one-hot channels of a cascade therefore
+    stay unchanged, even in a patch inside one label.
 
     Args:
-        x: (B, C, X, Y, Z), any intensity unit: z-scores of a stock plan, [0, 1] of ours.
+        x: (B, C, X, Y, Z), any intensity unit: z-scores of a stock plan, [0, 1] of our plans.
 
     Returns:
-        (B, C, X, Y, Z), the range that the backbone was pretrained on.
+        (B, C, X, Y, Z) in [0, 1], the range that the backbone was pretrained on.
     """
     low, high = x.amin((2, 3, 4), keepdim=True), x.amax((2, 3, 4), keepdim=True)
     spread = high - low
@@ -43,27 +50,39 @@ def rescale_channels(x: Tensor) -> Tensor:
     return (x - low) / torch.where(varies, spread, 1) + torch.where(varies, 0, low.clamp(0, 1))
 
 
-def margins(shape: Sequence[int], multiple: int, min_side: int) -> list[tuple[int, int]]:
-    """Voxels to add before and after each axis, so that it is a multiple of ``multiple`` and at least ``min_side``."""
+def padding_margins(shape: Sequence[int], multiple: int, min_side: int) -> list[tuple[int, int]]:
+    """Compute the padding that makes a shape valid for the backbone.
+
+    Args:
+        shape: Size of the patch, voxels.
+        multiple: Side unit of the backbone, voxels.
+        min_side: Smallest side that the backbone accepts, voxels.
+
+    Returns:
+        Voxels to add before and after each axis, so that it is a multiple of ``multiple`` and at
+        least ``min_side``.
+    """
     missing = [max(min_side, -(-side // multiple) * multiple) - side for side in shape]
     return [(total // 2, total - total // 2) for total in missing]
 
 
 def pooling_strides(poolings: int) -> list[list[int]]:
-    """What a plan's ``strides`` says of a backbone: nnU-Net reads the scales of deep supervision from it."""
+    """Return the ``strides`` of a plan, from which nnU-Net reads the scales of deep supervision."""
     return [[1, 1, 1]] + [[2, 2, 2]] * poolings
 
 
 class SegmentationHeads(nn.Module):
-    """A 1×1×1 convolution to classes for the full resolution, and with deep supervision for every coarser decoder level.
+    """Segmentation heads: a 1×1×1 convolution to classes per supervised resolution.
 
-    The name of ``seg_layers`` tells nnU-Net's ``-pretrained_weights`` what to leave out. A network
-    without deep supervision has no coarser heads, as parameters without gradient would stop
-    distributed training, and leaves those of a checkpoint aside.
+    Without deep supervision there is only the full-resolution head: parameters without gradient
+    would stop distributed training. Coarser heads in a checkpoint are then ignored.
 
     Args:
-        channels: Of the features, from the full resolution down.
-        classes: Segmentation heads.
+        channels: Feature channels, from the full resolution down; one entry per head.
+        classes: Output channels of each head.
+
+    Notes:
+        nnU-Net's ``-pretrained_weights`` skips parameters by the attribute name ``seg_layers``.
     """
 
     def __init__(self, channels: Sequence[int], classes: int) -> None:
@@ -81,21 +100,21 @@ class SegmentationHeads(nn.Module):
 
 
 class AnatomixNetwork(nn.Module):
-    """Backbone and 1×1×1 convolutions to classes; takes patches of any size and any intensity scale.
+    """Backbone and 1×1×1 convolutions to classes, for patches of any size and intensity scale.
 
     A plan names this class in ``network_class_name``, so that stock trainers and stock prediction
-    find it too.
+    also find it.
 
     Args:
         input_channels: Image channels.
-        num_classes: Segmentation heads.
-        deep_supervision: Also give logits at the coarser decoder levels, as stock trainers want
-            them; off in the paper.
-        strides: Of nnU-Net's plan; must be those of the backbone.
+        num_classes: Output channels.
+        deep_supervision: Also return logits at the coarser decoder levels, as stock trainers
+            require; off in the paper.
+        strides: Strides of nnU-Net's plan; must match the backbone.
         feature_norm: ``voxelwise`` applies :func:`normalize_voxelwise` before the full-resolution
-            head, as the published 94M network wants.
-        backbone: Fields of :class:`~pretraining.backbone.unet.UNetConfig` but ``in_channels``; left
-            out, the paper's Table 7.
+            head, as the published 94M network requires.
+        backbone: Fields of :class:`~pretraining.backbone.unet.UNetConfig` except ``in_channels``.
+            Default: the paper's Table 7.
 
     Raises:
         InputError: For an unknown backbone field, a value out of range or strides of another
@@ -116,7 +135,8 @@ class AnatomixNetwork(nn.Module):
         expected = pooling_strides(config.poolings)
         if strides is not None and [list(stride) for stride in strides] != expected:
             raise InputError(
-                f"the plan's strides must be {expected}, as its backbone has {config.poolings} poolings; found {strides}"
+                f"the plan's strides must be {expected}, as its backbone has {config.poolings} poolings; "
+                f"found {strides}"
             )
         if feature_norm not in ("none", "voxelwise"):
             raise InputError(f"feature_norm is 'none' or 'voxelwise', found {feature_norm!r}")
@@ -132,45 +152,47 @@ class AnatomixNetwork(nn.Module):
         self.to(memory_format=torch.channels_last_3d)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        """Logits.
+        """Return logits.
 
         Args:
-            x: (B, C, X, Y, Z), any size of at least one voxel an axis; with deep supervision a
-                multiple of the backbone's.
+            x: (B, C, X, Y, Z), at least one voxel per axis; with deep supervision, multiples of
+                the backbone's side unit.
 
         Returns:
             (B, num_classes, X, Y, Z), float32 unless the caller opened autocast; with deep
-            supervision a list of them, each of half the resolution of the one before.
+            supervision a list of such tensors, each at half the resolution of the previous one.
         """
         if x.ndim != 5:
             raise InputError(
-                f"AnatomixNetwork is 3D: expected (B, C, X, Y, Z), found {tuple(x.shape)}; use the configuration 3d_fullres"
+                f"AnatomixNetwork is 3D: expected (B, C, X, Y, Z), found {tuple(x.shape)}; "
+                "use the configuration 3d_fullres"
             )
         config, taps = self.backbone.config, self._taps if self.decoder.deep_supervision else self._taps[:1]
-        added = margins(x.shape[2:], config.multiple, config.min_side)
+        added = padding_margins(x.shape[2:], config.multiple, config.min_side)
         if len(taps) > 1 and any(map(any, added)):
             raise InputError(
-                f"deep supervision needs patches of multiples of {config.multiple} and at least {config.min_side} voxels, "
-                f"found {tuple(x.shape[2:])}; change the plan's patch_size or train with -tr AnatomixTrainer"
+                f"deep supervision needs patch sides that are multiples of {config.multiple} and at least "
+                f"{config.min_side} voxels, found {tuple(x.shape[2:])}; "
+                "change the plan's patch_size or train with -tr AnatomixTrainer"
             )
         with reduced_precision(x.device):
-            found = self.backbone.features(
-                _padded(rescale_channels(x), added).contiguous(memory_format=torch.channels_last_3d), taps
+            tapped = self.backbone.features(
+                _pad(rescale_channels(x), added).contiguous(memory_format=torch.channels_last_3d), taps
             )
         inner: tuple[Any, ...] = (
             ...,
             *(slice(before, before + side) for (before, _), side in zip(added, x.shape[2:], strict=True)),
         )
-        # The heads are cheap; outside of our autocast their logits keep float32's resolution.
-        features = [(found[tap][inner] if tap == "output" else found[tap]).to(x.dtype) for tap in taps]
+        # The heads are cheap; outside of our autocast their logits keep the resolution of float32.
+        features = [(tapped[tap][inner] if tap == "output" else tapped[tap]).to(x.dtype) for tap in taps]
         if self._feature_norm == "voxelwise":
             features[0] = normalize_voxelwise(features[0])
         logits = [head(level) for head, level in zip(self.decoder.seg_layers, features, strict=False)]
         return logits if len(logits) > 1 else logits[0]
 
 
-def _padded(x: Tensor, added: Sequence[tuple[int, int]]) -> Tensor:
-    """Reflect into the margins, as the backbone's own convolutions do; repeat the border where an axis is too short for that."""
+def _pad(x: Tensor, added: Sequence[tuple[int, int]]) -> Tensor:
+    """Pad by reflection, as the backbone's convolutions do; repeat the border of short axes."""
     if not any(map(any, added)):
         return x
     fits = all(after < side for (_, after), side in zip(added, x.shape[2:], strict=True))
@@ -181,12 +203,12 @@ def _padded(x: Tensor, added: Sequence[tuple[int, int]]) -> Tensor:
 
 
 def reduced_precision(device: torch.device) -> AbstractContextManager:
-    """Bfloat16 autocast on CPUs that gain from it, nothing elsewhere.
+    """Return a bfloat16 autocast context on CPUs that are faster with it, else a null context.
 
     Notes:
         On CUDA, nnU-Net itself opens float16 autocast around training and prediction; on CPU it
         never does. The network opens this context, so that the trainer, its validation, stock
-        prediction and stock trainers all gain alike. Measured on 2 cores (AMD EPYC), 2×48×64×48,
+        prediction and stock trainers are all faster. Measured on 2 cores (AMD EPYC), 2×48×64×48,
         forward and backward, channels-last: 1.1 s in float32, 0.64 s in bfloat16.
     """
     if device.type == "cpu" and has_bf16_units(device):

@@ -1,4 +1,4 @@
-"""Bad input stops stock commands with one line."""
+"""Guards for stock nnU-Net commands: bad input or an old nnU-Net ends them with one line."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ Result = TypeVar("Result")
 
 
 class StoppedByInput(InputError, SystemExit):
-    """An :class:`InputError` that ends a process with its line alone and exit code 1, where nobody catches it.
+    """:class:`InputError` that, uncaught, ends the process with only its line and exit code 1.
 
-    nnU-Net's commands print a traceback for any other exception; Python callers still catch an
-    ``InputError``.
+    nnU-Net's commands print a traceback for any other exception. Python callers can still catch it
+    as an ``InputError``.
     """
 
     def __init__(self, line: str) -> None:
         super().__init__(line)
-        # What Python prints for an uncaught SystemExit.
+        # Python prints `code` for an uncaught SystemExit.
         self.code = line
 
 
-def stops_on_bad_input(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """``function``, its :class:`InputError` turned into :class:`StoppedByInput`."""
+def exit_on_bad_input(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Decorate ``function`` to raise :class:`StoppedByInput` in place of :class:`InputError`."""
 
     @functools.wraps(function)
     def stopping(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
@@ -44,15 +44,18 @@ def stops_on_bad_input(function: Callable[Arguments, Result]) -> Callable[Argume
 
 
 OLDEST = "2.8"
-"""Finds trainers outside of its own package, and builds networks as ours are written for."""
+"""Oldest supported nnU-Net.
+
+The first that finds trainers outside of its own package and builds networks from ``arch_kwargs``.
+"""
 
 
-@stops_on_bad_input
+@exit_on_bad_input
 def require_nnunet() -> str:
-    """Installed version of nnU-Net.
+    """Return the installed version of nnU-Net.
 
     Raises:
-        InputError: If there is none, or an older one than :data:`OLDEST`; uncaught, it ends stock
+        InputError: If it is missing or older than :data:`OLDEST`. Uncaught, the error ends stock
             commands with one line.
     """
     advice = f"run: pip install --upgrade 'nnunetv2>={OLDEST}'"

@@ -1,43 +1,38 @@
-"""From a dataset to ``nnUNetAnatomixPlans.json``: stock nnU-Net's plan, changed to what the pretrained backbone needs."""
+"""Planning: adapt the stock nnU-Net plan of a dataset to the pretrained backbone.
+
+The result is ``nnUNetAnatomixPlans.json`` in nnU-Net's preprocessed folder.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
-import io
 import json
 import logging
 import math
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib import resources
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from nnunetv2.configuration import default_num_processes
-from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
-from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_dataset
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
-from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunet_anatomix.finetuning.dataset import RawDataset, check_cases, find_dataset
-from nnunet_anatomix.finetuning.grid_rule import GeometryConfig, patch_and_batch, target_spacing
+from nnunet_anatomix.finetuning.grid_rule import GeometryConfig, patch_and_batch
 from nnunet_anatomix.finetuning.memory import GB, training_memory_gb
-from nnunet_anatomix.finetuning.network import backbone_config
+from nnunet_anatomix.finetuning.plan_template import DEFAULT_ARCHITECTURE, PlanTemplate, load_template
 from nnunet_anatomix.finetuning.recipe import BLOCK, Recipe
+from nnunet_anatomix.finetuning.stock_plan import stock_plan
 from pretraining.backbone.statistics import DEFAULT as DEFAULT_STATISTICS
 from pretraining.backbone.statistics import Statistics, match_architecture
 from pretraining.backbone.unet import UNetConfig
 from pretraining.backbone.weights import find_weights, load_weights
 from pretraining.common.atomic import write_text
-from pretraining.common.config import from_dict, read_json, to_dict
+from pretraining.common.config import from_dict, to_dict
 from pretraining.common.errors import InputError
 from pretraining.common.outputs import try_file
 from pretraining.imaging.limits import check_spacing
@@ -45,71 +40,32 @@ from pretraining.imaging.limits import check_spacing
 log = logging.getLogger(__name__)
 
 CONFIGURATION = "3d_fullres"
-WORKERS = "nnUNet_n_proc_DA"
-"""Variable of nnU-Net's: processes that augment."""
 DEFAULT_PLANS_NAME = "nnUNetAnatomixPlans"
-DEFAULT_ARCHITECTURE = "anatomix_unet16"
-"""Of the bundled weights."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlanTemplate:
-    """A JSON file of the folder ``plans``: what a plan says regardless of the dataset (see its README)."""
-
-    configuration: dict[str, Any]
-    """Keys of nnU-Net's configuration that replace its own: architecture and resampling."""
-    geometry: GeometryConfig = field(default_factory=GeometryConfig)
-    """The rule for spacing, patch and batch."""
-    ct_clip_hu: tuple[float, float] = (-450.0, 450.0)
-    """CT intensities are clipped here and scaled to [0, 1], Hounsfield units."""
-    anatomix: Recipe = field(default_factory=Recipe)
-    """How to fine-tune."""
-
-    @property
-    def backbone(self) -> UNetConfig:
-        """The network that the pretrained weights must fit."""
-        return backbone_config(self.configuration["architecture"]["arch_kwargs"])
-
-    def with_statistics(self, statistics: Statistics) -> PlanTemplate:
-        """The template whose network normalizes with the given statistics, see :mod:`pretraining.backbone.statistics`."""
-        if statistics == "running" or self.backbone.norm == "instance":
-            return self
-        architecture = self.configuration["architecture"]
-        kwargs = {**architecture["arch_kwargs"], "norm": "instance", "norm_affine": True}
-        return dataclasses.replace(
-            self, configuration={**self.configuration, "architecture": {**architecture, "arch_kwargs": kwargs}}
-        )
-
-
-def load_template(name: str = DEFAULT_ARCHITECTURE) -> PlanTemplate:
-    """The installed template ``name``; an unknown one is an :class:`InputError` that lists all."""
-    files = [entry.name for entry in resources.files("nnunet_anatomix.plans").iterdir()]
-    known = sorted(file.removesuffix(".json") for file in files if file.endswith(".json"))
-    if name not in known:
-        raise InputError(f"no architecture '{name}'; there are {known}")
-    with resources.as_file(resources.files("nnunet_anatomix.plans") / f"{name}.json") as path:
-        return read_json(PlanTemplate, path)
 
 
 def anatomix_plan(
     stock: Mapping[str, Any], template: PlanTemplate, plans_name: str, *, memory_target_gb: float, classes: int
 ) -> dict[str, Any]:
-    """The plan for our backbone; nothing is read or written.
+    """Convert a stock plan to a plan for the pretrained backbone; read and write no files.
 
     Patch and batch follow the rule of :mod:`nnunet_anatomix.finetuning.grid_rule`. Intensities are
-    brought to [0, 1]: CT by a stock ``CTNormalization`` whose statistics are set to clip and scale,
-    the rest by ``RescaleTo01Normalization``.
+    scaled to [0, 1]: CT by a stock ``CTNormalization`` whose statistics are set to clip and scale,
+    other channels by ``RescaleTo01Normalization``.
 
     Args:
         stock: nnU-Net's own plan of the dataset, on the grid of
             :func:`~nnunet_anatomix.finetuning.grid_rule.target_spacing`.
-        template: What the backbone needs.
-        plans_name: Names the plan and its preprocessed data, which stock plans cannot share.
-        memory_target_gb: That training may take, 2^30 bytes.
-        classes: Segmentation heads.
+        template: Settings of the backbone.
+        plans_name: Name of the plan and of its preprocessed data, which differ from those of
+            stock plans.
+        memory_target_gb: Memory that training may use, 2^30 bytes.
+        classes: Output channels of the segmentation head.
+
+    Returns:
+        Content of the plans file.
 
     Raises:
-        InputError: If the dataset is not 3D, or not even one small patch fits into memory.
+        InputError: If the dataset is not 3D, or if even one small patch does not fit into memory.
 
     Notes:
         Only ``3d_fullres`` is planned: the backbone is 3D, and the other stock configurations name
@@ -117,7 +73,7 @@ def anatomix_plan(
     """
     if CONFIGURATION not in stock["configurations"]:
         raise InputError(
-            f"{stock['dataset_name']} is 2D: nnU-Net plans no {CONFIGURATION} for it, and the backbone is 3D"
+            f"{stock['dataset_name']} is 2D: nnU-Net plans no {CONFIGURATION} for it, but the backbone is 3D"
         )
     plan = copy.deepcopy(dict(stock))
     configuration = plan["configurations"][CONFIGURATION] | copy.deepcopy(template.configuration)
@@ -147,7 +103,7 @@ def anatomix_plan(
         "normalization_schemes": schemes,
         "use_mask_for_norm": [False] * len(schemes),
     }
-    # nnU-Net looks planners up among its own.
+    # nnU-Net finds only planners of its own package by name.
     plan |= {
         "plans_name": plans_name,
         "experiment_planner_used": "ExperimentPlanner",
@@ -170,23 +126,26 @@ def write_plan(
     architecture: str = DEFAULT_ARCHITECTURE,
     statistics: Statistics = DEFAULT_STATISTICS,
 ) -> Path:
-    """Plan ``dataset`` (ID or name) into nnU-Net's preprocessed folder; the fingerprint is extracted if there is none.
+    """Write the plan of ``dataset`` into nnU-Net's preprocessed folder.
+
+    The fingerprint is extracted first if there is none.
 
     Args:
-        dataset: As nnU-Net's ``-d``.
-        iterations: Optimizer steps; the template's if left out.
-        weights: File or ``hf://`` address to start from, remembered with its checksum; the bundled
-            default if left out.
-        plans_name: For ``nnUNetv2_preprocess -plans_name`` and ``nnUNetv2_train -p``.
-        memory_target_gb: Of the card to train on; by default see :func:`default_memory_target_gb`.
-        spacing_mm: Grid to resample to, in the axis order of nnU-Net's fingerprint (slices first),
-            in place of the rule's.
+        dataset: ID or name, as for nnU-Net's ``-d``.
+        iterations: Optimizer steps. Default: those of the template.
+        weights: File or ``hf://`` address to start from; the plan also stores its checksum.
+            Default: the bundled weights.
+        plans_name: Name for ``nnUNetv2_preprocess -plans_name`` and ``nnUNetv2_train -p``.
+        memory_target_gb: Memory that training may use, 2^30 bytes. Default: see
+            :func:`default_memory_target_gb`.
+        spacing_mm: Spacing to resample to, mm, in the axis order of nnU-Net's fingerprint (slices
+            first). Default: by the rule.
         architecture: Name of a template in the folder ``plans``.
-        statistics: What its batch normalization uses: ``own`` makes it an instance normalization
-            that starts from the same scale and shift.
+        statistics: Statistics of batch normalization. ``own`` turns it into an instance
+            normalization that starts from the same scale and shift.
 
     Returns:
-        The file written.
+        Path of the plans file.
 
     Raises:
         InputError: If folders, dataset, scans, labels or weights are missing or do not fit.
@@ -194,11 +153,11 @@ def write_plan(
     template = load_template(architecture).with_statistics(statistics)
     if weights is None and architecture != DEFAULT_ARCHITECTURE:
         raise InputError(
-            f"no bundled weights fit {architecture}; name some by --weights: a file or hf://owner/repo/file@revision"
+            f"no bundled weights fit {architecture}; use --weights with a file or hf://owner/repo/file@revision"
         )
     changes: dict[str, Any] = {} if iterations is None else {"iterations": iterations}
     if weights is not None:
-        changes |= _checked_weights(weights, template.backbone)
+        changes |= _weights_entry(weights, template.backbone)
     recipe = from_dict(Recipe, {**to_dict(template.anatomix), **changes})
     target = default_memory_target_gb(template.geometry) if memory_target_gb is None else memory_target_gb
     if not 0 < target < math.inf or (spacing_mm is not None and len(spacing_mm) != 3):
@@ -209,11 +168,11 @@ def write_plan(
     try_file(Path(nnUNet_preprocessed) / raw.name / f"{plans_name}.json", "nnUNet_preprocessed")
     check_cases(raw)
     plan = anatomix_plan(
-        _stock_plan(raw, plans_name, template.geometry, spacing_mm),
+        stock_plan(raw, plans_name, template.geometry, spacing_mm),
         dataclasses.replace(template, anatomix=recipe),
         plans_name,
         memory_target_gb=target,
-        classes=_heads(raw),
+        classes=_count_heads(raw),
     )
     path = Path(nnUNet_preprocessed) / raw.name / f"{plans_name}.json"
     write_text(path, json.dumps(plan, indent=4))
@@ -230,13 +189,25 @@ def write_plan(
 
 
 def preprocessed_folder(dataset: str) -> Path:
-    """Folder of a dataset's plans and preprocessed scans; InputError if there is no such dataset."""
+    """Return the folder of a dataset's plans and preprocessed scans.
+
+    Args:
+        dataset: ID or name.
+
+    Raises:
+        InputError: If there is no such dataset.
+    """
     name = find_dataset(dataset).name  # first, as it checks nnU-Net's variables
     return Path(nnUNet_preprocessed) / name
 
 
 def preprocess(plan: Path, *, processes: int | None = None) -> None:
-    """Bring the dataset of a plan that :func:`write_plan` wrote to the plan's grid and intensities, with nnU-Net's own code."""
+    """Preprocess the dataset of a plan with nnU-Net's own code.
+
+    Args:
+        plan: Plans file from :func:`write_plan`.
+        processes: Parallel processes. Default: one per core, as nnU-Net counts them.
+    """
     preprocess_dataset(
         convert_dataset_name_to_id(plan.parent.name),
         plan.stem,
@@ -246,10 +217,15 @@ def preprocess(plan: Path, *, processes: int | None = None) -> None:
 
 
 def default_memory_target_gb(config: GeometryConfig) -> float:
-    """The rule's own target, or what the smallest card found has if that is less, 2^30 bytes.
+    """Return the memory target of the rule, or the memory of the smallest GPU if that is less.
 
-    A larger card changes nothing unless it is asked for, so that a plan does not depend on where it
-    was made.
+    A larger GPU does not raise the target, so that a plan does not depend on the machine.
+
+    Args:
+        config: Parameters of the rule.
+
+    Returns:
+        Memory target, 2^30 bytes.
     """
     if not torch.cuda.is_available():
         return config.memory_gb
@@ -257,64 +233,13 @@ def default_memory_target_gb(config: GeometryConfig) -> float:
     return min(config.memory_gb, *cards)
 
 
-class _UnwrittenPlanner(ExperimentPlanner):
-    """Stock planning on our grid that leaves no plan of its own behind."""
-
-    def __init__(
-        self, dataset_name: str, plans_name: str, geometry: GeometryConfig, spacing_mm: Sequence[float] | None
-    ) -> None:
-        super().__init__(
-            dataset_name,
-            plans_name=plans_name,
-            overwrite_target_spacing=None if spacing_mm is None else list(spacing_mm),
-        )
-        self._geometry = geometry
-
-    def determine_fullres_target_spacing(self) -> np.ndarray:
-        if self.overwrite_target_spacing is not None:
-            return super().determine_fullres_target_spacing()
-        found = self.dataset_fingerprint
-        return np.array(target_spacing(found["spacings"], found["shapes_after_crop"], self._geometry))
-
-    def save_plans(self, plans: dict[str, Any]) -> None:
-        recursive_fix_for_json_export(plans)
-
-
-def _stock_plan(
-    raw: RawDataset, plans_name: str, geometry: GeometryConfig, spacing_mm: Sequence[float] | None
-) -> dict[str, Any]:
-    DatasetFingerprintExtractor(raw.name, default_num_processes).run(overwrite_existing=False)
-    # What stock planning prints is about the U-Net that we replace.
-    with contextlib.redirect_stdout(io.StringIO()), _at_least_one_worker():
-        return _UnwrittenPlanner(raw.name, plans_name, geometry, spacing_mm).plan_experiment()
-
-
-@contextlib.contextmanager
-def _at_least_one_worker() -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ.update(planning_environment(before))
-    try:
-        yield
-    finally:
-        if WORKERS in before:
-            os.environ[WORKERS] = before[WORKERS]
-
-
-def planning_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return ``environment`` with at least one worker for augmentation.
-
-    ``nnUNet_n_proc_DA=0`` asks trainers to augment in their own process. Stock planning takes the
-    same number for its threads, and fails when there are none.
-    """
-    return {**environment, WORKERS: "1"} if environment.get(WORKERS, "").strip() == "0" else dict(environment)
-
-
-def _heads(raw: RawDataset) -> int:
+def _count_heads(raw: RawDataset) -> int:
     labels = LabelManager(raw.description["labels"], raw.description.get("regions_class_order"))
     return labels.num_segmentation_heads
 
 
-def _checked_weights(weights: str, backbone: UNetConfig) -> dict[str, str]:
+def _weights_entry(weights: str, backbone: UNetConfig) -> dict[str, str]:
+    """Check that the weights fit the backbone; return their address and checksum for the plan."""
     path = find_weights(explicit=weights)
     loaded = load_weights(path)
     if match_architecture(loaded, backbone).architecture != backbone:

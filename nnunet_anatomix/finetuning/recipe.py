@@ -1,4 +1,4 @@
-"""How a network is fine-tuned: the ``anatomix`` block of a plan, with the paper's values as defaults (App. B.5)."""
+"""Settings of fine-tuning: a plan's ``anatomix`` block, by default as in the paper (App. B.5)."""
 
 from __future__ import annotations
 
@@ -17,33 +17,35 @@ from pretraining.common.errors import InputError
 
 BLOCK = "anatomix"
 
-
 PAPER_RATE, PAPER_ITERATIONS = 2e-4, 37_500
 HIGHEST_RATE = 1e-3
-"""The best of 2e-4, 1e-3 and 3e-3 for 250 iterations, cross-validated on the training cases of
+"""Best of 2e-4, 1e-3 and 3e-3 for 250 iterations, cross-validated on the training cases of
 Dataset901 (docs/results.md).
 """
 
 
-def rate_for(iterations: int) -> float:
-    """Learning rate for a training of so many iterations: the paper's for the paper's, more for shorter ones.
+def default_learning_rate(iterations: int) -> float:
+    """Return the learning rate for a number of iterations.
 
-    It grows with the root of the shortening, until 1e-3 below 1,500 iterations; longer trainings
-    keep the paper's.
+    At the paper's 37,500 iterations or more, it is the paper's. For shorter trainings it grows with
+    the square root of the ratio, up to 1e-3 at 1,500 iterations and below.
+
+    Args:
+        iterations: Optimizer steps in total.
     """
     return min(HIGHEST_RATE, PAPER_RATE * max(1.0, math.sqrt(PAPER_ITERATIONS / iterations)))
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
-    """Adam; its rate follows the schedule."""
+class AdamConfig:
+    """Settings of the Adam optimizer; the schedule scales its learning rate."""
 
     learning_rate: float | None = None
-    """Of the head, before the schedule; None is :func:`rate_for` the iterations."""
+    """Learning rate of the head. Default: by :func:`default_learning_rate`."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Decay of the running moments."""
+    """Decay rates of the running moments."""
     weight_decay: float = 0.0
-    """L2 penalty, as Adam adds it to the gradient."""
+    """L2 penalty that Adam adds to the gradient."""
 
     def __post_init__(self) -> None:
         check_positive(learning_rate=self.learning_rate)
@@ -53,59 +55,76 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """The ``anatomix`` block of a plan; a stock plan without it gets the defaults."""
+    """Content of a plan's ``anatomix`` block; a stock plan without the block uses the defaults."""
 
     weights: str | None = None
-    """File or ``hf://owner/repo/file@revision``; None is the bundled default. ``ANATOMIX_WEIGHTS``
-    goes first.
+    """File or ``hf://owner/repo/file@revision``. Default: the bundled weights.
+
+    ``ANATOMIX_WEIGHTS`` takes precedence.
     """
     sha256: str | None = None
-    """Checksum of ``weights``' tensors when the plan was made; None is not checked."""
+    """Checksum of the tensors in ``weights`` at planning time. Default: not checked."""
     iterations: int = PAPER_ITERATIONS
-    """Optimizer steps in all. ``ANATOMIX_ITERATIONS`` goes first."""
+    """Optimizer steps in total. ``ANATOMIX_ITERATIONS`` takes precedence."""
     iterations_per_epoch: int = 250
-    """Steps between two checkpoints; the last epoch takes what remains."""
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """Steps between two checkpoints; the last epoch may be shorter."""
+    optimizer: AdamConfig = field(default_factory=AdamConfig)
+    """Settings of the optimizer."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    """Settings of the learning-rate schedule."""
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    """Settings of the augmentation."""
 
     def __post_init__(self) -> None:
         check_count(iterations=self.iterations, iterations_per_epoch=self.iterations_per_epoch)
 
     @property
     def learning_rate(self) -> float:
-        """Highest rate of the head."""
-        given = self.optimizer.learning_rate
-        return rate_for(self.iterations) if given is None else given
+        """Highest learning rate of the head."""
+        rate = self.optimizer.learning_rate
+        return default_learning_rate(self.iterations) if rate is None else rate
 
     @property
     def epochs(self) -> int:
-        """nnU-Net's epochs: checkpoints and validation come between them."""
+        """Number of nnU-Net's epochs; each ends with validation and a checkpoint."""
         return -(-self.iterations // self.iterations_per_epoch)
 
     def iterations_in(self, epoch: int) -> int:
-        """Steps of ``epoch``, counted from 0; together exactly :attr:`iterations`."""
+        """Return the steps of ``epoch``, counted from 0; their sum is :attr:`iterations`."""
         return min(self.iterations_per_epoch, self.iterations - epoch * self.iterations_per_epoch)
 
 
-def recipe_of(plan: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> Recipe:
-    """The recipe that ``plan`` names, as changed by the environment.
+def read_recipe(plan: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> Recipe:
+    """Read the recipe of a plan and apply environment variables.
 
     Args:
         plan: nnU-Net's plan; its ``anatomix`` block may be missing.
-        environment: ``ANATOMIX_ITERATIONS`` replaces ``iterations``, so that plans of stock nnU-Net
-            can be shortened too.
+        environment: Environment variables. ``ANATOMIX_ITERATIONS`` replaces ``iterations``, so that
+            trainings on stock plans can be shortened too.
 
     Raises:
-        InputError: For an unknown key, a value out of range or no whole number of iterations.
+        InputError: For an unknown key, a value out of range or iterations that are not a whole
+            number.
     """
     recipe = from_dict(Recipe, dict(plan.get(BLOCK, {})))
-    iterations = whole_number("ANATOMIX_ITERATIONS", environment, least=1)
+    iterations = integer_variable("ANATOMIX_ITERATIONS", environment, least=1)
     return recipe if iterations is None else dataclasses.replace(recipe, iterations=iterations)
 
 
-def whole_number(name: str, environment: Mapping[str, str], least: int) -> int | None:
-    """The environment variable ``name`` as a whole number of at least ``least``; None if unset or empty."""
+def integer_variable(name: str, environment: Mapping[str, str], least: int) -> int | None:
+    """Read an environment variable as a whole number.
+
+    Args:
+        name: Name of the variable.
+        environment: Environment variables.
+        least: Smallest valid value.
+
+    Returns:
+        Value, or None if the variable is unset or empty.
+
+    Raises:
+        InputError: If it is not a whole number of at least ``least``.
+    """
     text = environment.get(name, "").strip()
     if not text:
         return None

@@ -1,4 +1,4 @@
-"""What is trained when, and how fast: learning rates of the network's stages over the iterations (App. B.5)."""
+"""Learning-rate schedule: rates of the network's stages over the iterations (App. B.5)."""
 
 from __future__ import annotations
 
@@ -20,24 +20,25 @@ _ENCODER = ("stem", "encoder", "bottleneck")
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """Rates of the stages; the defaults are the paper's: all layers from the first iteration, a half cosine to 0.
+    """Settings of the schedule.
 
-    Shares are of all iterations, so that a shortened training keeps its course.
+    The defaults are the paper's: all layers from the first iteration, half a cosine down to 0.
+    Durations are shares of all iterations, so that a shorter training has the same course.
     """
 
     trained: Trained = "all"
-    """``all`` layers; ``head_first``: the segmentation head alone for ``head_share``, then all;
-    ``frozen_encoder``: stem, encoder and bottleneck keep their pretrained weights (their batch
+    """Trained layers: ``all``, ``head_first`` or ``frozen_encoder``.
+
+    ``head_first`` trains only the segmentation head for ``head_share``, then all layers.
+    ``frozen_encoder`` keeps the pretrained weights of stem, encoder and bottleneck (their batch
     statistics still follow the scans).
     """
     head_share: float = 0.1
-    """Of ``head_first``, in (0, 1)."""
+    """Share of the iterations that train only the head with ``head_first``, in (0, 1)."""
     warmup_share: float = 0.0
-    """Over which a stage's rate rises linearly from 0 once it is trained, in [0, 1)."""
+    """Share of the iterations of linear warm-up, from a stage's first training step, in [0, 1)."""
     layer_decay: float = 1.0
-    """Every stage further from the head learns at this many times the rate of the one before it, in
-    (0, 1].
-    """
+    """Factor between the rates of neighbouring stages, from the head down, in (0, 1]."""
 
     def __post_init__(self) -> None:
         check_choice(("all", "head_first", "frozen_encoder"), trained=self.trained)
@@ -46,13 +47,22 @@ class ScheduleConfig:
         check_within("(0, 1]", layer_decay=self.layer_decay)
 
     def is_trained(self, stage: str) -> bool:
-        """Whether ``stage`` ever learns."""
+        """Return whether ``stage`` is trained at any time."""
         return not (self.trained == "frozen_encoder" and stage.split(".")[0] in _ENCODER)
 
     def factor(self, stage: str, iteration: int, iterations: int) -> float:
-        """Rate of a trained ``stage`` at ``iteration`` (from 0) of ``iterations``, in units of its highest; 0 while it waits."""
-        waits = self.trained == "head_first" and stage != HEAD
-        first = math.ceil(self.head_share * iterations) if waits else 0
+        """Return the learning rate of a trained stage, as a factor of its highest rate.
+
+        Args:
+            stage: Name of the stage, see :func:`stage_of`.
+            iteration: Optimizer step, counted from 0.
+            iterations: Optimizer steps in total.
+
+        Returns:
+            Factor in [0, 1]; 0 before the stage's first training step.
+        """
+        starts_later = self.trained == "head_first" and stage != HEAD
+        first = math.ceil(self.head_share * iterations) if starts_later else 0
         if iteration < first:
             return 0.0
         warmup = self.warmup_share * iterations
@@ -60,25 +70,34 @@ class ScheduleConfig:
 
 
 def half_cosine(progress: float) -> float:
-    """1 at ``progress`` 0, 0 at 1, cosine between; 0 beyond."""
+    """Return half a cosine: 1 at ``progress`` 0, falling to 0 at 1, and 0 beyond."""
     return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
 def stage_of(parameter: str) -> str:
-    """The stage that a parameter of :class:`~nnunet_anatomix.finetuning.network.AnatomixNetwork` belongs to, by its name.
+    """Return the stage that a parameter belongs to.
 
-    ``stem``, ``encoder.L``, ``bottleneck``, ``decoder.L`` and ``output`` of the backbone; all else
-    is the ``head``.
+    Args:
+        parameter: Name of a parameter of
+            :class:`~nnunet_anatomix.finetuning.network.AnatomixNetwork`.
+
+    Returns:
+        ``stem``, ``encoder.L``, ``bottleneck``, ``decoder.L`` or ``output`` for parameters of the
+        backbone, ``head`` for all others.
     """
-    # Compiled and distributed networks put their own names before.
-    found = re.match(
+    # Compiled and distributed networks prefix the names.
+    match = re.match(
         r"(?:_orig_mod\.|module\.)*backbone\.((?:encoder|decoder)\.\d+|stem|bottleneck|output)\.", parameter
     )
-    return found.group(1) if found else HEAD
+    return match.group(1) if match else HEAD
 
 
-def depths(stages: Iterable[str]) -> dict[str, int]:
-    """How many stages lie between each stage and the segmentation, along the longest way back to the image."""
+def stage_depths(stages: Iterable[str]) -> dict[str, int]:
+    """Return for each stage how many stages separate it from the output, on the longest path.
+
+    Args:
+        stages: Names of the stages; repetitions are ignored.
+    """
 
     def order(stage: str) -> tuple[int, int]:
         name, _, level = stage.partition(".")
@@ -89,19 +108,23 @@ def depths(stages: Iterable[str]) -> dict[str, int]:
 
 
 def parameter_groups(network: nn.Module, config: ScheduleConfig, rate: float) -> list[dict[str, Any]]:
-    """One group of the optimizer a stage, with its name; what is never trained asks for no gradient and is left out.
+    """Return one optimizer group per trained stage, and freeze the other stages.
 
     Args:
-        network: An :class:`~nnunet_anatomix.finetuning.network.AnatomixNetwork`, bare, compiled or
-            distributed.
-        rate: Of the head.
+        network: :class:`~nnunet_anatomix.finetuning.network.AnatomixNetwork`, bare, compiled or
+            distributed; ``requires_grad`` of its parameters is set in place.
+        config: Settings of the schedule.
+        rate: Highest learning rate of the head.
+
+    Returns:
+        Groups with the keys ``params``, ``lr`` and ``stage``, from the head down.
     """
     members: dict[str, list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         members.setdefault(stage_of(name), []).append(parameter)
-    depth = depths(members)
+    depth = stage_depths(members)
     groups = []
-    # The head goes first: nnU-Net logs and plots the first group's rate.
+    # The head is the first group: nnU-Net logs and plots the first group's rate.
     for stage in sorted(members, key=depth.__getitem__):
         parameters, trained = members[stage], config.is_trained(stage)
         for parameter in parameters:
@@ -112,17 +135,18 @@ def parameter_groups(network: nn.Module, config: ScheduleConfig, rate: float) ->
 
 
 class RatePerIteration:
-    """Sets the rates of the optimizer's groups after every step, by itself.
+    """Learning-rate scheduler that updates the rates after every optimizer step.
 
-    nnU-Net steps its scheduler once an epoch; a run shortened to one epoch would then never leave
-    its first rate. This one counts optimizer steps between nnU-Net's calls, and an epoch's call
-    restores the count, so that a continued run joins the curve in whatever phase it was.
+    nnU-Net steps its scheduler once per epoch, so a training of one epoch would keep its first
+    rate. This scheduler counts optimizer steps by hooks. The call at the start of an epoch sets the
+    count, so that a resumed training continues at the right rate.
 
     Args:
-        optimizer: With groups of :func:`parameter_groups`; a group's present rate is its highest.
-        config: The schedule.
-        iterations: Optimizer steps in all.
-        iterations_per_epoch: Steps that an epoch stands for in :meth:`step`.
+        optimizer: Optimizer with groups of :func:`parameter_groups`; the current rate of a group
+            is its highest.
+        config: Settings of the schedule.
+        iterations: Optimizer steps in total.
+        iterations_per_epoch: Optimizer steps per epoch of :meth:`step`.
     """
 
     def __init__(
@@ -133,7 +157,7 @@ class RatePerIteration:
         self._highest_rates = [group["lr"] for group in optimizer.param_groups]
         self._iterations = iterations
         self._iterations_per_epoch = iterations_per_epoch
-        optimizer.register_step_pre_hook(self._spare_waiting_stages)
+        optimizer.register_step_pre_hook(self._drop_gradients_at_zero_rate)
         optimizer.register_step_post_hook(self._advance)
         self._set(0)
 
@@ -141,8 +165,11 @@ class RatePerIteration:
         """Set the rates of the first iteration of ``epoch``, counted from 0."""
         self._set(epoch * self._iterations_per_epoch)
 
-    def _spare_waiting_stages(self, *_: Any) -> None:
-        """A stage whose turn has not come must not gather Adam's moments from a head that knows nothing yet."""
+    def _drop_gradients_at_zero_rate(self, *_: Any) -> None:
+        """Drop gradients of stages that do not train yet.
+
+        Otherwise Adam would accumulate moments from gradients of an untrained head.
+        """
         for group in self._optimizer.param_groups:
             if group["lr"] == 0:
                 for parameter in group["params"]:

@@ -1,4 +1,4 @@
-"""Folds for few labelled cases: what nnU-Net's ``splits_final.json`` says."""
+"""Folds for few labelled cases, as nnU-Net's ``splits_final.json`` stores them."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ SPLITS_FILE = "splits_final.json"
 Fold = dict[str, list[str]]
 
 STOCK_FOLDS = 5
-"""nnU-Net's own cross-validation; it needs as many cases."""
+"""Folds of nnU-Net's own cross-validation, and the fewest cases that it needs."""
 
 
 def few_shot_splits(cases: Sequence[str]) -> list[Fold]:
-    """Leave-one-out folds; a single case trains and validates on itself.
+    """Return leave-one-out folds; with a single case, it is both training and validation case.
 
     Args:
-        cases: Identifiers of the training cases, 1 to 4 of them.
+        cases: Identifiers of 1 to 4 training cases.
 
     Returns:
-        One ``{"train": [...], "val": [...]}`` a case, in sorted order, as nnU-Net's
-        ``splits_final.json`` holds them.
+        One ``{"train": [...], "val": [...]}`` per case, in sorted order, as in nnU-Net's
+        ``splits_final.json``.
 
     Raises:
         InputError: If there is no case, or if there are enough for nnU-Net's own folds.
@@ -47,32 +47,36 @@ def few_shot_splits(cases: Sequence[str]) -> list[Fold]:
 def draw_folds(
     cases: Sequence[str], shots: int, *, seed: int, repeats: int = 1, validation: Sequence[str] | None = None
 ) -> list[Fold]:
-    """Draw folds that train on few cases; the first fold of a seed is the one that a study trains on with that seed.
+    """Draw folds that train on few cases.
+
+    A study with the same seed trains on the first fold.
 
     Args:
         cases: Identifiers of the training cases; their order does not matter.
-        shots: Cases to train on. With one seed, more shots contain fewer.
+        shots: Training cases per fold. For one seed, the cases of more shots include those of
+            fewer.
         seed: Sole source of randomness.
-        repeats: Folds; they differ as long as there are that many different draws.
-        validation: Identifiers of the cases to validate on, as far as a fold does not train on
-            them; ``cases`` by default. Where none is left, a fold validates on its training cases,
-            which costs nnU-Net the least time.
+        repeats: Number of folds; they differ as long as there are enough different draws.
+        validation: Identifiers of the cases to validate on, except a fold's training cases. If
+            none remains, a fold validates on its training cases, which takes nnU-Net the least
+            time. Default: ``cases``.
 
     Returns:
-        One ``{"train": [...], "val": [...]}`` a repeat, sorted.
+        One ``{"train": [...], "val": [...]}`` per repeat, sorted.
 
     Raises:
-        InputError: If there are fewer cases than shots, or nothing is asked for.
+        InputError: If there are fewer cases than shots, if ``shots`` or ``repeats`` is below 1, or
+            if ``seed`` is negative.
     """
     if not 1 <= shots <= len(cases):
-        raise InputError(f"expected from 1 to {len(cases)} shots, as there are so many training cases, found {shots}")
+        raise InputError(f"expected from 1 to {len(cases)} shots, the number of training cases, found {shots}")
     if repeats < 1 or seed < 0:
         raise InputError(f"expected at least 1 repeat and a seed of at least 0, found {repeats} and {seed}")
     cases, rng = sorted(map(str, cases)), np.random.default_rng(seed)
     drawn: list[list[str]] = []
     while len(drawn) < repeats:
         chosen = sorted(cases[index] for index in rng.permutation(len(cases))[:shots])
-        # All different draws once, before any comes again.
+        # Use every different draw once before any is repeated.
         if drawn.count(chosen) == len(drawn) // comb(len(cases), shots):
             drawn.append(chosen)
     candidates = cases if validation is None else sorted(map(str, validation))
@@ -83,13 +87,13 @@ def training_pool(folder: Path, cases: Sequence[str]) -> list[str]:
     """List the cases that few-shot folds may train on.
 
     Args:
-        folder: Raw dataset, perhaps with a ``splits_final.json`` as ``nnunet-anatomix prepare``
-            writes it.
+        folder: Raw dataset, with or without a ``splits_final.json`` from
+            ``nnunet-anatomix prepare``.
         cases: Identifiers of all training cases.
 
     Returns:
-        All cases, or, where the raw dataset brings folds of its own, those of the fold that trains
-        on most; sorted.
+        All cases, or, if the raw dataset has folds of its own, the training cases of the largest
+        fold; sorted.
 
     Raises:
         InputError: If that file is damaged or names other cases.
@@ -101,11 +105,13 @@ def training_pool(folder: Path, cases: Sequence[str]) -> list[str]:
         pool = max((fold["train"] for fold in json.loads(path.read_text(encoding="utf-8"))), key=len)
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path} holds no folds of nnU-Net's ({error!r}); prepare the dataset again, or remove the file"
+            f"{path} does not contain folds in nnU-Net's format ({error!r}); "
+            "prepare the dataset again, or remove the file"
         ) from None
     if not pool or set(pool) - set(cases):
         raise InputError(
-            f"{path} trains on cases that imagesTr does not have: {sorted(set(pool) - set(cases))[:3]}; prepare the dataset again"
+            f"{path} trains on cases that imagesTr does not have: {sorted(set(pool) - set(cases))[:3]}; "
+            "prepare the dataset again"
         )
     return sorted(pool)
 
@@ -113,11 +119,15 @@ def training_pool(folder: Path, cases: Sequence[str]) -> list[str]:
 def write_splits(folder: Path, folds: Sequence[Fold]) -> Path | None:
     """Write ``splits_final.json`` into a dataset's preprocessed folder.
 
+    Args:
+        folder: Preprocessed folder of the dataset.
+        folds: Folds to write.
+
     Returns:
-        Where an older, different one was moved to.
+        Backup of an existing file with other folds, or None.
 
     Raises:
-        InputError: If the dataset was not planned yet, and so has no folder.
+        InputError: If the folder does not exist because the dataset is not planned yet.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} does not exist; plan the dataset first (nnunet-anatomix plan -d …)")
@@ -133,12 +143,20 @@ def write_splits(folder: Path, folds: Sequence[Fold]) -> Path | None:
 
 
 def split_dataset(dataset: str, shots: int, *, seed: int = 0, repeats: int = 1) -> Path:
-    """Give a planned dataset few-shot folds, see :func:`draw_folds`; an older file is kept beside.
+    """Draw few-shot folds for a planned dataset and write them, see :func:`draw_folds`.
+
+    An existing file with other folds is renamed and kept.
+
+    Args:
+        dataset: ID or name.
+        shots: Training cases per fold.
+        seed: Sole source of randomness.
+        repeats: Number of folds.
 
     Returns:
-        The file written.
+        Path of the ``splits_final.json``.
     """
-    from nnunetv2.paths import nnUNet_preprocessed  # the pure part does without nnU-Net
+    from nnunetv2.paths import nnUNet_preprocessed  # the pure functions above work without nnU-Net
 
     from nnunet_anatomix.finetuning.dataset import find_dataset
 
@@ -148,7 +166,7 @@ def split_dataset(dataset: str, shots: int, *, seed: int = 0, repeats: int = 1) 
         training_pool(raw.folder, list(raw.cases)), shots, seed=seed, repeats=repeats, validation=list(raw.cases)
     )
     if backup := write_splits(folder, folds):
-        log.info("the older folds are now in %s", backup)
+        log.info("moved the previous folds to %s", backup)
     for number, fold in enumerate(folds):
         log.info(
             "fold %d: train on %s, validate on %d others",
@@ -157,5 +175,5 @@ def split_dataset(dataset: str, shots: int, *, seed: int = 0, repeats: int = 1) 
             len(set(fold["val"]) - set(fold["train"])),
         )
     if shots == len(raw.cases):
-        log.warning("all cases are trained on: validation says nothing about new scans")
+        log.warning("all cases are used for training: the validation Dice does not predict accuracy on new scans")
     return folder / SPLITS_FILE

@@ -1,4 +1,4 @@
-"""Stock nnU-Net, shortened so that it can be compared with ours at equal iterations."""
+"""Stock nnU-Net trainer with a limited number of iterations, for comparisons at equal length."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_anatomix.finetuning.nnunet_guard import stops_on_bad_input
-from nnunet_anatomix.finetuning.recipe import Recipe, whole_number
+from nnunet_anatomix.finetuning.nnunet_guard import exit_on_bad_input
+from nnunet_anatomix.finetuning.recipe import Recipe, integer_variable
 
-EPOCHS_AT_LEAST = 10
-"""nnU-Net lowers its rate once an epoch: a training of one epoch would never lower it."""
+MIN_EPOCHS = 10
+"""Minimum number of epochs: nnU-Net lowers its rate only once per epoch."""
 
 
 class AnatomixTrainerStock(nnUNetTrainer):
-    """nnU-Net as it comes, for ``ANATOMIX_ITERATIONS`` optimizer steps and from ``ANATOMIX_SEED``.
+    """Stock trainer that runs ``ANATOMIX_ITERATIONS`` optimizer steps with seed ``ANATOMIX_SEED``.
 
     Network, loss, augmentation, SGD, its polynomial decay and deep supervision are stock. Epochs
-    have 250 iterations, or fewer where ten of them would not fit.
+    have 250 iterations, or fewer in trainings shorter than ten such epochs.
     """
 
     num_epochs: int
     num_iterations_per_epoch: int
 
-    @stops_on_bad_input
+    @exit_on_bad_input
     def __init__(
         self,
         plans: dict,
@@ -35,19 +35,19 @@ class AnatomixTrainerStock(nnUNetTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008
     ) -> None:
-        self.seed = whole_number("ANATOMIX_SEED", os.environ, least=0)
-        iterations = whole_number("ANATOMIX_ITERATIONS", os.environ, least=1)
+        self.seed = integer_variable("ANATOMIX_SEED", os.environ, least=0)
+        iterations = integer_variable("ANATOMIX_ITERATIONS", os.environ, least=1)
         super().__init__(plans, configuration, fold, dataset_json, device)
         iterations = iterations or self.num_epochs * self.num_iterations_per_epoch
-        an_epoch = min(self.num_iterations_per_epoch, math.ceil(iterations / EPOCHS_AT_LEAST))
-        self.length = Recipe(iterations=iterations, iterations_per_epoch=an_epoch)
+        per_epoch = min(self.num_iterations_per_epoch, math.ceil(iterations / MIN_EPOCHS))
+        self.length = Recipe(iterations=iterations, iterations_per_epoch=per_epoch)
         self.num_epochs = self.length.epochs
-        self.num_iterations_per_epoch = an_epoch
-        self.num_val_iterations_per_epoch = max(1, an_epoch // 5)
+        self.num_iterations_per_epoch = per_epoch
+        self.num_val_iterations_per_epoch = max(1, per_epoch // 5)
 
     def initialize(self) -> None:
         if self.seed is not None:
-            # nnU-Net draws from the global states.
+            # nnU-Net uses the global random states.
             torch.manual_seed(self.seed)
             np.random.seed(self.seed)  # noqa: NPY002
         super().initialize()

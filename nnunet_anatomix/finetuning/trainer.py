@@ -1,4 +1,4 @@
-"""``nnUNetv2_train … -tr AnatomixTrainer``: stock training with the paper's network and recipe (Sec. 4.2, App. B.5)."""
+"""Trainer for ``nnUNetv2_train -tr AnatomixTrainer`` (Sec. 4.2, App. B.5)."""
 
 from __future__ import annotations
 
@@ -20,28 +20,34 @@ from torch.optim import Adam, Optimizer
 from tqdm import tqdm
 
 from nnunet_anatomix.finetuning.augmentation.pipeline import (
+    channel_modalities,
     corrupt_previous_stage,
     finetuning_augmentation,
     initial_patch_size,
-    modalities_of,
 )
 from nnunet_anatomix.finetuning.dataset import require_labels
 from nnunet_anatomix.finetuning.network import AnatomixNetwork
-from nnunet_anatomix.finetuning.nnunet_guard import StoppedByInput, stops_on_bad_input
-from nnunet_anatomix.finetuning.recipe import recipe_of, whole_number
+from nnunet_anatomix.finetuning.nnunet_guard import StoppedByInput, exit_on_bad_input
+from nnunet_anatomix.finetuning.recipe import integer_variable, read_recipe
 from nnunet_anatomix.finetuning.schedule import RatePerIteration, parameter_groups
 from nnunet_anatomix.finetuning.splits import STOCK_FOLDS, few_shot_splits
-from nnunet_anatomix.finetuning.transfer import start_from, weights_of
+from nnunet_anatomix.finetuning.transfer import load_initial_weights, start_from
 from pretraining.common.atomic import NotWritten, atomic_write, write_text
 from pretraining.common.child import hides_progress_bars
 from pretraining.common.errors import InputError
 
 NETWORK = f"{AnatomixNetwork.__module__}.{AnatomixNetwork.__qualname__}"
-"""``network_class_name`` of our plans."""
+"""Value of ``network_class_name`` in our plans."""
 
 
-def backbone_of(configuration: ConfigurationManager) -> dict[str, Any]:
-    """The plan's backbone, as keyword arguments of :class:`AnatomixNetwork`; none for a plan made for another network.
+def backbone_kwargs(configuration: ConfigurationManager) -> dict[str, Any]:
+    """Return the plan's backbone as keyword arguments of :class:`AnatomixNetwork`.
+
+    Args:
+        configuration: Configuration of the plan.
+
+    Returns:
+        Keyword arguments; empty for a plan of another network.
 
     Raises:
         InputError: If the configuration is not 3D.
@@ -54,22 +60,22 @@ def backbone_of(configuration: ConfigurationManager) -> dict[str, Any]:
 
 
 class AnatomixTrainer(nnUNetTrainer):
-    """Fine-tunes the pretrained backbone on any 3D plan, stock ``nnUNetPlans`` included.
+    """Trainer that fine-tunes the pretrained backbone on any 3D plan, including stock plans.
 
-    Settings come from the plan's ``anatomix`` block
-    (:class:`~nnunet_anatomix.finetuning.recipe.Recipe`), and from ``ANATOMIX_WEIGHTS``,
-    ``ANATOMIX_ITERATIONS`` and ``ANATOMIX_SEED``, which go first. The seed fixes the random part of
-    the network; with ``nnUNet_n_proc_DA=0`` it fixes the batches too.
+    Settings are read from the plan's ``anatomix`` block
+    (:class:`~nnunet_anatomix.finetuning.recipe.Recipe`). ``ANATOMIX_WEIGHTS`` and
+    ``ANATOMIX_ITERATIONS`` take precedence. ``ANATOMIX_SEED`` fixes the random initialization of
+    the head; with ``nnUNet_n_proc_DA=0`` it also fixes the batches.
 
     Notes:
-        Deep supervision and mirroring, in training and prediction, are off, as in the paper. The
+        Deep supervision and mirroring are off in training and prediction, as in the paper. The
         loss is nnU-Net's own: soft Dice and cross-entropy, equally weighted.
     """
 
     starts_pretrained = True
-    dataset_class: type[nnUNetBaseDataset] | None  # nnU-Net's own, which it leaves without a type
+    dataset_class: type[nnUNetBaseDataset] | None  # an attribute of nnU-Net's, untyped there
 
-    @stops_on_bad_input
+    @exit_on_bad_input
     def __init__(
         self,
         plans: dict,
@@ -78,15 +84,16 @@ class AnatomixTrainer(nnUNetTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008
     ) -> None:
-        # nnU-Net's constructor makes the output folder: what can be checked is checked before.
-        self.recipe = recipe_of(plans)
-        self.seed = whole_number("ANATOMIX_SEED", os.environ, least=0)
+        # Check all input first: nnU-Net's constructor creates the output folder.
+        self.recipe = read_recipe(plans)
+        self.seed = integer_variable("ANATOMIX_SEED", os.environ, least=0)
         require_labels(plans["dataset_name"], dataset_json)
         if configuration not in plans["configurations"]:
             raise InputError(
-                f"{plans['plans_name']} has no configuration '{configuration}'; it has {sorted(plans['configurations'])}"
+                f"{plans['plans_name']} has no configuration '{configuration}'; "
+                f"it has {sorted(plans['configurations'])}"
             )
-        backbone_of(PlansManager(plans).get_configuration(configuration))
+        backbone_kwargs(PlansManager(plans).get_configuration(configuration))
         output = Path(
             get_output_folder(plans["dataset_name"], type(self).__name__, plans["plans_name"], configuration, fold)
         )
@@ -95,11 +102,11 @@ class AnatomixTrainer(nnUNetTrainer):
             and not plans.get("continue_training")
             and not (output / "checkpoint_final.pth").is_file()
         ):
-            weights_of(self.recipe)
+            load_initial_weights(self.recipe)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.initial_lr = self.recipe.learning_rate
         self.weight_decay = self.recipe.optimizer.weight_decay
-        self.modalities = modalities_of(self.configuration_manager.normalization_schemes)
+        self.modalities = channel_modalities(self.configuration_manager.normalization_schemes)
         self.oversample_foreground_percent = self.recipe.augmentation.foreground_share(self.modalities)
         self.num_epochs = self.recipe.epochs
         self.num_iterations_per_epoch = self.recipe.iterations_in(0)
@@ -110,7 +117,7 @@ class AnatomixTrainer(nnUNetTrainer):
         self._progress = tqdm(disable=True)
 
     @staticmethod
-    @stops_on_bad_input
+    @exit_on_bad_input
     def build_network_architecture(
         plans_manager: PlansManager,
         configuration_manager: ConfigurationManager,
@@ -118,20 +125,30 @@ class AnatomixTrainer(nnUNetTrainer):
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
-        """The plan's :class:`AnatomixNetwork`, or the paper's on a plan for another network; no weights are read."""
-        backbone = backbone_of(configuration_manager)
+        """Build the plan's :class:`AnatomixNetwork` with random weights.
+
+        A plan of another network gets the paper's architecture.
+
+        Args:
+            plans_manager: Plan of nnU-Net; unused.
+            configuration_manager: Configuration of the plan.
+            num_input_channels: Image channels.
+            num_output_channels: Output channels of the segmentation head.
+            enable_deep_supervision: Also return logits at the coarser decoder levels.
+        """
+        backbone = backbone_kwargs(configuration_manager)
         return AnatomixNetwork(num_input_channels, num_output_channels, enable_deep_supervision, **backbone)
 
-    @stops_on_bad_input
+    @exit_on_bad_input
     def initialize(self) -> None:
-        """Stock initialization, then the pretrained weights, unless a checkpoint is about to replace them."""
+        """Initialize as stock, then load the pretrained weights unless a checkpoint is restored."""
         if self.seed is not None:
-            # nnU-Net draws from the global states.
+            # nnU-Net uses the global random states.
             torch.manual_seed(self.seed)
             np.random.seed(self.seed)  # noqa: NPY002
         super().initialize()
         if self.starts_pretrained and not self._restores:
-            where, weights = weights_of(self.recipe)
+            where, weights = load_initial_weights(self.recipe)
             network = getattr(self.network, "module", self.network)
             network = cast(AnatomixNetwork, getattr(network, "_orig_mod", network))
             report = start_from(weights, network, image_channels=len(self.modalities))
@@ -142,14 +159,20 @@ class AnatomixTrainer(nnUNetTrainer):
         super().load_checkpoint(filename_or_checkpoint)
 
     def save_checkpoint(self, filename: str) -> None:
-        """Stock checkpoint, whole or not at all: a run killed while writing continues from the one before."""
+        """Save a stock checkpoint atomically.
+
+        A training that stops while writing resumes from the previous checkpoint.
+
+        Args:
+            filename: Path of the checkpoint.
+        """
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)
             return
         try:
             with atomic_write(filename) as partial:
                 super().save_checkpoint(str(partial))
-        except NotWritten as error:  # the checkpoint before is still there, to continue from
+        except NotWritten as error:  # the previous checkpoint still exists
             raise StoppedByInput(f"Error: {error}") from None
 
     def configure_optimizers(self) -> tuple[Optimizer, RatePerIteration]:
@@ -161,7 +184,7 @@ class AnatomixTrainer(nnUNetTrainer):
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
         self.num_iterations_per_epoch = self.recipe.iterations_in(self.current_epoch)
-        # An epoch takes minutes on a CPU, and stock training is silent until its end.
+        # An epoch takes minutes on a CPU, and stock training prints nothing before its end.
         self._progress = tqdm(
             total=self.num_iterations_per_epoch,
             desc=f"epoch {self.current_epoch} of {self.num_epochs}",
@@ -179,9 +202,13 @@ class AnatomixTrainer(nnUNetTrainer):
         self._progress.close()
         super().on_train_epoch_end(train_outputs)
 
-    @stops_on_bad_input
+    @exit_on_bad_input
     def do_split(self) -> tuple[list[str], list[str]]:
-        """Stock folds; below nnU-Net's five cases leave-one-out, written where stock trainers find it."""
+        """Return training and validation cases of the fold.
+
+        With fewer than five cases, nnU-Net has no folds; leave-one-out folds are then written to
+        ``splits_final.json``, where stock trainers find them too.
+        """
         if self.dataset_class is None:
             self.dataset_class = infer_dataset_class(self.preprocessed_dataset_folder)
         cases = sorted(self.dataset_class.get_identifiers(self.preprocessed_dataset_folder))
@@ -203,22 +230,32 @@ class AnatomixTrainer(nnUNetTrainer):
         train, validation = super().do_split()
         if self.fold != "all" and set(train) == set(validation):
             self.print_to_log_file(
-                "WARNING: the training cases are their own validation; its Dice says nothing about new scans"
+                "WARNING: training and validation cases are the same; "
+                "the validation Dice does not predict accuracy on new scans"
             )
         return train, validation
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(
         self,
     ) -> tuple[tuple[float, float], bool, list[int], None]:
-        """No mirroring; the patch is cut larger than the network's, for the warp to turn in."""
+        """Switch mirroring off and enlarge the loaded patch, so that the warp can rotate it."""
         self.inference_allowed_mirroring_axes = None
         limit = float(np.deg2rad(self.recipe.augmentation.rotation_deg))
         return (-limit, limit), False, initial_patch_size(self.configuration_manager.patch_size), None
 
-    def get_training_transforms(  # an instance's, where nnU-Net's is static: Table 9 depends on the plan
+    def get_training_transforms(  # an instance method, static in nnU-Net: Table 9 depends on the plan
         self, patch_size: Any, rotation_for_DA: Any, deep_supervision_scales: Any, *_: Any, **label_options: Any
     ) -> BasicTransform:
-        """Table 9, then what nnU-Net does to labels in validation, and to a cascade's earlier stage in training."""
+        """Return the augmentation of Table 9, followed by nnU-Net's transforms of the labels.
+
+        In a cascade, the labels of the previous stage are also corrupted as in stock training.
+
+        Args:
+            patch_size: (X, Y, Z) of the network's patches, voxels.
+            rotation_for_DA: Unused; the recipe sets the rotation.
+            deep_supervision_scales: Scales of the supervised resolutions, or None.
+            label_options: Keyword arguments of nnU-Net's validation transforms.
+        """
         label_options.pop("use_mask_for_norm", None)
         last = self.get_validation_transforms(deep_supervision_scales, **label_options)
         if self.is_cascaded:
@@ -229,6 +266,6 @@ class AnatomixTrainer(nnUNetTrainer):
 
 
 class AnatomixTrainerScratch(AnatomixTrainer):
-    """The same without pretrained weights: the control of every comparison."""
+    """AnatomixTrainer without pretrained weights: the control of every comparison."""
 
     starts_pretrained = False

@@ -1,4 +1,4 @@
-"""Pretrained weights into a segmentation network: found, checked against the plan, copied."""
+"""Transfer of pretrained weights into a segmentation network, checked against the plan."""
 
 from __future__ import annotations
 
@@ -12,17 +12,22 @@ from pretraining.backbone.weights import Weights, find_weights, load_weights
 from pretraining.common.errors import InputError
 
 
-def weights_of(recipe: Recipe) -> tuple[str, Weights]:
-    """The weights that ``recipe`` starts from, and where they were found.
+def load_initial_weights(recipe: Recipe) -> tuple[str, Weights]:
+    """Load the weights that a recipe starts from.
+
+    Args:
+        recipe: Recipe of the plan.
+
+    Returns:
+        Path of the file, and the weights.
 
     Raises:
-        InputError: If they are missing or damaged, or if the file named by the plan is no longer
-            the one that was planned with.
+        InputError: If they are missing or damaged, or if the file that the plan names has changed
+            since planning.
     """
     path = find_weights(plan=recipe.weights)
     weights = load_weights(path)
-    # Weights named by ANATOMIX_WEIGHTS are the user's wish for this run; the checksum is about the
-    # plan's own file.
+    # ANATOMIX_WEIGHTS replaces the weights for this run; the checksum belongs to the plan's file.
     if recipe.sha256 and not os.environ.get("ANATOMIX_WEIGHTS") and weights.sha256 != recipe.sha256:
         raise InputError(
             f"{path} has changed since the plan was made (sha256 {weights.sha256}, planned {recipe.sha256}); plan again"
@@ -31,19 +36,19 @@ def weights_of(recipe: Recipe) -> tuple[str, Weights]:
 
 
 def start_from(weights: Weights, network: AnatomixNetwork, image_channels: int) -> TransferReport:
-    """Copy ``weights`` into the backbone of ``network``; only the heads keep their random start.
+    """Copy ``weights`` into the backbone of ``network``; only the heads keep their random weights.
 
-    Several image channels share the pretrained first convolution, divided by their number. Channels
-    beyond, in which a cascade brings the labels of its first stage, start at 0: the network begins
-    as if it had the images alone.
+    Every image channel gets the pretrained first convolution, divided by the number of image
+    channels. Further channels, which hold the labels of a cascade's previous stage, start at 0: at
+    first they do not affect the output.
 
     Args:
-        weights: Of a backbone with one input channel, or with ``image_channels``.
-        network: Changed in place.
-        image_channels: Of the dataset; the network's other channels hold labels.
+        weights: Weights of a backbone with one input channel, or with ``image_channels``.
+        network: Network, changed in place.
+        image_channels: Image channels of the dataset; other channels of the network hold labels.
 
     Raises:
-        InputError: If anything but a head is missing, left over or of another shape.
+        InputError: If a tensor other than a head's is missing, unexpected or of another shape.
     """
     weights = match_architecture(weights, network.backbone.config)
     state = {f"backbone.{name}": tensor for name, tensor in weights.state.items()}

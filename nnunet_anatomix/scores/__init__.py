@@ -1,1 +1,1 @@
-"""Scores of segmentations, and statistics over subjects."""
+"""Scores of segmentations and statistics over subjects."""

@@ -1,4 +1,4 @@
-"""Dice and surface distance of a folder of segmentations, as a table."""
+"""Table of Dice and surface distance for a folder of segmentations."""
 
 from __future__ import annotations
 
@@ -25,17 +25,18 @@ from pretraining.imaging.scans import read_image
 log = logging.getLogger(__name__)
 
 Structures = Mapping[str, tuple[int, ...]]
-"""Name → the labels it is made of: one, or those of a region."""
+"""Labels of each structure by name: one, or several for a region."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaseScore:
-    """One structure of one case.
+    """Scores of one structure in one case.
 
     Attributes:
-        case, label: Names.
-        dice: In [0, 1]; NaN where neither truth nor prediction has it.
-        hd95_mm: See :func:`hd95_mm_by_label`; NaN where one of them lacks it.
+        case: Identifier of the case.
+        label: Name of the structure.
+        dice: Dice in [0, 1]; NaN if neither truth nor prediction contains the structure.
+        hd95_mm: 95 % Hausdorff distance, see :func:`hd95_mm_by_label`; NaN unless both contain it.
     """
 
     case: str
@@ -45,19 +46,22 @@ class CaseScore:
 
 
 def evaluate_segmentation(predictions: Path, truth: Path, *, out: Path) -> str:
-    """Score every prediction against the truth of the same name; write ``cases.csv`` and ``table.md``.
+    """Score predictions against the truth of the same name; write ``cases.csv`` and ``table.md``.
+
+    A ``dataset.json`` of nnU-Net in either folder names the labels. Its regions are scored as
+    regions, and voxels with the ignore label are excluded.
 
     Args:
-        predictions, truth: Folders of label files. A ``dataset.json`` of nnU-Net's in either names
-            the labels; its regions count as such, and what it ignores does not count.
-        out: Folder for the results; made if missing.
+        predictions: Folder of label files.
+        truth: Folder of label files with the same names.
+        out: Folder for the results; created if missing.
 
     Returns:
-        The table, as Markdown.
+        Table, as Markdown.
 
     Raises:
-        InputError: If there are no predictions, one has no truth or another grid, or a file is
-            damaged or no label map.
+        InputError: If there are no predictions, if a prediction has no truth or another grid than
+            its truth, or if a file is damaged or not a label map.
     """
     structures = _structures(predictions) or _structures(truth)
     scores, unused = [], _label_files(truth)
@@ -65,7 +69,7 @@ def evaluate_segmentation(predictions: Path, truth: Path, *, out: Path) -> str:
         unused.pop(case)
         scores += score_case(case, *_read_pair(prediction, true), structures)
     if unused:
-        log.warning("%d truths without a prediction are left out: %s", len(unused), ", ".join(unused))
+        log.warning("%d cases of the truth have no prediction and are not scored: %s", len(unused), ", ".join(unused))
     text = markdown(scores)
     write_records(out / "cases.csv", CaseScore, scores)
     write_text(out / "table.md", text)
@@ -75,48 +79,69 @@ def evaluate_segmentation(predictions: Path, truth: Path, *, out: Path) -> str:
 def score_case(
     case: str, prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float], structures: Structures
 ) -> list[CaseScore]:
-    """Scores of the structures, and after them of labels that belong to none.
+    """Score one case: all structures, then labels that belong to no structure.
 
     Args:
-        case: Its name.
-        prediction, truth: (X, Y, Z) labels, one grid.
-        spacing_mm: Of the grid, along X, Y and Z.
-        structures: What to score.
+        case: Identifier of the case.
+        prediction: (X, Y, Z) labels.
+        truth: (X, Y, Z) labels on the same grid.
+        spacing_mm: Spacing along X, Y and Z, mm.
+        structures: Structures to score.
     """
     if IGNORE in structures:
-        counts = ~np.isin(truth, structures[IGNORE])
-        prediction, truth = prediction * counts, truth * counts
+        is_scored = ~np.isin(truth, structures[IGNORE])
+        prediction, truth = prediction * is_scored, truth * is_scored
     dice, distance = dice_by_label(truth, prediction), hd95_mm_by_label(truth, prediction, spacing_mm)
-    named = {label for labels in structures.values() for label in labels}
+    structure_labels = {label for labels in structures.values() for label in labels}
     scores = []
-    for name, labels in {**structures, **{str(label): (label,) for label in dice if label not in named}}.items():
+    for name, labels in {
+        **structures,
+        **{str(label): (label,) for label in dice if label not in structure_labels},
+    }.items():
         if name == IGNORE:
             continue
-        (label, *more), its_dice, its_distance = labels, dice, distance
-        if more:
-            true, predicted = (np.where(np.isin(labelled, labels), label, 0) for labelled in (truth, prediction))
-            its_dice, its_distance = dice_by_label(true, predicted), hd95_mm_by_label(true, predicted, spacing_mm)
+        (label, *others), structure_dice, structure_distance = labels, dice, distance
+        if others:
+            true, predicted = (np.where(np.isin(volume, labels), label, 0) for volume in (truth, prediction))
+            structure_dice = dice_by_label(true, predicted)
+            structure_distance = hd95_mm_by_label(true, predicted, spacing_mm)
         scores.append(
-            CaseScore(case=case, label=name, dice=its_dice.get(label, nan), hd95_mm=its_distance.get(label, nan))
+            CaseScore(
+                case=case,
+                label=name,
+                dice=structure_dice.get(label, nan),
+                hd95_mm=structure_distance.get(label, nan),
+            )
         )
     return scores
 
 
 def markdown(scores: Sequence[CaseScore]) -> str:
-    """The table: a line a label, and their mean."""
+    """Format the scores as a Markdown table with one line per label and one for the mean."""
     lines = []
     labels = list(dict.fromkeys(score.label for score in scores))
     for name in (*labels, "mean"):
-        mine = [score for score in scores if name in (score.label, "mean") and not isnan(score.dice)]
-        cases = {score.case for score in mine}
-        missed = sum(isnan(score.hd95_mm) for score in mine)
-        lines.append([name, str(len(cases)), _cell(mine, "dice", 3), _cell(mine, "hd95_mm", 2), str(missed)])
+        selected = [score for score in scores if name in (score.label, "mean") and not isnan(score.dice)]
+        cases = {score.case for score in selected}
+        missed = sum(isnan(score.hd95_mm) for score in selected)
+        lines.append(
+            [
+                name,
+                str(len(cases)),
+                _format_mean(selected, "dice", 3),
+                _format_mean(selected, "hd95_mm", 2),
+                str(missed),
+            ]
+        )
     table = markdown_table(["label", "cases", "Dice (std)", "HD95, mm (std)", "on one side only"], lines)
-    said = "Means over cases, in brackets their std bootstrapped over the cases; HD95 where both truth and prediction have the label"
-    return f"{said}\n\n{table}"
+    caption = (
+        "Means over cases, in brackets their std bootstrapped over the cases; "
+        "HD95 where both truth and prediction have the label"
+    )
+    return f"{caption}\n\n{table}"
 
 
-def _cell(scores: Sequence[CaseScore], metric: str, digits: int) -> str:
+def _format_mean(scores: Sequence[CaseScore], metric: str, digits: int) -> str:
     values: dict[str, list[float]] = {}
     for score in scores:
         values.setdefault(score.case, []).append(getattr(score, metric))
@@ -128,7 +153,7 @@ def _cell(scores: Sequence[CaseScore], metric: str, digits: int) -> str:
 
 
 def _structures(folder: Path) -> Structures:
-    """Of the ``dataset.json`` in a folder; empty if there is none."""
+    """Read the structures from the ``dataset.json`` in a folder; empty if there is none."""
     path = folder / DATASET_FILE
     return (
         {name: numbers for name, numbers in read_dataset_json(path).labels.items() if any(numbers)}
@@ -138,37 +163,41 @@ def _structures(folder: Path) -> Structures:
 
 
 def _pairs(predictions: Path, truth: Path) -> dict[str, tuple[Path, Path]]:
-    """Case → prediction and truth."""
+    """Return the files of prediction and truth by case."""
     predicted, true = _label_files(predictions), _label_files(truth)
     if not predicted:
         raise InputError(
-            f"no predictions in {predictions}, expected label files (.nii.gz, .nii, .nrrd, .mha); name their folder"
+            f"no predictions in {predictions}, expected label files (.nii.gz, .nii, .nrrd, .mha); give their folder"
         )
     if missing := predicted.keys() - true.keys():
-        named = ", ".join(sorted(missing)[:5])
+        first = ", ".join(sorted(missing)[:5])
         raise InputError(
-            f"{len(missing)} of {len(predicted)} predictions have no truth in {truth}: {named}; add it, or move them away"
+            f"{len(missing)} of {len(predicted)} predictions have no truth in {truth}: {first}; "
+            "add the truth, or remove these predictions"
         )
     return {case: (path, true[case]) for case, path in predicted.items()}
 
 
 def _label_files(folder: Path) -> dict[str, Path]:
-    """Case → file, by name."""
+    """Return the label files of a folder by case, sorted by name."""
     if not folder.is_dir():
-        raise InputError(f"no folder {folder}; name a folder of label files")
+        raise InputError(f"no folder {folder}; give a folder of label files")
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if is_label_file(path.name) and files.setdefault(stem(path.name), path) != path:
-            raise InputError(f"{path} and {files[stem(path.name)].name} are of one name; keep one of them")
+            raise InputError(f"{path} and {files[stem(path.name)].name} belong to the same case; keep one of them")
     return files
 
 
 def _read_pair(prediction: Path, truth: Path) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
-    """Labels, and the spacing of their grid."""
+    """Read the labels of prediction and truth, and the spacing of their grid, mm."""
     (predicted, first), (true, second) = _read(prediction, "prediction"), _read(truth, "truth")
     if not same_grid(first, second):
-        found = f"{first.GetSize()} voxels of {first.GetSpacing()} mm for {second.GetSize()} of {second.GetSpacing()} mm, or other axes"
-        raise InputError(f"{prediction} is not on the grid of {truth}: {found}; resample it to the truth")
+        raise InputError(
+            f"{prediction} is not on the grid of {truth}: expected {second.GetSize()} voxels of "
+            f"{second.GetSpacing()} mm with the same axes, found {first.GetSize()} of {first.GetSpacing()} mm; "
+            "resample it to the truth"
+        )
     return predicted, true, second.GetSpacing()
 
 

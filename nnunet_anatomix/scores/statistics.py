@@ -1,4 +1,4 @@
-"""Dice of single cases, and how far their mean can be trusted."""
+"""Dice of single cases, and the uncertainty of their mean."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pretraining.common.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class CaseDice:
-    """Overlap of one structure in one case.
+    """Dice of one structure in one case.
 
     Attributes:
-        case: Its identifier.
+        case: Identifier of the case.
         label: Name of the label or region.
-        dice: In [0, 1]; NaN where neither truth nor prediction has it.
+        dice: Dice in [0, 1]; NaN if neither truth nor prediction contains the structure.
     """
 
     case: str
@@ -30,14 +30,14 @@ class CaseDice:
 
 
 def read_case_dice(summary: Path, description: Mapping[str, Any]) -> list[CaseDice]:
-    """Read what ``nnUNetv2_evaluate_folder``, or nnU-Net's validation, wrote.
+    """Read the summary of ``nnUNetv2_evaluate_folder`` or of nnU-Net's validation.
 
     Args:
-        summary: ``summary.json``.
-        description: The dataset's ``dataset.json``; its ``labels`` may be regions.
+        summary: Path of the ``summary.json``.
+        description: Content of the dataset's ``dataset.json``; its ``labels`` may be regions.
 
     Raises:
-        InputError: If the file is missing, damaged or of other labels.
+        InputError: If the file is missing, damaged or has other labels.
     """
     names = {_key(value): name for name, value in description["labels"].items()}
     ending = description["file_ending"]
@@ -54,39 +54,58 @@ def read_case_dice(summary: Path, description: Mapping[str, Any]) -> list[CaseDi
         ]
     except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise InputError(
-            f"{summary} is no summary of nnU-Net's for the labels {sorted(names.values())}: {error!r}"
+            f"{summary} is not a summary of nnU-Net for the labels {sorted(names.values())}: {error!r}"
         ) from None
 
 
 def _key(label: int | Sequence[int]) -> str:
-    """As nnU-Net names a label or region in its summaries."""
+    """Return the key of a label or region in nnU-Net's summaries."""
     return str(label) if isinstance(label, int) else str(tuple(label))
 
 
 def subject_means(values: Mapping[str, Sequence[float]]) -> np.ndarray:
-    """One number a subject: the mean of its values, NaN left out; subjects without any are left out too.
+    """Compute the mean of each subject's values, ignoring NaN.
 
     Args:
-        values: Subject → Dice of its labels and of repeated runs.
+        values: Dice of each subject: all labels and repeated runs.
+
+    Returns:
+        One mean per subject; subjects with only NaN are dropped.
     """
-    known = [[value for value in repeated if not np.isnan(value)] for repeated in values.values()]
-    return np.array([np.mean(repeated) for repeated in known if repeated])
+    valid = [[value for value in repeated if not np.isnan(value)] for repeated in values.values()]
+    return np.array([np.mean(repeated) for repeated in valid if repeated])
 
 
 def bootstrap_std(subjects: Sequence[float] | np.ndarray, *, seed: int = 0) -> float:
-    """Standard deviation of the mean over resampled subjects, as the paper's tables give it; NaN below two subjects."""
-    return float(_bootstrapped(subjects, seed).standard_error) if len(subjects) > 1 else float("nan")
+    """Compute the bootstrapped standard deviation of the mean over subjects (the paper's tables).
+
+    Args:
+        subjects: One value per subject.
+        seed: Seed of the resampling.
+
+    Returns:
+        Standard deviation; NaN for fewer than two subjects.
+    """
+    return float(_bootstrap(subjects, seed).standard_error) if len(subjects) > 1 else float("nan")
 
 
 def bootstrap_interval(subjects: Sequence[float] | np.ndarray, *, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of the mean over resampled subjects, by percentiles; NaN below two subjects."""
+    """Compute the bootstrapped 95 % interval of the mean over subjects, by percentiles.
+
+    Args:
+        subjects: One value per subject.
+        seed: Seed of the resampling.
+
+    Returns:
+        Lower and upper bound; NaN for fewer than two subjects.
+    """
     if len(subjects) < 2:
         return float("nan"), float("nan")
-    low, high = _bootstrapped(subjects, seed).confidence_interval
+    low, high = _bootstrap(subjects, seed).confidence_interval
     return float(low), float(high)
 
 
-def _bootstrapped(subjects: Sequence[float] | np.ndarray, seed: int) -> Any:
+def _bootstrap(subjects: Sequence[float] | np.ndarray, seed: int) -> Any:
     return bootstrap(
         (np.asarray(subjects, dtype=float),), np.mean, method="percentile", rng=np.random.default_rng(seed)
     )

@@ -1,1 +1,1 @@
-"""Few-shot studies: shots × seeds × starts, trained, tested and drawn (Table 1, Fig. 8)."""
+"""Few-shot studies: training and testing over shots × seeds × starts (Table 1, Fig. 8)."""

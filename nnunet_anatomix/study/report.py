@@ -1,4 +1,4 @@
-"""What the runs of a study come to: cases, a table of means as in Table 1, a curve over labelled scans as in Fig. 8."""
+"""Results of a study: case scores, a table of means (Table 1), a curve over shots (Fig. 8)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pretraining.common.tables import markdown_table, write_csv, write_records
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """One structure of one case, segmented by one run."""
+class RunScore:
+    """Score of one structure of one case in one run."""
 
     start: str
     shots: int
@@ -29,13 +29,15 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """One start with one number of shots.
+    """Mean scores of one start with one number of shots.
 
     Attributes:
-        dice: Mean over subjects; of a subject, over its labels and the seeds.
-        std: Of ``dice``, bootstrapped over the subjects.
-        by_seed: Seed → mean over its subjects.
-        by_label: Label → mean over subjects and seeds.
+        start: Name of the start.
+        shots: Labelled scans to train on.
+        dice: Mean Dice over subjects; a subject's Dice is the mean over its labels and the seeds.
+        std: Standard deviation of ``dice``, bootstrapped over the subjects.
+        by_seed: Mean Dice over subjects for each seed.
+        by_label: Mean Dice over subjects and seeds for each label.
     """
 
     start: str
@@ -46,21 +48,21 @@ class Summary:
     by_label: dict[str, float]
 
 
-def rows_of(run: Run, dice: Iterable[CaseDice]) -> list[Row]:
-    """What a run reached, one row a case and label."""
-    return [Row(start=run.start.name, shots=run.shots, seed=run.seed, **asdict(one)) for one in dice]
+def score_run(run: Run, dice: Iterable[CaseDice]) -> list[RunScore]:
+    """Return the scores of a run, one row per case and label."""
+    return [RunScore(start=run.start.name, shots=run.shots, seed=run.seed, **asdict(case)) for case in dice]
 
 
-def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Write rows as CSV, whole or not at all."""
-    write_records(path, Row, rows)
+def write_rows(path: Path, rows: Iterable[RunScore]) -> None:
+    """Write rows as CSV, atomically."""
+    write_records(path, RunScore, rows)
 
 
-def read_rows(path: Path) -> list[Row]:
-    """Read what :func:`write_rows` wrote."""
+def read_rows(path: Path) -> list[RunScore]:
+    """Read a file of :func:`write_rows`."""
     with path.open(newline="", encoding="utf-8") as file:
         return [
-            Row(
+            RunScore(
                 start=row["start"],
                 shots=int(row["shots"]),
                 seed=int(row["seed"]),
@@ -72,21 +74,28 @@ def read_rows(path: Path) -> list[Row]:
         ]
 
 
-def summarize(rows: Sequence[Row]) -> list[Summary]:
-    """Means of every start and number of shots, in the order in which they come; fewest shots first."""
-    groups: dict[tuple[str, int], list[Row]] = {}
+def summarize(rows: Sequence[RunScore]) -> list[Summary]:
+    """Compute the mean scores of every start and number of shots.
+
+    Args:
+        rows: Scores of all runs.
+
+    Returns:
+        Summaries, fewest shots first; starts in order of their first row.
+    """
+    groups: dict[tuple[str, int], list[RunScore]] = {}
     for row in rows:
         groups.setdefault((row.start, row.shots), []).append(row)
     summaries = []
     for (start, shots), members in groups.items():
-        means = _subjects(members)
+        means = _mean_by_subject(members)
         by_seed = {
-            seed: float(_subjects([row for row in members if row.seed == seed]).mean())
-            for seed in _different(members, "seed")
+            seed: float(_mean_by_subject([row for row in members if row.seed == seed]).mean())
+            for seed in _unique(members, "seed")
         }
         by_label = {
-            label: float(_subjects([row for row in members if row.label == label]).mean())
-            for label in _different(members, "label")
+            label: float(_mean_by_subject([row for row in members if row.label == label]).mean())
+            for label in _unique(members, "label")
         }
         summaries.append(
             Summary(
@@ -101,31 +110,36 @@ def summarize(rows: Sequence[Row]) -> list[Summary]:
     return sorted(summaries, key=lambda summary: summary.shots)
 
 
-def write_report(out: Path, rows: Sequence[Row], title: str) -> str:
-    """Write ``cases.csv``, ``table.csv``, ``table.md`` and ``curve.png`` into ``out``.
+def write_report(out: Path, rows: Sequence[RunScore], title: str) -> str:
+    """Write ``cases.csv``, ``table.csv``, ``table.md`` and ``curve.png``.
+
+    Args:
+        out: Folder for the files.
+        rows: Scores of all runs.
+        title: Title of table and curve.
 
     Returns:
-        The table, as Markdown.
+        Table, as Markdown.
     """
     summaries = summarize(rows)
-    text = markdown(summaries, title, subjects=len(_different(rows, "case")))
+    text = markdown(summaries, title, subjects=len(_unique(rows, "case")))
     write_rows(out / "cases.csv", rows)
     columns = [
         "start",
         "shots",
         "dice",
         "std",
-        *(f"seed_{seed}" for seed in _different(rows, "seed")),
-        *_different(rows, "label"),
+        *(f"seed_{seed}" for seed in _unique(rows, "seed")),
+        *_unique(rows, "label"),
     ]
     write_csv(
         out / "table.csv",
         columns,
         [
-            [one.start, one.shots, one.dice, one.std]
-            + [one.by_seed.get(seed, "") for seed in _different(rows, "seed")]
-            + [one.by_label.get(label, "") for label in _different(rows, "label")]
-            for one in summaries
+            [summary.start, summary.shots, summary.dice, summary.std]
+            + [summary.by_seed.get(seed, "") for seed in _unique(rows, "seed")]
+            + [summary.by_label.get(label, "") for label in _unique(rows, "label")]
+            for summary in summaries
         ],
     )
     write_text(out / "table.md", text)
@@ -135,67 +149,83 @@ def write_report(out: Path, rows: Sequence[Row], title: str) -> str:
 
 
 def markdown(summaries: Sequence[Summary], title: str, *, subjects: int) -> str:
-    """The table: the best mean of every number of shots is bold, the second is underlined."""
-    labels = list(dict.fromkeys(label for one in summaries for label in one.by_label))
+    """Format the summaries as a Markdown table.
+
+    For each number of shots, the best mean is bold and the second best underlined.
+
+    Args:
+        summaries: Mean scores.
+        title: First words of the text.
+        subjects: Number of test scans.
+    """
+    labels = list(dict.fromkeys(label for summary in summaries for label in summary.by_label))
     header = ["shots", "start", "Dice", "each seed", *labels]
     lines = []
-    for one in summaries:
-        ranked = sorted((other.dice for other in summaries if other.shots == one.shots), reverse=True)
-        mean = f"{one.dice:.3f}"
+    for summary in summaries:
+        ranked = sorted((other.dice for other in summaries if other.shots == summary.shots), reverse=True)
+        mean = f"{summary.dice:.3f}"
         if len(ranked) > 1:
-            mean = f"**{mean}**" if one.dice == ranked[0] else f"<u>{mean}</u>" if one.dice == ranked[1] else mean
-        seeds = " ".join(f"{dice:.3f}" for dice in one.by_seed.values())
+            mean = (
+                f"**{mean}**" if summary.dice == ranked[0] else f"<u>{mean}</u>" if summary.dice == ranked[1] else mean
+            )
+        seeds = " ".join(f"{dice:.3f}" for dice in summary.by_seed.values())
         lines.append(
             [
-                str(one.shots),
-                one.start,
-                f"{mean} ({one.std:.3f})",
+                str(summary.shots),
+                summary.start,
+                f"{mean} ({summary.std:.3f})",
                 seeds,
-                *(f"{one.by_label.get(label, np.nan):.3f}" for label in labels),
+                *(f"{summary.by_label.get(label, np.nan):.3f}" for label in labels),
             ]
         )
     table = markdown_table(header, lines)
-    return f"{title}; mean Dice of {subjects} scans never trained on, in brackets its std bootstrapped over the scans\n\n{table}"
+    return (
+        f"{title}; mean Dice of {subjects} held-out scans, in brackets its std bootstrapped over the scans\n\n{table}"
+    )
 
 
 def draw_curve(out: Path, summaries: Sequence[Summary], title: str) -> None:
-    """Draw Dice over labelled scans: a line a start with bootstrapped std, and a dot a seed.
+    """Plot Dice over labelled scans: one line per start with bootstrapped std, one dot per seed.
 
     Args:
-        out: The ``.png`` file to write.
+        out: File to write, ``.png``.
+        summaries: Mean scores.
+        title: Title of the plot.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 4), layout="constrained")
     axis = figure.subplots()
-    starts = list(dict.fromkeys(one.start for one in summaries))
+    starts = list(dict.fromkeys(summary.start for summary in summaries))
     for number, start in enumerate(starts):
-        mine = [one for one in summaries if one.start == start]
-        # Side by side, where one would cover the other.
-        place = [one.shots * (1 + 0.03 * (number - (len(starts) - 1) / 2)) for one in mine]
+        own = [summary for summary in summaries if summary.start == start]
+        # Shift the starts slightly, so that markers do not overlap.
+        positions = [summary.shots * (1 + 0.03 * (number - (len(starts) - 1) / 2)) for summary in own]
         axis.errorbar(
-            place,
-            [one.dice for one in mine],
-            [one.std for one in mine],
+            positions,
+            [summary.dice for summary in own],
+            [summary.std for summary in own],
             label=start,
             marker="o",
             capsize=3,
             color=f"C{number}",
         )
-        for x, one in zip(place, mine, strict=True):
-            axis.scatter([x] * len(one.by_seed), list(one.by_seed.values()), s=12, alpha=0.5, color=f"C{number}")
-    shots = sorted({one.shots for one in summaries})
+        for x, summary in zip(positions, own, strict=True):
+            axis.scatter(
+                [x] * len(summary.by_seed), list(summary.by_seed.values()), s=12, alpha=0.5, color=f"C{number}"
+            )
+    shots = sorted({summary.shots for summary in summaries})
     axis.set_xscale("log")
     axis.set_xticks(shots, [str(number) for number in shots])
     axis.minorticks_off()
     axis.set_xlim(shots[0] * 0.8, shots[-1] * 1.25)
-    axis.set(xlabel="labelled scans", ylabel="Dice on scans never trained on", title=title)
+    axis.set(xlabel="labelled scans", ylabel="Dice on held-out scans", title=title)
     axis.grid(alpha=0.3)
     axis.legend()
     figure.savefig(out, dpi=150)
 
 
-def _subjects(rows: Sequence[Row]) -> np.ndarray:
+def _mean_by_subject(rows: Sequence[RunScore]) -> np.ndarray:
     values: dict[str, list[float]] = {}
     for row in rows:
         values.setdefault(row.case, []).append(row.dice)
@@ -203,5 +233,5 @@ def _subjects(rows: Sequence[Row]) -> np.ndarray:
     return means if len(means) else np.array([np.nan])
 
 
-def _different(rows: Sequence[Row], column: str) -> list:
+def _unique(rows: Sequence[RunScore], column: str) -> list:
     return list(dict.fromkeys(getattr(row, column) for row in rows))

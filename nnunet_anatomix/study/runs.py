@@ -1,4 +1,4 @@
-"""The runs of a study: where each starts, what it trains on, and the stock commands that make it."""
+"""Runs of a study: initial weights, training cases, and the stock commands that execute them."""
 
 from __future__ import annotations
 
@@ -26,29 +26,25 @@ log = logging.getLogger(__name__)
 CONFIGURATION = "3d_fullres"
 OUR_PLANS, STOCK_PLANS = "nnUNetAnatomixPlans", "nnUNetPlans"
 PREPROCESSED = "nnUNet_preprocessed"
-"""Folder of nnU-Net's, one of the study and one of each run."""
+"""Name of nnU-Net's preprocessed folder; the study has one, and each run has one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudySettings:
-    """What all runs of a study share."""
+    """Settings that all runs of a study share."""
 
     dataset: str
-    """Its name, ``DatasetXXX_NAME``."""
+    """Name of the dataset, ``DatasetXXX_NAME``."""
     iterations: int = 37_500
-    """Optimizer steps of every run, stock nnU-Net's included."""
+    """Optimizer steps of every run, including stock nnU-Net."""
     max_patch: int | None = None
-    """Longest side of a patch, voxels; None leaves the plans as they are."""
+    """Maximum side of a patch, voxels. Default: as planned."""
     batch: int | None = None
-    """Patches a step; None leaves the plans as they are."""
+    """Patches per step. Default: as planned."""
     patch: tuple[int, int, int] | None = None
-    """Of our plans, voxels, slices first; None leaves it as planned. Stock nnU-Net's plan keeps its
-    own.
-    """
+    """Patch size of our plan, voxels, slices first; not used for stock. Default: as planned."""
     spacing_mm: tuple[float, float, float] | None = None
-    """Grid of our plans, slices first; None leaves it as planned. Stock nnU-Net's plan keeps its
-    own.
-    """
+    """Spacing of our plan, mm, slices first; not used for stock. Default: as planned."""
 
     def __post_init__(self) -> None:
         check_count(iterations=self.iterations, max_patch=self.max_patch, batch=self.batch, patch=self.patch)
@@ -57,12 +53,12 @@ class StudySettings:
 
 @dataclass(frozen=True, kw_only=True)
 class StartWeights:
-    """Where a network starts from.
+    """Initial state of a network: trainer, plan and weights.
 
     Attributes:
-        name: In tables and folders.
-        trainer: nnU-Net's ``-tr``.
-        plans: nnU-Net's ``-p``.
+        name: Name in tables and folders.
+        trainer: Value of nnU-Net's ``-tr``.
+        plans: Value of nnU-Net's ``-p``.
         weights: File or ``hf://`` address; empty for the plan's own.
     """
 
@@ -72,7 +68,7 @@ class StartWeights:
     weights: str = ""
 
 
-BY_NAME = {
+BUILT_IN_STARTS = {
     "weights": StartWeights(name="weights"),
     "scratch": StartWeights(name="scratch", trainer="AnatomixTrainerScratch"),
     "stock": StartWeights(name="stock", trainer="AnatomixTrainerStock", plans=STOCK_PLANS),
@@ -81,81 +77,104 @@ BY_NAME = {
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One training."""
+    """One training with its test."""
 
     start: StartWeights
     shots: int
-    """Cases to train on."""
+    """Number of training cases."""
     seed: int
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """Name of the run's folder."""
         return f"{self.start.name}_shots{self.shots}_seed{self.seed}"
 
 
-def starts_of(asked: Sequence[str]) -> dict[str, StartWeights]:
-    """Name → start, for names of :data:`BY_NAME` and weights files, which are called by their file's name.
+def parse_starts(texts: Sequence[str]) -> dict[str, StartWeights]:
+    """Return the starts that a command line names.
+
+    Args:
+        texts: Names of :data:`BUILT_IN_STARTS`, and weights files or ``hf://`` addresses.
+
+    Returns:
+        Start by name; a weights file has the name of :func:`start_name`.
 
     Raises:
-        InputError: For a file that is not there, or two of one name.
+        InputError: If a file does not exist, or if two starts have the same name.
     """
     starts: dict[str, StartWeights] = {}
-    for text in dict.fromkeys(asked):
-        start = BY_NAME.get(text) or StartWeights(name=start_name(text), weights=text)
+    for text in dict.fromkeys(texts):
+        start = BUILT_IN_STARTS.get(text) or StartWeights(name=start_name(text), weights=text)
         if text.endswith(".json"):
             raise InputError(
-                f"{text} makes features only; a study starts from weights of our backbone, .safetensors or published .pth"
+                f"{text} only computes features; a study starts from weights of our backbone, "
+                ".safetensors or published .pth"
             )
         if start.weights and not text.startswith("hf://"):
             if not Path(text).is_file():
-                raise InputError(f"expected a start among {sorted(BY_NAME)}, or a file of weights; found '{text}'")
+                raise InputError(f"expected a start among {sorted(BUILT_IN_STARTS)}, or a weights file; found '{text}'")
             start = StartWeights(name=start.name, weights=str(Path(text).resolve()))
-        if start.name in starts or (start.weights and start.name in BY_NAME):
+        if start.name in starts or (start.weights and start.name in BUILT_IN_STARTS):
             raise InputError(
-                f"two starts would be called '{start.name}'; rename the file, its name stands in the tables"
+                f"two starts would be called '{start.name}'; rename the file, as its name is used in the tables"
             )
         starts[start.name] = start
     return starts
 
 
 def start_name(text: str) -> str:
-    """What a start is called in tables and folders: its own name, or that of its file."""
-    return text if text in BY_NAME else re.sub(r"[^\w.-]", "_", Path(text).stem)
+    """Return the name of a start in tables and folders: its own, or that of its weights file."""
+    return text if text in BUILT_IN_STARTS else re.sub(r"[^\w.-]", "_", Path(text).stem)
 
 
-def cut_plan(
+def resize_patch(
     plan: Mapping[str, Any], max_patch: int | None, batch: int | None, patch: tuple[int, int, int] | None = None
 ) -> dict[str, Any]:
-    """A plan with another batch, and another patch or its own cut to ``max_patch`` voxels a side, in steps that its poolings can halve.
+    """Return a copy of a plan with another patch and batch size.
+
+    Args:
+        plan: nnU-Net's plan.
+        max_patch: Maximum side of the patch, voxels; rounded down to what the poolings can halve.
+            Default: no limit.
+        batch: Patches per step. Default: as planned.
+        patch: Patch size, voxels. Default: as planned.
 
     Raises:
-        InputError: If the network pools more often than such a patch allows.
+        InputError: If the poolings of the network cannot halve the patch.
     """
-    cut: dict[str, Any] = json.loads(json.dumps(plan))
-    configuration = cut["configurations"][CONFIGURATION]
-    steps = np.prod(configuration["architecture"]["arch_kwargs"]["strides"], axis=0).astype(int)
+    copy: dict[str, Any] = json.loads(json.dumps(plan))
+    configuration = copy["configurations"][CONFIGURATION]
+    multiples = np.prod(configuration["architecture"]["arch_kwargs"]["strides"], axis=0).astype(int)
     if patch is not None:
-        if np.mod(patch, steps).any():
+        if np.mod(patch, multiples).any():
             raise InputError(
-                f"{plan['plans_name']} pools {steps.tolist()} voxels into one: expected a patch of multiples, found {patch}"
+                f"expected a patch of multiples of {multiples.tolist()} voxels, as {plan['plans_name']} pools so many "
+                f"into one, found {patch}"
             )
         configuration["patch_size"] = list(patch)
     if max_patch is not None:
-        if steps.max() > max_patch:
+        if multiples.max() > max_patch:
             raise InputError(
-                f"{plan['plans_name']} pools {steps.tolist()} voxels into one: expected patches of at least {steps.max()}"
+                f"expected a maximum patch side of at least {multiples.max()} voxels, as {plan['plans_name']} pools "
+                f"{multiples.tolist()} into one, found {max_patch}"
             )
-        configuration["patch_size"] = np.minimum(configuration["patch_size"], max_patch // steps * steps).tolist()
+        configuration["patch_size"] = np.minimum(
+            configuration["patch_size"], max_patch // multiples * multiples
+        ).tolist()
     configuration["batch_size"] = batch or configuration["batch_size"]
-    return cut
+    return copy
 
 
 def prepare(out: Path, settings: StudySettings, starts: Collection[StartWeights]) -> None:
-    """Plan and preprocess below ``out``, once for every plan that a start needs, and cut the patches."""
-    from nnunet_anatomix.finetuning.planning import (
-        planning_environment,  # imports torch, which reading results does without
-    )
+    """Plan and preprocess the dataset, once per plan that a start needs, and set the patch sizes.
+
+    Args:
+        out: Folder of the study.
+        settings: Settings of the study.
+        starts: Starts of the study.
+    """
+    # Imports torch, which is not needed to read results.
+    from nnunet_anatomix.finetuning.stock_plan import planning_environment
 
     preprocessed = out / PREPROCESSED / settings.dataset
     preprocessed.mkdir(parents=True, exist_ok=True)
@@ -171,30 +190,32 @@ def prepare(out: Path, settings: StudySettings, starts: Collection[StartWeights]
             log.info("planning and preprocessing %s with %s", settings.dataset, plans)
             run_child(planning[plans], planning_environment(_environment(out / PREPROCESSED, out)), out / "log.txt")
             patch = settings.patch if plans == OUR_PLANS else None
-            plan = cut_plan(json.loads(path.read_text(encoding="utf-8")), settings.max_patch, settings.batch, patch)
+            plan = resize_patch(json.loads(path.read_text(encoding="utf-8")), settings.max_patch, settings.batch, patch)
             write_text(path, json.dumps(plan, indent=2))
             prepared.touch()
 
 
-def carry_out(run: Run, settings: StudySettings, fold: Fold | None, out: Path, tests: Path | None, device: str) -> Path:
-    """Train one network and test it; a training that was stopped continues from its last checkpoint.
+def execute_run(
+    run: Run, settings: StudySettings, fold: Fold | None, out: Path, tests: Path | None, device: str
+) -> Path:
+    """Train one network and test it; an interrupted training resumes from its last checkpoint.
 
     Args:
-        run: Which one.
-        settings: Of the study.
-        fold: From :func:`~nnunet_anatomix.finetuning.splits.draw_folds`; None for nnU-Net's fold
+        run: Run to execute.
+        settings: Settings of the study.
+        fold: Fold of :func:`~nnunet_anatomix.finetuning.splits.draw_folds`; None for nnU-Net's fold
             ``all``.
         out: Folder of the study.
-        tests: Raw dataset with ``imagesTs`` and ``labelsTs``; without it, nnU-Net's validation
-            after training is the test.
-        device: For nnU-Net's ``-device``.
+        tests: Raw dataset with ``imagesTs`` and ``labelsTs``; if None, nnU-Net's validation after
+            training is the test.
+        device: Value of nnU-Net's ``-device``.
 
     Returns:
-        nnU-Net's ``summary.json`` of the test.
+        Path of nnU-Net's ``summary.json`` of the test.
     """
     folder = out / "runs" / run.name
     environment = _environment(
-        own_folds(out / PREPROCESSED / settings.dataset, fold, folder / PREPROCESSED), folder
+        link_preprocessed(out / PREPROCESSED / settings.dataset, fold, folder / PREPROCESSED), folder
     ) | {
         "ANATOMIX_ITERATIONS": str(settings.iterations),
         "ANATOMIX_SEED": str(run.seed),
@@ -214,18 +235,17 @@ def carry_out(run: Run, settings: StudySettings, fold: Fold | None, out: Path, t
     )
 
 
-def own_folds(shared: Path, fold: Fold | None, out: Path) -> Path:
-    """Make a preprocessed folder of nnU-Net's that has folds of its own, and everything else in common with ``shared``.
+def link_preprocessed(shared: Path, fold: Fold | None, out: Path) -> Path:
+    """Create a preprocessed folder with its own folds and links to the shared data.
 
     nnU-Net's trainers read their folds from ``splits_final.json`` in the dataset's preprocessed
-    folder. Runs that shared that file would train on each other's cases as soon as two of them run
-    at once.
+    folder. Concurrent runs that shared this file would train on each other's cases.
 
     Args:
         shared: Preprocessed folder of one dataset.
-        fold: Number 0 of the folds; None leaves them out, for fold ``all``.
-        out: To take the place of ``nnUNet_preprocessed``; filled with relative links, or with
-            copies where a disk has no links.
+        fold: Fold 0; None writes no folds, for nnU-Net's fold ``all``.
+        out: Folder to use as ``nnUNet_preprocessed``. It gets relative links, or copies on disks
+            without links.
 
     Returns:
         ``out``.
@@ -237,7 +257,7 @@ def own_folds(shared: Path, fold: Fold | None, out: Path) -> Path:
         if entry.name == SPLITS_FILE or entry.name.startswith(LOCK) or link.exists():
             continue
         try:
-            link.unlink(missing_ok=True)  # of a study that was moved
+            link.unlink(missing_ok=True)  # a broken link, after the study was moved
             link.symlink_to(os.path.relpath(entry.resolve(), own.resolve()), target_is_directory=entry.is_dir())
         except (OSError, NotImplementedError):
             if entry.is_dir():
@@ -260,8 +280,8 @@ def _commands(
             *("nnUNetv2_predict", "-i", str(tests / "imagesTs"), "-o", str(predictions)),
             *("-d", settings.dataset, "-c", CONFIGURATION, "-f", fold, *model),
         ]
-        described = ["-djfile", str(predictions / "dataset.json"), "-pfile", str(predictions / "plans.json")]
-        yield ["nnUNetv2_evaluate_folder", str(tests / "labelsTs"), str(predictions), *described]
+        metadata = ["-djfile", str(predictions / "dataset.json"), "-pfile", str(predictions / "plans.json")]
+        yield ["nnUNetv2_evaluate_folder", str(tests / "labelsTs"), str(predictions), *metadata]
 
 
 def _environment(preprocessed: Path, results: Path) -> dict[str, str]:

@@ -1,14 +1,15 @@
-"""A few-shot study: how the Dice on scans never trained on depends on labelled scans and on where a network starts.
+"""Few-shot study: Dice on held-out scans as a function of labelled scans and initial weights.
 
-OUT/study.json                settings; a folder of other ones is refused
-OUT/nnUNet_preprocessed       plans and scans, the same for all runs
-OUT/runs/NAME                 one run, with folds of its own; dice.csv is written when it is finished
-OUT/failed.csv                runs that failed, and why
-OUT/cases.csv                 every case of every finished run
-OUT/table.md, .csv, curve.png means
+Files in the output folder::
 
-Several calls may work in one folder at once, each on runs of its own: a run that another process
-works on is left to it.
+    study.json                settings; a folder with other settings is an error
+    nnUNet_preprocessed       plans and scans, shared by all runs
+    runs/NAME                 one run, with its own folds; dice.csv marks a finished run
+    failed.csv                runs that failed, with reasons
+    cases.csv                 every case of every finished run
+    table.md, .csv, curve.png means
+
+Several calls may work in one folder at the same time: each skips runs that another process holds.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from pathlib import Path
 
 from nnunet_anatomix.finetuning.splits import draw_folds, training_pool
 from nnunet_anatomix.scores.statistics import read_case_dice
-from nnunet_anatomix.study.report import Row, read_rows, rows_of, write_report, write_rows
-from nnunet_anatomix.study.runs import BY_NAME, Run, StudySettings, carry_out, prepare, starts_of
+from nnunet_anatomix.study.report import RunScore, read_rows, score_run, write_report, write_rows
+from nnunet_anatomix.study.runs import BUILT_IN_STARTS, Run, StudySettings, execute_run, parse_starts, prepare
 from pretraining.common.atomic import write_text
 from pretraining.common.batch import FAILURES, run_batch
 from pretraining.common.config import read_json, to_dict
@@ -29,7 +30,7 @@ from pretraining.common.errors import InputError
 from pretraining.common.lock import hold_lock, is_vacant
 
 FINISHED = "dice.csv"
-"""Of a run."""
+"""File that marks a finished run."""
 
 
 def study(
@@ -41,50 +42,51 @@ def study(
     starts: Sequence[str] = ("weights", "scratch", "stock"),
     device: str = "cpu",
 ) -> str:
-    """Run everything that is not finished, by stock commands, and write tables and curve.
+    """Execute all unfinished runs with stock commands, and write tables and curve.
 
     Args:
-        settings: Of all runs.
-        out: Folder of the study. A later call may add shots, seeds and starts; calls at the same
-            time share the work.
-        shots: Labelled scans to train on; all of them if empty. Each seed draws its own, and more
-            shots contain fewer. Where the raw dataset has a ``splits_final.json``, cases that its
-            largest fold does not train on are never trained on here.
-        seeds: Of the drawing, of the network's random part and of training.
-        starts: ``weights`` (the bundled ones), ``scratch``, ``stock`` nnU-Net, or files of weights.
+        settings: Settings of all runs.
+        out: Folder of the study. A later call may add shots, seeds and starts; concurrent calls
+            share the work.
+        shots: Numbers of labelled scans to train on. Each seed draws its own scans; those of more
+            shots include those of fewer. If the raw dataset has a ``splits_final.json``, only
+            training cases of its largest fold are used. Default: all.
+        seeds: Seeds of the drawn cases, of the head's random weights and of training.
+        starts: ``weights`` (the bundled ones), ``scratch``, ``stock`` nnU-Net, or weights files.
         device: ``cpu``, ``cuda`` or ``mps``.
 
     Returns:
-        The table of all runs that are finished in ``out``, as Markdown.
+        Table of all finished runs in ``out``, as Markdown.
 
     Raises:
         InputError: If the dataset has no case to test on, or the folder belongs to another study.
-        CommandFailed: If planning fails; or, after all other runs, if some failed or are left to
-            other processes.
-        Interrupted: When this process is asked to stop, after the command in hand has been stopped.
-            The next call resumes.
+        CommandFailed: If planning fails; or, after all other runs, if some runs failed or are held
+            by other processes.
+        Interrupted: On a stop signal, after the running command has stopped. The next call resumes.
     """
-    from nnunet_anatomix.finetuning.dataset import find_dataset  # imports nnU-Net, which --help does without
+    # Imports nnU-Net, which --help does not need.
+    from nnunet_anatomix.finetuning.dataset import find_dataset
 
     dataset = find_dataset(settings.dataset)
     cases = training_pool(dataset.folder, list(dataset.cases))
     shots = sorted(set(shots)) or [len(cases)]
     if not 1 <= shots[0] <= shots[-1] <= len(cases):
-        raise InputError(f"expected from 1 to {len(cases)} shots, as there are so many training cases, found {shots}")
+        raise InputError(f"expected from 1 to {len(cases)} shots, the number of training cases, found {shots}")
     tests = dataset.folder if (dataset.folder / "labelsTs").is_dir() else None
     if tests is None and shots[-1] == len(cases):
         raise InputError(
-            f"{dataset.name} has no labelsTs: it is tested on the training cases left out, so shots must be below {len(cases)}"
+            f"{dataset.name} has no labelsTs and is tested on the remaining training cases: "
+            f"shots must be below {len(cases)}, found {shots[-1]}"
         )
-    named = starts_of(starts)
+    starts_by_name = parse_starts(starts)
     with hold_lock(out, wait=True):
         _claim(out, settings)
-        prepare(out, settings, named.values())
+        prepare(out, settings, starts_by_name.values())
     runs = [
         Run(start=start, shots=number, seed=seed)
         for number in shots
         for seed in sorted(set(seeds))
-        for start in named.values()
+        for start in starts_by_name.values()
     ]
 
     def is_done(run: Run) -> bool:
@@ -93,39 +95,40 @@ def study(
     def work(run: Run) -> None:
         folder = out / "runs" / run.name
         with hold_lock(folder):
-            if is_done(run):  # by another process, just now
+            if is_done(run):  # another process may have finished it before this one got the lock
                 return
             (fold,) = draw_folds(cases, run.shots, seed=run.seed, validation=cases if tests is None else ())
-            is_everything = run.shots == len(dataset.cases)
-            summary = carry_out(run, settings, None if is_everything else fold, out, tests, device)
-            write_rows(folder / FINISHED, rows_of(run, read_case_dice(summary, dataset.description)))
-            for checkpoint in folder.rglob("checkpoint_*.pth"):  # up to a gigabyte a run
+            trains_on_all = run.shots == len(dataset.cases)
+            summary = execute_run(run, settings, None if trains_on_all else fold, out, tests, device)
+            write_rows(folder / FINISHED, score_run(run, read_case_dice(summary, dataset.description)))
+            for checkpoint in folder.rglob("checkpoint_*.pth"):  # up to a gigabyte per run
                 checkpoint.unlink()
         report()
 
     def report() -> str:
-        return write_report(out, _finished_rows(out, list(named)), f"{dataset.name}, {settings.iterations} iterations")
+        rows = _read_finished_runs(out, list(starts_by_name))
+        return write_report(out, rows, f"{dataset.name}, {settings.iterations} iterations")
 
     outcome = run_batch({run.name: run for run in runs}, work, noun="run", is_done=is_done, failures=out)
     outcome.require_all("runs", see=out / FAILURES)
     return report()
 
 
-def _finished_rows(out: Path, starts: Sequence[str]) -> list[Row]:
-    """Rows of all runs: fewest shots first, then by seed, the given starts before others."""
+def _read_finished_runs(out: Path, starts: Sequence[str]) -> list[RunScore]:
+    """Read the rows of all finished runs, sorted by shots, seed and start (``starts`` first)."""
     rows = [row for path in sorted(out.glob(f"runs/*/{FINISHED}")) for row in read_rows(path)]
-    order = [*starts, *BY_NAME, *sorted({row.start for row in rows})]
+    order = [*starts, *BUILT_IN_STARTS, *sorted({row.start for row in rows})]
     return sorted(rows, key=lambda row: (row.shots, row.seed, order.index(row.start)))
 
 
 def _claim(out: Path, settings: StudySettings) -> None:
-    """Make ``out`` the folder of this study, unless it is another's."""
+    """Write the settings into the folder; raise InputError if it holds anything but this study."""
     path = out / "study.json"
     if path.is_file():
         earlier, now = to_dict(read_json(StudySettings, path)), to_dict(settings)
         if changed := {name: f"{earlier[name]}, now {now[name]}" for name in now if earlier[name] != now[name]}:
-            raise InputError(f"{out} holds a study with other settings ({changed}); name another folder")
+            raise InputError(f"{out} contains a study with other settings ({changed}); use another folder")
     elif not is_vacant(out):
-        raise InputError(f"{out} holds something other than a study; name an empty or new folder")
+        raise InputError(f"{out} contains something other than a study; use an empty or new folder")
     else:
         write_text(path, json.dumps(asdict(settings), indent=2) + "\n")

@@ -1,5 +1,5 @@
-"""The folder that nnU-Net scans for trainers.
+"""Folder that nnU-Net scans for trainers.
 
-nnU-Net imports every module here under its bare name and forgets it again, so there is one, which
-only re-exports.
+nnU-Net imports every module of this folder temporarily under its bare name. The only module
+therefore just re-exports the trainers.
 """

@@ -1,4 +1,4 @@
-"""What ``nnUNetv2_train -tr`` and ``nnUNetv2_predict`` find here."""
+"""Trainers that ``nnUNetv2_train -tr`` and ``nnUNetv2_predict`` find by name."""
 
 from nnunet_anatomix.finetuning.stock import AnatomixTrainerStock
 from nnunet_anatomix.finetuning.trainer import AnatomixTrainer, AnatomixTrainerScratch

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from nnunet_anatomix.finetuning.recipe import rate_for
+from nnunet_anatomix.finetuning.recipe import default_learning_rate
 from nnunet_anatomix.finetuning.schedule import HEAD, ScheduleConfig
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.backbone.weights import load_weights, save_weights
@@ -138,7 +138,7 @@ def test_a_killed_training_continues_in_every_phase_of_a_schedule(planned, phase
     # What an undisturbed training has in epoch 6, which begins with iteration 12.
     config = ScheduleConfig(**schedule)
     rates = end["logging"]["lrs"]
-    assert rates[6] == pytest.approx(rate_for(16) * config.factor(HEAD, 12, 16), rel=1e-6)
+    assert rates[6] == pytest.approx(default_learning_rate(16) * config.factor(HEAD, 12, 16), rel=1e-6)
     weight = next(name for name in then["network_weights"] if "encoder.0" in name and name.endswith("conv.weight"))
     begun, done = (
         load_weights(planned.folder / "untrained.safetensors").state[weight.removeprefix("backbone.")],

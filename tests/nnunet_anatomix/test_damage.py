@@ -1,4 +1,4 @@
-"""A damaged image gets one verdict, in the same words, at every entrance; and no entrance takes memory for what a header claims."""
+"""Damaged images: every command gives the same message, and none allocates what a header claims."""
 
 from __future__ import annotations
 
@@ -76,11 +76,12 @@ def other_checksum(content: bytes) -> bytes:
 
 
 def nrrd_claim(path: Path) -> Path:
-    """A small file that claims 1600 voxels a side."""
+    """Write a small file whose header claims 1600 voxels per side."""
     header = (
         "NRRD0004\ntype: short\ndimension: 3\nspace: left-posterior-superior\nsizes: 1600 1600 1600\nendian: little\n"
     )
-    header += "space directions: (1,0,0) (0,1,0) (0,0,1)\nkinds: domain domain domain\nencoding: gzip\nspace origin: (0,0,0)\n\n"
+    header += "space directions: (1,0,0) (0,1,0) (0,0,1)\nkinds: domain domain domain\nencoding: gzip\n"
+    header += "space origin: (0,0,0)\n\n"
     path.write_bytes(header.encode() + gzip.compress(bytes(8_000_000), mtime=0))
     return path
 
@@ -303,7 +304,7 @@ ENTRANCES = (
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_every_entrance_gives_one_verdict(nnunet, tmp_path, damage):
+def test_every_command_gives_the_same_verdict(nnunet, tmp_path, damage):
     suffix, make, said = DAMAGES[damage]
     path = make(tmp_path / f"scan{suffix}")
     with pytest.raises(Rejected, match=said) as caught:
@@ -321,14 +322,14 @@ def test_every_entrance_gives_one_verdict(nnunet, tmp_path, damage):
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".nrrd", ".mha"])
-def test_sound_files_pass(tmp_path, suffix):
+def test_valid_files_pass(tmp_path, suffix):
     path = sound(tmp_path, suffix)
     image, note = load_image(path)
     assert image.GetSize() == (SHAPE if ".nii" in suffix else SHAPE[::-1]) and not note
     assert read_size(path) == image.GetSize()
 
 
-def test_a_displacement_field_with_nan_is_no_start(tmp_path):
+def test_a_displacement_field_with_nan_is_refused(tmp_path):
     path = plain(tmp_path / "field.nii.gz", array=np.full((6, 5, 4, 1, 3), np.nan, "f4"))
     scan = sitk.ReadImage(str(sound(tmp_path, ".nii.gz")))
     with pytest.raises(ValueError, match="360 voxels are NaN on disk"):
@@ -358,7 +359,7 @@ def sform(turn: float = 0.0, shear: float = 0.0) -> np.ndarray:
     ],
     ids=["agree", "turned", "turned, aligned", "sheared", "flipped", "scaled"],
 )
-def test_which_of_two_placements_is_taken_is_said(tmp_path, nnunet, caplog, options, said):
+def test_the_used_orientation_is_reported(tmp_path, nnunet, caplog, options, said):
     path = plain(tmp_path / "scan.nii.gz", **options)
     found = load_image(path)[1]
     assert re.fullmatch(said, found), found
@@ -372,7 +373,7 @@ def test_which_of_two_placements_is_taken_is_said(tmp_path, nnunet, caplog, opti
     assert series.notes == ((found,) if said else ())
 
 
-def test_axes_that_are_sheared_and_stated_once_are_refused(tmp_path):
+def test_sheared_axes_without_a_second_orientation_are_refused(tmp_path):
     path = plain(tmp_path / "scan.nii.gz", sform=(1, sform(shear=0.4)), qform=(0, QFORM[1]))
     with pytest.raises(Rejected, match=r"not at right angles \(sheared\)"):
         load_image(path)
@@ -393,7 +394,7 @@ def test_axes_that_are_sheared_and_stated_once_are_refused(tmp_path):
         ("registration/sq_rot.nii.gz", "the sform is used"),
     ],
 )
-def test_files_that_failed_before(data_root, name, said):
+def test_files_of_past_failures_give_the_right_message(data_root, name, said):
     path = data_root.parent / "cases" / name
     if not path.is_file():
         pytest.skip(f"{path} is missing")

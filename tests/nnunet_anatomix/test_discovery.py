@@ -1,4 +1,4 @@
-"""A plain ``pip install`` lets stock nnU-Net find our trainers, with no variable to set."""
+"""Discovery of our trainers by stock nnU-Net after ``pip install``, without variables to set."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SHOW = "import os, sys; print(os.environ.get('nnUNet_extTrainer', '')); print('torch' in sys.modules or 'nnunet_anatomix' in sys.modules)"
+SHOW = """import os, sys
+print(os.environ.get('nnUNet_extTrainer', ''))
+print('torch' in sys.modules or 'nnunet_anatomix' in sys.modules)"""
 
 
 @pytest.fixture(scope="module", params=["plain", "editable"])
 def environment(request, tmp_path_factory) -> tuple[Path, Path, Path]:
-    """Interpreter and site-packages of a fresh environment with nnunet-anatomix installed, and the folder of its trainers.
+    """Install nnunet-anatomix into a new environment that shares all other packages.
 
-    Everything else is borrowed from the environment of the tests.
+    Return its interpreter, its site-packages and the folder of its trainers.
     """
     folder = tmp_path_factory.mktemp(request.param)
     source = folder / "source"
@@ -33,7 +35,7 @@ def environment(request, tmp_path_factory) -> tuple[Path, Path, Path]:
     python = folder / "env" / ("Scripts/python.exe" if windows else "bin/python")
     query = "import sysconfig; print(sysconfig.get_path('purelib'))"
     site = Path(subprocess.run([python, "-c", query], check=True, capture_output=True, text=True).stdout.strip())
-    # Paths that are merely listed: the .pth files inside, our own among them, are not read.
+    # Python does not read the .pth files (such as ours) in folders that a .pth file adds.
     (site / "borrowed.pth").write_text("\n".join(path for path in sys.path if Path(path).name == "site-packages"))
     options = ["--no-deps", "--no-build-isolation", "--ignore-installed", "--quiet", "--disable-pip-version-check"]
     target = ["--editable", str(source)] if request.param == "editable" else [str(source)]
@@ -48,12 +50,12 @@ def run(python: Path, code: str, folder: Path, trainers: str | None = None) -> s
     return subprocess.run([python, "-c", code], env=variables, cwd=folder, capture_output=True, text=True, check=True)
 
 
-def test_trainers_are_announced_without_importing_anything_heavy(environment, tmp_path):
+def test_trainers_are_registered_without_heavy_imports(environment, tmp_path):
     python, _, trainers = environment
     assert run(python, SHOW, tmp_path).stdout.splitlines() == [str(trainers), "False"]
 
 
-def test_the_users_folders_stay_in_front_and_nothing_is_said_twice(environment, tmp_path):
+def test_the_users_folders_stay_first_and_nothing_is_added_twice(environment, tmp_path):
     python, _, trainers = environment
     expected = os.pathsep.join(["/mine", "/other", str(trainers)])
     once = run(python, SHOW, tmp_path, trainers=os.pathsep.join(["/mine", "", "/other"])).stdout.splitlines()[0]
@@ -74,11 +76,13 @@ def test_stock_nnunet_finds_the_class_and_it_can_be_pickled(name, environment, t
 
 
 def test_plans_are_installed(environment, tmp_path):
-    code = "from nnunet_anatomix.finetuning.planning import load_template; print(load_template().anatomix.iterations)"
+    code = (
+        "from nnunet_anatomix.finetuning.plan_template import load_template; print(load_template().anatomix.iterations)"
+    )
     assert run(environment[0], code, tmp_path).stdout.strip() == "37500"
 
 
-def test_a_half_removed_package_does_no_harm(environment, tmp_path):
+def test_a_partly_removed_package_does_no_harm(environment, tmp_path):
     python, site, trainers = environment
     assert (site / "nnunet_anatomix.pth").is_file()
     hidden = trainers.with_name("hidden")

@@ -1,4 +1,4 @@
-"""Commands on a disk that fills up: one line, a non-zero exit, and what was there before stays as it was."""
+"""Commands on a full disk: a one-line error, a non-zero exit code, earlier files unchanged."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def scan(path: Path, seed: int) -> Path:
-    """Noise: voxels that do not compress."""
+    """Write a scan of noise, which does not compress."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = sitk.GetImageFromArray(np.random.default_rng(seed).normal(100, 40, (36, 32, 34)).astype(np.float32))
     sitk.WriteImage(image, str(path))
@@ -28,7 +28,7 @@ def scan(path: Path, seed: int) -> Path:
 
 @pytest.fixture
 def run(monkeypatch):
-    """Runs ``nnunet-anatomix`` in this process."""
+    """Return a function that runs ``nnunet-anatomix`` in this process."""
 
     def command(*arguments: object) -> None:
         monkeypatch.setattr("sys.argv", ["nnunet-anatomix", *map(str, arguments)])
@@ -39,7 +39,7 @@ def run(monkeypatch):
 
 @pytest.fixture
 def commands(tmp_path, small_disk):
-    """Command -> its arguments, which write to the small disk."""
+    """Return the arguments of each command, with outputs on the small disk."""
     config = UNetConfig(width=2, poolings=2, out_channels=3)
     torch.manual_seed(0)
     save_weights(tmp_path / "weights.safetensors", UNet(config).state_dict(), config, {"name": "small"})
@@ -78,11 +78,13 @@ def commands(tmp_path, small_disk):
 
 @pytest.mark.parametrize("command", ["features", "register", "intake"])
 @pytest.mark.parametrize("free_kib", [60, 92])
-def test_a_full_disk_is_said_and_the_older_results_stay(small_disk, commands, run, capfd, command, free_kib, tmp_path):
+def test_a_full_disk_gives_one_line_and_keeps_earlier_results(
+    small_disk, commands, run, capfd, command, free_kib, tmp_path
+):
     run(*commands[command])
     before = small_disk.files()
     assert before
-    if command == "intake":  # a second intake converts only what has changed
+    if command == "intake":  # a second intake converts only changed scans
         scan(tmp_path / "clinic" / "patient" / "ct.nii.gz", 7)
     small_disk.leave(free_kib * 1024)
     with pytest.raises(SystemExit) as stopped:
@@ -98,7 +100,7 @@ def test_a_full_disk_is_said_and_the_older_results_stay(small_disk, commands, ru
     assert set(small_disk.files()) <= set(before)
 
 
-def test_nothing_writes_images_or_transforms_but_the_one_writer():
+def test_only_one_module_writes_images_and_transforms():
     for package in ("pretraining", "nnunet_anatomix"):
         for path in (REPOSITORY / package).rglob("*.py"):
             if path == REPOSITORY / "pretraining" / "imaging" / "writing.py":

@@ -1,4 +1,4 @@
-"""A place for results that cannot be written to is found before anything is read; nothing writes around the one writer."""
+"""Output paths are checked before any input is read; all files are written atomically."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_places_for_results_are_tried_first(tmp_path, monkeypatch, command):
+def test_output_paths_are_checked_first(tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "taken").write_text("mine")
     (tmp_path / "scans.csv").write_text("scan\nmissing.nii.gz\n")
@@ -61,16 +61,16 @@ WRITERS = {
     "write_bytes",
     "save_as",
 }
-"""Methods and functions of libraries that put a file on disk."""
+"""Methods and functions of libraries that write files."""
 ELSEWHERE = {
-    "nnunet_anatomix/demo/pictures.py": {"savefig"},  # its callers hand it the temporary path
+    "nnunet_anatomix/demo/pictures.py": {"savefig"},  # its callers pass the temporary path
     "nnunet_anatomix/study/report.py": {"savefig"},
     "nnunet_anatomix/clinical/delivery/deliver.py": {"savefig", "save_as"},
 }
 
 
 def unguarded(tree: ast.AST) -> Iterator[str]:
-    """Names of writers that are called outside ``with atomic_write(...)``."""
+    """Yield the names of writers that are called outside ``with atomic_write(...)``."""
 
     def within(node: ast.AST, guarded: bool) -> Iterator[str]:
         if isinstance(node, ast.With):
@@ -92,7 +92,7 @@ def unguarded(tree: ast.AST) -> Iterator[str]:
     yield from within(tree, False)
 
 
-def test_all_files_are_written_by_the_one_writer():
+def test_all_files_are_written_atomically():
     for package in ("pretraining", "nnunet_anatomix"):
         for path in (REPOSITORY / package).rglob("*.py"):
             name = path.relative_to(REPOSITORY).as_posix()
@@ -100,7 +100,7 @@ def test_all_files_are_written_by_the_one_writer():
             assert not found, f"{name}: {found}"
 
 
-def test_the_search_for_writers_finds_them():
+def test_the_check_finds_unguarded_writers():
     for text in (
         "figure.savefig(path)",
         "torch.save(a, path)",

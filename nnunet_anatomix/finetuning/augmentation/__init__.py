@@ -1,1 +1,1 @@
-"""Augmentation of fine-tuning (Table 9): settings, intensity artefacts, affine warps."""
+"""Augmentation for fine-tuning (Table 9): settings, intensity artefacts, affine warps."""

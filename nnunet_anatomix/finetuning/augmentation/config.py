@@ -13,43 +13,43 @@ Modality = Literal["ct", "mr"]
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentationConfig:
-    """Ranges of Table 9, with MONAI's meaning of the parameters; bounds are of uniform draws.
+    """Probabilities and parameter ranges of Table 9 (MONAI's convention); all draws are uniform.
 
     Notes:
-        Table 9 prints gamma from 0, which flattens the image; the published code starts at 0.5. Its
-        CT translation of ±32 voxels belongs to crops of 96, and is kept as that share of the patch.
+        Table 9 gives gamma from 0, which removes all contrast; the published code starts at 0.5.
+        Its CT translation of ±32 voxels is for crops of 96 voxels; here it is a share of the patch.
     """
 
     probability: float = 0.33
-    """Of each intensity artefact, for each channel."""
+    """Probability of each intensity artefact, per channel."""
     noise_max_std: float = 0.1
     """Upper bound of the Gaussian noise's std, share of the intensity range."""
     bias_coefficients: tuple[float, float] = (0.0, 0.075)
-    """Of the bias field's third-degree polynomial in log intensity; not on CT."""
+    """Coefficients of the bias field's third-degree polynomial in log intensity; not on CT."""
     gibbs_alpha: tuple[float, float] = (0.0, 0.33)
-    """Share of k-space's radius cut off; not on CT."""
+    """Share of the k-space radius that is cut off; not on CT."""
     gamma: tuple[float, float] = (0.5, 4.5)
     """Exponent of the intensity."""
     smoothing_sigma_vox: tuple[float, float] = (0.0, 0.1)
-    """Gaussian smoothing, an axis."""
+    """Standard deviation of the Gaussian smoothing per axis, voxels."""
     sharpening_alpha: tuple[float, float] = (1.0, 30.0)
     """Weight of the difference of two Gaussians."""
     sharpening_sigma1_vox: tuple[float, float] = (0.0, 3.0)
-    """First Gaussian, an axis."""
+    """Standard deviation of the first Gaussian per axis, voxels."""
     sharpening_sigma2_vox: tuple[float, float] = (0.0, 1.0)
-    """Second Gaussian, an axis."""
+    """Standard deviation of the second Gaussian per axis, voxels."""
     rotation_deg: float = 45.0
-    """Greatest rotation about each axis, either way."""
+    """Maximum rotation about each axis, in either direction, degrees."""
     scale: tuple[float, float] = (0.8, 1.2)
-    """Along each axis."""
+    """Scale factor along each axis."""
     shear: float = 0.2
-    """Greatest shear of each pair of axes, either way."""
+    """Maximum shear of each pair of axes, in either direction."""
     ct_translation: float = 1 / 3
-    """Greatest translation along each axis if any channel is CT, share of the patch's side."""
+    """Maximum translation along each axis if any channel is CT, share of the patch's side."""
     ct_foreground_share: float = 0.5
     """Share of patches centred on foreground if any channel is CT."""
     mr_foreground_share: float = 0.33
-    """The same without CT; nnU-Net's own share, where Table 9 crops anywhere."""
+    """Share of patches centred on foreground without CT; nnU-Net's value, 0 in Table 9."""
 
     def __post_init__(self) -> None:
         check_probability(
@@ -71,5 +71,5 @@ class AugmentationConfig:
         check_not_negative(noise_max_std=self.noise_max_std, rotation_deg=self.rotation_deg, shear=self.shear)
 
     def foreground_share(self, modalities: Sequence[Modality]) -> float:
-        """Share of patches centred on foreground."""
+        """Return the share of patches centred on foreground."""
         return self.ct_foreground_share if "ct" in modalities else self.mr_foreground_share

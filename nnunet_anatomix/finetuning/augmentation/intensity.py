@@ -1,4 +1,4 @@
-"""Intensity artefacts of Table 9: drawn by :func:`sample_artefacts`, applied by the synthesis engine, in its meaning and MONAI's."""
+"""Intensity artefacts of Table 9, applied by the synthesis engine (parameters as in MONAI)."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from nnunet_anatomix.finetuning.augmentation.config import AugmentationConfig
 
 BIAS_FIELD_DEGREE = 3
-"""Of the polynomial, MONAI's value."""
+"""Degree of the bias field's polynomial, as in MONAI."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Artefacts:
-    """What happens to one channel, in this order; None does not."""
+    """Parameters of one channel's artefacts, in order of application; None is skipped."""
 
     noise: Noise | None = None
     bias_field: BiasField | None = None
@@ -39,50 +39,56 @@ class Artefacts:
 
 
 def sample_artefacts(config: AugmentationConfig, modality: str, *, rng: np.random.Generator) -> Artefacts:
-    """Draw the artefacts of one channel; ``ct`` has neither bias field nor Gibbs ringing."""
+    """Draw the artefacts of one channel.
 
-    def happens() -> bool:
+    Args:
+        config: Probabilities and ranges.
+        modality: ``ct`` or ``mr``; CT gets neither bias field nor Gibbs ringing.
+        rng: Sole source of randomness.
+    """
+
+    def occurs() -> bool:
         return bool(rng.random() < config.probability)
 
-    def one(bounds: tuple[float, float]) -> float:
+    def draw(bounds: tuple[float, float]) -> float:
         return float(rng.uniform(*bounds))
 
-    def axes(bounds: tuple[float, float]) -> tuple[float, float, float]:
-        return one(bounds), one(bounds), one(bounds)
+    def draw_per_axis(bounds: tuple[float, float]) -> tuple[float, float, float]:
+        return draw(bounds), draw(bounds), draw(bounds)
 
     def bias_field() -> BiasField:
         terms = len(term_degrees(BIAS_FIELD_DEGREE))
         return BiasField(
-            degree=BIAS_FIELD_DEGREE, coefficients=tuple(one(config.bias_coefficients) for _ in range(terms))
+            degree=BIAS_FIELD_DEGREE, coefficients=tuple(draw(config.bias_coefficients) for _ in range(terms))
         )
 
     def sharpening() -> Sharpening:
         return Sharpening(
-            strength=one(config.sharpening_alpha),
-            sigma1_vox=axes(config.sharpening_sigma1_vox),
-            sigma2_vox=axes(config.sharpening_sigma2_vox),
+            strength=draw(config.sharpening_alpha),
+            sigma1_vox=draw_per_axis(config.sharpening_sigma1_vox),
+            sigma2_vox=draw_per_axis(config.sharpening_sigma2_vox),
         )
 
     is_mr = modality != "ct"
     return Artefacts(
-        noise=Noise(std=one((0.0, config.noise_max_std)), noise_seed=int(rng.integers(2**31))) if happens() else None,
-        bias_field=bias_field() if is_mr and happens() else None,
-        gibbs=Gibbs(alpha=one(config.gibbs_alpha)) if is_mr and happens() else None,
-        gamma=Gamma(exponent=one(config.gamma)) if happens() else None,
-        smoothing=Smoothing(sigma_vox=axes(config.smoothing_sigma_vox)) if happens() else None,
-        sharpening=sharpening() if happens() else None,
+        noise=Noise(std=draw((0.0, config.noise_max_std)), noise_seed=int(rng.integers(2**31))) if occurs() else None,
+        bias_field=bias_field() if is_mr and occurs() else None,
+        gibbs=Gibbs(alpha=draw(config.gibbs_alpha)) if is_mr and occurs() else None,
+        gamma=Gamma(exponent=draw(config.gamma)) if occurs() else None,
+        smoothing=Smoothing(sigma_vox=draw_per_axis(config.smoothing_sigma_vox)) if occurs() else None,
+        sharpening=sharpening() if occurs() else None,
     )
 
 
 def apply_artefacts(channel: Tensor, artefacts: Artefacts) -> Tensor:
-    """Apply what was drawn.
+    """Apply artefacts to one channel.
 
     Args:
         channel: (X, Y, Z) in [0, 1].
-        artefacts: From :func:`sample_artefacts`.
+        artefacts: Parameters from :func:`sample_artefacts`.
 
     Returns:
-        (X, Y, Z), around [0, 1].
+        (X, Y, Z); values may slightly exceed [0, 1].
     """
     steps: tuple[tuple[Callable[[Tensor, Any], Tensor], Any], ...] = (
         (apply_noise, artefacts.noise),
@@ -92,17 +98,17 @@ def apply_artefacts(channel: Tensor, artefacts: Artefacts) -> Tensor:
         (apply_smoothing, artefacts.smoothing),
         (apply_sharpening, artefacts.sharpening),
     )
-    for apply, drawn in steps:
-        channel = channel if drawn is None else apply(channel, drawn)
+    for apply, parameters in steps:
+        channel = channel if parameters is None else apply(channel, parameters)
     return channel
 
 
 class IntensityArtefacts(ImageOnlyTransform):
-    """New :func:`sample_artefacts` for every patch and channel.
+    """Random intensity artefacts, drawn for every patch and channel.
 
     Args:
-        config: The ranges.
-        modalities: ``ct`` or ``mr``, one a channel.
+        config: Probabilities and ranges.
+        modalities: ``ct`` or ``mr``, one per channel.
     """
 
     def __init__(self, config: AugmentationConfig, modalities: Sequence[str]) -> None:
@@ -110,13 +116,12 @@ class IntensityArtefacts(ImageOnlyTransform):
         self.config, self.modalities = config, tuple(modalities)
 
     def get_parameters(self, **_: Any) -> dict[str, Any]:
-        # nnU-Net seeds NumPy's global state in each of its workers; torch's is the same in all of
-        # them.
+        # nnU-Net seeds NumPy's global state in each worker; torch's is the same in all workers.
         rng = np.random.default_rng(np.random.randint(2**31))  # noqa: NPY002
         return {"drawn": [sample_artefacts(self.config, modality, rng=rng) for modality in self.modalities]}
 
     def _apply_to_image(self, img: Tensor, drawn: Sequence[Artefacts]) -> Tensor:
-        # Table 9's strengths are shares of [0, 1]; stock plans bring z-scores.
+        # The strengths of Table 9 refer to intensities in [0, 1]; stock plans have z-scores.
         channels = rescale_channels(img[None])[0]
         return torch.stack(
             [apply_artefacts(channel, artefacts) for channel, artefacts in zip(channels, drawn, strict=True)]

@@ -1,4 +1,4 @@
-"""Augmentation of fine-tuning patches (Table 9): what it is called, drawn from and composed of."""
+"""Composition of the augmentation of fine-tuning patches (Table 9)."""
 
 from __future__ import annotations
 
@@ -18,15 +18,19 @@ from nnunet_anatomix.finetuning.augmentation.config import AugmentationConfig, M
 from nnunet_anatomix.finetuning.augmentation.intensity import IntensityArtefacts
 
 
-def modalities_of(normalization_schemes: Sequence[str]) -> tuple[Modality, ...]:
-    """``ct`` for every channel that the plan normalizes as CT, else ``mr``."""
+def channel_modalities(normalization_schemes: Sequence[str]) -> tuple[Modality, ...]:
+    """Return ``ct`` for every channel that the plan normalizes as CT, else ``mr``."""
     return tuple("ct" if scheme == "CTNormalization" else "mr" for scheme in normalization_schemes)
 
 
 def initial_patch_size(patch_size: Sequence[int]) -> list[int]:
-    """Voxels to cut out of the scan for a warped patch of ``patch_size``: enough to turn it by 45° about one axis.
+    """Return the size to crop from the scan for a warped patch, voxels.
 
-    The rarer corners beyond are filled with 0, as nnU-Net fills beyond the scan.
+    It suffices for a rotation by 45° about one axis. Corners that reach further are filled with 0,
+    as nnU-Net fills outside of the scan.
+
+    Args:
+        patch_size: Size of the warped patch, voxels.
     """
     return [int(np.ceil(np.sqrt(2) * side)) for side in patch_size]
 
@@ -38,19 +42,19 @@ def finetuning_augmentation(
     modalities: Sequence[Modality],
     last: BasicTransform,
 ) -> BasicTransform:
-    """The augmentation of one patch and its segmentation.
+    """Compose the augmentation of one patch and its segmentation.
 
     Args:
-        config: The ranges.
-        patch_size: (X, Y, Z) to cut from the middle of what comes in, voxels.
-        spacing_mm: (X, Y, Z); rotation and shear act in space, not on the grid.
-        modalities: One a channel; CT keeps off the artefacts of MR, and one CT channel sets the
-            geometry.
-        last: What nnU-Net does to labels after every augmentation.
+        config: Probabilities and ranges.
+        patch_size: (X, Y, Z) of the result, cropped from the centre of the input, voxels.
+        spacing_mm: (X, Y, Z), mm; rotation and shear act in millimetres, not on the grid.
+        modalities: ``ct`` or ``mr``, one per channel. CT channels get no artefacts of MR; if any
+            channel is CT, patches are also translated.
+        last: nnU-Net's transform of the labels, applied after the augmentation.
 
     Notes:
-        Table 9 warps last, inside the crop. Here the warp comes first and draws on the scan around
-        the crop, so that fewer corners are empty and the artefacts work on fewer voxels. The
+        Table 9 warps last, inside the crop. Here the warp comes first and samples the scan around
+        the crop, so that fewer corners are empty and the artefacts process fewer voxels. The
         network rescales to [0, 1] afterwards.
     """
     translation = config.ct_translation if "ct" in modalities else 0.0
@@ -59,19 +63,19 @@ def finetuning_augmentation(
 
 
 def corrupt_previous_stage(labels: int) -> BasicTransform:
-    """Make a cascade's one-hot labels, the last channels, as faulty as predictions: grown, shrunk, pieces gone.
+    """Return a transform that adds typical errors of predictions to a cascade's one-hot labels.
 
-    nnU-Net's own transforms at its own strengths; training sees the true labels, prediction what
-    the first stage found.
+    Training receives the true labels of the previous stage, prediction only its output. The
+    transforms (dilation, erosion, removal of components) and their strengths are nnU-Net's.
 
     Args:
-        labels: One-hot channels.
+        labels: Number of one-hot channels; they are the last channels.
     """
     channels = list(range(-labels, 0))
-    ragged = ApplyRandomBinaryOperatorTransform(channels, strel_size=(1, 8), p_per_label=0.5)
-    pieces_gone = RemoveRandomConnectedComponentFromOneHotEncodingTransform(
+    morphology = ApplyRandomBinaryOperatorTransform(channels, strel_size=(1, 8), p_per_label=0.5)
+    removal = RemoveRandomConnectedComponentFromOneHotEncodingTransform(
         channels, fill_with_other_class_p=0, dont_do_if_covers_more_than_x_percent=0.15, p_per_label=0.5
     )
     return ComposeTransforms(
-        [RandomTransform(ragged, apply_probability=0.4), RandomTransform(pieces_gone, apply_probability=0.2)]
+        [RandomTransform(morphology, apply_probability=0.4), RandomTransform(removal, apply_probability=0.2)]
     )

@@ -1,4 +1,4 @@
-"""``nnunet-anatomix`` explains itself and fails in one line."""
+"""Command line of ``nnunet-anatomix``: help texts, spelling of flags, one-line errors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_flags_are_spelled_as_in_nnunet():
     assert all(flag in text for flag in ("-d ", "--iterations", "--weights", "-overwrite_plans_name"))
 
 
-def test_bad_input_is_one_line_and_a_non_zero_exit(nnunet):
+def test_bad_input_gives_one_line_and_a_non_zero_exit_code(nnunet):
     result = run("plan", "-d", "77")
     assert result.returncode == 1
     assert "no single dataset '77'" in result.stderr.splitlines()[-1] and "Traceback" not in result.stderr

@@ -1,11 +1,11 @@
-"""The flag for batch normalization's statistics changes features, and plans a network that starts from the same weights."""
+"""Flag for the statistics of batch normalization: its effect on features and plans."""
 
 from __future__ import annotations
 
 import torch
 
 from nnunet_anatomix.finetuning.network import AnatomixNetwork
-from nnunet_anatomix.finetuning.planning import load_template
+from nnunet_anatomix.finetuning.plan_template import load_template
 from nnunet_anatomix.finetuning.transfer import start_from
 from pretraining.backbone.external import load_feature_weights
 from pretraining.backbone.weights import find_weights, load_weights

@@ -1,4 +1,4 @@
-"""The demo: its anatomy, its dataset, and that it fails loudly."""
+"""Demo: anatomy, dataset, figure, and errors of failing commands."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_the_dataset_is_in_nnunet_format(tmp_path):
             assert set(np.unique(sitk.GetArrayFromImage(labels))) == set(described["labels"].values())
 
 
-def test_the_dataset_alone_is_made_beside_nothing(tmp_path):
+def test_the_dataset_alone_needs_an_empty_folder(tmp_path):
     made = demo.make_demo_data(tmp_path / "new", seed=0)
     assert made == tmp_path / "new" / "nnUNet_raw" / demo.DATASET
     assert len(list((made / "imagesTr").iterdir())) == demo.TRAINING_CASES
@@ -69,7 +69,7 @@ def test_the_dataset_alone_is_made_beside_nothing(tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_folder_of_someone_else_is_left_alone(tmp_path):
+def test_a_folder_with_other_content_is_not_replaced(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(InputError, match="other than an earlier demo"):
         demo.run_demo(tmp_path)
@@ -83,7 +83,7 @@ def test_a_command_that_fails_is_named_with_its_log(tmp_path, monkeypatch):
     assert "$ nnunet-anatomix plan -d 998" in (tmp_path / "demo" / "log.txt").read_text()
 
 
-def test_labels_keep_their_colours_in_the_picture(tmp_path):
+def test_labels_keep_their_colours_in_the_figure(tmp_path):
     files = []
     for name, label in (("scan", 0), ("truth", 2), ("prediction", 0)):
         volume = (
@@ -101,7 +101,7 @@ def test_labels_keep_their_colours_in_the_picture(tmp_path):
 @pytest.mark.skipif(os.name != "posix", reason="signals and process groups")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_stopped_demo_stops_its_training(tmp_path, number):
-    """A real training with nnU-Net's worker processes, all of which lived on before."""
+    """Stop a real training and check that none of nnU-Net's worker processes survives."""
     out = tmp_path / "demo"
     command = [
         sys.executable,

@@ -1,4 +1,4 @@
-"""Features of scans: from any orientation and spacing to files that viewers and nnU-Net read."""
+"""Features of scans: extraction, files and figures, for any orientation and spacing."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def small_weights(**changes: object) -> Weights:
 def scan(
     *size: int, spacing: tuple[float, float, float] = (1.5, 1.0, 2.0), direction: tuple[float, ...] = OBLIQUE
 ) -> sitk.Image:
-    """A bright, noisy block in the air of a CT scan."""
+    """Return a CT scan of a bright, noisy block in air."""
     values = np.random.default_rng(1).normal(0, 30, size[::-1]) - 1000
     values[tuple(slice(side // 4, -(side // 4) or None) for side in size[::-1])] += 1040
     image = sitk.GetImageFromArray(values.astype(np.int16))
@@ -62,17 +62,17 @@ def test_networks_with_instance_norm_are_normalized_voxel_by_voxel():
     torch.testing.assert_close(extract_features(image, weights, bf16=False), normalize_voxelwise(plain))
 
 
-def test_memory_bounds_windows_and_says_so(caplog):
+def test_memory_limits_windows_with_a_warning(caplog):
     image, weights = scan(40, 33, 36), small_weights()
     result = 7 * 40 * 33 * 36 * 4
     memory = result + window_bytes(weights.network(), (40, 33, 36), 16)
     with caplog.at_level(logging.WARNING):
         found = extract_features(image, weights, side=32, overlap=0, bf16=False, memory=memory)
-    assert "windows of 32 voxels do not fit" in caplog.text and "taking 16" in caplog.text
+    assert "windows of 32 voxels do not fit" in caplog.text and "using 16" in caplog.text
     assert torch.equal(found, sliding_window_features(weights.network(), image_tensor(image), side=16, overlap=0))
     with pytest.raises(InputError, match=r"whole volume at once needs .* use windows"):
         extract_features(image, weights, whole=True, bf16=False, memory=memory)
-    with pytest.raises(InputError, match="features of this volume take"):
+    with pytest.raises(InputError, match="features of this volume need"):
         extract_features(image, weights, memory=result)
 
 
@@ -97,13 +97,13 @@ def with_nan() -> sitk.Image:
     ],
     ids=["2D", "4D", "vectors", "NaN", "constant"],
 )
-def test_what_is_no_scan_is_refused(image, named):
+def test_images_that_are_not_scans_are_refused(image, named):
     with pytest.raises(InputError, match=named):
         extract_features(image, small_weights())
 
 
-def test_a_clip_window_beside_the_intensities_is_refused():
-    with pytest.raises(InputError, match=r"clip window \(3000, 4000\) leaves a constant image"):
+def test_a_clip_window_outside_of_the_intensities_is_refused():
+    with pytest.raises(InputError, match=r"clip window \(3000, 4000\) makes the image constant"):
         extract_features(scan(9, 8, 10), small_weights(), clip=(3000, 4000))
 
 
@@ -114,7 +114,7 @@ def test_thick_slices_get_a_hint(caplog):
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".nrrd", ".mha"])
-def test_images_of_vectors_lie_where_the_scan_lies(ending, tmp_path):
+def test_vector_images_have_the_grid_of_the_scan(ending, tmp_path):
     image, features = scan(5, 4, 6), torch.randn(7, 5, 4, 6)
     write_features(tmp_path / f"features{ending}", features, image)
     back = sitk.ReadImage(str(tmp_path / f"features{ending}"))
@@ -126,7 +126,7 @@ def test_images_of_vectors_lie_where_the_scan_lies(ending, tmp_path):
 
 def test_blosc2_has_nnunets_axes_and_the_geometry(tmp_path):
     image, features = scan(70, 4, 6), torch.randn(7, 70, 4, 6)
-    for _ in range(2):  # also over an older file
+    for _ in range(2):  # the second call overwrites the file
         write_features(tmp_path / "features.b2nd", features, image)
     back = blosc2.open(str(tmp_path / "features.b2nd"), mode="r")
     assert np.array_equal(back[:], features.permute(0, 3, 2, 1).numpy())
@@ -144,7 +144,7 @@ def test_other_endings_are_refused(name):
 
 
 @pytest.mark.parametrize("channels", [1, 2, 9])
-def test_pictures_show_scan_colours_and_channels(channels, tmp_path):
+def test_figures_show_scan_colours_and_channels(channels, tmp_path):
     torch.manual_seed(2)
     draw_features(tmp_path / "features.png", scan(20, 13, 17), torch.randn(channels, 20, 13, 17))
     picture = imread(tmp_path / "features.png")[..., :3]
@@ -152,10 +152,10 @@ def test_pictures_show_scan_colours_and_channels(channels, tmp_path):
     assert 1 < coloured.min() < coloured.max() < 2.1  # columns; only the second one
 
 
-def test_pictures_do_not_depend_on_how_a_scan_is_stored(tmp_path):
+def test_figures_do_not_depend_on_how_a_scan_is_stored(tmp_path):
     image, features = scan(20, 13, 17, direction=tuple(np.eye(3).ravel())), torch.randn(4, 20, 13, 17)
     draw_features(tmp_path / "one.png", image, features)
-    # The same places, with other axes: z first and backwards.
+    # The same scan with permuted axes: z first and reversed.
     stored = sitk.PermuteAxes(image[:, :, ::-1], [2, 0, 1])
     draw_features(tmp_path / "other.png", stored, features.flip(3).permute(0, 3, 1, 2))
     one, other = (imread(tmp_path / f"{name}.png") for name in ("one", "other"))
@@ -164,14 +164,14 @@ def test_pictures_do_not_depend_on_how_a_scan_is_stored(tmp_path):
 
 @pytest.fixture
 def files(tmp_path) -> tuple[Path, str]:
-    """A scan and weights."""
+    """Write a scan and weights; return their paths."""
     sitk.WriteImage(scan(20, 13, 17), str(tmp_path / "scan.nii.gz"))
     weights = small_weights()
     save_weights(tmp_path / "small.safetensors", weights.state, weights.architecture, {"name": "small"})
     return tmp_path / "scan.nii.gz", str(tmp_path / "small.safetensors")
 
 
-def test_the_command_writes_features_and_a_picture(files, tmp_path):
+def test_the_command_writes_features_and_a_figure(files, tmp_path):
     image, weights = files
     features_command(
         image,

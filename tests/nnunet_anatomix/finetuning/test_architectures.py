@@ -10,7 +10,8 @@ import torch
 
 from nnunet_anatomix.finetuning import network as module
 from nnunet_anatomix.finetuning.network import AnatomixNetwork, backbone_config, normalize_voxelwise, rescale_channels
-from nnunet_anatomix.finetuning.planning import anatomix_plan, load_template, write_plan
+from nnunet_anatomix.finetuning.plan_template import load_template
+from nnunet_anatomix.finetuning.planning import anatomix_plan, write_plan
 from nnunet_anatomix.finetuning.transfer import start_from
 from pretraining.backbone.published import from_published
 from pretraining.backbone.weights import load_weights
@@ -30,7 +31,7 @@ def test_a_template_fits_the_published_network(name, published, parameters, gold
         for key, (shape, dtype) in keys.items()
     }
     _, architecture = from_published(tensors)
-    # What planning demands of a weights file.
+    # The same check as in planning.
     assert architecture == template.backbone
     with torch.device("meta"):
         net = AnatomixNetwork(1, 3, deep_supervision=True, **template.configuration["architecture"]["arch_kwargs"])
@@ -39,7 +40,7 @@ def test_a_template_fits_the_published_network(name, published, parameters, gold
 
 
 def test_the_published_style_of_the_large_network_is_transferred(golden, monkeypatch):
-    """By the golden file, which has its style in small."""
+    """Use the golden file, a small network of the same style."""
     monkeypatch.setattr(module, "reduced_precision", lambda device: nullcontext())
     weights = load_weights(golden / "unet_instance_avg_trilinear.pth")
     large = load_template("anatomix_dev").configuration["architecture"]["arch_kwargs"]
@@ -82,10 +83,10 @@ def test_the_large_network_is_planned_within_memory_on_its_own_grid():
             r"no architecture 'anatomix_vit'; there are \['anatomix_dev', 'anatomix_unet16'\]",
         ),
         ({"architecture": "../setup"}, "no architecture"),
-        ({"architecture": "anatomix_dev"}, "name some by --weights"),
+        ({"architecture": "anatomix_dev"}, "use --weights with a file"),
     ],
 )
-def test_an_architecture_without_template_or_weights_is_one_line(options, message, nnunet):
+def test_an_architecture_without_template_or_weights_is_refused_in_one_line(options, message, nnunet):
     with pytest.raises(InputError, match=message) as caught:
         write_plan("42", **options)
     assert "\n" not in str(caught.value)

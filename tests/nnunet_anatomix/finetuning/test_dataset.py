@@ -1,4 +1,4 @@
-"""Bad scans are named before anything is planned."""
+"""Validation of raw datasets: bad scans are reported before planning."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def labels(*values) -> np.ndarray:
 
 @pytest.fixture
 def folder(nnunet):
-    """Two cases of two channels, with two labels."""
+    """Return a dataset of two cases with two channels and two labels."""
     folder = nnunet.raw / "Dataset043_Pair"
     for part in ("imagesTr", "labelsTr"):
         (folder / part).mkdir(parents=True)
@@ -63,7 +63,7 @@ def label(folder, case="b"):
     return folder / "labelsTr" / f"{case}.nii.gz"
 
 
-def test_a_sound_dataset_passes(folder, caplog):
+def test_a_valid_dataset_passes(folder, caplog):
     check_cases(find_dataset("43"))
     assert not caplog.records
 
@@ -98,7 +98,7 @@ def test_a_bad_case_is_named_in_one_line(spoil, message, folder):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_voxels_that_are_no_numbers_are_refused(value, nnunet):
+def test_non_finite_voxels_are_refused(value, nnunet):
     folder = nnunet.raw / "Dataset043_Pair"
     for part in ("imagesTr", "labelsTr"):
         (folder / part).mkdir(parents=True)
@@ -128,11 +128,11 @@ def test_2d_scans_are_refused(folder):
         check_cases(find_dataset("43"))
 
 
-def test_a_label_that_no_case_shows_is_said_and_accepted(folder, caplog):
+def test_a_label_in_no_case_causes_only_a_warning(folder, caplog):
     describe(folder, {"background": 0, "liver": 1, "spleen": 2, "uterus": 3})
     with caplog.at_level(logging.WARNING):
         check_cases(find_dataset("43"))
-    assert "no training case shows label [3] ['uterus']" in caplog.text
+    assert "no training case contains label [3] ['uterus']" in caplog.text
 
 
 def test_regions_and_the_ignore_label_count_as_known(folder, caplog):
@@ -175,7 +175,7 @@ def test_regions_and_the_ignore_label_count_as_known(folder, caplog):
         ({"background": 0, "liver": 1}, {"file_ending": 7}, "expected a file_ending such as"),
     ],
 )
-def test_what_a_dataset_json_must_not_say_is_one_line(folder, label_names, more, message):
+def test_invalid_labels_in_dataset_json_are_refused_in_one_line(folder, label_names, more, message):
     describe(folder, label_names, **more)
     with pytest.raises(InputError, match=message) as caught:
         find_dataset("43")
@@ -183,14 +183,14 @@ def test_what_a_dataset_json_must_not_say_is_one_line(folder, label_names, more,
 
 
 @pytest.mark.parametrize("content", ["[1, 2]", "7", "null", '{"labels"', ""])
-def test_a_dataset_json_that_is_none_is_one_line(folder, content):
+def test_a_damaged_dataset_json_is_refused_in_one_line(folder, content):
     (folder / "dataset.json").write_text(content)
     with pytest.raises(InputError, match=r"dataset\.json") as caught:
         find_dataset("43")
     assert "\n" not in str(caught.value)
 
 
-def test_files_that_are_damaged_are_refused_where_nnunets_reader_mends_them(folder):
+def test_damaged_files_are_refused_even_if_nnunets_reader_repairs_them(folder):
     spoilt = scan()
     spoilt[2, 3, 4] = np.nan
     write(image(folder), spoilt)

@@ -1,4 +1,4 @@
-"""From fingerprints to spacing, patch and batch, by the rule that ``geometry`` states."""
+"""Rule for spacing, patch and batch: the paper's datasets, other datasets, and invariants."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GRID = {"multiple": BACKBONE.multiple, "min_side": BACKBONE.min_side}
 
 
 def planned(shape, spacing_mm, *, cases=3, channels=1, classes=2, memory_gb=8.0):
-    """Spacing, patch and batch for scans that are all alike."""
+    """Apply the rule to identical scans; return spacing, patch and batch."""
     config = GeometryConfig()
     shapes, spacings = [shape] * cases, [spacing_mm] * cases
     spacing = target_spacing(spacings, shapes, config)
@@ -69,7 +69,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_other_datasets_get_a_sane_plan(name):
+def test_other_datasets_get_a_reasonable_plan(name):
     shape, original, cases, channels, expected_spacing, expected_patch = OTHERS[name]
     spacing, patch, batch = planned(shape, original, cases=cases, channels=channels)
     np.testing.assert_allclose(spacing, expected_spacing, rtol=0.05)
@@ -77,7 +77,7 @@ def test_other_datasets_get_a_sane_plan(name):
 
 
 @pytest.mark.parametrize("shape", [(1, 9, 31), (33, 47, 79), (80, 81, 500), (128, 64, 96)])
-def test_patches_suit_the_network_and_hold_short_axes(shape):
+def test_patches_fit_the_network_and_contain_short_axes(shape):
     patch = patch_size(shape, 112, GeometryConfig(), **GRID)
     assert all(side % BACKBONE.multiple == 0 and BACKBONE.min_side <= side <= 112 for side in patch)
     assert all(side >= extent for side, extent in zip(patch, shape, strict=True) if extent < 80)
@@ -99,7 +99,7 @@ def test_an_axis_is_made_finer_only_beyond_the_allowed_anisotropy():
     assert target_spacing([(1, 1, 1.51)], [(64, 64, 64)], config) == [1, 1, 1]
 
 
-def test_no_scan_is_blown_up_beyond_the_largest_grid():
+def test_no_scan_is_resampled_beyond_the_largest_grid():
     spacing = target_spacing([(0.3, 0.3, 6)], [(1024, 1024, 60)], GeometryConfig())
     assert np.prod(median_shape(np.array([(0.3, 0.3, 6)]), np.array([(1024, 1024, 60)]), spacing)) == pytest.approx(
         256**3
@@ -118,6 +118,6 @@ def test_less_memory_gives_smaller_steps_that_fit():
 
 
 @pytest.mark.parametrize("wrong", [{"anisotropy": 0.5}, {"least_side": 128}, {"memory_gb": 0.0}, {"batch_size": 0}])
-def test_nonsense_is_refused(wrong):
+def test_invalid_values_are_refused(wrong):
     with pytest.raises(ValueError, match="expected a number"):
         GeometryConfig(**wrong)

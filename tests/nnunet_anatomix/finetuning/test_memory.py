@@ -1,4 +1,4 @@
-"""The estimate of a step's memory, against real steps."""
+"""Memory estimate of a training step, compared with real steps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ needs_bf16 = pytest.mark.skipif(
 
 @needs_bf16
 @pytest.mark.parametrize("poolings, pooling, patch", [(4, "max", (32, 48, 64)), (3, "average", (32, 32, 48))])
-def test_activations_are_what_autograd_keeps(poolings, pooling, patch):
+def test_activation_bytes_match_the_tensors_autograd_saves(poolings, pooling, patch):
     backbone = UNetConfig(width=4, poolings=poolings, pooling=pooling)
     net = AnatomixNetwork(1, 2, width=4, poolings=poolings, pooling=pooling)
     weights = {parameter.untyped_storage().data_ptr() for parameter in net.parameters()}
@@ -34,11 +34,11 @@ def test_activations_are_what_autograd_keeps(poolings, pooling, patch):
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         net(torch.rand(2, 1, *patch))
     measured = sum(storage.nbytes() for place, storage in kept.items() if place not in weights)
-    # Copies of the weights in 16 bits are kept too; they are a small share.
+    # Autocast also saves 16-bit copies of the weights; they are a small share.
     assert activation_bytes(backbone, patch, 2) == pytest.approx(measured, rel=0.1)
 
 
-def test_the_estimate_grows_with_all_that_matters():
+def test_the_estimate_grows_with_patch_batch_and_classes():
     base = training_memory_gb(UNetConfig(), (64, 64, 64), 2, 2)
     assert (
         training_memory_gb(UNetConfig(), (64, 64, 80), 2, 2)
@@ -58,7 +58,8 @@ from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from nnunet_anatomix.finetuning.network import AnatomixNetwork
 classes = int(sys.argv[1])
-loss = DC_and_CE_loss({"batch_dice": False, "smooth": 1e-5, "do_bg": False, "ddp": False}, {}, dice_class=MemoryEfficientSoftDiceLoss)
+options = {"batch_dice": False, "smooth": 1e-5, "do_bg": False, "ddp": False}
+loss = DC_and_CE_loss(options, {}, dice_class=MemoryEfficientSoftDiceLoss)
 net = AnatomixNetwork(1, classes)
 optimizer = torch.optim.Adam(net.parameters())
 def step(side, batch):

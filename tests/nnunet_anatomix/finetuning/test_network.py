@@ -1,4 +1,4 @@
-"""The network takes any patch and any intensity scale."""
+"""Segmentation network: patches of any size, any intensity scale, deep supervision."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nnunet_anatomix.finetuning import network as module
-from nnunet_anatomix.finetuning.network import AnatomixNetwork, margins, pooling_strides, rescale_channels
+from nnunet_anatomix.finetuning.network import AnatomixNetwork, padding_margins, pooling_strides, rescale_channels
 from pretraining.common.errors import InputError
 
 SMALL = {"width": 4, "out_channels": 4}
@@ -18,7 +18,7 @@ SMALL = {"width": 4, "out_channels": 4}
 
 @pytest.fixture
 def float32(monkeypatch):
-    """Without bfloat16, so that small differences can be seen."""
+    """Switch bfloat16 off, so that small differences are visible."""
     monkeypatch.setattr(module, "reduced_precision", lambda device: nullcontext())
 
 
@@ -30,13 +30,13 @@ def test_any_patch_size_gives_logits_of_its_size(shape):
 
 
 @pytest.mark.parametrize("side, total", [(1, 31), (31, 1), (32, 0), (33, 15), (40, 8), (48, 0)])
-def test_margins_reach_the_next_multiple_and_the_least_side(side, total):
-    ((before, after),) = margins((side,), 16, 32)
+def test_margins_reach_the_next_multiple_and_the_smallest_side(side, total):
+    ((before, after),) = padding_margins((side,), 16, 32)
     assert before + after == total and 0 <= after - before <= 1
 
 
 @pytest.mark.parametrize("shape", [(40, 33, 17), (1, 5, 64)])
-def test_logits_lie_where_their_voxels_are(shape):
+def test_logits_are_aligned_with_their_voxels(shape):
     net = AnatomixNetwork(1, 1, out_channels=1)
     net.backbone.features = lambda x, taps: {"output": x}
     torch.nn.init.ones_(net.decoder.seg_layers[0].weight)
@@ -114,7 +114,7 @@ def test_loading_stays_strict():
         (lambda: AnatomixNetwork(1, 2, **SMALL)(torch.rand(1, 1, 32, 32)), "3D"),
     ],
 )
-def test_what_cannot_work_is_said_in_one_line(build, message):
+def test_invalid_arguments_are_refused_in_one_line(build, message):
     with pytest.raises(InputError, match=message) as caught:
         build()
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""From a fingerprint to a plan that stock nnU-Net runs."""
+"""Planning: from a fingerprint to a plan that stock nnU-Net runs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from nnunetv2.preprocessing.normalization.default_normalization_schemes import C
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_anatomix.finetuning.network import AnatomixNetwork
-from nnunet_anatomix.finetuning.planning import WORKERS, anatomix_plan, load_template, planning_environment, write_plan
-from nnunet_anatomix.finetuning.recipe import recipe_of
+from nnunet_anatomix.finetuning.plan_template import load_template
+from nnunet_anatomix.finetuning.planning import anatomix_plan, write_plan
+from nnunet_anatomix.finetuning.recipe import read_recipe
+from nnunet_anatomix.finetuning.stock_plan import WORKERS, planning_environment
 from nnunet_anatomix.finetuning.trainer import AnatomixTrainer
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.backbone.weights import load_weights, save_weights
@@ -66,7 +68,7 @@ def test_plan_changes_what_the_backbone_needs_and_nothing_else():
     assert json.loads(json.dumps(plan)) == plan
 
 
-def test_stock_normalization_brings_ct_to_0_1():
+def test_stock_normalization_scales_ct_to_0_1():
     plan = anatomix_plan(STOCK, load_template(), "ourPlans", memory_target_gb=8.0, classes=3)
     properties = plan["foreground_intensity_properties_per_channel"]
     image = np.array([-1000.0, -450, 0, 450, 3000], dtype=np.float32)
@@ -91,7 +93,7 @@ def test_real_datasets_get_a_plan_that_stock_code_reads(name, channels, batch, n
     plans = PlansManager(str(path))
     configuration = plans.get_configuration("3d_fullres")
     assert configuration.batch_size == batch and len(configuration.normalization_schemes) == channels
-    assert recipe_of(plans.plans, {}).iterations == 60
+    assert read_recipe(plans.plans, {}).iterations == 60
     net = AnatomixTrainer.build_network_architecture(plans, configuration, channels, 2, False)
     assert isinstance(net, AnatomixNetwork) and net.backbone.config == UNetConfig(in_channels=channels)
     assert configuration.resampling_fn_data and configuration.preprocessor_class
@@ -99,7 +101,7 @@ def test_real_datasets_get_a_plan_that_stock_code_reads(name, channels, batch, n
 
 @pytest.fixture
 def tiny(nnunet):
-    """A dataset of two 12³ scans, as files nobody needs to read before planning."""
+    """Return a dataset of two scans of 12³ voxels."""
     import SimpleITK as sitk
 
     folder = nnunet.raw / "Dataset042_Tiny"
@@ -145,7 +147,7 @@ def _edit(folder, **changes) -> None:
         (lambda folder: shutil.rmtree(folder / "labelsTr"), "2 training cases have no label, the first is 'a'"),
     ],
 )
-def test_a_spoilt_dataset_is_one_clear_line_and_leaves_no_plan(spoil, message, tiny, nnunet):
+def test_a_bad_dataset_gives_one_line_and_no_plan(spoil, message, tiny, nnunet):
     spoil(tiny)
     with pytest.raises(InputError, match=message) as caught:
         write_plan("42")
@@ -153,13 +155,13 @@ def test_a_spoilt_dataset_is_one_clear_line_and_leaves_no_plan(spoil, message, t
     assert not list(nnunet.preprocessed.rglob("*.json"))
 
 
-def test_folders_must_be_known(nnunet, monkeypatch):
+def test_unset_nnunet_folders_are_refused(nnunet, monkeypatch):
     monkeypatch.delenv("nnUNet_preprocessed")
     with pytest.raises(InputError, match="nnUNet_preprocessed is not set"):
         write_plan("42")
 
 
-def test_named_weights_are_checked_and_remembered(tiny, weights_file):
+def test_weights_are_checked_and_stored_in_the_plan(tiny, weights_file):
     block = json.loads(write_plan("42", weights=str(weights_file)).read_text())["anatomix"]
     assert block["weights"] == str(weights_file) and block["sha256"] == load_weights(weights_file).sha256
 
@@ -175,7 +177,7 @@ def test_weights_of_another_architecture_are_refused_before_anything_is_written(
 
 
 def test_augmentation_without_worker_processes_can_be_planned(tiny, monkeypatch):
-    """Stock planning takes the number of workers for one of threads, and fails at 0."""
+    """Stock planning uses the number of workers as number of threads, and fails at 0."""
     monkeypatch.setenv(WORKERS, "0")
     assert write_plan("42").is_file() and os.environ[WORKERS] == "0"
     assert planning_environment({"nnUNet_n_proc_DA": "0", "a": "b"}) == {"nnUNet_n_proc_DA": "1", "a": "b"}

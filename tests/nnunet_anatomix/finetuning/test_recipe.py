@@ -1,17 +1,17 @@
-"""The plan's block, its defaults and its schedule."""
+"""Recipe of a plan: the ``anatomix`` block, its defaults and its schedule."""
 
 from __future__ import annotations
 
 import pytest
 
-from nnunet_anatomix.finetuning.planning import load_template
-from nnunet_anatomix.finetuning.recipe import Recipe, rate_for, recipe_of
+from nnunet_anatomix.finetuning.plan_template import load_template
+from nnunet_anatomix.finetuning.recipe import Recipe, default_learning_rate, read_recipe
 from pretraining.backbone.unet import UNetConfig
 from pretraining.common.config import to_dict
 from pretraining.common.errors import InputError
 
 
-def test_shipped_plan_says_what_the_defaults_say():
+def test_shipped_template_equals_the_defaults():
     template = load_template()
     assert template.anatomix == Recipe() and template.backbone == UNetConfig()
 
@@ -22,21 +22,21 @@ def test_defaults_are_the_papers():
 
 
 @pytest.mark.parametrize("iterations, epochs", [(1, 1), (20, 1), (250, 1), (251, 2), (600, 3), (37_500, 150)])
-def test_exactly_the_wished_iterations_run(iterations, epochs):
-    recipe = recipe_of({}, {"ANATOMIX_ITERATIONS": str(iterations)})
+def test_epochs_add_up_to_the_iterations(iterations, epochs):
+    recipe = read_recipe({}, {"ANATOMIX_ITERATIONS": str(iterations)})
     steps = [recipe.iterations_in(epoch) for epoch in range(recipe.epochs)]
     assert len(steps) == epochs and sum(steps) == iterations and min(steps) >= 1
 
 
-def test_environment_goes_before_the_plan():
+def test_environment_takes_precedence_over_the_plan():
     plan = {"anatomix": {"iterations": 100, "optimizer": {"learning_rate": 1e-3}}}
-    assert recipe_of(plan, {}).iterations == 100
-    changed = recipe_of(plan, {"ANATOMIX_ITERATIONS": "7"})
+    assert read_recipe(plan, {}).iterations == 100
+    changed = read_recipe(plan, {"ANATOMIX_ITERATIONS": "7"})
     assert changed.iterations == 7 and changed.learning_rate == 1e-3
 
 
 def test_recipe_survives_json():
-    assert recipe_of({"anatomix": to_dict(Recipe())}, {}) == Recipe()
+    assert read_recipe({"anatomix": to_dict(Recipe())}, {}) == Recipe()
 
 
 @pytest.mark.parametrize(
@@ -51,13 +51,13 @@ def test_recipe_survives_json():
         ({}, {"ANATOMIX_ITERATIONS": "0"}, "ANATOMIX_ITERATIONS"),
     ],
 )
-def test_nonsense_is_refused_by_name(block, environment, message):
+def test_invalid_values_are_refused_by_name(block, environment, message):
     with pytest.raises(InputError, match=message):
-        recipe_of({"anatomix": block}, environment)
+        read_recipe({"anatomix": block}, environment)
 
 
-def test_short_trainings_learn_faster_and_the_papers_at_its_rate():
-    rates = [rate_for(iterations) for iterations in (1, 250, 1_500, 6_000, 37_500, 250_000)]
+def test_short_trainings_have_higher_rates_and_the_papers_its_own():
+    rates = [default_learning_rate(iterations) for iterations in (1, 250, 1_500, 6_000, 37_500, 250_000)]
     assert (
         rates == sorted(rates, reverse=True)
         and rates[0] == rates[2] == pytest.approx(1e-3)

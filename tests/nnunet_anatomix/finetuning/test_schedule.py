@@ -1,4 +1,4 @@
-"""What is trained when: rates over the iterations, stage by stage."""
+"""Learning-rate schedule: rates of every stage over the iterations."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from nnunet_anatomix.finetuning.network import AnatomixNetwork
 from nnunet_anatomix.finetuning.schedule import (
     RatePerIteration,
     ScheduleConfig,
-    depths,
     half_cosine,
     parameter_groups,
+    stage_depths,
     stage_of,
 )
 
@@ -31,14 +31,17 @@ def network() -> AnatomixNetwork:
 def run(
     config: ScheduleConfig, epochs: list[int], *, stop_after: int | None = None
 ) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
-    """Rates by stage at every iteration, and the weights at the end; stopped, all is built anew from what nnU-Net saves."""
+    """Train a small network; return the rates by stage at every iteration, and the final weights.
+
+    After ``stop_after`` epochs, rebuild everything from the state that nnU-Net saves.
+    """
     net, iterations, seen = network(), sum(epochs), []
-    optimizer, schedule = _built(net, config, iterations, epochs[0])
+    optimizer, schedule = _build(net, config, iterations, epochs[0])
     for epoch, steps in enumerate(epochs):
         if epoch == stop_after:
             saved = copy.deepcopy((net.state_dict(), optimizer.state_dict()))
             net = network()
-            optimizer, schedule = _built(net, config, iterations, epochs[0])
+            optimizer, schedule = _build(net, config, iterations, epochs[0])
             net.load_state_dict(saved[0])
             optimizer.load_state_dict(saved[1])
         schedule.step(epoch)
@@ -51,18 +54,18 @@ def run(
     return seen, net.state_dict()
 
 
-def _built(net, config, iterations, iterations_per_epoch):
+def _build(net, config, iterations, iterations_per_epoch):
     optimizer = Adam(parameter_groups(net, config, RATE))
     return optimizer, RatePerIteration(optimizer, config, iterations, iterations_per_epoch)
 
 
 def changed(state: dict[str, torch.Tensor]) -> set[str]:
-    """Stages whose weights are no longer the first ones."""
+    """Return the stages whose weights differ from the initial ones."""
     first = dict(network().named_parameters())
     return {stage_of(name) for name in first if not torch.equal(first[name], state[name])}
 
 
-def test_stages_are_the_networks_own_whatever_wraps_it():
+def test_stages_do_not_depend_on_wrappers_of_the_network():
     assert {stage_of(name) for name, _ in network().named_parameters()} == set(STAGES)
     assert (
         stage_of("module._orig_mod.backbone.decoder.1.0.conv.weight") == "decoder.1"
@@ -71,7 +74,7 @@ def test_stages_are_the_networks_own_whatever_wraps_it():
 
 
 def test_depth_counts_stages_from_the_segmentation_back():
-    assert sorted(depths(STAGES), key=depths(STAGES).get) == STAGES and depths(STAGES)["stem"] == 7
+    assert sorted(stage_depths(STAGES), key=stage_depths(STAGES).get) == STAGES and stage_depths(STAGES)["stem"] == 7
 
 
 def test_by_default_all_layers_follow_one_half_cosine_within_an_epoch_too():
@@ -87,21 +90,21 @@ def test_head_first_trains_the_head_alone_and_then_all():
     assert all(rates["head"] > 0 for rates in seen)
     assert [rates["stem"] > 0 for rates in seen] == [False] * 4 + [True] * 6
     _, state = run(config, [4])
-    assert changed(state) == set(STAGES)  # two of four iterations are left to the rest
+    assert changed(state) == set(STAGES)  # the other stages train in the last two of four iterations
     _, state = run(ScheduleConfig(trained="head_first", head_share=0.99), [4])
     assert changed(state) == {"head"}
 
 
-def test_waiting_stages_gather_no_moments():
+def test_stages_that_do_not_train_yet_accumulate_no_moments():
     net = network()
-    optimizer, _ = _built(net, ScheduleConfig(trained="head_first", head_share=0.5), 4, 4)
+    optimizer, _ = _build(net, ScheduleConfig(trained="head_first", head_share=0.5), 4, 4)
     net(torch.rand(1, 1, 8, 8, 8)).square().mean().backward()
     optimizer.step()
     named = dict(net.named_parameters())
     assert {stage_of(name) for name, parameter in named.items() if optimizer.state.get(parameter)} == {"head"}
 
 
-def test_a_frozen_encoder_keeps_its_weights_and_asks_for_no_gradient():
+def test_a_frozen_encoder_keeps_its_weights_and_needs_no_gradient():
     seen, state = run(ScheduleConfig(trained="frozen_encoder"), [3])
     assert changed(state) == {"head", "output", "decoder.0", "decoder.1"} == set(seen[0])
 
@@ -128,7 +131,7 @@ def test_deeper_stages_learn_more_slowly():
     ],
 )
 @pytest.mark.parametrize("stop_after", [1, 2])
-def test_a_continued_run_ends_where_the_unbroken_one_does(config, stop_after):
+def test_a_resumed_run_ends_like_an_uninterrupted_one(config, stop_after):
     epochs = [4, 4, 2]
     whole, continued = run(config, epochs), run(config, epochs, stop_after=stop_after)
     assert whole[0] == continued[0]
@@ -139,6 +142,6 @@ def test_a_continued_run_ends_where_the_unbroken_one_does(config, stop_after):
     "wrong",
     [{"trained": "some"}, {"head_share": 0.0}, {"warmup_share": 1.0}, {"layer_decay": 0.0}, {"head_share": math.nan}],
 )
-def test_nonsense_is_refused(wrong):
+def test_invalid_values_are_refused(wrong):
     with pytest.raises(ValueError):
         ScheduleConfig(**wrong)

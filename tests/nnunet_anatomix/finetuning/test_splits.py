@@ -14,7 +14,7 @@ CASES = [f"case_{number}" for number in (4, 0, 3, 1, 2)]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
-def test_few_cases_are_left_out_one_by_one(count):
+def test_few_cases_get_leave_one_out_folds(count):
     cases = [f"case_{number}" for number in reversed(range(count))]
     splits = few_shot_splits(cases)
     assert len(splits) == count and [fold["val"] for fold in splits] == [[case] for case in sorted(cases)]
@@ -55,7 +55,7 @@ def test_the_cases_of_earlier_studies_are_drawn_again():
 
 
 def test_split_and_study_train_on_the_same_cases(nnunet, data_root):
-    """A dataset that keeps cases for validation keeps them from both."""
+    """Both exclude the cases that a dataset reserves for validation."""
     folder, source = nnunet.raw / "Dataset901_Hippocampus", data_root / "nnUNet_raw" / "Dataset901_Hippocampus"
     folder.mkdir()
     for name in ("imagesTr", "labelsTr", "dataset.json"):
@@ -69,7 +69,7 @@ def test_split_and_study_train_on_the_same_cases(nnunet, data_root):
         assert set(fold["train"]) < set(cases[:2]) and set(fold["val"]) == set(cases) - set(fold["train"])
 
 
-def test_what_may_be_validated_on_can_be_said():
+def test_validation_cases_can_be_given():
     (fold,) = draw_folds(CASES, 2, seed=0, validation=())
     assert fold["val"] == fold["train"]
     (other,) = draw_folds(CASES, 2, seed=0, validation=[*CASES, "case_9"])
@@ -80,7 +80,7 @@ def test_fewer_repeats_are_the_first_of_more():
     assert draw_folds(CASES, 3, seed=2, repeats=2) == draw_folds(CASES, 3, seed=2, repeats=6)[:2]
 
 
-def test_all_cases_validate_themselves():
+def test_folds_of_all_cases_validate_on_them():
     assert draw_folds(CASES, 5, seed=0) == [{"train": sorted(CASES), "val": sorted(CASES)}]
 
 
@@ -88,12 +88,12 @@ def test_all_cases_validate_themselves():
     "shots, more, message",
     [(0, {}, "found 0"), (6, {}, "from 1 to 5 shots"), (2, {"repeats": 0}, "1 repeat"), (2, {"seed": -1}, "seed")],
 )
-def test_nonsense_is_refused(shots, more, message):
+def test_invalid_values_are_refused(shots, more, message):
     with pytest.raises(InputError, match=message):
         draw_folds(CASES, shots, **{"seed": 0, **more})
 
 
-def test_older_folds_are_kept(tmp_path):
+def test_existing_folds_are_backed_up(tmp_path):
     one, two, three = (draw_folds(CASES, shots, seed=0) for shots in (1, 2, 3))
     assert write_splits(tmp_path, one) is None and write_splits(tmp_path, one) is None
     backups = [write_splits(tmp_path, two), write_splits(tmp_path, three)]

@@ -1,4 +1,4 @@
-"""AnatomixTrainer inside stock nnU-Net, on real preprocessed scans."""
+"""AnatomixTrainer in stock nnU-Net, on real preprocessed scans."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_anatomix.finetuning.nnunet_guard import StoppedByInput
-from nnunet_anatomix.finetuning.recipe import rate_for
+from nnunet_anatomix.finetuning.recipe import default_learning_rate
 from nnunet_anatomix.finetuning.stock import AnatomixTrainerStock
 from nnunet_anatomix.finetuning.trainer import AnatomixTrainer, AnatomixTrainerScratch
 from pretraining.backbone.weights import load_weights
@@ -23,7 +23,7 @@ NAME = "Dataset901_Hippocampus"
 
 @pytest.fixture
 def hippocampus(nnunet, planned_hippocampus, weights_file, monkeypatch):
-    """nnU-Net's folders with the planned Dataset901, and weights."""
+    """Return nnU-Net's folders with the planned Dataset901, and set the weights."""
     shutil.copytree(planned_hippocampus / NAME, nnunet.preprocessed / NAME)
     monkeypatch.setenv("ANATOMIX_WEIGHTS", str(weights_file))
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
@@ -47,14 +47,14 @@ def log_of(trainer) -> str:
 
 
 @pytest.mark.parametrize("plans", ["nnUNetPlans", "nnUNetAnatomixPlans"])
-def test_training_and_stock_prediction_see_the_same_numbers(hippocampus, plans):
+def test_training_and_stock_prediction_get_the_same_input(hippocampus, plans):
     trainer = trainer_of(hippocampus, plans=plans)
     trainer.on_train_start()
     batch = next(trainer.dataloader_val)
     trainer.train_step(batch)
     trainer.on_train_end()
 
-    # Without tile weights, whose tiny corners would not survive nnU-Net's half-precision sums.
+    # Without tile weights: in their corners, they underflow in nnU-Net's half-precision sums.
     predictor = nnUNetPredictor(use_gaussian=False, device=torch.device("cpu"), allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(trainer.output_folder_base, (0,))
     assert predictor.allowed_mirroring_axes is None
@@ -80,7 +80,7 @@ def test_only_the_head_is_random_and_the_log_says_so(hippocampus, weights_file):
     )
 
 
-def test_scratch_differs_in_nothing_but_the_weights(hippocampus, weights_file, monkeypatch):
+def test_scratch_differs_only_in_the_weights(hippocampus, weights_file, monkeypatch):
     monkeypatch.setenv("ANATOMIX_SEED", "3")
     pretrained = trainer_of(hippocampus)
     pretrained.initialize()
@@ -94,14 +94,14 @@ def test_scratch_differs_in_nothing_but_the_weights(hippocampus, weights_file, m
     assert "pretrained weights" not in log_of(scratch)
 
 
-def test_recipe_reaches_nnunet(hippocampus, monkeypatch):
+def test_the_trainer_applies_the_recipe(hippocampus, monkeypatch):
     monkeypatch.setenv("ANATOMIX_ITERATIONS", "260")
     trainer = trainer_of(hippocampus)
     trainer.initialize()
     assert (trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch) == (2, 250, 50)
     assert trainer.batch_size == 4 and not trainer.enable_deep_supervision
     assert isinstance(trainer.optimizer, torch.optim.Adam) and trainer.optimizer.param_groups[0]["lr"] == pytest.approx(
-        rate_for(260)
+        default_learning_rate(260)
     )
     trainer.current_epoch = 1
     trainer.on_train_epoch_start()
@@ -120,7 +120,7 @@ def test_same_seed_same_batches_and_same_losses(hippocampus, monkeypatch):
     assert losses() == losses()
 
 
-def test_a_checkpoint_continues_without_the_weights_file(hippocampus, monkeypatch):
+def test_a_checkpoint_resumes_without_the_weights_file(hippocampus, monkeypatch):
     trainer = trainer_of(hippocampus)
     trainer.initialize()
     trainer.current_epoch = 3
@@ -137,7 +137,7 @@ def test_a_checkpoint_continues_without_the_weights_file(hippocampus, monkeypatc
     assert resumed.optimizer.param_groups[0]["lr"] == pytest.approx(2e-4 * 0.5 * (1 + np.cos(np.pi * 4 / 150)))
 
 
-def test_a_failing_write_leaves_the_old_checkpoint(hippocampus, monkeypatch):
+def test_a_failed_write_keeps_the_previous_checkpoint(hippocampus, monkeypatch):
     trainer = trainer_of(hippocampus)
     trainer.initialize()
     checkpoint = f"{trainer.output_folder}/checkpoint_latest.pth"
@@ -157,7 +157,7 @@ def test_a_failing_write_leaves_the_old_checkpoint(hippocampus, monkeypatch):
 
 
 @pytest.mark.parametrize("count, folds", [(1, 1), (2, 2), (3, 3)])
-def test_few_cases_get_their_folds(hippocampus, count, folds):
+def test_few_cases_get_leave_one_out_folds_in_training(hippocampus, count, folds):
     folder = hippocampus.preprocessed / NAME / "nnUNetAnatomixPlans_3d_fullres"
     for case in sorted({path.name.split(".")[0].removesuffix("_seg") for path in folder.iterdir()})[count:]:
         for path in folder.glob(f"{case}*"):
@@ -166,7 +166,7 @@ def test_few_cases_get_their_folds(hippocampus, count, folds):
     train, validation = trainer.do_split()
     assert len(train) == max(1, count - 1) and len(validation) == 1
     assert len(json.loads((hippocampus.preprocessed / NAME / "splits_final.json").read_text())) == folds
-    assert ("says nothing about new scans" in log_of(trainer)) == (count == 1)
+    assert ("does not predict accuracy on new scans" in log_of(trainer)) == (count == 1)
     (hippocampus.preprocessed / NAME / "splits_final.json").unlink()
     with pytest.raises(InputError, match=f"fold {folds} does not exist"):
         trainer_of(hippocampus, fold=folds).do_split()
@@ -203,7 +203,7 @@ def _frozen(plan, description):
 @pytest.mark.parametrize(
     "edit, learning", [(None, {"decoder", "stem"}), (_head_first, {"decoder"}), (_frozen, {"decoder", "output"})]
 )
-def test_the_plans_schedule_says_what_learns(edit, learning, hippocampus, monkeypatch):
+def test_the_plans_schedule_selects_the_trained_stages(edit, learning, hippocampus, monkeypatch):
     monkeypatch.setenv("ANATOMIX_ITERATIONS", "4")
     trainer = trainer_of(hippocampus, edit=edit)
     trainer.on_train_start()
@@ -272,7 +272,7 @@ def _rename(plan, description):
         (None, {"ANATOMIX_SEED": "one"}, "ANATOMIX_SEED"),
     ],
 )
-def test_bad_input_stops_in_one_line_before_anything_is_written(edit, environment, message, hippocampus, monkeypatch):
+def test_bad_input_ends_in_one_line_before_anything_is_written(edit, environment, message, hippocampus, monkeypatch):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(StoppedByInput, match=message) as caught:
@@ -298,7 +298,7 @@ def test_stock_training_takes_exactly_as_many_steps_and_lowers_its_rate(
     assert steps == iterations and rates == sorted(rates, reverse=True) and rates[-1] < rates[0] / 2
 
 
-def test_stock_training_is_stock_but_for_its_length_and_starts_alike_from_a_seed(hippocampus, monkeypatch):
+def test_stock_training_is_stock_except_its_length_and_reproducible_by_seed(hippocampus, monkeypatch):
     monkeypatch.setenv("ANATOMIX_SEED", "3")
     twins = [trainer_of(hippocampus, kind=AnatomixTrainerStock, plans="nnUNetPlans") for _ in range(2)]
     for trainer in twins:
@@ -312,7 +312,7 @@ def test_stock_training_is_stock_but_for_its_length_and_starts_alike_from_a_seed
     assert twins[0].enable_deep_supervision == stock.enable_deep_supervision and twins[0].initial_lr == stock.initial_lr
 
 
-def test_stock_training_refuses_a_senseless_length(hippocampus, monkeypatch):
+def test_stock_training_refuses_an_invalid_length(hippocampus, monkeypatch):
     monkeypatch.setenv("ANATOMIX_ITERATIONS", "none")
     with pytest.raises(StoppedByInput, match="ANATOMIX_ITERATIONS must be"):
         trainer_of(hippocampus, kind=AnatomixTrainerStock, plans="nnUNetPlans")

@@ -1,4 +1,4 @@
-"""Few iterations of AnatomixTrainer where inputs, labels or configuration are not the plain case."""
+"""Short trainings with AnatomixTrainer on cascades, regions, ignored voxels and other labels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_anatomix.finetuning.network import pooling_strides
 from nnunet_anatomix.finetuning.nnunet_guard import StoppedByInput
-from nnunet_anatomix.finetuning.planning import load_template
+from nnunet_anatomix.finetuning.plan_template import load_template
 from nnunet_anatomix.finetuning.trainer import AnatomixTrainer
 from pretraining.backbone.weights import load_weights
 
@@ -24,7 +24,7 @@ NAME = "Dataset901_Hippocampus"
 
 @pytest.fixture
 def hippocampus(nnunet, planned_hippocampus, weights_file, monkeypatch):
-    """nnU-Net's folders with the planned Dataset901, and weights."""
+    """Return nnU-Net's folders with the planned Dataset901, and set the weights."""
     shutil.copytree(planned_hippocampus / NAME, nnunet.preprocessed / NAME)
     monkeypatch.setenv("ANATOMIX_WEIGHTS", str(weights_file))
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
@@ -48,7 +48,7 @@ def log_of(trainer) -> str:
 
 
 def losses(trainer, iterations: int = 2) -> list[float]:
-    """Of training, and one of validation."""
+    """Return the losses of training steps and of one validation step."""
     trainer.on_train_epoch_start()
     steps = [float(trainer.train_step(next(trainer.dataloader_train))["loss"]) for _ in range(iterations)]
     with torch.no_grad():
@@ -56,7 +56,7 @@ def losses(trainer, iterations: int = 2) -> list[float]:
 
 
 def cascade(plan: dict, description: dict) -> None:
-    """Both stages on the preprocessed data of 3d_fullres."""
+    """Add both stages of a cascade to the plan, on the preprocessed data of 3d_fullres."""
     full = plan["configurations"]["3d_fullres"]
     plan["configurations"]["3d_lowres"] = full | {"next_stage": "3d_cascade_fullres"}
     plan["configurations"]["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
@@ -74,7 +74,7 @@ def regions_ignoring(plan: dict, description: dict) -> None:
 
 
 def leave_half_unlabelled(folder: Path) -> None:
-    """As if annotated so, and preprocessed: nnU-Net notes where there are labels to learn from."""
+    """Change preprocessed cases as if half of each scan were not annotated."""
     data = nnUNetDatasetBlosc2(str(folder))
     for case in data.identifiers:
         image, segmentation, _, properties = data.load_case(case)
@@ -129,8 +129,8 @@ def test_the_second_stage_of_a_cascade_starts_from_the_images_and_learns_from_la
     batch = next(trainer.dataloader_train)
     assert batch["data"].shape[1] == 3 and batch["target"].shape[1] == 1
     assert set(batch["data"][:, 1:].unique().tolist()) <= {0.0, 1.0}
-    # Labels of the first stage, which were the truth here, stay beside their scan; only training
-    # disturbs them.
+    # The labels of the first stage (here the truth) stay aligned with their scan; only training
+    # corrupts them.
     validation = next(trainer.dataloader_val)
     assert torch.equal(validation["data"][:, 1:2] == 1, validation["target"] == 1) and (validation["target"] == 1).any()
     assert np.isfinite(losses(trainer)).all()
@@ -139,13 +139,13 @@ def test_the_second_stage_of_a_cascade_starts_from_the_images_and_learns_from_la
 
 @pytest.mark.parametrize("edit, heads", [(ignoring, 3), (regions_ignoring, 2)])
 @pytest.mark.parametrize("plans", ["nnUNetPlans", "nnUNetAnatomixPlans"])
-def test_voxels_to_ignore_are_no_class_and_teach_nothing(plans, edit, heads, hippocampus):
+def test_ignored_voxels_are_not_a_class_and_do_not_affect_the_loss(plans, edit, heads, hippocampus):
     leave_half_unlabelled(hippocampus.preprocessed / NAME / f"{plans}_3d_fullres")
     trainer = trainer_of(hippocampus, plans=plans, edit=edit)
     trainer.on_train_start()
     assert trainer.network.decoder.seg_layers[0].out_channels == heads
     batch = next(trainer.dataloader_train)
-    # Regions come with a channel of what to ignore.
+    # Targets of regions have an extra channel that marks ignored voxels.
     ignored = batch["target"][:, -1:] == (3 if edit is ignoring else 1)
     assert ignored.any() and not ignored.all()
     logits = trainer.network(batch["data"]).detach()
@@ -167,7 +167,7 @@ def test_several_images_share_the_first_convolution_and_the_log_says_so(hippocam
 
 
 def test_the_large_networks_style_learns_from_its_published_file(hippocampus, golden, monkeypatch):
-    """In small: the golden file's width and depth, the rest as shipped."""
+    """Use the width and depth of the golden file, and all other settings as shipped."""
     published = golden / "unet_instance_avg_trilinear.pth"
     monkeypatch.setenv("ANATOMIX_WEIGHTS", str(published))
     small = load_weights(published).architecture
@@ -201,8 +201,8 @@ def more_labels(plan: dict, description: dict) -> None:
     "kind, edit, heads",
     [(AnatomixTrainer, fewer_labels, 1), (AnatomixTrainer, more_labels, 4), (nnUNetTrainer, more_labels, 4)],
 )
-def test_a_fine_tuned_model_goes_on_with_other_labels(kind, edit, heads, hippocampus):
-    """As by ``nnUNetv2_train … -pretrained_weights``, which loads after the initialization."""
+def test_a_fine_tuned_model_can_be_trained_on_other_labels(kind, edit, heads, hippocampus):
+    """Load as ``nnUNetv2_train … -pretrained_weights`` does, after the initialization."""
     plans = "nnUNetAnatomixPlans"
     first = trainer_of(hippocampus, plans=plans)
     first.on_train_start()
@@ -221,7 +221,7 @@ def test_a_fine_tuned_model_goes_on_with_other_labels(kind, edit, heads, hippoca
     assert np.isfinite(losses(second)).all()
 
 
-def test_an_nnunet_checkpoint_named_as_weights_is_one_line_that_says_what_to_do(hippocampus, monkeypatch):
+def test_an_nnunet_checkpoint_as_weights_is_refused_with_advice(hippocampus, monkeypatch):
     trainer = trainer_of(hippocampus)
     trainer.initialize()
     checkpoint = f"{trainer.output_folder}/checkpoint_final.pth"

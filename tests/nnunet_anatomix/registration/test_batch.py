@@ -308,7 +308,7 @@ def test_landmarks_come_in_pairs(own, tmp_path):
 
 def command(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "nnunet_anatomix.cli", *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "nnunet_anatomix", *arguments], capture_output=True, text=True, check=False
     )
 
 
@@ -324,7 +324,7 @@ def test_a_batch_and_its_table_by_command(folder, tmp_path):
     )
     assert registered(out) == ["pair 4"]
     table = command("evaluate", "registration", str(out))
-    assert table.returncode == 0 and "convexadam-mind" in table.stderr and f"all of it is in {out}" in table.stderr
+    assert table.returncode == 0 and "convexadam-mind" in table.stderr and f"results are in {out}" in table.stderr
 
 
 def test_one_pair_by_command(folder, tmp_path):

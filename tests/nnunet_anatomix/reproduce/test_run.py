@@ -20,7 +20,7 @@ from nnunet_anatomix.reproduce.plan import Cell, Step, Table
 from nnunet_anatomix.reproduce.run import run
 from nnunet_anatomix.reproduce.settings import Settings
 from nnunet_anatomix.reproduce.tables import TABLES
-from nnunet_anatomix.study.report import Row, write_rows
+from nnunet_anatomix.study.report import RunScore, write_rows
 from pretraining.common.errors import CommandFailed, Interrupted
 from pretraining.common.lock import InUse, hold_lock
 
@@ -45,7 +45,7 @@ class Commands:
         run_folder.mkdir(parents=True, exist_ok=True)
         dice = {"weights": 0.8, "scratch": 0.5}.get(start, 0.6) + (0.1 if shots == "5" else 0)
         rows = [
-            Row(start=start, shots=int(shots), seed=0, case=f"case{number}", label="a", dice=dice + 0.2 * number)
+            RunScore(start=start, shots=int(shots), seed=0, case=f"case{number}", label="a", dice=dice + 0.2 * number)
             for number in range(2)
         ]
         write_rows(run_folder / "dice.csv", rows)

@@ -1,4 +1,4 @@
-"""Scores of segmentations: equal to MONAI's and nnU-Net's, and what cannot be scored is refused."""
+"""Scores of segmentations: they equal those of MONAI and nnU-Net, and bad input is refused."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPACING_MM = (0.8, 1.5, 3.0)
 
 
 def boxes(seed: int) -> np.ndarray:
-    """(Z, Y, X) with labels 1 and 2."""
+    """Return a random label map with labels 1 and 2, (Z, Y, X)."""
     rng = np.random.default_rng(seed)
     labels = np.zeros((9, 12, 15), dtype=np.uint8)
     labels[2:7, 2:6, 3:9], labels[3:8, 6:10, 4:12] = 1, 2
@@ -39,7 +39,7 @@ def write(path: Path, labels: np.ndarray, spacing_mm: tuple[float, float, float]
 
 @pytest.fixture
 def folders(tmp_path) -> SimpleNamespace:
-    """Three cases, of which the last has no label 2 in its prediction."""
+    """Return folders with three cases; the last prediction lacks label 2."""
     found = SimpleNamespace(
         predictions=tmp_path / "predictions", truth=tmp_path / "truth", out=tmp_path / "deep" / "out"
     )
@@ -62,7 +62,7 @@ def describe(folder: Path, labels: dict) -> None:
     (folder / "dataset.json").write_text(json.dumps({"labels": labels, "file_ending": ".nii.gz"}))
 
 
-def test_as_nnunet_and_monai(folders):
+def test_scores_equal_those_of_nnunet_and_monai(folders):
     text = evaluate_segmentation(folders.predictions, folders.truth, out=folders.out)
     assert text == (folders.out / "table.md").read_text(encoding="utf-8")
     assert [(line["case"], line["label"]) for line in lines(folders)] == [
@@ -100,7 +100,7 @@ def test_the_table_has_means_over_cases():
 
 
 @pytest.mark.parametrize("where", ["predictions", "truth"])
-def test_labels_get_their_names(folders, where):
+def test_labels_are_named_by_dataset_json(folders, where):
     describe(getattr(folders, where), {"background": 0, "front": 1, "whole": [1, 2], "nowhere": 5})
     evaluate_segmentation(folders.predictions, folders.truth, out=folders.out)
     found = {line["label"]: line for line in lines(folders) if line["case"] == "case.0"}
@@ -112,7 +112,7 @@ def test_labels_get_their_names(folders, where):
     assert float(found["front"]["dice"]) < 1 and found["nowhere"]["dice"] == "nan"
 
 
-def test_what_is_ignored_does_not_count(folders):
+def test_ignored_voxels_are_not_scored(folders):
     describe(folders.truth, {"background": 0, "front": 1, "back": 2, "ignore": 3})
     for case in range(3):
         (path,) = folders.predictions.glob(f"case.{case}.*")
@@ -127,23 +127,23 @@ def test_what_is_ignored_does_not_count(folders):
 
 
 def test_other_grids_are_refused_and_nothing_is_written(folders):
-    write(folders.truth / "case.1.nii.gz", boxes(1), (0.8, 1.5, 3.001))  # 8 thousandths of 3 mm over the grid
+    write(folders.truth / "case.1.nii.gz", boxes(1), (0.8, 1.5, 3.001))  # 0.008 mm over the whole grid
     with pytest.raises(InputError, match=r"case\.1\.nrrd is not on the grid of .*case\.1\.nii\.gz"):
         evaluate_segmentation(folders.predictions, folders.truth, out=folders.out)
     assert not folders.out.exists()
 
 
-def test_what_rounding_leaves_is_the_same_grid(folders):
+def test_rounded_headers_are_the_same_grid(folders):
     write(folders.truth / "case.1.nii.gz", boxes(1), (0.8, 1.5, 3.0000001))
     evaluate_segmentation(folders.predictions, folders.truth, out=folders.out)
     assert len(lines(folders)) == 6
 
 
-def test_every_prediction_needs_a_truth_but_not_the_other_way_round(folders, caplog):
+def test_every_prediction_needs_a_truth_but_not_vice_versa(folders, caplog):
     write(folders.truth / "more.nii.gz", boxes(5))
     with caplog.at_level(logging.WARNING):
         evaluate_segmentation(folders.predictions, folders.truth, out=folders.out)
-    assert "1 truths without a prediction are left out: more" in caplog.text
+    assert "1 cases of the truth have no prediction and are not scored: more" in caplog.text
     write(folders.predictions / "alone.nii.gz", boxes(6))
     with pytest.raises(InputError, match=r"1 of 4 predictions have no truth in .*: alone"):
         evaluate_segmentation(folders.predictions, folders.truth, out=folders.out)
@@ -157,7 +157,7 @@ def test_every_prediction_needs_a_truth_but_not_the_other_way_round(folders, cap
             r"case\.0\.nii\.gz: damaged|case\.0\.nii\.gz: truncated",
         ),
         (lambda folder: write(folder / "case.0.nii.gz", boxes(0) + np.float32(0.5)), "not whole"),
-        (lambda folder: write(folder / "case.0.mha", boxes(0)), "are of one name"),
+        (lambda folder: write(folder / "case.0.mha", boxes(0)), "belong to the same case"),
         (
             lambda folder: (folder / "dataset.json").write_text('{"labels": {"0": "background"}}'),
             "expected labels as names with a number",
@@ -166,7 +166,7 @@ def test_every_prediction_needs_a_truth_but_not_the_other_way_round(folders, cap
         (lambda folder: [path.unlink() for path in folder.iterdir()], "no predictions in"),
     ],
 )
-def test_what_is_damaged_is_refused(folders, damage, said):
+def test_damaged_files_are_refused(folders, damage, said):
     damage(folders.predictions)
     with pytest.raises(InputError, match=said) as refused:
         evaluate_segmentation(folders.predictions, folders.truth, out=folders.out)

@@ -1,4 +1,4 @@
-"""Dice of single cases and the trust in their mean."""
+"""Dice of single cases and the uncertainty of their mean."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def summary(tmp_path, metrics: dict) -> object:
     return path
 
 
-def test_labels_and_regions_get_their_names_back(tmp_path):
+def test_labels_and_regions_are_named(tmp_path):
     labels = {"background": 0, "whole": [1, 2], "core": 2}
     path = summary(tmp_path, {"(1, 2)": {"Dice": 0.5}, "2": {"Dice": float("nan")}})
     whole, core = read_case_dice(path, {"labels": labels, "file_ending": ".nii.gz"})
@@ -26,17 +26,17 @@ def test_labels_and_regions_get_their_names_back(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["missing", "torn", "other labels"])
-def test_a_summary_of_something_else_is_refused(tmp_path, damage):
+def test_an_invalid_summary_is_refused(tmp_path, damage):
     path = summary(tmp_path, {"7": {"Dice": 1.0}})
     if damage == "missing":
         path.unlink()
     elif damage == "torn":
         path.write_text('{"metric_per')
-    with pytest.raises(InputError, match="no summary of nnU-Net's"):
+    with pytest.raises(InputError, match="is not a summary of nnU-Net"):
         read_case_dice(path, {"labels": {"background": 0, "heart": 1}, "file_ending": ".nii.gz"})
 
 
-def test_a_subject_counts_once_and_absent_structures_do_not_count():
+def test_every_subject_has_equal_weight_and_absent_structures_are_ignored():
     means = subject_means({"a": [1.0, 0.0], "b": [0.25, float("nan"), 0.75], "c": [float("nan")]})
     np.testing.assert_allclose(means, [0.5, 0.5])
 
@@ -48,7 +48,7 @@ def test_the_bootstrapped_std_is_the_standard_error_of_the_mean():
     assert (high - low) / (2 * 1.96) == pytest.approx(bootstrap_std(values), rel=0.05) and low < values.mean() < high
 
 
-def test_it_is_the_same_every_time_and_unknown_for_one_subject():
+def test_the_bootstrap_is_reproducible_and_nan_for_one_subject():
     values = [0.1, 0.9, 0.4]
     assert bootstrap_std(values) == bootstrap_std(values)
     assert np.isnan(bootstrap_std([0.5])) and np.isnan(bootstrap_interval([0.5])).all()

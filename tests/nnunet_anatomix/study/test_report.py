@@ -1,4 +1,4 @@
-"""Tables and curve of a study: the numbers are those of its rows."""
+"""Report of a study: tables and curve agree with the scores of the runs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from skimage.io import imread
 
-from nnunet_anatomix.study.report import Row, draw_curve, markdown, read_rows, summarize, write_report, write_rows
+from nnunet_anatomix.study.report import RunScore, draw_curve, markdown, read_rows, summarize, write_report, write_rows
 
 
-def rows() -> list[Row]:
+def rows() -> list[RunScore]:
     rng = np.random.default_rng(1)
     return [
-        Row(
+        RunScore(
             start=start,
             shots=shots,
             seed=seed,
@@ -40,15 +40,15 @@ def test_means_over_labels_seeds_and_subjects():
     assert [one.shots for one in summarize(rows())] == [1, 1, 3, 3]
 
 
-def test_a_structure_absent_everywhere_is_left_out_of_the_mean():
-    some = [Row(start="a", shots=1, seed=0, case=case, label="gone", dice=float("nan")) for case in "xy"]
-    some += [Row(start="a", shots=1, seed=0, case=case, label="there", dice=0.5) for case in "xy"]
+def test_a_structure_absent_everywhere_does_not_affect_the_mean():
+    some = [RunScore(start="a", shots=1, seed=0, case=case, label="gone", dice=float("nan")) for case in "xy"]
+    some += [RunScore(start="a", shots=1, seed=0, case=case, label="there", dice=0.5) for case in "xy"]
     (one,) = summarize(some)
     assert one.dice == 0.5 and np.isnan(one.by_label["gone"])
 
 
-def test_rows_come_back_as_written(tmp_path):
-    some = [Row(start="Gewichte, ü", shots=3, seed=1, case="a b", label='l"1', dice=0.1234), *rows()[:2]]
+def test_rows_are_read_as_written(tmp_path):
+    some = [RunScore(start="Gewichte, ü", shots=3, seed=1, case="a b", label='l"1', dice=0.1234), *rows()[:2]]
     write_rows(tmp_path / "rows.csv", some)
     again = read_rows(tmp_path / "rows.csv")
     assert again[0] == some[0] and [row.dice for row in again] == pytest.approx([row.dice for row in some], abs=5e-5)
@@ -56,7 +56,7 @@ def test_rows_come_back_as_written(tmp_path):
 
 def test_the_best_of_every_number_of_shots_is_bold_and_the_second_underlined():
     lines = markdown(summarize(rows()), "title", subjects=5).splitlines()
-    assert "5 scans never trained on" in lines[0]
+    assert "5 held-out scans" in lines[0]
     for line in lines[4:]:
         assert ("**" in line) is ("weights" in line) and ("<u>" in line) is ("scratch" in line)
 

@@ -1,4 +1,4 @@
-"""What a run starts from and trains on."""
+"""Runs of a study: initial weights, patch sizes and folds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from nnunet_anatomix.study.runs import StudySettings, cut_plan, own_folds, starts_of
+from nnunet_anatomix.study.runs import StudySettings, link_preprocessed, parse_starts, resize_patch
 from pretraining.common.errors import InputError
 
 
@@ -22,35 +22,39 @@ def plan(patch: list[int], poolings: int) -> dict:
     ([48, 128, 112], 4, 100, [48, 96, 96]),
     ([40, 56, 40], 3, 64, [40, 56, 40]),
 ])  # fmt: skip
-def test_cut_patches_fit_the_poolings(patch, poolings, limit, expected):
+def test_limited_patches_fit_the_poolings(patch, poolings, limit, expected):
     whole = plan(patch, poolings)
-    cut = cut_plan(whole, limit, 2)["configurations"]["3d_fullres"]
+    cut = resize_patch(whole, limit, 2)["configurations"]["3d_fullres"]
     assert cut["patch_size"] == expected and cut["batch_size"] == 2
-    assert whole["configurations"]["3d_fullres"]["batch_size"] == 4, "the plan given stays as it is"
+    assert whole["configurations"]["3d_fullres"]["batch_size"] == 4, "the given plan is unchanged"
 
 
-def test_a_patch_of_ones_own_goes_first():
-    assert cut_plan(plan([96, 128, 112], 4), None, 3, (80, 96, 96))["configurations"]["3d_fullres"]["patch_size"] == [
+def test_a_given_patch_replaces_the_planned_one():
+    assert resize_patch(plan([96, 128, 112], 4), None, 3, (80, 96, 96))["configurations"]["3d_fullres"][
+        "patch_size"
+    ] == [
         80,
         96,
         96,
     ]
-    with pytest.raises(InputError, match=r"expected a patch of multiples, found \(80, 90, 96\)"):
-        cut_plan(plan([96] * 3, 4), None, None, (80, 90, 96))
+    with pytest.raises(
+        InputError, match=r"expected a patch of multiples of \[16, 16, 16\] voxels.*found \(80, 90, 96\)"
+    ):
+        resize_patch(plan([96] * 3, 4), None, None, (80, 90, 96))
 
 
-def test_nothing_asked_cuts_nothing():
-    assert cut_plan(plan([96] * 3, 4), None, None) == plan([96] * 3, 4)
+def test_without_options_the_plan_is_unchanged():
+    assert resize_patch(plan([96] * 3, 4), None, None) == plan([96] * 3, 4)
 
 
 def test_patches_below_the_poolings_are_refused():
     with pytest.raises(InputError, match="at least 32"):
-        cut_plan(plan([96] * 3, 5), 16, None)
+        resize_patch(plan([96] * 3, 5), 16, None)
 
 
 def test_starts_by_name_file_and_address(tmp_path):
     (tmp_path / "our own.safetensors").touch()
-    starts = starts_of(["weights", "stock", "weights", str(tmp_path / "our own.safetensors"), "hf://a/b/dev.pth@1"])
+    starts = parse_starts(["weights", "stock", "weights", str(tmp_path / "our own.safetensors"), "hf://a/b/dev.pth@1"])
     assert list(starts) == ["weights", "stock", "our_own", "dev"]
     assert (
         starts["our_own"].weights == str(tmp_path / "our own.safetensors")
@@ -59,33 +63,35 @@ def test_starts_by_name_file_and_address(tmp_path):
     assert starts["stock"].trainer == "AnatomixTrainerStock" and not starts["weights"].weights
 
 
-def test_starts_that_are_nothing_or_of_one_name_are_refused(tmp_path):
+def test_unknown_starts_and_equal_names_are_refused(tmp_path):
     with pytest.raises(InputError, match="expected a start among"):
-        starts_of(["wieghts"])
+        parse_starts(["wieghts"])
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "net.pth").touch()
     with pytest.raises(InputError, match="two starts would be called 'net'"):
-        starts_of([str(tmp_path / "one" / "net.pth"), str(tmp_path / "two" / "net.pth")])
+        parse_starts([str(tmp_path / "one" / "net.pth"), str(tmp_path / "two" / "net.pth")])
     (tmp_path / "stock.pth").touch()
     with pytest.raises(InputError, match="'stock'"):
-        starts_of([str(tmp_path / "stock.pth")])
+        parse_starts([str(tmp_path / "stock.pth")])
 
 
 @pytest.mark.parametrize("wrong", [{"iterations": 0}, {"max_patch": -1}, {"batch": -2}, {"patch": (0, 8, 8)}])
-def test_senseless_settings_are_refused(wrong):
+def test_invalid_settings_are_refused(wrong):
     with pytest.raises(ValueError, match="at least 1"):
         StudySettings(dataset="Dataset901_Hippocampus", **wrong)
 
 
-def test_runs_have_folds_of_their_own_and_all_else_in_common(tmp_path):
+def test_runs_have_their_own_folds_and_share_all_other_files(tmp_path):
     shared = tmp_path / "shared" / "Dataset901_Hippocampus"
     (shared / "nnUNetPlans_3d_fullres").mkdir(parents=True)
     (shared / "nnUNetPlans_3d_fullres" / "case.b2nd").touch()
     (shared / "nnUNetPlans.json").write_text("{}")
     (shared / "splits_final.json").write_text("[]")
     folds = [{"train": [name], "val": [name]} for name in "ab"]
-    folders = [own_folds(shared, fold, tmp_path / "runs" / name) for fold, name in zip(folds, "ab", strict=True)]
+    folders = [
+        link_preprocessed(shared, fold, tmp_path / "runs" / name) for fold, name in zip(folds, "ab", strict=True)
+    ]
     for folder, fold in zip(folders, folds, strict=True):
         own = folder / shared.name
         assert json.loads((own / "splits_final.json").read_text()) == [fold]
@@ -94,13 +100,13 @@ def test_runs_have_folds_of_their_own_and_all_else_in_common(tmp_path):
         ).read_text() == "{}"
     assert (shared / "splits_final.json").read_text() == "[]"
     (shared / "later.json").touch()
-    (tmp_path / "runs").rename(tmp_path / "moved")  # broken links are made anew
-    again = own_folds(shared, folds[0], tmp_path / "moved" / "deeper" / "a") / shared.name
+    (tmp_path / "runs").rename(tmp_path / "moved")  # broken links are replaced
+    again = link_preprocessed(shared, folds[0], tmp_path / "moved" / "deeper" / "a") / shared.name
     assert (again / "later.json").is_file()
-    assert not (own_folds(shared, None, tmp_path / "all") / shared.name / "splits_final.json").exists()
+    assert not (link_preprocessed(shared, None, tmp_path / "all") / shared.name / "splits_final.json").exists()
 
 
-def test_where_a_disk_has_no_links_runs_get_copies(tmp_path, monkeypatch):
+def test_on_disks_without_links_runs_get_copies(tmp_path, monkeypatch):
     (tmp_path / "Dataset1" / "data").mkdir(parents=True)
     (tmp_path / "Dataset1" / "data" / "case.b2nd").write_text("voxels")
     (tmp_path / "Dataset1" / "plans.json").write_text("{}")
@@ -109,7 +115,7 @@ def test_where_a_disk_has_no_links_runs_get_copies(tmp_path, monkeypatch):
         raise OSError("no links here")
 
     monkeypatch.setattr("pathlib.Path.symlink_to", refuse)
-    own = own_folds(tmp_path / "Dataset1", None, tmp_path / "run") / "Dataset1"
+    own = link_preprocessed(tmp_path / "Dataset1", None, tmp_path / "run") / "Dataset1"
     assert (own / "data" / "case.b2nd").read_text() == "voxels" and (own / "plans.json").read_text() == "{}"
 
 
@@ -125,7 +131,7 @@ def test_trainers_read_the_folds_of_their_run(
     for number, case in enumerate(cases[:2]):
         fold = {"train": [case], "val": cases[2:]}
         monkeypatch.setenv(
-            "nnUNet_preprocessed", str(own_folds(planned_hippocampus / name, fold, tmp_path / f"run {number}"))
+            "nnUNet_preprocessed", str(link_preprocessed(planned_hippocampus / name, fold, tmp_path / f"run {number}"))
         )
         run = get_trainer_from_args(name, "3d_fullres", 0, trainer, device=torch.device("cpu"))
         assert [list(keys) for keys in run.do_split()] == [fold["train"], fold["val"]]

@@ -1,4 +1,4 @@
-"""A study goes on where it was killed, keeps to its folder, and knows what it may test on; nnU-Net's commands are stood in for."""
+"""Study with faked nnU-Net commands: resumption, concurrency, folders and test scans."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SETTINGS = StudySettings(dataset="Dataset901_Hippocampus", iterations=7, max_pat
 
 
 class Commands:
-    """Stands in for nnU-Net: keeps what it was asked, writes what the next step reads, and fails when told to."""
+    """Fake of nnU-Net's commands: records calls, writes output files, and fails on request."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[list[str], dict[str, str]]] = []
@@ -26,7 +26,7 @@ class Commands:
         self.trained_on: list[dict[str, list[str]]] = []
 
     def folds_file(self, environment) -> Path:
-        """Where nnU-Net's trainers look."""
+        """Return the file from which nnU-Net's trainers read their folds."""
         return Path(environment["nnUNet_preprocessed"]) / SETTINGS.dataset / "splits_final.json"
 
     def __call__(self, command, environment, log_file) -> None:
@@ -87,7 +87,7 @@ def hippocampus(nnunet, data_root) -> Path:
 
 @pytest.fixture
 def untested(nnunet, data_root) -> Path:
-    """The same dataset without labels of its test scans."""
+    """Return the dataset without labels of its test scans."""
     folder, source = nnunet.raw / SETTINGS.dataset, data_root / "nnUNet_raw" / SETTINGS.dataset
     folder.mkdir()
     for name in ("imagesTr", "labelsTr", "dataset.json"):
@@ -100,8 +100,8 @@ def test_every_start_and_seed_is_trained_and_tested_once(hippocampus, commands, 
     table = study(SETTINGS, out, seeds=(1, 0), starts=("weights", "stock"))
     trained = commands.named("nnUNetv2_train")
     assert [(command[command.index("-tr") + 1], environment["ANATOMIX_SEED"]) for command, environment in trained] == [
-        ("AnatomixTrainer", "0"), ("AnatomixTrainerStock", "0"), ("AnatomixTrainer", "1"), ("AnatomixTrainerStock", "1"),
-    ]  # fmt: skip
+        (trainer, seed) for seed in "01" for trainer in ("AnatomixTrainer", "AnatomixTrainerStock")
+    ]
     assert all(
         command[3] == "all" and command[-1] == "--c" and env["ANATOMIX_ITERATIONS"] == "7" for command, env in trained
     )
@@ -116,9 +116,9 @@ def test_every_start_and_seed_is_trained_and_tested_once(hippocampus, commands, 
     assert not list(out.rglob("*.pth")), "checkpoints of finished runs are gone"
 
 
-def test_a_grid_and_patch_of_ones_own_are_for_our_plan(hippocampus, commands, tmp_path):
+def test_a_given_grid_and_patch_apply_to_our_plan_only(hippocampus, commands, tmp_path):
     settings = StudySettings(dataset=SETTINGS.dataset, iterations=7, patch=(48, 32, 32), spacing_mm=(2.0, 1.5, 1.5))
-    for _ in range(2):  # and the folder is known again
+    for _ in range(2):  # the second call accepts the folder
         study(settings, tmp_path / "study", seeds=(0,), starts=("weights", "stock"))
     ((planned, _),) = commands.named("nnunet-anatomix")
     assert planned[-4:] == ["-overwrite_target_spacing", "2.0", "1.5", "1.5"]
@@ -129,7 +129,7 @@ def test_a_grid_and_patch_of_ones_own_are_for_our_plan(hippocampus, commands, tm
     assert patches == {"nnUNetAnatomixPlans": [48, 32, 32], "nnUNetPlans": [64, 64, 64]}
 
 
-def test_a_study_that_failed_goes_on_and_does_nothing_twice(hippocampus, commands, tmp_path):
+def test_a_failed_study_resumes_and_repeats_nothing(hippocampus, commands, tmp_path):
     out = tmp_path / "study"
     commands.fails_at = 5  # planning, then the first run, then the second's training
     with pytest.raises(CommandFailed):
@@ -142,8 +142,8 @@ def test_a_study_that_failed_goes_on_and_does_nothing_twice(hippocampus, command
     assert len(commands.asked) == before
 
 
-def test_two_studies_at_once_in_one_folder_share_the_runs_and_not_the_folds(untested, commands, tmp_path, caplog):
-    """As two jobs on a cluster: the second begins while the first trains, and meets a run that the first has."""
+def test_concurrent_studies_in_one_folder_share_runs_but_not_folds(untested, commands, tmp_path, caplog):
+    """The second study starts while the first trains, and skips the run that the first holds."""
     out, asked = tmp_path / "study", {"shots": (1,), "starts": ("weights",)}
     inner: list[str] = []
 
@@ -157,7 +157,7 @@ def test_two_studies_at_once_in_one_folder_share_the_runs_and_not_the_folds(unte
             ):
                 study(SETTINGS, out, seeds=(0, 1), **asked)
             assert commands.folds_file(environment).read_bytes() == before, (
-                "nobody changes the folds of a run while it trains"
+                "the folds of a run must not change while it trains"
             )
         commands(command, environment, log_file)
 
@@ -193,7 +193,7 @@ def test_a_later_call_adds_seeds_and_starts(hippocampus, commands, tmp_path):
     assert len(read_rows(tmp_path / "study" / "cases.csv")) == 4 * 3 * 2
 
 
-def test_without_labelled_test_scans_the_cases_left_out_are_the_test(untested, commands, tmp_path):
+def test_without_labelled_test_scans_the_remaining_cases_are_the_test(untested, commands, tmp_path):
     out = tmp_path / "study"
     study(SETTINGS, out, shots=(1, 2), seeds=(0,), starts=("weights",))
     assert {row.dice for row in read_rows(out / "cases.csv")} == {0.9} and not commands.named("nnUNetv2_predict")
@@ -211,7 +211,7 @@ def test_cases_that_the_dataset_keeps_for_validation_are_never_trained_on(untest
     study(SETTINGS, tmp_path / "study", seeds=(0,), starts=("weights",))
     (fold,) = commands.trained_on
     assert fold["train"] == cases[:2] and commands.named("nnUNetv2_train")[0][0][3] == "0", (
-        "not fold all, which knows no validation"
+        "fold all would train on the validation cases"
     )
     (untested / "splits_final.json").write_text(json.dumps([{"train": ["somebody"], "val": []}]))
     with pytest.raises(InputError, match=r"imagesTr does not have: \['somebody'\]"):
@@ -225,7 +225,7 @@ def test_more_shots_than_cases_are_refused(hippocampus, commands, tmp_path, shot
     assert not (tmp_path / "study").exists()
 
 
-def test_a_folder_of_something_else_is_left_alone(hippocampus, commands, tmp_path):
+def test_a_folder_with_other_content_is_not_changed(hippocampus, commands, tmp_path):
     out = tmp_path / "study"
     study(SETTINGS, out, seeds=(0,), starts=("weights",))
     cases = (out / "cases.csv").read_bytes()
@@ -238,7 +238,7 @@ def test_a_folder_of_something_else_is_left_alone(hippocampus, commands, tmp_pat
         study(SETTINGS, tmp_path / "papers")
 
 
-def test_the_stand_in_writes_what_is_read(tmp_path):
+def test_the_fake_commands_write_a_readable_summary(tmp_path):
     Commands().summary(tmp_path, 0.25)
     dice = read_case_dice(
         tmp_path / "summary.json", {"labels": {"background": 0, "a": 1, "b": 2}, "file_ending": ".nii.gz"}

@@ -20,7 +20,7 @@ from nnunet_anatomix.features.extract import extract_features
 from nnunet_anatomix.registration.config import RegistrationConfig
 from nnunet_anatomix.registration.register import register
 from nnunet_anatomix.registration.solvers.ants import AntsConfig
-from nnunet_anatomix.study.runs import starts_of
+from nnunet_anatomix.study.runs import parse_starts
 from pretraining.backbone.external import ExternalWeights, load_feature_weights
 from pretraining.backbone.inference import rescale_intensity
 from pretraining.backbone.weights import Weights
@@ -166,8 +166,8 @@ def test_what_does_not_serve_is_said_in_one_line(tmp_path, changes, state, messa
 
 
 def test_a_study_cannot_start_from_one(tmp_path):
-    with pytest.raises(InputError, match=r"net\.json makes features only"):
-        starts_of([str(described(tmp_path, STATE))])
+    with pytest.raises(InputError, match=r"net\.json only computes features"):
+        parse_starts([str(described(tmp_path, STATE))])
 
 
 def shifted(fixed: sitk.Image) -> sitk.Image:

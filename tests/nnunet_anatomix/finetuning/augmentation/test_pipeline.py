@@ -1,4 +1,4 @@
-"""Table 9: geometry, ranges, and what must never happen to an image."""
+"""Augmentation of Table 9: geometry, ranges, and properties that every result must have."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from nnunet_anatomix.finetuning.augmentation.intensity import (
     sample_artefacts,
 )
 from nnunet_anatomix.finetuning.augmentation.pipeline import (
+    channel_modalities,
     corrupt_previous_stage,
     finetuning_augmentation,
     initial_patch_size,
-    modalities_of,
 )
 from pretraining.engine.artefacts.bias_field import BiasField, term_degrees
 from pretraining.engine.artefacts.gamma import Gamma
@@ -46,7 +46,7 @@ def sample(seed: int, config: AugmentationConfig = ALWAYS, modalities=("mr", "ct
     return transform(image=image, segmentation=labels)
 
 
-def test_patch_comes_out_in_size_finite_and_with_known_labels():
+def test_augmented_patches_have_their_size_finite_values_and_valid_labels():
     for seed in range(12):
         out = sample(seed)
         assert out["image"].shape == (2, *PATCH) and out["segmentation"].shape == (1, *PATCH)
@@ -59,7 +59,7 @@ def test_augmentation_depends_on_nnunets_seed_alone():
     assert not torch.equal(sample(3)["image"], sample(4)["image"])
 
 
-def test_without_turning_the_middle_is_cut_out():
+def test_the_identity_warp_crops_the_centre():
     volume = torch.rand(1, 30, 31, 33)
     out = warp_affine(volume, np.eye(3), (0, 0, 0), (10, 11, 13), ISOTROPIC, "bilinear")
     torch.testing.assert_close(out, volume[:, 10:20, 10:21, 10:23], atol=1e-4, rtol=1e-4)
@@ -82,7 +82,7 @@ def test_image_and_labels_are_warped_alike():
     assert (out["segmentation"] == 7).any()
 
 
-def test_a_quarter_turn_happens_in_space_not_on_the_grid():
+def test_rotation_acts_in_millimetres_not_on_the_grid():
     # 10 voxels of 1 mm along Y become 5 voxels of 2 mm along X.
     volume = torch.zeros(1, 21, 21, 21)
     volume[0, 10, 5:15, 10] = 1
@@ -106,7 +106,7 @@ def test_ct_has_neither_bias_field_nor_gibbs_ringing():
     )
 
 
-def test_artefacts_happen_as_often_and_as_strong_as_table_9_says():
+def test_artefacts_have_the_probability_and_ranges_of_table_9():
     rng = np.random.default_rng(2)
     drawn = [sample_artefacts(CONFIG, "mr", rng=rng) for _ in range(2000)]
     for field in fields(Artefacts):
@@ -155,7 +155,7 @@ def test_constant_images_stay_finite(value):
         )
 
 
-def test_nothing_drawn_changes_nothing():
+def test_without_artefacts_the_image_is_unchanged():
     image = torch.rand(9, 8, 7)
     assert torch.equal(apply_artefacts(image, Artefacts()), image)
 
@@ -167,14 +167,14 @@ def test_each_channel_has_artefacts_of_its_own():
     assert not torch.allclose(first, second)
 
 
-def test_one_ct_channel_among_mr_moves_the_patch_and_an_mr_alone_does_not():
+def test_patches_are_translated_only_if_a_channel_is_ct():
     for modalities, moves in ((("mr", "ct"), True), (("ct",), True), (("mr", "mr"), False)):
         warp = finetuning_augmentation(CONFIG, PATCH, ISOTROPIC, modalities, RemoveLabelTansform(-1, 0)).transforms[0]
         np.random.seed(6)  # noqa: NPY002
         assert bool(np.abs(warp.get_parameters()["translation_mm"]).max() > 0) is moves
 
 
-def test_regions_and_ignored_voxels_come_out_as_stock_makes_them():
+def test_regions_and_ignored_voxels_are_as_in_stock_training():
     last = nnUNetTrainer.get_validation_transforms(None, regions=[(1, 2), (2,)], ignore_label=3)
     shape = initial_patch_size(PATCH)
     labels = torch.randint(0, 4, (1, *shape), dtype=torch.int16)
@@ -196,7 +196,7 @@ def test_corners_beyond_the_scan_are_background_not_ignored():
     assert set(warped.unique().tolist()) == {0, 3}
 
 
-def test_an_earlier_stage_is_disturbed_and_the_image_is_not():
+def test_the_previous_stage_is_corrupted_and_the_image_is_not():
     image = torch.cat([torch.rand(1, *PATCH), torch.zeros(2, *PATCH)])
     image[1, 4:12, 4:12, 4:12] = image[2, 12:16, 12:20, 12:20] = 1
     changed = 0
@@ -211,5 +211,9 @@ def test_an_earlier_stage_is_disturbed_and_the_image_is_not():
 
 
 def test_modalities_follow_the_plan():
-    assert modalities_of(["CTNormalization", "RescaleTo01Normalization", "ZScoreNormalization"]) == ("ct", "mr", "mr")
+    assert channel_modalities(["CTNormalization", "RescaleTo01Normalization", "ZScoreNormalization"]) == (
+        "ct",
+        "mr",
+        "mr",
+    )
     assert CONFIG.foreground_share(("mr", "ct")) == 0.5 and CONFIG.foreground_share(("mr",)) == 0.33
