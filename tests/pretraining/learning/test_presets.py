@@ -13,8 +13,7 @@ from torch import nn
 from pretraining.backbone.initialization import build
 from pretraining.backbone.unet import UNetConfig
 from pretraining.bank.template_bank import TemplateBank
-from pretraining.learning.objectives.choice import make_objective, sample_maker
-from pretraining.learning.state import losses_of, total
+from pretraining.learning.objectives.choice import compute_losses, make_objective, sample_maker, total_loss
 from pretraining.learning.train_config import TrainConfig
 from pretraining.presets.loading import load_preset, preset_names
 from pretraining.templates.procedural import procedural_bank
@@ -51,7 +50,7 @@ def in_small(name: str, banks: dict[bool, TemplateBank]) -> tuple[TrainConfig, n
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_makes_a_step(name, banks):
     _, model, sample = in_small(name, banks)
-    loss = total(model, losses_of(model, sample(0), 0, 0))
+    loss = total_loss(model, compute_losses(model, sample(0), 0, 0))
     loss.backward()
     assert loss.isfinite() and all(parameter.grad.isfinite().all() for parameter in model.backbone.parameters())
 
@@ -66,7 +65,7 @@ def test_every_preset_learns(name, banks):
     def loss() -> float:
         with torch.no_grad():
             return sum(
-                total(model, losses_of(model, sample, index, 0)).item() for index, sample in fixed.items()
+                total_loss(model, compute_losses(model, sample, index, 0)).item() for index, sample in fixed.items()
             ) / len(fixed)
 
     before = loss()
@@ -74,7 +73,7 @@ def test_every_preset_learns(name, banks):
         model.parameters(), lr=RATE, betas=(config.optimizer.beta1, config.optimizer.beta2), weight_decay=0.0
     )
     for index in range(STEPS):
-        total(model, losses_of(model, sample_at(index), index, 0)).backward()
+        total_loss(model, compute_losses(model, sample_at(index), index, 0)).backward()
         optimizer.step()
         optimizer.zero_grad()
     assert loss() < before

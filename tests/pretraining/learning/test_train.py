@@ -294,7 +294,7 @@ def test_label_maps_that_ranks_cannot_share_are_refused(tmp_path, bank, monkeypa
     def three(device):
         yield Ranks(rank=0, world=3)
 
-    monkeypatch.setattr(module, "joined", three)
+    monkeypatch.setattr(module, "process_group", three)
     with pytest.raises(InputError, match="label_maps=1 can't be shared among 3"):
         train(tmp_path, TINY, bank, device="cpu", workers=0)
 
@@ -332,9 +332,9 @@ def test_gradients_are_cut_to_the_length_asked_for(tmp_path, bank):
 def test_a_loss_far_above_its_first_value_stops_the_run(tmp_path, bank, monkeypatch):
     import pretraining.learning.train as module
 
-    monkeypatch.setattr(module, "DIVERGED", -0.5)
+    monkeypatch.setattr(module, "MAX_LOSS_RISE", -0.5)
     with pytest.raises(
-        FloatingPointError, match=r"at step 2 \(samples from 0 on, seed 0\); the checkpoint holds step 0"
+        FloatingPointError, match=r"at step 2 \(from sample 0 on, seed 0\); the checkpoint holds step 0"
     ):
         train(tmp_path, TINY, bank, device="cpu", workers=0)
     assert not (tmp_path / "checkpoint.pt").exists()

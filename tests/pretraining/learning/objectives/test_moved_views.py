@@ -11,11 +11,10 @@ from torch.nn import functional
 from pretraining.backbone.initialization import build
 from pretraining.backbone.unet import UNetConfig
 from pretraining.engine.synthesis import EngineConfig, Pair, synthesize_pair
-from pretraining.learning.objectives.choice import ObjectiveConfig
+from pretraining.learning.objectives.choice import ObjectiveConfig, compute_losses
 from pretraining.learning.objectives.contrastive import ContrastiveConfig, ContrastiveModel
 from pretraining.learning.objectives.moved_views import MovedViews, PoseConfig, common_box, move_views
 from pretraining.learning.objectives.projection import ProjectionConfig
-from pretraining.learning.state import losses_of
 from pretraining.learning.train_config import TrainConfig
 from pretraining.templates.procedural import procedural_bank
 
@@ -126,9 +125,9 @@ def test_moved_views_depend_on_the_index_alone_and_their_loss_reaches_the_whole_
         torch.Generator().manual_seed(0),
     )
     pair = synthesize_pair(procedural_bank(8), EngineConfig(side=48), seed=0, index=0)
-    losses = losses_of(model, pair, 3, 0)
-    assert losses.isfinite().all() and torch.equal(losses, losses_of(model, pair, 3, 0))
-    assert not torch.equal(losses, losses_of(model, pair, 4, 0))
+    losses = compute_losses(model, pair, 3, 0)
+    assert losses.isfinite().all() and torch.equal(losses, compute_losses(model, pair, 3, 0))
+    assert not torch.equal(losses, compute_losses(model, pair, 4, 0))
     losses.sum().backward()
     assert all(
         parameter.grad.isfinite().all() and parameter.grad.any() for parameter in model.backbone.encoder.parameters()

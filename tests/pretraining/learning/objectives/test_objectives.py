@@ -28,11 +28,16 @@ from pretraining.engine.targets import (
     synthesize_classes,
     synthesize_with_clean,
 )
-from pretraining.learning.objectives.choice import ObjectiveConfig, make_objective, sample_maker
+from pretraining.learning.objectives.choice import (
+    ObjectiveConfig,
+    compute_losses,
+    make_objective,
+    sample_maker,
+    total_loss,
+)
 from pretraining.learning.objectives.contrastive import ContrastiveConfig
 from pretraining.learning.objectives.dense import mean_dice_loss
 from pretraining.learning.objectives.projection import ProjectionConfig
-from pretraining.learning.state import losses_of, total
 from pretraining.templates.procedural import KINDS, procedural_bank
 
 KIND_NAMES = ("contrastive", "label_free", "denoising", "segmentation")
@@ -64,12 +69,18 @@ def test_an_objective_learns(kind, bank):
 
     def loss() -> float:
         with torch.no_grad():
-            return sum(total(model, losses_of(model, sample, 1000 + i, 0)).item() for i, sample in enumerate(fixed)) / 4
+            return (
+                sum(
+                    total_loss(model, compute_losses(model, sample, 1000 + i, 0)).item()
+                    for i, sample in enumerate(fixed)
+                )
+                / 4
+            )
 
     before = loss()
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     for step in range(60):
-        total(model, losses_of(model, make(bank, ENGINE, seed=0, index=step), step, 0)).backward()
+        total_loss(model, compute_losses(model, make(bank, ENGINE, seed=0, index=step), step, 0)).backward()
         if step == 0:
             parameters = dict(model.backbone.named_parameters())
             assert all(
@@ -85,9 +96,9 @@ def test_terms_have_names_and_weights_and_depend_on_the_index_alone(kind, bank):
     model, make = objective(kind), pickle.loads(pickle.dumps(sample_maker(config(kind))))
     sample = make(bank, ENGINE, seed=0, index=3)
     before = torch.get_rng_state()
-    losses = losses_of(model, sample, 3, 0)
+    losses = compute_losses(model, sample, 3, 0)
     assert losses.shape == (len(model.terms),) == (len(model.weights),) and losses.dtype == torch.float32
-    assert torch.equal(losses, losses_of(model, sample, 3, 0))
+    assert torch.equal(losses, compute_losses(model, sample, 3, 0))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -95,7 +106,7 @@ def test_label_free_learning_looks_at_no_label(bank):
     model = objective("label_free")
     sample = synthesize_pair(bank, ENGINE, seed=0, index=0)
     blind = Pair(torch.zeros_like(sample.labels), sample.views)
-    assert torch.equal(losses_of(model, sample, 0, 0), losses_of(model, blind, 0, 0))
+    assert torch.equal(compute_losses(model, sample, 0, 0), compute_losses(model, blind, 0, 0))
 
 
 def test_the_variance_term_sees_a_collapse():
