@@ -44,7 +44,7 @@ class ObjectiveConfig:
     projection: ProjectionConfig = field(default_factory=ProjectionConfig)
     """Projection heads of contrastive and label_free."""
     kinds: int = 8
-    """Number of organ kinds with a class of their own, for segmentation; procedural shapes have 8."""
+    """Number of organ kinds that are classes of segmentation; procedural shapes have 8."""
 
     def __post_init__(self) -> None:
         check_choice(("contrastive", "label_free", "denoising", "segmentation"), kind=self.kind)

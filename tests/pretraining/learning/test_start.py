@@ -44,7 +44,7 @@ def test_a_store_of_samples_is_not_overwritten_by_a_run(tmp_path, bank, resume):
 def test_a_run_is_not_overwritten_by_a_store(tmp_path, bank):
     train(tmp_path, TINY, bank, device="cpu", workers=0)
     before = content(tmp_path)
-    with pytest.raises(InputError, match=r"config\.json is of no store of this version; name a new or an empty folder"):
+    with pytest.raises(InputError, match=r"config\.json is not a store of this version; name a new or an empty folder"):
         store_in(tmp_path, bank)
     assert content(tmp_path) == before
 

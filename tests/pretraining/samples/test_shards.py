@@ -101,7 +101,7 @@ def test_a_foreign_file_is_refused(tmp_path, foreign):
     else:
         array = blosc2.asarray(np.zeros((2, 4), np.uint8), urlpath=str(path), mode="w")
         array.schunk.vlmeta["anatomix"] = {"format": "anatomix-shard-1", "store": "", "first": 0, "checksums": ["", ""]}
-    with pytest.raises(InputError, match="no shard of this version"):
+    with pytest.raises(InputError, match="not a shard of this version"):
         read_shard(path)
 
 

@@ -100,7 +100,7 @@ def test_a_stopped_command_goes_on_where_it_was(request_of, bank_file, tmp_path,
     if how == signal.SIGKILL:
         assert code == -how
     else:
-        assert code == 128 + how and "stopped; run the same command again to go on" in said and "Traceback" not in said
+        assert code == 128 + how and "stopped; run the same command again to resume" in said and "Traceback" not in said
         assert not any(name.startswith(".") for name in there)
     request = request_of(count=count, engine=EngineConfig(side=48))
     assert synthesize(request, tmp_path / "store") == 0
@@ -307,7 +307,7 @@ def test_from_templates_through_a_store_to_a_training(run, bank_file, tmp_path):
         "--engine.side",
         32,
     )
-    assert "6 samples to make, about" in said and "all 6 samples are there" in said
+    assert "6 samples to make, about" in said and "all 6 samples exist" in said
     train = ("train", "--samples", "store", "--out", "run", "--device", "cpu", "--workers", 0)
     assert "step 3" in run(*train, "--preset", "tiny.json")
     checkpoint = load_checkpoint(tmp_path / "run" / "checkpoint.pt")
