@@ -108,7 +108,7 @@ def train(
             raise InputError(
                 f"label_maps={config.label_maps} can't be shared among {ranks.world} processes; use a multiple of it"
             )
-        checkpoint = load_or_init(run, config, source.description(), resume=resume, init_from=init_from)
+        checkpoint = load_or_init(run, config, source.describe(), resume=resume, init_from=init_from)
         if ranks.first:
             write_text(run / "config.json", json.dumps(to_dict(config), indent=2) + "\n")
             if checkpoint.step and not (run / "checkpoint.pt").is_file():

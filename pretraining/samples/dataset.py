@@ -20,10 +20,10 @@ from pretraining.samples.stream import Stream, load, worker_indices
 class StoredPairs(Stream):
     """Stream of uses of stored samples, as (use, :class:`Pair`).
 
-    The uses are ``start``, ``start + stride``, and so on. They are numbered through all epochs; use u is a pure function of (store, seed, count, u). Every
-    epoch uses each sample once, in a random order, and every use draws its own variation. Inside a
-    ``DataLoader(batch_size=None)`` with W workers, each worker makes every W-th use, and the loader
-    restores the order.
+    The uses are ``start``, ``start + stride``, and so on. They are numbered through all epochs; use
+    u is a pure function of (store, seed, count, u). Every epoch uses each sample once, in a random
+    order, and every use draws its own variation. Inside a ``DataLoader(batch_size=None)`` with W
+    workers, each worker makes every W-th use, and the loader restores the order.
     """
 
     store: Store
@@ -56,14 +56,14 @@ class StoredPairs(Stream):
         epoch, position = divmod(use, self.sample_count)
         return int(_shuffle(self.seed, epoch, self.sample_count)[position])
 
-    def varied(self, use: int, stored: StoredPair) -> Pair:
+    def apply_variation(self, use: int, stored: StoredPair) -> Pair:
         """Return a stored sample with the variation of a use, on ``device``."""
         on_device = StoredPair(*(part.to(self.device, non_blocking=True) for part in stored))
         return vary(on_device, self.store.config.engine.online, seed=self.seed, draw=use)
 
     def __iter__(self) -> Iterator[tuple[int, Pair]]:
         for use, stored in StoredReads(self):
-            yield use, self.varied(use, stored)
+            yield use, self.apply_variation(use, stored)
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def load_stored(pairs: StoredPairs, *, workers: int = 0, prefetch: int = 2) -> I
         for use, stored in load(
             StoredReads(pairs), workers=workers, prefetch=prefetch, pin=torch.device(pairs.device).type == "cuda"
         ):
-            yield use, pairs.varied(use, stored)
+            yield use, pairs.apply_variation(use, stored)
 
 
 @lru_cache(maxsize=2)  # for the epoch that ends and the one that begins

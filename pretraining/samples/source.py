@@ -38,7 +38,7 @@ class TemplateSource:
     make: Callable[..., Any] = synthesize_pair
     """Function that makes a sample, see :func:`~pretraining.engine.synthesis.synthesize_pair`."""
 
-    def description(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """Describe the templates, as JSON types."""
         return describe_templates(self.bank)
 
@@ -68,9 +68,11 @@ class TemplateSource:
             return load(PairStream(make=self.make, **common), workers=workers, pin=device.type == "cuda")
         # Transfer the stored form, a third of the bytes, and vary it on the GPU.
         stored = load(PairStream(make=synthesize_stored, **common), workers=workers, pin=device.type == "cuda")
-        return self.varied(stored, device)
+        return self.apply_variation(stored, device)
 
-    def varied(self, stored: Iterator[tuple[int, StoredPair]], device: torch.device) -> Iterator[tuple[int, Pair]]:
+    def apply_variation(
+        self, stored: Iterator[tuple[int, StoredPair]], device: torch.device
+    ) -> Iterator[tuple[int, Pair]]:
         """Move stored samples to ``device`` and vary them there.
 
         Args:
@@ -116,7 +118,7 @@ class StoreSource:
         """Number of samples that are not held out."""
         return len(self.store) - self.validation_count
 
-    def description(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """Describe the templates and the store, as JSON types."""
         config = self.store.config
         return {**config.templates, "stored": {"count": config.count, "seed": config.seed, "device": config.device}}

@@ -50,8 +50,8 @@ def test_samples_stored_by_workers_and_varied_here_are_the_same(request_of, monk
 
         return varied(self, note(), CPU)
 
-    varied = TemplateSource.varied
-    monkeypatch.setattr(TemplateSource, "varied", noted)
+    varied = TemplateSource.apply_variation
+    monkeypatch.setattr(TemplateSource, "apply_variation", noted)
     found = list(islice(source.samples(start=2, device=torch.device("meta"), workers=2), 3))
     assert all(part.dtype == torch.uint8 for sample in sent for part in sample) and len(sent) >= 3
     for (index, pair), (expected_index, expected) in zip(found, whole, strict=True):
@@ -66,7 +66,7 @@ def test_validation_is_fixed_and_apart_from_training(source):
 
 
 def test_the_description_is_of_json_types_and_tells_sources_apart(source, request_of):
-    told = source.description()
+    told = source.describe()
     assert json.loads(json.dumps(told)) == told and told["count"] == len(request_of().bank)
     if isinstance(source, StoreSource):
         assert told["stored"] == {"count": 10, "seed": 3, "device": "cpu"}
