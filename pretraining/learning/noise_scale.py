@@ -65,7 +65,7 @@ class GradientNoise:
         return torch.stack(squares).mean() if squares else torch.zeros((), device=self._parameters[0].device)
 
     def estimate(self, single_square: Tensor) -> Tensor | None:
-        """Estimate |G|² and tr(Σ) from the mean gradient of the whole step, in ``grad``.
+        """Estimate |G|² and tr(Σ) from the mean gradient of the step, in ``grad``.
 
         Args:
             single_square: () mean squared norm of single gradients, over all label maps of the

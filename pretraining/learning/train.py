@@ -160,7 +160,7 @@ def training_loop(
 
         log_due = step % config.log_every == 0
         validation_due = step % config.validate_every == 0 or over or budget.needs_measurement
-        # Reading this flag synchronizes with the GPU; there, do it only at log steps.
+        # Reading this flag synchronizes with the GPU: do it only at log steps there.
         stopping = (log_due or state.device.type != "cuda") and metrics.stop_requested
         save_due = step % config.save_every == 0 or validation_due or stopping
         if log_due or save_due:
@@ -225,7 +225,7 @@ def training_step(
 
 
 def _check_and_log(step: int, state: TrainingState, metrics: Metrics, monitor: Monitor | None) -> None:
-    """Raise Diverged if the loss says so, else log the metrics; this waits for the GPU."""
+    """Raise Diverged if the loss is too high, else log the metrics; synchronizes with the GPU."""
     config, model, checkpoint = state.config, state.model, state.checkpoint
     terms = metrics.mean_losses(state.ranks).tolist()
     loss = sum(weight * term for weight, term in zip(model.weights, terms, strict=True))
@@ -238,7 +238,7 @@ def _check_and_log(step: int, state: TrainingState, metrics: Metrics, monitor: M
         found = f"{loss:.4g}, at first it was {first:.4g}," if finite else "not finite"
         raise Diverged(
             f"the loss is {found} at step {step} "
-            f"(from sample {indices[0] if indices else 'of another rank'} on, seed {config.seed}); "
+            f"(from {f'sample {indices[0]}' if indices else 'a sample of another rank'} on, seed {config.seed}); "
             f"the checkpoint holds step {checkpoint.step}: lower the rate and start from its weights"
         )
     noise_scale = state.noise_scale.update(metrics.noise)

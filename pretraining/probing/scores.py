@@ -71,8 +71,8 @@ def table(scores: Iterable[Score], samples: Mapping[str, float] | None = None) -
     """Format the mean scores as a Markdown table.
 
     Args:
-        scores: Scores from :func:`judge`.
-        samples: Rates from :func:`judge_samples`, for one more row.
+        scores: Scores from :func:`pretraining.probing.judge.judge`.
+        samples: Rates from :func:`pretraining.probing.judge.judge_samples`, for one more row.
 
     Returns:
         A row for each pair of modalities and frame, a column for each kind of features with

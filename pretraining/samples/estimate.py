@@ -16,7 +16,7 @@ from pretraining.samples.store import MissingSamples
 log = logging.getLogger(__name__)
 
 TRIALS, TRIAL_SECONDS = 8, 2.0
-"""Number of samples measured; fewer, but at least two, if they take longer than so many seconds."""
+"""Number of samples to measure, and time, seconds, after which two samples suffice."""
 
 
 def estimate_cost(

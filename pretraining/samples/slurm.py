@@ -12,7 +12,7 @@ import torch
 from pretraining.common.errors import CommandFailed, InputError
 from pretraining.samples.estimate import estimate_cost
 from pretraining.samples.store import MissingSamples, begin_store, reconcile_config
-from pretraining.samples.synthesize import Request, Share, sample_maker, synthesize
+from pretraining.samples.synthesize import Request, Share, packed_sample_maker, synthesize
 
 if TYPE_CHECKING:
     import submitit
@@ -98,7 +98,9 @@ def submit(
     config = reconcile_config(store, request.config())
     shares = min(shares, config.shard_count)
     if request.device == "cpu" or torch.cuda.is_available():  # a login node may have no GPU to try
-        estimate_cost(sample_maker(request), MissingSamples.on_disk(store, config), store, workers=shares * workers)
+        estimate_cost(
+            packed_sample_maker(request), MissingSamples.on_disk(store, config), store, workers=shares * workers
+        )
     begin_store(store, config)
     folder = store / LOGS
     executor = submitit.AutoExecutor(folder=folder, cluster=cluster, slurm_max_num_timeout=MAX_TIMEOUTS)

@@ -152,7 +152,7 @@ def synthesize(
 def _write_missing(
     request: Request, store: Path, config: StoreConfig, indices: MissingSamples, *, workers: int
 ) -> None:
-    make = sample_maker(request)
+    make = packed_sample_maker(request)
     others = len(MissingSamples.on_disk(store, config)) - len(MissingSamples.on_disk(store, config, indices.shards))
     first = estimate_cost(make, indices, store, workers=workers, others=others)
     begin_store(store, config)
@@ -183,7 +183,7 @@ def _write_missing(
             writing.result()
 
 
-def sample_maker(request: Request) -> Callable[[int], PackedSample]:
+def packed_sample_maker(request: Request) -> Callable[[int], PackedSample]:
     """Return the function from an index to its compressed sample; it can be pickled.
 
     Args:

@@ -18,9 +18,8 @@ from pretraining.engine.label_models import LABEL_MODELS
 from pretraining.engine.online import apply_online, sample_online
 from pretraining.engine.synthesis import EngineConfig, Pair
 from pretraining.learning.objectives import contrastive as model
-from pretraining.learning.objectives.choice import ObjectiveConfig, make_objective
+from pretraining.learning.objectives.choice import ObjectiveConfig, make_objective, total_loss
 from pretraining.learning.objectives.moved_views import MovedViews
-from pretraining.learning.objectives.choice import total_loss
 from pretraining.templates.procedural import procedural_bank
 from tests.benchmarks.launches import counted_launches
 from tests.oracles.plain_unet import plain_features

@@ -121,16 +121,16 @@ class LocalMatching(nn.Module):
         scale = std.clamp_min(_LEAST_STD).reciprocal()
         anchors, candidates = (anchors - mean) * scale, (candidates - mean[:, :, None]) * scale[:, :, None]
         loss = features.new_zeros((), dtype=torch.float32)
-        for here, there in ((0, 1), (1, 0)):
-            logits = -factor * (anchors[here, :, None] - candidates[there]).square().mean(dim=-1)
-            logits = logits.masked_fill(~inside[there], -torch.inf)
+        for own, other in ((0, 1), (1, 0)):
+            logits = -factor * (anchors[own, :, None] - candidates[other]).square().mean(dim=-1)
+            logits = logits.masked_fill(~inside[other], -torch.inf)
             if self.config.far:
                 logits = torch.cat(
-                    [logits, self._far_logits(anchors[here], anchors[there], places[there], factor)], dim=1
+                    [logits, self._far_logits(anchors[own], anchors[other], places[other], factor)], dim=1
                 )
-            distances = (self.offsets - fractions[there][:, None]).square().sum(dim=-1)
+            distances = (self.offsets - fractions[other][:, None]).square().sum(dim=-1)
             target = (
-                (-distances / (2 * self.config.sigma_vox**2)).masked_fill(~inside[there], -torch.inf).softmax(dim=1)
+                (-distances / (2 * self.config.sigma_vox**2)).masked_fill(~inside[other], -torch.inf).softmax(dim=1)
             )
             log_probability = logits.log_softmax(dim=1)[:, : len(self.offsets)]
             loss = loss - torch.where(target > 0, target * log_probability, 0).sum(dim=1).mean() / 2

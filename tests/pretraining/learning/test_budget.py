@@ -1,4 +1,4 @@
-"""A training that is limited by wall time ends with it, whatever the speed of the machine, and goes on with what is left."""
+"""Test trainings limited by wall time: they end in time on any machine, and resume."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ TINY = TrainConfig(
 
 
 class FakeTime:
-    """A clock that only steps and validations advance."""
+    """Clock that only steps and validations advance."""
 
     def __init__(self) -> None:
         self.now = 1000.0

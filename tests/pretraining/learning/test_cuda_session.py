@@ -1,4 +1,4 @@
-"""A training finds its GPU before anything touches CUDA, and leaves the process as it was."""
+"""Test that training selects its GPU before using CUDA, and restores the settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every preset is a training that learns; here in small, at the paper's kind of data and loss but few channels and voxels."""
+"""Test that every preset learns, at reduced size: few channels and voxels."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from tests.pretraining.engine.subjects import bank_of_subjects, body
 
 STEPS, FIXED = 60, range(1000, 1004)
 RATE = 1e-3
-"""For 60 steps and 8 channels; the presets' own are for thousands of steps."""
+"""Learning rate for 60 steps and 8 channels; the presets' rates are for thousands of steps."""
 EVERY_TIME = ("paper", "paper_smshapes", "segmentation")
-"""Half a minute each; the others differ from these in a number or a part that has tests of its own,
-and learn in the slow suite.
+"""Presets tested every time, half a minute each. The others differ in a number, or in a part with
+tests of its own, and run in the slow suite.
 """
 
 
 @pytest.fixture(scope="module")
 def banks() -> dict[bool, TemplateBank]:
-    """Loose shapes, and (True) whole subjects."""
+    """Return banks of single shapes (False) and of whole subjects (True)."""
     subjects = {("bodies", "a"): body(7), ("bodies", "b"): body(5, seed=1), ("bodies", "c"): body(6, seed=2)}
     return {False: procedural_bank(16), True: bank_of_subjects(subjects)}
 
 
 def in_small(name: str, banks: dict[bool, TemplateBank]) -> tuple[TrainConfig, nn.Module, Callable[[int], Any]]:
-    """Configuration, model, and index → sample of a preset."""
+    """Return configuration, model and sample function of a preset at reduced size."""
     config = load_preset(TrainConfig, name)
     contrastive = config.objective.contrastive
     shift = min(contrastive.max_shift_vox, 16)

@@ -1,4 +1,4 @@
-"""No folder loses what it holds to a training that starts there, and what is left of a run can be gone on from."""
+"""Test that a new training overwrites no folder, and that a damaged run can resume."""
 
 from __future__ import annotations
 

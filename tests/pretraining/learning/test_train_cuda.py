@@ -1,4 +1,4 @@
-"""What only a GPU shows: in a step the host waits for nothing, and the clock holds although the host is ahead of the device."""
+"""Test on a GPU that steps do not synchronize, and that the wall time holds anyway."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ SMALL = TrainConfig(
     engine=ENGINE,
 )
 WARM_STEPS = 2
-"""Steps in which kernels are compiled and measured and memory is taken, which may wait."""
+"""Number of first steps that may synchronize: they compile and measure kernels, and take memory."""
 
 
 @pytest.fixture
 def no_waiting(monkeypatch):
-    """Let PyTorch raise wherever the host waits for the device in a step, samples included, and count the steps looked at."""
+    """Let PyTorch raise at any synchronization in a step; return the list of checked steps."""
     step, number, watched = train_module.training_step, count(), []
 
     def watched_step(*arguments):

@@ -1,4 +1,4 @@
-"""Voxels to judge features at lie where anatomy is, and count as the same place exactly if they are."""
+"""Test that voxels are drawn in the anatomy, and match only at the same location."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frames lay a scan where they say, and a code of the anatomy is found there exactly."""
+"""Test that frames place scans correctly, and that a code of the anatomy is found there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Judging finds features that name the anatomy perfect in every frame, those that name the place only where it is shared."""
+"""Test that features of the anatomy score in every frame, those of the position only in one."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def one_hot(regions: torch.Tensor) -> torch.Tensor:
 
 
 def grey_value(image: torch.Tensor) -> torch.Tensor:
-    """Of a scan whose regions have grey values of their own: features of the anatomy."""
+    """Encode the anatomy of a scan whose regions have distinct grey values."""
     return one_hot((image / 10).round().long())
 
 
 def place_in_frame(image: torch.Tensor) -> torch.Tensor:
-    """What a network would give that looks at the border of its window alone."""
+    """Encode the position, like a network that uses only the border of its window."""
     axes = torch.meshgrid(*[torch.arange(float(side)) for side in image.shape], indexing="ij")
     return torch.cat([torch.stack([(axis / 5).sin(), (axis / 5).cos()]) for axis in axes])
 
@@ -77,7 +77,7 @@ def test_features_of_the_place_are_found_out_by_the_frames_and_features_of_the_a
 
 
 FEW = Frame(name="few", margin_vox=7)
-"""Small images, small margin."""
+"""Frame with a small margin, for small images."""
 
 
 def test_every_image_is_looked_at_once_in_each_frame(brain):

@@ -1,4 +1,4 @@
-"""Every epoch uses each stored sample once, in an order and with variations that depend on nothing but the use's number."""
+"""Test that epochs use each sample once, in an order and variation given by the use's number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training takes its samples from templates or from a store, and validates on others."""
+"""Test training samples from templates or a store, and separate validation samples."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_samples_go_on_anywhere(source):
 
 
 def test_samples_stored_by_workers_and_varied_here_are_the_same(request_of, monkeypatch):
-    """What is done for a GPU, on a CPU: workers send 8-bit samples."""
+    """Run the path of a GPU on a CPU: workers send 8-bit samples."""
     request = request_of()
     source = sample_source(request.bank, request.engine, seed=7, validation_count=1)
     whole = list(islice(source.samples(start=2, device=CPU, workers=0), 3))

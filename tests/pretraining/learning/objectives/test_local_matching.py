@@ -1,4 +1,4 @@
-"""Local matching: the loss of features that name their place is at its floor, of others at chance; it needs both views."""
+"""Test local matching: minimal for features that encode the location, else at chance."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def windows(seed: int = 0) -> MovedViews:
-    """Both views show the same noise."""
+    """Return views with the same noise."""
     noise = torch.rand(SHAPE, generator=generator(9))
     return move_views(Pair(torch.zeros(SHAPE, dtype=torch.uint8), noise.expand(2, -1, -1, -1)), 6, generator(seed))
 
@@ -39,7 +39,7 @@ def loss(config: LocalMatchingConfig, features: Tensor, moved: MovedViews) -> fl
 
 
 def codes(moved: MovedViews, *, of: str) -> Tensor:
-    """(2, 16, x, y, z): independent noise for every voxel of the sample, or of the window, or for none."""
+    """Return (2, 16, x, y, z) noise codes: per voxel of the sample, of the window, or none."""
     noise = torch.randn((16, *SHAPE), generator=generator(3))
     if of == "sample":
         views = move_views(

@@ -1,4 +1,4 @@
-"""Windows in different poses: they show the sample, and what both show is the same place on every grid."""
+"""Test windows in different poses: content, and correspondence on every grid."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ SIDE, APART = 24, 8
 
 
 def places(side: int) -> Tensor:
-    """(side, side, side), the number of each voxel."""
+    """Return (side, side, side) voxel numbers."""
     return torch.arange(float(side**3)).view(side, side, side)
 
 
 def sample() -> Pair:
-    """Both views show the number of each voxel."""
+    """Return a sample whose views show the number of each voxel."""
     return Pair(labels=places(SIDE), views=places(SIDE).expand(2, -1, -1, -1))
 
 
@@ -53,7 +53,7 @@ def test_without_a_shift_nothing_is_cut_off():
 
 
 def places_of_both(windows: MovedViews, level: int, features: Tensor) -> tuple[Tensor, Tensor]:
-    """Features (n, C) that either view has at all places of the common box."""
+    """Return the (n, C) features of either view at all voxels of the common box."""
     box = common_box(windows, level)
     return box.features_of_both(features, torch.arange(box.labels.numel())).unbind()
 
@@ -68,7 +68,7 @@ def test_both_show_the_same_places_at_full_resolution(seed):
 
 
 def coordinates() -> Tensor:
-    """(3, SIDE, SIDE, SIDE), each voxel's index along each axis."""
+    """Return (3, SIDE, SIDE, SIDE) voxel indices along each axis."""
     return torch.stack(torch.meshgrid(*[torch.arange(float(SIDE))] * 3, indexing="ij"))
 
 

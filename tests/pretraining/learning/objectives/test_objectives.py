@@ -1,4 +1,4 @@
-"""Every objective learns, reaches the whole backbone, and depends on what it should and nothing else."""
+"""Test that every objective learns, trains the whole backbone, and uses only its inputs."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def bank():
 
 @pytest.mark.parametrize("kind", KIND_NAMES)
 def test_an_objective_learns(kind, bank):
-    """Loss of 4 fixed samples, before and after 60 steps on others; batch statistics of the samples, as in training."""
+    """Compare the loss of 4 fixed samples before and after 60 steps, with batch statistics."""
     model, make = objective(kind), sample_maker(config(kind))
     fixed = [make(bank, ENGINE, seed=0, index=1000 + i) for i in range(4)]
 
@@ -123,7 +123,7 @@ def test_the_variance_term_sees_a_collapse():
 
 
 def test_clean_images_are_the_views_without_artefacts(bank):
-    """With texture, artefacts and the online set's intensities switched off, nothing is left to restore but 8-bit rounding."""
+    """Disable texture, artefacts and online intensities: only 8-bit rounding remains."""
     quiet = {
         name: dataclasses.replace(getattr(ENGINE.appearance, name), probability=0.0)
         for name in ("bias_field", "spike", "gamma", "smoothing", "gibbs", "sharpening", "low_resolution")
