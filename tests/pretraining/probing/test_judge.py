@@ -97,7 +97,7 @@ def test_the_local_rate_on_samples_is_perfect_for_a_code_of_the_labels_place_and
     )
 
 
-def test_contenders_are_the_weights_a_random_start_and_mind(brain):
+def test_extractors_are_those_of_the_weights_a_random_network_and_mind(brain):
     images, _ = brain
     net = UNet(UNetConfig(width=2, poolings=2))
     weights = Weights(UNetConfig(width=2, poolings=2), net.state_dict(), {}, "")
