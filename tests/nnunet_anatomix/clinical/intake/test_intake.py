@@ -423,7 +423,7 @@ def test_spreadsheets_get_no_formulas(tmp_path, ct_model):
 
 def test_the_command(tmp_path, ct_model):
     write_series(tmp_path / "Müller 1", description="Thorax ä")
-    command = [sys.executable, "-m", "nnunet_anatomix.cli", "intake", "Müller 1", "out", "-m", ct_model]
+    command = [sys.executable, "-m", "nnunet_anatomix", "intake", "Müller 1", "out", "-m", ct_model]
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
     options = {"cwd": tmp_path, "capture_output": True, "check": False, "env": environment, "encoding": "utf-8"}
     dry = subprocess.run([*command, "--dry-run", "--map", "0=description:Thorax*", "0=modality:CT"], **options)
