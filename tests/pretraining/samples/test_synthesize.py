@@ -224,9 +224,9 @@ def test_a_worker_ended_from_outside_is_one_line(request_of, tmp_path, monkeypat
         if processes > 1:
             raise ProcessLost([8, 9])
 
-    monkeypatch.setattr(module, "finished", lost)
+    monkeypatch.setattr(module, "imap_unordered", lost)
     monkeypatch.setattr(module, "finish_store", None)
-    with pytest.raises(CommandFailed, match=r"memory ran out, at one of numbers \[8, 9\].*fewer --workers"):
+    with pytest.raises(CommandFailed, match=r"memory ran out, at one of samples \[8, 9\].*fewer --workers"):
         synthesize(request_of(), tmp_path / "store", workers=2)
     assert len(list((tmp_path / "store").glob("shard-*.b2nd"))) == 10
 
