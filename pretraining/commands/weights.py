@@ -17,7 +17,8 @@ from pretraining.common.outputs import try_file
 from pretraining.learning.export import export_run
 from pretraining.probing.aligned import COUNT
 from pretraining.probing.frames import FRAMES
-from pretraining.probing.judge import judge_weights, table, write_scores
+from pretraining.probing.judge import judge_weights
+from pretraining.probing.scores import table, write_scores
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""The state of a training on disk: everything a resumed run needs to go on as if it had never stopped."""
+"""Training state on disk: everything that a resumed run needs to continue exactly."""
 
 from __future__ import annotations
 
@@ -23,24 +23,27 @@ from pretraining.learning.objectives.choice import make_objective
 if TYPE_CHECKING:
     from pretraining.learning.train_config import TrainConfig
 
+log = logging.getLogger(__name__)
+
 
 @dataclass
 class Checkpoint:
-    """State after ``step`` steps.
+    """State of a training after ``step`` steps.
 
     Attributes:
-        step: Steps done.
-        config: The training's configuration, as JSON types.
-        templates: What the samples were made of, as JSON types.
-        model, optimizer: State dicts.
-        validation_loss: At the last validation, None before the first.
-        best_validation_loss: The lowest so far, None before the first.
-        seconds: Wall time spent training, over all sittings.
-        first_loss: The first that was recorded, None before that.
-        average: State dict of the running average of the weights, None if there is none.
-        minutes: Wall time of the whole training where that limits it, else None.
-        reserve_s: Seconds of ``minutes`` that are kept for the last validation and checkpoint; None
-            while unknown.
+        step: Number of steps done.
+        config: Configuration of the training, as JSON types.
+        templates: Description of the samples' source, as JSON types.
+        model: State dict of the model.
+        optimizer: State dict of the optimizer.
+        validation_loss: Loss at the last validation; None before the first.
+        best_validation_loss: Lowest validation loss so far; None before the first.
+        seconds: Wall time spent training, over all sessions, seconds.
+        first_loss: First recorded training loss; None before that.
+        average: State dict of the running average of the weights; None if there is none.
+        minutes: Wall time of the whole training if that limits it, else None.
+        reserve_s: Time reserved for the last validation and checkpoint, seconds; None while
+            unknown.
     """
 
     step: int
@@ -58,16 +61,24 @@ class Checkpoint:
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Write ``checkpoint``, whole or not at all; an older one stays until then."""
+    """Write ``checkpoint`` atomically, in place of an older one.
+
+    Args:
+        path: File to write.
+        checkpoint: State to save.
+    """
     with atomic_write(path) as partial:
         torch.save(vars(checkpoint), partial)
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint onto the CPU, after comparing all of it with its checksums; no objects are unpickled.
+    """Read a checkpoint onto the CPU; verify its checksums and unpickle no objects.
+
+    Args:
+        path: File to read.
 
     Raises:
-        InputError: If there is none, or the file is damaged or of another kind.
+        InputError: If the file is missing, damaged or not a checkpoint.
     """
     if not Path(path).is_file():
         raise InputError(f"no checkpoint at {path}; expected the folder of a training that has saved one")
@@ -75,43 +86,42 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     try:
         return Checkpoint(**content)
     except TypeError as error:
-        raise InputError(f"{path} is no checkpoint of this version ({error}); start a new run elsewhere") from None
-
-
-log = logging.getLogger(__name__)
+        raise InputError(f"{path} is not a checkpoint of this version ({error}); start a new run elsewhere") from None
 
 
 def load_or_init(
     run: Path, config: TrainConfig, templates: dict[str, Any], *, resume: bool, init_from: Path | None
 ) -> Checkpoint:
-    """The state that a training of ``config`` goes on from in the folder ``run``.
+    """Load the state that a training continues from, or initialize a new one.
 
     Args:
-        templates: What the samples are made of.
-        resume: Take the folder's checkpoint if there is one.
-        init_from: Weights whose backbone a new run starts from.
+        run: Folder of the run.
+        config: Configuration of the training.
+        templates: Description of the samples' source, as JSON types.
+        resume: Load the folder's checkpoint if there is one.
+        init_from: Weights for the backbone of a new run.
 
     Raises:
-        InputError: If the folder holds a training and ``resume`` is not set, or one of another
-            configuration or other samples, or something else, or a damaged checkpoint, or if the
-            weights do not fit.
+        InputError: If the folder holds a training and ``resume`` is not set; if its training has
+            another configuration or other samples; if it holds other files; if the checkpoint is
+            damaged; if the weights do not fit.
 
     Notes:
-        Where the last checkpoint has gone, the best one is the state to go on from.
+        If the last checkpoint is missing, the best one is loaded.
     """
-    _refuse_other_things(run, type(config))
+    _check_config_file(run, type(config))
     last, best = run / "checkpoint.pt", run / "best.pt"
     if not last.is_file() and not best.is_file():
-        return _first_checkpoint(config, templates, init_from)
+        return _initialize(config, templates, init_from)
     if not resume and last.is_file():
-        raise InputError(f"{run} already holds a training; add --resume to go on with it or name another folder")
+        raise InputError(f"{run} already holds a training; add --resume to continue it or name another folder")
     if not resume:
         raise InputError(
-            f"{run} holds the {best.name} of a training; add --resume to go on from it, or name another folder"
+            f"{run} holds the {best.name} of a training; add --resume to continue from it, or name another folder"
         )
     if init_from:
         raise InputError(f"{run} already holds a training; --init-from is for new ones")
-    checkpoint = _last_or_best(last, best)
+    checkpoint = _load_last_or_best(last, best)
     if changed := differences(from_dict(type(config), checkpoint.config), config):
         raise InputError(
             f"{run} was started with another configuration ({'; '.join(changed)}); resume with the old one"
@@ -123,31 +133,31 @@ def load_or_init(
     return checkpoint
 
 
-def _refuse_other_things(run: Path, kind: type[TrainConfig]) -> None:
-    """Raise InputError if the folder's configuration is not one of a training: a store of samples has one of the same name."""
+def _check_config_file(run: Path, kind: type[TrainConfig]) -> None:
+    """Raise InputError if the folder's configuration is not a training's but e.g. a store's."""
     path = run / "config.json"
     if path.is_file():
         try:
             read_json(kind, path)
         except InputError as error:
             raise InputError(
-                f"{path} is of no training of this version; name a new or an empty folder ({error})"
+                f"{path} is not a training of this version; name a new or an empty folder ({error})"
             ) from None
 
 
-def _last_or_best(last: Path, best: Path) -> Checkpoint:
+def _load_last_or_best(last: Path, best: Path) -> Checkpoint:
     if last.is_file():
         try:
             return load_checkpoint(last)
         except InputError as error:
-            hint = f"; or delete it, then --resume goes on from {best}" if best.is_file() else ""
+            hint = f"; or delete it, then --resume continues from {best}" if best.is_file() else ""
             raise InputError(f"{error}{hint}") from None
     checkpoint = load_checkpoint(best)
-    log.warning("%s is missing: the training goes on from %s, step %d", last, best, checkpoint.step)
+    log.warning("%s is missing: the training continues from %s, step %d", last, best, checkpoint.step)
     return checkpoint
 
 
-def _first_checkpoint(config: TrainConfig, templates: dict[str, Any], init_from: Path | None) -> Checkpoint:
+def _initialize(config: TrainConfig, templates: dict[str, Any], init_from: Path | None) -> Checkpoint:
     model = build(
         lambda: make_objective(config.objective, config.backbone), sample_generator(config.seed, 0, "initial weights")
     )

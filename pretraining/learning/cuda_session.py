@@ -1,4 +1,4 @@
-"""Process-wide CUDA settings for the length of a training."""
+"""Process-wide CUDA settings for the duration of a training."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 
 @contextmanager
 def cuda_session(device: torch.device) -> Iterator[None]:
-    """Make a GPU the current one and let cuDNN choose its kernels by measuring them; put both back in the end.
+    """Select a GPU and enable cuDNN's benchmark mode; restore both at the end.
 
-    Enter it before anything else touches CUDA: each process of torchrun would otherwise also take
-    memory of the first GPU. Shapes are the same in every step, so that cuDNN measures once. On
-    other devices nothing changes.
+    Enter it before anything else touches CUDA: otherwise each process of torchrun would also take
+    memory of the first GPU. Shapes are the same in every step, so cuDNN measures its kernels once.
+    On other devices nothing changes.
 
     Args:
-        device: Where training runs; a GPU with its number.
+        device: Device of the training; a GPU with its number.
     """
     if device.type != "cuda":
         yield

@@ -1,7 +1,7 @@
-"""Several processes that train one model: who they are, and what they agree on (torchrun starts them).
+"""Data-parallel training in several processes, which torchrun starts.
 
-Each label map has its own batch statistics in one process, too; so dividing the label maps of a
-step among ranks changes the order of sums and nothing else.
+Batch statistics are per label map, in one process as in several. Dividing the label maps of a step
+among ranks therefore changes only the order of sums.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn  # now: imported later, its default arguments would keep the process group, and gloo's threads, for ever
+
+# Import it now: later, its default arguments would keep the process group and gloo's threads alive.
+import torch.distributed.nn
 from torch import Tensor, nn
 
 from pretraining.common.device import local_rank
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)
-"""How long a rank waits for the others before the job ends with an error."""
+"""Time that a rank waits for the others before the job ends with an error."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """This process among those that train together."""
+    """Position of this process among those that train together."""
 
     rank: int = 0
     world: int = 1
@@ -39,13 +41,16 @@ class Ranks:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[Ranks]:
-    """Join the other processes that torchrun has started, if any, and leave them in the end."""
+    """Join the other processes that torchrun has started, if any; leave the group at the end.
+
+    Args:
+        device: Device of the training.
+    """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         yield Ranks()
         return
-    # Tensors on the host go by gloo on any machine, so that hosts can agree without waiting for
-    # their devices.
+    # Host tensors use gloo on any machine, so that hosts can agree without waiting for devices.
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=COLLECTIVE_TIMEOUT)
     try:
         yield Ranks(rank=dist.get_rank(), world=world, local_rank=local_rank())
@@ -57,7 +62,9 @@ def average_gradients(parameters: list[nn.Parameter], ranks: Ranks, *others: Ten
     """Replace gradients by their means over the ranks, in one message.
 
     Args:
-        others: Float32 tensors that travel with them and become means over the ranks, too.
+        parameters: Parameters whose ``grad`` is averaged.
+        ranks: Processes that train together.
+        *others: Further float32 tensors to replace by their means, in the same message.
     """
     if ranks.world == 1:
         return
@@ -71,7 +78,7 @@ def average_gradients(parameters: list[nn.Parameter], ranks: Ranks, *others: Ten
 
 
 def from_first_rank(value: float, ranks: Ranks) -> float:
-    """Return the first rank's ``value`` on every rank; hosts wait for the first rank's host, never for a device."""
+    """Return the first rank's ``value`` on every rank; waits for its host, never for a device."""
     if ranks.world == 1:
         return value
     message = torch.tensor([value], dtype=torch.float64)
@@ -89,7 +96,7 @@ def average_statistics(model: nn.Module, ranks: Ranks) -> None:
 
 
 def mean_over_ranks(values: Tensor, ranks: Ranks) -> Tensor:
-    """Mean of each value over the ranks."""
+    """Return the mean of each value over the ranks."""
     if ranks.world > 1:
         dist.all_reduce(values)
         values /= ranks.world
@@ -97,7 +104,11 @@ def mean_over_ranks(values: Tensor, ranks: Ranks) -> Tensor:
 
 
 def scale_bn_momentum(model: nn.Module, ranks: Ranks) -> None:
-    """Let running statistics forget in a step as much as in one process, which sees ``world`` times as many label maps."""
-    for part in model.modules():
-        if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.momentum:
-            part.momentum = 1 - (1 - part.momentum) ** ranks.world
+    """Compound the BatchNorm momentum over ranks.
+
+    Running statistics then decay per step as in one process, which sees ``world`` times as many
+    label maps.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.momentum:
+            module.momentum = 1 - (1 - module.momentum) ** ranks.world

@@ -1,4 +1,4 @@
-"""From a run folder to a weights file with its card."""
+"""Export of a run's backbone to a weights file with its card."""
 
 from __future__ import annotations
 
@@ -27,18 +27,21 @@ def export_run(
     half: bool = False,
     notes: str = "",
 ) -> Weights:
-    """Write a run's backbone as a weights file; the projection heads stay behind.
+    """Write a run's backbone as a weights file, without the projection heads.
 
     Args:
-        run: Folder of a training.
-        out: The file to write, ``.safetensors`` or, for the published format, ``.pth``.
-        file_format: ``published`` is a flat state dict without a card.
-        which: The state with the lowest validation loss, or the last one.
+        run: Folder of the run.
+        out: File to write, ``.safetensors`` or, for the published format, ``.pth``.
+        file_format: Format of the file; ``published`` is a flat state dict without a card.
+        which: State to export: the one with the lowest validation loss, or the last one.
         half: Store floating-point tensors as fp16, which halves the file.
         notes: Free text for the card, e.g. hardware and licences.
 
+    Returns:
+        The exported weights.
+
     Raises:
-        InputError: If ``run`` holds no such checkpoint or ``out`` has the wrong suffix.
+        InputError: If ``run`` has no such checkpoint or ``out`` has the wrong suffix.
     """
     suffix = {"safetensors": ".safetensors", "published": ".pth"}[file_format]
     if out.suffix != suffix:
@@ -72,7 +75,11 @@ def export_run(
 
 
 def backbone_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """The backbone's tensors: of the running average of the weights where there is one, as that was validated."""
+    """Return the backbone's tensors, from the running average of the weights if there is one.
+
+    Args:
+        checkpoint: State of a training; its validation loss belongs to the same tensors.
+    """
     prefix, source = (
         (f"module.{_BACKBONE}", checkpoint.average) if checkpoint.average else (_BACKBONE, checkpoint.model)
     )

@@ -1,4 +1,4 @@
-"""What a running training tells: a progress bar, one JSON line a record for everything else, TensorBoard, and pictures."""
+"""Log of a running training: progress bar, JSON lines, TensorBoard and pictures."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class Monitor:
     """Log of one run: ``log.jsonl``, ``tensorboard/`` and ``pictures/`` in its folder.
 
     Args:
-        run: The folder; records beyond ``first_step`` (of an attempt that was cut off) are dropped.
-        first_step: Where the training stands.
-        budget: How long it lasts, which the progress bar shows.
+        run: Folder of the run; records after ``first_step`` are dropped.
+        first_step: Number of steps done so far.
+        budget: Length of the training, which the progress bar shows.
     """
 
     def __init__(self, run: Path, *, first_step: int, budget: Budget) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only trainings need it
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, needed by trainings alone
 
         self._run = run
         path = run / "log.jsonl"
@@ -32,7 +32,7 @@ class Monitor:
             for line in path.read_text().splitlines():
                 try:
                     record = json.loads(line)
-                except json.JSONDecodeError:  # the line that was being written when the process died
+                except json.JSONDecodeError:  # a line cut off when the process was killed
                     continue
                 if record.get("step", 0) <= first_step:
                     kept.append(line)
@@ -50,23 +50,34 @@ class Monitor:
         )
 
     def advance(self) -> None:
-        """One more step is done."""
+        """Count one more step."""
         self._step += 1
         self._bar.update(self._budget.position(self._step) - self._bar.n)
 
     def record(self, step: int, **values: Any) -> None:
-        """Write one record: numbers, or dicts of numbers by name."""
+        """Write one record.
+
+        Args:
+            step: Number of steps done.
+            **values: Numbers, or dicts of numbers by name.
+        """
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
             for key, number in value.items() if isinstance(value, dict) else [("", value)]:
                 self._board.add_scalar(f"{name}/{key}" if key else name, number, step)
-        shown: dict[str, int | str] = {"step": step} if self._budget.unit != "step" else {}
-        shown |= {name: f"{value:.4g}" for name, value in values.items() if isinstance(value, float)}
-        self._bar.set_postfix(shown, refresh=False)
+        postfix: dict[str, int | str] = {"step": step} if self._budget.unit != "step" else {}
+        postfix |= {name: f"{value:.4g}" for name, value in values.items() if isinstance(value, float)}
+        self._bar.set_postfix(postfix, refresh=False)
 
     def picture(self, step: int, name: str, picture: np.ndarray) -> None:
-        """Keep a picture (H, W, 3) in [0, 1] as ``pictures/NAME-STEP.png`` and in TensorBoard."""
+        """Save a picture as ``pictures/NAME-STEP.png`` and in TensorBoard.
+
+        Args:
+            step: Number of steps done.
+            name: Name of the picture.
+            picture: (H, W, 3) in [0, 1].
+        """
         from matplotlib.image import imsave
 
         with atomic_write(self._run / "pictures" / f"{name}-{step:07d}.png") as partial:
@@ -74,7 +85,7 @@ class Monitor:
         self._board.add_image(name, picture, step, dataformats="HWC")
 
     def close(self) -> None:
-        """End the log."""
+        """Close the log."""
         self._bar.close()
         self._board.close()
         self._file.close()

@@ -1,8 +1,8 @@
-"""The simple noise scale of the gradient: how many label maps a step average away its noise.
+"""Simple noise scale of the gradient: label maps per step that average its noise out.
 
 B = tr(Σ) / |G|², where G is the mean gradient of a label map and Σ the covariance of the gradients
-of single label maps. A step of far fewer label maps than B is mostly noise; one of far more learns
-hardly more than a smaller one.
+of single label maps. A step of far fewer label maps than B is mostly noise; a step of far more
+learns hardly more than a smaller one.
 
 References:
     McCandlish et al., An Empirical Model of Large-Batch Training, 2018, arXiv:1812.06162, sec. 2.2
@@ -15,22 +15,22 @@ import torch
 from torch import Tensor, nn
 
 AVERAGED_STEPS = 200
-"""Numerator and denominator are averaged separately, with weights that decay by a factor e over so
-many steps.
+"""Steps over which the weights of past estimates decay by a factor e; numerator and denominator are
+averaged separately.
 """
 
 
 class GradientNoise:
-    """Estimates of |G|² and tr(Σ) from the gradients that a step computes anyway.
+    """Estimator of |G|² and tr(Σ) from the gradients that a step computes anyway.
 
-    With several label maps a step, the gradients of single ones are compared with their mean. With
-    one, the gradients of two consecutive steps are: they come from independent samples, so their
-    product has the expectation |G|² as long as the weights hardly change in a step. Both are
-    unbiased; neither reads a value back from the device.
+    With several label maps per step, the gradients of single label maps are compared with their
+    mean. With one, the gradients of two consecutive steps are compared: they come from independent
+    samples, so their product has the expectation |G|² as long as the weights hardly change in a
+    step. Both estimates are unbiased; neither reads a value back from the device.
 
     Args:
-        parameters: Of the model; their ``grad`` is read, never changed.
-        label_maps: Label maps of a step, over all ranks.
+        parameters: Parameters of the model; their ``grad`` is read, never changed.
+        label_maps: Number of label maps per step, over all ranks.
         world: Number of ranks.
     """
 
@@ -40,8 +40,12 @@ class GradientNoise:
         self._before: Tensor | None = None
         self._squares: list[Tensor] = []
 
-    def after_label_map(self) -> None:
-        """Note the gradient of one label map, which ``backward`` has just added, divided by their number on this rank, to ``grad``."""
+    def add_label_map(self) -> None:
+        """Add the label map whose gradient ``backward`` has just added to ``grad``.
+
+        Notes:
+            The loss of a label map is divided by the number of label maps on this rank.
+        """
         if self._label_maps == 1:
             return
         gradient = _flat(self._parameters)
@@ -49,22 +53,26 @@ class GradientNoise:
         self._before = gradient
         self._squares.append(_square(added) * self._scale**2)
 
-    def single_square(self) -> Tensor:
-        """Return () the mean over this rank's label maps of a single gradient's squared norm, to be averaged over the ranks."""
+    def take_single_square(self) -> Tensor:
+        """Return the mean squared norm of this rank's single gradients, and forget them.
+
+        Returns:
+            (), to be averaged over the ranks.
+        """
         squares, self._squares = self._squares, []
         if self._label_maps > 1:
             self._before = None
         return torch.stack(squares).mean() if squares else torch.zeros((), device=self._parameters[0].device)
 
     def estimate(self, single_square: Tensor) -> Tensor | None:
-        """Estimate from the mean gradient of the whole step, which ``grad`` now holds.
+        """Estimate |G|² and tr(Σ) from the mean gradient of the step, in ``grad``.
 
         Args:
-            single_square: () mean over all label maps of the step, of a single gradient's squared
-                norm.
+            single_square: () mean squared norm of single gradients, over all label maps of the
+                step.
 
         Returns:
-            (2,) estimates of |G|² and tr(Σ); None at the first of steps with one label map.
+            (2,) estimates of |G|² and tr(Σ); None at the first step with one label map.
         """
         gradient, count = _flat(self._parameters), self._label_maps
         if count > 1:
@@ -78,17 +86,20 @@ class GradientNoise:
 
 
 class NoiseScale:
-    """The ratio of the averages over recent steps; starts anew when a training is resumed."""
+    """Ratio of the averages over recent steps; restarts when a training is resumed."""
 
     def __init__(self) -> None:
         self._averages = torch.zeros(2, dtype=torch.float64)
 
     def update(self, estimates: list[Tensor]) -> float | None:
-        """Add estimates of consecutive steps; here the host waits for the device.
+        """Add estimates of consecutive steps; this synchronizes with the GPU.
+
+        Args:
+            estimates: (2,) estimates of |G|² and tr(Σ), one per step.
 
         Returns:
-            The noise scale, label maps; None while the estimate of |G|² is not above 0, i.e. lost
-            in the noise.
+            Noise scale, label maps; None while the estimate of |G|² is not above 0, because noise
+            dominates it.
         """
         if estimates:
             new = torch.stack(estimates).double().sum(dim=0).cpu()
@@ -99,7 +110,7 @@ class NoiseScale:
 
 
 def _flat(parameters: list[nn.Parameter]) -> Tensor:
-    """(n,) float32 copy of all gradients, zeros where there is none."""
+    """Return an (n,) float32 copy of all gradients, with zeros where there is none."""
     return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]).float()
 
 

@@ -1,4 +1,4 @@
-"""What a network sees in two views of one anatomy: slices of its features side by side (as the paper's Figs. 1 and 7)."""
+"""Pictures of a network's features in two views of one anatomy (as the paper's Figs. 1 and 7)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pretraining.backbone.unet import UNet
 from pretraining.imaging.feature_colours import FeatureColours
 
 CHANNELS = 6
-"""Feature channels shown."""
+"""Number of feature channels shown."""
+
+
+@torch.no_grad()
+def render_features(backbone: UNet, views: Tensor) -> np.ndarray:
+    """Compute features in evaluation mode and draw them, see :func:`feature_picture`.
+
+    Args:
+        backbone: Network; left in training mode.
+        views: (2, X, Y, Z) in [0, 1].
+
+    Returns:
+        (H, W, 3) float32 in [0, 1].
+    """
+    backbone.eval()
+    features = backbone(views[:, None]).float()
+    backbone.train()
+    return feature_picture(views, features)
 
 
 def feature_picture(views: Tensor, features: Tensor) -> np.ndarray:
-    """Lay slices out in two rows, one per view: the view, features as colours, single channels.
+    """Lay out slices in two rows, one per view: the view, features as colours, single channels.
 
     Args:
         views: (2, X, Y, Z) in [0, 1].
@@ -27,14 +45,13 @@ def feature_picture(views: Tensor, features: Tensor) -> np.ndarray:
     middle = views.shape[-1] // 2
     images = views[..., middle].float().cpu()
     slices = features[..., middle].float().cpu()
-    shown = slices[:, :CHANNELS]
-    low, high = shown.amin(dim=(0, 2, 3), keepdim=True), shown.amax(dim=(0, 2, 3), keepdim=True)
-    channels = (shown - low) / (high - low).clamp_min(1e-12)
+    single = slices[:, :CHANNELS]
+    low, high = single.amin(dim=(0, 2, 3), keepdim=True), single.amax(dim=(0, 2, 3), keepdim=True)
+    channels = (single - low) / (high - low).clamp_min(1e-12)
     grey = torch.cat([images[:, None], channels], dim=1)[..., None].expand(-1, -1, -1, -1, 3)
     colours = FeatureColours(slices.transpose(0, 1).flatten(1))
-    tiles = torch.cat(
-        [grey[:, :1], torch.stack([colours(of_view).movedim(0, -1) for of_view in slices])[:, None], grey[:, 1:]], dim=1
-    )
+    coloured = torch.stack([colours(view).movedim(0, -1) for view in slices])[:, None]
+    tiles = torch.cat([grey[:, :1], coloured, grey[:, 1:]], dim=1)
     # x to the right, y upwards.
     rows = [torch.cat(list(row.transpose(1, 2).flip(1)), dim=1) for row in tiles]
     return torch.cat(rows, dim=0).numpy()

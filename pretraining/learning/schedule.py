@@ -1,4 +1,4 @@
-"""The learning rate over the steps of a training."""
+"""Learning rate over the steps of a training."""
 
 from __future__ import annotations
 
@@ -9,31 +9,28 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """Adam and its rate; the defaults are the paper's (App. B.3)."""
+    """Settings of AdamW and its learning rate; the defaults are the paper's (App. B.3)."""
 
     rate: float = 2e-4
     """Highest learning rate."""
     beta1: float = 0.5
-    """Decay of Adam's first moment; published comments name 0.5 for the paper, the published code
-    has 0.9 since.
-    """
+    """Decay of Adam's first moment: 0.5 in the published comments, 0.9 in the later code."""
     beta2: float = 0.999
     """Decay of Adam's second moment."""
     weight_decay: float = 0.0
-    """Decoupled weight decay (AdamW) a step, times the rate."""
+    """Decoupled weight decay (AdamW) per step, in units of the learning rate."""
     max_gradient_norm: float = 0.0
-    """Longer gradients are cut to this length; 0: none is."""
+    """Norm to which longer gradients are clipped; 0: no clipping."""
     schedule: Literal["stairs", "cosine"] = "stairs"
-    """``stairs`` drops the rate every ``stair_steps``; ``cosine`` ends at zero after the last step.
-    Where a training is limited by wall time, stairs share the time equally and the cosine ends with
-    it.
+    """Schedule: stairs drops the rate every stair_steps; cosine ends at zero after the last step.
+    If wall time limits the training, stairs share it equally and the cosine ends with it.
     """
     warmup_steps: int = 0
-    """Steps over which the rate rises linearly from zero."""
+    """Number of steps over which the rate rises linearly from zero."""
     stair_steps: int = 120_000
-    """Length of one stair, steps; of no effect where a training is limited by wall time."""
+    """Length of one stair, steps; unused if wall time limits the training."""
     stair_factors: tuple[float, ...] = (1.0, 0.8, 0.6, 0.4, 0.2)
-    """Rate on each stair, in units of ``rate``; the last one lasts."""
+    """Rates of the stairs, in units of the highest rate; the last one continues to the end."""
 
     def __post_init__(self) -> None:
         if self.rate <= 0 or min(self.weight_decay, self.max_gradient_norm) < 0:
@@ -47,7 +44,13 @@ class OptimizerConfig:
 
 
 def rate_at(step: int, steps: int, config: OptimizerConfig) -> float:
-    """Learning rate of ``step`` (from 0) in a training of ``steps`` steps."""
+    """Compute the learning rate in a training of a fixed number of steps.
+
+    Args:
+        step: Current step, from 0.
+        steps: Number of steps of the training.
+        config: Highest rate and schedule.
+    """
     if step < config.warmup_steps:
         return config.rate * (step + 1) / config.warmup_steps
     if config.schedule == "stairs":
@@ -60,13 +63,13 @@ def rate_in_time(step: int, progress: float, config: OptimizerConfig) -> float:
     """Compute the learning rate in a training that is limited by wall time.
 
     Args:
-        step: Current step, from 0; counts for the warm-up only, which multiplies the schedule.
-        progress: Share of the wall time that is over, in [0, 1].
-        config: The highest rate and its schedule. The stairs share the time equally, as the paper's
-            five do.
+        step: Current step, from 0; used for the warm-up only, which multiplies the schedule.
+        progress: Share of the wall time that is used up, in [0, 1].
+        config: Highest rate and schedule. The stairs share the time equally, like the paper's
+            five.
 
     Returns:
-        The rate; for ``cosine`` it is 0 at ``progress`` 1.
+        Learning rate; for ``cosine`` it is 0 at ``progress`` 1.
     """
     rate = config.rate * (min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0)
     if config.schedule == "stairs":

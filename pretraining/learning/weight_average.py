@@ -1,4 +1,4 @@
-"""The running average of the weights (EMA)."""
+"""Exponential moving average of the weights (EMA)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Model = TypeVar("Model", bound=nn.Module)
 class WeightAverage(AveragedModel, Generic[Model]):
     """PyTorch's average of weights and buffers, with an update that never waits for the device.
 
-    PyTorch's own asks the device at every update how many there were before.
+    PyTorch's own update reads the number of earlier updates from the device.
 
     Args:
-        model: What is averaged; copied here.
+        model: Model to average; copied here.
         decay: Share of the old average that an update keeps, in (0, 1).
-        state: State dict to go on from, if any.
+        state: State dict to continue from, if any.
     """
 
     module: Model
@@ -36,15 +36,15 @@ class WeightAverage(AveragedModel, Generic[Model]):
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """Take a model's weights and buffers into the average; the first ones are it."""
+        """Add a model's weights and buffers to the average; the first ones are copied."""
         pairs = list(zip(_tensors(self.module), _tensors(model), strict=True))
         for floating in (True, False):
-            chosen = [pair for pair in pairs if pair[0].is_floating_point() == floating]
-            if chosen and self._empty:
-                for average, new in chosen:
+            same_kind = [pair for pair in pairs if pair[0].is_floating_point() == floating]
+            if same_kind and self._empty:
+                for average, new in same_kind:
                     average.copy_(new)
-            elif chosen:
-                averages, news = map(list, zip(*chosen, strict=True))
+            elif same_kind:
+                averages, news = map(list, zip(*same_kind, strict=True))
                 self._average(averages, news, self.n_averaged)
         self.n_averaged += 1
         self._empty = False

@@ -1,1 +1,1 @@
-"""Measures of pretrained features, without any training on top."""
+"""Evaluation of pretrained features without further training."""

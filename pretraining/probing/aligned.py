@@ -1,4 +1,4 @@
-"""Real images of one body in several modalities on one grid, and which of their voxels count as the same place."""
+"""Real images of one body in several modalities on one grid, with their matching voxels."""
 
 from __future__ import annotations
 
@@ -22,30 +22,31 @@ BRAIN = "mni_multimodal"
 BRAIN_LABELS = "labels_neuromorphometrics.nii.gz"
 BRAIN_FROM = "t1"
 BRAIN_TO = {"t2": True, "pd": True, "ct": False}
-"""Other modality → whether settings may be chosen by it; what may not is a report on data that
-nothing was tuned on.
-"""
+"""Other modalities, and whether settings may be chosen by them; the others are only reported."""
 LIMBS = "Dataset903_LimbSarcoma"
 COUNT = 4000
-"""Voxels drawn."""
+"""Number of voxels drawn."""
 NEAR_MM = 10.0
-"""Voxels of a limb at most this far apart count as the same place: wider than the misalignment of
-CT and MR (rigid, days apart), and a few voxels of the coarsest features.
+"""Largest distance between matching voxels of a limb, mm: more than the misalignment of CT and MR
+(rigid, days apart), and a few voxels of the coarsest features.
 """
 LIMB_SPACING_MM = 1.5
+"""Voxel spacing of resampled limb images, mm."""
 CT_CLIP_HU = (-450.0, 450.0)
+"""Range to which CT images are clipped, HU."""
 _CT_TISSUE_HU = -300.0
 _MR_TISSUE = 0.05
-"""Of the 99th percentile of the MR image."""
+"""Lower bound of tissue as a share of the MR image's 99th percentile."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModalityPair:
-    """From one modality to another.
+    """Pair of modalities to compare.
 
     Attributes:
-        first, second: Modalities.
-        for_choosing: Whether settings may be chosen by it; otherwise it is only reported.
+        first: Modality of the first image.
+        second: Modality of the second image.
+        for_choosing: Whether settings may be chosen by this pair; otherwise it is only reported.
     """
 
     first: str
@@ -58,46 +59,51 @@ class AlignedImages:
     """Images of one body on one grid.
 
     Attributes:
-        collection, subject: Names.
-        images: Modality → (Z, Y, X) float32, axes as SimpleITK and nnU-Net give them.
-        crossings: The pairs of modalities to compare.
+        collection: Name of the collection.
+        subject: Name of the subject.
+        images: (Z, Y, X) float32 by modality, with the axes of SimpleITK and nnU-Net.
+        modality_pairs: Pairs of modalities to compare.
         voxels: (N,) flat indices of the voxels drawn.
-        same: (N, N) bool, whether two of them count as the same place.
-        place: What that means, in words.
+        same: (N, N) bool, whether two of these voxels match.
+        place: Description of what counts as a match.
     """
 
     collection: str
     subject: str
     images: dict[str, Tensor]
-    crossings: tuple[ModalityPair, ...]
+    modality_pairs: tuple[ModalityPair, ...]
     voxels: Tensor
     same: Tensor
     place: str
 
 
 def read_aligned_images(data: Path, *, count: int = COUNT, seed: int = 0) -> Iterator[AlignedImages]:
-    """Go through what there is under a folder: first the brain, then the limbs, one subject at a time.
+    """Read the collections under a folder, first the brain, then the limbs, subject by subject.
 
     Args:
         data: Folder with ``registration/mni_multimodal`` and ``nnUNet_raw/Dataset903_LimbSarcoma``,
-            or one of these, or the folder around one. Which of them is missing is logged.
-        count, seed: See :func:`read_brain`.
+            or one of these, or the parent of one. A missing one is logged.
+        count: Number of voxels drawn per subject.
+        seed: Seed of the drawing.
+
+    Yields:
+        The images of each subject.
 
     Raises:
-        InputError: If neither is there, or if files don't fit each other.
+        InputError: If neither collection exists, or if files do not fit each other.
     """
-    brain = _first(data, ("registration", BRAIN), f"{BRAIN_FROM}.nii.gz")
-    limbs = _first(data, ("nnUNet_raw", LIMBS), DATASET_FILE)
+    brain = _find_folder(data, ("registration", BRAIN), f"{BRAIN_FROM}.nii.gz")
+    limbs = _find_folder(data, ("nnUNet_raw", LIMBS), DATASET_FILE)
     if brain is None and limbs is None:
         raise InputError(
             f"no {BRAIN} ({BRAIN_FROM}.nii.gz, ...) and no {LIMBS} under {data}; name the folder that holds one of them"
         )
     if brain is None:
-        log.info("left out: no %s under %s", BRAIN, data)
+        log.info("skipped: no %s under %s", BRAIN, data)
     else:
-        yield read_brain(brain, _present(brain), count=count, seed=seed)
+        yield read_brain(brain, _find_modalities(brain), count=count, seed=seed)
     if limbs is None:
-        log.info("left out: no %s under %s", LIMBS, data)
+        log.info("skipped: no %s under %s", LIMBS, data)
     else:
         yield from read_limbs(limbs, count=count, seed=seed)
 
@@ -105,30 +111,31 @@ def read_aligned_images(data: Path, *, count: int = COUNT, seed: int = 0) -> Ite
 def read_brain(
     folder: Path, modalities: Sequence[str] = tuple(BRAIN_TO), *, count: int = COUNT, seed: int = 0
 ) -> AlignedImages:
-    """Read T1 and other ``modalities`` of the MNI templates; voxels count as the same place if they lie in the same of 134 regions.
+    """Read T1 and other modalities of the MNI templates; voxels of one of 134 regions match.
 
     Args:
-        folder: With ``t1.nii.gz``, a file for each of ``modalities`` (of t2, pd, ct) and
+        folder: Folder with ``t1.nii.gz``, a file for each of ``modalities`` and
             ``labels_neuromorphometrics.nii.gz``.
-        count: Voxels drawn, out of those in a region.
-        seed: Of the drawing.
+        modalities: Modalities besides T1, of t2, pd and ct.
+        count: Number of voxels drawn, of those in a region.
+        seed: Seed of the drawing.
 
     Raises:
-        InputError: If a file is missing or they don't share a grid.
+        InputError: If a file is missing or the files do not share a grid.
 
     Notes:
-        The CT is not in HU and so not clipped.
+        The CT is not in HU, and therefore not clipped.
     """
     files = {name: folder / f"{name}.nii.gz" for name in (BRAIN_FROM, *modalities)}
-    images, _ = _on_one_grid({**files, "labels": folder / BRAIN_LABELS})
+    images, _ = _read_on_one_grid({**files, "labels": folder / BRAIN_LABELS})
     labels = images.pop("labels").long().flatten()
-    voxels = _drawn(labels > 0, count, seed, index=0)
+    voxels = _draw_voxels(labels > 0, count, seed, index=0)
     regions = labels[voxels]
     return AlignedImages(
         collection=BRAIN,
         subject="template",
         images=images,
-        crossings=tuple(
+        modality_pairs=tuple(
             ModalityPair(first=BRAIN_FROM, second=name, for_choosing=BRAIN_TO[name]) for name in modalities
         ),
         voxels=voxels,
@@ -138,33 +145,36 @@ def read_brain(
 
 
 def read_limbs(folder: Path, *, count: int = COUNT, seed: int = 0) -> Iterator[AlignedImages]:
-    """Read all cases of a dataset in nnU-Net's format with a CT and one other channel, e.g.
+    """Read all cases of an nnU-Net dataset with CT and one other channel, such as T1 of limbs.
 
-    CT and T1 of limbs.
-
-    There is but one label, a tumour, and most of a thigh is one muscle, so a place is a location
-    here: voxels count as the same place if at most 10 mm apart. Voxels are drawn where both images
-    see tissue (above -300 HU, and above 5 % of the MR's 99th percentile), which leaves out air, the
-    table, slices that one of them lacks, and compact bone, which MR does not see.
+    The only label is a tumour, and most of a thigh is one muscle; so voxels match here if they are
+    at most 10 mm apart. Voxels are drawn where both images show tissue (above -300 HU, and above
+    5 % of the MR's 99th percentile). This excludes air, the table, slices that one image lacks, and
+    compact bone, which has no MR signal.
 
     Args:
-        folder: With ``dataset.json``, ``imagesTr`` and, if any, ``imagesTs``; labels are not read.
-        count, seed: See :func:`read_brain`; each case draws its own voxels.
+        folder: Folder with ``dataset.json``, ``imagesTr`` and optionally ``imagesTs``; labels are
+            not read.
+        count: Number of voxels drawn per case.
+        seed: Seed of the drawing; each case draws its own voxels.
+
+    Yields:
+        The images of each case.
 
     Raises:
-        InputError: If the channels are others or files don't fit each other.
+        InputError: If the channels are not CT and one other, or files do not fit each other.
 
     Notes:
-        CT is clipped to [-450, 450] HU. All is resampled to 1.5 mm, the grid of the templates that
-        the network learned from: with slices of 3.3 mm, shapes would be squashed to a third, and
-        all features would be coarser along one axis.
+        CT is clipped to [-450, 450] HU. Images are resampled to 1.5 mm, the spacing of the
+        templates that the network learned from. With slices of 3.3 mm, shapes would be compressed
+        to a third, and all features would be coarser along one axis.
     """
-    described = read_dataset_json(folder / DATASET_FILE)
-    channels = {name.lower(): number for number, name in enumerate(described.channel_names)}
+    dataset = read_dataset_json(folder / DATASET_FILE)
+    channels = {name.lower(): number for number, name in enumerate(dataset.channel_names)}
     if len(channels) != 2 or "ct" not in channels:
         raise InputError(f"{folder} has channels {sorted(channels)}; expected CT and one other")
     other = next(name for name in channels if name != "ct")
-    ending = described.file_ending
+    ending = dataset.file_ending
     files = sorted(
         path for part in ("imagesTr", "imagesTs") for path in (folder / part).glob(f"*_{channels['ct']:04d}{ending}")
     )
@@ -172,7 +182,7 @@ def read_limbs(folder: Path, *, count: int = COUNT, seed: int = 0) -> Iterator[A
         raise InputError(f"no images under {folder / 'imagesTr'}; expected files CASE_{channels['ct']:04d}{ending}")
     for index, path in enumerate(files):
         case = path.name.removesuffix(f"_{channels['ct']:04d}{ending}")
-        yield _limb(
+        yield _read_limb(
             folder.name,
             case,
             {"ct": path, other: path.with_name(f"{case}_{channels[other]:04d}{ending}")},
@@ -182,8 +192,8 @@ def read_limbs(folder: Path, *, count: int = COUNT, seed: int = 0) -> Iterator[A
         )
 
 
-def _limb(collection: str, case: str, files: dict[str, Path], count: int, seed: int, index: int) -> AlignedImages:
-    images, spacing = _on_one_grid(files)
+def _read_limb(collection: str, case: str, files: dict[str, Path], count: int, seed: int, index: int) -> AlignedImages:
+    images, spacing = _read_on_one_grid(files)
     other = next(name for name in files if name != "ct")
     images["ct"] = images["ct"].clamp(*CT_CLIP_HU)
     shape = images["ct"].shape
@@ -195,62 +205,71 @@ def _limb(collection: str, case: str, files: dict[str, Path], count: int, seed: 
     tissue = (images["ct"] > _CT_TISSUE_HU) & (images[other] > _MR_TISSUE * np.percentile(images[other].numpy(), 99))
     if not tissue.any():
         raise InputError(
-            f"{files['ct']} and {files[other]} see no tissue at the same place; expected a CT in HU and an MR image of one body"
+            f"{files['ct']} and {files[other]} show no tissue at a common location; "
+            "expected a CT in HU and an MR image of one body"
         )
-    voxels = _drawn(tissue.flatten(), count, seed, index)
+    voxels = _draw_voxels(tissue.flatten(), count, seed, index)
     steps = [length / side for length, side in zip(extent, sides, strict=True)]
     locations_mm = torch.stack(torch.unravel_index(voxels, sides), dim=1) * torch.tensor(steps)
     return AlignedImages(
         collection=collection,
         subject=case,
         images=images,
-        crossings=(ModalityPair(first=other, second="ct", for_choosing=False),),
+        modality_pairs=(ModalityPair(first=other, second="ct", for_choosing=False),),
         voxels=voxels,
         same=torch.cdist(locations_mm, locations_mm, compute_mode="donot_use_mm_for_euclid_dist") <= NEAR_MM,
         place=f"within {NEAR_MM:.0f} mm",
     )
 
 
-def _first(data: Path, inner: tuple[str, str], holds: str) -> Path | None:
-    """The folder ``inner`` in ``data``, as a whole or from its second part on, or ``data`` itself; None if none has the file ``holds``."""
+def _find_folder(data: Path, inner: tuple[str, str], file: str) -> Path | None:
+    """Return the first of data/A/B, data/B and data that has ``file``, None if none does.
+
+    Args:
+        data: Folder to search.
+        inner: Names A and B.
+        file: Name of the file.
+    """
     candidates = (data.joinpath(*inner), data / inner[1], data)
-    return next((folder for folder in candidates if (folder / holds).is_file()), None)
+    return next((folder for folder in candidates if (folder / file).is_file()), None)
 
 
-def _present(brain: Path) -> list[str]:
+def _find_modalities(brain: Path) -> list[str]:
+    """List the modalities besides T1 that the folder has; InputError if there is none."""
     present = [name for name in BRAIN_TO if (brain / f"{name}.nii.gz").is_file()]
     if not present:
         raise InputError(
-            f"{brain} has none of {[f'{name}.nii.gz' for name in BRAIN_TO]} beside {BRAIN_FROM}.nii.gz; add one"
+            f"{brain} has none of {[f'{name}.nii.gz' for name in BRAIN_TO]} besides {BRAIN_FROM}.nii.gz; add one"
         )
     for name in BRAIN_TO.keys() - present:
-        log.info("left out: no %s.nii.gz in %s", name, brain)
+        log.info("skipped: no %s.nii.gz in %s", name, brain)
     return present
 
 
-def _drawn(inside: Tensor, count: int, seed: int, index: int) -> Tensor:
-    """(N,) flat indices of at most ``count`` voxels of a flat mask, in random order."""
+def _draw_voxels(inside: Tensor, count: int, seed: int, index: int) -> Tensor:
+    """Draw (N,) flat indices of at most ``count`` voxels of a flat mask, in random order."""
     if count < 2:
         raise InputError(f"expected at least 2 voxels to draw, found {count}")
     candidates = inside.nonzero()[:, 0]
     return candidates[torch.randperm(len(candidates), generator=sample_generator(seed, index, "judge"))[:count]]
 
 
-def _on_one_grid(files: dict[str, Path]) -> tuple[dict[str, Tensor], tuple[float, ...]]:
-    """Images and their spacing, mm."""
+def _read_on_one_grid(files: dict[str, Path]) -> tuple[dict[str, Tensor], tuple[float, ...]]:
+    """Read images of one grid; return them and their spacing, mm."""
     read = {name: _read(path) for name, path in files.items()}
     (first, (expected, spacing)), *others = read.items()
     for name, (image, _) in others:
         if image.shape != expected.shape:
             raise InputError(
-                f"{files[name]} has {tuple(image.shape)} voxels, {files[first]} {tuple(expected.shape)}; expected one grid"
+                f"{files[name]} has {tuple(image.shape)} voxels, {files[first]} {tuple(expected.shape)}; "
+                "expected one grid"
             )
     return {name: image for name, (image, _) in read.items()}, spacing
 
 
 def _read(path: Path) -> tuple[Tensor, tuple[float, ...]]:
-    """Voxels as (Z, Y, X) float32 and spacing, mm, in the same order."""
-    import SimpleITK as sitk  # not everywhere where training runs
+    """Read (Z, Y, X) float32 voxels and their spacing, mm, in the same order."""
+    import SimpleITK as sitk  # not installed everywhere where training runs
 
     from pretraining.imaging.scans import read_image
 

@@ -1,8 +1,8 @@
-"""Judge whether features ignore appearance and keep anatomy, on real images of one body in several modalities, without any training.
+"""Evaluate whether features ignore appearance and keep anatomy, on real multi-modality images.
 
-The second image is laid into three frames: as it is, behind an empty margin, and turned and scaled.
-Images on one grid share the place in the frame as well as the anatomy, so that only the other two
-frames tell whether features depend on the anatomy.
+The second image is placed in three frames: unchanged, behind an empty margin, and rotated and
+scaled. Images on one grid share the position in the frame as well as the anatomy. Only the other
+two frames show whether features depend on the anatomy.
 
 T1 → T2 and T1 → PD of the brain are for choosing settings and weights. T1 → CT, of the brain and of
 limbs, is only reported: nothing may be tuned on it.
@@ -10,12 +10,9 @@ limbs, is only reported: nothing may be tuned on it.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,10 +22,8 @@ from pretraining.backbone.initialization import build
 from pretraining.backbone.unet import UNet
 from pretraining.backbone.weights import Weights
 from pretraining.bank.template_bank import TemplateBank
-from pretraining.common.atomic import write_text
 from pretraining.common.finite import require_finite
 from pretraining.common.random import sample_generator
-from pretraining.common.tables import markdown_table
 from pretraining.common.triple import triple
 from pretraining.engine.synthesis import EngineConfig, synthesize_pair
 from pretraining.imaging.mind import mind_ssc
@@ -37,56 +32,28 @@ from pretraining.learning.objectives.sampling import sample_positions
 from pretraining.probing.aligned import COUNT, AlignedImages, ModalityPair, read_aligned_images
 from pretraining.probing.correspondence import nearest_rate, separation, similarity
 from pretraining.probing.frames import FRAMES, Frame
-from pretraining.probing.local_rate import CANDIDATES, features_of, local_rate
+from pretraining.probing.local_rate import gather_features, local_rate
+from pretraining.probing.scores import Score
 from pretraining.templates.procedural import procedural_bank
 
 log = logging.getLogger(__name__)
 
 SAMPLE_SIDE, SAMPLE_SHIFT, SAMPLE_ANCHORS = 96, 32, 384
-"""Voxels of a judged sample, of the shift between its views, whose windows have 64, and places that
-are sought.
+"""Side of a sample, voxels; shift between its views, voxels, whose windows have 64; and number of
+locations to match.
 """
 
 Features = Callable[[Tensor], Tensor]
-"""From an image, (X, Y, Z) float32 of any range, to its features, (C, X, Y, Z), on any device."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Score:
-    """What one kind of features reaches from one modality to another.
-
-    Attributes:
-        features: Name of the kind of features.
-        collection: Name of the images' collection.
-        subject: Name of the subject; a mean over several subjects says how many.
-        first: Modality of the first image.
-        second: Modality of the second image.
-        frame: How the second image lies in its frame, see
-            :data:`pretraining.probing.frames.FRAMES`.
-        for_choosing: Whether settings may be chosen by it; otherwise it is only reported.
-        place: What counts as the same place.
-        nearest: See :func:`pretraining.probing.correspondence.nearest_rate`.
-        separation: See :func:`pretraining.probing.correspondence.separation`; by chance 1/2.
-        local: See :func:`pretraining.probing.local_rate.local_rate`; by chance 1/125.
-        chance: ``nearest`` of features that know nothing.
-    """
-
-    features: str
-    collection: str
-    subject: str
-    first: str
-    second: str
-    frame: str
-    for_choosing: bool
-    place: str
-    nearest: float
-    separation: float
-    local: float
-    chance: float
+"""Function from a (X, Y, Z) float32 image of any range to its (C, X, Y, Z) features."""
 
 
 def network_features(net: UNet, device: torch.device | str = "cpu") -> Features:
-    """Output features of a network, moved to ``device`` and evaluated there in whole volumes; its mode is put back."""
+    """Return the function that computes a network's output features of whole volumes.
+
+    Args:
+        net: Network, moved to ``device`` by each call; its mode is restored.
+        device: Device of the computation.
+    """
     device = torch.device(device)
 
     def features(image: Tensor) -> Tensor:
@@ -100,10 +67,19 @@ def network_features(net: UNet, device: torch.device | str = "cpu") -> Features:
     return features
 
 
-def contenders(
+def make_feature_extractors(
     weights: Weights, *, name: str = "weights", seed: int = 0, device: torch.device | str = "cpu"
 ) -> dict[str, Features]:
-    """The features of ``weights`` beside what they must beat: the same network at random, and MIND-SSC (radius 1, dilation 2)."""
+    """Return, by name, the features of ``weights`` and of two baselines.
+
+    The baselines are a randomly initialized network and MIND-SSC (radius 1, dilation 2).
+
+    Args:
+        weights: Weights of a backbone.
+        name: Name of the weights' features.
+        seed: Seed of the random network.
+        device: Device of the computation.
+    """
     random = build(lambda: UNet(weights.architecture), sample_generator(seed, 0, "initial weights"))
     return {
         "random init": network_features(random, device),
@@ -117,55 +93,51 @@ def judge(
 ) -> list[Score]:
     """Score each kind of features on each subject.
 
-    To choose among many checkpoints, read the brain once and leave the rest out::
+    To choose among many checkpoints, read only the brain, once::
 
         brain = read_brain(folder, ("t2", "pd"))
         scores = judge({"candidate": network_features(net)}, [brain], frames=[MOVED])
 
     Args:
-        features: Name → features; computed once for each image and frame.
-        subjects: From :func:`pretraining.probing.aligned.read_aligned_images`, say.
-        frames: How the second image is laid.
+        features: Feature functions by name; called once for each image and frame.
+        subjects: Images, e.g. from :func:`pretraining.probing.aligned.read_aligned_images`.
+        frames: Frames of the second image.
 
     Returns:
-        A score for each subject, kind of features, pair of modalities and frame.
+        One score for each subject, kind of features, pair of modalities and frame.
     """
     scores: list[Score] = []
     for subject in subjects:
         for name, extract in features.items():
-            first_of: dict[str, Tensor] = {}
-            for crossing in subject.crossings:
-                if crossing.first not in first_of:
-                    first_of[crossing.first] = extract(subject.images[crossing.first])
-                    require_finite(
-                        first_of[crossing.first], f"features {name} of {crossing.first} of {subject.subject}"
-                    )
-                scores += [
-                    _score(name, extract, subject, crossing, first_of[crossing.first], frame) for frame in frames
-                ]
+            first_features: dict[str, Tensor] = {}
+            for pair in subject.modality_pairs:
+                if pair.first not in first_features:
+                    first_features[pair.first] = extract(subject.images[pair.first])
+                    require_finite(first_features[pair.first], f"features {name} of {pair.first} of {subject.subject}")
+                scores += [_score(name, extract, subject, pair, first_features[pair.first], frame) for frame in frames]
         log.info("judged %s %s", subject.collection, subject.subject)
     return scores
 
 
 def _score(
-    name: str, extract: Features, subject: AlignedImages, crossing: ModalityPair, first: Tensor, frame: Frame
+    name: str, extract: Features, subject: AlignedImages, pair: ModalityPair, first: Tensor, frame: Frame
 ) -> Score:
-    image = subject.images[crossing.second]
-    second = extract(frame.lay(image))
-    require_finite(second, f"features {name} of {crossing.second} of {subject.subject}")
+    image = subject.images[pair.second]
+    second = extract(frame.apply(image))
+    require_finite(second, f"features {name} of {pair.second} of {subject.subject}")
     places = torch.stack(torch.unravel_index(subject.voxels, tuple(image.shape)), dim=1)
-    counterparts, inside = frame.places(places, triple(image.shape))
+    counterparts, inside = frame.map_voxels(places, triple(image.shape))
     places, counterparts = places[inside], counterparts[inside]
-    cosines = similarity(features_of(first, places), features_of(second, counterparts))
+    cosines = similarity(gather_features(first, places), gather_features(second, counterparts))
     same = subject.same[inside][:, inside].to(cosines.device)
     return Score(
         features=name,
         collection=subject.collection,
         subject=subject.subject,
-        first=crossing.first,
-        second=crossing.second,
+        first=pair.first,
+        second=pair.second,
         frame=frame.name,
-        for_choosing=crossing.for_choosing,
+        for_choosing=pair.for_choosing,
         place=subject.place,
         nearest=nearest_rate(cosines, same),
         separation=separation(cosines, same),
@@ -178,16 +150,16 @@ def _score(
 def judge_samples(
     features: Mapping[str, Features], bank: TemplateBank, *, count: int = 12, seed: int = 0
 ) -> dict[str, float]:
-    """Local rate on synthetic samples, whose two views differ in appearance and are shifted against each other.
+    """Compute the local rate on synthetic samples, whose views differ in appearance and position.
 
     Args:
-        features: Name → features.
-        bank: Organ templates that samples are made of.
-        count: Samples.
-        seed: Of the samples.
+        features: Feature functions by name.
+        bank: Organ templates of the samples.
+        count: Number of samples.
+        seed: Seed of the samples.
 
     Returns:
-        Name → mean local rate over the samples.
+        Mean local rate over the samples, by name of the features.
     """
     rates: dict[str, list[float]] = {name: [] for name in features}
     engine = EngineConfig(side=SAMPLE_SIDE)
@@ -204,58 +176,6 @@ def judge_samples(
     return {name: sum(values) / len(values) for name, values in rates.items()}
 
 
-def mean_scores(scores: Iterable[Score]) -> list[Score]:
-    """Means over the subjects of each collection, in the order of first appearance."""
-    groups: dict[tuple[str, ...], list[Score]] = {}
-    for score in scores:
-        groups.setdefault((score.collection, score.first, score.second, score.frame, score.features), []).append(score)
-
-    def mean(group: list[Score]) -> Score:
-        numbers = {
-            name: sum(getattr(score, name) for score in group) / len(group)
-            for name in ("nearest", "separation", "local", "chance")
-        }
-        return replace(group[0], subject=group[0].subject if len(group) == 1 else f"mean of {len(group)}", **numbers)
-
-    return [mean(group) for group in groups.values()]
-
-
-def table(scores: Iterable[Score], samples: Mapping[str, float] | None = None) -> str:
-    """A Markdown table of ``averaged(scores)``.
-
-    Args:
-        scores: From :func:`judge`.
-        samples: From :func:`judge_samples`; one more row.
-
-    Returns:
-        A row for each pair of modalities and frame, a column for each kind of features: nearest /
-            separation / local.
-    """
-    rows: dict[tuple[str, ...], dict[str, str]] = {}
-    columns: dict[str, None] = {}
-    for score in mean_scores(scores):
-        purpose = "for choosing" if score.for_choosing else "only reported"
-        pair = f"{score.first.upper()} → {score.second.upper()}"
-        about = (f"{score.collection}, {score.subject}", pair, score.frame, score.place, purpose, f"{score.chance:.3f}")
-        rows.setdefault(about, {})[score.features] = f"{score.nearest:.3f} / {score.separation:.3f} / {score.local:.3f}"
-        columns[score.features] = None
-    if samples:
-        columns |= dict.fromkeys(samples)
-        about = (
-            "synthetic samples",
-            "view 1 → view 2",
-            "moved",
-            "the same voxel",
-            "for choosing",
-            f"{1 / CANDIDATES:.3f}",
-        )
-        rows[about] = {name: f"– / – / {rate:.3f}" for name, rate in samples.items()}
-    header = ("images", "pair", "frame", "nearest neighbour", "use", "chance", *columns)
-    return markdown_table(
-        header, ((*row, *(cells.get(column, "–") for column in columns)) for row, cells in rows.items())
-    )
-
-
 def judge_weights(
     weights: Weights,
     data: Path,
@@ -267,35 +187,24 @@ def judge_weights(
     frames: Sequence[Frame] = FRAMES,
     bank: TemplateBank | None = None,
 ) -> tuple[list[Score], dict[str, float]]:
-    """Score ``weights``, a random network and MIND-SSC on all that there is under ``data``, and on synthetic samples.
+    """Score ``weights``, a random network and MIND-SSC on real images and synthetic samples.
 
     Args:
-        weights: A backbone.
-        data: See :func:`pretraining.probing.aligned.read_aligned_images`.
-        name: Of the weights, in the scores.
-        count: Voxels drawn in each subject.
-        seed: Of the drawing, the random network and the samples.
-        device: Where features are computed.
-        frames: How the second image is laid.
-        bank: Organ templates of the samples; procedural shapes if left out.
+        weights: Weights of a backbone.
+        data: Folder of images, see :func:`pretraining.probing.aligned.read_aligned_images`.
+        name: Name of the weights in the scores.
+        count: Number of voxels drawn per subject.
+        seed: Seed of the drawing, the random network and the samples.
+        device: Device of the computation.
+        frames: Frames of the second image.
+        bank: Organ templates of the samples. Default: procedural shapes.
 
     Returns:
         Scores on images, and the local rate on samples of each kind of features.
 
     Raises:
-        InputError: If nothing is there, or files don't fit each other (see
-            :func:`pretraining.probing.aligned.read_aligned_images`).
+        InputError: If there are no images or files do not fit each other.
     """
-    features = contenders(weights, name=name, seed=seed, device=device)
+    features = make_feature_extractors(weights, name=name, seed=seed, device=device)
     scores = judge(features, read_aligned_images(data, count=count, seed=seed), frames)
     return scores, judge_samples(features, bank or procedural_bank(), seed=seed)
-
-
-def write_scores(path: Path, scores: list[Score], **about: Any) -> None:
-    """Write means and every subject's scores as JSON, with what else there is to say ``about`` them; whole or not at all."""
-    document = {
-        **about,
-        "scores": [asdict(score) for score in mean_scores(scores)],
-        "subjects": [asdict(score) for score in scores],
-    }
-    write_text(path, json.dumps(document, indent=1) + "\n")

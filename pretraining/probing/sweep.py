@@ -1,11 +1,11 @@
-"""What buys the best features at equal wall time: several variants of a training, each judged on real images.
+"""Comparison of several variants of a training at equal wall time, evaluated on real images.
 
-SWEEP/NAME/run            the training, as ever; killed, it goes on
-SWEEP/NAME/result.json    its scores
-SWEEP/failed.csv          variants that failed, and why
-SWEEP/table.md, .csv      all that are finished
+SWEEP/NAME/run            run folder of a variant; an interrupted one resumes
+SWEEP/NAME/result.json    scores of the variant
+SWEEP/failed.csv          failed variants, with the reasons
+SWEEP/table.md, .csv      scores of all finished variants
 
-Several calls may work in one folder at once, each on variants of its own.
+Several calls may work in one folder at the same time, each on different variants.
 """
 
 from __future__ import annotations
@@ -37,16 +37,20 @@ from pretraining.probing.judge import judge, network_features
 log = logging.getLogger(__name__)
 
 RESULT = "result.json"
-"""Of a variant."""
+"""Name of a variant's result file."""
 CHOOSING = ("t2", "pd")
-"""Modalities that T1 is judged against; CT is left for reporting."""
+"""Modalities that T1 is compared with; CT is reserved for reporting."""
 
 
 def read_variants(path: Path, base: TrainConfig) -> dict[str, TrainConfig]:
-    """Read ``{"name": {"field": value, "part": {"field": value}}, ...}``: what each variant has in place of ``base``.
+    """Read variants from JSON: ``{"name": {"field": value, "part": {"field": value}}, ...}``.
+
+    Args:
+        path: File to read.
+        base: Configuration that the fields of each variant override.
 
     Raises:
-        InputError: If the file is no such JSON or a variant is no valid configuration.
+        InputError: If the file is not such JSON or a variant is not a valid configuration.
     """
     try:
         variants = json.loads(path.read_text())
@@ -58,7 +62,7 @@ def read_variants(path: Path, base: TrainConfig) -> dict[str, TrainConfig]:
         or not all(isinstance(changes, dict) for changes in variants.values())
     ):
         raise InputError(f'{path}: expected JSON {{"name": {{"field": value}}}} with at least one variant')
-    return {name: from_dict(TrainConfig, _merged(to_dict(base), changes)) for name, changes in variants.items()}
+    return {name: from_dict(TrainConfig, _merge(to_dict(base), changes)) for name, changes in variants.items()}
 
 
 def sweep(
@@ -70,23 +74,24 @@ def sweep(
     minutes: float,
     device: str = "auto",
 ) -> str:
-    """Train every variant for ``minutes`` of wall time, judge it, and write the table; what is done already stays.
+    """Train every unfinished variant for the same time, evaluate it, and write the table.
 
     Args:
-        variants: Name → configuration; the time takes the place of its ``steps``, and only the end
-            is validated.
+        variants: Configurations by name; ``minutes`` overrides ``steps``, and validation happens
+            only at the end.
         bank: Organ templates.
         brain: Folder with T1, T2, PD and regions on one grid, see
             :func:`pretraining.probing.aligned.read_brain`.
         out: Folder of the sweep.
+        minutes: Wall time of each training, minutes.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
     Returns:
         The table, as Markdown.
 
     Raises:
-        CommandFailed: After all others, if variants failed or are left to other processes.
-        Interrupted: If asked to stop; the training in hand is saved, and the same call goes on with
-            it.
+        CommandFailed: After all other variants, if some failed or are in use by other processes.
+        Interrupted: If asked to stop; the current training is saved, and the same call resumes it.
     """
     check_minutes(minutes)
     images = read_brain(brain, CHOOSING)
@@ -97,7 +102,7 @@ def sweep(
     def work(name: str) -> None:
         folder, config = out / name, variants[name]
         with hold_lock(folder):
-            if is_done(name):  # by another process, just now
+            if is_done(name):  # finished by another process meanwhile
                 return
             log.info("%s: %g minutes", name, minutes)
             checkpoint = train(
@@ -108,7 +113,7 @@ def sweep(
                 resume=True,
                 device=device,
             )
-            scores = judge({name: network_features(_network(checkpoint, config))}, [images])
+            scores = judge({name: network_features(_load_network(checkpoint, config))}, [images])
             nearest = {f"{score.first}→{score.second}": round(score.nearest, 4) for score in scores}
             row = {"variant": name, "steps": checkpoint.step, "minutes": round(checkpoint.seconds / 60, 2)}
             row |= nearest | {"mean": round(sum(nearest.values()) / len(nearest), 4)}
@@ -130,15 +135,15 @@ def sweep(
     return report()
 
 
-def _network(checkpoint: Checkpoint, config: TrainConfig) -> UNet:
+def _load_network(checkpoint: Checkpoint, config: TrainConfig) -> UNet:
     net = UNet(config.backbone)
     net.load_state_dict(backbone_state(checkpoint))
     return net
 
 
-def _merged(old: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(old: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     parts = {
-        name: _merged(old[name], value) if isinstance(value, dict) and isinstance(old.get(name), dict) else value
+        name: _merge(old[name], value) if isinstance(value, dict) and isinstance(old.get(name), dict) else value
         for name, value in changes.items()
     }
     return old | parts

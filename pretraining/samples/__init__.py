@@ -1,1 +1,1 @@
-"""Synthetic samples on their way from the engine to the training loop."""
+"""Data pipeline of synthetic samples, from the engine to the training loop."""

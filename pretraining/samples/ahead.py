@@ -1,4 +1,4 @@
-"""Samples made on a GPU while it trains: in a stream of their own, a few ahead of the step that needs them."""
+"""Prefetching of samples on a GPU: in a side stream, a few ahead of the training step."""
 
 from __future__ import annotations
 
@@ -13,41 +13,42 @@ from pretraining.engine.synthesis import Pair
 def prefetch_to_device(
     samples: Iterator[tuple[int, Pair]], device: torch.device, *, depth: int = 2
 ) -> Iterator[tuple[int, Pair]]:
-    """Yield the same samples in the same order, on ``device``.
+    """Yield samples in order, on ``device``; on a GPU prepare the next ones ahead.
 
     Args:
-        samples: Made on ``device`` as they are asked for, or made elsewhere and copied here.
-        device: Where they are needed. On a CPU nothing is made ahead; that is what worker processes
-            are for.
-        depth: Samples under way at most, which bounds the memory.
+        samples: Numbered samples, made on ``device`` on demand, or made elsewhere and copied.
+        device: Device of the samples. A CPU prefetches nothing; use worker processes there.
+        depth: Largest number of prefetched samples, which bounds the memory.
+
+    Yields:
+        The numbered samples.
 
     Notes:
         On CUDA all kernels of a sample are queued in a side stream, where they fill the gaps of the
-        training's own. Neither the host nor the training's stream waits for more than the one
-        sample that it takes.
+        training's stream. The host and the training's stream wait only for the sample that they
+        take.
     """
     if device.type != "cuda":
         for index, pair in samples:
             yield index, type(pair)(*(part.to(device) for part in pair))
         return
     side = torch.cuda.Stream(device)
-    under_way: deque[tuple[int, Pair, torch.cuda.Event]] = deque()
+    queue: deque[tuple[int, Pair, torch.cuda.Event]] = deque()
     while True:
-        while len(under_way) < depth:
+        while len(queue) < depth:
             with torch.cuda.stream(side):
-                taken = next(samples, None)
-                if taken is None:
+                sample = next(samples, None)
+                if sample is None:
                     break
-                index, pair = taken
+                index, pair = sample
                 pair = type(pair)(*(part.to(device, non_blocking=True) for part in pair))
-                under_way.append((index, pair, side.record_event()))
-        if not under_way:
+                queue.append((index, pair, side.record_event()))
+        if not queue:
             return
-        index, pair, made = under_way.popleft()
-        taker = torch.cuda.current_stream(device)
-        taker.wait_event(made)
+        index, pair, ready = queue.popleft()
+        training_stream = torch.cuda.current_stream(device)
+        training_stream.wait_event(ready)
         for part in pair:
-            # Else the side stream would write its next sample over this one while the step still
-            # reads it.
-            part.record_stream(taker)
+            # Otherwise the side stream would reuse this memory while the step still reads it.
+            part.record_stream(training_stream)
         yield index, pair

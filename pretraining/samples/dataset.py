@@ -1,4 +1,4 @@
-"""A store as a data set for training: stored samples in an order of their own in every epoch, varied anew at every use."""
+"""Training data set of stored samples, shuffled in every epoch and augmented at every use."""
 
 from __future__ import annotations
 
@@ -18,27 +18,28 @@ from pretraining.samples.stream import Stream, load, worker_indices
 
 @dataclass(frozen=True, kw_only=True)
 class StoredPairs(Stream):
-    """Uses ``start``, ``start + stride``, ... of the samples of a store, as (use, :class:`Pair`).
+    """Stream of uses of stored samples, as (use, :class:`Pair`).
 
-    Uses are numbered through all epochs; use u is a pure function of (store, seed, count, u). Every
-    epoch uses each sample once, in an order drawn for it, and every use draws its own variation.
-    Inside a ``DataLoader(batch_size=None)`` with W workers, each makes every W-th use, and the
-    loader restores the order.
+    The uses are ``start``, ``start + stride``, and so on. They are numbered through all epochs; use
+    u is a pure function of (store, seed, count, u). Every epoch uses each sample once, in a random
+    order, and every use draws its own variation. Inside a ``DataLoader(batch_size=None)`` with W
+    workers, each worker makes every W-th use, and the loader restores the order.
     """
 
     store: Store
+    """Store of the samples."""
     seed: int
-    """Of the orders and the variations."""
+    """Seed of the orders and the variations."""
     count: int | None = None
-    """Use the first so many samples of the store; None: all."""
+    """Number of samples to use, the first ones of the store. Default: all."""
     start: int = 0
-    """First use."""
+    """Number of the first use."""
     stride: int = 1
-    """Between uses; with several ranks, their number."""
+    """Step between uses; with several ranks, their number."""
     length: int | None = None
-    """How many uses; None: without end."""
+    """Number of uses. Default: unlimited."""
     device: str = "cpu"
-    """Where samples are varied; they are always read on the CPU."""
+    """Device that varies samples; the CPU reads them."""
 
     def __post_init__(self) -> None:
         check_not_negative(start=self.start, length=self.length)
@@ -47,27 +48,30 @@ class StoredPairs(Stream):
 
     @property
     def sample_count(self) -> int:
-        """Samples of an epoch."""
+        """Number of samples per epoch."""
         return len(self.store) if self.count is None else self.count
 
     def index(self, use: int) -> int:
-        """Which stored sample is used."""
+        """Return the index of the stored sample of a use."""
         epoch, position = divmod(use, self.sample_count)
-        return int(_order(self.seed, epoch, self.sample_count)[position])
+        return int(_shuffle(self.seed, epoch, self.sample_count)[position])
 
-    def varied(self, use: int, stored: StoredPair) -> Pair:
-        """The stored sample as this use has it, on ``device``."""
+    def apply_variation(self, use: int, stored: StoredPair) -> Pair:
+        """Return a stored sample with the variation of a use, on ``device``."""
         on_device = StoredPair(*(part.to(self.device, non_blocking=True) for part in stored))
         return vary(on_device, self.store.config.engine.online, seed=self.seed, draw=use)
 
     def __iter__(self) -> Iterator[tuple[int, Pair]]:
         for use, stored in StoredReads(self):
-            yield use, self.varied(use, stored)
+            yield use, self.apply_variation(use, stored)
 
 
 @dataclass(frozen=True)
 class StoredReads(Stream):
-    """The samples of :class:`StoredPairs` as they are read, before they are varied: (use, :class:`StoredPair`), on the CPU."""
+    """Stream of the stored samples of :class:`StoredPairs`, not yet varied, on the CPU.
+
+    Yields (use, :class:`StoredPair`).
+    """
 
     pairs: StoredPairs
     device: str = "cpu"
@@ -78,17 +82,23 @@ class StoredReads(Stream):
 
 
 def load_stored(pairs: StoredPairs, *, workers: int = 0, prefetch: int = 2) -> Iterator[tuple[int, Pair]]:
-    """Iterate over ``pairs`` with ``workers`` processes; for a GPU they read and decode only, and samples are varied there."""
+    """Iterate over ``pairs``; for a GPU, worker processes only read, and the GPU varies samples.
+
+    Args:
+        pairs: Stream of uses.
+        workers: Number of worker processes; 0: this process.
+        prefetch: Largest number of samples that each worker is ahead.
+    """
     if torch.device(pairs.device).type == "cpu":
         yield from load(pairs, workers=workers, prefetch=prefetch)
     else:
         for use, stored in load(
             StoredReads(pairs), workers=workers, prefetch=prefetch, pin=torch.device(pairs.device).type == "cuda"
         ):
-            yield use, pairs.varied(use, stored)
+            yield use, pairs.apply_variation(use, stored)
 
 
-@lru_cache(maxsize=2)  # the epoch that ends and the one that begins
-def _order(seed: int, epoch: int, count: int) -> Tensor:
-    """(count,) int64: a permutation for each epoch."""
+@lru_cache(maxsize=2)  # for the epoch that ends and the one that begins
+def _shuffle(seed: int, epoch: int, count: int) -> Tensor:
+    """Return the (count,) int64 permutation of an epoch."""
     return torch.randperm(count, generator=sample_generator(seed, epoch, "order"))

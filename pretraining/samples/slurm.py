@@ -1,4 +1,4 @@
-"""Filling an offline store by an array of Slurm jobs, each with one share of it."""
+"""Synthesis of an offline store by an array of Slurm jobs, each with one share of it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from pretraining.common.errors import CommandFailed, InputError
 from pretraining.samples.estimate import estimate_cost
 from pretraining.samples.store import MissingSamples, begin_store, reconcile_config
-from pretraining.samples.synthesize import Request, Share, sample_maker, synthesize
+from pretraining.samples.synthesize import Request, Share, packed_sample_maker, synthesize
 
 if TYPE_CHECKING:
     import submitit
@@ -21,14 +21,14 @@ log = logging.getLogger(__name__)
 
 LOGS = "slurm"
 MAX_TIMEOUTS = 100
-"""So many times a job may run out of time."""
+"""Maximum number of resubmissions after a timeout."""
 GB_PER_WORKER = 2
-"""Memory that is asked for: a worker at 128 voxels takes less than half of it."""
+"""Requested memory, GB; a worker at 128 voxels uses less than half of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShareJob:
-    """What one job does."""
+    """Work of one job: a share of the store."""
 
     request: Request
     store: Path
@@ -36,13 +36,13 @@ class ShareJob:
     verify: bool = False
 
     def __call__(self, share: Share) -> int:
-        """Make the share."""
+        """Synthesize the share; return the number of shards still missing."""
         logging.basicConfig(format="%(message)s")
         logging.getLogger("pretraining").setLevel(logging.INFO)
         return synthesize(self.request, self.store, share=share, workers=self.workers, verify=self.verify)
 
     def checkpoint(self, share: Share) -> submitit.helpers.DelayedSubmission:
-        """What submitit puts into the queue again for a job that ran out of time or was preempted: it goes on where it stopped."""
+        """Return the job that submitit queues again after a timeout or preemption; it resumes."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self, share)
@@ -59,23 +59,29 @@ def submit(
     verify: bool = False,
     cluster: str = "slurm",
 ) -> list[submitit.Job[Any]]:
-    """Hand a store to ``shares`` jobs of one array and return at once; ``STORE/slurm`` holds their logs.
+    """Submit an array of ``shares`` jobs that synthesize a store, and return at once.
 
-    Started again, jobs go on where they stopped, and those that have nothing to do end at once.
+    ``STORE/slurm`` holds the jobs' logs. If submitted again, jobs resume where they stopped, and
+    those without work end at once.
 
     Args:
-        shares: Jobs, at most one for each file.
-        workers: Cores of each.
-        minutes: Limit of each; one that runs into it queues again by itself.
-        partition: Of the cluster; None: its default. All else can be set by Slurm's own variables,
-            such as ``SBATCH_ACCOUNT``.
-        verify: See :func:`pretraining.samples.synthesize.synthesize`.
+        request: Samples to synthesize.
+        store: Folder of the store.
+        shares: Number of jobs, at most one for each shard.
+        workers: Number of cores per job.
+        minutes: Time limit of each job, minutes; a job that reaches it is queued again.
+        partition: Partition of the cluster. Default: the cluster's. Slurm's own variables, such as
+            ``SBATCH_ACCOUNT``, set everything else.
+        verify: Check of existing shards, see :func:`pretraining.samples.synthesize.synthesize`.
         cluster: ``slurm``, or ``local`` for processes on this machine.
 
+    Returns:
+        The submitted jobs.
+
     Raises:
-        InputError: If submitit is missing, there is no Slurm here, or the store is of another
-            configuration or too large for its disk.
-        CommandFailed: If Slurm does not take the jobs.
+        InputError: If submitit or Slurm is missing, or the store has another configuration or is
+            too large for its disk.
+        CommandFailed: If Slurm rejects the jobs.
     """
     if shares < 1 or workers < 1 or minutes < 1:
         raise InputError(
@@ -87,12 +93,14 @@ def submit(
         raise InputError("--executor slurm needs submitit; run: pip install 'nnunet-anatomix[slurm]'") from None
     if cluster == "slurm" and submitit.SlurmExecutor.affinity() <= 0:
         raise InputError("no Slurm on this machine; submit from a login node, or use --executor local")
-    # A job starts in another folder.
+    # Jobs start in another working directory.
     store = store.absolute()
     config = reconcile_config(store, request.config())
     shares = min(shares, config.shard_count)
     if request.device == "cpu" or torch.cuda.is_available():  # a login node may have no GPU to try
-        estimate_cost(sample_maker(request), MissingSamples.on_disk(store, config), store, workers=shares * workers)
+        estimate_cost(
+            packed_sample_maker(request), MissingSamples.on_disk(store, config), store, workers=shares * workers
+        )
     begin_store(store, config)
     folder = store / LOGS
     executor = submitit.AutoExecutor(folder=folder, cluster=cluster, slurm_max_num_timeout=MAX_TIMEOUTS)
@@ -112,6 +120,6 @@ def submit(
     try:
         jobs = executor.map_array(job, [Share(number, shares) for number in range(shares)])
     except submitit.core.utils.FailedJobError as error:
-        raise CommandFailed(f"Slurm did not take the jobs: {error}") from None
+        raise CommandFailed(f"Slurm rejected the jobs: {error}") from None
     log.info("%s: %d jobs, %s and on; logs in %s", store, len(jobs), jobs[0].job_id, folder)
     return jobs

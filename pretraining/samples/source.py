@@ -1,6 +1,6 @@
-"""Where training has its samples from: templates, of which they are made on the fly, or a store.
+"""Sources of training samples: organ templates, for samples made on the fly, or a store.
 
-Both give numbered samples, each a pure function of its number, and a few fixed ones for validation
+Both yield numbered samples, each a pure function of its number, and a few fixed validation samples
 that training never sees.
 """
 
@@ -22,32 +22,38 @@ from pretraining.samples.store import Store
 from pretraining.samples.stream import PairStream, load
 
 FIRST_VALIDATION_INDEX = 2**40
-"""Numbers from here on validate; training never gets this far."""
+"""Index of the first validation sample, which training never reaches."""
 READERS = 4
-"""Processes that read for a GPU: a sample takes about 10 ms to read, decode and compare with its
-checksum.
-"""
+"""Number of processes that read for a GPU; reading one sample takes about 10 ms."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TemplateSource:
-    """Samples made on the fly."""
+    """Source of samples made on the fly."""
 
     bank: TemplateBank
     engine: EngineConfig
     seed: int
     validation_count: int
     make: Callable[..., Any] = synthesize_pair
-    """Makes a sample."""
+    """Function that makes a sample, see :func:`~pretraining.engine.synthesis.synthesize_pair`."""
 
-    def description(self) -> dict[str, Any]:
-        """What the samples are made of; JSON types."""
+    def describe(self) -> dict[str, Any]:
+        """Describe the templates, as JSON types."""
         return describe_templates(self.bank)
 
     def samples(
         self, *, start: int, stride: int = 1, device: torch.device, workers: int | None = None
     ) -> Iterator[tuple[int, Pair]]:
-        """Numbers ``start``, ``start + stride``, ...; made by ``workers`` processes, by default one for a CPU and none for a GPU."""
+        """Yield the samples ``start``, ``start + stride``, and so on.
+
+        Args:
+            start: Index of the first sample.
+            stride: Step between indices.
+            device: Device that needs the samples.
+            workers: Number of processes that make samples. Default: one for a CPU, none for a GPU,
+                which makes the samples itself.
+        """
         workers = (1 if device.type == "cpu" else 0) if workers is None else workers
         common: dict[str, Any] = {
             "bank": self.bank,
@@ -60,27 +66,34 @@ class TemplateSource:
             return load(PairStream(device=str(device), make=self.make, **common))
         if device.type == "cpu" or self.make is not synthesize_pair:
             return load(PairStream(make=self.make, **common), workers=workers, pin=device.type == "cuda")
-        # A third of the bytes travel, and the GPU varies them.
+        # Transfer the stored form, a third of the bytes, and vary it on the GPU.
         stored = load(PairStream(make=synthesize_stored, **common), workers=workers, pin=device.type == "cuda")
-        return self.varied(stored, device)
+        return self.apply_variation(stored, device)
 
-    def varied(self, stored: Iterator[tuple[int, StoredPair]], device: torch.device) -> Iterator[tuple[int, Pair]]:
-        """Move samples to ``device`` as they are stored, and vary them there."""
+    def apply_variation(
+        self, stored: Iterator[tuple[int, StoredPair]], device: torch.device
+    ) -> Iterator[tuple[int, Pair]]:
+        """Move stored samples to ``device`` and vary them there.
+
+        Args:
+            stored: Numbered samples before the variation.
+            device: Device that varies them.
+        """
         for index, sample in stored:
             moved = StoredPair(*(part.to(device, non_blocking=True) for part in sample))
             yield index, vary(moved, self.engine.online, seed=self.seed, draw=index)
 
     def validation(self, device: torch.device) -> Iterator[tuple[int, Pair]]:
-        """Samples of the same kind, far beyond those of training."""
+        """Yield the validation samples, whose indices training never reaches."""
         for index in range(FIRST_VALIDATION_INDEX, FIRST_VALIDATION_INDEX + self.validation_count):
             yield index, self.make(self.bank, self.engine, seed=self.seed, index=index, device=device)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoreSource:
-    """Samples of a store, whose last ones are held out for validation.
+    """Source of stored samples, of which the last ones are held out for validation.
 
-    Any would do, as all are drawn alike; so no templates are needed where a store is trained on.
+    All samples are drawn alike, so that training from a store needs no templates.
     """
 
     store: Store
@@ -92,28 +105,36 @@ class StoreSource:
         if changed := differences(self.store.config.engine, self.engine):
             fields = "; ".join(f"engine.{line}" for line in changed)
             raise InputError(
-                f"{self.store.path} was made with another engine configuration ({fields}); leave these as they are"
+                f"{self.store.path} was made with another engine configuration ({fields}); do not change these"
             )
         if len(self.store) <= self.validation_count:
             raise InputError(
-                f"{self.store.path} has {len(self.store)} samples, of which validation_pairs={self.validation_count} would be held out; "
-                "make a larger store, or hold out fewer"
+                f"{self.store.path} has {len(self.store)} samples, of which validation_pairs="
+                f"{self.validation_count} would be held out; make a larger store, or hold out fewer"
             )
 
     @property
     def training_count(self) -> int:
-        """Samples that are not held out."""
+        """Number of samples that are not held out."""
         return len(self.store) - self.validation_count
 
-    def description(self) -> dict[str, Any]:
-        """What the samples were made of, and which they are; JSON types."""
+    def describe(self) -> dict[str, Any]:
+        """Describe the templates and the store, as JSON types."""
         config = self.store.config
         return {**config.templates, "stored": {"count": config.count, "seed": config.seed, "device": config.device}}
 
     def samples(
         self, *, start: int, stride: int = 1, device: torch.device, workers: int | None = None
     ) -> Iterator[tuple[int, Pair]]:
-        """Uses ``start``, ``start + stride``, ...; read by ``workers`` processes, by default one for a CPU and a few for a GPU."""
+        """Yield the uses ``start``, ``start + stride``, and so on, of stored samples.
+
+        Args:
+            start: Number of the first use.
+            stride: Step between uses.
+            device: Device that needs the samples.
+            workers: Number of processes that read samples. Default: one for a CPU, up to four for a
+                GPU.
+        """
         workers = (1 if device.type == "cpu" else min(READERS, available_cores())) if workers is None else workers
         pairs = StoredPairs(
             store=self.store, seed=self.seed, count=self.training_count, start=start, stride=stride, device=str(device)
@@ -121,7 +142,7 @@ class StoreSource:
         return load_stored(pairs, workers=workers)
 
     def validation(self, device: torch.device) -> Iterator[tuple[int, Pair]]:
-        """The samples held out, varied always in the same way."""
+        """Yield the held-out samples, always with the same variation."""
         for i in range(self.validation_count):
             number = FIRST_VALIDATION_INDEX + i
             stored = StoredPair(*(part.to(device) for part in self.store.read(self.training_count + i)))
@@ -129,25 +150,31 @@ class StoreSource:
 
 
 def sample_source(
-    given: TemplateBank | Store,
+    data: TemplateBank | Store,
     engine: EngineConfig,
     *,
     seed: int,
     validation_count: int,
     make: Callable[..., Any] = synthesize_pair,
 ) -> TemplateSource | StoreSource:
-    """The samples that training takes from a bank or a store.
+    """Make the source of training samples from a bank or a store.
+
+    Args:
+        data: Organ templates or stored samples.
+        engine: Configuration of the synthesis.
+        seed: Seed of the samples, or of the order and variation of stored ones.
+        validation_count: Number of validation samples.
+        make: Function that makes a sample.
 
     Raises:
-        InputError: If the store was made with another engine configuration, or is too small to hold
-            out ``validation_count`` samples, or samples of another kind than pairs are wanted of
-            it.
+        InputError: If the store was made with another engine configuration, is too small to hold
+            out ``validation_count`` samples, or is used with another ``make`` than pairs.
     """
     common: dict[str, Any] = {"engine": engine, "seed": seed, "validation_count": validation_count}
-    if not isinstance(given, Store):
-        return TemplateSource(bank=given, make=make, **common)
+    if not isinstance(data, Store):
+        return TemplateSource(bank=data, make=make, **common)
     if make is not synthesize_pair:
         raise InputError(
             "a store has no clean images and no classes, which this objective learns from; use --templates"
         )
-    return StoreSource(store=given, **common)
+    return StoreSource(store=data, **common)

@@ -1,12 +1,11 @@
-"""The offline store: samples as the paper keeps them, before the online set (Sec. 3.1).
+"""Offline store of samples before the online augmentation, as in the paper (Sec. 3.1).
 
-STORE/config.json            what every sample follows from
-STORE/shard-0000032.b2nd     some samples, from number 32 on; see :mod:`pretraining.samples.shards`
-STORE/manifest.jsonl         a line for each shard with the checksum of each sample; written when the last shard is there
+STORE/config.json            configuration, which determines every sample
+STORE/shard-0000032.b2nd     some samples, from index 32 on; see :mod:`pretraining.samples.shards`
+STORE/manifest.jsonl         one line per shard with its checksums, written after the last shard
 
-Which samples a file holds follows from the store alone, not from who makes it. So the files that
-several machines put into one folder are one store, and the same one whatever their number; nothing
-is merged or copied.
+The samples of a file depend on the store's configuration alone, not on the machine. Several
+machines can therefore write into one folder, without merging or copying.
 """
 
 from __future__ import annotations
@@ -34,38 +33,44 @@ MANIFEST = "manifest.jsonl"
 MAX_SHARD_SAMPLES = 16
 MANY_FILES = 1000
 MAX_COUNT = 2**40
-"""Samples are numbered below this; higher numbers validate."""
+"""Upper bound of the number of samples; higher indices are for validation."""
 _SHARD_NAME = re.compile(r"shard-(\d+)\.b2nd")
 AGAIN = "run the same `anatomix-pretrain synthesize` command again, which makes what is missing"
-REPAIR = "run the same `anatomix-pretrain synthesize` command again with --verify, which makes damaged files anew"
+REPAIR = "run the same `anatomix-pretrain synthesize` command again with --verify, which makes damaged files again"
 
 
 def samples_per_shard(count: int) -> int:
-    """How many samples share a file: one in a small store, so that few samples still keep many processes busy; 16 in a large one.
+    """Return the number of samples per file, from 1 in a small store to 16 in a large one.
+
+    Args:
+        count: Number of samples of the store.
 
     Notes:
-        120,000 samples of 128 voxels are 7,500 files of 43 MiB: cluster file systems like few
-            files, and many have a quota on their number.
+        In a small store, single samples distribute the work over many processes. In a large one,
+        120,000 samples of 128 voxels are 7,500 files of 43 MiB: cluster file systems favour few
+        files, and many limit their number.
     """
     return min(MAX_SHARD_SAMPLES, max(1, count // MANY_FILES))
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoreConfig:
-    """What the samples of a store follow from."""
+    """Configuration of a store, which determines its samples."""
 
     count: int
-    """Of samples."""
+    """Number of samples."""
     seed: int
+    """Seed of the samples."""
     templates: dict[str, Any]
-    """As :func:`pretraining.bank.template_bank.describe_templates` has it."""
+    """Description by :func:`pretraining.bank.template_bank.describe_templates`."""
     engine: EngineConfig = field(default_factory=EngineConfig)
+    """Configuration of the synthesis."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """Type of the device that makes the samples; noise differs between them."""
+    """Type of the device that makes the samples; noise differs between types."""
     shard_samples: int = 1
-    """Samples a file."""
+    """Number of samples per file."""
     software: str = pretraining.__version__
-    """Another version may make other samples."""
+    """Software version; another version may make other samples."""
 
     def __post_init__(self) -> None:
         check_within(f"[1, {MAX_COUNT}]", count=self.count)
@@ -74,28 +79,28 @@ class StoreConfig:
 
     @property
     def digest(self) -> str:
-        """Of all but the number of samples, on which no sample depends."""
+        """Digest of all fields but the number of samples, on which no sample depends."""
         content = to_dict(self)
         del content["count"]
         return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
 
     @property
     def shard_count(self) -> int:
-        """Of files."""
+        """Number of files."""
         return -(-self.count // self.shard_samples)
 
     def indices(self, shard: int) -> range:
-        """Samples of a file."""
+        """Return the sample indices of a shard."""
         return range(shard * self.shard_samples, min((shard + 1) * self.shard_samples, self.count))
 
 
 def shard_path(store: Path, config: StoreConfig, shard: int) -> Path:
-    """File of a shard."""
+    """Return the file of a shard."""
     return store / f"shard-{config.indices(shard)[0]:07d}.b2nd"
 
 
 def present_shards(store: Path, config: StoreConfig) -> frozenset[int]:
-    """Find the shards whose file is there, by listing the folder: a store of any size is begun at once."""
+    """Find the shards whose file exists, by listing the folder once."""
     found = set()
     for path in store.glob("shard-*.b2nd"):
         if (match := _SHARD_NAME.fullmatch(path.name)) and path.is_file():
@@ -107,12 +112,12 @@ def present_shards(store: Path, config: StoreConfig) -> frozenset[int]:
 
 @dataclass(frozen=True)
 class MissingSamples:
-    """Indices of samples still to be made, in order; takes memory for what is there, not for what is missing.
+    """Ordered indices of the samples to make; memory grows with the present shards alone.
 
     Args:
-        config: Of the store.
-        shards: Those looked at, a share of the store.
-        present: Those of them that need not be made.
+        config: Configuration of the store.
+        shards: Shards to consider, a share of the store.
+        present: Shards among them that need not be made.
     """
 
     config: StoreConfig
@@ -121,13 +126,19 @@ class MissingSamples:
 
     @classmethod
     def on_disk(cls, store: Path, config: StoreConfig, shards: range | None = None) -> MissingSamples:
-        """The samples of ``shards``, by default all, whose file is not there."""
+        """Find the samples whose file is missing.
+
+        Args:
+            store: Folder of the store.
+            config: Configuration of the store.
+            shards: Shards to consider. Default: all.
+        """
         shards = range(config.shard_count) if shards is None else shards
         return cls(config, shards, frozenset(shard for shard in present_shards(store, config) if shard in shards))
 
     @property
     def shard_count(self) -> int:
-        """Of the shards to be made."""
+        """Number of shards to make."""
         return len(self.shards) - len(self.present)
 
     def __iter__(self) -> Iterator[int]:
@@ -143,12 +154,12 @@ class MissingSamples:
 
 
 class Store:
-    """A finished store, to be read; :func:`open_store` makes it.
+    """Finished store, opened for reading by :func:`open_store`.
 
     Attributes:
-        path: Its folder.
-        config: What its samples follow from.
-        checksums: Of all samples.
+        path: Folder of the store.
+        config: Configuration of the store.
+        checksums: Checksums of all samples.
     """
 
     def __init__(self, path: Path, config: StoreConfig, checksums: tuple[str, ...]) -> None:
@@ -158,14 +169,17 @@ class Store:
         return self.config.count
 
     def read(self, index: int) -> StoredPair:
-        """Read sample ``index`` from disk, onto the CPU, and compare it with its checksum.
+        """Read a sample from disk onto the CPU, and verify its checksum.
+
+        Args:
+            index: Index of the sample.
 
         Raises:
             IndexError: If there is no such sample.
-            InputError: If its file has gone, can't be read or is not what was written.
+            InputError: If its file is missing, unreadable or damaged.
         """
         if not 0 <= index < len(self):
-            raise IndexError(f"the store has samples 0 to {len(self) - 1}, asked for {index}")
+            raise IndexError(f"the store has samples 0 to {len(self) - 1}, got index {index}")
         shard, position = divmod(index, self.config.shard_samples)
         try:
             return read_sample(shard_path(self.path, self.config, shard), position, self.checksums[index])
@@ -174,18 +188,21 @@ class Store:
 
 
 def open_store(path: str | Path) -> Store:
-    """Open a finished store; its files must be there in full length; their content is compared with its checksum as it is read.
+    """Open a finished store and check the length of its files; reading verifies their content.
+
+    Args:
+        path: Folder of the store.
 
     Raises:
-        InputError: If there is no store, or it is unfinished, or a file has gone, was cut short or
+        InputError: If there is no store, it is unfinished, or a file is missing, truncated or
             replaced.
     """
     path = Path(path)
     config = read_store_config(path)
     manifest = path / MANIFEST
     if not manifest.is_file():
-        there = len(present_shards(path, config))
-        raise InputError(f"{path} is not finished: {there} of its {config.shard_count} shards are there; {AGAIN}")
+        present = len(present_shards(path, config))
+        raise InputError(f"{path} is not finished: {present} of its {config.shard_count} shards are there; {AGAIN}")
     checksums: list[str] = []
     try:
         lines = [json.loads(line) for line in manifest.read_text().splitlines()]
@@ -220,69 +237,82 @@ def read_store_config(store: Path) -> StoreConfig:
     return read_json(StoreConfig, store / CONFIG)
 
 
-def reconcile_config(store: Path, wanted: StoreConfig) -> StoreConfig:
-    """See that ``store`` can take samples of ``wanted``: it is new, or was begun with the same; a larger count makes it grow.
+def reconcile_config(store: Path, requested: StoreConfig) -> StoreConfig:
+    """Check that a store is new or has the requested configuration; a larger count extends it.
+
+    Args:
+        store: Folder of the store.
+        requested: Configuration of the samples to add.
 
     Returns:
-        ``wanted``, but for ``shard_samples``, which stay as they are in a store that grows.
+        ``requested``, with the ``shard_samples`` of an existing store.
 
     Raises:
-        InputError: If ``store`` is a file, or a folder of other things, or a store of another
-            configuration; the fields that differ are named.
+        InputError: If ``store`` is a file, a folder with other files, or a store of another
+            configuration; the message names the fields that differ.
     """
     if store.exists() and not store.is_dir():
         raise InputError(f"{store} is a file; expected a folder for the store")
     if not (store / CONFIG).exists():
         if store.is_dir() and any(not entry.name.startswith(".") for entry in store.iterdir()):
             raise InputError(f"{store} holds other files and no {CONFIG} of a store; name a new or an empty folder")
-        return wanted
+        return requested
     try:
-        there = read_store_config(store)
+        existing = read_store_config(store)
     except InputError as error:
         raise InputError(
-            f"{store / CONFIG} is of no store of this version; name a new or an empty folder ({error})"
+            f"{store / CONFIG} is not a store of this version; name a new or an empty folder ({error})"
         ) from None
-    wanted = replace(wanted, shard_samples=there.shard_samples)
-    same_but_larger = replace(wanted, count=there.count) if wanted.count > there.count else wanted
-    if changed := differences(there, same_but_larger):
+    requested = replace(requested, shard_samples=existing.shard_samples)
+    comparable = replace(requested, count=existing.count) if requested.count > existing.count else requested
+    if changed := differences(existing, comparable):
         raise InputError(
-            f"{store} was started with another configuration ({'; '.join(changed)}); use that one or name another folder"
+            f"{store} was started with another configuration ({'; '.join(changed)}); "
+            "use that one or name another folder"
         )
-    return wanted
+    return requested
 
 
-def begin_store(store: Path, wanted: StoreConfig) -> StoreConfig:
-    """Write the configuration that :func:`reconcile_config` finds, unless it is there.
+def begin_store(store: Path, requested: StoreConfig) -> StoreConfig:
+    """Write the configuration that :func:`reconcile_config` returns, unless it exists.
 
-    Jobs of an array begin a store at once; one at a time decides what it holds. Making shards needs
-    no lock, see :func:`pretraining.samples.synthesize.synthesize`.
+    Jobs of an array may begin a store at the same time; a lock lets one at a time write the
+    configuration. Making shards needs no lock, see
+    :func:`pretraining.samples.synthesize.synthesize`.
+
+    Args:
+        store: Folder of the store.
+        requested: Configuration of the samples to add.
+
+    Returns:
+        The configuration written.
     """
-    config = reconcile_config(store, wanted)
+    config = reconcile_config(store, requested)
     if (store / CONFIG).exists() and read_store_config(store) == config:
         return config
     with hold_lock(store, wait=True):
-        config = reconcile_config(store, wanted)
+        config = reconcile_config(store, requested)
         write_text(store / CONFIG, json.dumps(to_dict(config), indent=2) + "\n")
     return config
 
 
 def finish_store(store: Path) -> int:
-    """Write the manifest if all shards are there, and return how many are not.
+    """Write the manifest if all shards exist; return the number of missing ones.
 
-    Several processes may find that theirs was the last: they write the same.
+    If several processes finish at once, they write the same manifest.
     """
     config = read_store_config(store)
     if missing := config.shard_count - len(present_shards(store, config)):
         return missing
     files = [shard_path(store, config, shard) for shard in range(config.shard_count)]
-    lines = list(_manifest(config, files))
+    lines = list(_manifest_lines(config, files))
     if len(lines) == len(files):
         write_text(store / MANIFEST, "".join(f"{json.dumps(line)}\n" for line in lines))
     return len(files) - len(lines)
 
 
-def _manifest(config: StoreConfig, files: list[Path]) -> Iterator[dict[str, Any]]:
-    """The line of each shard that is what it should be."""
+def _manifest_lines(config: StoreConfig, files: list[Path]) -> Iterator[dict[str, Any]]:
+    """Yield the manifest's line of each valid shard."""
     for number, file in enumerate(files):
         try:
             shard = read_shard(file)

@@ -1,4 +1,4 @@
-"""Samples on the fly, in order, from this process or from worker processes."""
+"""Ordered streams of samples, made in this process or in worker processes."""
 
 from __future__ import annotations
 
@@ -15,33 +15,36 @@ from pretraining.engine.synthesis import EngineConfig, synthesize_pair
 
 
 class Stream(IterableDataset[tuple[int, Any]]):
-    """What can be loaded: yields numbered samples, in a worker process those of :func:`worker_indices`."""
+    """Data set that yields numbered samples; in a worker, those of :func:`worker_indices`."""
 
     device: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairStream(Stream):
-    """Samples ``start``, ``start + stride``, ... of one data set, as (index, :class:`Pair`).
+    """Stream of the samples ``start``, ``start + stride``, ... as (index, :class:`Pair`).
 
     Inside a ``DataLoader(batch_size=None)`` with W workers, each makes every W-th sample, and the
-    loader, which asks its workers in turn, restores the order: samples and order are those of no
-    workers at all.
+    loader, which polls its workers in turn, restores the order. Samples and order do not depend on
+    the number of workers.
     """
 
     bank: TemplateBank
+    """Organ templates."""
     config: EngineConfig
+    """Configuration of the synthesis."""
     seed: int
+    """Seed of the samples."""
     start: int = 0
-    """First index."""
+    """Index of the first sample."""
     stride: int = 1
-    """Between indices; with several ranks, their number."""
+    """Step between indices; with several ranks, their number."""
     length: int | None = None
-    """How many samples; None: without end."""
+    """Number of samples. Default: unlimited."""
     device: str = "cpu"
-    """Where samples are made; worker processes are for the CPU."""
+    """Device that makes samples; worker processes use the CPU."""
     make: Callable[..., Any] = synthesize_pair
-    """Makes a sample, a :class:`Pair` or another named tuple of tensors; to be pickled."""
+    """Function that makes a :class:`Pair` or another named tuple of tensors; can be pickled."""
 
     def __post_init__(self) -> None:
         check_not_negative(start=self.start, length=self.length)
@@ -53,7 +56,13 @@ class PairStream(Stream):
 
 
 def worker_indices(start: int, stride: int, length: int | None) -> Iterator[int]:
-    """The numbers of a stream, or those of them that fall to this worker process of a ``DataLoader``."""
+    """Yield the indices of a stream, or this ``DataLoader`` worker's share of them.
+
+    Args:
+        start: First index.
+        stride: Step between indices.
+        length: Number of indices of the whole stream; None: unlimited.
+    """
     worker = get_worker_info()
     position, step = (worker.id, worker.num_workers) if worker else (0, 1)
     while length is None or position < length:
@@ -65,21 +74,19 @@ def load(stream: Stream, *, workers: int = 0, prefetch: int = 2, pin: bool = Fal
     """Iterate over a stream.
 
     Args:
-        stream: Yields numbered samples.
-        workers: Processes, each one thread wide; 0: this one.
-        prefetch: Samples that each process is ahead at most.
-        pin: Put samples in page-locked memory, from where a GPU copies them while the host goes on;
-            needs CUDA.
+        stream: Stream of numbered samples.
+        workers: Number of worker processes with one thread each; 0: this process.
+        prefetch: Largest number of samples that each worker is ahead.
+        pin: Use of page-locked memory, from which a GPU copies asynchronously; needs CUDA.
 
     Raises:
-        ValueError: If processes were to make samples on another device than the CPU.
+        ValueError: If worker processes would use another device than the CPU.
     """
     if workers and torch.device(stream.device).type != "cpu":
         raise ValueError(
             f"worker processes make samples on the CPU, got device {stream.device!r}; use workers=0 on other devices"
         )
-    # The loader draws a seed for its workers, which they have no use for: from a generator of its
-    # own, not from the global one.
+    # The loader draws an unused seed for its workers; keep it off the global generator.
     loader: DataLoader[tuple[int, Any]] = DataLoader(
         stream,
         batch_size=None,

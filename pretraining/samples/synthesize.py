@@ -1,4 +1,4 @@
-"""Filling an offline store: whole shards, made by one process or many, here or as a share of what several machines make."""
+"""Synthesis of an offline store, shard by shard, by one process or many, on one machine or many."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ from pretraining.samples.store import (
 
 log = logging.getLogger(__name__)
 
-GO_ON = "run the same command again to go on; finished shards stay"
+RESUME = "run the same command again to resume; finished shards stay"
 
 
 @dataclass(frozen=True)
 class Share:
-    """What one machine makes of a store: shards ``number``, ``number + of``, ..."""
+    """Share of a store that one machine makes: shards ``number``, ``number + of``, ..."""
 
     number: int = 0
     of: int = 1
@@ -59,7 +59,7 @@ class Share:
 
     @classmethod
     def parse(cls, text: str) -> Share:
-        """Read ``i/K``."""
+        """Parse ``i/K``."""
         match = re.fullmatch(r"(\d+)/(\d+)", text, re.ASCII)
         if not match:
             raise InputError(f"expected --shard i/K with 0 <= i < K, for example 0/4, got {text!r}")
@@ -68,15 +68,18 @@ class Share:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A store that is wanted."""
+    """Request for a store of samples."""
 
     bank: TemplateBank
+    """Organ templates."""
     engine: EngineConfig
+    """Configuration of the synthesis."""
     count: int
-    """Of samples."""
+    """Number of samples."""
     seed: int = 0
+    """Seed of the samples."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where samples are made."""
+    """Device that makes samples."""
 
     def __post_init__(self) -> None:
         check_bank(self.bank, self.engine)
@@ -90,7 +93,7 @@ class Request:
             raise InputError(f"expected --seed from 0 to 2**63 - 1, got {self.seed}")
 
     def config(self) -> StoreConfig:
-        """Of a new store."""
+        """Return the configuration of a new store."""
         return StoreConfig(
             count=self.count,
             seed=self.seed,
@@ -104,28 +107,27 @@ class Request:
 def synthesize(
     request: Request, store: Path, *, share: Share | None = None, workers: int = 1, verify: bool = False
 ) -> int:
-    """Make what is missing of a store, or of one share of it.
+    """Synthesize the missing samples of a store, or of one share of it.
 
     A sample is a pure function of (templates, engine, seed, index): the store's bytes depend
-    neither on the number of workers and shares nor on how often it was stopped. Two processes that
-    make the same share do each other no harm, as a shard appears whole and both write the same; nor
-    do they help each other.
+    neither on the number of workers and shares nor on interruptions. Two processes that make the
+    same share repeat each other's work but do no harm, because shards are written atomically and
+    both write the same bytes.
 
     Args:
-        store: Folder; a new one or one that was begun with the same request. A larger ``count``
-            makes a store grow.
-        share: What to make; None: all.
-        workers: Processes that make samples, each one thread wide; 0 or 1: this one.
-        verify: Decode the samples that are there already and make damaged ones anew. Otherwise a
-            shard counts if its file is whole and says that it holds what it should.
+        request: Samples to synthesize.
+        store: Folder, new or begun with the same request. A larger ``count`` extends a store.
+        share: Share of the store to make. Default: all.
+        workers: Number of processes with one thread each; 0 or 1: this process.
+        verify: Decode existing samples and make damaged ones again. Otherwise a shard counts as
+            present if its file is complete and its metadata match.
 
     Returns:
-        How many shards of the whole store are still missing.
+        Number of shards of the whole store that are still missing.
 
     Raises:
-        InputError: If the store is of another configuration, or the disk too small for what is to
-            come.
-        CommandFailed: If the disk is full or a worker was ended from outside; finished shards stay.
+        InputError: If the store has another configuration, or its disk is too small.
+        CommandFailed: If the disk is full or a worker was killed; finished shards stay.
         Interrupted: After Ctrl-C or SIGTERM; finished shards stay.
     """
     if workers < 0:
@@ -134,21 +136,23 @@ def synthesize(
     share = share or Share()
     config = reconcile_config(store, request.config())
     own = range(share.number, config.shard_count, share.of)
-    with _told_how_to_go_on(store), stop_signals_interrupt():
-        missing = _missing(store, config, own, workers=max(1, workers), verify=verify)
-        log.info("%s, share %s: %d of %d shards are there", store, share, len(missing.present), len(own))
-        _make(request, store, config, missing, workers=max(1, workers))
+    with _explain_failures(store), stop_signals_interrupt():
+        missing = _find_missing(store, config, own, workers=max(1, workers), verify=verify)
+        log.info("%s, share %s: %d of %d shards exist", store, share, len(missing.present), len(own))
+        _write_missing(request, store, config, missing, workers=max(1, workers))
         still_missing = finish_store(store)
     log.info(
         "%s: %s",
         store,
-        f"{still_missing} shards are still missing" if still_missing else f"all {config.count} samples are there",
+        f"{still_missing} shards are still missing" if still_missing else f"all {config.count} samples exist",
     )
     return still_missing
 
 
-def _make(request: Request, store: Path, config: StoreConfig, indices: MissingSamples, *, workers: int) -> None:
-    make = sample_maker(request)
+def _write_missing(
+    request: Request, store: Path, config: StoreConfig, indices: MissingSamples, *, workers: int
+) -> None:
+    make = packed_sample_maker(request)
     others = len(MissingSamples.on_disk(store, config)) - len(MissingSamples.on_disk(store, config, indices.shards))
     first = estimate_cost(make, indices, store, workers=workers, others=others)
     begin_store(store, config)
@@ -156,31 +160,35 @@ def _make(request: Request, store: Path, config: StoreConfig, indices: MissingSa
         return
     rest = islice(indices, len(first), None)
     samples: dict[int, PackedSample] = {}
-    # A job's log should not fill with bars.
+    # Update rarely in a job's log, where every update is a new line.
     bar = tqdm(total=len(indices), unit="sample", dynamic_ncols=True, mininterval=1.0 if sys.stderr.isatty() else 30.0)
     made = imap_unordered(make, rest, processes=max(1, min(workers, len(indices) - len(first))))
-    # Written beside: a process that waits for its disk would let the workers wait for their next
-    # sample. One at a time, to bound memory.
+    # Write in a thread, so that workers do not wait for the disk; one shard at a time, to bound
+    # memory.
     writing: Future[None] | None = None
     with logging_redirect_tqdm([logging.getLogger()]), bar, closing(made), ThreadPoolExecutor(1) as writer:
         for index, sample in chain(first, made):
             samples[index] = sample
             shard = index // config.shard_samples
-            wanted = config.indices(shard)
-            if all(i in samples for i in wanted):
+            members = config.indices(shard)
+            if all(i in samples for i in members):
                 if writing:
                     writing.result()
-                path, content = shard_path(store, config, shard), [samples.pop(i) for i in wanted]
+                path, content = shard_path(store, config, shard), [samples.pop(i) for i in members]
                 writing = writer.submit(
-                    write_shard, path, content, store=config.digest, first=wanted[0], side=config.engine.side
+                    write_shard, path, content, store=config.digest, first=members[0], side=config.engine.side
                 )
             bar.update()
         if writing:
             writing.result()
 
 
-def sample_maker(request: Request) -> Callable[[int], PackedSample]:
-    """Index → compressed sample of ``request``; can be sent to another process."""
+def packed_sample_maker(request: Request) -> Callable[[int], PackedSample]:
+    """Return the function from an index to its compressed sample; it can be pickled.
+
+    Args:
+        request: Samples to synthesize.
+    """
     return functools.partial(_make_sample, request.bank, request.engine, request.seed, request.device)
 
 
@@ -188,53 +196,57 @@ def _make_sample(bank: TemplateBank, engine: EngineConfig, seed: int, device: st
     return pack(synthesize_stored(bank, engine, seed=seed, index=index, device=device))
 
 
-def _missing(store: Path, config: StoreConfig, shards: range, *, workers: int, verify: bool) -> MissingSamples:
-    """Samples of ``shards`` to be made: those whose file is not there or not what it should be."""
-    find = functools.partial(_fault, store, config, verify)
-    there = sorted(MissingSamples.on_disk(store, config, shards).present)
+def _find_missing(store: Path, config: StoreConfig, shards: range, *, workers: int, verify: bool) -> MissingSamples:
+    """Find the samples of ``shards`` whose file is missing or invalid."""
+    find = functools.partial(_find_fault, store, config, verify)
+    existing = sorted(MissingSamples.on_disk(store, config, shards).present)
     faults: dict[int, str | None] = {}
-    # Without decoding, a process would take longer to start than to do it.
-    with closing(imap_unordered(find, there, processes=workers if verify else 1)) as found:
+    # Without decoding, starting processes would take longer than the work.
+    with closing(imap_unordered(find, existing, processes=workers if verify else 1)) as found:
         for shard, fault in tqdm(
-            found, total=len(there), unit="shard", desc="verifying", dynamic_ncols=True, disable=not verify
+            found, total=len(existing), unit="shard", desc="verifying", dynamic_ncols=True, disable=not verify
         ):
             faults[shard] = fault
-    for shard in there:
+    for shard in existing:
         if faults[shard]:
-            log.warning("made anew: %s", faults[shard])
-    return MissingSamples(config, shards, frozenset(shard for shard in there if faults[shard] is None))
+            log.warning("made again: %s", faults[shard])
+    return MissingSamples(config, shards, frozenset(shard for shard in existing if faults[shard] is None))
 
 
-def _fault(store: Path, config: StoreConfig, verify: bool, number: int) -> str | None:
-    """Why a shard has to be made, empty if that needs no word; None if it is there, by what it says or, with ``verify``, what it holds."""
-    path, wanted = shard_path(store, config, number), config.indices(number)
+def _find_fault(store: Path, config: StoreConfig, verify: bool, number: int) -> str | None:
+    """Return the reason to make a shard again, None if it is valid.
+
+    The reason is empty for a missing file and for the last shard of a store that has grown.
+    """
+    path, expected = shard_path(store, config, number), config.indices(number)
     if not path.exists():
         return ""
     try:
         shard = read_shard(path)
-        if (shard.store, shard.first, shard.side) != (config.digest, wanted[0], config.engine.side):
-            return f"{path} belongs to another store or place"
-        if len(shard.checksums) != len(wanted):  # the last one of a store that has grown
+        if (shard.store, shard.first, shard.side) != (config.digest, expected[0], config.engine.side):
+            return f"{path} belongs to another store or position"
+        if len(shard.checksums) != len(expected):  # the last one of a store that has grown
             return ""
         if verify:
             verify_shard(path, shard)
-    except InputError as reason:
-        return str(reason)
+    except InputError as error:
+        return str(error)
     return None
 
 
 @contextmanager
-def _told_how_to_go_on(store: Path) -> Iterator[None]:
+def _explain_failures(store: Path) -> Iterator[None]:
+    """Turn interruptions, lost workers and a full disk into one line each."""
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        raise Interrupted(f"{store}: stopped; {GO_ON}", signal_of(interrupt)) from None
+        raise Interrupted(f"{store}: stopped; {RESUME}", signal_of(interrupt)) from None
     except ProcessLost as lost:
         raise CommandFailed(
-            f"a worker was ended from outside, most likely because memory ran out, at one of numbers {sorted(lost.items)} of {store}; "
-            f"{GO_ON}, with fewer --workers"
+            f"a worker was killed, most likely because memory ran out, at one of samples {sorted(lost.items)} of "
+            f"{store}; {RESUME}, with fewer --workers"
         ) from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise CommandFailed(f"no space left on the disk of {store}: make room, then {GO_ON}") from error
+        raise CommandFailed(f"no space left on the disk of {store}: make room, then {RESUME}") from error

@@ -18,9 +18,8 @@ from pretraining.engine.label_models import LABEL_MODELS
 from pretraining.engine.online import apply_online, sample_online
 from pretraining.engine.synthesis import EngineConfig, Pair
 from pretraining.learning.objectives import contrastive as model
-from pretraining.learning.objectives.choice import ObjectiveConfig, make_objective
+from pretraining.learning.objectives.choice import ObjectiveConfig, make_objective, total_loss
 from pretraining.learning.objectives.moved_views import MovedViews
-from pretraining.learning.state import total
 from pretraining.templates.procedural import procedural_bank
 from tests.benchmarks.launches import counted_launches
 from tests.oracles.plain_unet import plain_features
@@ -72,7 +71,7 @@ def launches_of_a_step(*, triton: bool) -> Counter[str]:
         sample = Pair(torch.zeros((128,) * 3, dtype=torch.uint8), torch.rand((2, 128, 128, 128)))
         launches.by_file.clear()
         with torch.autocast("cpu", torch.bfloat16):
-            loss = total(objective, objective(sample, generator=torch.Generator()))
+            loss = total_loss(objective, objective(sample, generator=torch.Generator()))
         loss.backward()
     return launches.by_file
 

@@ -1,7 +1,7 @@
-"""What is learned: one of the paper's objectives, all with one face for one training loop.
+"""The paper's training objectives behind one interface.
 
-An objective holds the ``backbone`` and whatever heads it needs. Called with a sample of one label
-map and a generator, it returns the values of its ``terms``; the loss is their sum with its
+An objective holds the ``backbone`` and the heads that it needs. Called with a sample of one label
+map and a generator, it returns the losses of its ``terms``; the total loss is their sum with its
 ``weights``. Batch statistics are per label map.
 """
 
@@ -12,8 +12,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
+import torch
+from torch import Tensor
+
 from pretraining.backbone.unet import UNetConfig
 from pretraining.common.checks import check_choice, check_within
+from pretraining.common.random import noise_generator, sample_generator
 from pretraining.engine.synthesis import Pair, synthesize_pair
 from pretraining.engine.targets import CleanPair, synthesize_classes, synthesize_with_clean
 from pretraining.learning.objectives.contrastive import ContrastiveConfig, ContrastiveModel
@@ -27,21 +31,20 @@ Kind = Literal["contrastive", "label_free", "denoising", "segmentation"]
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
-    """Which objective, and the settings of each."""
+    """Choice of the objective, and settings of each."""
 
     kind: Kind = "contrastive"
-    """``contrastive``: eq. 1. ``label_free``, ``denoising``: App. B.7. ``segmentation``: of kinds
-    of shapes, the rival of formula-driven pretraining.
+    """Objective: contrastive (eq. 1), label_free or denoising (App. B.7), or segmentation of kinds
+    of shapes (formula-driven pretraining).
     """
     contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
-    """Its number of positions is also that of ``label_free``."""
+    """Settings of contrastive; its number of positions applies to label_free, too."""
     label_free: LabelFreeConfig = field(default_factory=LabelFreeConfig)
+    """Settings of label_free."""
     projection: ProjectionConfig = field(default_factory=ProjectionConfig)
-    """Heads of ``contrastive`` and ``label_free``."""
+    """Projection heads of contrastive and label_free."""
     kinds: int = 8
-    """Kinds of organ with a class of their own, for ``segmentation``; there are 8 kinds of
-    procedural shapes.
-    """
+    """Number of organ kinds that are classes of segmentation; procedural shapes have 8."""
 
     def __post_init__(self) -> None:
         check_choice(("contrastive", "label_free", "denoising", "segmentation"), kind=self.kind)
@@ -49,7 +52,12 @@ class ObjectiveConfig:
 
 
 def make_objective(config: ObjectiveConfig, backbone: UNetConfig) -> Objective:
-    """The module to train."""
+    """Build the module to train.
+
+    Args:
+        config: Choice and settings of the objective.
+        backbone: Architecture of the backbone.
+    """
     if config.kind == "contrastive":
         return ContrastiveModel(backbone, config.projection, config.contrastive)
     if config.kind == "label_free":
@@ -60,9 +68,37 @@ def make_objective(config: ObjectiveConfig, backbone: UNetConfig) -> Objective:
 
 
 def sample_maker(config: ObjectiveConfig) -> Callable[..., Pair | CleanPair]:
-    """What makes the samples that an objective learns from; has the signature of :func:`synthesize_pair`, and can be pickled."""
+    """Return the function that synthesizes the samples of an objective.
+
+    Args:
+        config: Choice of the objective.
+
+    Returns:
+        A function with the signature of :func:`synthesize_pair`, which can be pickled.
+    """
     if config.kind == "denoising":
         return synthesize_with_clean
     if config.kind == "segmentation":
         return partial(synthesize_classes, kinds=config.kinds)
     return synthesize_pair
+
+
+def compute_losses(model: Objective, sample: Pair, index: int, seed: int) -> Tensor:
+    """Compute the losses of one sample; all random draws follow from its index.
+
+    Args:
+        model: Objective.
+        sample: Sample of one label map.
+        index: Index of the sample.
+        seed: Seed of the training.
+
+    Returns:
+        (terms,) float32, not yet weighted.
+    """
+    noise_seed = int(torch.randint(2**62, (), generator=sample_generator(seed, index, "positions")))
+    return model(sample, generator=noise_generator(noise_seed, sample.labels.device))
+
+
+def total_loss(model: Objective, losses: Tensor) -> Tensor:
+    """Return the () weighted sum of an objective's (terms,) losses."""
+    return sum(weight * loss for weight, loss in zip(model.weights, losses, strict=True))

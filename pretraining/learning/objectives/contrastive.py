@@ -1,4 +1,4 @@
-"""What is trained: the backbone, a projection head per level, and the loss over them (Fig. 3)."""
+"""Contrastive objective: backbone, one projection head per level, and the loss (Fig. 3)."""
 
 from __future__ import annotations
 
@@ -19,8 +19,14 @@ from pretraining.learning.objectives.sampling import BlockLabel, sample_position
 
 
 def contrastive_taps(config: UNetConfig) -> tuple[str, ...]:
-    """The six convolutions of the published code, for any depth: the end of the encoder, the bottleneck, the first of
-    every decoder level but the finest, and the output.
+    """Name the convolutions whose outputs enter the loss, as in the published code.
+
+    Args:
+        config: Architecture of the backbone, of any depth.
+
+    Returns:
+        The end of the encoder, the bottleneck, the first convolution of every decoder level but the
+        finest, and the output.
 
     Notes:
         For the paper's four poolings these are the flat layers 27, 31, 38, 45, 52 and 65. The text
@@ -32,30 +38,28 @@ def contrastive_taps(config: UNetConfig) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastiveConfig:
-    """The loss of eq. 1 and the voxels that it sees."""
+    """Settings of the loss of eq. 1 and of the voxels that enter it."""
 
     positions: int = 512
-    """Voxels drawn at every level, the same in both views."""
+    """Number of voxels drawn at every level, the same in both views."""
     balanced_share: float = 1.0
-    """Of the chance by which positions are drawn, what is dealt out to labels alike; 0 is the
-    published way, all voxels alike.
-    """
+    """Share of the sampling probability split evenly among labels; 0: none, as published."""
     temperature: float = 0.33
-    """τ of eq. 1."""
+    """Temperature τ of eq. 1."""
     balanced_denominator: bool = False
-    """Let every label count once in the loss's denominator, whatever its size."""
+    """Equal weight of all labels in the loss's denominator, whatever their size."""
     rarity_weights: bool = False
-    """Let every label count the same among the anchors, whatever its size."""
+    """Equal weight of all labels among the anchors, whatever their size."""
     max_shift_vox: int = 0
-    """The two views are moved against each other by up to so many voxels along each axis, and their
-    windows are so much smaller than the samples; 0 is the paper's way.
+    """Largest shift between the two views along each axis, voxels; windows are smaller than the
+    samples by as much. 0: none, as in the paper.
     """
     pose: PoseConfig = field(default_factory=PoseConfig)
     """Rotation and scale of the second view."""
     local: LocalMatchingConfig = field(default_factory=LocalMatchingConfig)
-    """A term that asks for the same voxel in the other view."""
+    """Additional term that matches each voxel to the same voxel in the other view."""
     block_label: BlockLabel = "centre"
-    """Which voxel's label a block of a coarse grid has; ``corner`` is the published way."""
+    """Voxel that gives a coarse grid's block its label; corner is as in the published code."""
 
     def __post_init__(self) -> None:
         check_not_negative(max_shift_vox=self.max_shift_vox)
@@ -65,7 +69,7 @@ class ContrastiveConfig:
 
 
 class ContrastiveModel(nn.Module):
-    """Backbone and projection heads; one label map at a time."""
+    """Backbone and projection heads with the contrastive loss of one label map."""
 
     def __init__(self, backbone: UNetConfig, projection: ProjectionConfig, config: ContrastiveConfig) -> None:
         super().__init__()
@@ -84,19 +88,19 @@ class ContrastiveModel(nn.Module):
         self.local = LocalMatching(config.local) if config.local.weight else None
 
     def forward(self, sample: Pair, *, generator: Generator) -> Tensor:
-        """Loss of one label map at every level.
+        """Compute the loss of one label map at every level.
 
         Args:
             sample: Two views, (2, X, Y, Z) in [0, 1], of labels (X, Y, Z).
-            generator: Draws the positions, the same places in both views; on the device of the
-                labels.
+            generator: Random generator of the positions, the same in both views; on the device of
+                the labels.
 
         Returns:
-            (len(self.terms),) float32; the total loss is their mean.
+            (len(self.terms),) float32; the total loss is their sum with ``self.weights``.
         """
         config = self.config
-        # The windows' places are drawn on the host, which must not wait for the device; the seed
-        # lies on the host.
+        # Draw the windows on the host, which knows the generator's seed without waiting for the
+        # device.
         moved = move_views(sample, config.max_shift_vox, noise_generator(generator.initial_seed(), "cpu"), config.pose)
         matched = {level: config.local.tap(level) for level in config.local.levels} if self.local else {}
         features = self.backbone.features(moved.views[:, None], tuple(dict.fromkeys((*self.taps, *matched.values()))))

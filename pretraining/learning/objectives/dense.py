@@ -1,4 +1,4 @@
-"""Objectives with a target in every voxel: denoising (App. B.7), and segmenting kinds of shapes."""
+"""Objectives with a target in every voxel: denoising (App. B.7) and segmentation of shapes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pretraining.engine.targets import CleanPair, class_count
 
 
 class Denoising(nn.Module):
-    """Restore the Gaussian mixture under texture and artefacts: one more convolution, L1."""
+    """Removal of texture and artefacts from the Gaussian mixture: one more convolution, L1."""
 
     terms = ("l1",)
     weights = (1.0,)
@@ -23,17 +23,17 @@ class Denoising(nn.Module):
         self.head = nn.Conv3d(backbone.out_channels, 1, 1)
 
     def forward(self, sample: CleanPair, *, generator: Generator) -> Tensor:
-        """(1,) float32; nothing is drawn."""
+        """Return the (1,) float32 loss; draws nothing."""
         restored = self.head(self.backbone(sample.views[:, None]))[:, 0].float()
         return (restored - sample.clean).abs().mean()[None]
 
 
 class Segmentation(nn.Module):
-    """Tell kinds of shapes apart in every voxel: one more convolution, Dice and cross-entropy.
+    """Segmentation of kinds of shapes: one more convolution, Dice and cross-entropy.
 
     Notes:
         With procedural shapes this is formula-driven pretraining, as in PrimGeoSeg (Tadokoro et
-        al., 2023), the paper's strongest rival.
+        al., 2023), the strongest method that the paper compares with.
     """
 
     terms = ("dice", "cross_entropy")
@@ -45,18 +45,21 @@ class Segmentation(nn.Module):
         self.head = nn.Conv3d(backbone.out_channels, class_count(kinds), 1)
 
     def forward(self, sample: Pair, *, generator: Generator) -> Tensor:
-        """(2,) float32; the sample's labels are classes, and nothing is drawn."""
+        """Return the (2,) float32 losses; the sample's labels are classes. Draws nothing."""
         logits = self.head(self.backbone(sample.views[:, None])).float()
         truth = sample.labels.long().expand(len(logits), -1, -1, -1)
         return torch.stack([mean_dice_loss(logits, sample.labels), functional.cross_entropy(logits, truth)])
 
 
 def mean_dice_loss(logits: Tensor, classes: Tensor) -> Tensor:
-    """1 - soft Dice, the mean over the classes that occur.
+    """Compute 1 - soft Dice, averaged over the classes that occur.
 
     Args:
-        logits: (B, K, X, Y, Z).
-        classes: (X, Y, Z) integers, the same for all of B.
+        logits: (B, K, X, Y, Z) scores of the K classes.
+        classes: (X, Y, Z) integers, the same for the whole batch.
+
+    Returns:
+        () float32.
     """
     probability = logits.softmax(dim=1).transpose(0, 1).flatten(1)
     truth = functional.one_hot(classes.long().flatten().repeat(len(logits)), logits.shape[1]).T.to(probability.dtype)

@@ -1,4 +1,4 @@
-"""Learning without labels: what lies at one place in two views should look alike (App. B.7, Ren et al. 2022)."""
+"""Label-free objective: features agree between both views (App. B.7, Ren et al. 2022)."""
 
 from __future__ import annotations
 
@@ -18,31 +18,29 @@ from pretraining.learning.objectives.sampling import features_at
 
 @dataclass(frozen=True, kw_only=True)
 class LabelFreeConfig:
-    """Weights of what keeps features from collapsing; the defaults are the paper's."""
+    """Weights of the terms that keep features from collapsing; the defaults are the paper's."""
 
     variance: float = 0.01
-    """Of the hinge on each embedding dimension's std."""
+    """Weight of the hinge on each embedding dimension's standard deviation."""
     covariance: float = 0.01
-    """Of the squared covariances between dimensions."""
+    """Weight of the squared covariances between dimensions."""
     orthogonality: float = 100.0
-    """Of the squared cosines between skipped and decoded features, which should not say the same
-    twice.
-    """
+    """Weight of the squared cosines between skipped and decoded features, against redundancy."""
 
     def __post_init__(self) -> None:
         check_not_negative(variance=self.variance, covariance=self.covariance, orthogonality=self.orthogonality)
 
 
 class LabelFree(nn.Module):
-    """Backbone, a projection head and a predictor per level.
+    """Backbone with a projection head and a predictor per level.
 
     Notes:
         Predictors and the stopped gradient follow SimSiam (Chen and He, 2021), as Ren et al. do.
-        Variance and covariance are taken of embeddings of length √d, whose dimensions have a std of
-        1 if nothing has collapsed. The paper does not say between which tensors features are made
-        orthogonal. As with Ren et al., it is the last convolution before a skip and the first after
-        it; they compare embeddings of drawn voxels, here the features themselves are compared, at
-        all voxels.
+        Variance and covariance are computed from embeddings of length √d, whose dimensions have a
+        standard deviation of 1 if nothing has collapsed. The paper does not say which features are
+        made orthogonal. Here, as in Ren et al., they come from the last convolution before a skip
+        and the first one after it. Ren et al. compare embeddings of sampled voxels; here the
+        features themselves are compared, at all voxels.
     """
 
     terms = ("similarity", "variance", "covariance", "orthogonality")
@@ -71,29 +69,29 @@ class LabelFree(nn.Module):
         )
 
     def forward(self, sample: Pair, *, generator: Generator) -> Tensor:
-        """(4,) float32: the terms, not yet weighted; labels are not looked at."""
+        """Return the (4,) float32 terms, not yet weighted; labels are not used."""
         views = sample.views
-        found = self.backbone.features(
+        features = self.backbone.features(
             views[:, None], tuple({*self.taps, *(tap for pair in self.skips for tap in pair)})
         )
         with torch.autocast(views.device.type, enabled=False):
             terms = []
             for tap, level, head, predictor in zip(self.taps, self.levels, self.heads, self.predictors, strict=True):
-                drawn = _anywhere(views[0].numel() // 8**level, self.positions, generator)
-                embedded = head(features_at(found[tap], drawn).float())
+                drawn = _sample_uniform(views[0].numel() // 8**level, self.positions, generator)
+                embedded = head(features_at(features[tap], drawn).float())
                 predicted = predictor(embedded.flatten(0, 1)).unflatten(0, embedded.shape[:2])
                 cosine = functional.cosine_similarity(predicted, embedded.detach().flip(0), dim=2)
-                terms.append(torch.stack([-cosine.mean(), *_spread(embedded.flatten(0, 1))]))
+                terms.append(torch.stack([-cosine.mean(), *_collapse_terms(embedded.flatten(0, 1))]))
             cosines = [
-                functional.cosine_similarity(found[before].float(), found[after].float(), dim=1)
+                functional.cosine_similarity(features[before].float(), features[after].float(), dim=1)
                 for before, after in self.skips
             ]
             orthogonality = torch.stack([cosine.square().mean() for cosine in cosines]).mean()
             return torch.cat([torch.stack(terms).mean(dim=0), orthogonality[None]])
 
 
-def _spread(embedded: Tensor) -> tuple[Tensor, Tensor]:
-    """Variance and covariance term of (n, d)."""
+def _collapse_terms(embedded: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the variance and the covariance term of (n, d) embeddings."""
     d = embedded.shape[1]
     scaled = functional.normalize(embedded, dim=1) * d**0.5
     variance = functional.relu(1 - scaled.var(dim=0).add(1e-4).sqrt()).mean()
@@ -101,6 +99,6 @@ def _spread(embedded: Tensor) -> tuple[Tensor, Tensor]:
     return variance, (covariance.square().sum() - covariance.diagonal().square().sum()) / d
 
 
-def _anywhere(voxels: int, count: int, generator: Generator) -> Tensor:
-    """Distinct flat indices, all voxels alike."""
+def _sample_uniform(voxels: int, count: int, generator: Generator) -> Tensor:
+    """Draw distinct flat indices, uniformly over all voxels."""
     return torch.rand(voxels, generator=generator, device=generator.device).topk(min(count, voxels)).indices

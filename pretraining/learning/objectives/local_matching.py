@@ -1,8 +1,8 @@
-"""Local matching: features find the same voxel in the other view, among its neighbours and among far places.
+"""Local matching: identify a voxel in the other view, among its neighbours and distant voxels.
 
-The contrastive loss (eq. 1) draws all voxels of an organ together. It does not ask where in the
-organ a voxel lies, which is what a registration needs to know. This term asks exactly that, of the
-features as they are used: standardized, compared by squared difference. Each channel is
+The contrastive loss (eq. 1) attracts all voxels of an organ to each other. It does not encode the
+location within the organ, which registration needs. This term does, for the features as
+registration uses them: standardized and compared by squared difference. Each channel is
 standardized over the anchors of its view.
 """
 
@@ -20,35 +20,31 @@ from pretraining.learning.objectives.moved_views import CommonBox
 from pretraining.learning.objectives.sampling import features_at, flat_index, sample_positions
 
 _LEAST_STD = 1e-4
-"""Of a channel, so that one that is constant stays 0."""
+"""Lower bound of a channel's standard deviation, so that a constant channel stays 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocalMatchingConfig:
-    """Anchors, candidates and weight of the local matching term."""
+    """Settings of the local matching term: anchors, candidates and weight."""
 
     weight: float = 0.0
-    """Of the term, the mean of eq. 1's levels having weight 1; 0 leaves it out, as in the paper."""
+    """Weight of the term relative to the mean of eq. 1's levels; 0: none, as in the paper."""
     anchors: int = 1024
-    """Voxels of one view that are sought in the other, drawn half by label and half anywhere."""
+    """Number of voxels to match, drawn half by label and half uniformly."""
     near_vox: int = 2
-    """All places up to this distance along each axis are candidates."""
+    """Distance along each axis up to which all voxels are candidates."""
     shells_vox: tuple[int, ...] = (4, 8)
     """Distances along each axis of 26 further candidates each."""
     far: bool = True
-    """Whether the places of all other anchors are candidates, so that features do not repeat within
-    an organ.
-    """
+    """Use of all other anchors as candidates, so that features do not repeat within an organ."""
     levels: tuple[int, ...] = (0,)
-    """Grids on which voxels are matched: 0 is the output, l the first convolution of decoder level
-    l. Distances are in its voxels.
+    """Levels whose voxels are matched: 0 is the output, l the first convolution of decoder level l.
+    Distances are in voxels of the level.
     """
     sigma_vox: float = 0.4
-    """Standard deviation of the Gaussian around the true place that is the target."""
+    """Standard deviation of the Gaussian target around the true location, voxels."""
     inverse_temperature: float = 5.0
-    """Factor of the mean squared difference at the start of a training; it is learned, one for each
-    level.
-    """
+    """Initial factor of the mean squared difference; learned, one per level."""
 
     def __post_init__(self) -> None:
         check_not_negative(weight=self.weight, levels=self.levels)
@@ -61,15 +57,15 @@ class LocalMatchingConfig:
             raise InputError(f"levels: expected distinct numbers, at least one, found {self.levels}")
 
     def tap(self, level: int) -> str:
-        """The convolution whose output is matched at a level."""
+        """Return the name of the convolution whose output is matched at a level."""
         return f"decoder.{level}.0" if level else "output"
 
 
 class LocalMatching(nn.Module):
-    """Cross-entropy of the true place among candidates, in both directions.
+    """Cross-entropy of the true location among candidates, in both directions.
 
     Args:
-        config: Anchors and candidates.
+        config: Settings of anchors and candidates.
     """
 
     offsets: Tensor
@@ -84,39 +80,38 @@ class LocalMatching(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Set the start of a training, and the constants, which are not part of the state."""
+        """Set the initial parameters, and the constants, which the state dict does not contain."""
         config = self.config
         with torch.no_grad():
             self.offsets.copy_(candidate_offsets(config.near_vox, config.shells_vox))
             self.log_inverse_temperature.fill_(math.log(config.inverse_temperature))
 
     def forward(self, boxes: list[CommonBox], features: list[Tensor], generator: Generator) -> Tensor:
-        """Mean loss over the levels.
+        """Compute the mean loss over the levels.
 
         Args:
-            boxes: What both views show, on each of ``config.levels``.
-            features: (2, C, X, Y, Z) of both views on each of them.
-            generator: Draws the anchors; on the features' device.
+            boxes: Overlap of both views, for each of ``config.levels``.
+            features: (2, C, X, Y, Z) features of both views, for each level.
+            generator: Random generator of the anchors; on the features' device.
 
         Returns:
             () float32.
         """
         losses = []
-        for box, found, log_factor in zip(boxes, features, self.log_inverse_temperature, strict=True):
-            losses.append(self._of_level(box, found, log_factor.exp(), generator))
+        for box, level_features, log_factor in zip(boxes, features, self.log_inverse_temperature, strict=True):
+            losses.append(self._level_loss(box, level_features, log_factor.exp(), generator))
         return torch.stack(losses).mean()
 
-    def _of_level(self, box: CommonBox, features: Tensor, factor: Tensor, generator: Generator) -> Tensor:
+    def _level_loss(self, box: CommonBox, features: Tensor, factor: Tensor, generator: Generator) -> Tensor:
         drawn = sample_positions(box.labels, self.config.anchors, balanced_share=0.5, generator=generator)
         first = box.places(drawn)
         exact = box.counterparts(first)
         second = exact.round().long()
         places = torch.stack((first, second))
-        # Places agree to half a voxel; the target lies where the true place is.
+        # Voxels agree to half a voxel; the target is centred at the exact location.
         fractions = torch.stack((box.origins(second) - first, exact - second))
         around = places[:, :, None] + self.offsets
-        # All that is read of the features is read at once: every reading has a gradient of the size
-        # of the volume.
+        # Read all features at once: every read has a gradient of the size of the volume.
         last = around.new_tensor(box.shape) - 1
         inside = ((around >= 0) & (around <= last)).all(dim=-1)
         candidates = features_at(features, flat_index(around.clamp(min=0).minimum(last), box.shape).flatten(1)).float()
@@ -126,23 +121,24 @@ class LocalMatching(nn.Module):
         scale = std.clamp_min(_LEAST_STD).reciprocal()
         anchors, candidates = (anchors - mean) * scale, (candidates - mean[:, :, None]) * scale[:, :, None]
         loss = features.new_zeros((), dtype=torch.float32)
-        for here, there in ((0, 1), (1, 0)):
-            logits = -factor * (anchors[here, :, None] - candidates[there]).square().mean(dim=-1)
-            logits = logits.masked_fill(~inside[there], -torch.inf)
+        for own, other in ((0, 1), (1, 0)):
+            logits = -factor * (anchors[own, :, None] - candidates[other]).square().mean(dim=-1)
+            logits = logits.masked_fill(~inside[other], -torch.inf)
             if self.config.far:
-                logits = torch.cat([logits, self._far(anchors[here], anchors[there], places[there], factor)], dim=1)
-            distances = (self.offsets - fractions[there][:, None]).square().sum(dim=-1)
+                logits = torch.cat(
+                    [logits, self._far_logits(anchors[own], anchors[other], places[other], factor)], dim=1
+                )
+            distances = (self.offsets - fractions[other][:, None]).square().sum(dim=-1)
             target = (
-                (-distances / (2 * self.config.sigma_vox**2)).masked_fill(~inside[there], -torch.inf).softmax(dim=1)
+                (-distances / (2 * self.config.sigma_vox**2)).masked_fill(~inside[other], -torch.inf).softmax(dim=1)
             )
             log_probability = logits.log_softmax(dim=1)[:, : len(self.offsets)]
             loss = loss - torch.where(target > 0, target * log_probability, 0).sum(dim=1).mean() / 2
         return loss
 
-    def _far(self, anchors: Tensor, others: Tensor, places: Tensor, factor: Tensor) -> Tensor:
-        """(n, n) logits of the places of the other anchors; those among the near candidates already do not count again."""
-        # Mean squared difference by the binomial formula: one matrix product in place of (n, n, C)
-        # differences.
+    def _far_logits(self, anchors: Tensor, others: Tensor, places: Tensor, factor: Tensor) -> Tensor:
+        """Return (n, n) logits of the other anchors; -inf for those among the near candidates."""
+        # By the binomial formula: one matrix product instead of (n, n, C) differences.
         squared = (
             anchors.square().mean(-1)[:, None] + others.square().mean(-1) - 2 * anchors @ others.T / anchors.shape[-1]
         )
@@ -151,9 +147,14 @@ class LocalMatching(nn.Module):
 
 
 def candidate_offsets(near_vox: int, shells_vox: tuple[int, ...]) -> Tensor:
-    """(K, 3) int64: all offsets up to ``near_vox`` along each axis, then 26 directions at the distance of each shell.
+    """List the offsets of the candidates from the true location, (0, 0, 0), which is one of them.
 
-    The true place, (0, 0, 0), is one of them. Every offset occurs once.
+    Args:
+        near_vox: Distance along each axis up to which all offsets are included, voxels.
+        shells_vox: Distances of shells of 26 further offsets each, voxels.
+
+    Returns:
+        (K, 3) int64, voxels; every offset occurs once.
     """
     near, directions = _cube(near_vox), _cube(1)
     shells = [directions[directions.any(dim=1)] * shell for shell in shells_vox if shell > near_vox]
@@ -161,6 +162,6 @@ def candidate_offsets(near_vox: int, shells_vox: tuple[int, ...]) -> Tensor:
 
 
 def _cube(reach: int) -> Tensor:
-    """((2 * reach + 1)^3, 3) int64 on the CPU, also where modules are being made without memory."""
+    """Return ((2 * reach + 1)^3, 3) int64 offsets, on the CPU even under a meta device."""
     steps = torch.arange(-reach, reach + 1, device="cpu")
     return torch.cartesian_prod(steps, steps, steps)

@@ -1,8 +1,8 @@
-"""Two windows of one sample in different poses, so that the place in a window says nothing about the anatomy in it.
+"""Two windows of one sample in different poses, which decouple anatomy and position in the window.
 
-The paper's two views share their geometry. Cues that a network takes from the border of its window
-are then equal in both views and help to tell labels apart, but features that encode the place in
-the window cannot guide a registration.
+The paper's two views share their geometry. Cues from the border of a network's window are then
+equal in both views and help to tell labels apart. Features that encode the position in the window
+cannot guide a registration, however.
 """
 
 from __future__ import annotations
@@ -28,16 +28,14 @@ Triple = tuple[int, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class PoseConfig:
-    """Rotation and scale of the second view against the first, beside the shift."""
+    """Rotation and scale of the second view relative to the first, besides the shift."""
 
     share: float = 0.0
-    """Probability that a sample's second view is rotated and scaled; the others are shifted by
-    whole voxels only.
-    """
+    """Probability that the second view is rotated and scaled, not only shifted by whole voxels."""
     max_rotation_deg: float = 10.0
-    """Each Euler angle is drawn from U[-max, max], degrees."""
+    """Largest Euler angle, degrees; each is drawn from U[-max, max]."""
     max_scale: float = 0.1
-    """Each axis' scale is drawn from U[1 - max, 1 + max]."""
+    """Largest change of scale; each axis' scale is drawn from U[1 - max, 1 + max]."""
 
     def __post_init__(self) -> None:
         check_probability(share=self.share)
@@ -51,10 +49,10 @@ class MovedViews(NamedTuple):
     Attributes:
         labels: (x, y, z) integers, in the first view's window.
         views: (2, x, y, z), each view in its own window.
-        shift_vox: Voxel v of the first view shows the place of voxel v + shift of the second,
-            before that is turned.
-        matrix: (3, 4) float64, from a voxel index of the first view to the index of the same place
-            in the second.
+        shift_vox: Shift between the windows: voxel v of the first view corresponds to voxel
+            v + shift of the second, before rotation.
+        matrix: (3, 4) float64, maps a voxel index of the first view to the corresponding index of
+            the second.
     """
 
     labels: Tensor
@@ -65,14 +63,14 @@ class MovedViews(NamedTuple):
 
 @dataclass(frozen=True)
 class CommonBox:
-    """Places that both views show, on the grid of one level.
+    """Overlap of both views, on the grid of one level.
 
     Attributes:
         labels: (a, b, c) labels of the box, in the first view.
         first: Index of the box's first voxel in the first view, on this level's grid.
-        shape: (X, Y, Z) of either view on this level's grid.
-        matrix: (3, 4) from an index of the first view to the index of the same place in the second,
-            on this level's grid.
+        shape: (X, Y, Z) of either view, on this level's grid.
+        matrix: (3, 4), maps an index of the first view to the corresponding index of the second, on
+            this level's grid.
     """
 
     labels: Tensor
@@ -81,52 +79,52 @@ class CommonBox:
     matrix: np.ndarray
 
     def places(self, drawn: Tensor) -> Tensor:
-        """Voxel indices in the first view's window, (n, 3) int64, of flat positions in the box, (n,)."""
+        """Convert (n,) flat positions in the box to (n, 3) voxel indices of the first view."""
         return unravel(drawn, triple(self.labels.shape)) + drawn.new_tensor(self.first)
 
     def counterparts(self, places: Tensor) -> Tensor:
-        """Where the same places, given in the first view, lie in the second: (n, 3) float32 voxel indices, fractions included."""
-        return _mapped(self.matrix, places)
+        """Map voxel indices of the first view to (n, 3) fractional indices of the second."""
+        return _transform(self.matrix, places)
 
     def origins(self, counterparts: Tensor) -> Tensor:
-        """Where places, given in the second view, lie in the first: the inverse of :meth:`counterparts`."""
+        """Map voxel indices of the second view to the first; inverts :meth:`counterparts`."""
         back = np.linalg.inv(self.matrix[:, :3])
-        return _mapped(np.column_stack([back, -back @ self.matrix[:, 3]]), counterparts)
+        return _transform(np.column_stack([back, -back @ self.matrix[:, 3]]), counterparts)
 
     def features_of_both(self, features: Tensor, drawn: Tensor) -> Tensor:
-        """Read the features of the same places in both views.
+        """Read the features of corresponding voxels in both views.
 
         Args:
             features: (2, C, X, Y, Z) on this level's grid.
             drawn: (n,) flat positions in the box.
 
         Returns:
-            (2, n, C).
+            (2, n, C), the first view before the second.
         """
         places = self.places(drawn)
-        both = torch.stack((places, self.counterparts(places).round().long()))
-        return features_at(features, flat_index(both, self.shape))
+        voxels = torch.stack((places, self.counterparts(places).round().long()))
+        return features_at(features, flat_index(voxels, self.shape))
 
 
-def _mapped(matrix: np.ndarray, places: Tensor) -> Tensor:
+def _transform(matrix: np.ndarray, places: Tensor) -> Tensor:
     on_device = torch.as_tensor(matrix, dtype=torch.float32).to(places.device, non_blocking=True)
     return places.float() @ on_device[:, :3].T + on_device[:, 3]
 
 
 def move_views(sample: Pair, max_shift_vox: int, generator: Generator, pose: PoseConfig | None = None) -> MovedViews:
-    """Cut a window out of each view, at places drawn independently; rotate and scale the second one.
+    """Cut a randomly placed window out of each view; rotate and scale the second one.
 
     Args:
         sample: Labels (X, Y, Z) and two views (2, X, Y, Z) of them.
-        max_shift_vox: Largest distance of the two windows along each axis, voxels, in [0, side);
-            windows are smaller than the sample by this amount.
+        max_shift_vox: Largest distance between the two windows along each axis, voxels, in
+            [0, side); windows are smaller than the sample by this amount.
         generator: Sole source of randomness, on the CPU.
-        pose: Rotation and scale of the second view, about the middle of what both windows show;
-            None for a shift alone.
+        pose: Rotation and scale of the second view, about the middle of the overlap. Default: a
+            shift alone.
 
     Notes:
-        Whole-voxel shifts copy voxels. A rotated view is interpolated trilinearly, and shows its
-        least value where the window reaches beyond the sample.
+        Whole-voxel shifts copy voxels. A rotated view is interpolated trilinearly; where the window
+        extends beyond the sample, it has the view's lowest value.
     """
     corners = torch.randint(max_shift_vox + 1, (2, 3), generator=generator).tolist()
     sides = triple(side - max_shift_vox for side in sample.labels.shape)
@@ -146,39 +144,37 @@ def move_views(sample: Pair, max_shift_vox: int, generator: Generator, pose: Pos
         middle = (low + high - 1) / 2
         matrix = about(affine, middle, middle + shift)
         back = np.linalg.inv(matrix[:, :3])
-        # From the second window to the sample: back into the first window, and from there on by its
-        # corner.
+        # From the second window to the first one, and from there to the sample by the corner.
         to_sample = np.column_stack([back, corners[0] - back @ matrix[:, 3]])
-        moved = resample_linear(sample.views[1:], to_sample, sides)[0]
+        second_view = resample_linear(sample.views[1:], to_sample, sides)[0]
     else:
-        moved = sample.views[1][second]
-    return MovedViews(sample.labels[first], torch.stack([sample.views[0][first], moved]), shift, matrix)
+        second_view = sample.views[1][second]
+    return MovedViews(sample.labels[first], torch.stack([sample.views[0][first], second_view]), shift, matrix)
 
 
 def common_box(moved: MovedViews, level: int, block_label: BlockLabel = "centre") -> CommonBox:
-    """The box of places that both views show, on a grid that was halved ``level`` times.
+    """Compute the overlap of both views, on a grid that was halved ``level`` times.
 
     Args:
-        moved: From :func:`move_views`.
-        level: Halvings of the resolution.
-        block_label: Which voxel's label a block has, see
+        moved: Views from :func:`move_views`.
+        level: Number of halvings of the resolution.
+        block_label: Voxel that gives a block its label, see
             :func:`~pretraining.learning.objectives.sampling.labels_at_level`.
 
     Returns:
-        The largest box for a shift. For a rotated view, a box whose corners the second view shows.
+        The whole overlap for a shift. For a rotated view, a box inside it.
 
     Raises:
         ValueError: If the views do not overlap.
 
     Notes:
-        On a coarse grid places agree to half a voxel of it: a shift of 3 voxels is 1 there at level
-            1, and 0 at level 3.
+        On a coarse grid voxels correspond to within half a coarse voxel: a shift of 3 voxels is 1
+        coarse voxel at level 1, and 0 at level 3.
     """
     step = 2**level
     shape = triple(side // step for side in moved.labels.shape)
     linear = moved.matrix[:, :3]
-    # A coarse voxel i covers [i * step, (i + 1) * step), so its centre lies at (i + 1/2) * step -
-    # 1/2.
+    # A coarse voxel i covers [i * step, (i + 1) * step); its centre is (i + 1/2) * step - 1/2.
     half = (step - 1) / 2
     matrix = np.column_stack([linear, (linear.sum(axis=1) * half + moved.matrix[:, 3] - half) / step])
     low, high = _overlap(matrix, np.rint(np.array(moved.shift_vox) / step).astype(int), shape)
@@ -187,18 +183,17 @@ def common_box(moved: MovedViews, level: int, block_label: BlockLabel = "centre"
 
 
 def _shifted_overlap(shift: Sequence[int] | np.ndarray, shape: Triple) -> tuple[np.ndarray, np.ndarray]:
-    """First index and the index after the last, per axis, of what two windows of one shape show that lie ``shift`` voxels apart."""
+    """Return the first index and the end of the overlap of two shifted windows, per axis."""
     return np.maximum(0, -np.array(shift)), np.array(shape) + np.minimum(0, -np.array(shift))
 
 
 def _overlap(matrix: np.ndarray, shift: np.ndarray, shape: Triple) -> tuple[Triple, Triple]:
-    """The same for a second window that is turned, too: a box within, which the second window shows to the last corner."""
+    """Return the first index and the end of a box inside a rotated second window, per axis."""
     low, high = _shifted_overlap(shift, shape)
     middle, half = (low + high - 1) / 2, (high - low - 1) / 2
     diagonal = np.diag(matrix[:, :3])
-    aside = (
-        np.abs(matrix[:, :3]) - np.diag(np.abs(diagonal))
-    ) @ half  # how far the other two axes move a place along this one
+    # Largest displacement along each axis by the coordinates along the other two.
+    aside = (np.abs(matrix[:, :3]) - np.diag(np.abs(diagonal))) @ half
     centre = matrix[:, :3] @ middle + matrix[:, 3]
     # Half a voxel beyond the outermost centres still rounds to a voxel of the second window.
     before = (centre + 0.499 - aside) / diagonal
@@ -206,6 +201,7 @@ def _overlap(matrix: np.ndarray, shift: np.ndarray, shape: Triple) -> tuple[Trip
     low, high = np.maximum(low, np.ceil(middle - before)), np.minimum(high, np.floor(middle + after) + 1)
     if (low >= high).any():
         raise ValueError(
-            f"the two views share no place of {shape} (map {matrix.round(2).tolist()}); lower max_shift_vox or the pose"
+            f"the two views of {shape} voxels do not overlap (matrix {matrix.round(2).tolist()}); "
+            "lower max_shift_vox or the pose's ranges"
         )
     return triple(int(n) for n in low), triple(int(n) for n in high)

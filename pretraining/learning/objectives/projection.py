@@ -1,4 +1,4 @@
-"""Projection heads: one small MLP per contrastive level (App. B.2); thrown away after pretraining."""
+"""Projection heads: one MLP per contrastive level (App. B.2), discarded after pretraining."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pretraining.common.checks import check_count
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectionConfig:
-    """One head: three fully connected layers with batch normalization and ReLU between them.
+    """Settings of a head: three linear layers with batch normalization and ReLU between them.
 
     Notes:
         The defaults are those of the published code; the paper states a width of 128 and no final
@@ -19,16 +19,21 @@ class ProjectionConfig:
     """
 
     width: int = 256
-    """Of the hidden layers and of the embedding."""
+    """Width of the hidden layers and of the embedding."""
     final_norm: bool = True
-    """Batch normalization without affine parameters after the last layer."""
+    """Use of batch normalization without affine parameters after the last layer."""
 
     def __post_init__(self) -> None:
         check_count(width=self.width)
 
 
 class ProjectionHead(nn.Sequential):
-    """Features of voxels → embeddings, not yet of unit length."""
+    """MLP from features of voxels to embeddings, not yet of unit length.
+
+    Args:
+        channels: Number of feature channels.
+        config: Settings of the head.
+    """
 
     def __init__(self, channels: int, config: ProjectionConfig) -> None:
         width = config.width
@@ -41,5 +46,5 @@ class ProjectionHead(nn.Sequential):
         super().__init__(*layers)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, n, C) → (B, n, width); batch statistics are taken over B·n."""
+        """Map (B, n, C) features to (B, n, width); batch statistics are over B·n."""
         return super().forward(features.flatten(0, 1)).unflatten(0, features.shape[:2])

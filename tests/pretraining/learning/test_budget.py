@@ -1,4 +1,4 @@
-"""A training that is limited by wall time ends with it, whatever the speed of the machine, and goes on with what is left."""
+"""Test trainings limited by wall time: they end in time on any machine, and resume."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from pretraining.learning import budget as budget_module
 from pretraining.learning.budget import TimeBudget
 from pretraining.learning.checkpoint import Checkpoint, load_checkpoint
 from pretraining.learning.distributed import Ranks
+from pretraining.learning.metrics import Metrics
 from pretraining.learning.objectives.choice import ObjectiveConfig
 from pretraining.learning.objectives.contrastive import ContrastiveConfig
 from pretraining.learning.objectives.projection import ProjectionConfig
 from pretraining.learning.schedule import OptimizerConfig, rate_in_time
-from pretraining.learning.state import TrainingState, Window
 from pretraining.learning.train import train
 from pretraining.learning.train_config import TrainConfig
 from pretraining.templates.procedural import procedural_bank
@@ -43,7 +43,7 @@ TINY = TrainConfig(
 
 
 class FakeTime:
-    """A clock that only steps and validations advance."""
+    """Clock that only steps and validations advance."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -62,22 +62,22 @@ def slow_machine(monkeypatch):
 
         for part in (budget_module, module):
             monkeypatch.setattr(part, "time", fake)
-        monkeypatch.setattr(module, "Window", lambda: Window(began=fake.now))
-        step, validate = TrainingState.step, module.validate
+        monkeypatch.setattr(module, "Metrics", lambda: Metrics(began=fake.now))
+        step, validate = module.training_step, module.validate
         taken = []
 
-        def slow_step(self, rate, samples, window, stop):
+        def slow_step(state, samples, metrics, rate, stop):
             fake.now += step_s
             taken.append(rate)
             if len(taken) == stop_at:
                 stop.signal = 15
-            step(self, rate, samples, window, stop)
+            step(state, samples, metrics, rate, stop)
 
         def slow_validate(*arguments):
             fake.now += validation_s
             return validate(*arguments)
 
-        monkeypatch.setattr(TrainingState, "step", slow_step)
+        monkeypatch.setattr(module, "training_step", slow_step)
         monkeypatch.setattr(module, "validate", slow_validate)
         fake.rates = taken
         return fake

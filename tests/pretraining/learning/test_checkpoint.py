@@ -1,4 +1,4 @@
-"""A checkpoint is what was written, or one line names the file."""
+"""Test that a checkpoint returns what was written, or that one line names the file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.pretraining.learning.test_train import TINY
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run; not to be changed."""
+    """Train a run; tests must not change it."""
     folder = tmp_path_factory.mktemp("run")
     train(folder, TINY, procedural_bank(8), device="cpu", workers=0)
     return folder
@@ -37,7 +37,7 @@ def flip(path, byte: int, bit: int = 0) -> None:
 
 
 def a_byte_of_a_weight(path) -> int:
-    """Somewhere in the largest tensor."""
+    """Return the position of a byte in the largest tensor."""
     with zipfile.ZipFile(path) as archive:
         largest = max(
             (info for info in archive.infolist() if "/data/" in info.filename), key=lambda info: info.file_size
@@ -86,7 +86,7 @@ def test_wherever_a_bit_flips_it_is_found_or_does_no_harm(run):
 
 
 def test_a_checkpoint_of_an_older_version_loads(finished, tmp_path):
-    """Fields that came later are left out; so it was before they came."""
+    """Omit the fields that later versions added."""
     content = vars(load_checkpoint(finished / "checkpoint.pt"))
     older = {name: value for name, value in content.items() if name not in ("minutes", "reserve_s", "average")}
     torch.save(older, tmp_path / "old.pt")

@@ -1,4 +1,4 @@
-"""A compiled training is the same training, and its files say nothing of it."""
+"""Test that compilation changes neither the training nor its files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def fresh_compiler():
 
 
 def test_the_graph_is_whole_and_nothing_else_changes(tmp_path, monkeypatch):
-    """With the compiler's front end alone, which takes a second: what it captures is run as it stands."""
+    """Use the compiler's front end alone, which is fast: the captured graph runs eagerly."""
     asked = []
     compile_ = torch.compile
 

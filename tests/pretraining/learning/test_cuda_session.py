@@ -1,4 +1,4 @@
-"""A training finds its GPU before anything touches CUDA, and leaves the process as it was."""
+"""Test that training selects its GPU before using CUDA, and restores the settings."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def test_the_gpu_is_current_and_kernels_are_measured_inside_alone(monkeypatch):
     current = [0]
 
     @contextmanager
-    def device(wanted):
-        current.append(wanted.index)
+    def device(gpu):
+        current.append(gpu.index)
         yield
         current.pop()
 
@@ -44,12 +44,12 @@ def test_a_training_enters_it_before_the_process_group_and_the_model(tmp_path, m
         order.append("end of session")
 
     @contextmanager
-    def joined(device):
+    def process_group(device):
         order.append("process group")
         yield Ranks()
         order.append("end of process group")
 
     monkeypatch.setattr(train_module, "cuda_session", session)
-    monkeypatch.setattr(train_module, "joined", joined)
+    monkeypatch.setattr(train_module, "process_group", process_group)
     train(tmp_path, TINY, procedural_bank(2), device="cpu", workers=0)
     assert order == ["session", "process group", "end of process group", "end of session"]

@@ -1,4 +1,4 @@
-"""Processes that train together part as they should."""
+"""Test that processes that train together end cleanly."""
 
 from __future__ import annotations
 
@@ -29,6 +29,6 @@ assert threads() == before, f"{{threads()}} threads are left of {{before}}"
 
 @pytest.mark.skipif(not TASKS.is_dir(), reason="threads are counted as Linux shows them")
 def test_no_thread_of_the_process_group_is_left_when_the_interpreter_ends(tmp_path):
-    """One that is left may drop a tensor after that, which aborts the process though all was done and saved."""
+    """Check for leftover threads: one may free a tensor late and abort the finished process."""
     ended = subprocess.run([sys.executable, "-c", CODE, str(tmp_path / "store")], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr

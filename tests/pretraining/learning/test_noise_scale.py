@@ -1,4 +1,4 @@
-"""The noise scale is what it is for gradients whose mean and covariance are known."""
+"""The noise scale is right for gradients whose mean and covariance are known."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def toy() -> list[nn.Parameter]:
 
 
 def backward(parameters: list[nn.Parameter], scale: float, generator: torch.Generator) -> None:
-    """One label map: the loss is linear, so its gradient is what is drawn. The last parameter takes no part."""
+    """Add the gradient of one label map: that of a linear loss; the last parameter gets none."""
     drawn = MEAN + STD * torch.randn(5, generator=generator)
     loss = (parameters[0] * drawn[:2]).sum() + (parameters[1].flatten() * drawn[2:]).sum()
     (loss * scale).backward()
 
 
 def estimates(label_maps: int, steps: int, world: int = 1) -> Tensor:
-    """(steps, 2); the ranks are computed one after the other."""
+    """Return (steps, 2) estimates; the ranks are computed one after the other."""
     generator = torch.Generator().manual_seed(3)
     ranks = [toy() for _ in range(world)]
     noises = [GradientNoise(parameters, label_maps=label_maps, world=world) for parameters in ranks]
@@ -34,8 +34,8 @@ def estimates(label_maps: int, steps: int, world: int = 1) -> Tensor:
         for parameters, noise in zip(ranks, noises, strict=True):
             for _ in range(label_maps // world):
                 backward(parameters, world / label_maps, generator)
-                noise.after_label_map()
-        single = torch.stack([noise.single_square() for noise in noises]).mean()
+                noise.add_label_map()
+        single = torch.stack([noise.take_single_square() for noise in noises]).mean()
         for parts in zip(*ranks, strict=True):  # what average_gradients does
             if parts[0].grad is not None:
                 mean = torch.stack([part.grad for part in parts]).mean(dim=0)
@@ -82,8 +82,8 @@ def test_gradients_are_left_alone():
     generator = torch.Generator().manual_seed(0)
     for _ in range(2):
         backward(parameters, 0.5, generator)
-        noise.after_label_map()
+        noise.add_label_map()
     before = [None if p.grad is None else p.grad.clone() for p in parameters]
-    noise.estimate(noise.single_square())
+    noise.estimate(noise.take_single_square())
     assert before[2] is None and parameters[2].grad is None
     assert all(torch.equal(p.grad, old) for p, old in zip(parameters[:2], before, strict=False))

@@ -1,4 +1,4 @@
-"""Every preset is a training that learns; here in small, at the paper's kind of data and loss but few channels and voxels."""
+"""Test that every preset learns, at reduced size: few channels and voxels."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from torch import nn
 from pretraining.backbone.initialization import build
 from pretraining.backbone.unet import UNetConfig
 from pretraining.bank.template_bank import TemplateBank
-from pretraining.learning.objectives.choice import make_objective, sample_maker
-from pretraining.learning.state import losses_of, total
+from pretraining.learning.objectives.choice import compute_losses, make_objective, sample_maker, total_loss
 from pretraining.learning.train_config import TrainConfig
 from pretraining.presets.loading import load_preset, preset_names
 from pretraining.templates.procedural import procedural_bank
@@ -22,22 +21,22 @@ from tests.pretraining.engine.subjects import bank_of_subjects, body
 
 STEPS, FIXED = 60, range(1000, 1004)
 RATE = 1e-3
-"""For 60 steps and 8 channels; the presets' own are for thousands of steps."""
+"""Learning rate for 60 steps and 8 channels; the presets' rates are for thousands of steps."""
 EVERY_TIME = ("paper", "paper_smshapes", "segmentation")
-"""Half a minute each; the others differ from these in a number or a part that has tests of its own,
-and learn in the slow suite.
+"""Presets tested every time, half a minute each. The others differ in a number, or in a part with
+tests of its own, and run in the slow suite.
 """
 
 
 @pytest.fixture(scope="module")
 def banks() -> dict[bool, TemplateBank]:
-    """Loose shapes, and (True) whole subjects."""
+    """Return banks of single shapes (False) and of whole subjects (True)."""
     subjects = {("bodies", "a"): body(7), ("bodies", "b"): body(5, seed=1), ("bodies", "c"): body(6, seed=2)}
     return {False: procedural_bank(16), True: bank_of_subjects(subjects)}
 
 
 def in_small(name: str, banks: dict[bool, TemplateBank]) -> tuple[TrainConfig, nn.Module, Callable[[int], Any]]:
-    """Configuration, model, and index → sample of a preset."""
+    """Return configuration, model and sample function of a preset at reduced size."""
     config = load_preset(TrainConfig, name)
     contrastive = config.objective.contrastive
     shift = min(contrastive.max_shift_vox, 16)
@@ -51,7 +50,7 @@ def in_small(name: str, banks: dict[bool, TemplateBank]) -> tuple[TrainConfig, n
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_makes_a_step(name, banks):
     _, model, sample = in_small(name, banks)
-    loss = total(model, losses_of(model, sample(0), 0, 0))
+    loss = total_loss(model, compute_losses(model, sample(0), 0, 0))
     loss.backward()
     assert loss.isfinite() and all(parameter.grad.isfinite().all() for parameter in model.backbone.parameters())
 
@@ -66,7 +65,7 @@ def test_every_preset_learns(name, banks):
     def loss() -> float:
         with torch.no_grad():
             return sum(
-                total(model, losses_of(model, sample, index, 0)).item() for index, sample in fixed.items()
+                total_loss(model, compute_losses(model, sample, index, 0)).item() for index, sample in fixed.items()
             ) / len(fixed)
 
     before = loss()
@@ -74,7 +73,7 @@ def test_every_preset_learns(name, banks):
         model.parameters(), lr=RATE, betas=(config.optimizer.beta1, config.optimizer.beta2), weight_decay=0.0
     )
     for index in range(STEPS):
-        total(model, losses_of(model, sample_at(index), index, 0)).backward()
+        total_loss(model, compute_losses(model, sample_at(index), index, 0)).backward()
         optimizer.step()
         optimizer.zero_grad()
     assert loss() < before

@@ -1,4 +1,4 @@
-"""No folder loses what it holds to a training that starts there, and what is left of a run can be gone on from."""
+"""Test that a new training overwrites no folder, and that a damaged run can resume."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_store_of_samples_is_not_overwritten_by_a_run(tmp_path, bank, resume):
     store_in(tmp_path, bank)
     before = content(tmp_path)
     with pytest.raises(
-        InputError, match=r"config\.json is of no training of this version; name a new or an empty folder"
+        InputError, match=r"config\.json is not a training of this version; name a new or an empty folder"
     ):
         train(tmp_path, TINY, open_store(tmp_path), resume=resume, device="cpu", workers=0)
     assert content(tmp_path) == before
@@ -44,7 +44,7 @@ def test_a_store_of_samples_is_not_overwritten_by_a_run(tmp_path, bank, resume):
 def test_a_run_is_not_overwritten_by_a_store(tmp_path, bank):
     train(tmp_path, TINY, bank, device="cpu", workers=0)
     before = content(tmp_path)
-    with pytest.raises(InputError, match=r"config\.json is of no store of this version; name a new or an empty folder"):
+    with pytest.raises(InputError, match=r"config\.json is not a store of this version; name a new or an empty folder"):
         store_in(tmp_path, bank)
     assert content(tmp_path) == before
 
@@ -54,13 +54,13 @@ def test_a_run_without_its_last_checkpoint_is_kept_and_goes_on_from_its_best(tmp
     train(tmp_path / "run", TINY, bank, device="cpu", workers=0)
     (tmp_path / "run" / "checkpoint.pt").unlink()
     before = content(tmp_path / "run")
-    with pytest.raises(InputError, match=r"best\.pt.*add --resume to go on from it, or name another folder"):
+    with pytest.raises(InputError, match=r"best\.pt.*add --resume to continue from it, or name another folder"):
         train(tmp_path / "run", TINY, bank, device="cpu", workers=0)
     assert content(tmp_path / "run") == before
     best = load_checkpoint(tmp_path / "run" / "best.pt").step
     with caplog.at_level(logging.WARNING):
         train(tmp_path / "run", TINY, bank, resume=True, device="cpu", workers=0)
-    assert f"goes on from {tmp_path / 'run' / 'best.pt'}, step {best}" in caplog.text
+    assert f"continues from {tmp_path / 'run' / 'best.pt'}, step {best}" in caplog.text
     assert same_state(tmp_path / "whole" / "checkpoint.pt", tmp_path / "run" / "checkpoint.pt")
 
 
@@ -68,7 +68,7 @@ def test_a_damaged_checkpoint_beside_a_good_one_says_how_to_go_on(tmp_path, bank
     train(tmp_path, TINY, bank, device="cpu", workers=0)
     (tmp_path / "checkpoint.pt").write_bytes((tmp_path / "checkpoint.pt").read_bytes()[:5000])
     with pytest.raises(
-        InputError, match=r"checkpoint\.pt is damaged.*or delete it, then --resume goes on from .*best\.pt"
+        InputError, match=r"checkpoint\.pt is damaged.*or delete it, then --resume continues from .*best\.pt"
     ):
         train(tmp_path, TINY, bank, resume=True, device="cpu", workers=0)
     (tmp_path / "checkpoint.pt").unlink()

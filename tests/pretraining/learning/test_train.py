@@ -1,4 +1,4 @@
-"""Training: it learns, and a run killed anywhere goes on as if nothing had happened."""
+"""Test that training learns, and that a run killed at any time resumes exactly."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_a_resumed_run_equals_an_unbroken_one(tmp_path, bank, stop, monkeypatch)
 
 
 def test_kill_9_loses_nothing(tmp_path):
-    """The command itself, killed at whatever step it is in, again and again."""
+    """Kill the command repeatedly, at arbitrary steps."""
     small = replace(TINY, steps=40, save_every=1, validate_every=40)
     (tmp_path / "tiny.json").write_text(json.dumps(to_dict(small)))
 
@@ -237,7 +237,7 @@ def test_sigterm_saves_and_resuming_loses_nothing(tmp_path):
 
 
 def test_two_processes_follow_one(tmp_path):
-    """Each with half of the label maps; sums are in another order, so that weights agree within rounding."""
+    """Split the label maps; the order of sums differs, so weights agree within rounding."""
     several = replace(TINY, steps=4, label_maps=4, precision="fp32", optimizer=OptimizerConfig(rate=1e-3))
     (tmp_path / "tiny.json").write_text(json.dumps(to_dict(several)))
 
@@ -294,7 +294,7 @@ def test_label_maps_that_ranks_cannot_share_are_refused(tmp_path, bank, monkeypa
     def three(device):
         yield Ranks(rank=0, world=3)
 
-    monkeypatch.setattr(module, "joined", three)
+    monkeypatch.setattr(module, "process_group", three)
     with pytest.raises(InputError, match="label_maps=1 can't be shared among 3"):
         train(tmp_path, TINY, bank, device="cpu", workers=0)
 
@@ -332,9 +332,9 @@ def test_gradients_are_cut_to_the_length_asked_for(tmp_path, bank):
 def test_a_loss_far_above_its_first_value_stops_the_run(tmp_path, bank, monkeypatch):
     import pretraining.learning.train as module
 
-    monkeypatch.setattr(module, "DIVERGED", -0.5)
+    monkeypatch.setattr(module, "MAX_LOSS_RISE", -0.5)
     with pytest.raises(
-        FloatingPointError, match=r"at step 2 \(samples from 0 on, seed 0\); the checkpoint holds step 0"
+        FloatingPointError, match=r"at step 2 \(from sample 0 on, seed 0\); the checkpoint holds step 0"
     ):
         train(tmp_path, TINY, bank, device="cpu", workers=0)
     assert not (tmp_path / "checkpoint.pt").exists()

@@ -1,4 +1,4 @@
-"""What only a GPU shows: in a step the host waits for nothing, and the clock holds although the host is ahead of the device."""
+"""Test on a GPU that steps do not synchronize, and that the wall time holds anyway."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from itertools import count
 import pytest
 import torch
 
+import pretraining.learning.train as train_module
 from pretraining.backbone.unet import UNetConfig
 from pretraining.engine.synthesis import EngineConfig
 from pretraining.learning.objectives.choice import ObjectiveConfig
 from pretraining.learning.objectives.contrastive import ContrastiveConfig
 from pretraining.learning.objectives.projection import ProjectionConfig
 from pretraining.learning.schedule import OptimizerConfig
-from pretraining.learning.state import TrainingState
 from pretraining.learning.train import train
 from pretraining.learning.train_config import TrainConfig
 from pretraining.samples.store import open_store
@@ -38,25 +38,25 @@ SMALL = TrainConfig(
     engine=ENGINE,
 )
 WARM_STEPS = 2
-"""Steps in which kernels are compiled and measured and memory is taken, which may wait."""
+"""Number of first steps that may synchronize: they compile and measure kernels, and take memory."""
 
 
 @pytest.fixture
 def no_waiting(monkeypatch):
-    """Let PyTorch raise wherever the host waits for the device in a step, samples included, and count the steps looked at."""
-    step, number, watched = TrainingState.step, count(), []
+    """Let PyTorch raise at any synchronization in a step; return the list of checked steps."""
+    step, number, watched = train_module.training_step, count(), []
 
-    def watched_step(self, *arguments):
+    def watched_step(*arguments):
         if next(number) < WARM_STEPS:
-            return step(self, *arguments)
+            return step(*arguments)
         torch.cuda.set_sync_debug_mode("error")
         try:
-            step(self, *arguments)
+            step(*arguments)
         finally:
             torch.cuda.set_sync_debug_mode("default")
         watched.append(torch.backends.cudnn.benchmark)
 
-    monkeypatch.setattr(TrainingState, "step", watched_step)
+    monkeypatch.setattr(train_module, "training_step", watched_step)
     return watched
 
 

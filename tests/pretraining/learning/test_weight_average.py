@@ -1,4 +1,4 @@
-"""The average is PyTorch's, update by update."""
+"""Test that the average equals PyTorch's after every update."""
 
 from __future__ import annotations
 

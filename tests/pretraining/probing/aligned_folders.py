@@ -1,4 +1,4 @@
-"""Small folders like those that judging reads: a brain in several modalities, and limbs in nnU-Net's format."""
+"""Small test data: a brain in several modalities, and limbs in nnU-Net's format."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 import SimpleITK as sitk
 
 LIMB_SPACING_MM = (1.5, 1.5, 3.0)
-"""x, y, z."""
+"""Voxel spacing, (x, y, z), mm."""
 
 
 def write_image(path: Path, voxels: np.ndarray, spacing: tuple[float, ...] = (1.0, 1.0, 1.0)) -> None:
-    """Write (Z, Y, X) voxels."""
+    """Write (Z, Y, X) voxels as an image file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = sitk.GetImageFromArray(voxels)
     image.SetSpacing(spacing)
@@ -23,7 +23,7 @@ def write_image(path: Path, voxels: np.ndarray, spacing: tuple[float, ...] = (1.
 def brain_folder(
     folder: Path, modalities: tuple[str, ...] = ("t2", "pd", "ct"), shape: tuple[int, int, int] = (18, 20, 16)
 ) -> np.ndarray:
-    """Write a brain of eight box-shaped regions, each of its own grey value in each modality, in air; returns the regions."""
+    """Write a brain of eight boxes with grey values of their own; return the regions."""
     axes = np.meshgrid(*[np.arange(size) for size in shape], indexing="ij")
     regions = (
         sum(
@@ -43,7 +43,7 @@ def brain_folder(
 
 
 def limbs_folder(folder: Path, cases: tuple[str, ...] = ("a",), channels: tuple[str, str] = ("CT", "T1")) -> None:
-    """Write limbs of muscle in air; the MR lacks its last slices."""
+    """Write limbs of muscle in air; the MR images lack their last slices."""
     for case in cases:
         ct = np.full((12, 24, 24), -1000, np.int16)
         ct[:, 6:18, 6:18] = 50

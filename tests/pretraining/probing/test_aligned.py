@@ -1,4 +1,4 @@
-"""Voxels to judge features at lie where anatomy is, and count as the same place exactly if they are."""
+"""Test that voxels are drawn in the anatomy, and match only at the same location."""
 
 from __future__ import annotations
 
@@ -25,9 +25,7 @@ def test_voxels_of_the_brain_are_the_same_place_in_the_same_region(tmp_path):
 
 def test_only_ct_is_kept_from_choosing(tmp_path):
     brain_folder(tmp_path)
-    assert [
-        (crossing.first, crossing.second, crossing.for_choosing) for crossing in read_brain(tmp_path).crossings
-    ] == [
+    assert [(pair.first, pair.second, pair.for_choosing) for pair in read_brain(tmp_path).modality_pairs] == [
         ("t1", "t2", True),
         ("t1", "pd", True),
         ("t1", "ct", False),
@@ -57,9 +55,7 @@ def test_voxels_of_a_limb_lie_in_tissue_that_both_see_and_are_the_same_place_wit
     distances_mm = np.linalg.norm((places[:, None] - places) * LIMB_SPACING_MM, axis=2)
     clear = abs(distances_mm - NEAR_MM) > 1e-3
     assert np.array_equal(limb.same.numpy()[clear], (distances_mm <= NEAR_MM)[clear])
-    assert [(crossing.first, crossing.second, crossing.for_choosing) for crossing in limb.crossings] == [
-        ("t1", "ct", False)
-    ]
+    assert [(pair.first, pair.second, pair.for_choosing) for pair in limb.modality_pairs] == [("t1", "ct", False)]
 
 
 def test_ct_is_clipped(tmp_path):
@@ -84,7 +80,7 @@ def test_all_that_is_there_is_found_from_any_folder(tmp_path):
 def test_modalities_that_are_missing_are_left_out(tmp_path):
     brain_folder(tmp_path, modalities=("pd",))
     (brain,) = read_aligned_images(tmp_path, count=50)
-    assert [crossing.second for crossing in brain.crossings] == ["pd"]
+    assert [pair.second for pair in brain.modality_pairs] == ["pd"]
 
 
 def other_grid(folder):

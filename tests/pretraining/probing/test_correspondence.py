@@ -1,4 +1,4 @@
-"""How well features find each other: the numbers mean what they say."""
+"""Test the measures of feature correspondence against their definitions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def seeded(seed: int = 5) -> Generator:
 
 
 def regions(count: int, kinds: int) -> tuple[Tensor, Tensor]:
-    """Region of each voxel, and which pairs share one."""
+    """Return the region of each voxel, and which pairs share one."""
     region = torch.randint(kinds, (count,), generator=seeded())
     return region, region[:, None] == region
 
@@ -45,7 +45,7 @@ def test_constant_features_separate_nothing():
 
 @pytest.mark.parametrize("decimals", [1, 7])
 def test_separation_is_the_area_under_the_roc_curve(decimals):
-    """With one decimal, most values are tied."""
+    """Round to one decimal, too, so that most values are tied."""
     _, same = regions(700, 30)
     same[3] = True  # nothing lies elsewhere: this voxel does not count
     cosines = (2 * torch.rand(700, 700, generator=seeded()) - 1 + 0.3 * same).clamp(-1, 1).round(decimals=decimals)

@@ -1,4 +1,4 @@
-"""Judging finds features that name the anatomy perfect in every frame, those that name the place only where it is shared."""
+"""Test that features of the anatomy score in every frame, those of the position only in one."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ from pretraining.backbone.weights import Weights
 from pretraining.probing.aligned import read_aligned_images, read_brain
 from pretraining.probing.frames import ALIGNED, TURNED, Frame
 from pretraining.probing.judge import (
-    contenders,
     judge,
     judge_samples,
-    mean_scores,
+    make_feature_extractors,
     network_features,
-    table,
-    write_scores,
 )
+from pretraining.probing.scores import mean_scores, table, write_scores
 from pretraining.templates.procedural import procedural_bank
 from tests.pretraining.probing.aligned_folders import brain_folder, limbs_folder
 
@@ -36,12 +34,12 @@ def one_hot(regions: torch.Tensor) -> torch.Tensor:
 
 
 def grey_value(image: torch.Tensor) -> torch.Tensor:
-    """Of a scan whose regions have grey values of their own: features of the anatomy."""
+    """Encode the anatomy of a scan whose regions have distinct grey values."""
     return one_hot((image / 10).round().long())
 
 
 def place_in_frame(image: torch.Tensor) -> torch.Tensor:
-    """What a network would give that looks at the border of its window alone."""
+    """Encode the position, like a network that uses only the border of its window."""
     axes = torch.meshgrid(*[torch.arange(float(side)) for side in image.shape], indexing="ij")
     return torch.cat([torch.stack([(axis / 5).sin(), (axis / 5).cos()]) for axis in axes])
 
@@ -69,7 +67,7 @@ def test_features_of_the_place_are_found_out_by_the_frames_and_features_of_the_a
     images, _ = brain
     grey = {name: image for name, image in images.images.items() if name in ("t1", "t2")}
     # Modalities that look alike, so that grey values name the anatomy.
-    same_looks = replace(images, images={**grey, "t2": grey["t1"]}, crossings=images.crossings[:1])
+    same_looks = replace(images, images={**grey, "t2": grey["t1"]}, modality_pairs=images.modality_pairs[:1])
     scores = judge({"place": place_in_frame, "anatomy": grey_value}, [same_looks], [ALIGNED, FEW, TURNED])
     rate = {(score.features, score.frame): score.nearest for score in scores}
     assert rate["place", "aligned"] == rate["anatomy", "aligned"] == rate["anatomy", "few"] == 1
@@ -79,7 +77,7 @@ def test_features_of_the_place_are_found_out_by_the_frames_and_features_of_the_a
 
 
 FEW = Frame(name="few", margin_vox=7)
-"""Small images, small margin."""
+"""Frame with a small margin, for small images."""
 
 
 def test_every_image_is_looked_at_once_in_each_frame(brain):
@@ -99,11 +97,11 @@ def test_the_local_rate_on_samples_is_perfect_for_a_code_of_the_labels_place_and
     )
 
 
-def test_contenders_are_the_weights_a_random_start_and_mind(brain):
+def test_extractors_are_those_of_the_weights_a_random_network_and_mind(brain):
     images, _ = brain
     net = UNet(UNetConfig(width=2, poolings=2))
     weights = Weights(UNetConfig(width=2, poolings=2), net.state_dict(), {}, "")
-    features = contenders(weights, name="mine")
+    features = make_feature_extractors(weights, name="mine")
     assert list(features) == ["random init", "MIND-SSC", "mine"]
     found = {name: extract(images.images["t1"]) for name, extract in features.items()}
     assert {name: len(of) for name, of in found.items()} == {"random init": 16, "MIND-SSC": 12, "mine": 16}

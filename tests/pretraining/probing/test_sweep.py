@@ -1,4 +1,4 @@
-"""A sweep trains and judges every variant once, and says what is wrong with its input."""
+"""Test that a sweep trains and evaluates every variant once, and reports invalid input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small bank on disk, and a finished store of its samples."""
+"""Fixtures: a small bank on disk, and a finished store of its samples."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COUNT = 10
 
 @pytest.fixture(scope="session")
 def bank_file(tmp_path_factory) -> Path:
-    """Eight procedural shapes."""
+    """Write a bank of eight procedural shapes."""
     path = tmp_path_factory.mktemp("bank") / "shapes.bank"
     bank = procedural_bank(8)
     write_bank(path, ((bank.entry(i), bank.packed(i).numpy()) for i in range(len(bank))), spacing_mm=bank.spacing_mm)
@@ -27,7 +27,7 @@ def bank_file(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def request_of(bank_file):
-    """Makes a request for a few samples of side 16; keywords change it."""
+    """Return a function that makes a request for a few samples of side 16."""
 
     def make(**changes: object) -> Request:
         return Request(
@@ -40,7 +40,7 @@ def request_of(bank_file):
 
 @pytest.fixture(scope="session")
 def pristine_store(bank_file, tmp_path_factory) -> Path:
-    """Ten samples, four to a shard; not to be changed."""
+    """Synthesize ten samples, four per shard; tests must not change them."""
     path = tmp_path_factory.mktemp("store") / "store"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pretraining.samples.store.MANY_FILES", 2)
@@ -52,5 +52,5 @@ def pristine_store(bank_file, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def store_folder(pristine_store, tmp_path) -> Path:
-    """A copy of it to do anything with."""
+    """Copy the store for tests that change it."""
     return Path(shutil.copytree(pristine_store, tmp_path / "copy"))

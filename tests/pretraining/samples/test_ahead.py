@@ -1,4 +1,4 @@
-"""Making samples ahead changes neither their order nor their bytes."""
+"""Test that prefetching changes neither the order nor the bytes of samples."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Every epoch uses each stored sample once, in an order and with variations that depend on nothing but the use's number."""
+"""Test that epochs use each sample once, in an order and variation given by the use's number."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_uses_depend_on_their_numbers_alone(store, workers):
 def test_a_stored_sample_is_varied_as_one_made_on_the_fly(store, request_of):
     request = request_of()
     made = synthesize_pair(request.bank, request.engine, seed=request.seed, index=4)
-    assert same(StoredPairs(store=store, seed=request.seed).varied(4, store.read(4)), made)
+    assert same(StoredPairs(store=store, seed=request.seed).apply_variation(4, store.read(4)), made)
 
 
 def test_a_sample_differs_from_use_to_use(store):
@@ -63,7 +63,7 @@ def test_loading_for_a_device_gives_the_same_uses(store, workers):
     assert [use for use, _ in loaded] == [3, 4, 5, 6]
     for use, pair in loaded:
         assert pair.views.device.type == torch.device(pairs.device).type
-        assert same(pair, pairs.varied(use, store.read(pairs.index(use))))
+        assert same(pair, pairs.apply_variation(use, store.read(pairs.index(use))))
 
 
 @pytest.mark.parametrize("wrong", [{"start": -1}, {"stride": 0}, {"length": -1}, {"count": 0}, {"count": 11}])

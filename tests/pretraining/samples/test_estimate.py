@@ -1,4 +1,4 @@
-"""What is said before a store is filled, and when it is not even begun."""
+"""Test the estimate logged before a store is synthesized, and the refusal of stores too large."""
 
 from __future__ import annotations
 

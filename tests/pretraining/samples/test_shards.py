@@ -1,4 +1,4 @@
-"""A shard holds what was written, or says that it does not."""
+"""Test that a shard returns what was written, or reports damage."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def sample(seed: int) -> StoredPair:
 
 @pytest.fixture
 def shard(tmp_path) -> Path:
-    """Three samples, from number 30 on."""
+    """Write three samples, from index 30 on."""
     path = tmp_path / "shard-0000030.b2nd"
     write_shard(path, [pack(sample(i)) for i in range(3)], store="a store", first=30, side=SIDE)
     return path
@@ -101,7 +101,7 @@ def test_a_foreign_file_is_refused(tmp_path, foreign):
     else:
         array = blosc2.asarray(np.zeros((2, 4), np.uint8), urlpath=str(path), mode="w")
         array.schunk.vlmeta["anatomix"] = {"format": "anatomix-shard-1", "store": "", "first": 0, "checksums": ["", ""]}
-    with pytest.raises(InputError, match="no shard of this version"):
+    with pytest.raises(InputError, match="not a shard of this version"):
         read_shard(path)
 
 

@@ -1,4 +1,4 @@
-"""An array of jobs fills a store as one process does; submitit's local jobs stand for Slurm's."""
+"""Test that an array of jobs makes the same store as one process, with submitit's local jobs."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_impossible_arrays_are_refused(request_of, tmp_path, wrong):
 
 @pytest.fixture
 def sbatch(tmp_path, monkeypatch):
-    """Puts commands on the path that stand for Slurm's; what is submitted lands in the file that this returns."""
+    """Put mock Slurm commands on the path; return the file that receives the submission."""
 
     def fake(answer: str) -> Path:
         folder = tmp_path / "bin"

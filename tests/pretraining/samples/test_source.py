@@ -1,4 +1,4 @@
-"""Training takes its samples from templates or from a store, and validates on others."""
+"""Test training samples from templates or a store, and separate validation samples."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_samples_go_on_anywhere(source):
 
 
 def test_samples_stored_by_workers_and_varied_here_are_the_same(request_of, monkeypatch):
-    """What is done for a GPU, on a CPU: workers send 8-bit samples."""
+    """Run the path of a GPU on a CPU: workers send 8-bit samples."""
     request = request_of()
     source = sample_source(request.bank, request.engine, seed=7, validation_count=1)
     whole = list(islice(source.samples(start=2, device=CPU, workers=0), 3))
@@ -50,8 +50,8 @@ def test_samples_stored_by_workers_and_varied_here_are_the_same(request_of, monk
 
         return varied(self, note(), CPU)
 
-    varied = TemplateSource.varied
-    monkeypatch.setattr(TemplateSource, "varied", noted)
+    varied = TemplateSource.apply_variation
+    monkeypatch.setattr(TemplateSource, "apply_variation", noted)
     found = list(islice(source.samples(start=2, device=torch.device("meta"), workers=2), 3))
     assert all(part.dtype == torch.uint8 for sample in sent for part in sample) and len(sent) >= 3
     for (index, pair), (expected_index, expected) in zip(found, whole, strict=True):
@@ -66,7 +66,7 @@ def test_validation_is_fixed_and_apart_from_training(source):
 
 
 def test_the_description_is_of_json_types_and_tells_sources_apart(source, request_of):
-    told = source.description()
+    told = source.describe()
     assert json.loads(json.dumps(told)) == told and told["count"] == len(request_of().bank)
     if isinstance(source, StoreSource):
         assert told["stored"] == {"count": 10, "seed": 3, "device": "cpu"}

@@ -1,4 +1,4 @@
-"""A store is whole and what it was, or one line says what is wrong with it and what to do."""
+"""Test that a store is intact, or that one line names the fault and the remedy."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def test_impossible_stores_are_refused(wrong):
 
 
 def test_stores_filled_apart_are_one_once_their_files_lie_together(store_folder, tmp_path):
-    """Nothing in a file depends on who made which share; so putting them together is all there is to merging."""
+    """Merge shares by copying their files: no file depends on who made it."""
     content = (store_folder / "manifest.jsonl").read_bytes()
     here, there = store_folder, tmp_path / "there"
     there.mkdir()

@@ -1,4 +1,4 @@
-"""The same samples in the same order, from one process or many."""
+"""Test that samples and their order do not depend on the number of processes."""
 
 import pytest
 import torch

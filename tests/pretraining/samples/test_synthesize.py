@@ -1,4 +1,4 @@
-"""A store's bytes depend neither on who fills it nor on how often that was stopped."""
+"""Test that a store's bytes depend neither on the processes nor on interruptions."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from pretraining.samples.synthesize import Share, synthesize
 
 @pytest.fixture(params=[1, 3], ids=lambda samples: f"{samples} a shard")
 def shard_samples(request, monkeypatch):
-    """Both layouts: a file for each sample, and several in one."""
+    """Use both layouts: one sample per file, and several per file."""
     monkeypatch.setattr(module, "samples_per_shard", lambda count: request.param)
     return request.param
 
 
 def made_directly(request) -> tuple[str, ...]:
-    """What every store of this request must hold."""
+    """Return the checksums that every store of this request must have."""
     return tuple(
         pack(synthesize_stored(request.bank, request.engine, seed=request.seed, index=index)).checksum
         for index in range(request.count)
@@ -47,7 +47,7 @@ def made_directly(request) -> tuple[str, ...]:
 
 
 def stored(folder: Path) -> tuple[str, ...]:
-    """Checksums of what is read back, not of what the manifest promises."""
+    """Return checksums of the samples read back, not those of the manifest."""
     store = open_store(folder)
     return tuple(pack(store.read(index)).checksum for index in range(len(store)))
 
@@ -64,7 +64,7 @@ def command(bank: Path, out: Path, *flags: object) -> list[str]:
 
 
 def stopped_after(shards: int, how: int, arguments: list[str], out: Path) -> tuple[int, str]:
-    """Run a command, send it a signal once so many further shards are there, and return its exit code and what it said."""
+    """Run a command, signal it after some further shards; return its exit code and messages."""
     wanted = shards + len(list(out.glob("shard-*.b2nd")))
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and len(list(out.glob("shard-*.b2nd"))) < wanted:
@@ -100,7 +100,7 @@ def test_a_stopped_command_goes_on_where_it_was(request_of, bank_file, tmp_path,
     if how == signal.SIGKILL:
         assert code == -how
     else:
-        assert code == 128 + how and "stopped; run the same command again to go on" in said and "Traceback" not in said
+        assert code == 128 + how and "stopped; run the same command again to resume" in said and "Traceback" not in said
         assert not any(name.startswith(".") for name in there)
     request = request_of(count=count, engine=EngineConfig(side=48))
     assert synthesize(request, tmp_path / "store") == 0
@@ -224,9 +224,9 @@ def test_a_worker_ended_from_outside_is_one_line(request_of, tmp_path, monkeypat
         if processes > 1:
             raise ProcessLost([8, 9])
 
-    monkeypatch.setattr(module, "finished", lost)
+    monkeypatch.setattr(module, "imap_unordered", lost)
     monkeypatch.setattr(module, "finish_store", None)
-    with pytest.raises(CommandFailed, match=r"memory ran out, at one of numbers \[8, 9\].*fewer --workers"):
+    with pytest.raises(CommandFailed, match=r"memory ran out, at one of samples \[8, 9\].*fewer --workers"):
         synthesize(request_of(), tmp_path / "store", workers=2)
     assert len(list((tmp_path / "store").glob("shard-*.b2nd"))) == 10
 
@@ -239,7 +239,7 @@ def test_sigterm_means_what_it_meant_before(request_of, tmp_path):
 
 @pytest.fixture
 def run(monkeypatch, caplog, tmp_path):
-    """Runs a command in this process and returns what it logged."""
+    """Return a function that runs a command in this process and returns its log."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: object) -> str:
@@ -285,7 +285,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(run, bank_file, tmp_path, flag
 
 
 def test_from_templates_through_a_store_to_a_training(run, bank_file, tmp_path):
-    """The store's engine is the training's without a flag; a resumed training wants the same store."""
+    """Use the store's engine without a flag; resuming needs the same store."""
     config = TrainConfig(
         steps=3,
         validation_pairs=2,
@@ -307,7 +307,7 @@ def test_from_templates_through_a_store_to_a_training(run, bank_file, tmp_path):
         "--engine.side",
         32,
     )
-    assert "6 samples to make, about" in said and "all 6 samples are there" in said
+    assert "6 samples to make, about" in said and "all 6 samples exist" in said
     train = ("train", "--samples", "store", "--out", "run", "--device", "cpu", "--workers", 0)
     assert "step 3" in run(*train, "--preset", "tiny.json")
     checkpoint = load_checkpoint(tmp_path / "run" / "checkpoint.pt")

@@ -1,4 +1,4 @@
-"""Local matching: the loss of features that name their place is at its floor, of others at chance; it needs both views."""
+"""Test local matching: minimal for features that encode the location, else at chance."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch.nn import functional
 from pretraining.backbone.initialization import build
 from pretraining.backbone.unet import UNetConfig
 from pretraining.engine.synthesis import EngineConfig, Pair, synthesize_pair
+from pretraining.learning.objectives.choice import compute_losses
 from pretraining.learning.objectives.contrastive import ContrastiveConfig, ContrastiveModel
 from pretraining.learning.objectives.local_matching import LocalMatching, LocalMatchingConfig, candidate_offsets
 from pretraining.learning.objectives.moved_views import CommonBox, MovedViews, common_box, move_views
 from pretraining.learning.objectives.projection import ProjectionConfig
 from pretraining.learning.objectives.sampling import sample_positions
-from pretraining.learning.state import losses_of
 from pretraining.templates.procedural import procedural_bank
 
 SHAPE = (20, 24, 28)
@@ -29,7 +29,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def windows(seed: int = 0) -> MovedViews:
-    """Both views show the same noise."""
+    """Return views with the same noise."""
     noise = torch.rand(SHAPE, generator=generator(9))
     return move_views(Pair(torch.zeros(SHAPE, dtype=torch.uint8), noise.expand(2, -1, -1, -1)), 6, generator(seed))
 
@@ -39,7 +39,7 @@ def loss(config: LocalMatchingConfig, features: Tensor, moved: MovedViews) -> fl
 
 
 def codes(moved: MovedViews, *, of: str) -> Tensor:
-    """(2, 16, x, y, z): independent noise for every voxel of the sample, or of the window, or for none."""
+    """Return (2, 16, x, y, z) noise codes: per voxel of the sample, of the window, or none."""
     noise = torch.randn((16, *SHAPE), generator=generator(3))
     if of == "sample":
         views = move_views(
@@ -153,7 +153,7 @@ def test_the_term_reaches_the_backbone_and_its_temperature():
         lambda: ContrastiveModel(UNetConfig(width=4, poolings=2), ProjectionConfig(width=16), config), generator()
     )
     assert model.terms[-1] == "local matching" and sum(model.weights) == pytest.approx(1.5)
-    terms = losses_of(model, synthesize_pair(procedural_bank(8), EngineConfig(side=48), seed=0, index=0), 3, 0)
+    terms = compute_losses(model, synthesize_pair(procedural_bank(8), EngineConfig(side=48), seed=0, index=0), 3, 0)
     terms[-1].backward()
     assert model.local.log_inverse_temperature.grad.abs().min() > 0 and model.backbone.stem.conv.weight.grad.any()
     assert not any("offsets" in name for name in model.state_dict())  # constants are not saved

@@ -1,4 +1,4 @@
-"""The loss of equation 1: golden values, a plain reference, and what it must not depend on."""
+"""Test the loss of equation 1: golden values, a plain reference, and invariances."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_loss_and_gradient_equal_the_published_code(golden, case):
 def plain_loss(
     features: torch.Tensor, labels: torch.Tensor, temperature: float, *, balanced: bool = False, rarity: bool = False
 ) -> float:
-    """Equation 1, anchor by anchor."""
+    """Compute equation 1 anchor by anchor."""
     z = torch.nn.functional.normalize(features.double().flatten(0, 1), dim=1)
     k = labels.repeat(2).tolist()
     total, weight = 0.0, 0.0

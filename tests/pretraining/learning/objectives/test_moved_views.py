@@ -1,4 +1,4 @@
-"""Windows in different poses: they show the sample, and what both show is the same place on every grid."""
+"""Test windows in different poses: content, and correspondence on every grid."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from torch.nn import functional
 from pretraining.backbone.initialization import build
 from pretraining.backbone.unet import UNetConfig
 from pretraining.engine.synthesis import EngineConfig, Pair, synthesize_pair
-from pretraining.learning.objectives.choice import ObjectiveConfig
+from pretraining.learning.objectives.choice import ObjectiveConfig, compute_losses
 from pretraining.learning.objectives.contrastive import ContrastiveConfig, ContrastiveModel
 from pretraining.learning.objectives.moved_views import MovedViews, PoseConfig, common_box, move_views
 from pretraining.learning.objectives.projection import ProjectionConfig
-from pretraining.learning.state import losses_of
 from pretraining.learning.train_config import TrainConfig
 from pretraining.templates.procedural import procedural_bank
 
@@ -23,12 +22,12 @@ SIDE, APART = 24, 8
 
 
 def places(side: int) -> Tensor:
-    """(side, side, side), the number of each voxel."""
+    """Return (side, side, side) voxel numbers."""
     return torch.arange(float(side**3)).view(side, side, side)
 
 
 def sample() -> Pair:
-    """Both views show the number of each voxel."""
+    """Return a sample whose views show the number of each voxel."""
     return Pair(labels=places(SIDE), views=places(SIDE).expand(2, -1, -1, -1))
 
 
@@ -54,7 +53,7 @@ def test_without_a_shift_nothing_is_cut_off():
 
 
 def places_of_both(windows: MovedViews, level: int, features: Tensor) -> tuple[Tensor, Tensor]:
-    """Features (n, C) that either view has at all places of the common box."""
+    """Return the (n, C) features of either view at all voxels of the common box."""
     box = common_box(windows, level)
     return box.features_of_both(features, torch.arange(box.labels.numel())).unbind()
 
@@ -69,7 +68,7 @@ def test_both_show_the_same_places_at_full_resolution(seed):
 
 
 def coordinates() -> Tensor:
-    """(3, SIDE, SIDE, SIDE), each voxel's index along each axis."""
+    """Return (3, SIDE, SIDE, SIDE) voxel indices along each axis."""
     return torch.stack(torch.meshgrid(*[torch.arange(float(SIDE))] * 3, indexing="ij"))
 
 
@@ -126,9 +125,9 @@ def test_moved_views_depend_on_the_index_alone_and_their_loss_reaches_the_whole_
         torch.Generator().manual_seed(0),
     )
     pair = synthesize_pair(procedural_bank(8), EngineConfig(side=48), seed=0, index=0)
-    losses = losses_of(model, pair, 3, 0)
-    assert losses.isfinite().all() and torch.equal(losses, losses_of(model, pair, 3, 0))
-    assert not torch.equal(losses, losses_of(model, pair, 4, 0))
+    losses = compute_losses(model, pair, 3, 0)
+    assert losses.isfinite().all() and torch.equal(losses, compute_losses(model, pair, 3, 0))
+    assert not torch.equal(losses, compute_losses(model, pair, 4, 0))
     losses.sum().backward()
     assert all(
         parameter.grad.isfinite().all() and parameter.grad.any() for parameter in model.backbone.encoder.parameters()

@@ -1,4 +1,4 @@
-"""Every objective learns, reaches the whole backbone, and depends on what it should and nothing else."""
+"""Test that every objective learns, trains the whole backbone, and uses only its inputs."""
 
 from __future__ import annotations
 
@@ -28,11 +28,16 @@ from pretraining.engine.targets import (
     synthesize_classes,
     synthesize_with_clean,
 )
-from pretraining.learning.objectives.choice import ObjectiveConfig, make_objective, sample_maker
+from pretraining.learning.objectives.choice import (
+    ObjectiveConfig,
+    compute_losses,
+    make_objective,
+    sample_maker,
+    total_loss,
+)
 from pretraining.learning.objectives.contrastive import ContrastiveConfig
 from pretraining.learning.objectives.dense import mean_dice_loss
 from pretraining.learning.objectives.projection import ProjectionConfig
-from pretraining.learning.state import losses_of, total
 from pretraining.templates.procedural import KINDS, procedural_bank
 
 KIND_NAMES = ("contrastive", "label_free", "denoising", "segmentation")
@@ -58,18 +63,24 @@ def bank():
 
 @pytest.mark.parametrize("kind", KIND_NAMES)
 def test_an_objective_learns(kind, bank):
-    """Loss of 4 fixed samples, before and after 60 steps on others; batch statistics of the samples, as in training."""
+    """Compare the loss of 4 fixed samples before and after 60 steps, with batch statistics."""
     model, make = objective(kind), sample_maker(config(kind))
     fixed = [make(bank, ENGINE, seed=0, index=1000 + i) for i in range(4)]
 
     def loss() -> float:
         with torch.no_grad():
-            return sum(total(model, losses_of(model, sample, 1000 + i, 0)).item() for i, sample in enumerate(fixed)) / 4
+            return (
+                sum(
+                    total_loss(model, compute_losses(model, sample, 1000 + i, 0)).item()
+                    for i, sample in enumerate(fixed)
+                )
+                / 4
+            )
 
     before = loss()
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     for step in range(60):
-        total(model, losses_of(model, make(bank, ENGINE, seed=0, index=step), step, 0)).backward()
+        total_loss(model, compute_losses(model, make(bank, ENGINE, seed=0, index=step), step, 0)).backward()
         if step == 0:
             parameters = dict(model.backbone.named_parameters())
             assert all(
@@ -85,9 +96,9 @@ def test_terms_have_names_and_weights_and_depend_on_the_index_alone(kind, bank):
     model, make = objective(kind), pickle.loads(pickle.dumps(sample_maker(config(kind))))
     sample = make(bank, ENGINE, seed=0, index=3)
     before = torch.get_rng_state()
-    losses = losses_of(model, sample, 3, 0)
+    losses = compute_losses(model, sample, 3, 0)
     assert losses.shape == (len(model.terms),) == (len(model.weights),) and losses.dtype == torch.float32
-    assert torch.equal(losses, losses_of(model, sample, 3, 0))
+    assert torch.equal(losses, compute_losses(model, sample, 3, 0))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -95,7 +106,7 @@ def test_label_free_learning_looks_at_no_label(bank):
     model = objective("label_free")
     sample = synthesize_pair(bank, ENGINE, seed=0, index=0)
     blind = Pair(torch.zeros_like(sample.labels), sample.views)
-    assert torch.equal(losses_of(model, sample, 0, 0), losses_of(model, blind, 0, 0))
+    assert torch.equal(compute_losses(model, sample, 0, 0), compute_losses(model, blind, 0, 0))
 
 
 def test_the_variance_term_sees_a_collapse():
@@ -112,7 +123,7 @@ def test_the_variance_term_sees_a_collapse():
 
 
 def test_clean_images_are_the_views_without_artefacts(bank):
-    """With texture, artefacts and the online set's intensities switched off, nothing is left to restore but 8-bit rounding."""
+    """Disable texture, artefacts and online intensities: only 8-bit rounding remains."""
     quiet = {
         name: dataclasses.replace(getattr(ENGINE.appearance, name), probability=0.0)
         for name in ("bias_field", "spike", "gamma", "smoothing", "gibbs", "sharpening", "low_resolution")

@@ -1,4 +1,4 @@
-"""Positions: distinct, fair or balanced, the same voxels in both views, labels by nearest neighbour."""
+"""Test that positions are distinct, uniform or balanced, and the same in both views."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 @pytest.fixture
 def labels() -> torch.Tensor:
-    """(16, 8, 12): label 0 nearly everywhere, label 7 in 20 voxels, label 3 in 100."""
+    """Return (16, 8, 12) labels: mostly 0, label 7 in 20 voxels, label 3 in 100."""
     flat = torch.zeros(16 * 8 * 12, dtype=torch.uint8)
     flat[100:120], flat[200:300] = 7, 3
     return flat.view(16, 8, 12)
@@ -31,7 +31,7 @@ def test_coarse_labels_at_the_corner_are_the_published_ones(labels, level):
 
 @pytest.mark.parametrize(("level", "gain"), [(2, 0.05), (3, 0.08), (4, 0.05)])
 def test_labels_at_the_centre_fill_more_of_their_blocks(level, gain):
-    """Share of a block that has its label, over label-balanced draws on real samples."""
+    """Compare the share of a block that has its label, over balanced draws on real samples."""
     bank, engine = procedural_bank(40), EngineConfig(side=64)
 
     def filled(block_label: str) -> float:
@@ -72,7 +72,7 @@ def test_a_small_grid_gives_all_its_voxels(labels):
 
 
 def shares(labels: torch.Tensor, *, balanced_share: float) -> dict[int, float]:
-    """Share of every label among single positions drawn 3,000 times."""
+    """Return the share of every label among single positions drawn 3,000 times."""
     source = generator()
     drawn = torch.cat(
         [sample_positions(labels, 1, balanced_share=balanced_share, generator=source) for _ in range(3000)]
@@ -92,7 +92,7 @@ def test_uniform_positions_take_every_voxel_equally_often(labels):
 
 @pytest.mark.parametrize("layout", [torch.channels_last_3d, torch.contiguous_format])
 def test_features_are_read_at_the_same_voxels_of_both_views(layout):
-    """Voxels may come twice; gradients add up then, and have the layout of the features."""
+    """Repeat voxels: their gradients add up and have the layout of the features."""
     features = torch.rand(2, 3, 4, 5, 6, generator=generator()).contiguous(memory_format=layout).requires_grad_()
     places = [(0, 0, 0), (0, 1, 1), (3, 4, 5), (0, 1, 1)]
     read = features_at(features, torch.tensor([0, 7, 119, 7]))
