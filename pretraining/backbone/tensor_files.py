@@ -46,10 +46,10 @@ def load_tensor_file(path: Path, expected: str) -> Any:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except InputError:
         raise
-    except Exception as error:  # a damaged pickle raises many types
-        raise InputError(f"{path} is damaged or contains more than tensors ({_reason(error)}); {expected}") from None
     except MemoryError:
         raise InputError(f"{path} needs more memory than is available; {expected}") from None
+    except Exception as error:  # a damaged pickle raises many types
+        raise InputError(f"{path} is damaged or contains more than tensors ({_reason(error)}); {expected}") from None
     size = path.stat().st_size
     for tensor in _tensors(content):
         if tensor.layout == torch.strided and tensor.numel() * tensor.element_size() > size:
