@@ -1,7 +1,7 @@
 """Few-shot nnU-Net training and multi-modality registration with pretrained features."""
 
-from pretraining import __version__ as __version__
 from pretraining.common.lazy_names import lazy_names
+from pretraining.common.versions import VERSION as __version__  # noqa: F401
 
 _MODULES = {
     "Registration": "registration.register",

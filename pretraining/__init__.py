@@ -5,8 +5,7 @@ This package turns organ shapes into pretrained weights. It needs neither nnU-Ne
 """
 
 from pretraining.common.lazy_names import lazy_names
-
-__version__ = "0.1.0"
+from pretraining.common.versions import VERSION as __version__  # noqa: F401
 
 _MODULES = {
     "EngineConfig": "engine.synthesis",

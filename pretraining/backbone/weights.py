@@ -35,7 +35,7 @@ _CHECKPOINT_KEY = "network_weights"
 """Key of the network in nnU-Net's checkpoints."""
 _LARGEST = {"in_channels": 1024, "out_channels": 4096, "width": 1024, "poolings": 8}
 """Upper bounds of a valid architecture, far above all published networks."""
-BUNDLED_NAME = "anatomix_unet16.safetensors"
+DEFAULT_WEIGHTS = "anatomix_unet16"
 HUB = "hf://"
 _HUB = re.compile(r"hf://(?P<repo>[^/@]+/[^/@]+)/(?P<file>[^@]+)(?:@(?P<revision>.*))?")
 
@@ -150,7 +150,8 @@ def find_weights(explicit: str | None = None, plan: str | None = None) -> Path:
 
     Args:
         explicit: A path, ``hf://owner/repo/file@revision`` (fetched once, then read from the hub's
-            cache; without network if ``HF_HUB_OFFLINE`` is set), ``bundled``, or None.
+            cache; without network if ``HF_HUB_OFFLINE`` is set), the name of bundled weights (see
+            :func:`bundled_weights`), ``bundled`` for the default ones, or None.
         plan: Name from the plan, in the same format.
 
     Raises:
@@ -158,17 +159,22 @@ def find_weights(explicit: str | None = None, plan: str | None = None) -> Path:
             without revision, since its weights could change.
     """
     source, name = resolve_weights(explicit, plan)
-    if name != "bundled":
+    bundled = bundled_weights()
+    path = bundled.get(DEFAULT_WEIGHTS if name == "bundled" else name)
+    if path is None:
         path = _fetch(name) if name.startswith(HUB) else Path(name).expanduser()
-        if not path.is_file():
-            raise InputError(
-                f"{source} names {name}, but there is no such file; correct it or omit it for the bundled weights"
-            )
-        return path
-    bundled = Path(str(resources.files("pretraining.backbone.bundled") / BUNDLED_NAME))
-    if not bundled.is_file():
-        raise InputError(f"no bundled weights at {bundled}; set --weights or ANATOMIX_WEIGHTS")
-    return bundled
+    if not path.is_file():
+        raise InputError(
+            f"{source} names {name}, but there is no such file; correct it, or use bundled weights: {', '.join(bundled)}"
+        )
+    return path
+
+
+def bundled_weights() -> dict[str, Path]:
+    """Return the weights files of this installation by name, the default first."""
+    folder = Path(str(resources.files("pretraining.backbone.bundled")))
+    files = {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+    return {DEFAULT_WEIGHTS: files.pop(DEFAULT_WEIGHTS, folder / f"{DEFAULT_WEIGHTS}.safetensors"), **files}
 
 
 def resolve_weights(explicit: str | None = None, plan: str | None = None) -> tuple[str, str]:

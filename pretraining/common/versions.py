@@ -1,4 +1,4 @@
-"""Output of ``--version``, without importing torch."""
+"""The version, and the output of ``--version``, without importing torch."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
-from pretraining import __version__
-
+VERSION = "0.1.0"
+"""Version of both packages; the only place that states it."""
 _DEPENDENCIES = ("torch", "nnunetv2")
 """Distributions whose versions are printed; those that are not installed are omitted."""
 
@@ -28,7 +28,7 @@ def version_line(program: str) -> str:
             found.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             continue
-    return f"{program} {__version__} ({', '.join(found)})"
+    return f"{program} {VERSION} ({', '.join(found)})"
 
 
 def answer_version(program: str) -> None:

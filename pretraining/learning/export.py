@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-import pretraining
 from pretraining.backbone.weights import Weights, export_published, save_weights, tensors_sha256
 from pretraining.common.config import from_dict
 from pretraining.common.errors import InputError
+from pretraining.common.versions import VERSION
 from pretraining.learning.checkpoint import Checkpoint, load_checkpoint
 from pretraining.learning.train_config import TrainConfig
 
@@ -62,7 +62,7 @@ def export_run(
         "minutes": round(checkpoint.seconds / 60, 1),
         "templates": checkpoint.templates,
         "config": checkpoint.config,
-        "software": f"nnunet-anatomix {pretraining.__version__}, torch {torch.__version__}",
+        "software": f"nnunet-anatomix {VERSION}, torch {torch.__version__}",
         "licence": "Apache-2.0",
         "notes": notes,
     }

@@ -18,13 +18,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import pretraining
 from pretraining.common.atomic import write_text
 from pretraining.common.checks import check_count, check_within
 from pretraining.common.config import differences, read_json, to_dict
 from pretraining.common.errors import InputError
 from pretraining.common.lock import hold_lock
 from pretraining.common.random import SEED_LIMIT
+from pretraining.common.versions import VERSION
 from pretraining.engine.synthesis import EngineConfig, StoredPair
 from pretraining.samples.shards import read_sample, read_shard
 
@@ -69,7 +69,7 @@ class StoreConfig:
     """Type of the device that makes the samples; noise differs between types."""
     shard_samples: int = 1
     """Number of samples per file."""
-    software: str = pretraining.__version__
+    software: str = VERSION
     """Software version; another version may make other samples."""
 
     def __post_init__(self) -> None:

@@ -19,7 +19,6 @@ import numpy as np
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from pretraining import __version__
 from pretraining.bank.bank_file import FAMILY, MAGIC, REGIONS, TemplateEntry, read_bank, read_checked_bits, write_bank
 from pretraining.bank.packing import pack
 from pretraining.common.atomic import write_text
@@ -29,6 +28,7 @@ from pretraining.common.fingerprint import fingerprint
 from pretraining.common.lock import hold_lock
 from pretraining.common.outputs import try_file
 from pretraining.common.processes import ProcessLost, imap_unordered
+from pretraining.common.versions import VERSION
 from pretraining.imaging.label_files import resample_nearest
 from pretraining.templates.organs import is_one_subject, read_group
 from pretraining.templates.report import BuildReport, Rejection, too_small
@@ -251,7 +251,7 @@ def _digest(reading: Reading, group: Group | ProceduralShapes) -> str:
             stamps.append((status.st_size, status.st_mtime_ns))
         except OSError:
             stamps.append(None)
-    content = [__version__, MAGIC.decode(), asdict(reading), type(group).__name__, asdict(group), stamps]
+    content = [VERSION, MAGIC.decode(), asdict(reading), type(group).__name__, asdict(group), stamps]
     return fingerprint(content, length=32)
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-import nnunet_anatomix
 from nnunet_anatomix.clinical.cases import SOURCES, CaseSource, image_file, read_source, source_file
 from nnunet_anatomix.clinical.delivery.dicom_segmentation import Algorithm, build_segmentation
 from nnunet_anatomix.clinical.delivery.overview import render_overview
@@ -41,6 +40,7 @@ from pretraining.common.errors import InputError
 from pretraining.common.fingerprint import file_sha256, fingerprint
 from pretraining.common.lock import hold_lock
 from pretraining.common.outputs import try_folder
+from pretraining.common.versions import VERSION
 from pretraining.imaging.grids import image_on
 from pretraining.imaging.label_files import is_label_file, stem
 from pretraining.imaging.scans import read_image
@@ -86,7 +86,7 @@ class Delivery:
             asdict(self.algorithm),
             self.format,
             self.overview,
-            nnunet_anatomix.__version__,
+            VERSION,
         ]
         return fingerprint([settings, prediction_sha256, file_sha256(source)], length=64)
 

@@ -13,11 +13,11 @@ from highdicom.seg import Segmentation, SegmentDescription
 from highdicom.sr import CodedConcept
 from pydicom.sr.codedict import codes
 
-import nnunet_anatomix
 from nnunet_anatomix.clinical.delivery.source_headers import SourceHeaders
 from nnunet_anatomix.clinical.delivery.structure_codes import structure_code
 from nnunet_anatomix.clinical.delivery.structure_colours import structure_colours
 from nnunet_anatomix.clinical.delivery.structures import Structure, Structures
+from pretraining.common.versions import VERSION
 
 NAME = "nnunet-anatomix"
 _MAX_TEXT, _MAX_PARAMETERS = 64, 1024
@@ -78,7 +78,7 @@ def build_segmentation(
         instance_number=1,
         manufacturer=NAME,
         manufacturer_model_name=NAME,
-        software_versions=(nnunet_anatomix.__version__, _clean_text(f"nnunetv2 {version('nnunetv2')}")),  # type: ignore[arg-type]  # any number
+        software_versions=(VERSION, _clean_text(f"nnunetv2 {version('nnunetv2')}")),  # type: ignore[arg-type]  # any number
         device_serial_number="1",
         series_description=_clean_text(f"Segmentation {algorithm.model}".strip()),
         content_label="SEGMENTATION",
@@ -115,7 +115,7 @@ def _describe_segment(
         algorithm_identification=highdicom.AlgorithmIdentificationSequence(
             name=NAME,
             family=codes.DCM.ArtificialIntelligence,
-            version=nnunet_anatomix.__version__,
+            version=VERSION,
             source=_clean_text(algorithm.model) or None,
             parameters=_clean_parameters(algorithm.parameters),
         ),
