@@ -103,7 +103,7 @@ def group_by_region(entries: Iterable[TemplateEntry], declared: Mapping[str, str
         members = stated.setdefault(name, {}) if name else by_folder.setdefault(folder_of[source], {})
         for kind, templates in kinds.items():
             members.setdefault((source if _NUMBERED.fullmatch(kind) else "", kind), []).extend(templates)
-    regions = [*stated.items(), *_joined(by_folder)]
+    regions = [*stated.items(), *_merge_similar(by_folder)]
     found = [Region(name, _vocabularies(kinds)) for name, kinds in regions]
     return tuple(sorted(found, key=lambda region: min(kind[0] for kind in region.kinds)))
 
@@ -151,7 +151,7 @@ def _distinguishing_folders(sources: Sequence[str]) -> dict[str, str]:
     return {source: "/".join(path[: depth + 1]) for source, path in zip(sources, paths, strict=True)}
 
 
-def _joined(regions: Mapping[str, _Kinds]) -> list[tuple[str, _Kinds]]:
+def _merge_similar(regions: Mapping[str, _Kinds]) -> list[tuple[str, _Kinds]]:
     """Join what shares its named kinds with an earlier region; the earlier one's name stays."""
     groups: list[tuple[str, _Kinds]] = []
     names_of: list[set[str]] = []

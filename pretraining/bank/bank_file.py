@@ -111,7 +111,7 @@ class BankIndex:
         """All rows in words."""
         return map(self._entry, self.rows.tolist())
 
-    def encoded(self) -> tuple[bytes, bytes]:
+    def encode(self) -> tuple[bytes, bytes]:
         """JSON part and rows, as they stand in a file."""
         head = {"spacing_mm": self.spacing_mm, "names": self.names} | ({"notes": self.notes} if self.notes else {})
         return json.dumps(head).encode(), self.rows.tobytes()
@@ -119,7 +119,7 @@ class BankIndex:
     @cached_property
     def sha256(self) -> str:
         """Digest of all the bank is: rows, names, spacing and, through the checksums, masks."""
-        return hashlib.sha256(b"".join(self.encoded())).hexdigest()
+        return hashlib.sha256(b"".join(self.encode())).hexdigest()
 
     def _entry(self, row: tuple) -> TemplateEntry:
         source, subject, organ, licence, shape, offset, voxel_count, _ = row
@@ -150,7 +150,7 @@ class IndexBuilder:
         numbers = [self._numbers.setdefault(text, len(self._numbers)) for text in texts]
         self._rows.append((*numbers, entry.shape, entry.offset, entry.voxel_count, zlib.crc32(bits.data)))
 
-    def index(self, *, spacing_mm: float, notes: Mapping[str, Any] | None = None) -> BankIndex:
+    def build(self, *, spacing_mm: float, notes: Mapping[str, Any] | None = None) -> BankIndex:
         """What has been collected."""
         return BankIndex(
             spacing_mm=spacing_mm, names=tuple(self._numbers), rows=np.array(self._rows, dtype=ROW), notes=notes or {}
@@ -192,9 +192,9 @@ def write_bank(
             for entry, bits in templates:
                 builder.add(entry, bits)
                 file.write(bits.tobytes())
-            index = builder.index(spacing_mm=spacing_mm, notes=notes)
+            index = builder.build(spacing_mm=spacing_mm, notes=notes)
             start = file.tell()
-            head, rows = index.encoded()
+            head, rows = index.encode()
             file.write(head + rows + FOOTER.pack(start, len(head), len(index.rows), bytes.fromhex(index.sha256), MAGIC))
         return index
 

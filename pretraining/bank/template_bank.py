@@ -72,14 +72,14 @@ class TemplateBank:
             packed = pack(np.asarray(mask))
             builder.add(TemplateEntry.of(packed, source=source, subject=str(i), organ=organ), packed.bits)
             bits.append(packed.bits)
-        return cls(builder.index(spacing_mm=spacing_mm), np.concatenate(bits) if bits else np.empty(0, np.uint8))
+        return cls(builder.build(spacing_mm=spacing_mm), np.concatenate(bits) if bits else np.empty(0, np.uint8))
 
     def __len__(self) -> int:
         return len(self._shapes)
 
     def __reduce__(self):
         if self.path is not None:
-            return _reopened, (self.path.absolute(), self.sha256)
+            return _reopen, (self.path.absolute(), self.sha256)
         return TemplateBank, (self._index, self._masks)
 
     @property
@@ -154,7 +154,7 @@ class TemplateBank:
         return {subject: tuple(members) for subject, members in found.items()}
 
 
-def _reopened(path: Path, sha256: str) -> TemplateBank:
+def _reopen(path: Path, sha256: str) -> TemplateBank:
     """The bank in another process; it must still be the one that was sent."""
     bank = TemplateBank.open(path)
     if bank.sha256 != sha256:

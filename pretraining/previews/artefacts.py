@@ -38,7 +38,7 @@ class Example:
     strong: Tensor
 
 
-def examples(view: Tensor, labels: Tensor, config: EngineConfig, *, seed: int = 0) -> list[Example]:
+def make_examples(view: Tensor, labels: Tensor, config: EngineConfig, *, seed: int = 0) -> list[Example]:
     """Every artefact of both sets, applied alone to one view.
 
     An artefact's strength is the mean change that it makes to this view; so a new one in the
@@ -93,7 +93,7 @@ def artefact_page(
     )
     with torch.no_grad():
         clean = apply_appearance(labels, plain)
-        shown = examples(clean, labels, config, seed=seed)
+        shown = make_examples(clean, labels, config, seed=seed)
 
     columns = 5
     middle = config.side // 2

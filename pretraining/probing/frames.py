@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pretraining.common.triple import triple
-from pretraining.engine.affine import about, rotation_matrix
+from pretraining.engine.affine import recentre, rotation_matrix
 from pretraining.engine.resample import resample_linear
 
 Triple = tuple[int, int, int]
@@ -39,7 +39,7 @@ class Frame:
         """(3, 4) map from a voxel index of the scan to the index of the same place in its frame."""
         middle = (np.array(shape) - 1) / 2
         linear = self.scale * rotation_matrix((self.rotation_deg,) * 3)
-        return about(np.column_stack([linear, np.zeros(3)]), middle, middle + self.margin_vox)
+        return recentre(np.column_stack([linear, np.zeros(3)]), middle, middle + self.margin_vox)
 
     def lay(self, image: Tensor) -> Tensor:
         """The scan in its frame, filled up with its least value.

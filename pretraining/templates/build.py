@@ -77,18 +77,18 @@ def build_bank(
     if processes < 1:
         raise InputError(f"expected at least one process to read with, found {processes}")
     out = Path(out)
-    _check_place(out)
+    _check_output(out)
     try_file(out)
     found, rejected = find_sources([Path(source) for source in sources], licences, regions)
     parts = out.with_name(f"{out.name}.parts")
     with hold_lock(parts):
-        with _keeping(parts):
-            groups = _decided(found, processes)
+        with _report_kept_parts(parts):
+            groups = _resolve_sources(found, processes)
             done = _read_all(groups, reading, parts, processes)
             rejected += [line for part in done for line in part.rejected]
             usable = any(part.template_count for part in done)
             if usable:
-                index = write_bank(out, _templates(done), spacing_mm=spacing_mm, notes=_region_notes(groups))
+                index = write_bank(out, _iterate_templates(done), spacing_mm=spacing_mm, notes=_region_notes(groups))
                 report = BuildReport.of(index, rejected)
                 write_text(out.with_name(f"{out.name}.report.txt"), f"{report}\n")
         for part in parts.glob("*.part"):
@@ -102,26 +102,26 @@ def build_bank(
 
 
 @contextmanager
-def _keeping(parts: Path) -> Iterator[None]:
+def _report_kept_parts(parts: Path) -> Iterator[None]:
     """Tell, whatever ends a build too early, what is kept and how to go on."""
     try:
         yield
     except KeyboardInterrupt:
-        logger.warning("stopped: %s", _to_go_on(parts))
+        logger.warning("stopped: %s", _resume_hint(parts))
         raise
     except ProcessLost as lost:
         where = ", ".join(sorted({str(getattr(item, "folder", item)) for item in lost.items}))
         raise CommandFailed(
-            f"a reading process was ended from outside, most likely because memory ran out, at one of {where}. {_to_go_on(parts)}, "
+            f"a reading process was ended from outside, most likely because memory ran out, at one of {where}. {_resume_hint(parts)}, "
             "with fewer --workers or without what is too large"
         ) from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise CommandFailed(f"no space left on the disk of {parts}: make room. {_to_go_on(parts)}") from error
+        raise CommandFailed(f"no space left on the disk of {parts}: make room. {_resume_hint(parts)}") from error
 
 
-def _check_place(out: Path) -> None:
+def _check_output(out: Path) -> None:
     if out.is_dir():
         raise InputError(
             f"{out} is a folder; a template bank is one file, so name a file, for example {out / 'templates.bank'}"
@@ -132,7 +132,7 @@ def _check_place(out: Path) -> None:
                 raise InputError(f"{out} exists and is no template bank; name another file, or remove it first")
 
 
-def _decided(found: Sequence[Source], processes: int) -> list[Group | ProceduralShapes]:
+def _resolve_sources(found: Sequence[Source], processes: int) -> list[Group | ProceduralShapes]:
     """What there is to read, once it is found out what the files of plain folders are."""
     folders = [source for source in found if isinstance(source, PlainFolder)]
     one_subject = dict(imap_unordered(_is_one_subject, folders, processes=min(processes, max(1, len(folders)))))
@@ -151,9 +151,9 @@ def _is_one_subject(folder: PlainFolder) -> bool:
     return is_one_subject(folder.files)
 
 
-def _read_all(groups: Sequence[Group | ProceduralShapes], reading: Reading, folder: Path, processes: int) -> list[Part]:
+def _read_all(groups: Sequence[Group | ProceduralShapes], reading: Reading, folder: Path, processes: int) -> list[SubjectPart]:
     """Make the part of each group; what is unusable is told as it is met."""
-    parts: dict[Group | ProceduralShapes, Part] = {}
+    parts: dict[Group | ProceduralShapes, SubjectPart] = {}
     unusable: set[Rejection] = set()
     bar = tqdm(total=len(groups), unit="subject", dynamic_ncols=True, mininterval=1.0)
     with logging_redirect_tqdm([logging.getLogger()]), bar:
@@ -174,13 +174,13 @@ def _read_all(groups: Sequence[Group | ProceduralShapes], reading: Reading, fold
     return [parts[group] for group in groups]
 
 
-def _templates(parts: Sequence[Part]) -> Iterator[tuple[TemplateEntry, np.ndarray]]:
+def _iterate_templates(parts: Sequence[SubjectPart]) -> Iterator[tuple[TemplateEntry, np.ndarray]]:
     """All templates in order, one subject in memory at a time."""
     for part in parts:
         yield from read_part(part.path)[0]
 
 
-def _to_go_on(parts: Path) -> str:
+def _resume_hint(parts: Path) -> str:
     count = sum(1 for _ in parts.glob("*.part"))
     return f"{count} finished subjects are kept in {parts}: to go on, run the same command again"
 
@@ -202,7 +202,7 @@ class Reading:
         check_count(min_voxels=self.min_voxels)
 
 
-class Part(NamedTuple):
+class SubjectPart(NamedTuple):
     """What is on disk of one subject."""
 
     path: Path
@@ -212,7 +212,7 @@ class Part(NamedTuple):
     rejected: tuple[Rejection, ...]
 
 
-def make_part(reading: Reading, folder: Path, group: Group | ProceduralShapes) -> Part:
+def make_part(reading: Reading, folder: Path, group: Group | ProceduralShapes) -> SubjectPart:
     """Read a subject and write its part to ``folder``, unless an intact one is there.
 
     The part is named after all that it depends on: the files by name, size and time of change, what
@@ -222,18 +222,18 @@ def make_part(reading: Reading, folder: Path, group: Group | ProceduralShapes) -
     if path.exists():
         try:
             templates, rejected = read_part(path)
-            return Part(path, False, len(templates), rejected)
+            return SubjectPart(path, False, len(templates), rejected)
         except InputError:  # a bad disk: read the subject again
             path.unlink()
     if isinstance(group, ProceduralShapes):
-        templates, rejected = _procedural(reading, group)
+        templates, rejected = _make_procedural(reading, group)
     else:
         content = read_group(group, reading.spacing_mm, reading.min_voxels)
         names = {"source": group.source, "subject": group.subject, "licence": group.licence}
         templates = [(TemplateEntry.of(mask, organ=organ, **names), mask.bits) for organ, mask in content.masks.items()]
         rejected = tuple(content.rejected)
     write_bank(path, templates, spacing_mm=reading.spacing_mm, notes={"rejected": rejected})
-    return Part(path, True, len(templates), rejected)
+    return SubjectPart(path, True, len(templates), rejected)
 
 
 def read_part(path: Path) -> tuple[Templates, tuple[Rejection, ...]]:
@@ -255,7 +255,7 @@ def _digest(reading: Reading, group: Group | ProceduralShapes) -> str:
     return fingerprint(content, length=32)
 
 
-def _procedural(reading: Reading, shapes: ProceduralShapes) -> tuple[Templates, tuple[Rejection, ...]]:
+def _make_procedural(reading: Reading, shapes: ProceduralShapes) -> tuple[Templates, tuple[Rejection, ...]]:
     # Imported here, since it brings PyTorch, and reading files needs none of it.
     from pretraining.templates.procedural import procedural_bank
 

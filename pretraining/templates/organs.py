@@ -35,7 +35,7 @@ class GroupContent:
     rejected: list[Rejection] = field(default_factory=list)
 
 
-class Part(NamedTuple):
+class OrganBox(NamedTuple):
     """A tight box around an organ and where it begins in the subject's volume."""
 
     mask: np.ndarray
@@ -54,7 +54,7 @@ def read_group(group: Group, spacing_mm: float, min_voxels: int) -> GroupContent
         min_voxels: Masks with fewer voxels after resampling are rejected.
     """
     content = GroupContent()
-    organs: dict[str, Part] = {}
+    organs: dict[str, OrganBox] = {}
     names, problem = read_label_names(group.names_file)
     if problem:
         content.rejected.append(problem)
@@ -63,8 +63,8 @@ def read_group(group: Group, spacing_mm: float, min_voxels: int) -> GroupContent
         try:
             if size is not None and (found := read_size(path)) != size:
                 raise Rejected(f"its size {found} differs from {size}, that of the subject's other masks")
-            for organ, part in _parts(path, spacing_mm, names):
-                organs[organ] = _union(organs[organ], part) if organ in organs else part
+            for organ, part in _read_organs(path, spacing_mm, names):
+                organs[organ] = _merge_boxes(organs[organ], part) if organ in organs else part
         except Rejected as reason:
             content.rejected.append(Rejection(str(path), str(reason), reason.kind))
         except MemoryError:
@@ -106,7 +106,7 @@ def is_one_subject(files: tuple[Path, ...]) -> bool:
     return True
 
 
-def _parts(path: Path, spacing_mm: float, names: Names) -> Iterator[tuple[str, Part]]:
+def _read_organs(path: Path, spacing_mm: float, names: Names) -> Iterator[tuple[str, OrganBox]]:
     """Organ and box for each label of one file; the box is empty for what resampling has lost."""
     labels, file_spacing_mm, values = read_labels(path)
     if not_organs := [value for value in values if names.get(value, "") is None]:
@@ -120,7 +120,7 @@ def _parts(path: Path, spacing_mm: float, names: Names) -> Iterator[tuple[str, P
         tight, offset = crop(labels != 0)
         yield (
             merged_name(organs.get(values[0], stem(path.name))),
-            Part(tight.copy(), offset),
+            OrganBox(tight.copy(), offset),
         )  # a view would keep the whole volume
         return
     # Imported here: it takes a second, and opening a bank needs none of it.
@@ -131,13 +131,13 @@ def _parts(path: Path, spacing_mm: float, names: Names) -> Iterator[tuple[str, P
         numbers = dict(enumerate(values, start=1))
     else:
         numbers = {value: value for value in values}
-    found = {numbers[region.label]: Part(region.image, region.bbox[:3]) for region in regionprops(labels)}
+    found = {numbers[region.label]: OrganBox(region.image, region.bbox[:3]) for region in regionprops(labels)}
     for value in values:
         organ = organs.get(value, f"label_{value}")
-        yield merged_name(organ), found.get(value, Part(np.zeros((0, 0, 0), dtype=bool), (0, 0, 0)))
+        yield merged_name(organ), found.get(value, OrganBox(np.zeros((0, 0, 0), dtype=bool), (0, 0, 0)))
 
 
-def _union(a: Part, b: Part) -> Part:
+def _merge_boxes(a: OrganBox, b: OrganBox) -> OrganBox:
     if not a.mask.size or not b.mask.size:
         return a if a.mask.size else b
     low = np.minimum(a.offset, b.offset)
@@ -147,7 +147,7 @@ def _union(a: Part, b: Part) -> Part:
         mask[
             tuple(slice(start, start + size) for start, size in zip(part.offset - low, part.mask.shape, strict=True))
         ] |= part.mask
-    return Part(mask, tuple(low.tolist()))
+    return OrganBox(mask, tuple(low.tolist()))
 
 
 def merged_name(organ: str) -> str:

@@ -67,23 +67,23 @@ class BuildReport:
     def _text(self, counts: int, lines: dict[Kind, int], *, with_organs: bool) -> str:
         kinds = f"{len(self.templates_of_organ)} kinds of organ"
         text = [f"{self.template_count} templates, {kinds}, of {self.subject_count} subjects at {self.spacing_mm:g} mm"]
-        text += _counted("from ", self.templates_of_source, counts)
-        text += _cut(self._region_lines(), counts)
-        text += _counted(
+        text += _count_lines("from ", self.templates_of_source, counts)
+        text += _truncate(self._region_lines(), counts)
+        text += _count_lines(
             "licence: ", {name or "not stated": count for name, count in self.templates_of_licence.items()}, counts
         )
-        text += _counted("organ: ", self.templates_of_organ, counts) if with_organs else []
+        text += _count_lines("organ: ", self.templates_of_organ, counts) if with_organs else []
         for kind, heading in HEADINGS.items():
             of_kind = [f"  {what}: {why}" for what, why, its in self.rejected if its == kind]
-            text += [f"{len(of_kind)} {heading}", *_cut(of_kind, lines[kind])] if of_kind else []
+            text += [f"{len(of_kind)} {heading}", *_truncate(of_kind, lines[kind])] if of_kind else []
         return "\n".join(text)
 
 
-def _counted(what: str, counts: dict[str, int], limit: int) -> list[str]:
-    return _cut([f"  {count:6d} {what}{name}" for name, count in counts.items()], limit)
+def _count_lines(what: str, counts: dict[str, int], limit: int) -> list[str]:
+    return _truncate([f"  {count:6d} {what}{name}" for name, count in counts.items()], limit)
 
 
-def _cut(lines: Sequence[str], limit: int) -> list[str]:
+def _truncate(lines: Sequence[str], limit: int) -> list[str]:
     return [*lines[:limit], f"  ... and {len(lines) - limit} more"] if len(lines) > limit else list(lines)
 
 

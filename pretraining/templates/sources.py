@@ -45,7 +45,7 @@ class Group:
     @property
     def names_file(self) -> Path:
         """File that says what numbers are called, if it exists: of the dataset in nnU-Net's layout, else of the folder."""
-        return self.folder.parent / DATASET_FILE if _is_of_dataset(self.folder) else self.folder / LABELS_FILE
+        return self.folder.parent / DATASET_FILE if _is_dataset_folder(self.folder) else self.folder / LABELS_FILE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,27 +142,27 @@ def find_sources(
         # name.
         root = name if times[name] == 1 else f"{name} ({times[name]})"
         if source.is_file():
-            licence = _licence_file(source.parent) or licence
+            licence = _read_licence(source.parent) or licence
             subject = stem(source.name)
             names = (source.name,)
             found.append(
                 Group(source=root, subject=subject, folder=source.parent, names=names, licence=licence, region=region)
             )
         elif source.is_dir():
-            found += _in_folder(source, root, licence, region, seen, rejected)
+            found += _find_in_folder(source, root, licence, region, seen, rejected)
         else:
             raise InputError(f"no such template source: {source}")
     return found, rejected
 
 
-def _in_folder(
+def _find_in_folder(
     source: Path, root: str, licence: str, region: str, seen: set[tuple[int, int]], rejected: list[Rejection]
 ) -> list[Source]:
     found: list[Source] = []
     licence_of = {source.parent: licence}
     rejected_before = len(rejected)
-    for folder, subfolders, names in _walk(source, seen, rejected):
-        licence_of[folder] = _licence_file(folder) or licence_of[folder.parent]
+    for folder, subfolders, names in _walk_folders(source, seen, rejected):
+        licence_of[folder] = _read_licence(folder) or licence_of[folder.parent]
         files = tuple(name for name in names if is_label_file(name))
         path = (root, *folder.relative_to(source).parts)
         where: dict[str, Any] = {"folder": folder, "names": files, "licence": licence_of[folder], "region": region}
@@ -176,7 +176,7 @@ def _in_folder(
         if folder.name == "segmentations":
             subject = path[-2] if len(path) > 1 else folder.resolve().parent.name
             found.append(Group(source="/".join(path[:-2] or path[:1]), subject=subject, **where))
-        elif _is_of_dataset(folder):
+        elif _is_dataset_folder(folder):
             found += PlainFolder(path=path[:-1] or path, **where).groups(one_subject=False)
         elif LABELS_FILE in names:
             found += PlainFolder(path=path, **where).groups(one_subject=False)
@@ -191,12 +191,12 @@ def _in_folder(
     return found
 
 
-def _is_of_dataset(folder: Path) -> bool:
+def _is_dataset_folder(folder: Path) -> bool:
     """Whether a folder holds the label maps of an nnU-Net dataset, whose ``dataset.json`` names them."""
     return folder.name in (TRAINING, TEST) and (folder.parent / DATASET_FILE).is_file()
 
 
-def _walk(
+def _walk_folders(
     source: Path, seen: set[tuple[int, int]], rejected: list[Rejection]
 ) -> Iterator[tuple[Path, list[str], list[str]]]:
     """Each folder with the sorted names in it, following links but never in circles."""
@@ -216,7 +216,7 @@ def _walk(
         yield folder, subfolders, sorted(names)
 
 
-def _licence_file(folder: Path) -> str:
+def _read_licence(folder: Path) -> str:
     """First line of the folder's LICENCE or LICENSE file that says something."""
     for path in sorted(folder.glob("LICEN[CS]E*")):
         try:

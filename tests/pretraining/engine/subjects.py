@@ -20,7 +20,7 @@ def bank_of_subjects(
             builder.add(TemplateEntry.of(packed, source=source, subject=subject, organ=f"organ {i}"), packed.bits)
             bits.append(packed.bits)
     notes = {"regions": regions} if regions else None
-    return TemplateBank(builder.index(spacing_mm=1.5, notes=notes), np.concatenate(bits))
+    return TemplateBank(builder.build(spacing_mm=1.5, notes=notes), np.concatenate(bits))
 
 
 def body(count: int, shape: tuple[int, int, int] = (60, 44, 52), seed: int = 0) -> list[np.ndarray]:

@@ -66,7 +66,7 @@ def test_displaced_equals_scipy_on_host_and_device():
     expected = ndimage.map_coordinates(labels.numpy(), where, order=0, mode="nearest")
     found = displace(labels, displacement)
     assert not ((found.numpy() != expected) & ~near_a_border(where, 1e-4)).any()
-    assert torch.equal(found, anatomy._displaced_on_device(labels, displacement))
+    assert torch.equal(found, anatomy._displace_on_device(labels, displacement))
     assert torch.equal(displace(labels, torch.zeros(3, *SHAPE)), labels)
 
 

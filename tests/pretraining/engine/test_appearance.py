@@ -58,7 +58,7 @@ def test_views_made_together_are_those_made_alone(bias):
     config = AppearanceConfig(bias_field=BiasFieldConfig(probability=bias))
     for index in range(6):
         looks = [sample_appearance(config, 6, sample_generator(index, view)) for view in range(2)]
-        together = appearance._apply_together(LABELS, looks)
+        together = appearance._apply_batched(LABELS, looks)
         assert torch.equal(together, appearance.apply_appearances(LABELS, looks))
         assert torch.equal(together, torch.stack([apply_appearance(LABELS, look) for look in looks]))
 

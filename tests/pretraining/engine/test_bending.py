@@ -47,7 +47,7 @@ def test_equals_scipy_on_host_and_device(bank, template, std_vox, straight):
         placed = PLACEMENTS["published"](matrix, bank.shape(template), SHAPE, bend_curves(bend, SHAPE))
         on_host, as_on_device = (torch.zeros(SHAPE, dtype=torch.uint8) for _ in range(2))
         placement.paste_templates(on_host, [bank.packed(template)], [placed])
-        placement._stamp_one_by_one(as_on_device, [bank.packed(template)], [placed])
+        placement._paste_one_by_one(as_on_device, [bank.packed(template)], [placed])
         assert torch.equal(on_host, as_on_device)
         where = mapped_coordinates(matrix, SHAPE) + displacement(bend, SHAPE)
         box = padded(bank.mask(template).numpy().astype(np.uint8), SHAPE)

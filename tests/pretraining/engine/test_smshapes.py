@@ -107,8 +107,8 @@ def test_the_devices_way_equals_the_hosts():
     params = sample_smshapes(SmShapesConfig(), (64, 72, 80), sample_generator(0, 0))
     values = smooth_noise(params.points, params.images[0])[0]
     displacement = smooth_noise(params.points, params.warps[0], channels=3)
-    warped = smshapes._warped_on_host(values, displacement)
-    assert torch.allclose(warped, smshapes._warped_on_device(values, displacement), atol=1e-4)
+    warped = smshapes._warp_on_host(values, displacement)
+    assert torch.allclose(warped, smshapes._warp_on_device(values, displacement), atol=1e-4)
     brightest = torch.zeros(2, *SHAPE)
     labels = torch.zeros(2, *SHAPE, dtype=torch.uint8)
     smshapes._keep_brightest_on_host(3, warped, brightest[0], labels[0])
