@@ -1,4 +1,4 @@
-"""The page of artefacts shows all of them, from the engine's own tables."""
+"""The page of artefacts shows all artefacts of the engine's tables."""
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ GEOMETRY = ["flip", "affine"]
 
 
 def scene() -> tuple[torch.Tensor, torch.Tensor]:
-    """A view and its labels."""
+    """Make a view and its labels."""
     labels = torch.zeros((20, 18, 16), dtype=torch.uint8)
     labels[4:12, 5:14, 3:13] = 1
     noise = torch.rand(labels.shape, generator=torch.Generator().manual_seed(0))
