@@ -128,9 +128,9 @@ def _drop_extremes(values: list[Tensor]) -> list[Tensor]:
         middle = [odd]
     else:
         middle = []
-    return (
-        middle + _drop_extreme(lows, torch.minimum, torch.maximum) + _drop_extreme(highs, torch.maximum, torch.minimum)
-    )
+    lows = _drop_extreme(lows, torch.minimum, torch.maximum)
+    highs = _drop_extreme(highs, torch.maximum, torch.minimum)
+    return middle + lows + highs
 
 
 def _drop_extreme(values: list[Tensor], extreme, opposite) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""All organs of a subject keep their places to each other, and are deformed as one."""
+"""Real label maps: organs of a subject keep their relative positions and are deformed together."""
 
 import dataclasses
 
@@ -33,7 +33,7 @@ def bank():
 
 
 def box_of(labels: np.ndarray) -> np.ndarray:
-    """The part of a volume that is not 0."""
+    """Crop a volume to its non-zero part."""
     return labels[ndimage.find_objects((labels > 0).astype(int))[0]]
 
 

@@ -1,4 +1,4 @@
-"""Bent templates equal looking whole arrays up at displaced coordinates, on the host and the device alike."""
+"""Bent templates equal lookups in whole arrays at displaced coordinates, on host and device."""
 
 import dataclasses
 
@@ -30,7 +30,7 @@ def bank() -> TemplateBank:
 
 
 def displacement(bend: Bend, shape: tuple[int, int, int]) -> np.ndarray:
-    """(3, X, Y, Z), voxels of the template."""
+    """Compute the displacement at each voxel, (3, X, Y, Z), voxels of the template."""
     along_x, along_y, along_z = bend_curves(bend, shape)
     return along_x[:, :, None, None] + along_y[:, None, :, None] + along_z[:, None, None, :]
 

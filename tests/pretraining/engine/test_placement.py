@@ -1,4 +1,4 @@
-"""Placed templates equal padding, repeating and mapping whole arrays with SciPy."""
+"""Placed templates equal whole arrays that SciPy pads, repeats and maps."""
 
 import numpy as np
 import pytest

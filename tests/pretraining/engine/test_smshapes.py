@@ -1,4 +1,4 @@
-"""The label of a voxel is that of the brightest warped noise image."""
+"""Shapes without anatomy: the label of a voxel is that of the brightest warped noise image."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ FEW = SmShapesConfig(shape_count=(6, 6))
 
 
 def plainly(params: SmShapes) -> np.ndarray:
-    """The same shapes with SciPy, every field made at every voxel."""
+    """Compute the shapes with SciPy, with every field at every voxel."""
     step = (np.array(params.shape) - 1) / (np.array(params.points) - 1)
     grid = np.stack(np.meshgrid(*[np.arange(n) for n in params.shape], indexing="ij"))
     images = []
