@@ -16,7 +16,7 @@ from pretraining.bank.template_bank import TemplateBank, describe_templates
 from pretraining.common.config import differences
 from pretraining.common.errors import InputError
 from pretraining.common.processes import available_cores
-from pretraining.engine.synthesis import EngineConfig, Pair, StoredPair, synthesize_pair, synthesize_stored, augment
+from pretraining.engine.synthesis import EngineConfig, Pair, StoredPair, augment, synthesize_pair, synthesize_stored
 from pretraining.samples.dataset import StoredPairs, load_stored
 from pretraining.samples.store import Store
 from pretraining.samples.stream import PairStream, load

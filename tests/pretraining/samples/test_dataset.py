@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pretraining.engine.synthesis import synthesize_pair, augment
+from pretraining.engine.synthesis import augment, synthesize_pair
 from pretraining.samples.dataset import StoredPairs, load_stored
 from pretraining.samples.store import open_store
 from pretraining.samples.stream import load
