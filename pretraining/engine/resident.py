@@ -49,6 +49,7 @@ class _DeviceCache:
         self._free = min(RESIDENT_BYTES, int(_RESIDENT_SHARE * _memory(device)))
 
     def bits(self, templates: Sequence[int]) -> list[Tensor]:
+        """Return the bits of templates; upload those that are not cached, all in one copy."""
         found = {i: self._kept[i] for i in templates if i in self._kept}
         if missing := list(dict.fromkeys(i for i in templates if i not in found)):
             packed = [self._bank.packed(i) for i in missing]
