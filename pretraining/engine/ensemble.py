@@ -132,15 +132,16 @@ def render_ensemble(params: Ensemble, bank: TemplateBank, device: torch.device |
         from 1.
     """
     labels = torch.zeros(params.shape, dtype=torch.uint8, device=device)
+    # Lines 3 to 7: each template, deformed, over the earlier ones.
     place_template = PLACEMENTS[params.placement]
     placements = [
         place_template(affine, bank.shape(i), params.shape, bend_curves(bend, params.shape) if bend else None)
         for i, affine, bend in zip(params.templates, params.affines, params.bends, strict=True)
     ]
     paste_templates(labels, load_packed(bank, params.templates, labels.device), placements)
-    if params.median:
+    if params.median:  # line 8
         labels = median_3x3x3(labels)
-    if params.foreground is not None:
+    if params.foreground is not None:  # lines 9 to 18
         labels = apply_foreground(labels, params.foreground, envelope_label=params.label_count - 1)
     return labels
 
@@ -190,3 +191,4 @@ def place_paper(affine: np.ndarray, crop: Shape, shape: Shape, curves: Curves | 
 
 
 PLACEMENTS = {"published": place_published, "paper": place_paper}
+"""Placement functions by name, the values of :attr:`EnsembleConfig.placement`."""
