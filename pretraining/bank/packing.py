@@ -1,4 +1,4 @@
-"""Binary masks as bits: cropped to the bounding box, eight voxels a byte."""
+"""Bit-packed binary masks, cropped to the bounding box, eight voxels per byte."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from pretraining.common.triple import triple
 
 
 class PackedMask(NamedTuple):
-    """A mask, cropped and bit-packed."""
+    """Cropped and bit-packed mask."""
 
     bits: np.ndarray
     """(bytes,) uint8, in C order, lowest bit first."""
     shape: tuple[int, int, int]
-    """Of the bounding box, voxels."""
+    """Shape of the bounding box, voxels."""
     offset: tuple[int, int, int]
     """Index of the box's first voxel in the mask."""
     voxel_count: int
+    """Number of set voxels."""
 
 
 def pack(mask: np.ndarray) -> PackedMask:
     """Crop a (X, Y, Z) mask to its bounding box and pack its bits.
 
     Raises:
-        ValueError: If nothing is set.
+        ValueError: If no voxel is set.
     """
     tight, offset = crop(np.asarray(mask) != 0)
     if not tight.size:
@@ -37,9 +38,14 @@ def pack(mask: np.ndarray) -> PackedMask:
 
 
 def crop(mask: np.ndarray) -> tuple[np.ndarray, tuple[int, int, int]]:
-    """The part of a (X, Y, Z) bool mask within its bounding box, a view, and where the box begins; (0, 0, 0) voxels if nothing is set."""
+    """Crop a (X, Y, Z) bool mask to its bounding box.
+
+    Returns:
+        A view of the mask within the box, and the index of the box's first voxel. If no voxel is
+        set, the view is empty and the index (0, 0, 0).
+    """
     offset = [0, 0, 0]
-    # From the slowest axis in memory to the fastest, so that all but the first look at little more
+    # From the slowest axis in memory to the fastest: then all axes but the first read little more
     # than the box.
     for axis in sorted(range(3), key=lambda a: -abs(mask.strides[a])):
         used = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
@@ -51,10 +57,18 @@ def crop(mask: np.ndarray) -> tuple[np.ndarray, tuple[int, int, int]]:
 
 
 def unpack(bits: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """(X, Y, Z) bool of these bits."""
+    """Unpack bits to a mask.
+
+    Args:
+        bits: (bytes,) uint8, in C order, lowest bit first.
+        shape: (X, Y, Z) of the mask, voxels.
+
+    Returns:
+        (X, Y, Z) bool.
+    """
     return np.unpackbits(bits, count=int(np.prod(shape)), bitorder="little").reshape(shape).view(np.bool_)
 
 
 def packed_length(shapes: ArrayLike) -> np.ndarray:
-    """Whole bytes that hold the bits of masks of these (..., 3) shapes."""
+    """Return the number of bytes, (...) int64, of packed masks of (..., 3) shapes."""
     return (np.asarray(shapes, dtype=np.int64).prod(axis=-1) + 7) // 8

@@ -20,13 +20,13 @@ class AffineConfig:
     scale: tuple[float, float] = (0.5, 1.5)
     """Range of each axis' scale, input voxels per output voxel: above 1 the shape shrinks."""
     max_rotation_deg: float = 180.0
-    """Each Euler angle is drawn from U[-max, max], degrees."""
+    """Bound of each Euler angle, drawn from U[-max, max], degrees."""
     max_shear: float = 0.5
-    """Each of the three upper-triangular shears is drawn from U[-max, max]."""
+    """Bound of each of the three upper-triangular shears, drawn from U[-max, max]."""
     max_translation_vox: float = 5.0
-    """Each axis' translation is drawn from U[-max, max], input voxels."""
+    """Bound of the translation along each axis, drawn from U[-max, max], input voxels."""
     reflect: bool = True
-    """Whether each axis is mirrored with probability 1/2."""
+    """Mirror each axis with probability 1/2."""
 
     def __post_init__(self) -> None:
         check_range("(0, inf)", scale=self.scale)
@@ -38,11 +38,18 @@ class AffineConfig:
 
 
 def sample_affine(config: AffineConfig, generator: Generator) -> np.ndarray:
-    """Draw the (3, 4) float64 matrix that maps output to input voxel index: diag(±scale)·R·Shear, then the translation.
+    """Draw a random affine map from output to input voxel index.
+
+    Args:
+        config: Ranges.
+        generator: Sole source of randomness.
+
+    Returns:
+        (3, 4) float64: the linear part diag(±scale)·R·Shear, then the translation.
 
     Notes:
-        FACTS section 3, the published behaviour. The paper's Algorithm 1 prints scales from U[-0.5,
-        0.5], meant as offsets from 1.
+        This is the behaviour of the published code. The paper's Algorithm 1 prints scales from
+        U[-0.5, 0.5], meant as offsets from 1.
     """
     scales = np.array(uniforms(3, *config.scale, generator))
     signs = 1 - 2 * np.array(integers(3, 0, 1, generator))
@@ -56,7 +63,12 @@ def sample_affine(config: AffineConfig, generator: Generator) -> np.ndarray:
 
 
 def rotation_matrix(angles_deg: Sequence[float], order: str = "xyz") -> np.ndarray:
-    """(3, 3) product of the rotations about each axis by (x, y, z) degrees; "xyz" is Rx·Ry·Rz, and "zxy" is ITK's Euler transform."""
+    """Return the (3, 3) product of the rotations about each axis.
+
+    Args:
+        angles_deg: Angles about x, y and z, degrees.
+        order: Order of the product: "xyz" is Rx·Ry·Rz, and "zxy" is ITK's Euler transform.
+    """
     product = np.eye(3)
     for axis in ("xyz".index(name) for name in order):
         cos, sin = math.cos(math.radians(angles_deg[axis])), math.sin(math.radians(angles_deg[axis]))
@@ -68,12 +80,21 @@ def rotation_matrix(angles_deg: Sequence[float], order: str = "xyz") -> np.ndarr
 
 
 def shear_matrix(shears: Sequence[float]) -> np.ndarray:
-    """(3, 3) unit upper-triangular matrix with the shears (xy, xz, yz)."""
+    """Return the (3, 3) unit upper-triangular matrix with the shears (xy, xz, yz)."""
     xy, xz, yz = shears
     return np.array([[1.0, xy, xz], [0.0, 1.0, yz], [0.0, 0.0, 1.0]])
 
 
-def about(linear: np.ndarray, centre_out: np.ndarray, centre_in: np.ndarray) -> np.ndarray:
-    """Move a (3, 4) map given about the origin so that it takes ``centre_out`` to ``centre_in`` plus its translation."""
+def recentre(linear: np.ndarray, centre_out: np.ndarray, centre_in: np.ndarray) -> np.ndarray:
+    """Move a map about the origin to other centres.
+
+    Args:
+        linear: (3, 4) map about the origin.
+        centre_out: (3,) fixed point in the output.
+        centre_in: (3,) fixed point in the input.
+
+    Returns:
+        (3, 4) map that takes ``centre_out`` to ``centre_in`` plus the translation of ``linear``.
+    """
     matrix, translation = linear[:, :3], linear[:, 3]
     return np.column_stack([matrix, translation + centre_in - matrix @ centre_out])

@@ -1,4 +1,7 @@
-"""Real label maps: all organs of one subject where they really lie, deformed together (App. B.6, ``Brains``)."""
+"""Real label maps: all organs of one subject in their true positions, deformed together.
+
+This is the label model ``Brains`` of App. B.6.
+"""
 
 from __future__ import annotations
 
@@ -15,42 +18,40 @@ from pretraining.common.checks import check_choice, check_count, check_not_negat
 from pretraining.common.errors import InputError
 from pretraining.common.random import distinct_integers, integer, uniforms, weighted_choice
 from pretraining.common.triple import triple
-from pretraining.engine.affine import AffineConfig, about, sample_affine
+from pretraining.engine.affine import AffineConfig, recentre, sample_affine
 from pretraining.engine.execution import compile_loop
 from pretraining.engine.fields import SmoothNoise, sample_smooth_noise, smooth_noise
-from pretraining.engine.placement import paste_templates, place
+from pretraining.engine.placement import make_placement, paste_templates
 from pretraining.engine.resident import load_packed
 
 Shape = tuple[int, int, int]
 
 ORGAN_LIMIT = 250
-"""Labels are 8-bit: of a subject with more organs, this many are drawn for each sample, and the
-others are left out.
+"""Most organs in one sample, as labels are 8-bit. Of a subject with more organs, each sample shows
+a random subset.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnatomyConfig:
-    """Which subjects of a template bank are drawn, and how they are deformed."""
+    """Settings of real label maps: the subjects to draw and their deformation."""
 
     min_organs: int = 4
-    """Subjects with fewer templates are never drawn: single shapes are no anatomy."""
+    """Fewest templates of a subject that may be drawn: single shapes are not an anatomy."""
     sources: tuple[str, ...] = ()
-    """Only subjects whose source begins with one of these are drawn; none: of all sources."""
+    """Prefixes of the sources whose subjects may be drawn. Default: all sources."""
     draw: Literal["uniform", "balanced"] = "uniform"
-    """``uniform``: each subject is equally likely. ``balanced``: a region of the body is drawn
-    first, then a subject of it.
-    """
+    """Distribution of the subjects: uniform, or balanced over regions of the body."""
     scale: tuple[float, float] = (0.8, 1.2)
     """Range of each axis' scale, input voxels per output voxel: above 1 the subject shrinks."""
     max_rotation_deg: float = 15.0
-    """Each Euler angle is drawn from U[-max, max], degrees."""
+    """Bound of each Euler angle, drawn from U[-max, max], degrees."""
     max_shear: float = 0.012
-    """Each of the three upper-triangular shears is drawn from U[-max, max]."""
+    """Bound of each of the three upper-triangular shears, drawn from U[-max, max]."""
     warp_scales_vox: tuple[float, ...] = (25.0,)
     """Coarse-grid spacings of the displacement, voxels at any side."""
     max_warp_std_vox: float = 4.0
-    """Each scale's std of displacement is drawn from U[0, max], voxels at any side."""
+    """Bound of each scale's std of displacement, drawn from U[0, max], voxels at any side."""
 
     def __post_init__(self) -> None:
         check_count(min_organs=self.min_organs)
@@ -64,60 +65,63 @@ class AnatomyConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Anatomy:
-    """One draw."""
+    """Random parameters of one real label map."""
 
     shape: Shape
-    """Of the volume, voxels."""
+    """Shape of the volume, voxels."""
     organs: tuple[int, ...]
     """Indices into the bank: all templates of one subject, at most ``ORGAN_LIMIT``, in the bank's
     order.
     """
     matrix: np.ndarray
-    """(3, 4), from index in the volume to index in the subject's own volume."""
+    """(3, 4) map from index in the volume to index in the subject's own volume."""
     warp: SmoothNoise
     """Displacement, voxels."""
 
     @property
     def label_count(self) -> int:
-        """Labels lie in 0..label_count - 1; known without looking at a voxel."""
+        """Upper bound of the labels: they are in 0..label_count - 1."""
         return 1 + len(self.organs)
 
 
 def sample_anatomy(config: AnatomyConfig, shape: Shape, bank: TemplateBank, generator: Generator) -> Anatomy:
-    """Draw a subject, what part of it is seen, and its deformation.
+    """Draw a subject, its visible part and its deformation.
 
     Args:
-        config: Ranges, and which subjects may be drawn.
+        config: Subjects that may be drawn, and ranges of the deformation.
         shape: (X, Y, Z) of the volume, voxels.
-        bank: Templates with their places in their subjects; one mask is read.
+        bank: Templates with their positions in their subjects; one mask is read.
         generator: Sole source of randomness.
 
+    Returns:
+        All that :func:`render_anatomy` needs besides the bank.
+
     Raises:
-        InputError: If the bank has no such subject.
+        InputError: If no subject of the bank may be drawn.
 
     Notes:
-        Along an axis where the box around all organs is shorter than the volume, the box lies
-        anywhere within it. Where it is longer, the middle of the volume is a random voxel of a
-        random organ, moved so that no more than the box is seen, but by at most a quarter of the
-        volume. So parts of the body with many organs are seen more often, and empty space alone is
-        never seen.
+        Along an axis where the box around all organs is shorter than the volume, the box is at a
+        random position within the volume. Where it is longer, the volume is centred at a random
+        voxel of a random organ. It is then moved towards the box, by at most a quarter of the
+        volume, to show as little space outside the box as possible. So parts of the body with many
+        organs are shown more often, and no volume is empty.
     """
     subjects = eligible_subjects(bank, config)
     if config.draw == "balanced":
-        regions = bank.cached(_by_region, config.min_organs, config.sources)
+        regions = bank.cached(_group_by_region, config.min_organs, config.sources)
         subjects = regions[weighted_choice([weight for weight, _ in regions], generator)][1]
     organs = subjects[integer(0, len(subjects) - 1, generator)]
     if len(organs) > ORGAN_LIMIT:
         organs = tuple(organs[i] for i in distinct_integers(len(organs), ORGAN_LIMIT, generator))
-    low, high = _boxes(bank, organs)
+    low, high = _organ_boxes(bank, organs)
     organ = integer(0, len(organs) - 1, generator)
-    focus = low[organ] + _any_voxel(bank, organs[organ], generator)
-    slides = np.array(uniforms(3, 0.0, 1.0, generator))
+    focus = low[organ] + _random_set_voxel(bank, organs[organ], generator)
+    position = np.array(uniforms(3, 0.0, 1.0, generator))
     half = (np.array(shape) - 1) / 2
     first, last = low.min(0), high.max(0) - 1
     nearest, farthest = np.minimum(first + half, last - half), np.maximum(first + half, last - half)
-    seen = np.clip(np.clip(focus, nearest, farthest), focus - half / 2, focus + half / 2)
-    centre = np.where(last - first > 2 * half, seen, nearest + slides * (farthest - nearest))
+    near_focus = np.clip(np.clip(focus, nearest, farthest), focus - half / 2, focus + half / 2)
+    centre = np.where(last - first > 2 * half, near_focus, nearest + position * (farthest - nearest))
     ranges = AffineConfig(
         scale=config.scale,
         max_rotation_deg=config.max_rotation_deg,
@@ -129,94 +133,102 @@ def sample_anatomy(config: AnatomyConfig, shape: Shape, bank: TemplateBank, gene
     return Anatomy(
         shape=shape,
         organs=organs,
-        matrix=about(affine, half, centre),
+        matrix=recentre(affine, half, centre),
         warp=sample_smooth_noise(config.warp_scales_vox, 0.0, config.max_warp_std_vox, generator),
     )
 
 
-def _any_voxel(bank: TemplateBank, template: int, generator: Generator) -> np.ndarray:
-    """Index of a random voxel that is set, (3,)."""
+def _random_set_voxel(bank: TemplateBank, template: int, generator: Generator) -> np.ndarray:
+    """Draw a set voxel of a template, uniformly; return its (3,) index."""
     mask = bank.mask(template).numpy()
     voxels = np.flatnonzero(mask)
     return np.array(np.unravel_index(voxels[integer(0, len(voxels) - 1, generator)], mask.shape))
 
 
 def eligible_subjects(bank: TemplateBank, config: AnatomyConfig) -> Sequence[tuple[int, ...]]:
-    """Templates of each subject that may be drawn, at least one subject.
+    """Return the templates of each subject that may be drawn, at least one subject.
+
+    Args:
+        bank: Templates with their subjects.
+        config: Conditions on the subjects.
 
     Raises:
-        InputError: If there is none.
+        InputError: If no subject may be drawn.
     """
-    # Banks have tens of thousands of subjects: they are gone through once, not for every sample.
-    return bank.cached(_eligible, config.min_organs, config.sources)
+    # Cached: a bank may have tens of thousands of subjects, too many to search for every sample.
+    return bank.cached(_find_eligible, config.min_organs, config.sources)
 
 
-def _eligible(bank: TemplateBank, min_organs: int, sources: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+def _find_eligible(bank: TemplateBank, min_organs: int, sources: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
     candidates = {
         name: organs for name, organs in bank.subjects().items() if not sources or name[0].startswith(sources)
     }
-    found = tuple(organs for organs in candidates.values() if len(organs) >= min_organs)
-    if not found:
+    eligible = tuple(organs for organs in candidates.values() if len(organs) >= min_organs)
+    if not eligible:
         most = max(map(len, candidates.values()), default=0)
-        where = f" from {', '.join(sources)}" if sources else ""
+        origin = f" from {', '.join(sources)}" if sources else ""
         raise InputError(
-            f"real label maps need a subject with at least {min_organs} organs; of the bank's {len(candidates)} subjects{where} "
-            f"none has more than {most}; build the bank from whole label maps with `anatomix-pretrain templates`, or change "
-            "engine.anatomy.min_organs or engine.anatomy.sources"
+            f"real label maps need a subject with at least {min_organs} organs; of the bank's {len(candidates)} "
+            f"subjects{origin} none has more than {most}; build the bank from whole label maps with "
+            "`anatomix-pretrain templates`, or change engine.anatomy.min_organs or engine.anatomy.sources"
         )
-    return found
+    return eligible
 
 
-def _by_region(
+def _group_by_region(
     bank: TemplateBank, min_organs: int, sources: tuple[str, ...]
 ) -> tuple[tuple[int, list[tuple[int, ...]]], ...]:
-    """For each region that has eligible subjects, its weight and those subjects."""
-    place = {i: number for number, region in enumerate(bank.regions) for kind in region.kinds for i in kind}
-    found: dict[int, list[tuple[int, ...]]] = {}
-    for organs in bank.cached(_eligible, min_organs, sources):
-        found.setdefault(place[organs[0]], []).append(organs)
-    return tuple((bank.regions[number].weight, subjects) for number, subjects in found.items())
+    """Return weight and eligible subjects of each region that has any."""
+    region_of = {i: number for number, region in enumerate(bank.regions) for kind in region.kinds for i in kind}
+    subjects_of: dict[int, list[tuple[int, ...]]] = {}
+    for organs in bank.cached(_find_eligible, min_organs, sources):
+        subjects_of.setdefault(region_of[organs[0]], []).append(organs)
+    return tuple((bank.regions[number].weight, subjects) for number, subjects in subjects_of.items())
 
 
 def render_anatomy(params: Anatomy, bank: TemplateBank, device: torch.device | str = "cpu") -> Tensor:
-    """Make the label volume.
+    """Render the label volume.
 
     Args:
-        params: From :func:`sample_anatomy`.
-        bank: Where the subject's templates are.
+        params: Parameters from :func:`sample_anatomy`.
+        bank: Bank with the subject's templates.
+        device: Device that computes the volume.
 
     Returns:
         (X, Y, Z) uint8: 0 is background, and the subject's i-th template, counted from 1, has label
-        i; where templates overlap the later one counts.
+        i. Where templates overlap, the later one counts.
 
     References:
         Billot et al., SynthSeg, Medical Image Analysis 2023, arXiv:2107.09559.
 
     Notes:
-        Ranges of the deformation are those of SynthSeg's published code, given there for voxels of
-        1 mm. Ours: the displacement is used as it is and not integrated over time, as at these
-        ranges it hardly ever folds; flips are left to the online set. A foreground mask belongs to
-        the label ensemble that this model takes the place of, so there is none.
+        Ranges of the deformation are those of SynthSeg's published code, which has voxels of 1 mm.
+        Two differences: the displacement is not integrated over time, as it rarely folds at these
+        ranges, and flips belong to the online set. There is no foreground mask: it is a part of the
+        label ensemble, which this model replaces.
     """
     labels = torch.zeros(params.shape, dtype=torch.uint8, device=device)
-    low, high = _boxes(bank, params.organs)
-    period = _beyond_sight(params, low.min(0), high.max(0))
+    low, high = _organ_boxes(bank, params.organs)
+    period = _long_period(params, low.min(0), high.max(0))
     placements = [
-        place(params.matrix, crop=bank.shape(i), offset=tuple(offset), period=period, shape=params.shape)
+        make_placement(params.matrix, crop=bank.shape(i), offset=tuple(offset), period=period, shape=params.shape)
         for i, offset in zip(params.organs, low.tolist(), strict=True)
     ]
     paste_templates(labels, load_packed(bank, params.organs, labels.device), placements)
     return displace(labels, smooth_noise(params.shape, params.warp, channels=3, device=device))
 
 
-def _boxes(bank: TemplateBank, organs: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """(organs, 3) first index of each organ's box in the subject's volume, and the index after its last."""
+def _organ_boxes(bank: TemplateBank, organs: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the start and the end of each organ's box in the subject's volume, (organs, 3) each.
+
+    The end is the index after the last voxel.
+    """
     low = np.array([bank.entry(i).offset for i in organs])
     return low, low + np.array([bank.shape(i) for i in organs])
 
 
-def _beyond_sight(params: Anatomy, low: np.ndarray, high: np.ndarray) -> Shape:
-    """A period so long that no organ is seen twice: all that is looked at and all organs are within one."""
+def _long_period(params: Anatomy, low: np.ndarray, high: np.ndarray) -> Shape:
+    """Return a period that spans the visible part and all organs, so that no organ repeats."""
     linear, origin = params.matrix[:, :3], params.matrix[:, 3]
     reach = linear * (np.array(params.shape) - 1)
     first = np.minimum(low, origin + np.minimum(reach, 0).sum(1))
@@ -225,15 +237,23 @@ def _beyond_sight(params: Anatomy, low: np.ndarray, high: np.ndarray) -> Shape:
 
 
 def displace(labels: Tensor, displacement_vox: Tensor) -> Tensor:
-    """Look up labels (X, Y, Z) at the voxel nearest to each displaced position; beyond the border the border's labels go on."""
+    """Look up labels at the voxel nearest to each displaced position.
+
+    Args:
+        labels: (X, Y, Z) uint8.
+        displacement_vox: (3, X, Y, Z) float32, voxels.
+
+    Returns:
+        (X, Y, Z) uint8. Outside the volume, the labels of its border are repeated.
+    """
     if labels.device.type == "cpu":
-        found = torch.empty_like(labels)
-        _displaced_on_host(labels.numpy(), displacement_vox.numpy(), found.numpy())
-        return found
-    return _displaced_on_device(labels, displacement_vox)
+        displaced = torch.empty_like(labels)
+        _displace_on_host(labels.numpy(), displacement_vox.numpy(), displaced.numpy())
+        return displaced
+    return _displace_on_device(labels, displacement_vox)
 
 
-def _displaced_on_device(labels: Tensor, displacement_vox: Tensor) -> Tensor:
+def _displace_on_device(labels: Tensor, displacement_vox: Tensor) -> Tensor:
     def position(axis: int) -> Tensor:
         size = labels.shape[axis]
         index = torch.arange(size, device=labels.device).view([-1 if a == axis else 1 for a in range(3)])
@@ -246,7 +266,7 @@ def _displaced_on_device(labels: Tensor, displacement_vox: Tensor) -> Tensor:
 
 
 @compile_loop
-def _displaced_on_host(labels, displacement, found):
+def _displace_on_host(labels, displacement, displaced):
     nx, ny, nz = labels.shape
     for x in range(nx):
         for y in range(ny):
@@ -254,4 +274,4 @@ def _displaced_on_host(labels, displacement, found):
                 px = min(max(np.int64(np.rint(displacement[0, x, y, z] + np.float32(x))), 0), nx - 1)
                 py = min(max(np.int64(np.rint(displacement[1, x, y, z] + np.float32(y))), 0), ny - 1)
                 pz = min(max(np.int64(np.rint(displacement[2, x, y, z] + np.float32(z))), 0), nz - 1)
-                found[x, y, z] = labels[px, py, pz]
+                displaced[x, y, z] = labels[px, py, pz]

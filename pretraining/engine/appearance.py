@@ -1,4 +1,7 @@
-"""From labels to one view: mixture, texture, artefacts (App. B.1.2, Fig. 12, the offline set)."""
+"""Appearance model: Gaussian mixture, texture and artefacts of one view (Fig. 2B, App. B.1.2).
+
+The artefacts are the offline set of Fig. 12.
+"""
 
 from __future__ import annotations
 
@@ -35,15 +38,15 @@ ARTEFACTS: dict[str, tuple[Callable[..., Any], Callable[..., Tensor]]] = {
     "sharpening": (sample_sharpening, apply_sharpening),
     "low_resolution": (sample_low_resolution, apply_low_resolution),
 }
-"""The chain, in the order of application; each is a field of :class:`AppearanceConfig`."""
+"""Chain of artefacts in the order of application; each is a field of :class:`AppearanceConfig`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextureConfig:
-    """Multiplicative texture of one view: times 1 + strength · smooth noise."""
+    """Multiplicative texture of one view: a factor of 1 + strength · smooth noise."""
 
     strength: float = 0.02
-    """Factor of the noise."""
+    """Factor of the smooth noise."""
     scales_vox: tuple[float, ...] = (4.0, 8.0, 16.0, 32.0)
     """Coarse-grid spacings, voxels at any side."""
     max_std: float = 5.0
@@ -57,32 +60,44 @@ class TextureConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AppearanceConfig:
-    """How a view is made of labels."""
+    """Settings of the appearance model, in the order of application."""
 
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
+    """One Gaussian per label."""
     texture: TextureConfig = field(default_factory=TextureConfig)
+    """Multiplicative smooth noise."""
     bias_field: BiasFieldConfig = field(default_factory=BiasFieldConfig)
+    """Smooth multiplicative shading."""
     spike: SpikeConfig = field(default_factory=SpikeConfig)
+    """Herringbone pattern of one k-space frequency."""
     gamma: GammaConfig = field(default_factory=GammaConfig)
+    """Power law of the intensities."""
     smoothing: SmoothingConfig = field(default_factory=SmoothingConfig)
+    """Gaussian smoothing."""
     gibbs: GibbsConfig = field(default_factory=GibbsConfig)
+    """Ringing by a truncated k-space."""
     sharpening: SharpeningConfig = field(default_factory=SharpeningConfig)
+    """Unsharp masking."""
     low_resolution: LowResolutionConfig = field(default_factory=LowResolutionConfig)
+    """Resampling to a coarser grid and back."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Appearance:
-    """One draw of a view."""
+    """Random parameters of one view."""
 
     mixture: Mixture
+    """Mean and std of each label."""
     texture: SmoothNoise
+    """Smooth noise of the texture."""
     texture_strength: float
+    """Factor of the smooth noise."""
     artefacts: tuple[tuple[str, Any], ...]
-    """Name in ``ARTEFACTS`` and drawn parameters of each artefact that happens, in order."""
+    """Name in ``ARTEFACTS`` and parameters of each artefact that occurs, in order."""
 
 
 def sample_appearance(config: AppearanceConfig, label_count: int, generator: Generator) -> Appearance:
-    """Draw everything about one view of an ensemble with labels 0 to ``label_count - 1``."""
+    """Draw all parameters of one view of a label map with labels 0 to ``label_count - 1``."""
     mixture = sample_mixture(config.mixture, label_count, generator)
     texture = sample_smooth_noise(config.texture.scales_vox, 0.0, config.texture.max_std, generator)
     drawn = [(name, sample(getattr(config, name), generator)) for name, (sample, _) in ARTEFACTS.items()]
@@ -95,23 +110,30 @@ def sample_appearance(config: AppearanceConfig, label_count: int, generator: Gen
 
 
 def apply_appearance(labels: Tensor, params: Appearance) -> Tensor:
-    """Make a view of labels (X, Y, Z) uint8: (X, Y, Z) float32 in [0, 1]."""
-    return _apply_together(labels, [params])[0]
+    """Render one view, (X, Y, Z) float32 in [0, 1], of labels (X, Y, Z) uint8."""
+    return _apply_batched(labels, [params])[0]
 
 
 def apply_appearances(labels: Tensor, params: Sequence[Appearance]) -> Tensor:
-    """Make views of labels (X, Y, Z) uint8, drawn with one configuration: (views, X, Y, Z) float32 in [0, 1].
+    """Render several views of one label map.
+
+    Args:
+        labels: (X, Y, Z) uint8.
+        params: Parameters of each view, all drawn with one configuration.
+
+    Returns:
+        (views, X, Y, Z) float32 in [0, 1].
 
     Notes:
-        On a CPU one after the other, as they fit its cache better; elsewhere together as far as all
-        take the same steps.
+        On a CPU, views are rendered one by one, since one view fits the cache better. Elsewhere the
+        steps that all views share are batched.
     """
     if labels.device.type == "cpu":
         return torch.stack([apply_appearance(labels, each) for each in params])
-    return _apply_together(labels, params)
+    return _apply_batched(labels, params)
 
 
-def _apply_together(labels: Tensor, params: Sequence[Appearance]) -> Tensor:
+def _apply_batched(labels: Tensor, params: Sequence[Appearance]) -> Tensor:
     views = min_max(apply_mixtures(labels, [each.mixture for each in params]).clamp_min_(0))
     textures = _textures(labels, [each.texture for each in params])
     views = min_max(views.mul_(textures.mul_(params[0].texture_strength).add_(1)))
@@ -127,7 +149,7 @@ def _apply_together(labels: Tensor, params: Sequence[Appearance]) -> Tensor:
 
 
 def _textures(labels: Tensor, params: Sequence[SmoothNoise]) -> Tensor:
-    """(views, X, Y, Z)."""
+    """Return the smooth noise of each view, (views, X, Y, Z)."""
     shape = triple(labels.shape)
     if labels.device.type != "cpu":
         return smooth_noises(shape, params, device=labels.device)[:, 0]
@@ -136,7 +158,7 @@ def _textures(labels: Tensor, params: Sequence[SmoothNoise]) -> Tensor:
 
 
 def min_max(volumes: Tensor) -> Tensor:
-    """Scale each of (..., X, Y, Z) to [0, 1] by its least and its greatest value; a constant volume becomes 0."""
+    """Scale each of (..., X, Y, Z) by its minimum and maximum to [0, 1]; constant ones become 0."""
     if volumes[..., 0, 0, 0].numel() == 1:
         low, high = volumes.aminmax()
     else:

@@ -1,9 +1,8 @@
-"""Smooth random deformation of each template, as curves along the axes of the volume that it is placed in.
+"""Smooth random deformation of each template, as curves along the axes of the label volume.
 
 The displacement at (x, y, z) is f(x) + g(y) + h(z), with f, g and h smooth random curves of three
-components each. A template's coordinate is looked up as such a sum anyway
-(:mod:`pretraining.engine.placement`), so bending adds nothing to the cost of a voxel, and the host
-and a device use the same numbers.
+components each. :mod:`pretraining.engine.placement` computes a template's coordinate as such a sum
+in any case, so bending adds nothing to the cost of a voxel, and CPU and GPU use the same numbers.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from pretraining.common.triple import triple
 
 Shape = tuple[int, int, int]
 Curves = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Per axis of the volume, (3, X), (3, Y), (3, Z) float64: what each index adds to the template's
-three coordinates, voxels.
+"""Contribution of each index along each axis of the volume to the template's three coordinates:
+(3, X), (3, Y), (3, Z) float64, voxels.
 """
 
 _MEAN_SQUARE = 151 / 315
@@ -31,16 +30,14 @@ _MEAN_SQUARE = 151 / 315
 
 @dataclass(frozen=True, kw_only=True)
 class BendConfig:
-    """Smooth random deformation of each placed template; not part of the published engine, which has none."""
+    """Settings of the smooth deformation of templates; the published engine has none."""
 
     probability: float = 0.0
     """Share of templates that are bent."""
     spacing_vox: tuple[float, float] = (16.0, 48.0)
-    """Range of the distance between a curve's control points, voxels of the volume at any side;
-    larger is smoother.
-    """
+    """Range of the control-point spacing, voxels of the volume at any side; larger is smoother."""
     max_std_vox: float = 4.0
-    """A curve's standard deviation is drawn from U[0, max], voxels of the template."""
+    """Bound of each curve's standard deviation, drawn from U[0, max], voxels of the template."""
 
     def __post_init__(self) -> None:
         check_probability(probability=self.probability)
@@ -50,18 +47,21 @@ class BendConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Bend:
-    """One draw for one template."""
+    """Random parameters of one template's deformation."""
 
     spacing_vox: float
     """Distance between control points, voxels of the volume."""
     std_vox: float
     """Standard deviation of each curve, voxels of the template."""
     noise_seed: int
-    """Expands into the control points."""
+    """Seed of the control points."""
 
 
 def sample_bend(config: BendConfig, generator: Generator) -> Bend | None:
-    """Draw the deformation of one template, or none; without bending, nothing is taken from the generator."""
+    """Draw the deformation of one template; None if it is not bent.
+
+    With a probability of 0, the generator is not used.
+    """
     if config.probability == 0 or not happens(config.probability, generator):
         return None
     return Bend(
@@ -72,25 +72,25 @@ def sample_bend(config: BendConfig, generator: Generator) -> Bend | None:
 
 
 def bend_curves(bend: Bend, shape: Shape) -> Curves:
-    """Expand a draw into curves.
+    """Compute the displacement curves along each axis of the volume.
 
     Args:
-        bend: From :func:`sample_bend`.
+        bend: Parameters from :func:`sample_bend`.
         shape: (X, Y, Z) of the volume, voxels.
 
     Returns:
-        For each axis of the volume, uniform cubic B-splines of normally distributed coefficients,
-        with zero mean and the standard deviation of the draw.
+        Uniform cubic B-splines along each axis, of normally distributed coefficients, with zero
+        mean and the drawn standard deviation.
 
     Notes:
-        A displacement without terms that mix the axes bends, stretches and shears a shape
-        differently from place to place, but does not twist it. The axes are those of the volume,
-        and templates are rotated at random against them.
+        A displacement without terms that mix the axes bends, stretches and shears a shape, with a
+        strength that varies within the volume, but does not twist it. The axes are those of the
+        volume, and templates are rotated at random against them.
     """
     counts = [math.ceil(size / bend.spacing_vox) + 3 for size in shape]
     normal = torch.randn(3, sum(counts), generator=noise_generator(bend.noise_seed, "cpu"), dtype=torch.float64)
     coefficients = normal.numpy() * (bend.std_vox / math.sqrt(_MEAN_SQUARE))
-    # All curves at once: each axis begins where the coefficients of the one before end.
+    # All curves are computed at once, from the concatenated coefficients of the three axes.
     starts = np.cumsum([0, *counts[:-1]])
     position = np.concatenate(
         [start + np.arange(size) / bend.spacing_vox for start, size in zip(starts, shape, strict=True)]
@@ -100,7 +100,15 @@ def bend_curves(bend: Bend, shape: Shape) -> Curves:
 
 
 def _cubic_spline(coefficients: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """(3, N) values at ``position`` (N,), in control points; the segment [i, i + 1) is made of coefficients i to i + 3."""
+    """Evaluate a uniform cubic B-spline; the segment [i, i + 1) depends on coefficients i to i + 3.
+
+    Args:
+        coefficients: (3, M), one row per component.
+        position: (N,), in units of the control-point spacing.
+
+    Returns:
+        (3, N).
+    """
     first = position.astype(np.int64)
     t = position - first
     rest, square = 1 - t, t * t

@@ -1,4 +1,4 @@
-"""From host to device without making the host wait."""
+"""Execution on CPU and GPU: asynchronous uploads, compiled loops, one thread per sample."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from torch import Tensor
 
 
 def upload(array: np.ndarray | Tensor, device: torch.device | str) -> Tensor:
-    """Copy a host array to ``device``; on CUDA through pinned memory, so that the host runs ahead of the device.
+    """Copy a host array to ``device`` without waiting for the device.
 
-    On the CPU nothing is copied and the result shares memory with ``array``.
+    Copies to CUDA use pinned memory. On the CPU nothing is copied, and the result shares memory
+    with ``array``.
     """
     host = torch.from_numpy(array) if isinstance(array, np.ndarray) else array
     if torch.device(device).type != "cuda":
@@ -27,27 +28,28 @@ T = TypeVar("T")
 
 
 def compile_loop(loop: Callable[..., T]) -> Callable[..., T]:
-    """Compile a function of NumPy arrays and numbers; strict IEEE arithmetic, so that results are the same bytes everywhere.
+    """Compile a function of NumPy arrays and numbers with Numba.
 
     Notes:
-        The machine code is kept beside the source, or in the user's cache folder, so that it is
-        compiled once and not in every worker process. Where neither can be written to, each process
-        compiles its own.
+        Arithmetic is strict IEEE, so that results have the same bytes on every machine. The machine
+        code is cached next to the source or in the user's cache folder, so that not every worker
+        process compiles it. Where neither is writable, each process compiles its own.
     """
     try:
         return numba.njit(loop, cache=True, nogil=True)
-    except RuntimeError:  # no folder to cache in
+    except RuntimeError:  # no writable cache folder
         return numba.njit(loop, nogil=True)
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """As a ``with`` block or a decorator: PyTorch computes on one thread, and then on as many as before.
+    """Limit PyTorch to one thread within a ``with`` block or a decorated function.
 
-    MKL's Fourier transforms of 16, 32 and 64 voxels round differently when lines are shared among
-    threads (torch 2.14), so that a sample would depend on the machine, and on whether a worker
-    process, which has one thread, or the main process makes it. Samples are made in parallel, not
-    parts of them.
+    Notes:
+        MKL's Fourier transforms of 16, 32 and 64 voxels round differently when threads share the
+        lines (torch 2.14). A sample would then depend on the machine, and on whether a worker
+        process, which has one thread, or the main process computes it. Parallelism is over samples,
+        not within one.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

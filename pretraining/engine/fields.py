@@ -1,4 +1,4 @@
-"""Smooth random fields, for the warp of the foreground and for texture."""
+"""Smooth random fields, for warps and for texture (Perlin noise in the paper's terms)."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Shape = tuple[int, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class SmoothNoise:
-    """One draw of smooth noise."""
+    """Random parameters of one smooth field."""
 
     scales_vox: tuple[float, ...]
     """Spacing of each coarse grid, voxels."""
     stds: tuple[float, ...]
     """Standard deviation at the nodes of each coarse grid, in the field's own unit."""
     noise_seed: int
-    """Expands into the values at the nodes."""
+    """Seed of the values at the nodes."""
 
 
 def sample_smooth_noise(
@@ -40,14 +40,14 @@ def sample_smooth_noise(
 
 
 def smooth_noise(shape: Shape, params: SmoothNoise, *, channels: int = 1, device: torch.device | str = "cpu") -> Tensor:
-    """Sum Gaussian noise drawn on coarse grids, each upsampled linearly to ``shape``.
+    """Sum Gaussian noise on coarse grids, each upsampled linearly to ``shape``.
 
     Args:
         shape: (X, Y, Z), voxels.
-        params: From :func:`sample_smooth_noise`.
-        channels: Number C of independent fields that share their stds, as the components of a
-            displacement do.
-        device: Where the field is made.
+        params: Parameters from :func:`sample_smooth_noise`.
+        channels: Number C of independent fields that share their stds, such as the components of a
+            displacement.
+        device: Device that computes the field.
 
     Returns:
         (C, X, Y, Z) float32, zero mean, unbounded.
@@ -56,10 +56,10 @@ def smooth_noise(shape: Shape, params: SmoothNoise, *, channels: int = 1, device
         Hoffmann et al., SynthMorph, TMI 2022, arXiv:2004.10282 (there called Perlin noise).
 
     Notes:
-        On a CPU, linear upsampling is a product with one small matrix per axis, and the last axis
-        is done for all scales at once: one product sums them, and no field but the result is ever
-        full size. Elsewhere products would depend on the precision that training allows them
-        (TF32), so PyTorch's interpolation does it, one kernel a scale.
+        On a CPU, linear upsampling is a product with one small matrix per axis. The last axis is
+        upsampled for all scales in one product, which also sums them, so that only the result has
+        full size. On other devices, products would depend on the precision that training allows
+        (TF32), so PyTorch's interpolation is used, with one kernel per scale.
     """
     if torch.device(device).type != "cpu":
         return smooth_noises(shape, [params], channels=channels, device=device)[0]
@@ -74,16 +74,19 @@ def smooth_noise(shape: Shape, params: SmoothNoise, *, channels: int = 1, device
 def smooth_noises(
     shape: Shape, params: Sequence[SmoothNoise], *, channels: int = 1, device: torch.device | str
 ) -> Tensor:
-    """Make several fields on a device with few kernels: the nodes of all scales are drawn and scaled together.
+    """Compute several smooth fields on an accelerator with few kernels.
 
     Args:
         shape: (X, Y, Z), voxels.
-        params: For each field, all with the same scales.
-        channels: As for :func:`smooth_noise`.
-        device: Where the fields are made, no CPU.
+        params: Parameters of each field, all with the same scales.
+        channels: Number C of independent fields that share their stds.
+        device: Device that computes the fields, not a CPU.
 
     Returns:
         (fields, C, X, Y, Z) float32.
+
+    Notes:
+        The nodes of all scales are drawn and scaled together.
     """
     counts = _node_counts(shape, params[0])
     sizes = [channels * math.prod(nodes) for nodes in counts]
@@ -102,12 +105,12 @@ def smooth_noises(
 
 
 def _node_counts(shape: Shape, params: SmoothNoise) -> list[Shape]:
-    """Nodes along each axis of each coarse grid."""
+    """Return the number of nodes along each axis of each coarse grid."""
     return [triple(math.ceil(size / scale) for size in shape) for scale in params.scales_vox]
 
 
 def _sum_upsampled(coarse: Sequence[Tensor], shape: Shape) -> Tensor:
-    """Sum of grids (C, ., ., .), each upsampled linearly to (C, X, Y, Z)."""
+    """Sum grids (C, ., ., .), each upsampled linearly to (C, X, Y, Z)."""
     partial, last = [], []
     for grid in coarse:
         along_x, along_y, along_z = (_linear_upsampling(n, size) for n, size in zip(grid.shape[1:], shape, strict=True))
@@ -119,7 +122,10 @@ def _sum_upsampled(coarse: Sequence[Tensor], shape: Shape) -> Tensor:
 
 @lru_cache(maxsize=256)
 def _linear_upsampling(nodes: int, size: int) -> Tensor:
-    """(size, nodes) weights that interpolate linearly from ``nodes`` values to ``size``, first and last nodes at the ends."""
+    """Return the (size, nodes) matrix of linear interpolation from ``nodes`` values to ``size``.
+
+    The first and the last node are at the ends.
+    """
     position = torch.linspace(0, nodes - 1, size, dtype=torch.float64)
     weights = 1 - (position[:, None] - torch.arange(nodes, dtype=torch.float64)).abs()
     return weights.clamp_min(0).float()

@@ -1,4 +1,4 @@
-"""The foreground mask of a label ensemble: a warped sphere, and an envelope around it (Algorithm 1, lines 9 to 18)."""
+"""Foreground mask of a label ensemble: a warped ball and its envelope (Algorithm 1, lines 9-18)."""
 
 from __future__ import annotations
 
@@ -17,29 +17,27 @@ from pretraining.engine.median import majority_3x3x3
 from pretraining.engine.morphology import shell
 
 REFERENCE_SIDE = 128
-"""Side of the paper's volumes, voxels; the sphere and its warp are given for it and scale with the
-side.
-"""
+"""Side of the paper's volumes, voxels. Ball and warp are specified for it and scale with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ForegroundConfig:
-    """How often there is a foreground mask or an envelope, and their sizes; lengths are for a side of 128 voxels."""
+    """Settings of the foreground mask and its envelope; lengths are for a side of 128 voxels."""
 
     probability: float = 2 / 3
     """Share of ensembles with a foreground mask."""
     radius_vox: tuple[int, int] = (48, 72)
-    """Range of the sphere's radius, at side 128."""
+    """Range of the ball's radius, voxels at side 128."""
     max_offset_vox: int = 32
-    """Each axis of the sphere's centre is off the middle by U{-max..max}, at side 128."""
+    """Bound of the centre's offset along each axis, drawn from U{-max..max}, voxels at side 128."""
     warp_scales_vox: tuple[float, ...] = (8.0, 16.0, 32.0)
-    """Coarse-grid spacings of the warp, at side 128."""
+    """Coarse-grid spacings of the warp, voxels at side 128."""
     warp_std_vox: tuple[float, float] = (1.0, 5.0)
-    """Range of each scale's std of displacement, at side 128."""
+    """Range of each scale's std of displacement, voxels at side 128."""
     envelope_probability: float = 1 / 2
     """Share of masked ensembles with an envelope."""
     envelope_radius_vox: tuple[int, int] = (2, 4)
-    """Range of the radius of the ball that dilates and erodes; voxels at any side."""
+    """Range of the radius of the dilating and eroding ball, voxels at any side."""
 
     def __post_init__(self) -> None:
         check_probability(probability=self.probability, envelope_probability=self.envelope_probability)
@@ -52,19 +50,20 @@ class ForegroundConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Foreground:
-    """One draw of a foreground mask."""
+    """Random parameters of one foreground mask."""
 
     radius_vox: float
+    """Radius of the ball, voxels."""
     centre_vox: tuple[float, float, float]
-    """Voxel index, not necessarily whole."""
+    """Voxel index of the ball's centre, not necessarily whole."""
     warp: SmoothNoise
     """Displacement, voxels."""
     envelope_radius_vox: int | None
-    """None: no envelope."""
+    """Radius of the dilating and eroding ball, voxels; None for no envelope."""
 
 
 def sample_foreground(config: ForegroundConfig, shape: tuple[int, int, int], generator: Generator) -> Foreground | None:
-    """Draw a foreground mask for volumes of ``shape``, or None where there is none."""
+    """Draw a foreground mask for volumes of ``shape``; None if the ensemble has none."""
     if not happens(config.probability, generator):
         return None
     scale = min(shape) / REFERENCE_SIDE
@@ -85,18 +84,23 @@ def sample_foreground(config: ForegroundConfig, shape: tuple[int, int, int], gen
 
 
 def foreground_mask(shape: tuple[int, int, int], params: Foreground, device: torch.device | str = "cpu") -> Tensor:
-    """Make the warped sphere, (X, Y, Z) bool.
+    """Compute the warped ball, (X, Y, Z) bool.
+
+    Args:
+        shape: (X, Y, Z), voxels.
+        params: Parameters from :func:`sample_foreground`.
+        device: Device that computes the mask.
 
     Notes:
-        Warping a sphere by nearest lookup asks of each voxel whether the rounded, displaced
-        position, mirrored at the borders, is within the radius; so no sphere is ever made. A median
-        filter smooths the result.
+        A voxel is set if its displaced position, rounded to a voxel and mirrored at the borders, is
+        within the radius. This equals a nearest-neighbour warp of a ball without a volume of the
+        ball. A median filter smooths the result.
     """
     displacement_vox = smooth_noise(shape, params.warp, channels=3, device=device)
     if torch.device(device).type == "cpu":
         inside = torch.empty(shape, dtype=torch.bool)
         centre_vox = np.array(params.centre_vox, dtype=np.float32)
-        _warped_ball_on_host(displacement_vox.numpy(), centre_vox, np.float32(params.radius_vox**2), inside.numpy())
+        _warp_ball_on_host(displacement_vox.numpy(), centre_vox, np.float32(params.radius_vox**2), inside.numpy())
         return majority_3x3x3(inside)
 
     def squared_offset(axis: int) -> Tensor:
@@ -112,8 +116,12 @@ def foreground_mask(shape: tuple[int, int, int], params: Foreground, device: tor
 
 
 @compile_loop
-def _warped_ball_on_host(displacement, centre, squared_radius, inside):
-    """Whether each voxel's displaced position is in the ball; a mirrored position is its distance from the nearest whole turn."""
+def _warp_ball_on_host(displacement, centre, squared_radius, inside):
+    """Set ``inside`` to whether each voxel's displaced position is within the ball.
+
+    One turn is a way along the axis and back: a mirrored position is the distance from the nearest
+    multiple of it.
+    """
     _, nx, ny, nz = displacement.shape
     turn_x, turn_y, turn_z = (
         np.float32(2 * max(nx - 1, 1)),
@@ -133,11 +141,15 @@ def _warped_ball_on_host(displacement, centre, squared_radius, inside):
 
 
 def apply_foreground(labels: Tensor, params: Foreground, envelope_label: int) -> Tensor:
-    """Mask a label volume: 0 outside, one more inside, ``envelope_label`` in the envelope.
+    """Mask a label volume: 0 outside, labels plus 1 inside, ``envelope_label`` in the envelope.
 
     Args:
         labels: (X, Y, Z) uint8.
-        envelope_label: Above every label inside.
+        params: Parameters from :func:`sample_foreground`.
+        envelope_label: Label of the envelope, above every label inside.
+
+    Returns:
+        (X, Y, Z) uint8.
     """
     mask = foreground_mask(triple(labels.shape), params, labels.device)
     masked = (labels + 1) * mask

@@ -1,4 +1,4 @@
-"""Flips and an affine map of a whole sample: labels and both views alike (Fig. 12, the online set)."""
+"""Flips and an affine map, shared by labels and both views of a sample (Fig. 12, online set)."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from torch import Generator, Tensor
 from pretraining.common.checks import check_not_negative, check_probability, check_range
 from pretraining.common.random import happens, uniforms
 from pretraining.common.triple import triple
-from pretraining.engine.affine import about, rotation_matrix
+from pretraining.engine.affine import recentre, rotation_matrix
 from pretraining.engine.resample import resample_labels, resample_linear
 
 
 @dataclass(frozen=True, kw_only=True)
 class GeometryConfig:
-    """How often and how far (TorchIO's meaning)."""
+    """Probabilities and ranges of flips and affine maps (TorchIO's convention)."""
 
     flip_probability: float = 0.9
-    """Share of samples that may be flipped at all."""
+    """Share of samples in which axes may be flipped."""
     axis_flip_probability: float = 0.5
-    """Then, of each axis."""
+    """Probability of a flip along each axis, in those samples."""
     affine_probability: float = 0.5
     """Share of samples with an affine map."""
     scale: tuple[float, float] = (0.6, 1.4)
-    """Range of each axis' scale; above 1 things get larger."""
+    """Range of the scale along each axis; above 1 shapes grow."""
     max_rotation_deg: float = 45.0
-    """Each Euler angle is drawn from U[-max, max], degrees."""
+    """Bound of each Euler angle, drawn from U[-max, max], degrees."""
 
     def __post_init__(self) -> None:
         check_probability(
@@ -41,16 +41,18 @@ class GeometryConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
-    """One draw, for a whole sample."""
+    """Random parameters of the geometry of one sample."""
 
     flipped_axes: tuple[int, ...]
+    """Axes to flip."""
     scales: tuple[float, float, float] | None
-    """None, with the angles: no affine map."""
+    """Scale along each axis; None for no affine map."""
     angles_deg: tuple[float, float, float] | None
+    """Euler angles, degrees; None for no affine map."""
 
 
 def sample_geometry(config: GeometryConfig, generator: Generator) -> Geometry:
-    """Draw flips, and scales and angles."""
+    """Draw flips, scales and angles."""
     may_flip = happens(config.flip_probability, generator)
     flips = [happens(config.axis_flip_probability, generator) and may_flip for _ in range(3)]
     mapped = happens(config.affine_probability, generator)
@@ -64,9 +66,15 @@ def sample_geometry(config: GeometryConfig, generator: Generator) -> Geometry:
 
 
 def apply_geometry(labels: Tensor, views: Tensor, params: Geometry) -> tuple[Tensor, Tensor]:
-    """Flip and map labels (X, Y, Z), nearest, and views (2, X, Y, Z), linear; about the middle of the volume.
+    """Flip labels and views, then map both about the centre of the volume.
 
-    What comes from outside is label 0 and each view's least value.
+    Args:
+        labels: (X, Y, Z); looked up at the nearest voxel, 0 outside.
+        views: (2, X, Y, Z) float32; interpolated linearly, each view's minimum outside.
+        params: Parameters from :func:`sample_geometry`.
+
+    Returns:
+        Labels and views, same shapes and types.
     """
     if params.flipped_axes:
         labels = labels.flip(params.flipped_axes)
@@ -78,7 +86,16 @@ def apply_geometry(labels: Tensor, views: Tensor, params: Geometry) -> tuple[Ten
 
 
 def output_to_input(scales: tuple[float, ...], angles_deg: tuple[float, ...], shape: tuple[int, ...]) -> np.ndarray:
-    """(3, 4) map of output to input voxel index that turns things by Rz·Rx·Ry, then scales them, about the middle."""
+    """Return the map that rotates shapes by Rz·Rx·Ry and then scales them, about the centre.
+
+    Args:
+        scales: Scale along each axis.
+        angles_deg: Angles about x, y and z, degrees.
+        shape: (X, Y, Z) of the volume, voxels.
+
+    Returns:
+        (3, 4), from output to input voxel index.
+    """
     linear = np.linalg.inv(np.diag(scales) @ rotation_matrix(angles_deg, order="zxy"))
     middle = (np.array(shape) - 1) / 2
-    return about(np.column_stack([linear, np.zeros(3)]), middle, middle)
+    return recentre(np.column_stack([linear, np.zeros(3)]), middle, middle)

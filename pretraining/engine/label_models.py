@@ -1,4 +1,4 @@
-"""Where labels come from: the paper's label ensembles, its alternatives (App. B.6), or a mixture of them."""
+"""Label models: the paper's label ensembles, its alternatives (App. B.6), or a mixture of them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from pretraining.engine.ensemble import Ensemble, render_ensemble, sample_ensemb
 from pretraining.engine.smshapes import SmShapes, render_smshapes, sample_smshapes
 
 Shape = tuple[int, int, int]
-Drawn = Ensemble | SmShapes | Anatomy
-"""What any label model draws; it has ``label_count``."""
+LabelDraw = Ensemble | SmShapes | Anatomy
+"""Random parameters of any label model; all have ``label_count``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,24 +29,24 @@ class LabelModelConfig:
     ensemble: float = 1.0
     """Label ensembles (Algorithm 1)."""
     smshapes: float = 0.0
-    """Shapes without biomedical prior."""
+    """Shapes without anatomy (App. B.6)."""
     anatomy: float = 0.0
-    """Real label maps: whole subjects of the template bank."""
+    """Real label maps: whole subjects of the template bank (App. B.6)."""
 
     def __post_init__(self) -> None:
         shares = asdict(self)
         check_not_negative(**shares)
         if not any(shares.values()):
-            raise InputError(f"shares of label models: expected one above 0, found {self}")
+            raise InputError(f"shares of label models: expected at least one above 0, found {self}; set one")
 
 
 class LabelModel(NamedTuple):
-    """One way to make labels."""
+    """Two functions that make a label map."""
 
-    sample: Callable[[Any, Shape, TemplateBank, Generator], Drawn]
-    """From (its configuration, shape, bank, generator)."""
+    sample: Callable[[Any, Shape, TemplateBank, Generator], LabelDraw]
+    """Function (config, shape, bank, generator) -> parameters; draws everything."""
     render: Callable[[Any, TemplateBank, torch.device | str], Tensor]
-    """From (what was drawn, bank, device) to (X, Y, Z) uint8, 0 is background."""
+    """Function (parameters, bank, device) -> (X, Y, Z) uint8, 0 is background; draws nothing."""
 
 
 LABEL_MODELS = {
@@ -57,12 +57,12 @@ LABEL_MODELS = {
     ),
     "anatomy": LabelModel(sample_anatomy, render_anatomy),
 }
-"""Each is a field of :class:`LabelModelConfig` and, with its settings, of the engine's
-configuration.
+"""Label models by name. Each name is a field of :class:`LabelModelConfig` (its share) and of the
+engine's configuration (its settings).
 """
 
 
 def choose_label_model(config: LabelModelConfig, generator: Generator) -> str:
-    """Draw the name of a label model, each with its share."""
+    """Draw the name of a label model in proportion to the shares."""
     shares = {name: share for name, share in asdict(config).items() if share > 0}
     return list(shares)[weighted_choice(list(shares.values()), generator)]

@@ -1,4 +1,4 @@
-"""The median of 3x3x3 neighbourhoods, exactly (Algorithm 1, line 8)."""
+"""Exact 3x3x3 median filter (Algorithm 1, line 8)."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from torch import Tensor
 from pretraining.common.triton_support import can_run_triton, launch
 
 CACHED_VOXELS = 2**17
-"""Slab size on a CPU."""
+"""Voxels per slab on a CPU, so that the arrays of the network fit its cache."""
 
 
 def median_3x3x3(volume: Tensor) -> Tensor:
     """Replace each voxel by the median of its 27 neighbours.
 
     Args:
-        volume: (X, Y, Z), any dtype with an order, at least 1 voxel an axis.
+        volume: (X, Y, Z), any ordered dtype, at least 1 voxel per axis.
 
     Returns:
-        (X, Y, Z), same dtype. Borders are mirrored with the edge voxel repeated, which in a 3x3x3
-        window equals repeating it: ``scipy.ndimage.median_filter(volume, 3)``.
+        (X, Y, Z), same dtype. The edge voxel is repeated outside, which in a 3x3x3 window equals
+        mirroring: ``scipy.ndimage.median_filter(volume, 3)``.
 
     Notes:
-        A selection network. Triples are sorted along z, then y, then x; neighbouring windows share
-        that work. After it, the element of ranks (i, j, k) has at least (i+1)(j+1)(k+1) - 1
-        elements not above it and (3-i)(3-j)(3-k) - 1 not below, so that 4 elements are surely below
-        and 4 surely above the median, and 19 remain. Those are reduced by taking away the least and
-        the greatest of each 11, 10, ... candidates, as neither can be the median.
+        The algorithm is a selection network. Triples are sorted along z, then y, then x, and
+        neighbouring windows share that work. Then the element of ranks (i, j, k) has at least
+        (i+1)(j+1)(k+1) - 1 elements not above it and (3-i)(3-j)(3-k) - 1 not below it. So 4
+        elements are below and 4 above the median for certain, and 19 candidates remain. They are
+        reduced by removing the minimum and the maximum of 11, then 10, ... of them, as neither can
+        be the median.
     """
     if volume.dtype == torch.uint8 and can_run_triton(volume.device):
         return _median_in_one_launch(volume)
@@ -50,7 +51,7 @@ def _median_in_one_launch(volume: Tensor) -> Tensor:
 
 
 def _median_of_inner(padded: Tensor) -> Tensor:
-    """Medians around all voxels that have 26 neighbours."""
+    """Compute the medians around all voxels that have 26 neighbours."""
     sorted_z = _sort3(*_windows(padded, 2))
     sorted_zy = {(k, j): plane for k, line in enumerate(sorted_z) for j, plane in enumerate(_sort3(*_windows(line, 1)))}
     candidates = []
@@ -63,7 +64,7 @@ def _median_of_inner(padded: Tensor) -> Tensor:
 
 
 def majority_3x3x3(mask: Tensor) -> Tensor:
-    """:func:`median_3x3x3` of a (X, Y, Z) bool mask: whether at least 14 of the 27 neighbours are set."""
+    """Compute the 3x3x3 median of a (X, Y, Z) bool mask: at least 14 of 27 neighbours are set."""
     count = _repeat_edges(mask.to(torch.uint8))
     for axis in range(3):
         low, middle, high = _windows(count, axis)
@@ -81,7 +82,7 @@ def _repeat_edges(volume: Tensor) -> Tensor:
 
 
 def _windows(volume: Tensor, axis: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The three neighbours along ``axis`` of every voxel that has both."""
+    """Return the previous voxel, the voxel and the next one along ``axis``, without the borders."""
     size = volume.shape[axis] - 2
     return volume.narrow(axis, 0, size), volume.narrow(axis, 1, size), volume.narrow(axis, 2, size)
 
@@ -98,24 +99,28 @@ def _sort3(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _median_of_19(values: list[Tensor]) -> Tensor:
-    """Median of 19 tensors, voxel by voxel."""
-    kept, waiting = values[:11], values[11:]
-    while len(kept) > 3:
-        kept = _without_extremes(kept)
-        if waiting:
-            kept.append(waiting.pop())
-    return _sort3(*kept)[1]
+    """Compute the median of 19 tensors, voxel by voxel."""
+    candidates, remaining = values[:11], values[11:]
+    while len(candidates) > 3:
+        candidates = _drop_extremes(candidates)
+        if remaining:
+            candidates.append(remaining.pop())
+    return _sort3(*candidates)[1]
 
 
-def _without_extremes(values: list[Tensor]) -> list[Tensor]:
-    """Take away the least and the greatest: pairs are sorted, then the least of the lows and the greatest of the highs are found."""
+def _drop_extremes(values: list[Tensor]) -> list[Tensor]:
+    """Remove the minimum and the maximum.
+
+    Pairs are sorted first: the minimum is among their lower values, the maximum among the higher.
+    """
     lows, highs = [], []
     for a, b in zip(values[0::2], values[1::2], strict=False):
         low, high = _sort2(a, b)
         lows.append(low)
         highs.append(high)
     if len(values) % 2:
-        # The odd one joins both races; whichever value leaves it behind stays in the middle.
+        # The unpaired value is compared with one pair: its lowest and highest value are candidates
+        # for the extremes, and the one in between is neither.
         low, odd = _sort2(lows.pop(), values[-1])
         lows.append(low)
         odd, high = _sort2(odd, highs.pop())
@@ -123,13 +128,18 @@ def _without_extremes(values: list[Tensor]) -> list[Tensor]:
         middle = [odd]
     else:
         middle = []
-    return middle + _without(lows, torch.minimum, torch.maximum) + _without(highs, torch.maximum, torch.minimum)
+    lows = _drop_extreme(lows, torch.minimum, torch.maximum)
+    highs = _drop_extreme(highs, torch.maximum, torch.minimum)
+    return middle + lows + highs
 
 
-def _without(values: list[Tensor], winner, loser) -> list[Tensor]:
-    """Let a champion pass through ``values`` and drop it, keeping the losers."""
-    champion, rest = values[0], []
+def _drop_extreme(values: list[Tensor], extreme, opposite) -> list[Tensor]:
+    """Remove the minimum or maximum, which ``extreme`` selects from two values.
+
+    ``opposite`` selects the other one.
+    """
+    found, rest = values[0], []
     for value in values[1:]:
-        rest.append(loser(champion, value))
-        champion = winner(champion, value)
+        rest.append(opposite(found, value))
+        found = extreme(found, value)
     return rest

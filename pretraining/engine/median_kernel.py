@@ -1,4 +1,4 @@
-"""The median of 3x3x3 neighbourhoods of 8-bit values in one launch (see :mod:`pretraining.engine.median`)."""
+"""Triton kernel of the 3x3x3 median of 8-bit values (see :mod:`pretraining.engine.median`)."""
 
 import triton
 import triton.language as tl
@@ -6,10 +6,10 @@ import triton.language as tl
 
 @triton.jit
 def median(volume, result, nx, ny, nz, BLOCK: tl.constexpr):
-    """Write the medians of a (nx, ny, nz) uint8 volume, the edge voxel repeated outside.
+    """Write the medians of a (nx, ny, nz) uint8 volume, with the edge voxel repeated outside.
 
-    The median of 27 is the greatest value below which there are at most 13: it is found bit by bit,
-    from the highest.
+    The median of 27 values is the greatest number with at most 13 values below it. Its bits are
+    found one by one, from the highest.
     """
     voxel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     exists = voxel < nx * ny * nz

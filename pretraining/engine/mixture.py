@@ -1,4 +1,4 @@
-"""Intensities from labels: one Gaussian per label (App. B.1.2)."""
+"""Gaussian mixture: intensities from labels, one Gaussian per label (Fig. 2B, App. B.1.2)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ class MixtureConfig:
     """Ranges of each label's mean and std, on a scale of 0 to 255."""
 
     mean: tuple[float, float] = (25.0, 255.0)
+    """Range of each label's mean, on a scale of 0 to 255."""
     std: tuple[float, float] = (5.0, 20.0)
+    """Range of each label's standard deviation, on a scale of 0 to 255."""
     zero_background_probability: float = 0.25
     """Share of views whose label 0 is exactly 0."""
 
@@ -30,17 +32,18 @@ class MixtureConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture:
-    """One draw."""
+    """Random parameters of one mixture."""
 
     means: tuple[float, ...]
-    """One per label."""
+    """Mean of each label, on a scale of 0 to 255."""
     stds: tuple[float, ...]
-    """One per label."""
+    """Standard deviation of each label, on a scale of 0 to 255."""
     noise_seed: int
+    """Seed of the normal noise of all voxels."""
 
 
 def sample_mixture(config: MixtureConfig, label_count: int, generator: Generator) -> Mixture:
-    """Draw mean and std for labels 0 to ``label_count - 1``."""
+    """Draw mean and std of labels 0 to ``label_count - 1``."""
     means = uniforms(label_count, *config.mean, generator)
     stds = uniforms(label_count, *config.std, generator)
     if happens(config.zero_background_probability, generator):
@@ -49,12 +52,20 @@ def sample_mixture(config: MixtureConfig, label_count: int, generator: Generator
 
 
 def apply_mixture(labels: Tensor, params: Mixture) -> Tensor:
-    """Turn labels (X, Y, Z) uint8 into intensities (X, Y, Z) float32, not yet clipped."""
+    """Compute the intensities of one view, (X, Y, Z) float32; see :func:`apply_mixtures`."""
     return apply_mixtures(labels, [params])[0]
 
 
 def apply_mixtures(labels: Tensor, params: Sequence[Mixture]) -> Tensor:
-    """Turn labels (X, Y, Z) uint8 into intensities (views, X, Y, Z) float32, not yet clipped: one mixture for each view."""
+    """Compute the intensities of several views of one label map.
+
+    Args:
+        labels: (X, Y, Z) uint8.
+        params: Mixture of each view.
+
+    Returns:
+        (views, X, Y, Z) float32, not clipped.
+    """
     index = labels.flatten().int()
     means, stds = upload(torch.tensor([[each.means for each in params], [each.stds for each in params]]), labels.device)
     intensities = torch.empty((len(params), *labels.shape), device=labels.device)

@@ -1,4 +1,4 @@
-"""Dilation by a ball."""
+"""Morphology of binary masks: dilation by a ball, and the shell around a mask's surface."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ def dilate(masks: Tensor, radius_vox: int) -> Tensor:
     """Dilate by the ball x² + y² + z² <= radius² (scikit-image's ``ball``).
 
     Args:
-        masks: (N, X, Y, Z) bool; what lies outside the volume is not set.
-        radius_vox: >= 1.
+        masks: (N, X, Y, Z) bool; not set outside the volume.
+        radius_vox: Radius of the ball, voxels, >= 1.
 
     Returns:
         (N, X, Y, Z) bool.
 
     Notes:
-        The ball is a bundle of rods along z: one dilation along z per rod length, then a union of
-            shifted copies.
+        The ball is decomposed into rods along z: masks are dilated along z once per rod length, and
+        the result is a union of shifted copies.
     """
     x, y, z = masks.shape[1:]
     r = radius_vox
@@ -39,9 +39,14 @@ def dilate(masks: Tensor, radius_vox: int) -> Tensor:
 
 
 def shell(mask: Tensor, radius_vox: int) -> Tensor:
-    """Voxels that a ball dilation of ``mask`` (X, Y, Z) bool adds or an erosion removes: dilate and not erode.
+    """Compute dilate(mask) and not erode(mask), with a ball.
 
-    What lies outside the volume counts neither as inside nor as outside, as in scikit-image.
+    Args:
+        mask: (X, Y, Z) bool. The border of the volume is not a surface, as in scikit-image.
+        radius_vox: Radius of the ball, voxels, >= 1.
+
+    Returns:
+        (X, Y, Z) bool.
     """
     near_inside, near_outside = dilate(torch.stack([mask, ~mask]), radius_vox)
     return near_inside & near_outside

@@ -1,9 +1,9 @@
-"""Writing affinely mapped templates into a label volume, by nearest lookup in a periodic grid (Algorithm 1, lines 4 to 6).
+"""Placement of affinely mapped templates in a label volume (Algorithm 1, lines 4 to 6).
 
-A template's coordinate along one axis is a sum of one contribution per output axis. It is kept as a
-32-bit fraction of the period: integer overflow then *is* the periodic wrap, and "inside the
-template's crop" is a single comparison. The template stays cropped and bit-packed; its zero padding
-is never made.
+Each voxel looks up the nearest voxel of a template on a periodic grid. The template's coordinate
+along one axis is a sum of one contribution per output axis. It is stored as a 32-bit fraction of
+the period, so that integer overflow is the periodic wrap and "inside the template's crop" is a
+single comparison. The template stays cropped and bit-packed; its zero padding is never computed.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ from pretraining.engine.execution import compile_loop, upload
 Triple = tuple[int, int, int]
 
 TURN = 2**32
-"""One period in fixed point."""
+"""One period in fixed-point units."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Where one template lands: all that a lookup needs, on the host."""
+    """Lookup tables of one template, on the host."""
 
     crop: tuple[int, int, int]
     """Shape of the template's bounding box, voxels."""
     first: tuple[int, int, int]
     """Index in the crop of the first voxel that is used."""
     count: tuple[int, int, int]
-    """How many voxels of the crop are used from there on."""
+    """Number of voxels of the crop that are used along each axis."""
     period: tuple[int, int, int]
     """Distance after which the padded template repeats, voxels."""
     contributions: tuple[np.ndarray, np.ndarray, np.ndarray]
-    """Per output axis, (3, X), (3, Y), (3, Z) int32: what each index adds to the three input
-    coordinates, in 1/2**32 of a period, -2**31 standing for the first voxel that is used.
+    """Contribution of each index along each output axis to the three input coordinates: (3, X),
+    (3, Y), (3, Z) int32, in 1/2**32 of a period; -2**31 is the first voxel that is used.
     """
 
     @property
     def limits(self) -> list[int]:
-        """Per input axis, the greatest fixed-point coordinate of a voxel that is used, in int32."""
+        """Greatest fixed-point coordinate of a used voxel along each input axis, in int32."""
         return [-(-n * TURN // p) - TURN // 2 - 1 for n, p in zip(self.count, self.period, strict=True)]
 
 
-def place(
+def make_placement(
     matrix: np.ndarray,
     *,
     crop: Triple,
@@ -58,7 +58,7 @@ def place(
     count: Triple | None = None,
     curves: Sequence[np.ndarray] | None = None,
 ) -> Placement:
-    """Prepare a lookup.
+    """Compute the lookup tables of one template.
 
     Args:
         matrix: (3, 4), from output index to index in the padded template.
@@ -67,12 +67,12 @@ def place(
         period: Number of voxels after which the padded template repeats.
         shape: (X, Y, Z) of the output, voxels.
         first: Index in the crop of the first voxel that is used.
-        count: How many voxels of the crop are used from there on; by default all.
-        curves: For each output axis, (3, X), (3, Y), (3, Z), what an index adds to the mapped
-            coordinates, voxels; see :func:`pretraining.engine.bending.bend_curves`.
+        count: Number of voxels of the crop that are used along each axis. Default: all.
+        curves: Displacement added by each index along each output axis, (3, X), (3, Y), (3, Z),
+            voxels; see :func:`pretraining.engine.bending.bend_curves`. Default: none.
     """
     turns_per_voxel = TURN / np.asarray(period, dtype=np.float64)
-    # Half a voxel turns "the nearest" into "the voxel that we are in".
+    # Adding half a voxel turns rounding to the nearest voxel into truncation.
     origin = (matrix[:, 3] + 0.5 - np.asarray(offset)) * turns_per_voxel - TURN // 2
     contributions = []
     for axis, size in enumerate(shape):
@@ -86,24 +86,24 @@ def place(
 
 
 def paste_templates(labels: Tensor, packed: Sequence[Tensor], placements: Sequence[Placement]) -> None:
-    """Write templates one over the other: where the i-th is set, ``labels`` become i, counted from 1.
+    """Paste templates one after another: where the i-th, counted from 1, is set, labels become i.
 
     Args:
         labels: (X, Y, Z) uint8, contiguous; changed in place.
-        packed: For each template its crop's bits in C order, lowest bit first, uint8 on the device
-            of ``labels``; at most 255 templates.
-        placements: For each template, from :func:`place`.
+        packed: Bits of each template's crop in C order, lowest bit first, uint8 on the device of
+            ``labels``; at most 255 templates.
+        placements: Lookup tables of each template, from :func:`make_placement`.
     """
     if labels.device.type == "cpu":
         for label, (bits, placement) in enumerate(zip(packed, placements, strict=True), start=1):
-            _stamp_on_host(labels.numpy(), label, bits.numpy(), placement)
+            _paste_on_host(labels.numpy(), label, bits.numpy(), placement)
     elif can_run_triton(labels.device):
-        _stamp_in_one_launch(labels, packed, placements)
+        _paste_in_one_launch(labels, packed, placements)
     else:
-        _stamp_one_by_one(labels, packed, placements)
+        _paste_one_by_one(labels, packed, placements)
 
 
-def _stamp_in_one_launch(labels: Tensor, packed: Sequence[Tensor], placements: Sequence[Placement]) -> None:
+def _paste_in_one_launch(labels: Tensor, packed: Sequence[Tensor], placements: Sequence[Placement]) -> None:
     from pretraining.engine import stamp_kernel
 
     constants, tables = _parameters(placements)
@@ -129,21 +129,20 @@ def _address(bits: Tensor) -> int:
 
 
 def _parameters(placements: Sequence[Placement]) -> tuple[np.ndarray, np.ndarray]:
-    """(n, 3, 5) constants and (n, 3, X + Y + Z) contributions of all axes, int32."""
+    """Return (n, 3, 5) constants and (n, 3, X + Y + Z) contributions of all axes, int32."""
     constants = np.stack([_constants(placement) for placement in placements])
     tables = np.stack([np.concatenate(placement.contributions, axis=1) for placement in placements])
     return constants, tables
 
 
-def _stamp_one_by_one(labels: Tensor, packed: Sequence[Tensor], placements: Sequence[Placement]) -> None:
-    """By PyTorch's operations.
+def _paste_one_by_one(labels: Tensor, packed: Sequence[Tensor], placements: Sequence[Placement]) -> None:
+    """Paste templates with PyTorch's operations, on any device.
 
-    Every voxel takes the same way, so that the device never has to report back how many are inside.
-
-    All parameters travel in one copy, and the three axes share each kernel: a GPU's time goes into
-    launches.
+    All voxels are computed, inside the crop or not, so that the host need not wait for the number
+    of those inside. All parameters are copied at once and the three axes share each kernel, as the
+    time of a GPU is spent on launches.
     """
-    # The numbers of float32 are kept as bit patterns, so that one copy brings all tables.
+    # float32 numbers are copied as int32 bit patterns, so that one copy has all tables.
     constants, tables = _parameters(placements)
     constants, tables = upload(np.concatenate([constants, tables], axis=2), labels.device).split(
         [constants.shape[2], tables.shape[2]], dim=2
@@ -154,7 +153,7 @@ def _stamp_one_by_one(labels: Tensor, packed: Sequence[Tensor], placements: Sequ
         limit, last, stride, scale, offset = constants[label - 1, :, :, None, None, None].unbind(1)
         turns = rows[label - 1, ..., None] + along_z[label - 1, :, None, None, :]
         inside = (turns <= limit).all(0)
-        # Outside the crop, too, this is an index that exists.
+        # Outside the crop, too, this index is valid.
         index = torch.minimum((turns * scale.view(torch.float32)).add_(offset.view(torch.float32)).int(), last)
         bit = index.mul_(stride).sum(0, dtype=torch.int32)
         byte = bits.index_select(0, (bit >> 3).flatten()).view(bit.shape)
@@ -162,7 +161,11 @@ def _stamp_one_by_one(labels: Tensor, packed: Sequence[Tensor], placements: Sequ
 
 
 def _constants(placement: Placement) -> np.ndarray:
-    """(3, 5) int32, per input axis: last coordinate inside, last index, index stride; as float32 bits, scale and offset to an index."""
+    """Return the constants of each input axis, (3, 5) int32.
+
+    They are the last coordinate inside, the last index and the index stride, then, as float32 bit
+    patterns, the scale and the offset from a coordinate to an index.
+    """
     last = np.add(placement.first, placement.count) - 1
     _, y, z = placement.crop
     whole = np.array([placement.limits, last, (y * z, z, 1)], dtype=np.int32)
@@ -172,12 +175,12 @@ def _constants(placement: Placement) -> np.ndarray:
     ).T
 
 
-def _stamp_on_host(labels: np.ndarray, label: int, packed: np.ndarray, placement: Placement) -> None:
-    # Whole words: a processor gathers those, but not bytes.
+def _paste_on_host(labels: np.ndarray, label: int, packed: np.ndarray, placement: Placement) -> None:
+    # 32-bit words, as vector units gather words but not bytes.
     words = np.zeros(-(-len(packed) // 4), dtype="<u4")
     words.view(np.uint8)[: len(packed)] = packed
     period = np.array(placement.period, dtype=np.float64)
-    _stamp_rows(
+    _paste_rows(
         labels,
         np.uint8(label),
         words,
@@ -191,24 +194,24 @@ def _stamp_on_host(labels: np.ndarray, label: int, packed: np.ndarray, placement
 
 
 @compile_loop
-def _stamp_rows(labels, label, words, along_x, along_y, along_z, limits, crop, last, scale, offset):
-    """Follow each row along z: step over what lies outside the crop, look up what lies inside, stretch by stretch.
+def _paste_rows(labels, label, words, along_x, along_y, along_z, limits, crop, last, scale, offset):
+    """Paste one template row by row along z, in runs of voxels outside and inside its crop.
 
-    Within a stretch there are no branches, so that a processor's vector units can take it.
+    Runs outside are skipped. Loops over runs inside have no branches, so that they are vectorized.
     """
     nx, ny, nz = labels.shape
     turn, rises, falls = np.empty(3, np.int32), np.zeros(3, np.bool_), np.zeros(3, np.bool_)
-    steps_a_unit = np.zeros(3, np.float64)
+    steps_per_unit = np.zeros(3, np.float64)
     for axis in range(3):
         longest = np.int64(0)
         for z in range(nz - 1):
-            # The nearest way around the period; wrapped to 32 bits.
+            # Shortest difference modulo the period: wrapped to 32 bits.
             step = np.int64(np.int32(along_z[axis, z + 1] - along_z[axis, z]))
             rises[axis] |= step > 0
             falls[axis] |= step < 0
             longest = max(longest, abs(step))
         if longest:
-            steps_a_unit[axis] = 1 / longest
+            steps_per_unit[axis] = 1 / longest
     (scale_x, scale_y, scale_z), (offset_x, offset_y, offset_z), (last_x, last_y, last_z) = scale, offset, last
     bit, is_set = np.empty(nz, np.uint32), np.empty(nz, np.uint32)
     for x in range(nx):
@@ -220,9 +223,9 @@ def _stamp_rows(labels, label, words, along_x, along_y, along_z, limits, crop, l
             )
             z = 0
             while z < nz:
-                # How far until a coordinate may enter, and until one may leave, in steps as long as
-                # the longest. A coordinate that rises and falls may do so on either side. Divisions
-                # are rounded; so the last step is looked at again.
+                # Number of steps before a coordinate can enter or leave the crop, if all steps were
+                # as long as the longest. A coordinate that both rises and falls can do so on either
+                # side. Divisions are rounded, so the last step is examined again.
                 outside, inside = 0, nz
                 for axis in range(3):
                     turn[axis] = along_x[axis, x] + along_y[axis, y] + along_z[axis, z]
@@ -231,19 +234,20 @@ def _stamp_rows(labels, label, words, along_x, along_y, along_z, limits, crop, l
                         to_enter = TURN // 2 - np.int64(turn[axis]) if rises[axis] else beyond
                         if falls[axis]:
                             to_enter = min(to_enter, beyond)
-                        outside = max(outside, int(to_enter * steps_a_unit[axis]) - 1 if steps_a_unit[axis] else nz, 1)
-                    elif steps_a_unit[axis]:
+                        steps = int(to_enter * steps_per_unit[axis]) - 1 if steps_per_unit[axis] else nz
+                        outside = max(outside, steps, 1)
+                    elif steps_per_unit[axis]:
                         to_leave = -beyond if rises[axis] else np.int64(turn[axis]) + TURN // 2
                         if falls[axis]:
                             to_leave = min(to_leave, np.int64(turn[axis]) + TURN // 2)
-                        inside = min(inside, int(to_leave * steps_a_unit[axis]))
+                        inside = min(inside, int(to_leave * steps_per_unit[axis]))
                 if outside:
                     z += outside
                     continue
                 count = min(max(inside - 1, 1), nz - z)
                 for i in range(count):
-                    # float32 keeps 24 bits, 1e-4 voxel at worst; the minimum catches what it rounds
-                    # up at the crop's far side.
+                    # float32 has 24 bits, an error of at most 1e-4 voxel; the minimum corrects
+                    # indices that are rounded beyond the end of the crop.
                     index_x = min(np.float32(np.int32(row_x + along_z[0, z + i])) * scale_x + offset_x, last_x)
                     index_y = min(np.float32(np.int32(row_y + along_z[1, z + i])) * scale_y + offset_y, last_y)
                     index_z = min(np.float32(np.int32(row_z + along_z[2, z + i])) * scale_z + offset_z, last_z)

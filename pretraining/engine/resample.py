@@ -1,4 +1,4 @@
-"""Affine resampling of whole volumes."""
+"""Affine resampling of volumes: trilinear for intensities, nearest neighbour for labels."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from pretraining.engine.execution import compile_loop, upload
 from pretraining.imaging.interpolation import interpolate_at
 
 _BLOCK = 256
-"""Voxels of one of Triton's programs."""
+"""Voxels per Triton program."""
 
 
 def resample_linear(volumes: Tensor, matrix: np.ndarray, shape: tuple[int, int, int] | None = None) -> Tensor:
-    """Map volumes by trilinear interpolation.
+    """Resample volumes by trilinear interpolation.
 
     Args:
         volumes: (C, X, Y, Z) float32.
         matrix: (3, 4), from output voxel index to input voxel index.
-        shape: (x, y, z) of the output, voxels; that of the input if left out.
+        shape: (x, y, z) of the output, voxels. Default: that of the input.
 
     Returns:
-        (C, x, y, z) float32; outside of the input, each volume's least value.
+        (C, x, y, z) float32; outside the input, each volume's minimum.
 
     Notes:
-        As in ITK, a volume reaches half a voxel beyond its outermost voxel centres, and is constant
-        there. A CPU runs a compiled loop and a GPU a kernel of one launch in place of
-        :func:`pretraining.imaging.interpolation.interpolate_at`, since both are faster; a seed
-        gives the same samples only as long as the loop keeps its order of operations.
+        As in ITK, a volume extends half a voxel beyond its outermost voxel centres, and is constant
+        there. A CPU runs a compiled loop and a GPU one Triton kernel, which are faster than
+        :func:`pretraining.imaging.interpolation.interpolate_at`. The order of operations in the
+        loop must not change, or a seed would give other samples.
     """
-    inner = triple(volumes.shape[1:])
-    shape = shape or inner
+    input_shape = triple(volumes.shape[1:])
+    shape = shape or input_shape
     if volumes.device.type == "cpu":
         mapped = torch.empty((len(volumes), *shape), dtype=volumes.dtype)
         least = volumes.amin(dim=(1, 2, 3)).numpy()
@@ -41,14 +41,19 @@ def resample_linear(volumes: Tensor, matrix: np.ndarray, shape: tuple[int, int, 
         return mapped
     if can_run_triton(volumes.device):
         return _resample_linear_in_one_launch(volumes, matrix, shape)
-    where = _coordinates(matrix, shape, volumes.device)
-    outside = _outside(where, inner)
-    mapped = interpolate_at(volumes, where, beyond="border")
+    coordinates = _coordinates(matrix, shape, volumes.device)
+    outside = _outside(coordinates, input_shape)
+    mapped = interpolate_at(volumes, coordinates, beyond="border")
     return torch.where(outside, volumes.amin(dim=(1, 2, 3), keepdim=True), mapped)
 
 
 def resample_labels(labels: Tensor, matrix: np.ndarray) -> Tensor:
-    """Map (X, Y, Z) labels by nearest lookup; outside is 0."""
+    """Resample (X, Y, Z) labels to the nearest voxel; 0 outside.
+
+    Args:
+        labels: (X, Y, Z), any integer type.
+        matrix: (3, 4), from output voxel index to input voxel index.
+    """
     shape = tuple(labels.shape)
     if labels.device.type == "cpu":
         mapped = torch.zeros(shape, dtype=labels.dtype)
@@ -56,16 +61,19 @@ def resample_labels(labels: Tensor, matrix: np.ndarray) -> Tensor:
         return mapped
     if can_run_triton(labels.device) and labels.dtype == torch.uint8:
         return _resample_labels_in_one_launch(labels, matrix)
-    where = _coordinates(matrix, shape, labels.device)
-    nearest = (position.round().clamp_(0, size - 1).int() for position, size in zip(where, shape, strict=True))
+    coordinates = _coordinates(matrix, shape, labels.device)
+    nearest = (position.round().clamp_(0, size - 1).int() for position, size in zip(coordinates, shape, strict=True))
     flat = next(nearest)
     for index, size in zip(nearest, shape[1:], strict=True):
         flat.mul_(size).add_(index)
-    return labels.flatten().index_select(0, flat.flatten()).view(shape).masked_fill_(_outside(where, shape), 0)
+    return labels.flatten().index_select(0, flat.flatten()).view(shape).masked_fill_(_outside(coordinates, shape), 0)
 
 
 def _contributions(matrix: np.ndarray, shape: tuple[int, ...]) -> list[np.ndarray]:
-    """What each output index along each axis adds to the three input coordinates: (3, X), (3, Y), (3, Z) float32."""
+    """Return the contribution of each output index along each axis to the three input coordinates.
+
+    They are (3, X), (3, Y) and (3, Z) float32; their sum is the input coordinate of a voxel.
+    """
     tables = [matrix[:, axis, None] * np.arange(size) for axis, size in enumerate(shape)]
     tables[0] = tables[0] + matrix[:, 3, None]
     return [table.astype(np.float32) for table in tables]
@@ -76,7 +84,7 @@ def _resample_linear_in_one_launch(volumes: Tensor, matrix: np.ndarray, shape: t
 
     volumes = volumes.contiguous()
     mapped = volumes.new_empty((len(volumes), *shape))
-    tables = _uploaded_contributions(matrix, shape, volumes.device)
+    tables = _upload_contributions(matrix, shape, volumes.device)
     grid = (-(-mapped[0].numel() // _BLOCK), len(volumes))
     least = volumes.amin(dim=(1, 2, 3))
     launch(resample_kernel.linear, grid, volumes, mapped, least, tables, *volumes.shape[1:], *shape, block=_BLOCK)
@@ -88,7 +96,7 @@ def _resample_labels_in_one_launch(labels: Tensor, matrix: np.ndarray) -> Tensor
 
     labels = labels.contiguous()
     mapped = torch.empty_like(labels)
-    tables = _uploaded_contributions(matrix, tuple(labels.shape), labels.device)
+    tables = _upload_contributions(matrix, tuple(labels.shape), labels.device)
     launch(
         resample_kernel.nearest,
         (-(-labels.numel() // _BLOCK),),
@@ -102,31 +110,36 @@ def _resample_labels_in_one_launch(labels: Tensor, matrix: np.ndarray) -> Tensor
     return mapped
 
 
-def _uploaded_contributions(matrix: np.ndarray, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """(3, X + Y + Z) float32."""
+def _upload_contributions(matrix: np.ndarray, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return the contributions of all axes on ``device``, (3, X + Y + Z) float32."""
     return upload(np.concatenate(_contributions(matrix, shape), axis=1), device)
 
 
 def _coordinates(matrix: np.ndarray, shape: tuple[int, ...], device: torch.device) -> list[Tensor]:
-    """Input voxel coordinates of each output voxel: three (X, Y, Z) float32, from a (3, 4) map of output to input index."""
-    along_x, along_y, along_z = _uploaded_contributions(matrix, shape, device).split(list(shape), dim=1)
+    """Return the three input coordinates of each output voxel, each (X, Y, Z) float32."""
+    along_x, along_y, along_z = _upload_contributions(matrix, shape, device).split(list(shape), dim=1)
     return [(along_x[axis, :, None] + along_y[axis])[..., None] + along_z[axis] for axis in range(3)]
 
 
-def _outside(where: list[Tensor], shape: tuple[int, ...]) -> Tensor:
-    beyond = ((position - (size - 1) / 2).abs_() > size / 2 for position, size in zip(where, shape, strict=True))
-    outside = next(beyond)
-    for here in beyond:
-        outside.logical_or_(here)
+def _outside(coordinates: list[Tensor], shape: tuple[int, ...]) -> Tensor:
+    per_axis = (
+        (position - (size - 1) / 2).abs_() > size / 2 for position, size in zip(coordinates, shape, strict=True)
+    )
+    outside = next(per_axis)
+    for outside_axis in per_axis:
+        outside.logical_or_(outside_axis)
     return outside
 
 
 @compile_loop
 def _resample_linear_on_host(volumes, mapped, least, along_x, along_y, along_z):
-    """Row by row, first where to look and then the look-up, each a loop without branches that a processor's vector units can take."""
+    """Interpolate row by row: one loop computes the coordinates, another one looks the values up.
+
+    Neither has branches, so that both are vectorized.
+    """
     channels, nx, ny, nz = volumes.shape
-    # One voxel more on each axis spares the inner loop its borders, and a processor's cache the
-    # strides of a power of two.
+    # One more voxel per axis: the inner loop needs no test for borders, and strides are not powers
+    # of two, which caches handle badly.
     padded = np.empty((channels, nx + 1, ny + 1, nz + 1), np.float32)
     for c in range(channels):
         for x in range(nx + 1):
@@ -134,7 +147,7 @@ def _resample_linear_on_host(volumes, mapped, least, along_x, along_y, along_z):
                 padded[c, x, y, :nz] = volumes[c, min(x, nx - 1), min(y, ny - 1)]
                 padded[c, x, y, nz] = volumes[c, min(x, nx - 1), min(y, ny - 1), nz - 1]
     flat = padded.reshape(channels, -1)
-    # Unsigned: Python's negative indices would have to be looked for.
+    # Unsigned, so that Numba does not test for negative indices.
     one, up_y, up_x = np.uint32(1), np.uint32(nz + 1), np.uint32((ny + 1) * (nz + 1))
     zero, half = np.float32(0), np.float32(0.5)
     last_x, last_y, last_z = np.float32(nx - 1), np.float32(ny - 1), np.float32(nz - 1)

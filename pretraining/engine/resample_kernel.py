@@ -1,4 +1,4 @@
-"""Affine resampling of volumes in one launch (see :mod:`pretraining.engine.resample`)."""
+"""Triton kernels of affine resampling (see :mod:`pretraining.engine.resample`)."""
 
 import triton
 import triton.language as tl
@@ -6,19 +6,19 @@ import triton.language as tl
 
 @triton.jit
 def _place(tables, axis, x, y, z, out_x, out_y, out_z):
-    """Coordinate along one input axis of output voxels."""
+    """Compute the input coordinate of output voxels along one axis."""
     table = tables + axis * (out_x + out_y + out_z)
     return tl.load(table + x) + tl.load(table + out_x + y) + tl.load(table + out_x + out_y + z)
 
 
 @triton.jit
 def linear(volume, mapped, least, tables, nx, ny, nz, out_x, out_y, out_z, BLOCK: tl.constexpr):
-    """Trilinear interpolation; programs are (parts of an output volume, channels).
+    """Interpolate trilinearly, on a grid of programs (blocks of the output volume, channels).
 
     Args:
         volume: (C, nx, ny, nz) float32.
-        mapped: (C, out_x, out_y, out_z) float32.
-        least: (C,) float32, the value outside.
+        mapped: (C, out_x, out_y, out_z) float32, the result.
+        least: (C,) float32, values outside.
         tables: (3, out_x + out_y + out_z) float32, contributions of each output index to the three
             coordinates.
     """
@@ -53,7 +53,7 @@ def linear(volume, mapped, least, tables, nx, ny, nz, out_x, out_y, out_z, BLOCK
 
 @triton.jit
 def nearest(labels, mapped, tables, nx, ny, nz, out_x, out_y, out_z, BLOCK: tl.constexpr):
-    """Look up uint8 labels at the nearest voxel; outside is 0. Arguments are as for :func:`linear`."""
+    """Look up uint8 labels at the nearest voxel, 0 outside; arguments as for :func:`linear`."""
     e = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     exists = e < out_x * out_y * out_z
     x, y, z = e // (out_y * out_z), e // out_z % out_y, e % out_z
@@ -63,7 +63,7 @@ def nearest(labels, mapped, tables, nx, ny, nz, out_x, out_y, out_z, BLOCK: tl.c
         size = nx if axis == 0 else (ny if axis == 1 else nz)
         place = _place(tables, axis, x, y, z, out_x, out_y, out_z)
         inside = inside & (place >= -0.5) & (place <= size - 0.5)
-        # Half-way cases go to the even voxel, as everywhere.
+        # Round half to even, as the other implementations do.
         below = tl.floor(place)
         part = place - below
         lower = below.to(tl.int32)

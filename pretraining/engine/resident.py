@@ -1,4 +1,4 @@
-"""Templates' bits on a device: once there, they stay, up to a bound of memory."""
+"""Cache of template bits in device memory, up to a bound."""
 
 from __future__ import annotations
 
@@ -11,35 +11,36 @@ from pretraining.bank.template_bank import TemplateBank
 from pretraining.engine.execution import upload
 
 RESIDENT_BYTES = 2**30
-"""Bound of the bits that stay on a device, for each bank and stream."""
+"""Bound of the cache for each bank and stream, bytes."""
 _RESIDENT_SHARE = 1 / 16
-"""Bound of the same, as a share of the device's memory."""
+"""Bound of the cache as a share of the device's memory."""
 
 
 def load_packed(bank: TemplateBank, templates: Sequence[int], device: torch.device) -> list[Tensor]:
-    """Bits of templates, as :meth:`TemplateBank.packed` gives them.
+    """Return the packed bits of templates on a device, see :meth:`TemplateBank.packed`.
 
     Args:
-        bank: Where the templates are.
-        templates: Their indices; one may come twice.
-        device: Where they are needed. On a CPU nothing is kept: the bank is mapped memory.
+        bank: Bank of the templates.
+        templates: Indices of the templates; one may occur twice.
+        device: Device that needs the bits. On a CPU nothing is cached, as the bank is mapped
+            memory.
 
     Returns:
-        For each template (bytes,) uint8 on ``device``.
+        (bytes,) uint8 on ``device`` for each template.
 
     Raises:
-        InputError: If the file differs from what was written there.
+        InputError: If the bank's file is damaged.
     """
     if device.type == "cpu":
         return [bank.packed(i) for i in templates]
-    resident = bank.cached(_Resident, device, _stream(device))
-    return resident.bits(templates)
+    cache = bank.cached(_DeviceCache, device, _stream(device))
+    return cache.bits(templates)
 
 
-class _Resident:
-    """What of a bank lies on one device.
+class _DeviceCache:
+    """Templates of one bank in the memory of one device.
 
-    For one stream, whose order sees to it that copies come before their use.
+    A cache serves one stream only: the order of the stream ensures that copies precede their use.
     """
 
     def __init__(self, bank: TemplateBank, device: torch.device, stream: int) -> None:
@@ -48,13 +49,14 @@ class _Resident:
         self._free = min(RESIDENT_BYTES, int(_RESIDENT_SHARE * _memory(device)))
 
     def bits(self, templates: Sequence[int]) -> list[Tensor]:
+        """Return the bits of templates; upload those that are not cached, all in one copy."""
         found = {i: self._kept[i] for i in templates if i in self._kept}
         if missing := list(dict.fromkeys(i for i in templates if i not in found)):
             packed = [self._bank.packed(i) for i in missing]
             sizes = [len(bits) for bits in packed]
             new = dict(zip(missing, upload(torch.cat(packed), self._device).split(sizes), strict=True))
             found |= new
-            # All of one copy or none: its parts share their memory.
+            # Keep all templates of one copy or none, as they share one allocation.
             if sum(sizes) <= self._free:
                 self._free -= sum(sizes)
                 self._kept |= new

@@ -1,4 +1,4 @@
-"""Shapes without biomedical prior: where which of many warped noise images is brightest (App. B.6, ``smshapes``)."""
+"""Shapes without anatomy, from warped noise images (the label model ``smshapes`` of App. B.6)."""
 
 from __future__ import annotations
 
@@ -21,25 +21,23 @@ from pretraining.imaging.interpolation import interpolate_at
 Shape = tuple[int, int, int]
 
 POINTS_PER_NODE = 8
-"""Fields are made at this many points between two nodes of the finest coarse grid, and are linear
-between those points.
+"""Points per node of the finest coarse grid at which fields are computed; between points they are
+interpolated linearly.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class SmShapesConfig:
-    """How shapes are made; lengths are for a side of 128 voxels."""
+    """Settings of shapes without anatomy; lengths are for a side of 128 voxels."""
 
     shape_count: tuple[int, int] = (20, 40)
-    """Range of the number of labels, both ends included; as many as an ensemble has templates."""
+    """Range of the number of labels, both ends included."""
     image_scales_vox: tuple[float, ...] = (32.0, 64.0)
-    """Coarse-grid spacings of each label's noise image, at side 128; each scale's std is drawn from
-    U[0, 1], as only ratios matter.
-    """
+    """Coarse-grid spacings of each label's noise image, voxels at side 128."""
     warp_scales_vox: tuple[float, ...] = (16.0, 32.0, 64.0)
-    """Coarse-grid spacings of each image's displacement, at side 128."""
+    """Coarse-grid spacings of each image's displacement, voxels at side 128."""
     max_warp_std_vox: float = 16.0
-    """Each scale's std of displacement is drawn from U[0, max], at side 128."""
+    """Bound of each scale's std of displacement, drawn from U[0, max], voxels at side 128."""
 
     def __post_init__(self) -> None:
         check_range("[2, 250]", shape_count=self.shape_count)  # labels are 8-bit
@@ -50,29 +48,37 @@ class SmShapesConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SmShapes:
-    """One draw."""
+    """Random parameters of one label map of shapes."""
 
     shape: Shape
-    """Of the volume, voxels."""
+    """Shape of the volume, voxels."""
     points: Shape
-    """Of the grid on which fields are made; its outermost points are the volume's outermost voxels.
-
-    """
+    """Shape of the grid of fields; its outermost points are the volume's outermost voxels."""
     images: tuple[SmoothNoise, ...]
-    """Per label, its noise image; lengths in steps of the grid of points."""
+    """Noise image of each label; lengths in steps of the grid of points."""
     warps: tuple[SmoothNoise, ...]
-    """Per label, the displacement of its image; lengths and values in steps of the grid of points.
-
-    """
+    """Displacement of each label's image; lengths and values in steps of the grid of points."""
 
     @property
     def label_count(self) -> int:
-        """Labels lie in 0..label_count - 1; known without looking at a voxel."""
+        """Upper bound of the labels: they are in 0..label_count - 1."""
         return len(self.images)
 
 
 def sample_smshapes(config: SmShapesConfig, shape: Shape, generator: Generator) -> SmShapes:
-    """Draw the number of labels, and image and displacement of each."""
+    """Draw the number of labels, and image and displacement of each.
+
+    Args:
+        config: Ranges.
+        shape: (X, Y, Z) of the volume, voxels.
+        generator: Sole source of randomness.
+
+    Returns:
+        All that :func:`render_smshapes` needs.
+
+    Notes:
+        The std of each scale of the images is drawn from U[0, 1]: only ratios have an effect.
+    """
     scale = min(shape) / REFERENCE_SIDE
     step = max(1.0, min(*config.image_scales_vox, *config.warp_scales_vox) * scale / POINTS_PER_NODE)
     count = integer(*config.shape_count, generator)
@@ -94,30 +100,30 @@ def sample_smshapes(config: SmShapesConfig, shape: Shape, generator: Generator) 
 
 
 def render_smshapes(params: SmShapes, device: torch.device | str = "cpu") -> Tensor:
-    """Make the label volume.
+    """Render the label volume.
 
     Args:
-        params: From :func:`sample_smshapes`.
+        params: Parameters from :func:`sample_smshapes`.
+        device: Device that computes the volume.
 
     Returns:
-        (X, Y, Z) uint8: the label whose warped image is the brightest there. Label 0 is a shape
-        like any other, and fills no more than they.
+        (X, Y, Z) uint8: the label whose warped image is the brightest at the voxel. Label 0 is a
+        shape like any other and covers no larger a share of the volume.
 
     References:
         Hoffmann et al., SynthMorph, TMI 2022, arXiv:2004.10282.
 
     Notes:
-        Scales and stds are those of the authors' public demonstration (2D, 256²; others use them at
-        128³ as they are), where stds are shared by all labels of a volume. The number of labels
-        varies, where SynthMorph has 26 (App. B.6). A foreground mask belongs to the label ensemble
-        that this model takes the place of, so there is none: as in SynthMorph, the first shape
-        plays the background, and the appearance model may make it 0.
+        Scales and stds are those of the authors' public demonstration (2D, 256²; others use them
+        unchanged at 128³), where all labels of a volume share the stds. The number of labels
+        varies, whereas SynthMorph has 26 (App. B.6). There is no foreground mask: it is a part of
+        the label ensemble, which this model replaces. As in SynthMorph, the first shape is the
+        background, and the appearance model may set it to 0.
 
-        Ours: lengths scale with side/128, and warped images are made at points some voxels apart,
-            of which there are eight between two
-        nodes of the finest grid, and interpolated linearly. At 128³ this needs an eighth of the
-        lookups, and moves borders by a fraction of a voxel. Labels take turns, so that no more than
-        one image exists at a time.
+        Two differences: lengths scale with side/128, and warped images are computed on a coarser
+        grid, with eight points per node of the finest noise, and interpolated linearly. At 128³
+        this needs an eighth of the lookups and moves borders by a fraction of a voxel. Labels are
+        processed one by one, so that only one image exists at a time.
     """
     labels = torch.zeros(params.shape, dtype=torch.uint8, device=device)
     brightest = torch.full(params.shape, -math.inf, device=device)
@@ -125,43 +131,46 @@ def render_smshapes(params: SmShapes, device: torch.device | str = "cpu") -> Ten
         values = smooth_noise(params.points, image, device=device)[0]
         displacement = smooth_noise(params.points, warp, channels=3, device=device)
         if labels.device.type == "cpu":
-            _keep_brightest_on_host(label, _warped_on_host(values, displacement), brightest, labels)
+            _keep_brightest_on_host(label, _warp_on_host(values, displacement), brightest, labels)
         else:
-            _keep_brightest_on_device(label, _warped_on_device(values, displacement), brightest, labels)
+            _keep_brightest_on_device(label, _warp_on_device(values, displacement), brightest, labels)
     return labels
 
 
-def _warped_on_device(values: Tensor, displacement: Tensor) -> Tensor:
-    """Look up (X, Y, Z) values linearly at displaced positions; beyond the border the border's values go on."""
-    where = []
+def _warp_on_device(values: Tensor, displacement: Tensor) -> Tensor:
+    """Interpolate (X, Y, Z) values at displaced positions; border values are repeated outside."""
+    positions = []
     for axis, size in enumerate(values.shape):
         index = torch.arange(size, device=values.device).view([-1 if a == axis else 1 for a in range(3)])
-        where.append(displacement[axis] + index)
-    return interpolate_at(values[None], where, beyond="border")[0]
+        positions.append(displacement[axis] + index)
+    return interpolate_at(values[None], positions, beyond="border")[0]
 
 
-def _warped_on_host(values: Tensor, displacement: Tensor) -> Tensor:
-    """As :func:`_warped_on_device`, in a compiled loop: faster on a CPU, and the samples of a seed have their bits from it."""
+def _warp_on_host(values: Tensor, displacement: Tensor) -> Tensor:
+    """Compute :func:`_warp_on_device` in a compiled loop, which is faster on a CPU.
+
+    The bits of a seed's samples depend on its order of operations.
+    """
     warped = torch.empty_like(values)
     _warp(values.numpy(), displacement.numpy(), warped.numpy())
     return warped
 
 
 def _keep_brightest_on_device(label: int, image: Tensor, brightest: Tensor, labels: Tensor) -> None:
-    """Where ``image``, brought to the volume's shape, exceeds ``brightest``, write it there and ``label`` into ``labels``."""
+    """Update ``brightest`` and ``labels`` where ``image``, upsampled to the volume, is brighter."""
     image = F.interpolate(image[None, None], labels.shape, mode="trilinear", align_corners=True)[0, 0]
     labels.masked_fill_(image > brightest, label)
     torch.maximum(image, brightest, out=brightest)
 
 
 def _keep_brightest_on_host(label: int, image: Tensor, brightest: Tensor, labels: Tensor) -> None:
-    tables = [_between(points, size) for points, size in zip(image.shape, labels.shape, strict=True)]
-    below, part = zip(*tables, strict=True)
-    _keep_brightest(np.uint8(label), image.numpy(), below, part, brightest.numpy(), labels.numpy())
+    tables = [_linear_weights(points, size) for points, size in zip(image.shape, labels.shape, strict=True)]
+    below, weight = zip(*tables, strict=True)
+    _keep_brightest(np.uint8(label), image.numpy(), below, weight, brightest.numpy(), labels.numpy())
 
 
-def _between(points: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each of ``size`` voxels, the point before it and how far it is on the way to the next one."""
+def _linear_weights(points: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the previous point of each of ``size`` voxels and the weight of the next point."""
     position = np.arange(size) * ((points - 1) / max(size - 1, 1))
     below = np.minimum(position.astype(np.int64), points - 2)
     return below, (position - below).astype(np.float32)
@@ -178,7 +187,7 @@ def _warp(values, displacement, warped):
                 px = min(max(displacement[0, x, y, z] + np.float32(x), zero), last_x)
                 py = min(max(displacement[1, x, y, z] + np.float32(y), zero), last_y)
                 pz = min(max(displacement[2, x, y, z] + np.float32(z), zero), last_z)
-                # The last point has no next one: it is the whole way from the one before it.
+                # The last point has no next one: it gets weight 1 from the one before it.
                 x0, y0, z0 = min(np.int64(px), nx - 2), min(np.int64(py), ny - 2), min(np.int64(pz), nz - 2)
                 sx, sy, sz = px - np.float32(x0), py - np.float32(y0), pz - np.float32(z0)
                 low_low = values[x0, y0, z0] + sz * (values[x0, y0, z0 + 1] - values[x0, y0, z0])
@@ -193,22 +202,22 @@ def _warp(values, displacement, warped):
 
 
 @compile_loop
-def _keep_brightest(label, image, below, part, brightest, labels):
-    """Interpolate plane by plane, then row by row, so that a voxel costs one step along z."""
+def _keep_brightest(label, image, below, weight, brightest, labels):
+    """Interpolate planes, then rows, so that each voxel needs one interpolation along z only."""
     nx, ny, nz = labels.shape
     points_z = image.shape[2]
     row = np.empty(points_z, np.float32)
     for x in range(nx):
-        low, high, sx = image[below[0][x]], image[below[0][x] + 1], part[0][x]
+        low, high, sx = image[below[0][x]], image[below[0][x] + 1], weight[0][x]
         for y in range(ny):
-            y0, sy = below[1][y], part[1][y]
+            y0, sy = below[1][y], weight[1][y]
             for z in range(points_z):
                 near = low[y0, z] + sx * (high[y0, z] - low[y0, z])
                 far = low[y0 + 1, z] + sx * (high[y0 + 1, z] - low[y0 + 1, z])
                 row[z] = near + sy * (far - near)
             for z in range(nz):
                 z0 = below[2][z]
-                value = row[z0] + part[2][z] * (row[z0 + 1] - row[z0])
+                value = row[z0] + weight[2][z] * (row[z0 + 1] - row[z0])
                 brighter = value > brightest[x, y, z]
                 brightest[x, y, z] = value if brighter else brightest[x, y, z]
                 labels[x, y, z] = label if brighter else labels[x, y, z]

@@ -1,4 +1,4 @@
-"""All templates of a label volume in one launch (see :mod:`pretraining.engine.placement`)."""
+"""Triton kernel that pastes all templates of a volume (see :mod:`pretraining.engine.placement`)."""
 
 import triton
 import triton.language as tl
@@ -6,11 +6,11 @@ import triton.language as tl
 
 @triton.jit(do_not_specialize=["count"])
 def stamp(labels, addresses, constants, tables, count, nx, ny, nz, BLOCK: tl.constexpr):
-    """Write templates one over the other.
+    """Paste templates one after another, later ones over earlier ones.
 
     Args:
         labels: (nx, ny, nz) uint8, changed in place.
-        addresses: (count,) int64, where the bits of each template begin.
+        addresses: (count,) int64, address of each template's bits.
         constants: (count, 3, 5) int32, see ``placement._constants``.
         tables: (count, 3, nx + ny + nz) int32, contributions of each output index to the three
             coordinates.
@@ -25,7 +25,7 @@ def stamp(labels, addresses, constants, tables, count, nx, ny, nz, BLOCK: tl.con
         bit = tl.zeros([BLOCK], tl.int32)
         for axis in tl.static_range(3):
             table = tables + (i * 3 + axis) * (nx + ny + nz)
-            # Overflow is the wrap of the period.
+            # Integer overflow is the periodic wrap.
             turns = tl.load(table + x) + tl.load(table + nx + y) + tl.load(table + nx + ny + z)
             constant = constants + (i * 3 + axis) * 5
             limit, last, stride = tl.load(constant), tl.load(constant + 1), tl.load(constant + 2)

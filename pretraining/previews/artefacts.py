@@ -1,4 +1,4 @@
-"""A page that shows each artefact alone, weak and strong (as the paper's Fig. 12)."""
+"""Page with each artefact alone, weak and strong (as in the paper's Fig. 12)."""
 
 from __future__ import annotations
 
@@ -21,68 +21,80 @@ from pretraining.engine.synthesis import EngineConfig, synthesize_stored
 from pretraining.previews.samples import colour_labels
 
 DRAWS = 40
-"""Of each artefact, from which a weak and a strong one are picked."""
+"""Number of draws of each artefact, from which a weak and a strong one are chosen."""
 WEAK, STRONG = 0.2, 0.9
-"""Which ones: quantiles of the change that they make."""
+"""Quantiles of the change of the view that define a weak and a strong artefact."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Example:
-    """One artefact on the page."""
+    """Two pictures of one artefact."""
 
     name: str
+    """Name of the artefact."""
     offline: bool
-    """Part of what the paper stores; else of what it draws at every use."""
+    """Part of the offline set, which is stored; else of the online set."""
     weak: Tensor
-    """(X, Y), the middle slice, in [0, 1]."""
+    """(X, Y) middle slice in [0, 1]."""
     strong: Tensor
+    """(X, Y) middle slice in [0, 1]."""
 
 
-def examples(view: Tensor, labels: Tensor, config: EngineConfig, *, seed: int = 0) -> list[Example]:
-    """Every artefact of both sets, applied alone to one view.
+def make_examples(view: Tensor, labels: Tensor, config: EngineConfig, *, seed: int = 0) -> list[Example]:
+    """Apply every artefact of both sets alone to one view.
 
-    An artefact's strength is the mean change that it makes to this view; so a new one in the
-    engine's tables appears here by itself.
+    The artefacts are those of the engine's tables, so a new one appears without a change here. The
+    strength of an artefact is the mean absolute change of the view.
 
     Args:
         view: (X, Y, Z) in [0, 1], without artefacts.
         labels: (X, Y, Z) uint8, for the geometry that labels and views share.
+        config: Settings of the engine.
+        seed: Seed of the artefacts.
+
+    Returns:
+        One example per artefact: offline set, flip, affine map, then the online set.
     """
 
     def geometric(image: Tensor, params: Any) -> Tensor:
         return apply_geometry(labels, image[None], params)[1][0]
 
-    moved = dataclasses.replace(config.online.geometry, flip_probability=0.0, affine_probability=1.0)
-    flipped = dataclasses.replace(config.online.geometry, flip_probability=1.0, affine_probability=0.0)
+    affine = dataclasses.replace(config.online.geometry, flip_probability=0.0, affine_probability=1.0)
+    flip = dataclasses.replace(config.online.geometry, flip_probability=1.0, affine_probability=0.0)
     rows: list[tuple[str, bool, Any, Callable[..., Any], Callable[..., Tensor]]] = []
     rows += [(name, True, getattr(config.appearance, name), *pair) for name, pair in appearance.ARTEFACTS.items()]
-    rows += [("flip", False, flipped, sample_geometry, geometric), ("affine", False, moved, sample_geometry, geometric)]
+    rows += [("flip", False, flip, sample_geometry, geometric), ("affine", False, affine, sample_geometry, geometric)]
     rows += [(name, False, getattr(config.online, name), *pair) for name, pair in online.ARTEFACTS.items()]
-    found = []
+    examples = []
     for name, offline, artefact, sample, apply in rows:
         always = dataclasses.replace(artefact, probability=1.0) if hasattr(artefact, "probability") else artefact
-        drawn = [sample(always, sample_generator(seed, i, f"{offline} {name}")) for i in range(DRAWS)]
-        changed = [appearance.min_max(apply(view, params)) for params in drawn]
+        draws = [sample(always, sample_generator(seed, i, f"{offline} {name}")) for i in range(DRAWS)]
+        changed = [appearance.min_max(apply(view, params)) for params in draws]
         order = sorted(range(DRAWS), key=lambda i: (changed[i] - view).abs().mean().item())
         weak, strong = (changed[order[round(share * (DRAWS - 1))]][..., view.shape[2] // 2] for share in (WEAK, STRONG))
-        found.append(Example(name=name, offline=offline, weak=weak, strong=strong))
-    return found
+        examples.append(Example(name=name, offline=offline, weak=weak, strong=strong))
+    return examples
 
 
 def artefact_page(
     bank: TemplateBank, config: EngineConfig, out_png: Path, *, seed: int = 0, index: int = 0
 ) -> list[str]:
-    """Write a picture with a column per artefact: weak above, strong below; offline set first, then the online set.
+    """Write a picture with one column per artefact, weak above and strong below.
+
+    The offline set comes first, then the online set.
 
     Args:
-        out_png: Written whole or not at all.
-        index: The sample of data set ``seed`` whose label map is shown.
+        bank: Organ templates.
+        config: Settings of the engine.
+        out_png: PNG file, written atomically.
+        seed: Seed of the sample and of the artefacts.
+        index: Number of the sample whose label map is shown.
 
     Returns:
-        The names of the artefacts, in order.
+        Names of the artefacts, in order.
     """
-    # Imported here: only pictures need it. Figure without pyplot keeps no global state and asks for
-    # no display.
+    # Imported here, since only pictures need it. Figure without pyplot has no global state and
+    # needs no display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -93,14 +105,14 @@ def artefact_page(
     )
     with torch.no_grad():
         clean = apply_appearance(labels, plain)
-        shown = examples(clean, labels, config, seed=seed)
+        examples = make_examples(clean, labels, config, seed=seed)
 
     columns = 5
     middle = config.side // 2
     cells: list[tuple[tuple[str, str], tuple[np.ndarray, np.ndarray], str]] = [
         (("labels", "no artefact"), (colour_labels(labels[..., middle].numpy()), clean[..., middle].numpy()), "black")
     ]
-    for example in shown:
+    for example in examples:
         name, colour = example.name.replace("_", " "), "black" if example.offline else "tab:red"
         cells.append(((f"{name}, weak", f"{name}, strong"), (example.weak.numpy(), example.strong.numpy()), colour))
     rows = -(-len(cells) // columns)
@@ -119,4 +131,4 @@ def artefact_page(
     figure.suptitle("each artefact alone: offline set (black) and online set (red)", fontsize=10)
     with atomic_write(out_png) as partial:
         figure.savefig(partial, format="png", dpi=110)
-    return [example.name for example in shown]
+    return [example.name for example in examples]

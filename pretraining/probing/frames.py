@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pretraining.common.triple import triple
-from pretraining.engine.affine import about, rotation_matrix
+from pretraining.engine.affine import recentre, rotation_matrix
 from pretraining.engine.resample import resample_linear
 
 Triple = tuple[int, int, int]
@@ -43,7 +43,7 @@ class Frame:
         """
         middle = (np.array(shape) - 1) / 2
         linear = self.scale * rotation_matrix((self.rotation_deg,) * 3)
-        return about(np.column_stack([linear, np.zeros(3)]), middle, middle + self.margin_vox)
+        return recentre(np.column_stack([linear, np.zeros(3)]), middle, middle + self.margin_vox)
 
     def apply(self, image: Tensor) -> Tensor:
         """Place a scan in its frame, padded with its lowest value.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pretraining.common.checks import check_count, check_not_negative, check_within
 from pretraining.common.random import sample_generator
-from pretraining.engine.synthesis import Pair, StoredPair, vary
+from pretraining.engine.synthesis import Pair, StoredPair, augment
 from pretraining.samples.store import Store
 from pretraining.samples.stream import Stream, load, worker_indices
 
@@ -59,7 +59,7 @@ class StoredPairs(Stream):
     def apply_variation(self, use: int, stored: StoredPair) -> Pair:
         """Return a stored sample with the variation of a use, on ``device``."""
         on_device = StoredPair(*(part.to(self.device, non_blocking=True) for part in stored))
-        return vary(on_device, self.store.config.engine.online, seed=self.seed, draw=use)
+        return augment(on_device, self.store.config.engine.online, seed=self.seed, draw=use)
 
     def __iter__(self) -> Iterator[tuple[int, Pair]]:
         for use, stored in StoredReads(self):

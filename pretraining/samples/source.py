@@ -16,7 +16,7 @@ from pretraining.bank.template_bank import TemplateBank, describe_templates
 from pretraining.common.config import differences
 from pretraining.common.errors import InputError
 from pretraining.common.processes import available_cores
-from pretraining.engine.synthesis import EngineConfig, Pair, StoredPair, synthesize_pair, synthesize_stored, vary
+from pretraining.engine.synthesis import EngineConfig, Pair, StoredPair, augment, synthesize_pair, synthesize_stored
 from pretraining.samples.dataset import StoredPairs, load_stored
 from pretraining.samples.store import Store
 from pretraining.samples.stream import PairStream, load
@@ -81,7 +81,7 @@ class TemplateSource:
         """
         for index, sample in stored:
             moved = StoredPair(*(part.to(device, non_blocking=True) for part in sample))
-            yield index, vary(moved, self.engine.online, seed=self.seed, draw=index)
+            yield index, augment(moved, self.engine.online, seed=self.seed, draw=index)
 
     def validation(self, device: torch.device) -> Iterator[tuple[int, Pair]]:
         """Yield the validation samples, whose indices training never reaches."""
@@ -146,7 +146,7 @@ class StoreSource:
         for i in range(self.validation_count):
             number = FIRST_VALIDATION_INDEX + i
             stored = StoredPair(*(part.to(device) for part in self.store.read(self.training_count + i)))
-            yield number, vary(stored, self.engine.online, seed=self.seed, draw=number)
+            yield number, augment(stored, self.engine.online, seed=self.seed, draw=number)
 
 
 def sample_source(

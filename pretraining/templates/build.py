@@ -1,7 +1,7 @@
-"""Building a template bank: subjects are read in parallel, kept one by one, and put together in the end.
+"""Building of a template bank: read subjects in parallel, store each, then assemble the bank.
 
-What is finished lies in ``BANK.parts``, where a build that was killed finds it when it is started
-again. The bank's bytes depend neither on that nor on the number of processes.
+Finished subjects are stored in ``BANK.parts``. If a build is interrupted, the next one uses them.
+The bank's bytes depend neither on interruptions nor on the number of processes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from pretraining.templates.sources import Group, PlainFolder, ProceduralShapes, 
 logger = logging.getLogger(__name__)
 
 SHOWN_PROBLEMS = 20
-"""So many unusable files are told as they are met; all of them stand in the report."""
+"""Maximum number of unusable files that are logged; the report lists all of them."""
 
 
 def build_bank(
@@ -50,50 +50,52 @@ def build_bank(
     licences: Sequence[str] = (),
     regions: Sequence[str] = (),
 ) -> BuildReport:
-    """Read label files and write a bank and, beside it, ``OUT.report.txt``, each whole or not at all.
+    """Read label files and write a bank and, next to it, ``OUT.report.txt``, each atomically.
 
-    Called again after it was killed, with the same arguments, it continues where it stopped. While
-    it runs, it needs twice the bank's size on the disk.
+    If interrupted, call it again with the same arguments to resume. It needs twice the bank's size
+    on the disk.
 
     Args:
-        sources: See :func:`pretraining.templates.sources.find_sources`, as for ``licences`` and
-            ``regions``.
-        out: The bank file; an older bank is replaced.
-        spacing_mm: See :class:`pretraining.templates.build.Reading`, as for ``min_voxels``.
-        min_voxels: Masks with fewer voxels are rejected.
-        processes: Number of processes that read; each holds one volume in memory.
-        licences: Stated with each template.
-        regions: Parts of the body, for balanced draws.
+        sources: Folders and files, see :func:`pretraining.templates.sources.find_sources`.
+        out: Bank file to write; an older bank is replaced.
+        spacing_mm: Voxel size that masks are resampled to, mm.
+        min_voxels: Least number of voxels after resampling; smaller masks are rejected.
+        processes: Number of reading processes; each has one volume in memory.
+        licences: Licences of the templates: one for all sources, one for each, or none.
+        regions: Parts of the body, for balanced draws: one for each source, or none.
+
+    Returns:
+        The report that was written.
 
     Raises:
-        InputError: If a source does not exist or holds no label file, if ``out`` cannot be a bank,
-            or if not one template in all sources is usable. An unreadable file among others only
-            stands in the report.
-        CommandFailed: If the disk is full or a reading process was ended from outside; what is
-            finished is kept for the next call.
+        InputError: If a source does not exist or has no label file, if ``out`` cannot be a bank, or
+            if no template is usable. Single unreadable files are listed in the report.
+        CommandFailed: If the disk is full or a reading process was killed. Finished subjects are
+            kept for the next call.
         InUse: If another process builds the same bank.
     """
     reading = Reading(spacing_mm=spacing_mm, min_voxels=min_voxels)
     if processes < 1:
         raise InputError(f"expected at least one process to read with, found {processes}")
     out = Path(out)
-    _check_place(out)
+    _check_output(out)
     try_file(out)
     found, rejected = find_sources([Path(source) for source in sources], licences, regions)
     parts = out.with_name(f"{out.name}.parts")
     with hold_lock(parts):
-        with _keeping(parts):
-            groups = _decided(found, processes)
+        with _report_kept_parts(parts):
+            groups = _resolve_sources(found, processes)
             done = _read_all(groups, reading, parts, processes)
             rejected += [line for part in done for line in part.rejected]
             usable = any(part.template_count for part in done)
             if usable:
-                index = write_bank(out, _templates(done), spacing_mm=spacing_mm, notes=_region_notes(groups))
+                notes = _region_notes(groups)
+                index = write_bank(out, _iterate_templates(done), spacing_mm=spacing_mm, notes=notes)
                 report = BuildReport.of(index, rejected)
                 write_text(out.with_name(f"{out.name}.report.txt"), f"{report}\n")
         for part in parts.glob("*.part"):
             part.unlink()
-    with suppress(OSError):  # another process may begin just now
+    with suppress(OSError):  # another process may have begun a build
         parts.rmdir()
     if not usable:
         first = "; ".join(f"{what}: {why}" for what, why, _ in rejected[:3])
@@ -102,58 +104,60 @@ def build_bank(
 
 
 @contextmanager
-def _keeping(parts: Path) -> Iterator[None]:
-    """Tell, whatever ends a build too early, what is kept and how to go on."""
+def _report_kept_parts(parts: Path) -> Iterator[None]:
+    """Say how many subjects are kept and how to resume if the build is interrupted."""
     try:
         yield
     except KeyboardInterrupt:
-        logger.warning("stopped: %s", _to_go_on(parts))
+        logger.warning("stopped: %s", _resume_hint(parts))
         raise
     except ProcessLost as lost:
-        where = ", ".join(sorted({str(getattr(item, "folder", item)) for item in lost.items}))
+        folders = ", ".join(sorted({str(getattr(item, "folder", item)) for item in lost.items}))
         raise CommandFailed(
-            f"a reading process was ended from outside, most likely because memory ran out, at one of {where}. {_to_go_on(parts)}, "
-            "with fewer --workers or without what is too large"
+            f"a reading process was killed, most likely because memory ran out, at one of {folders}. "
+            f"{_resume_hint(parts)}, with fewer --workers or without the largest files"
         ) from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise CommandFailed(f"no space left on the disk of {parts}: make room. {_to_go_on(parts)}") from error
+        raise CommandFailed(f"no space left on the disk of {parts}: make room. {_resume_hint(parts)}") from error
 
 
-def _check_place(out: Path) -> None:
+def _check_output(out: Path) -> None:
     if out.is_dir():
         raise InputError(
-            f"{out} is a folder; a template bank is one file, so name a file, for example {out / 'templates.bank'}"
+            f"{out} is a folder; a template bank is one file, so give a file, for example {out / 'templates.bank'}"
         )
     if out.exists() and out.stat().st_size:
         with out.open("rb") as file:
             if not file.read(len(MAGIC)).startswith(FAMILY):
-                raise InputError(f"{out} exists and is no template bank; name another file, or remove it first")
+                raise InputError(f"{out} exists and is not a template bank; give another file, or remove it first")
 
 
-def _decided(found: Sequence[Source], processes: int) -> list[Group | ProceduralShapes]:
-    """What there is to read, once it is found out what the files of plain folders are."""
+def _resolve_sources(found: Sequence[Source], processes: int) -> list[Group | ProceduralShapes]:
+    """Return the groups to read, after examining the content of plain folders."""
     folders = [source for source in found if isinstance(source, PlainFolder)]
     one_subject = dict(imap_unordered(_is_one_subject, folders, processes=min(processes, max(1, len(folders)))))
-    decided: list[Group | ProceduralShapes] = []
+    groups: list[Group | ProceduralShapes] = []
     for source in found:
-        decided += source.groups(one_subject=one_subject[source]) if isinstance(source, PlainFolder) else [source]
-    return decided
+        groups += source.groups(one_subject=one_subject[source]) if isinstance(source, PlainFolder) else [source]
+    return groups
 
 
 def _region_notes(groups: Sequence[Group | ProceduralShapes]) -> dict[str, dict[str, str]]:
-    stated = {group.source: group.region for group in groups if group.region}
-    return {REGIONS: stated} if stated else {}
+    declared = {group.source: group.region for group in groups if group.region}
+    return {REGIONS: declared} if declared else {}
 
 
 def _is_one_subject(folder: PlainFolder) -> bool:
     return is_one_subject(folder.files)
 
 
-def _read_all(groups: Sequence[Group | ProceduralShapes], reading: Reading, folder: Path, processes: int) -> list[Part]:
-    """Make the part of each group; what is unusable is told as it is met."""
-    parts: dict[Group | ProceduralShapes, Part] = {}
+def _read_all(
+    groups: Sequence[Group | ProceduralShapes], reading: Reading, folder: Path, processes: int
+) -> list[SubjectPart]:
+    """Read all groups in parallel and log unusable files as they are found; parts are in order."""
+    parts: dict[Group | ProceduralShapes, SubjectPart] = {}
     unusable: set[Rejection] = set()
     bar = tqdm(total=len(groups), unit="subject", dynamic_ncols=True, mininterval=1.0)
     with logging_redirect_tqdm([logging.getLogger()]), bar:
@@ -168,21 +172,21 @@ def _read_all(groups: Sequence[Group | ProceduralShapes], reading: Reading, fold
                         logger.warning("not used: %s: %s", line.what, line.why)
             bar.update()
     if len(unusable) > SHOWN_PROBLEMS:
-        logger.warning("%d more are not used; the report names them", len(unusable) - SHOWN_PROBLEMS)
-    if found_before := sum(not part.is_new for part in parts.values()):
-        logger.info("%d of %d subjects had been read before", found_before, len(groups))
+        logger.warning("%d more are not used; the report lists them", len(unusable) - SHOWN_PROBLEMS)
+    if resumed := sum(not part.is_new for part in parts.values()):
+        logger.info("%d of %d subjects were read by an earlier build", resumed, len(groups))
     return [parts[group] for group in groups]
 
 
-def _templates(parts: Sequence[Part]) -> Iterator[tuple[TemplateEntry, np.ndarray]]:
-    """All templates in order, one subject in memory at a time."""
+def _iterate_templates(parts: Sequence[SubjectPart]) -> Iterator[tuple[TemplateEntry, np.ndarray]]:
+    """Iterate over all templates in order, with one subject in memory at a time."""
     for part in parts:
         yield from read_part(part.path)[0]
 
 
-def _to_go_on(parts: Path) -> str:
+def _resume_hint(parts: Path) -> str:
     count = sum(1 for _ in parts.glob("*.part"))
-    return f"{count} finished subjects are kept in {parts}: to go on, run the same command again"
+    return f"{count} finished subjects are kept in {parts}: run the same command again to resume"
 
 
 Templates = list[tuple[TemplateEntry, np.ndarray]]
@@ -190,54 +194,67 @@ Templates = list[tuple[TemplateEntry, np.ndarray]]
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How subjects are turned into templates."""
+    """Settings of the conversion from label files to templates."""
 
     spacing_mm: float = 1.5
-    """Voxel size that masks are resampled to, nearest neighbour."""
+    """Voxel size that masks are resampled to by nearest neighbour, mm."""
     min_voxels: int = 8
-    """Smaller masks are rejected: nothing of them would survive the median filter."""
+    """Least number of voxels of a mask; smaller ones would vanish in the median filter."""
 
     def __post_init__(self) -> None:
         check_positive(spacing_mm=self.spacing_mm)
         check_count(min_voxels=self.min_voxels)
 
 
-class Part(NamedTuple):
-    """What is on disk of one subject."""
+class SubjectPart(NamedTuple):
+    """Templates of one subject on disk."""
 
     path: Path
+    """File of the templates, in the format of a bank."""
     is_new: bool
-    """Whether it was read just now."""
+    """Read by this build, not an earlier one."""
     template_count: int
+    """Number of templates in the file."""
     rejected: tuple[Rejection, ...]
+    """Files and organs of the subject that are not used."""
 
 
-def make_part(reading: Reading, folder: Path, group: Group | ProceduralShapes) -> Part:
-    """Read a subject and write its part to ``folder``, unless an intact one is there.
+def make_part(reading: Reading, folder: Path, group: Group | ProceduralShapes) -> SubjectPart:
+    """Read a subject and write its part to ``folder``, unless an intact one exists.
 
-    The part is named after all that it depends on: the files by name, size and time of change, what
-    is made of them, and by which version.
+    Args:
+        reading: Settings of the conversion.
+        folder: Folder of the parts.
+        group: Files of the subject.
+
+    Returns:
+        The part. The name of its file is a digest of all that it depends on: names, sizes and times
+        of change of the files, the settings, and the software version.
     """
     path = folder / f"{_digest(reading, group)}.part"
     if path.exists():
         try:
             templates, rejected = read_part(path)
-            return Part(path, False, len(templates), rejected)
-        except InputError:  # a bad disk: read the subject again
+            return SubjectPart(path, False, len(templates), rejected)
+        except InputError:  # damaged part: read the subject again
             path.unlink()
     if isinstance(group, ProceduralShapes):
-        templates, rejected = _procedural(reading, group)
+        templates, rejected = _make_procedural(reading, group)
     else:
         content = read_group(group, reading.spacing_mm, reading.min_voxels)
         names = {"source": group.source, "subject": group.subject, "licence": group.licence}
         templates = [(TemplateEntry.of(mask, organ=organ, **names), mask.bits) for organ, mask in content.masks.items()]
         rejected = tuple(content.rejected)
     write_bank(path, templates, spacing_mm=reading.spacing_mm, notes={"rejected": rejected})
-    return Part(path, True, len(templates), rejected)
+    return SubjectPart(path, True, len(templates), rejected)
 
 
 def read_part(path: Path) -> tuple[Templates, tuple[Rejection, ...]]:
-    """Templates of one subject, and what of it is not used."""
+    """Read the templates of one subject, and its files and organs that are not used.
+
+    Raises:
+        InputError: If the part is damaged.
+    """
     index, masks = read_bank(path)
     templates = [(entry, read_checked_bits(index, masks, i, path)) for i, entry in enumerate(index.entries())]
     return templates, tuple(Rejection(*line) for line in index.notes["rejected"])
@@ -255,8 +272,8 @@ def _digest(reading: Reading, group: Group | ProceduralShapes) -> str:
     return fingerprint(content, length=32)
 
 
-def _procedural(reading: Reading, shapes: ProceduralShapes) -> tuple[Templates, tuple[Rejection, ...]]:
-    # Imported here, since it brings PyTorch, and reading files needs none of it.
+def _make_procedural(reading: Reading, shapes: ProceduralShapes) -> tuple[Templates, tuple[Rejection, ...]]:
+    # Imported here, since it imports PyTorch, which reading files does not need.
     from pretraining.templates.procedural import procedural_bank
 
     bank = procedural_bank(shapes.count)

@@ -1,4 +1,4 @@
-"""Names of the numbers in label maps: a folder's ``labels.json``, or the ``dataset.json`` of an nnU-Net dataset."""
+"""Names of the numbers in label maps, from a ``labels.json`` or a ``dataset.json`` of nnU-Net."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from pretraining.templates.report import Rejection
 LABELS_FILE = "labels.json"
 
 Names = dict[int, str | None]
-"""Number to name; None for a number that is no organ."""
+"""Map from number to name; None for a number that is not an organ."""
 
 
 def read_label_names(path: Path) -> tuple[Names, Rejection | None]:
-    """Read what numbers are called, and the problem with the file, if any.
+    """Read the names of the numbers in a folder's label maps.
 
     Args:
-        path: A ``labels.json``, {organ: number}, or a ``dataset.json`` as nnU-Net has it.
+        path: A ``labels.json``, {organ: number}, or a ``dataset.json`` of nnU-Net.
 
     Returns:
-        Names, none if there is no such file or it makes no sense; in the latter case, one line that
-        says so.
+        Names, and a line for the report if the file is invalid. Without a valid file, there are no
+        names.
     """
     is_dataset = path.name == DATASET_FILE
     expected = '"labels": {"organ": number or [numbers], ...}' if is_dataset else '{"organ": number, ...}'
@@ -33,23 +33,23 @@ def read_label_names(path: Path) -> tuple[Names, Rejection | None]:
         content = read_object(path)
         return names_in(content.get("labels") if is_dataset else content), None
     except InputError as error:
-        return {}, Rejection(str(path), f"expected {expected}, so labels go by number ({error})")
+        return {}, Rejection(str(path), f"expected {expected}, so labels are named by number ({error})")
 
 
 def names_in(labels: Any) -> Names:
-    """Turn names and numbers around.
+    """Invert the declaration of labels: return the name of each number.
 
     Args:
-        labels: {name: number}, {name: [numbers]} for nnU-Net's regions, or {"number": name} as
-            older datasets have it.
+        labels: {name: number}, {name: [numbers]} for nnU-Net's regions, or {"number": name} of
+            older datasets.
 
     Returns:
-        Number to name, without 0. A number of several regions is named after the smallest: of
-            nested regions, such as a
-        tumour and its core, each is what is left of it outside those within.
+        Map from number to name, without 0. A number of several regions has the name of the smallest
+        one: of nested regions, such as a tumour and its core, each keeps the part outside the inner
+        ones.
 
     Raises:
-        InputError: If it is neither.
+        InputError: If ``labels`` has none of these forms.
     """
     named: Names = {}
     sizes: dict[int, int] = {}

@@ -1,4 +1,4 @@
-"""Procedural organ-like shapes: the default where no template was given; nothing is downloaded and nothing licensed."""
+"""Procedural organ-like shapes, the default templates: no download and no licence is needed."""
 
 from __future__ import annotations
 
@@ -17,14 +17,21 @@ from pretraining.engine.affine import rotation_matrix
 from pretraining.engine.fields import sample_smooth_noise, smooth_noise
 
 SPACING_MM = 1.5
+"""Voxel size that the shapes represent, mm."""
 
 
 def procedural_bank(count: int = 160, seed: int = 0) -> TemplateBank:
-    """Make a bank in memory of ``count`` shapes, a pure function of the arguments; about 3 ms a shape.
+    """Make a bank of procedural shapes in memory, in about 3 ms per shape.
 
     Args:
-        count: Of templates, >= 1; the kinds in ``KINDS`` take turns.
-        seed: Of the shapes, in [0, 2**63).
+        count: Number of templates, >= 1; the kinds in ``KINDS`` alternate.
+        seed: Seed of the shapes, in [0, 2**63).
+
+    Returns:
+        The bank, a pure function of the arguments.
+
+    Raises:
+        ValueError: If ``count`` or ``seed`` is out of range.
     """
     if count < 1:
         raise ValueError(f"a bank needs at least one shape, got count={count}")
@@ -34,13 +41,21 @@ def procedural_bank(count: int = 160, seed: int = 0) -> TemplateBank:
 
 
 def procedural_shape(kind: str, generator: Generator) -> Tensor:
-    """Draw one shape of a kind in ``KINDS``: (X, Y, Z) bool with at least one voxel set, within 28 to 104 voxels a side."""
-    # Levels are smooth: half the resolution shows all of a shape for an eighth of the work.
+    """Draw one shape.
+
+    Args:
+        kind: A key of ``KINDS``.
+        generator: Sole source of randomness.
+
+    Returns:
+        (X, Y, Z) bool with at least one set voxel, 28 to 104 voxels per side.
+    """
+    # Levels are smooth: half the resolution suffices, with an eighth of the computations.
     side = integer(14, 52, generator)
     shape = (side, side, side)
     line = torch.linspace(-1.0, 1.0, side)
     points = torch.stack(torch.meshgrid(line, line, line, indexing="ij"))
-    # Space itself is bent, so that no shape stays an ideal solid.
+    # Coordinates are deformed, so that no shape is an ideal solid.
     bend = sample_smooth_noise((side / 2, side / 4), 0.04, 0.16, generator)
     points = points + smooth_noise(shape, bend, channels=3)
     rotation = torch.tensor(rotation_matrix(uniforms(3, -180.0, 180.0, generator)), dtype=torch.float32)
@@ -48,31 +63,31 @@ def procedural_shape(kind: str, generator: Generator) -> Tensor:
     level = F.interpolate(
         KINDS[kind](points, generator)[None, None], scale_factor=2, mode="trilinear", align_corners=True
     )[0, 0]
-    # Whatever was drawn, the innermost voxels belong to the shape: it is never empty.
+    # The innermost voxels always belong to the shape, so that it is never empty.
     return level < torch.maximum(torch.tensor(0.0), level.min() + 1e-3)
 
 
 def _ellipsoid(points: Tensor, generator: Generator) -> Tensor:
-    """Compact organs: kidney, spleen, heart."""
+    """Compute a compact organ: kidney, spleen, heart."""
     axes = torch.tensor(uniforms(3, 0.45, 0.85, generator)).view(3, 1, 1, 1).float()
     return (points / axes).square().sum(0) - 1
 
 
 def _bean(points: Tensor, generator: Generator) -> Tensor:
-    """An ellipsoid dented from one side: kidney, lung, kidney-like nuclei."""
+    """Compute an ellipsoid with a dent on one side: kidney, lung, kidney-like nuclei."""
     dent = (points - torch.tensor([uniform(0.6, 0.9, generator), 0.0, 0.0]).view(3, 1, 1, 1)).square().sum(0).sqrt()
     return torch.maximum(_ellipsoid(points, generator), uniform(0.35, 0.6, generator) - dent)
 
 
 def _blob(points: Tensor, generator: Generator) -> Tensor:
-    """A lobed mass: bowel, brain, pancreas."""
+    """Compute a lobed mass: bowel, brain, pancreas."""
     side = points.shape[-1]
     noise = smooth_noise(triple(points.shape[1:]), sample_smooth_noise((side / 4, side / 8), 0.2, 0.5, generator))[0]
     return points.square().sum(0) / uniform(0.4, 0.7, generator) - 1 + noise
 
 
 def _tube(points: Tensor, generator: Generator) -> Tensor:
-    """A winding vessel of changing width, or a gut."""
+    """Compute a winding tube of varying width: vessel, gut."""
     x, y, z = points
     waves, phase_x, phase_y = uniform(0.5, 3.0, generator), *uniforms(2, 0.0, 2 * math.pi, generator)
     swing_x, swing_y = uniforms(2, 0.1, 0.4, generator)
@@ -85,7 +100,7 @@ def _tube(points: Tensor, generator: Generator) -> Tensor:
 
 
 def _tree(points: Tensor, generator: Generator) -> Tensor:
-    """Branching rods: vessels, bronchi, ribs."""
+    """Compute branching rods: vessels, bronchi, ribs."""
     root = torch.tensor([0.0, 0.0, -0.8]).view(3, 1, 1, 1)
     branches = []
     for _ in range(integer(3, 6, generator)):
@@ -98,7 +113,7 @@ def _tree(points: Tensor, generator: Generator) -> Tensor:
 
 
 def _sheet(points: Tensor, generator: Generator) -> Tensor:
-    """A curved plate: muscle, scapula, skull cap."""
+    """Compute a curved plate: muscle, scapula, skull cap."""
     x, y, z = points
     bend_x, bend_y, twist = uniforms(3, -0.7, 0.7, generator)
     rim = x.square() / uniform(0.3, 0.7, generator) + y.square() / uniform(0.3, 0.7, generator) - 1
@@ -107,14 +122,14 @@ def _sheet(points: Tensor, generator: Generator) -> Tensor:
 
 
 def _shell(points: Tensor, generator: Generator) -> Tensor:
-    """A hollow organ with an opening: ventricle wall, bladder wall, cortex."""
+    """Compute a hollow organ with an opening: ventricle wall, bladder wall, cortex."""
     solid = _ellipsoid(points, generator)
     wall = solid.abs() - uniform(0.15, 0.35, generator)
     return torch.maximum(wall, points[2] - uniform(0.0, 0.6, generator))
 
 
 def _ring(points: Tensor, generator: Generator) -> Tensor:
-    """A torus or a part of one: pelvis, vertebral arch, colon frame."""
+    """Compute a torus or a part of one: pelvis, vertebral arch, colon frame."""
     x, y, z = points
     around = (x.square() + y.square()).sqrt() - uniform(0.4, 0.6, generator)
     tube = (around.square() + z.square()).sqrt() - uniform(0.1, 0.22, generator)
@@ -131,6 +146,6 @@ KINDS: dict[str, Callable[[Tensor, Generator], Tensor]] = {
     "shell": _shell,
     "ring": _ring,
 }
-"""Each takes points (3, X, Y, Z) in about [-1, 1] and returns a level (X, Y, Z) that is negative
-inside.
+"""Level-set functions by kind. Each takes points (3, X, Y, Z), approximately in [-1, 1], and a
+generator, and returns a level (X, Y, Z) that is negative inside.
 """

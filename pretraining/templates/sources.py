@@ -1,4 +1,4 @@
-"""Finding label files: TotalSegmentator folders, nnU-Net datasets, multi-label maps, folders of binary masks, procedural shapes."""
+"""Search for label files in the layouts of TotalSegmentator, nnU-Net and plain folders."""
 
 from __future__ import annotations
 
@@ -17,82 +17,105 @@ from pretraining.templates.label_names import LABELS_FILE
 from pretraining.templates.report import Rejection, unreadable
 
 PROCEDURAL = re.compile(r"procedural(?::([1-9]\d*))?")
-"""What names shapes of our own instead of a folder, with how many of them."""
+"""Source that means procedural shapes instead of a folder, with an optional number of shapes."""
 PROCEDURAL_COUNT = 160
+"""Default number of procedural shapes."""
 TWICE = "reached twice, used once"
+"""Reason for a folder that is reached again through another source or a link."""
 TRAINING, TEST = "labelsTr", "labelsTs"
 """Folders with the label maps of an nnU-Net dataset."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Files of one subject that are read together, since some of their organs may have to be merged."""
+    """Files of one subject, which are read together, as some of their organs may be merged."""
 
     source: str
+    """Name of the source."""
     subject: str
+    """Name of the subject within the source."""
     folder: Path
+    """Folder of the files."""
     names: tuple[str, ...]
-    """Of the files in the folder; the whole paths of 140,000 files would fill the memory."""
+    """Names of the files in the folder; the full paths of 140,000 files need too much memory."""
     licence: str = ""
+    """Licence of the templates; empty if none is stated."""
     region: str = ""
-    """Part of the body, where stated."""
+    """Part of the body; empty if none is declared."""
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Where they are."""
+        """Paths of the files."""
         return tuple(self.folder / name for name in self.names)
 
     @property
     def names_file(self) -> Path:
-        """File that says what numbers are called, if it exists: of the dataset in nnU-Net's layout, else of the folder."""
-        return self.folder.parent / DATASET_FILE if _is_of_dataset(self.folder) else self.folder / LABELS_FILE
+        """File with the names of numbers: of the dataset in nnU-Net's layout, else of the folder.
+
+        It may not exist.
+        """
+        return self.folder.parent / DATASET_FILE if _is_dataset_folder(self.folder) else self.folder / LABELS_FILE
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlainFolder:
-    """Files whose content decides what they are: binary masks of one subject, or a label map each."""
+    """Files that are either binary masks of one subject or one label map per subject.
+
+    Their content decides which.
+    """
 
     folder: Path
+    """Folder of the files."""
     names: tuple[str, ...]
+    """Names of the files in the folder."""
     path: tuple[str, ...]
-    """Name of the source and the folders from there down to this one."""
+    """Name of the source, then the folders from there to this one."""
     licence: str = ""
+    """Licence of the templates; empty if none is stated."""
     region: str = ""
-    """Part of the body, where stated."""
+    """Part of the body; empty if none is declared."""
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Where they are."""
+        """Paths of the files."""
         return tuple(self.folder / name for name in self.names)
 
     def groups(self, *, one_subject: bool) -> list[Group]:
-        """What there is to read, once it is known what the files are."""
-        where: dict[str, Any] = {"folder": self.folder, "licence": self.licence, "region": self.region}
+        """Group the files by subject.
+
+        Args:
+            one_subject: True if the files are binary masks of one subject, False if each file is
+                the label map of a subject.
+        """
+        common: dict[str, Any] = {"folder": self.folder, "licence": self.licence, "region": self.region}
         if one_subject:
             return [
-                Group(source="/".join(self.path[:-1] or self.path), subject=self.path[-1], names=self.names, **where)
+                Group(source="/".join(self.path[:-1] or self.path), subject=self.path[-1], names=self.names, **common)
             ]
         stems = [stem(name) for name in self.names]
-        often = Counter(stems)
-        subjects = [short if often[short] == 1 else name for short, name in zip(stems, self.names, strict=True)]
+        counts = Counter(stems)
+        subjects = [short if counts[short] == 1 else name for short, name in zip(stems, self.names, strict=True)]
         source = "/".join(self.path)
         return [
-            Group(source=source, subject=subject, names=(name,), **where)
+            Group(source=source, subject=subject, names=(name,), **common)
             for name, subject in zip(self.names, subjects, strict=True)
         ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProceduralShapes:
-    """Shapes of :mod:`pretraining.templates.procedural`, made instead of read."""
+    """Source of procedural shapes, see :mod:`pretraining.templates.procedural`."""
 
     count: int
+    """Number of shapes."""
     licence: str = ""
+    """Licence of the templates; empty if none is stated."""
     region: str = ""
+    """Part of the body; empty if none is declared."""
 
     @property
     def source(self) -> str:
-        """Name that their templates have as their source."""
+        """Source name of the templates."""
         return "procedural"
 
 
@@ -102,23 +125,29 @@ Source = Group | PlainFolder | ProceduralShapes
 def find_sources(
     sources: Sequence[Path], licences: Sequence[str] = (), regions: Sequence[str] = ()
 ) -> tuple[list[Source], list[Rejection]]:
-    """List what there is to read, in an order that depends on names alone, and the folders that can't be looked into.
+    """Find the label files of all sources, in an order that depends on names alone.
 
-    A folder is searched with all its subfolders, links included; one that is reached twice counts
-    once. A folder called ``segmentations`` is one TotalSegmentator subject, named after the folder
-    above, where the scan lies (v1 and v2 layout). Of an nnU-Net raw dataset (``dataset.json`` and
-    ``labelsTr``), each file in ``labelsTr`` is a label map, and nothing else is used: scans hold no
-    labels, and the labels of test cases are for testing. In any other folder with a
-    ``labels.json``, {organ: number}, each file is a label map; without one the content decides.
+    Folders are searched recursively and through links; a folder that is reached twice is used once.
+
+    - TotalSegmentator (v1 and v2): a folder ``segmentations`` has the masks of one subject, named
+      after the folder above, which has the scan.
+    - nnU-Net raw dataset (``dataset.json`` and ``labelsTr``): each file in ``labelsTr`` is a label
+      map. Nothing else is used: labels of test cases are for testing.
+    - Any other folder with a ``labels.json``, {organ: number}: each file is a label map.
+    - Any other folder: the content of the files decides.
 
     Args:
         sources: Folders and files, ``procedural`` or ``procedural:COUNT``.
-        licences: One for all sources, one for each, or none; a LICENCE file in a source goes first.
+        licences: One for all sources, one for each, or none; a LICENCE file in a source takes
+            precedence.
         regions: Parts of the body that the sources show, one for each, or none.
 
+    Returns:
+        Sources to read, and folders that are unreadable or not used.
+
     Raises:
-        InputError: If a source does not exist or holds no label file, or if the number of licences
-            or regions does not fit.
+        InputError: If a source does not exist or has no label file, or if the number of licences or
+            regions does not fit.
     """
     if len(licences) not in (0, 1, len(sources)):
         raise InputError(
@@ -129,7 +158,7 @@ def find_sources(
     found: list[Source] = []
     rejected: list[Rejection] = []
     seen: set[tuple[int, int]] = set()
-    times: Counter[str] = Counter()
+    occurrences: Counter[str] = Counter()
     for i, source in enumerate(sources):
         licence = licences[i % len(licences)] if licences else ""
         region = regions[i] if regions else ""
@@ -137,35 +166,34 @@ def find_sources(
             found.append(ProceduralShapes(count=int(procedural[1] or PROCEDURAL_COUNT), licence=licence, region=region))
             continue
         name = source.resolve().name
-        times[name] += 1
-        # Subjects of two sources must not be taken for each other because the sources have one
-        # name.
-        root = name if times[name] == 1 else f"{name} ({times[name]})"
+        occurrences[name] += 1
+        # Subjects of two sources with the same name must not be confused.
+        root = name if occurrences[name] == 1 else f"{name} ({occurrences[name]})"
         if source.is_file():
-            licence = _licence_file(source.parent) or licence
+            licence = _read_licence(source.parent) or licence
             subject = stem(source.name)
             names = (source.name,)
             found.append(
                 Group(source=root, subject=subject, folder=source.parent, names=names, licence=licence, region=region)
             )
         elif source.is_dir():
-            found += _in_folder(source, root, licence, region, seen, rejected)
+            found += _find_in_folder(source, root, licence, region, seen, rejected)
         else:
-            raise InputError(f"no such template source: {source}")
+            raise InputError(f"no such template source: {source}; expected a folder or a label file")
     return found, rejected
 
 
-def _in_folder(
+def _find_in_folder(
     source: Path, root: str, licence: str, region: str, seen: set[tuple[int, int]], rejected: list[Rejection]
 ) -> list[Source]:
     found: list[Source] = []
     licence_of = {source.parent: licence}
     rejected_before = len(rejected)
-    for folder, subfolders, names in _walk(source, seen, rejected):
-        licence_of[folder] = _licence_file(folder) or licence_of[folder.parent]
+    for folder, subfolders, names in _walk_folders(source, seen, rejected):
+        licence_of[folder] = _read_licence(folder) or licence_of[folder.parent]
         files = tuple(name for name in names if is_label_file(name))
         path = (root, *folder.relative_to(source).parts)
-        where: dict[str, Any] = {"folder": folder, "names": files, "licence": licence_of[folder], "region": region}
+        common: dict[str, Any] = {"folder": folder, "names": files, "licence": licence_of[folder], "region": region}
         if DATASET_FILE in names and TRAINING in subfolders:
             if TEST in subfolders:
                 rejected.append(Rejection(str(folder / TEST), "labels of test cases are not used"))
@@ -175,31 +203,32 @@ def _in_folder(
             continue
         if folder.name == "segmentations":
             subject = path[-2] if len(path) > 1 else folder.resolve().parent.name
-            found.append(Group(source="/".join(path[:-2] or path[:1]), subject=subject, **where))
-        elif _is_of_dataset(folder):
-            found += PlainFolder(path=path[:-1] or path, **where).groups(one_subject=False)
+            found.append(Group(source="/".join(path[:-2] or path[:1]), subject=subject, **common))
+        elif _is_dataset_folder(folder):
+            found += PlainFolder(path=path[:-1] or path, **common).groups(one_subject=False)
         elif LABELS_FILE in names:
-            found += PlainFolder(path=path, **where).groups(one_subject=False)
+            found += PlainFolder(path=path, **common).groups(one_subject=False)
         else:
-            found.append(PlainFolder(path=path, **where))
+            found.append(PlainFolder(path=path, **common))
     problems = rejected[rejected_before:]
     if not found and all(line.why != TWICE for line in problems):
         reason = next((f" ({line.what}: {line.why})" for line in problems), "")
         raise InputError(
-            f"no label files under {source}{reason}; expected {', '.join(SUFFIXES)} (for example SUBJECT/segmentations/liver.nii.gz)"
+            f"no label files under {source}{reason}; expected {', '.join(SUFFIXES)} "
+            "(for example SUBJECT/segmentations/liver.nii.gz)"
         )
     return found
 
 
-def _is_of_dataset(folder: Path) -> bool:
-    """Whether a folder holds the label maps of an nnU-Net dataset, whose ``dataset.json`` names them."""
+def _is_dataset_folder(folder: Path) -> bool:
+    """Return whether a folder has the label maps of an nnU-Net dataset."""
     return folder.name in (TRAINING, TEST) and (folder.parent / DATASET_FILE).is_file()
 
 
-def _walk(
+def _walk_folders(
     source: Path, seen: set[tuple[int, int]], rejected: list[Rejection]
 ) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """Each folder with the sorted names in it, following links but never in circles."""
+    """Iterate over folders and the sorted names in them; follow links, but visit a folder once."""
 
     def report(error: OSError) -> None:
         rejected.append(Rejection(str(error.filename), str(unreadable(error))))
@@ -216,8 +245,8 @@ def _walk(
         yield folder, subfolders, sorted(names)
 
 
-def _licence_file(folder: Path) -> str:
-    """First line of the folder's LICENCE or LICENSE file that says something."""
+def _read_licence(folder: Path) -> str:
+    """Return the first non-empty line of the folder's LICENCE or LICENSE file, or an empty text."""
     for path in sorted(folder.glob("LICEN[CS]E*")):
         try:
             with path.open(encoding="utf-8", errors="replace") as file:

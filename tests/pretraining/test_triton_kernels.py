@@ -57,7 +57,7 @@ def test_interpreted_stamping_equals_the_hosts(mode, bent):
     on_host, in_one_launch = torch.zeros(shape, dtype=torch.uint8), torch.zeros(shape, dtype=torch.uint8)
     packed = [bank.packed(template) for template in templates]
     placement.paste_templates(on_host, packed, placed)
-    placement._stamp_in_one_launch(in_one_launch, packed, placed)
+    placement._paste_in_one_launch(in_one_launch, packed, placed)
     assert torch.equal(on_host, in_one_launch) and len(on_host.unique()) > 3
 
 

@@ -1,4 +1,4 @@
-"""Blur of the online set: Gaussian smoothing that keeps the mean, up to strong."""
+"""Blur of the online set: Gaussian smoothing that preserves the mean, mild to strong."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from pretraining.engine.artefacts.gaussian import convolve_mirrored, sampled_ker
 
 @dataclass(frozen=True, kw_only=True)
 class BlurConfig:
-    """How often and how strong (TorchIO's meaning and default, with voxels of 1 mm)."""
+    """Probability and range of blur (TorchIO's convention and default, voxels of 1 mm)."""
 
     probability: float = 0.33
+    """Share of views that are blurred."""
     sigma_vox: tuple[float, float] = (0.0, 2.0)
-    """Range of each axis' standard deviation, voxels."""
+    """Range of the standard deviation along each axis, voxels."""
 
     def __post_init__(self) -> None:
         check_probability(probability=self.probability)
@@ -27,18 +28,19 @@ class BlurConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Blur:
-    """One draw."""
+    """Random parameters of one blur."""
 
     sigma_vox: tuple[float, float, float]
+    """Standard deviation along each axis, voxels."""
 
 
 def sample_blur(config: BlurConfig, generator: Generator) -> Blur | None:
-    """Draw one sigma per axis."""
+    """Draw one sigma per axis; None if the view is not blurred."""
     if not happens(config.probability, generator):
         return None
     return Blur(sigma_vox=triple(uniforms(3, *config.sigma_vox, generator)))
 
 
 def apply_blur(volume: Tensor, params: Blur) -> Tensor:
-    """Blur (X, Y, Z); outside is the mirror image."""
+    """Blur (X, Y, Z), mirrored at the borders."""
     return convolve_mirrored(volume, [sampled_kernel(sigma) for sigma in params.sigma_vox])

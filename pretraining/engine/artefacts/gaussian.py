@@ -14,13 +14,16 @@ from pretraining.common.triton_support import can_run_triton, launch
 from pretraining.engine.execution import upload
 
 TRUNCATION = 4.0
-"""Half width of a kernel, standard deviations: the value of MONAI and of SciPy."""
+"""Half width of a kernel, standard deviations (the value of MONAI and SciPy)."""
 _BLOCK = 512
-"""Elements of one of Triton's programs."""
+"""Elements per Triton program."""
 
 
 def integrated_kernel(sigma_vox: float) -> list[float]:
-    """The Gaussian's integral over each voxel, out to 4 sigma; sums to nearly 1 (MONAI's kernel). Sigma 0 gives the identity."""
+    """Return the Gaussian's integral over each voxel, truncated at 4 sigma (MONAI's kernel).
+
+    The sum is slightly below 1. A sigma of 0 gives the identity.
+    """
     half = int(max(sigma_vox * TRUNCATION, 0.5) + 0.5)
     if sigma_vox == 0:
         return [float(x == 0) for x in range(-half, half + 1)]
@@ -29,9 +32,9 @@ def integrated_kernel(sigma_vox: float) -> list[float]:
 
 
 def sampled_kernel(sigma_vox: float) -> list[float]:
-    """The Gaussian at each voxel's centre, out to 4 sigma, made to sum to 1 (SciPy's kernel).
+    """Return the Gaussian at each voxel's centre, truncated at 4 sigma (SciPy's kernel).
 
-    Sigma 0 gives the identity.
+    The sum is 1. A sigma of 0 gives the identity.
     """
     half = int(TRUNCATION * sigma_vox + 0.5)
     values = [math.exp(-0.5 * (x / sigma_vox) ** 2) if x else 1.0 for x in range(-half, half + 1)]
@@ -39,7 +42,7 @@ def sampled_kernel(sigma_vox: float) -> list[float]:
 
 
 def convolve_zero(volume: Tensor, kernels: Sequence[list[float]]) -> Tensor:
-    """Convolve (X, Y, Z) with one symmetric kernel per axis; outside is 0."""
+    """Convolve (X, Y, Z) with one symmetric kernel per axis; 0 outside."""
     if can_run_triton(volume.device):
         return _convolve_in_launches(volume, kernels, mirrored=False)
     for axis, kernel in enumerate(kernels):
@@ -48,17 +51,20 @@ def convolve_zero(volume: Tensor, kernels: Sequence[list[float]]) -> Tensor:
 
 
 def convolve_mirrored(volume: Tensor, kernels: Sequence[list[float]]) -> Tensor:
-    """Convolve (X, Y, Z) with one symmetric kernel per axis; outside is the mirror image, the edge voxel repeated."""
+    """Convolve (X, Y, Z) with one symmetric kernel per axis, mirrored at the borders.
+
+    The edge voxel is repeated.
+    """
     if can_run_triton(volume.device):
         return _convolve_in_launches(volume, kernels, mirrored=True)
     for axis, kernel in enumerate(kernels):
         half, size = len(kernel) // 2, volume.shape[axis]
         result = _convolve(volume, kernel, axis)
-        # What lies outside as far as the kernel reaches, first voxel outside first.
-        reached = np.arange(size, size + half) % (2 * size)
-        after = volume.index_select(axis, upload(np.minimum(reached, 2 * size - 1 - reached), volume.device))
+        # Voxels outside the volume within the kernel's reach, the nearest first.
+        outside = np.arange(size, size + half) % (2 * size)
+        after = volume.index_select(axis, upload(np.minimum(outside, 2 * size - 1 - outside), volume.device))
         before = volume.flip(axis).index_select(
-            axis, upload(np.minimum(reached, 2 * size - 1 - reached), volume.device)
+            axis, upload(np.minimum(outside, 2 * size - 1 - outside), volume.device)
         )
         for shift in range(1, half + 1):
             count = min(shift, size)
@@ -70,15 +76,15 @@ def convolve_mirrored(volume: Tensor, kernels: Sequence[list[float]]) -> Tensor:
 
 
 def _convolve_in_launches(volume: Tensor, kernels: Sequence[list[float]], *, mirrored: bool) -> Tensor:
-    """One for each axis, and one copy of all kernels, from the middle of each to its end."""
+    """Convolve with one Triton launch per axis, and one upload of the halves of all kernels."""
     from pretraining.engine import gaussian_kernel
 
     halves = [len(kernel) // 2 for kernel in kernels]
     weights = np.concatenate([kernel[half:] for kernel, half in zip(kernels, halves, strict=True)]).astype(np.float32)
-    of_axes = upload(weights, volume.device).split([half + 1 for half in halves])
+    weights_of_axis = upload(weights, volume.device).split([half + 1 for half in halves])
     volume = volume.contiguous()
     count, grid = volume.numel(), (-(-volume.numel() // _BLOCK),)
-    for size, stride, half, weights in zip(volume.shape, volume.stride(), halves, of_axes, strict=True):
+    for size, stride, half, weights in zip(volume.shape, volume.stride(), halves, weights_of_axis, strict=True):
         source, volume = volume, torch.empty_like(volume)
         launch(
             gaussian_kernel.convolve,
@@ -97,7 +103,7 @@ def _convolve_in_launches(volume: Tensor, kernels: Sequence[list[float]], *, mir
 
 
 def _convolve(volume: Tensor, kernel: list[float], axis: int) -> Tensor:
-    """Convolve along one axis; outside is 0."""
+    """Convolve along one axis; 0 outside."""
     half, size = len(kernel) // 2, volume.shape[axis]
     result = volume * kernel[half]
     for shift in range(1, min(half, size - 1) + 1):

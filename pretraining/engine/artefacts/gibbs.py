@@ -1,4 +1,4 @@
-"""Gibbs ringing: the outer part of k-space is missing."""
+"""Gibbs ringing: k-space without its outer part."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from pretraining.engine.execution import upload
 
 @dataclass(frozen=True, kw_only=True)
 class GibbsConfig:
-    """How often and how strong (MONAI's meaning)."""
+    """Probability and parameter range of Gibbs ringing (MONAI's convention)."""
 
     probability: float = 0.5
+    """Share of views with Gibbs ringing."""
     alpha: tuple[float, float] = (0.0, 0.333)
-    """Range of the share of k-space's radius that is missing."""
+    """Range of the share of k-space's radius that is removed."""
 
     def __post_init__(self) -> None:
         check_probability(probability=self.probability)
@@ -29,42 +30,46 @@ class GibbsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Gibbs:
-    """One draw."""
+    """Random parameters of one ringing."""
 
     alpha: float
+    """Share of k-space's radius that is removed."""
 
 
 def sample_gibbs(config: GibbsConfig, generator: Generator) -> Gibbs | None:
-    """Draw alpha."""
+    """Draw alpha; None if there is no ringing."""
     if not happens(config.probability, generator):
         return None
     return Gibbs(alpha=uniform(*config.alpha, generator))
 
 
 def apply_gibbs(volume: Tensor, params: Gibbs) -> Tensor:
-    """Keep of (X, Y, Z) the frequencies within a ball of radius (1 - alpha)·√2/2·(longest side).
+    """Keep the frequencies of (X, Y, Z) within a ball of radius (1 - alpha)·√2/2·(longest side).
 
     Notes:
-        MONAI's ball is centred between voxels of the shifted k-space, so half a voxel off zero
-        frequency for even sides, and the real part is taken afterwards. For a real volume that
-        equals weighting each frequency by how many of it and its mirror image are inside, over 2;
-        then half of k-space is enough.
+        MONAI's ball is centred between voxels of the shifted k-space, half a voxel off zero
+        frequency for even sides, and the result is the real part. For a real volume, this equals a
+        weight per frequency of 0, 1/2 or 1: half the number of those inside, of the frequency and
+        its mirror image. So half of k-space suffices.
     """
     limit = ((1 - params.alpha) * max(volume.shape) * math.sqrt(2) / 2) ** 2
-    # Small tables, made on the host and brought over together.
+    # Small tables, computed on the host and uploaded together.
     sizes = (*volume.shape[:2], volume.shape[2] // 2 + 1)
-    tables = [_squares(np.arange(size), whole) for size, whole in zip(sizes, volume.shape, strict=True)]
-    (here, mirrored) = (
+    tables = [_squared_distances(np.arange(kept), size) for kept, size in zip(sizes, volume.shape, strict=True)]
+    (direct, mirrored) = (
         along_x[:, None, None] + along_y[:, None] + along_z
         for along_x, along_y, along_z in (
             table.split(sizes) for table in upload(np.concatenate(tables, axis=1), volume.device)
         )
     )
-    weight = ((here <= limit).float() + (mirrored <= limit).float()) / 2
+    weight = ((direct <= limit).float() + (mirrored <= limit).float()) / 2
     return torch.fft.irfftn(torch.fft.rfftn(volume).mul_(weight), s=volume.shape)
 
 
-def _squares(frequency: np.ndarray, size: int) -> np.ndarray:
-    """(2, n) float32, squared distances of frequencies, and of their negatives, from the middle of the shifted k-space."""
-    both = np.stack([frequency, -frequency])
-    return np.square(((both % size + size // 2) % size - (size - 1) / 2).astype(np.float32))
+def _squared_distances(frequency: np.ndarray, size: int) -> np.ndarray:
+    """Return squared distances from the middle of the shifted k-space along one axis.
+
+    They are (2, n) float32, of the frequencies and of their mirror images.
+    """
+    frequencies = np.stack([frequency, -frequency])
+    return np.square(((frequencies % size + size // 2) % size - (size - 1) / 2).astype(np.float32))

@@ -1,4 +1,4 @@
-"""Gamma of the online set: a power law with an exponent that is as often above as below 1."""
+"""Gamma of the online set: a power law whose exponent is equally likely above and below 1."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from pretraining.common.random import happens, uniform
 
 @dataclass(frozen=True, kw_only=True)
 class LogGammaConfig:
-    """How often and how strong (TorchIO's meaning)."""
+    """Probability and parameter range of gamma (TorchIO's convention)."""
 
     probability: float = 0.5
+    """Share of views that are changed."""
     max_log_exponent: float = 0.4
-    """The exponent's logarithm is drawn from U[-max, max]."""
+    """Bound of the exponent's logarithm, drawn from U[-max, max]."""
 
     def __post_init__(self) -> None:
         check_probability(probability=self.probability)
@@ -26,18 +27,19 @@ class LogGammaConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LogGamma:
-    """One draw."""
+    """Random parameters of one power law."""
 
     log_exponent: float
+    """Natural logarithm of the exponent."""
 
 
 def sample_log_gamma(config: LogGammaConfig, generator: Generator) -> LogGamma | None:
-    """Draw the exponent's logarithm."""
+    """Draw the exponent's logarithm; None if the view is not changed."""
     if not happens(config.probability, generator):
         return None
     return LogGamma(log_exponent=uniform(-config.max_log_exponent, config.max_log_exponent, generator))
 
 
 def apply_log_gamma(volume: Tensor, params: LogGamma) -> Tensor:
-    """Raise the size of each value of (X, Y, Z) to the power and keep its sign."""
+    """Raise the absolute value of each voxel of (X, Y, Z) to the exponent and keep its sign."""
     return volume.abs().pow_(math.exp(params.log_exponent)).copysign_(volume)

@@ -1,4 +1,4 @@
-"""Low resolution: resampled to a coarser grid and back."""
+"""Low resolution: resampling to a coarser grid and back."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from pretraining.common.random import happens, uniform
 
 @dataclass(frozen=True, kw_only=True)
 class LowResolutionConfig:
-    """How often and how strong (MONAI's meaning)."""
+    """Probability and parameter range of low resolution (MONAI's convention)."""
 
     probability: float = 0.333
+    """Share of views with low resolution."""
     zoom: tuple[float, float] = (0.5, 1.0)
-    """Range of the coarse grid's size over the fine one's, the same along all axes."""
+    """Range of the ratio of coarse to fine grid size, the same along all axes."""
 
     def __post_init__(self) -> None:
         check_probability(probability=self.probability)
@@ -26,20 +27,21 @@ class LowResolutionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LowResolution:
-    """One draw."""
+    """Random parameters of one low-resolution view."""
 
     zoom: float
+    """Ratio of coarse to fine grid size."""
 
 
 def sample_low_resolution(config: LowResolutionConfig, generator: Generator) -> LowResolution | None:
-    """Draw the zoom."""
+    """Draw the zoom; None if the resolution is not changed."""
     if not happens(config.probability, generator):
         return None
     return LowResolution(zoom=uniform(*config.zoom, generator))
 
 
 def apply_low_resolution(volume: Tensor, params: LowResolution) -> Tensor:
-    """Shrink (X, Y, Z) to the nearest voxels and enlarge it linearly."""
+    """Downsample (X, Y, Z) to the nearest voxels, then upsample it linearly."""
     coarse_shape = [max(1, round(size * params.zoom)) for size in volume.shape]
     coarse = F.interpolate(volume[None, None], coarse_shape, mode="nearest-exact")
     return F.interpolate(coarse, volume.shape, mode="trilinear", align_corners=False)[0, 0]

@@ -1,4 +1,4 @@
-"""Motion: the subject moved while k-space was filled, a slab of it per position."""
+"""Motion: a subject that moves while k-space is acquired, one slab of k-space per position."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from pretraining.engine.execution import upload
 from pretraining.engine.resample import resample_linear
 
 JITTER = 0.3
-"""How far a movement's time is off its even spacing at most, in spacings (TorchIO's value)."""
+"""Greatest deviation of a movement's time from even spacing, in spacings (TorchIO's value)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MotionConfig:
-    """How often and how strong (TorchIO's meaning and defaults, with voxels of 1 mm)."""
+    """Probability and ranges of motion (TorchIO's convention and defaults, voxels of 1 mm)."""
 
     probability: float = 0.33
+    """Share of views with motion."""
     max_rotation_deg: float = 10.0
-    """Each angle of each movement is drawn from U[-max, max], degrees."""
+    """Bound of each angle of each movement, drawn from U[-max, max], degrees."""
     max_translation_vox: float = 10.0
-    """Each axis of each movement is drawn from U[-max, max], voxels."""
+    """Bound of each movement along each axis, drawn from U[-max, max], voxels."""
     movement_count: int = 2
+    """Number of movements during the acquisition."""
 
     def __post_init__(self) -> None:
         check_probability(probability=self.probability)
@@ -37,18 +39,18 @@ class MotionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Motion:
-    """One draw."""
+    """Random parameters of the motion in one view."""
 
     rotations_deg: tuple[tuple[float, ...], ...]
-    """Per movement."""
+    """Three angles per movement, degrees."""
     translations_vox: tuple[tuple[float, ...], ...]
-    """Per movement."""
+    """Translation along each axis per movement, voxels."""
     times: tuple[float, ...]
-    """Per movement, when it happens, ascending in (0, 1)."""
+    """Time of each movement as a share of the acquisition, ascending in (0, 1)."""
 
 
 def sample_motion(config: MotionConfig, generator: Generator) -> Motion | None:
-    """Draw where the subject moves and when."""
+    """Draw the movements and their times; None if the subject does not move."""
     if not happens(config.probability, generator):
         return None
     count = config.movement_count
@@ -66,12 +68,14 @@ def sample_motion(config: MotionConfig, generator: Generator) -> Motion | None:
 
 
 def apply_motion(volume: Tensor, params: Motion) -> Tensor:
-    """Compose the k-space of (X, Y, Z) of slabs along its last axis, each from a moved copy; the centre is of the volume itself.
+    """Compose the k-space of (X, Y, Z) from slabs along its last axis, each of a moved copy.
+
+    The slab with zero frequency is that of the volume itself.
 
     Notes:
-        Rotations are about voxel (0, 0, 0), as TorchIO loses the centre that it computes. The slabs
-        differ along the last axis only, so transforms along that axis are enough; the real part is
-        taken as in :mod:`pretraining.engine.artefacts.gibbs`.
+        Rotations are about voxel (0, 0, 0), as in TorchIO, which does not use the centre that it
+        computes. The slabs differ along the last axis only, so transforms along that axis suffice.
+        The real part is computed as in :mod:`pretraining.engine.artefacts.gibbs`.
     """
     size = volume.shape[2]
     moved = [volume]
@@ -82,15 +86,13 @@ def apply_motion(volume: Tensor, params: Motion) -> Tensor:
     centre = late[0] if late else len(moved) - 1
     moved[0], moved[centre] = moved[centre], moved[0]
     ends = [0, *(int(size * time) for time in params.times), size]
-    # Position in the shifted k-space of each frequency that a real transform keeps, and of its
-    # mirror image.
+    # Positions in the shifted k-space of each frequency of a real transform, and of its mirror
+    # image.
     frequency = np.arange(size // 2 + 1)
-    here, mirrored = (frequency + size // 2) % size, (-frequency + size // 2) % size
+    direct, mirrored = (frequency + size // 2) % size, (-frequency + size // 2) % size
     spectrum = None
     for copy, first, last in zip(moved, ends[:-1], ends[1:], strict=True):
-        weight = (((here >= first) & (here < last)) * 0.5 + ((mirrored >= first) & (mirrored < last)) * 0.5).astype(
-            np.float32
-        )
-        part = torch.fft.rfft(copy).mul_(upload(weight, volume.device))
-        spectrum = part if spectrum is None else spectrum.add_(part)
+        weight = ((direct >= first) & (direct < last)) * 0.5 + ((mirrored >= first) & (mirrored < last)) * 0.5
+        slab = torch.fft.rfft(copy).mul_(upload(weight.astype(np.float32), volume.device))
+        spectrum = slab if spectrum is None else spectrum.add_(slab)
     return torch.fft.irfft(spectrum, n=size)

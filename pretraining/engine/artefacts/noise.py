@@ -1,4 +1,4 @@
-"""Gaussian noise."""
+"""Gaussian noise, independent per voxel."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from pretraining.common.random import happens, noise_generator, noise_seed, unif
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseConfig:
-    """How often and how strong (TorchIO's meaning)."""
+    """Probability and parameter range of noise (TorchIO's convention)."""
 
     probability: float = 0.33
+    """Share of views with noise."""
     std: tuple[float, float] = (0.0, 0.25)
     """Range of the standard deviation, in units of a [0, 1] image."""
 
@@ -26,14 +27,16 @@ class NoiseConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Noise:
-    """One draw."""
+    """Random parameters of the noise of one view."""
 
     std: float
+    """Standard deviation, in units of a [0, 1] image."""
     noise_seed: int
+    """Seed of the values at the voxels."""
 
 
 def sample_noise(config: NoiseConfig, generator: Generator) -> Noise | None:
-    """Draw the std and the seed."""
+    """Draw the std and the seed; None if there is no noise."""
     if not happens(config.probability, generator):
         return None
     return Noise(std=uniform(*config.std, generator), noise_seed=noise_seed(generator))

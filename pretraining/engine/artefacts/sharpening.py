@@ -1,4 +1,4 @@
-"""Sharpening: what a second smoothing takes away from a first one is added many times over."""
+"""Sharpening by unsharp masking: add a multiple of the difference of two smoothings."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from pretraining.engine.artefacts.gaussian import convolve_zero, integrated_kern
 
 @dataclass(frozen=True, kw_only=True)
 class SharpeningConfig:
-    """How often and how strong (MONAI's meaning and defaults)."""
+    """Probability and parameter ranges of sharpening (MONAI's convention and defaults)."""
 
     probability: float = 0.25
+    """Share of views that are sharpened."""
     sigma1_vox: tuple[float, float] = (0.5, 1.0)
     """Range of the first smoothing's standard deviation along each axis, voxels."""
     min_sigma2_vox: float = 0.5
-    """The second smoothing's is drawn from U[this, the first's], voxels."""
+    """Lower bound of the second smoothing's std, voxels; the upper bound is the first's."""
     strength: tuple[float, float] = (10.0, 30.0)
     """Range of the weight of the difference."""
 
@@ -33,15 +34,18 @@ class SharpeningConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Sharpening:
-    """One draw."""
+    """Random parameters of one sharpening."""
 
     sigma1_vox: tuple[float, float, float]
+    """Standard deviation of the first smoothing along each axis, voxels."""
     sigma2_vox: tuple[float, float, float]
+    """Standard deviation of the second smoothing along each axis, voxels."""
     strength: float
+    """Weight of the difference."""
 
 
 def sample_sharpening(config: SharpeningConfig, generator: Generator) -> Sharpening | None:
-    """Draw both smoothings and the weight."""
+    """Draw both smoothings and the weight; None if the view is not sharpened."""
     if not happens(config.probability, generator):
         return None
     first = uniforms(3, *config.sigma1_vox, generator)
@@ -52,7 +56,10 @@ def sample_sharpening(config: SharpeningConfig, generator: Generator) -> Sharpen
 
 
 def apply_sharpening(volume: Tensor, params: Sharpening) -> Tensor:
-    """Sharpen (X, Y, Z): once + strength · (once - twice), smoothed once and twice; outside is 0."""
+    """Sharpen (X, Y, Z): once + strength · (once - twice), of the volume smoothed once and twice.
+
+    The volume is 0 outside.
+    """
     once = convolve_zero(volume, [integrated_kernel(sigma) for sigma in params.sigma1_vox])
     twice = convolve_zero(once, [integrated_kernel(sigma) for sigma in params.sigma2_vox])
     return twice.neg_().add_(once).mul_(params.strength).add_(once)

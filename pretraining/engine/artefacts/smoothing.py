@@ -1,4 +1,4 @@
-"""Gaussian smoothing."""
+"""Gaussian smoothing of the offline set, slight, with zeros outside the volume."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from pretraining.engine.artefacts.gaussian import convolve_zero, integrated_kern
 
 @dataclass(frozen=True, kw_only=True)
 class SmoothingConfig:
-    """How often and how strong (MONAI's meaning)."""
+    """Probability and parameter range of smoothing (MONAI's convention)."""
 
     probability: float = 0.5
+    """Share of views that are smoothed."""
     sigma_vox: tuple[float, float] = (0.0, 0.333)
-    """Range of each axis' standard deviation, voxels."""
+    """Range of the standard deviation along each axis, voxels."""
 
     def __post_init__(self) -> None:
         check_probability(probability=self.probability)
@@ -27,18 +28,19 @@ class SmoothingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Smoothing:
-    """One draw."""
+    """Random parameters of one smoothing."""
 
     sigma_vox: tuple[float, float, float]
+    """Standard deviation along each axis, voxels."""
 
 
 def sample_smoothing(config: SmoothingConfig, generator: Generator) -> Smoothing | None:
-    """Draw one sigma per axis."""
+    """Draw one sigma per axis; None if the view is not smoothed."""
     if not happens(config.probability, generator):
         return None
     return Smoothing(sigma_vox=triple(uniforms(3, *config.sigma_vox, generator)))
 
 
 def apply_smoothing(volume: Tensor, params: Smoothing) -> Tensor:
-    """Smooth (X, Y, Z); outside is 0."""
+    """Smooth (X, Y, Z); 0 outside."""
     return convolve_zero(volume, [integrated_kernel(sigma) for sigma in params.sigma_vox])

@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 from pretraining.common.checks import check_probability, check_within
 from pretraining.common.random import happens
 from pretraining.common.triple import triple
-from pretraining.engine.affine import AffineConfig, about, sample_affine
+from pretraining.engine.affine import AffineConfig, recentre, sample_affine
 from pretraining.engine.resample import resample_linear
 from pretraining.engine.synthesis import Pair
 from pretraining.learning.objectives.sampling import BlockLabel, features_at, flat_index, labels_at_level, unravel
@@ -142,7 +142,7 @@ def move_views(sample: Pair, max_shift_vox: int, generator: Generator, pose: Pos
         affine = sample_affine(ranges, generator)
         low, high = _shifted_overlap(shift, sides)
         middle = (low + high - 1) / 2
-        matrix = about(affine, middle, middle + shift)
+        matrix = recentre(affine, middle, middle + shift)
         back = np.linalg.inv(matrix[:, :3])
         # From the second window to the first one, and from there to the sample by the corner.
         to_sample = np.column_stack([back, corners[0] - back @ matrix[:, 3]])

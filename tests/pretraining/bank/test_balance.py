@@ -1,4 +1,4 @@
-"""Balanced draws: no region of the body fills the samples because it has more subjects."""
+"""Balanced draws: the share of a body region does not grow with its number of subjects."""
 
 import dataclasses
 from collections import Counter
@@ -86,7 +86,7 @@ def test_a_stated_region_goes_first():
 
 
 def test_shares_of_regions_kinds_and_templates():
-    """Many subjects of one region, few of another, and a region with a single kind."""
+    """Test many subjects of one region, few of another, and a region with a single kind."""
     heads = entries({"heads": tuple(f"nucleus {chr(97 + i)}{chr(97 + i)}" for i in range(25))}, subjects=40)
     bodies = entries({"bodies": tuple(f"organ {chr(97 + i)}{chr(97 + i)}" for i in range(21))}, subjects=2)
     livers = entries({"livers": ("liver",)}, subjects=30)
@@ -132,7 +132,7 @@ def test_an_ensemble_is_drawn_in_balance_where_asked_for(bank):
 
 
 def test_the_uniform_draw_is_the_published_one(bank):
-    """Numbers in {0, ..., templates - 1}, the first that are drawn after their count: samples of old banks stay what they are."""
+    """Indices are drawn right after their count: samples of existing banks must not change."""
     generator = sample_generator(0, 3)
     ensemble = sample_ensemble(EnsembleConfig(template_count=(5, 5)), (32, 32, 32), bank, generator)
     again = sample_generator(0, 3)

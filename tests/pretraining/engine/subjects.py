@@ -1,4 +1,4 @@
-"""A small template bank of whole subjects, for the tests of real label maps."""
+"""Small template bank of whole subjects, for the tests of real label maps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ from pretraining.bank.template_bank import TemplateBank
 def bank_of_subjects(
     subjects: dict[tuple[str, str], list[np.ndarray]], regions: dict[str, str] | None = None
 ) -> TemplateBank:
-    """From (source, subject) -> masks (X, Y, Z) of its organs, all in the subject's own volume, and source -> region."""
+    """Make a bank of subjects.
+
+    Args:
+        subjects: Masks (X, Y, Z) of the organs of each (source, subject), in the subject's volume.
+        regions: Region of each source.
+    """
     builder, bits = IndexBuilder(), []
     for (source, subject), masks in subjects.items():
         for i, mask in enumerate(masks):
@@ -20,11 +25,11 @@ def bank_of_subjects(
             builder.add(TemplateEntry.of(packed, source=source, subject=subject, organ=f"organ {i}"), packed.bits)
             bits.append(packed.bits)
     notes = {"regions": regions} if regions else None
-    return TemplateBank(builder.index(spacing_mm=1.5, notes=notes), np.concatenate(bits))
+    return TemplateBank(builder.build(spacing_mm=1.5, notes=notes), np.concatenate(bits))
 
 
 def body(count: int, shape: tuple[int, int, int] = (60, 44, 52), seed: int = 0) -> list[np.ndarray]:
-    """Masks of ``count`` overlapping ellipsoids."""
+    """Make masks of ``count`` overlapping ellipsoids."""
     rng = np.random.default_rng(seed)
     grid = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"))
     masks = []
@@ -35,7 +40,7 @@ def body(count: int, shape: tuple[int, int, int] = (60, 44, 52), seed: int = 0) 
 
 
 def painted(masks: list[np.ndarray]) -> np.ndarray:
-    """(X, Y, Z) label map of these organs, later ones over earlier ones."""
+    """Make the (X, Y, Z) label map of organs, later ones over earlier ones."""
     labels = np.zeros(masks[0].shape, dtype=np.uint8)
     for label, mask in enumerate(masks, start=1):
         labels[mask] = label

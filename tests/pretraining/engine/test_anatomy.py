@@ -1,4 +1,4 @@
-"""All organs of a subject keep their places to each other, and are deformed as one."""
+"""Real label maps: organs of a subject keep their relative positions and are deformed together."""
 
 import dataclasses
 
@@ -33,7 +33,7 @@ def bank():
 
 
 def box_of(labels: np.ndarray) -> np.ndarray:
-    """The part of a volume that is not 0."""
+    """Crop a volume to its non-zero part."""
     return labels[ndimage.find_objects((labels > 0).astype(int))[0]]
 
 
@@ -66,7 +66,7 @@ def test_displaced_equals_scipy_on_host_and_device():
     expected = ndimage.map_coordinates(labels.numpy(), where, order=0, mode="nearest")
     found = displace(labels, displacement)
     assert not ((found.numpy() != expected) & ~near_a_border(where, 1e-4)).any()
-    assert torch.equal(found, anatomy._displaced_on_device(labels, displacement))
+    assert torch.equal(found, anatomy._displace_on_device(labels, displacement))
     assert torch.equal(displace(labels, torch.zeros(3, *SHAPE)), labels)
 
 

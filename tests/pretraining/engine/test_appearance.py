@@ -1,4 +1,4 @@
-"""From labels to a view: what belongs to a label, and what a view looks like whatever was drawn."""
+"""Appearance model: intensities belong to labels, and every view has finite values in [0, 1]."""
 
 import numpy as np
 import pytest
@@ -54,11 +54,11 @@ def test_views_fill_the_unit_range(index):
 
 @pytest.mark.parametrize("bias", [1.0, 0.5])
 def test_views_made_together_are_those_made_alone(bias):
-    """As on a GPU, where what all views share is done at once."""
+    """Test the batched steps of a GPU on the CPU."""
     config = AppearanceConfig(bias_field=BiasFieldConfig(probability=bias))
     for index in range(6):
         looks = [sample_appearance(config, 6, sample_generator(index, view)) for view in range(2)]
-        together = appearance._apply_together(LABELS, looks)
+        together = appearance._apply_batched(LABELS, looks)
         assert torch.equal(together, appearance.apply_appearances(LABELS, looks))
         assert torch.equal(together, torch.stack([apply_appearance(LABELS, look) for look in looks]))
 

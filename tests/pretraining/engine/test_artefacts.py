@@ -1,4 +1,4 @@
-"""Each artefact, given its parameters, equals MONAI's (or TorchIO's) deterministic transform; what is drawn follows the ranges."""
+"""Each artefact equals MONAI's or TorchIO's transform, and drawn parameters are in their ranges."""
 
 import dataclasses
 

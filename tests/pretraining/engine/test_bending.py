@@ -1,4 +1,4 @@
-"""Bent templates equal looking whole arrays up at displaced coordinates, on the host and the device alike."""
+"""Bent templates equal lookups in whole arrays at displaced coordinates, on host and device."""
 
 import dataclasses
 
@@ -30,7 +30,7 @@ def bank() -> TemplateBank:
 
 
 def displacement(bend: Bend, shape: tuple[int, int, int]) -> np.ndarray:
-    """(3, X, Y, Z), voxels of the template."""
+    """Compute the displacement at each voxel, (3, X, Y, Z), voxels of the template."""
     along_x, along_y, along_z = bend_curves(bend, shape)
     return along_x[:, :, None, None] + along_y[:, None, :, None] + along_z[:, None, None, :]
 
@@ -47,7 +47,7 @@ def test_equals_scipy_on_host_and_device(bank, template, std_vox, straight):
         placed = PLACEMENTS["published"](matrix, bank.shape(template), SHAPE, bend_curves(bend, SHAPE))
         on_host, as_on_device = (torch.zeros(SHAPE, dtype=torch.uint8) for _ in range(2))
         placement.paste_templates(on_host, [bank.packed(template)], [placed])
-        placement._stamp_one_by_one(as_on_device, [bank.packed(template)], [placed])
+        placement._paste_one_by_one(as_on_device, [bank.packed(template)], [placed])
         assert torch.equal(on_host, as_on_device)
         where = mapped_coordinates(matrix, SHAPE) + displacement(bend, SHAPE)
         box = padded(bank.mask(template).numpy().astype(np.uint8), SHAPE)

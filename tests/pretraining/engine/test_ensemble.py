@@ -1,4 +1,4 @@
-"""Algorithm 1: distributions of what is drawn, and what labels mean."""
+"""Algorithm 1: distributions of drawn parameters, and the meaning of labels."""
 
 import dataclasses
 import pickle

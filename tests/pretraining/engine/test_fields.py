@@ -1,4 +1,4 @@
-"""Smooth noise: linear upsampling of coarse Gaussian grids, from its parameters alone."""
+"""Smooth noise equals linearly upsampled coarse Gaussian grids, a function of its parameters."""
 
 import math
 
@@ -32,7 +32,7 @@ def test_equals_trilinear_interpolation_of_each_grid():
 
 
 def test_fields_made_together_are_as_those_made_alone():
-    """As on a device, where the nodes of all scales come from one draw."""
+    """Test the path of accelerators, where the nodes of all scales come from one draw."""
     both = [
         SmoothNoise(scales_vox=(4.0, 9.5, 40.0), stds=stds, noise_seed=seed)
         for stds, seed in [((1.0, 0.5, 2.0), 11), ((3.0, 0, 1), 12)]

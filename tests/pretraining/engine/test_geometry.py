@@ -1,4 +1,4 @@
-"""Flips and affine maps move labels and views alike."""
+"""Flips and affine maps are the same for labels and views."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Each sample's labels come from one of several models, each with its share."""
+"""Label models are chosen in proportion to their shares."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""The selection network equals SciPy's median filter."""
+"""The median's selection network equals SciPy's median filter."""
 
 import numpy as np
 import pytest

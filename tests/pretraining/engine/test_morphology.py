@@ -1,4 +1,4 @@
-"""Ball dilation and the shell around a mask."""
+"""Ball dilation and the shell around a mask equal SciPy's morphology."""
 
 import numpy as np
 import pytest

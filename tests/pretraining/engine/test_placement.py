@@ -1,4 +1,4 @@
-"""Placed templates equal padding, repeating and mapping whole arrays with SciPy."""
+"""Placed templates equal whole arrays that SciPy pads, repeats and maps."""
 
 import numpy as np
 import pytest
@@ -57,7 +57,7 @@ def test_the_devices_way_equals_the_hosts_and_later_templates_win():
     ]
     on_host, as_on_device, one_by_one = (torch.zeros(SHAPE, dtype=torch.uint8) for _ in range(3))
     placement.paste_templates(on_host, [bank.packed(i) for i in templates], placed)
-    placement._stamp_one_by_one(as_on_device, [bank.packed(i) for i in templates], placed)
+    placement._paste_one_by_one(as_on_device, [bank.packed(i) for i in templates], placed)
     assert torch.equal(on_host, as_on_device)
     for label, (i, where) in enumerate(zip(templates, placed, strict=True), start=1):
         alone = torch.zeros(SHAPE, dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""The label of a voxel is that of the brightest warped noise image."""
+"""Shapes without anatomy: the label of a voxel is that of the brightest warped noise image."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ FEW = SmShapesConfig(shape_count=(6, 6))
 
 
 def plainly(params: SmShapes) -> np.ndarray:
-    """The same shapes with SciPy, every field made at every voxel."""
+    """Compute the shapes with SciPy, with every field at every voxel."""
     step = (np.array(params.shape) - 1) / (np.array(params.points) - 1)
     grid = np.stack(np.meshgrid(*[np.arange(n) for n in params.shape], indexing="ij"))
     images = []
@@ -107,8 +107,8 @@ def test_the_devices_way_equals_the_hosts():
     params = sample_smshapes(SmShapesConfig(), (64, 72, 80), sample_generator(0, 0))
     values = smooth_noise(params.points, params.images[0])[0]
     displacement = smooth_noise(params.points, params.warps[0], channels=3)
-    warped = smshapes._warped_on_host(values, displacement)
-    assert torch.allclose(warped, smshapes._warped_on_device(values, displacement), atol=1e-4)
+    warped = smshapes._warp_on_host(values, displacement)
+    assert torch.allclose(warped, smshapes._warp_on_device(values, displacement), atol=1e-4)
     brightest = torch.zeros(2, *SHAPE)
     labels = torch.zeros(2, *SHAPE, dtype=torch.uint8)
     smshapes._keep_brightest_on_host(3, warped, brightest[0], labels[0])

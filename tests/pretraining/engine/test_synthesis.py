@@ -1,4 +1,4 @@
-"""A sample is a pure function of (bank, config, seed, index)."""
+"""Samples are a pure function of (bank, config, seed, index)."""
 
 import dataclasses
 

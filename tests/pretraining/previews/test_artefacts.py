@@ -1,4 +1,4 @@
-"""The page of artefacts shows all of them, from the engine's own tables."""
+"""The page of artefacts shows all artefacts of the engine's tables."""
 
 import numpy as np
 import torch
@@ -7,7 +7,7 @@ from matplotlib.image import imread
 from pretraining.engine import appearance, online
 from pretraining.engine.artefacts.gamma import GammaConfig, sample_gamma
 from pretraining.engine.synthesis import EngineConfig
-from pretraining.previews.artefacts import artefact_page, examples
+from pretraining.previews.artefacts import artefact_page, make_examples
 from pretraining.templates.procedural import procedural_bank
 
 CONFIG = EngineConfig(side=32)
@@ -15,7 +15,7 @@ GEOMETRY = ["flip", "affine"]
 
 
 def scene() -> tuple[torch.Tensor, torch.Tensor]:
-    """A view and its labels."""
+    """Make a view and its labels."""
     labels = torch.zeros((20, 18, 16), dtype=torch.uint8)
     labels[4:12, 5:14, 3:13] = 1
     noise = torch.rand(labels.shape, generator=torch.Generator().manual_seed(0))
@@ -24,7 +24,7 @@ def scene() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_every_artefact_is_there_and_the_strong_one_changes_more():
     view, labels = scene()
-    shown = examples(view, labels, CONFIG)
+    shown = make_examples(view, labels, CONFIG)
     assert [example.name for example in shown] == [*appearance.ARTEFACTS, *GEOMETRY, *online.ARTEFACTS]
     assert [example.offline for example in shown] == [True] * len(appearance.ARTEFACTS) + [False] * (
         len(shown) - len(appearance.ARTEFACTS)
@@ -42,7 +42,7 @@ def test_a_new_artefact_appears_by_itself(monkeypatch):
 
     view, labels = scene()
     monkeypatch.setitem(appearance.ARTEFACTS, "gamma", (sample_gamma, negative))
-    by_name = {example.name: example for example in examples(view, labels, CONFIG) if example.offline}
+    by_name = {example.name: example for example in make_examples(view, labels, CONFIG) if example.offline}
     torch.testing.assert_close(by_name["gamma"].strong, appearance.min_max(-view)[..., 8])
     assert GammaConfig().probability < 1  # the page shows it although it does not always happen
 

@@ -1,4 +1,4 @@
-"""Contact sheets are pictures, and appear whole."""
+"""Contact sheets are valid pictures and are written atomically."""
 
 import numpy as np
 import pytest

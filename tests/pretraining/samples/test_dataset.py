@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pretraining.engine.synthesis import synthesize_pair, vary
+from pretraining.engine.synthesis import augment, synthesize_pair
 from pretraining.samples.dataset import StoredPairs, load_stored
 from pretraining.samples.store import open_store
 from pretraining.samples.stream import load
@@ -40,7 +40,7 @@ def test_uses_depend_on_their_numbers_alone(store, workers):
     assert [use for use, _ in uses] == [7, 9, 11, 13, 15]
     whole = StoredPairs(store=store, seed=5)
     for use, pair in uses:
-        assert same(pair, vary(store.read(whole.index(use)), store.config.engine.online, seed=5, draw=use))
+        assert same(pair, augment(store.read(whole.index(use)), store.config.engine.online, seed=5, draw=use))
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -1,4 +1,4 @@
-"""Small label files for the tests of reading and building."""
+"""Small label files for the tests of template building."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import SimpleITK
 
 
 def save(path: Path, array: np.ndarray, spacing_mm: float = 1.5, *, compressed: bool = True) -> Path:
-    """Write (X, Y, Z), or fewer or more axes, as an image file."""
+    """Write an array (X, Y, Z), or with fewer or more axes, as an image file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = SimpleITK.GetImageFromArray(array.T if array.ndim == 3 else array)
     image.SetSpacing([spacing_mm] * image.GetDimension())
@@ -18,7 +18,7 @@ def save(path: Path, array: np.ndarray, spacing_mm: float = 1.5, *, compressed: 
 
 
 def box(low: int, high: int, shape: tuple[int, int, int] = (16, 14, 12), value: int = 1) -> np.ndarray:
-    """A cube of one label, nothing around it."""
+    """Make a label map of one cube."""
     volume = np.zeros(shape, dtype=np.uint8)
     volume[low:high, low:high, low:high] = value
     return volume

@@ -1,4 +1,4 @@
-"""Building a bank: the same bytes whatever happens on the way, and a word on everything that is not used."""
+"""Building of a bank gives the same bytes after any interruption and reports all unused files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def organs(path: Path) -> list[tuple[str, str]]:
 
 
 def cases(folder: Path, count: int = 5) -> Path:
-    """Label maps that differ, the second of them unusable."""
+    """Write different label maps, the second of them unusable."""
     for i in range(count):
         save(
             folder / f"case{i}.nii.gz",
@@ -124,7 +124,7 @@ def test_bank_and_report_depend_on_nothing_but_the_files(tmp_path):
 
 @pytest.fixture
 def read_subjects(monkeypatch) -> list[str]:
-    """Grows by the name of each subject that is read, in this process."""
+    """Collect the names of the subjects that this process reads."""
     read: list[str] = []
     usual = bank_parts.read_group
 
@@ -194,7 +194,7 @@ BUILD += "build_bank([Path(sys.argv[1])], Path(sys.argv[2]), processes=2)"
 
 
 def build_until(parts: Path, count: int, source: Path, bank: Path) -> subprocess.Popen:
-    """Start a build in processes of its own; comes back when so many parts are there."""
+    """Start a build in separate processes and return when ``count`` parts exist."""
     build = subprocess.Popen([sys.executable, "-c", BUILD, str(source), str(bank)], stderr=subprocess.PIPE, text=True)
     while len(list(parts.glob("*.part"))) < count:
         assert build.poll() is None, build.communicate()
@@ -222,7 +222,7 @@ def test_killed_processes_cost_nothing_that_was_finished(tmp_path):
         victim = next(pid for pid in workers if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes())
         os.kill(int(victim), signal.SIGKILL)  # what the kernel does when memory runs out
         _, said = build.communicate()
-    assert build.returncode != 0 and "a reading process was ended from outside" in said.splitlines()[-1]
+    assert build.returncode != 0 and "a reading process was killed" in said.splitlines()[-1]
     second = kept()
     assert first.items() <= second.items() and len(first) + 2 <= len(second) < 24 and not bank.exists()
     build_bank([tmp_path / "maps"], bank)
@@ -309,7 +309,7 @@ def test_one_bad_file_among_many_and_a_report_that_names_them_all(tmp_path, capl
         ({"licences": ("a", "b")}, "one licence for all"),
         ({"regions": ("head", "body")}, "one region for each of the 1 sources"),
         ({"out": "."}, "is a folder"),
-        ({"out": "maps/case0.nii.gz"}, "is no template bank; name another file"),
+        ({"out": "maps/case0.nii.gz"}, "is not a template bank; give another file"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_is_read(tmp_path, read_subjects, arguments, named):
@@ -344,7 +344,7 @@ def test_procedural_shapes_go_into_a_bank_too(tmp_path):
 
 
 def nnunet_dataset(folder: Path, labels: object) -> Path:
-    """Two training cases with three labels, and a test case, with scans."""
+    """Write two training cases with three labels and a test case, with scans."""
     rng = np.random.default_rng(0)
     for place, case in (("Tr", "case0"), ("Tr", "case1"), ("Ts", "case2")):
         save(folder / f"images{place}" / f"{case}_0000.nii.gz", rng.integers(0, 200, (16, 14, 12)).astype(np.uint8))
@@ -366,7 +366,7 @@ def test_a_malformed_dataset_json_is_one_line_and_leaves_numbers(tmp_path):
     report = build_bank([nnunet_dataset(tmp_path / "Dataset001_A", "[]")], tmp_path / "a.bank")
     assert {organ for _, organ in organs(tmp_path / "a.bank")} == {"label_1", "label_2", "label_3"}
     (line,) = [line for line in report.rejected if line.what.endswith("dataset.json")]
-    assert "so labels go by number" in line.why and "\n" not in line.why
+    assert "so labels are named by number" in line.why and "\n" not in line.why
 
 
 def test_a_folder_of_scans_is_refused_with_the_reason(tmp_path):

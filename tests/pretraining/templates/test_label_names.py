@@ -1,4 +1,4 @@
-"""What the numbers of a label map are called, in each form that such files have."""
+"""Names of the numbers of a label map, from each supported form of file."""
 
 import json
 
@@ -34,9 +34,21 @@ def test_names_of_numbers(labels, names, tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    ["{", "[1, 2]", "\x00", "{}", '{"labels": 3}', '{"labels": ["liver"]}', '{"labels": {"liver": "one"}}', '{"labels": {"liver": 1.5}}',
-     '{"labels": {"liver": true}}', '{"labels": {"liver": null}}', '{"labels": {"liver": [1, [2]]}}', '{"labels": {"liver": -1}}'],
-)  # fmt: skip
+    [
+        "{",
+        "[1, 2]",
+        "\x00",
+        "{}",
+        '{"labels": 3}',
+        '{"labels": ["liver"]}',
+        '{"labels": {"liver": "one"}}',
+        '{"labels": {"liver": 1.5}}',
+        '{"labels": {"liver": true}}',
+        '{"labels": {"liver": null}}',
+        '{"labels": {"liver": [1, [2]]}}',
+        '{"labels": {"liver": -1}}',
+    ],
+)
 def test_a_file_that_makes_no_sense_is_one_line(tmp_path, text):
     path = tmp_path / "dataset.json"
     path.write_text(text)
@@ -44,7 +56,7 @@ def test_a_file_that_makes_no_sense_is_one_line(tmp_path, text):
     assert names == {} and problem.what == str(path) and problem.kind == "unusable"
     assert (
         problem.why.startswith('expected "labels": {')
-        and "so labels go by number" in problem.why
+        and "so labels are named by number" in problem.why
         and "\n" not in problem.why
     )
 

@@ -1,4 +1,4 @@
-"""From files to organs: the merging rules fit TotalSegmentator v1 and v2, and organs keep their place in the subject."""
+"""Organs from files: ribs and vertebrae are merged, and organs keep their positions."""
 
 from __future__ import annotations
 
@@ -137,7 +137,10 @@ def test_labels_json_that_makes_no_sense_leaves_numbers(tmp_path, text):
     save(tmp_path / "a.nii.gz", box(0, 4) + box(4, 9, value=2))
     (tmp_path / "labels.json").write_text(text)
     content = read(tmp_path)
-    assert list(content.masks) == ["label_1", "label_2"] and "so labels go by number" in reasons(content)["labels.json"]
+    assert (
+        list(content.masks) == ["label_1", "label_2"]
+        and "so labels are named by number" in reasons(content)["labels.json"]
+    )
 
 
 def test_memory_that_is_missing_costs_one_file(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Procedural shapes: never empty, varied, from the seed alone."""
+"""Procedural shapes are never empty, vary, and depend on the seed alone."""
 
 import pytest
 import torch

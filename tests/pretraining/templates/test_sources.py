@@ -1,4 +1,4 @@
-"""What there is to read is found in every layout, in an order that depends on names alone."""
+"""Label files are found in every layout, in an order that depends on names alone."""
 
 from __future__ import annotations
 
