@@ -154,7 +154,7 @@ def test_landmarks_are_read_from_tables_and_from_slicer(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("a.csv", "", "line 1: expected a header that names the columns x,y,z"),
+        ("a.csv", "", "line 1: expected a header with the columns x,y,z"),
         ("a.csv", "1,2,3\n4,5,6\n", "line 1: expected a header"),
         ("a.csv", "x,y,z\n", "holds no landmarks"),
         ("a.csv", "x,y,z\n1,2,3\n4,five,6\n", "line 3: expected numbers in columns 1, 2, 3"),

@@ -129,7 +129,7 @@ def test_composition_goes_first_through_the_first():
 
 @pytest.mark.parametrize("large", [24, 1000], ids=["from half the resolution", "at once"])
 def test_a_smooth_displacement_and_its_inverse_cancel(monkeypatch, large):
-    monkeypatch.setattr(warp_module, "_LARGE", large)
+    monkeypatch.setattr(warp_module, "_COARSE_TO_FINE_SIDE", large)
     shape = (33, 25, 29)
     displacement = waves(2.5, shape, length=3.0)
     inverse = invert(displacement)

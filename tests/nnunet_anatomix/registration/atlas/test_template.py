@@ -156,7 +156,7 @@ def test_other_groups_follow_the_first_and_a_broken_scan_holds_up_nothing(folder
     ("text", "message"),
     [
         ("file\na.nii\n", "columns scan .*found file"),
-        ("scan\nx/a.nii\ny/a.nii.gz\n", "a second row called 'a'"),
+        ("scan\nx/a.nii\ny/a.nii.gz\n", "a second row is named 'a'"),
         ("scan,clip\na.nii,450\n", "two numbers"),
         ("scan,clip\na.nii,450 -450\n", "the lower one first"),
     ],

@@ -154,7 +154,7 @@ def test_a_killed_search_goes_on(folder, done, tmp_path, calls, caplog, cut):
     (tmp_path / "results.csv").write_bytes(kept)
     with caplog.at_level(logging.WARNING):
         run(folder, tmp_path)
-    assert "middle of a line" in caplog.text
+    assert "incomplete line" in caplog.text
     assert sorted(whole.splitlines()) == sorted((tmp_path / "results.csv").read_bytes().splitlines())
     assert calls.count("descent_stage") == len(whole.splitlines()) - max(1, kept.count(b"\n"))
     assert (tmp_path / "summary.csv").read_bytes() == (done / "summary.csv").read_bytes()
@@ -295,7 +295,7 @@ def test_what_counts_is_inside_the_masks(folder, tmp_path):
             "name,fixed,moving\na,b,c\n",
             "columns fixed, moving, fixed_labels, moving_labels .*found name, fixed, moving",
         ),
-        (HEADER + "a,{0},nowhere.nii,{0},{0}\n", "line 2 .*moving: no such file .*nowhere.nii"),
+        (HEADER + "a,{0},nowhere.nii,{0},{0}\n", "line 2 .*expected moving at .*nowhere.nii, found no such file"),
     ],
 )
 def test_bad_lists_of_pairs_are_one_clear_line(folder, tmp_path, text, message):
@@ -312,7 +312,7 @@ def test_other_bad_input_is_one_clear_line(folder, done, tmp_path):
     with pytest.raises(InputError, match="smoothness: expected different numbers"):
         SearchGrid(smoothness=(1.0, 1.0))
     with pytest.raises(
-        CommandFailed, match=r"2 of 2 pairs failed .*: pair 0: a grid spacing of 21 is more than 20 voxels"
+        CommandFailed, match=r"2 of 2 pairs failed .*: pair 0: expected grid spacings of at most 20 voxels, its shortest side, found 21"
     ):
         run(folder, tmp_path, replace(GRID, grid_spacing=(21,)))
     with pytest.raises(CommandFailed, match=r"pair 0: reach 2000 at a grid spacing of 3 takes .* of memory"):
