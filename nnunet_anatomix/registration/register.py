@@ -368,7 +368,7 @@ def _ants_channels(
 
 
 def _inverse_transform(start: Start, displacement: Tensor, inverse: Tensor, grid: sitk.Image) -> sitk.Transform:
-    """Invert displacement and start; a nonlinear start is inverted together with the displacement."""
+    """Invert displacement and start, jointly if the start is not linear."""
     if start.transform.IsLinear():
         return sitk.CompositeTransform([itk_transform(inverse, grid), start.transform.GetInverse()])
     total = displacement_of(sitk.CompositeTransform([start.transform, itk_transform(displacement, grid)]), grid)

@@ -37,7 +37,7 @@ class ConvexAdamConfig:
     symmetric: bool = True
     """Search in both directions and enforce inverse consistency."""
     beyond: Literal["border", "zeros"] = "border"
-    """Values beyond the descent's grid: border repeats it, zeros is as in the convexadam package."""
+    """Values beyond the descent's grid: border repeats it, zeros as in the convexadam package."""
 
     def __post_init__(self) -> None:
         check_count(grid_spacing=self.grid_spacing, reach=self.reach, adam_spacing=self.adam_spacing)

@@ -312,7 +312,8 @@ def test_other_bad_input_is_one_clear_line(folder, done, tmp_path):
     with pytest.raises(InputError, match="smoothness: expected different numbers"):
         SearchGrid(smoothness=(1.0, 1.0))
     with pytest.raises(
-        CommandFailed, match=r"2 of 2 pairs failed .*: pair 0: expected grid spacings of at most 20 voxels, its shortest side, found 21"
+        CommandFailed,
+        match=r"2 of 2 pairs failed .*: pair 0: expected grid spacings of at most 20 voxels, its shortest side, found 21",
     ):
         run(folder, tmp_path, replace(GRID, grid_spacing=(21,)))
     with pytest.raises(CommandFailed, match=r"pair 0: reach 2000 at a grid spacing of 3 takes .* of memory"):
