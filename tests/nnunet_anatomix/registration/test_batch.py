@@ -345,9 +345,9 @@ def test_one_pair_by_command(folder, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ((), "--fixed and --moving, or many of them with --pairs"),
+        ((), "use --fixed and --moving, or --pairs CSV"),
         (("--fixed", "a.nii.gz", "--moving", "b.nii.gz", "--features", "none"), "fixed: no such file a.nii.gz"),
-        (("--pairs", "p.csv", "--fixed", "a.nii.gz"), "stand in the CSV"),
+        (("--pairs", "p.csv", "--fixed", "a.nii.gz"), "are columns of the CSV"),
     ],
 )
 def test_commands_that_cannot_work_end_in_one_line(tmp_path, flags, said, monkeypatch, capsys):
