@@ -14,7 +14,7 @@ from pretraining.common.errors import UsageError
 if TYPE_CHECKING:
     import torch
 
-    from nnunet_anatomix.registration.batch import Common, PairFiles
+    from nnunet_anatomix.registration.batch import BatchSettings, PairFiles
     from nnunet_anatomix.registration.config import RegistrationConfig
     from nnunet_anatomix.registration.descriptors import DescriptorConfig
     from nnunet_anatomix.registration.solvers.convexadam import ConvexAdamConfig
@@ -184,22 +184,22 @@ def register(
     if descriptors.features == "none" and not descriptors.mind and solver.solver == "convexadam":
         raise UsageError("--features none with --no-mind leaves nothing to compare; omit one of them")
     try_folder(out)
-    common = _load_common(scans, solver, descriptors, memory, device)
+    settings = _load_settings(scans, solver, descriptors, memory, device)
     if pair is not None:
-        _register_one(pair, out, common)
+        _register_one(pair, out, settings)
     elif pairs is not None:
-        done = register_pairs(read_pairs(pairs), out, common)
+        done = register_pairs(read_pairs(pairs), out, settings)
         log.info("%d pairs registered; next: nnunet-anatomix evaluate registration %s", done, out)
 
 
-def _load_common(
+def _load_settings(
     scans: ScanFlags,
     solver: SolverFlags,
     descriptors: DescriptorFlags,
     memory: str,
     device: Literal["auto", "cpu", "cuda"],
-) -> Common:
-    from nnunet_anatomix.registration.batch import Common
+) -> BatchSettings:
+    from nnunet_anatomix.registration.batch import BatchSettings
     from pretraining.backbone.external import load_feature_weights
     from pretraining.common.byte_sizes import parse_bytes
     from pretraining.common.device import resolve_device
@@ -212,7 +212,7 @@ def _load_common(
         weights = load_feature_weights(
             descriptors.features, trust_code=descriptors.trust_code, statistics=descriptors.statistics
         )
-    return Common(
+    return BatchSettings(
         config=config,
         weights=weights,
         fixed_clip=scans.fixed_clip,
@@ -222,12 +222,12 @@ def _load_common(
     )
 
 
-def _register_one(pair: PairFiles, out: Path, common: Common) -> None:
+def _register_one(pair: PairFiles, out: Path, settings: BatchSettings) -> None:
     from nnunet_anatomix.registration.batch import register_pair
     from pretraining.common.lock import hold_lock
 
     with hold_lock(out):
-        metrics = register_pair(pair, out, common)
+        metrics = register_pair(pair, out, settings)
     for name in ("dice_before", "dice"):
         if values := metrics.get(name):
             log.info(

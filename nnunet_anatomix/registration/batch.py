@@ -67,7 +67,7 @@ def read_pairs(path: Path) -> list[PairFiles]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Common:
+class BatchSettings:
     """Settings that all pairs of a batch share."""
 
     config: RegistrationConfig
@@ -92,13 +92,13 @@ class Common:
         return fingerprint([asdict(self.config), sha256, self.fixed_clip, self.moving_clip, files])
 
 
-def register_pair(pair: PairFiles, out: Path, common: Common, *, progress: bool = True) -> dict:
+def register_pair(pair: PairFiles, out: Path, settings: BatchSettings, *, progress: bool = True) -> dict:
     """Register one pair of files, and write the result into a folder.
 
     Args:
         pair: Files of the pair.
         out: Folder for the result.
-        common: Settings of the batch.
+        settings: Settings of the batch.
         progress: Show progress bars.
 
     Returns:
@@ -107,7 +107,7 @@ def register_pair(pair: PairFiles, out: Path, common: Common, *, progress: bool 
     Raises:
         InputError: If a file cannot be used; nothing is written then.
     """
-    fingerprint = common.fingerprint(pair)
+    fingerprint = settings.fingerprint(pair)
     fixed, moving = (
         validate_scan(read_image(path, role), role) for path, role in ((pair.fixed, "fixed"), (pair.moving, "moving"))
     )
@@ -131,18 +131,18 @@ def register_pair(pair: PairFiles, out: Path, common: Common, *, progress: bool 
             f"landmarks: expected as many in the fixed as in the moving scan, found {counts[0]} and {counts[1]}; "
             "list the same points in the same order for both"
         )
-    config = common.config if pair.init is None else replace(common.config, init=str(pair.init))
+    config = settings.config if pair.init is None else replace(settings.config, init=str(pair.init))
     registration = register(
         fixed,
         moving,
         config=config,
-        weights=common.weights,
+        weights=settings.weights,
         fixed_mask=fixed_mask,
         moving_mask=moving_mask,
-        fixed_clip=common.fixed_clip,
-        moving_clip=common.moving_clip,
-        memory=common.memory,
-        device=common.device,
+        fixed_clip=settings.fixed_clip,
+        moving_clip=settings.moving_clip,
+        memory=settings.memory,
+        device=settings.device,
         progress=progress,
     )
     metrics = measure(
@@ -164,7 +164,7 @@ def register_pair(pair: PairFiles, out: Path, common: Common, *, progress: bool 
 def register_pairs(
     pairs: Sequence[PairFiles],
     out: Path,
-    common: Common,
+    settings: BatchSettings,
     *,
     progress: bool = True,
     run: Callable[..., dict] = register_pair,
@@ -174,7 +174,7 @@ def register_pairs(
     Args:
         pairs: Pairs with different names.
         out: Folder of the batch. Its ``failed.csv`` lists the pairs that failed, and why.
-        common: Settings of all pairs.
+        settings: Settings of all pairs.
         progress: Show progress bars.
         run: Function that registers one pair.
 
@@ -197,9 +197,9 @@ def register_pairs(
     with hold_lock(out):
         outcome = run_batch(
             {pair.name: pair for pair in pairs},
-            lambda pair: run(pair, out / pair.name, common, progress=progress),
+            lambda pair: run(pair, out / pair.name, settings, progress=progress),
             noun="pair",
-            is_done=lambda pair: _is_done(out / pair.name, common, pair),
+            is_done=lambda pair: _is_done(out / pair.name, settings, pair),
             failures=out,
             on_failure=remove_report,
         )
@@ -207,10 +207,10 @@ def register_pairs(
     return outcome.done
 
 
-def _is_done(folder: Path, common: Common, pair: PairFiles) -> bool:
+def _is_done(folder: Path, settings: BatchSettings, pair: PairFiles) -> bool:
     try:
         return json.loads((folder / REGISTRATION_FILE).read_text(encoding="utf-8"))[
             "fingerprint"
-        ] == common.fingerprint(pair)
+        ] == settings.fingerprint(pair)
     except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -80,7 +80,7 @@ def fit_to_memory(
     least_side = max(32, net.config.min_side) if net is not None else 32
     fixed_bytes = scans_bytes + _LIBRARY_BYTES
     if fixed_bytes + _peak_bytes(32**3, shape, descriptors, solver, net) > memory:
-        least = fixed_bytes + _peak_bytes(32**3, shape, _smallest(descriptors, net), solver, net)
+        least = fixed_bytes + _peak_bytes(32**3, shape, _smallest_settings(descriptors, net), solver, net)
         if least > memory:
             raise InputError(
                 f"registering these scans takes at least {format_bytes(least)}B of memory "
@@ -115,7 +115,7 @@ def fit_to_memory(
     return Budget(voxels=voxels, descriptors=descriptors, solver=solver, coarse_fields=coarse, needed_bytes=needed)
 
 
-def _smallest(descriptors: DescriptorConfig, net: FeatureNetwork | None) -> DescriptorConfig:
+def _smallest_settings(descriptors: DescriptorConfig, net: FeatureNetwork | None) -> DescriptorConfig:
     return (
         descriptors if net is None else replace(descriptors, side=max(32, net.config.min_side), channels=_MIN_CHANNELS)
     )

@@ -186,9 +186,9 @@ def _prepare(
     full_grid = near_isotropic_grid(fixed, spacing_mm=config.spacing_mm)
     budget = fit_to_memory(full_grid.GetSize(), held_bytes, config.descriptors, config.convexadam, net, memory)
     grid = near_isotropic_grid(fixed, spacing_mm=config.spacing_mm, at_most_voxels=budget.voxels)
-    with _timed(seconds, "start"):
+    with _time_stage(seconds, "start"):
         start = _find_start(fixed, moving, config, net, clips, masks)
-    with _timed(seconds, "resampling"):
+    with _time_stage(seconds, "resampling"):
         scans = _resample_scans(fixed, moving, grid, start.transform, masks, clips, device)
     shape, least = tuple(scans[0].image.shape), budget.solver.grid_spacing
     if min(shape) < least:
@@ -230,12 +230,12 @@ def _solve(problem: _Problem, scans: list[Scan], seconds: dict[str, float], prog
 def _solve_convexadam(problem: _Problem, scans: list[Scan], seconds: dict[str, float], progress: bool) -> _Solution:
     budget, grid, known = problem.budget, problem.grid, problem.known
     fixed, moving = scans
-    with _timed(seconds, "descriptors"):
+    with _time_stage(seconds, "descriptors"):
         described = list(
             descriptors(fixed, moving, budget.descriptors, pool=budget.solver.pool, net=problem.net, progress=progress)
         )
     iterations = budget.solver.iterations
-    with _timed(seconds, "solver"), tqdm(total=iterations, desc="descent", disable=not progress) as bar:
+    with _time_stage(seconds, "solver"), tqdm(total=iterations, desc="descent", disable=not progress) as bar:
         displacement = convex_adam(
             described.pop(0),  # removed from the list, so that the solver can free them
             described.pop(0),
@@ -254,9 +254,9 @@ def _solve_convexadam(problem: _Problem, scans: list[Scan], seconds: dict[str, f
 
 def _solve_ants(problem: _Problem, scans: list[Scan], seconds: dict[str, float], progress: bool) -> _Solution:
     config = problem.config
-    with _timed(seconds, "descriptors"):
+    with _time_stage(seconds, "descriptors"):
         fixed, moving = _ants_channels(scans, problem.budget.descriptors, problem.net, progress)
-    with _timed(seconds, "solver"):
+    with _time_stage(seconds, "solver"):
         displacement, inverse = syn_displacement(
             fixed,
             moving,
@@ -273,7 +273,7 @@ def _assemble(problem: _Problem, solution: _Solution, seconds: dict[str, float])
     """Turn the displacement into transforms both ways, and apply the forward one."""
     config, budget, start = problem.config, problem.budget, problem.start
     displacement, inverse, grid, known = solution
-    with _timed(seconds, "transforms"):
+    with _time_stage(seconds, "transforms"):
         inverse = invert(displacement) if inverse is None else inverse
         require_finite(inverse, "inverse displacement field")
         forward = sitk.CompositeTransform([start.transform, itk_transform(displacement, grid)])
@@ -376,7 +376,7 @@ def _inverse_transform(start: Start, displacement: Tensor, inverse: Tensor, grid
 
 
 @contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+def _time_stage(seconds: dict[str, float], stage: str) -> Iterator[None]:
     begin = time.perf_counter()
     yield
     seconds[stage] = round(time.perf_counter() - begin, 2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from nnunet_anatomix.reproduce.plan import Step, Tuned
+from nnunet_anatomix.reproduce.plan import Step, TunedFlags
 from nnunet_anatomix.reproduce.settings import Settings
 from nnunet_anatomix.reproduce.sources import PairSource, SegmentationSource
 from nnunet_anatomix.study.runs import start_name
@@ -34,7 +34,7 @@ def study_step(
     """Return the command that fine-tunes and tests, on all training volumes without ``shots``."""
     scale = settings.scale
     names = "+".join(start_name(start) for start in starts)
-    command: list[str | Path | Tuned] = [
+    command: list[str | Path | TunedFlags] = [
         "nnunet-anatomix",
         "study",
         "-d",
@@ -100,7 +100,7 @@ def register_step(
     solver: str,
     features: str | Path | None,
     *,
-    tuned: Tuned | None = None,
+    tuned: TunedFlags | None = None,
     after: tuple[str, ...] = (),
 ) -> Step:
     """Return the command that registers the pairs for testing.
@@ -117,7 +117,7 @@ def register_step(
     Returns:
         The step.
     """
-    command: list[str | Path | Tuned] = ["nnunet-anatomix", "register", "--pairs", source.folder / "test.csv"]
+    command: list[str | Path | TunedFlags] = ["nnunet-anatomix", "register", "--pairs", source.folder / "test.csv"]
     command += ["--out", register_folder(settings, source, method), "--solver", solver, "--init", source.settings.init]
     command += [] if features is None else ["--features", features]
     command += ["--overlap", f"{settings.scale.overlap:g}", *_clip_flags(source)]

@@ -10,7 +10,7 @@ from pretraining.common.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tuned:
+class TunedFlags:
     """Placeholder in a command for the best flags that an earlier search finds."""
 
     search: Path
@@ -25,7 +25,7 @@ class Step:
 
     name: str
     """Name of its record and log; tables share steps of the same name."""
-    command: tuple[str | Path | Tuned, ...]
+    command: tuple[str | Path | TunedFlags, ...]
     after: tuple[str, ...] = ()
     """Names of the steps whose results it needs."""
 

@@ -15,7 +15,7 @@ from nnunet_anatomix.reproduce.commands import (
     search_step,
     study_step,
 )
-from nnunet_anatomix.reproduce.plan import Cell, Step, Table, Tuned
+from nnunet_anatomix.reproduce.plan import Cell, Step, Table, TunedFlags
 from nnunet_anatomix.reproduce.published import TABLE_3
 from nnunet_anatomix.reproduce.results import registration_dice, registration_folds, study_dice
 from nnunet_anatomix.reproduce.settings import Settings
@@ -56,7 +56,7 @@ def table_3(settings: Settings) -> Table:
         weights, exported, missing = _add_pretraining(settings, table, variant)
         for source in pairs:
             search = table.add(search_step(settings, source))
-            tuned = Tuned(search=search_folder(settings, source), method="features")
+            tuned = TunedFlags(search=search_folder(settings, source), method="features")
             step = table.add(
                 register_step(
                     settings, source, variant.preset, "convexadam", weights, tuned=tuned, after=(search, exported)

@@ -14,7 +14,7 @@ from nnunet_anatomix.reproduce.commands import (
     search_step,
     study_step,
 )
-from nnunet_anatomix.reproduce.plan import Cell, Table, Tuned
+from nnunet_anatomix.reproduce.plan import Cell, Table, TunedFlags
 from nnunet_anatomix.reproduce.published import FIGURE_5, TABLE_2, TABLE_4, TABLE_5
 from nnunet_anatomix.reproduce.results import (
     registration_dice,
@@ -49,7 +49,7 @@ def figure_5(settings: Settings) -> Table:
         search = table.add(search_step(settings, source))
         for row, method in _METHODS.items():
             features = settings.weights if method == "features" else "none"
-            tuned = Tuned(search=search_folder(settings, source), method=method)
+            tuned = TunedFlags(search=search_folder(settings, source), method=method)
             step = table.add(
                 register_step(settings, source, _slug(row), "convexadam", features, tuned=tuned, after=(search,))
             )

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_anatomix.reproduce.commands import SEARCH_FLAGS, study_folder
-from nnunet_anatomix.reproduce.plan import Tuned
+from nnunet_anatomix.reproduce.plan import TunedFlags
 from nnunet_anatomix.reproduce.settings import Settings
 from nnunet_anatomix.reproduce.sources import SegmentationSource
 from nnunet_anatomix.study.report import read_rows, summarize
@@ -62,7 +62,7 @@ def registration_dice(folder: Path) -> str:
 
 def registration_median(folder: Path) -> str:
     """Format the median Dice over pairs."""
-    return _short(float(np.median(pair_numbers(folder)[0])))
+    return _format_number(float(np.median(pair_numbers(folder)[0])))
 
 
 def registration_folds(folder: Path) -> str:
@@ -76,7 +76,7 @@ def search_numbers(folder: Path, method: str) -> dict[str, str]:
         return next(row for row in csv.DictReader(file) if row["method"] == method)
 
 
-def tuned_flags(tuned: Tuned, *, dry: bool = False) -> list[str]:
+def tuned_flags(tuned: TunedFlags, *, dry: bool = False) -> list[str]:
     """Return the flags of the best settings that a search found.
 
     Args:
@@ -102,8 +102,8 @@ def tuned_flags(tuned: Tuned, *, dry: bool = False) -> list[str]:
 
 def mean_and_std(mean: float, std: float) -> str:
     """Format mean and std as ``.89(.01)``, and only the mean if the std is not finite."""
-    return f"{_short(mean)}({_short(std)})" if isfinite(std) else _short(mean)
+    return f"{_format_number(mean)}({_format_number(std)})" if isfinite(std) else _format_number(mean)
 
 
-def _short(value: float) -> str:
+def _format_number(value: float) -> str:
     return f"{value:.2f}".removeprefix("0") if value < 1 else f"{value:.2f}"

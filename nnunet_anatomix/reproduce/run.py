@@ -15,7 +15,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnunet_anatomix.reproduce.plan import Step, Table, Tuned
+from nnunet_anatomix.reproduce.plan import Step, Table, TunedFlags
 from nnunet_anatomix.reproduce.report import write_report
 from nnunet_anatomix.reproduce.results import tuned_flags
 from nnunet_anatomix.reproduce.settings import Settings
@@ -32,7 +32,7 @@ def format_commands(table: Table, settings: Settings) -> str:
     """Format all commands of a table and the variables they need, one per line."""
     lines = [f"# {table.title}", *(f"export {name}={shlex.quote(value)}" for name, value in _folders(settings).items())]
     for step in table.steps:
-        if any(isinstance(word, Tuned) for word in step.command):
+        if any(isinstance(word, TunedFlags) for word in step.command):
             lines.append("# with the best settings of the search above:")
         lines.append(shlex.join(_words(step, dry=True)))
     return "\n".join(lines) + "\n"
@@ -111,7 +111,7 @@ def _words(step: Step, *, dry: bool = False) -> list[str]:
     return [
         word
         for part in step.command
-        for word in (tuned_flags(part, dry=dry) if isinstance(part, Tuned) else [str(part)])
+        for word in (tuned_flags(part, dry=dry) if isinstance(part, TunedFlags) else [str(part)])
     ]
 
 

@@ -23,7 +23,7 @@ from nnunet_anatomix.registration.atlas.template import (
     average_unbiased,
     digest,
     file_stamp,
-    geometry,
+    grid_geometry,
     homogeneous,
 )
 from nnunet_anatomix.registration.descriptors import DescriptorConfig
@@ -199,7 +199,7 @@ class _Aligner:
 
         def key_of(scan: AtlasScan) -> str:
             labels = [file_stamp(scan.labels)] if scan.labels else []
-            return digest(scan.stamp(), labels, poses[scan.name].tolist(), geometry(template.grid))
+            return digest(scan.stamp(), labels, poses[scan.name].tolist(), grid_geometry(template.grid))
 
         def work(scan: AtlasScan) -> None:
             key = key_of(scan)

@@ -82,7 +82,7 @@ class Template:
     @cached_property
     def key(self) -> str:
         """Digest of everything the template is computed from."""
-        return digest([(scan.stamp(), self.poses[scan.name].tolist()) for scan in self.scans], geometry(self.grid))
+        return digest([(scan.stamp(), self.poses[scan.name].tolist()) for scan in self.scans], grid_geometry(self.grid))
 
     @cached_property
     def images(self) -> tuple[sitk.Image, sitk.Image]:
@@ -158,7 +158,7 @@ def affine_transform(pose: np.ndarray) -> sitk.AffineTransform:
     return sitk.AffineTransform(pose[:3, :3].flatten().tolist(), pose[:3, 3].tolist())
 
 
-def geometry(grid: sitk.Image) -> list[Any]:
+def grid_geometry(grid: sitk.Image) -> list[Any]:
     """Return size, spacing, origin and direction of a grid."""
     return [grid.GetSize(), grid.GetSpacing(), grid.GetOrigin(), grid.GetDirection()]
 

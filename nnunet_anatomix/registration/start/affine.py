@@ -28,7 +28,7 @@ NO_OVERLAP = -1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Described:
+class DescribedScan:
     """Descriptors of a scan on a coarse grid.
 
     Attributes:
@@ -42,7 +42,7 @@ class Described:
     grid: sitk.Image
 
 
-def matching_translation(fixed: Described, moving: Described) -> sitk.AffineTransform:
+def matching_translation(fixed: DescribedScan, moving: DescribedScan) -> sitk.AffineTransform:
     """Find the translation by whole voxels under which the descriptors agree best.
 
     Args:
@@ -79,7 +79,7 @@ def matching_translation(fixed: Described, moving: Described) -> sitk.AffineTran
     return _affine_transform(np.eye(3), start, np.zeros(3))
 
 
-def agreement(fixed: Described, moving: Described, transform: sitk.Transform) -> float:
+def agreement(fixed: DescribedScan, moving: DescribedScan, transform: sitk.Transform) -> float:
     """Compute the correlation of the descriptors where the scans overlap.
 
     Args:
@@ -104,7 +104,9 @@ def agreement(fixed: Described, moving: Described, transform: sitk.Transform) ->
 
 
 @torch.no_grad()
-def optimize_affine(fixed: Described, moving: Described, start: sitk.Transform, stage: Stage) -> sitk.AffineTransform:
+def optimize_affine(
+    fixed: DescribedScan, moving: DescribedScan, start: sitk.Transform, stage: Stage
+) -> sitk.AffineTransform:
     """Minimize the squared difference of the descriptors over linear transforms.
 
     Args:
@@ -134,7 +136,7 @@ def optimize_affine(fixed: Described, moving: Described, start: sitk.Transform, 
 
 
 def _descend(
-    fixed: Described, moving: Described, matrix: Tensor, shift: Tensor, *, affine: bool
+    fixed: DescribedScan, moving: DescribedScan, matrix: Tensor, shift: Tensor, *, affine: bool
 ) -> tuple[Tensor, Tensor]:
     """Optimize a matrix (3, 3) and a shift (3,), voxels, with Adam."""
     dissimilarity = Dissimilarity(fixed.descriptors, moving.descriptors, fixed.known, moving.known)
@@ -179,21 +181,21 @@ def _center_channels(descriptors: Tensor, weight: Tensor) -> Tensor:
     return descriptors - mean.view(-1, 1, 1, 1)
 
 
-def _downsample(scan: Described) -> Described:
-    return Described(
+def _downsample(scan: DescribedScan) -> DescribedScan:
+    return DescribedScan(
         descriptors=functional.avg_pool3d(scan.descriptors, 2),
         known=functional.avg_pool3d(scan.known[None], 2)[0],
         grid=scan.grid,
     )
 
 
-def _moving_positions(fixed: Described, matrix: Tensor, shift: Tensor) -> Tensor:
+def _moving_positions(fixed: DescribedScan, matrix: Tensor, shift: Tensor) -> Tensor:
     """Map all voxels of the fixed grid to the moving grid, (3, X, Y, Z), voxels."""
     points = identity(fixed.known.shape).view(3, -1)
     return (matrix @ points + shift[:, None]).view(3, *fixed.known.shape).to(fixed.known.device)
 
 
-def _matrix_in_voxels(fixed: Described, moving: Described, transform: sitk.Transform) -> tuple[Tensor, Tensor]:
+def _matrix_in_voxels(fixed: DescribedScan, moving: DescribedScan, transform: sitk.Transform) -> tuple[Tensor, Tensor]:
     """Return the matrix (3, 3) and shift (3,) from fixed voxels to moving voxels."""
     corners = np.vstack([np.zeros(3), np.eye(3)])
     to_mm, origin = index_to_mm(fixed.grid), np.array(fixed.grid.GetOrigin())
@@ -202,7 +204,9 @@ def _matrix_in_voxels(fixed: Described, moving: Described, transform: sitk.Trans
     return torch.tensor((voxels[1:] - voxels[0]).T, dtype=torch.float32), torch.tensor(voxels[0], dtype=torch.float32)
 
 
-def _transform_in_mm(fixed: Described, moving: Described, matrix: Tensor, shift: Tensor) -> sitk.AffineTransform:
+def _transform_in_mm(
+    fixed: DescribedScan, moving: DescribedScan, matrix: Tensor, shift: Tensor
+) -> sitk.AffineTransform:
     from_fixed, to_moving = np.linalg.inv(index_to_mm(fixed.grid)), index_to_mm(moving.grid)
     linear = to_moving @ matrix.double().numpy() @ from_fixed
     sides = np.array(fixed.grid.GetSize())

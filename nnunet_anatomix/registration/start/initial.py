@@ -17,7 +17,7 @@ from torch.nn import functional
 from nnunet_anatomix.registration.descriptors import DescriptorConfig, Scan, describe
 from nnunet_anatomix.registration.start.affine import (
     NO_OVERLAP,
-    Described,
+    DescribedScan,
     Stage,
     agreement,
     matching_translation,
@@ -180,7 +180,7 @@ def best_start(
 
 
 def _candidates(
-    fixed: sitk.Image, moving: sitk.Image, fixed_described: Described, moving_described: Described
+    fixed: sitk.Image, moving: sitk.Image, fixed_described: DescribedScan, moving_described: DescribedScan
 ) -> dict[str, sitk.Transform]:
     """Return the starts to compare, name → transform."""
     by_centres, by_mass = (_translation(middle(fixed), middle(moving)) for middle in (_centre, _mass_centre))
@@ -199,7 +199,7 @@ def _describe_on_grid(
     net: FeatureNetwork | None,
     clip: Clip | None,
     mask: sitk.Image | None,
-) -> Described:
+) -> DescribedScan:
     known = coverage(scan, grid)
     if mask is not None:
         known *= image_tensor(resample_image(mask != 0, grid, nearest=True))
@@ -207,7 +207,7 @@ def _describe_on_grid(
     known = known.to(device)
     image = image_tensor(resample_image(scan, grid)).to(device)
     descriptors = describe(Scan(image=image, known=known, clip=clip), config, pool=_POOL, net=net)
-    return Described(
+    return DescribedScan(
         descriptors=descriptors,
         known=functional.avg_pool3d(known[None], _POOL)[0],
         grid=grid_of_cubes(grid, _POOL, whole_only=True),

@@ -1,4 +1,4 @@
-"""Downloads in their own layout become raw datasets of nnU-Net's with the parts of Table 8; what is wrong with them is said in one line."""
+"""Tests of prepare: raw datasets with the parts of Table 8, and one line for each error."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ from pretraining.common.errors import InputError
 from tests.nnunet_anatomix.datasets.downloads import download, empty_download, labels, placed, scan, stamp, write
 
 TABLE_8 = {
-    # files of the public release; training, validation and test volumes, fine-tuning volumes,
-    # structures
+    # files of the public release; training, validation, test and fine-tuning volumes; structures
     "msd-heart": (20, (6, 10, 4), 1, 1),
     "l2r-abdomen": (48, (24, 12, 12), 3, 4),
     "feta": (80, (40, 20, 20), 3, 7),
@@ -246,7 +245,7 @@ def test_the_command_ends_in_one_line(tmp_path, monkeypatch):
 
 def test_pairs_of_the_abdomen_are_ct_and_mri_of_one_number(tmp_path):
     source = download(tmp_path / "download", "l2r-abdomen", 5, values=(0, 1, 2, 3, 4))
-    (source / "labelsTr" / "AbdomenMRCT_0004_0001.nii.gz").unlink()  # not a pair any more, but still an MRI
+    (source / "labelsTr" / "AbdomenMRCT_0004_0001.nii.gz").unlink()  # no longer a pair, but still an MRI
     prepare("l2r-abdomen", source, tmp_path / "raw", partial=True)
     folder = tmp_path / "raw" / "Registration_L2RAbdomenMRCT"
     parts = [read_pairs(folder / f"{part}.csv") for part in ("validation", "test")]
@@ -278,7 +277,7 @@ def test_the_papers_grid_lies_about_the_first_heart():
 def test_hearts_are_brought_to_one_grid_and_paired(tmp_path, monkeypatch):
     monkeypatch.setattr(mm_whs, "_SIZE", (24, 22, 20))
     monkeypatch.setattr(mm_whs, "_SPACING_MM", (1.5, 1.5, 2.0))
-    # Alignment has tests of its own, and these scans lie on each other by their headers.
+    # Alignment has its own tests, and these scans are aligned by their headers.
     header = Start(name="header", transform=sitk.AffineTransform(3), agreement=1.0, rivals={})
     monkeypatch.setattr(alignment, "best_start", lambda *scans, **options: header)
     values = tuple(sorted(set(mm_whs.VALUES) - {421}))

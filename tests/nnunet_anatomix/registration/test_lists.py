@@ -1,4 +1,4 @@
-"""Lists that users write: what is read of them, and that each fault is one clear line."""
+"""Tests of reading lists, and of one line for each error."""
 
 from __future__ import annotations
 

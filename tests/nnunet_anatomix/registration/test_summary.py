@@ -1,4 +1,4 @@
-"""The summary of a batch: its numbers are those of its registrations."""
+"""Tests of the summary of a batch of registrations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The paper's tables from end to end on small real data: a number in every cell that can be had. The numbers mean nothing."""
+"""Tests of the tables from end to end on small real data; the numbers are meaningless."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NEEDS_ANTS = pytest.mark.skipif(importlib.util.find_spec("ants") is None, reason
 
 @pytest.fixture(scope="module")
 def data(data_root, tmp_path_factory) -> Path:
-    """``nnUNet_raw`` with three training and two test cases of the hippocampus, and pairs of small brains."""
+    """Return ``nnUNet_raw`` with 3 training and 2 test cases of the hippocampus, and brains."""
     raw = tmp_path_factory.mktemp("raw")
     source, target = data_root / "nnUNet_raw" / "Dataset901_Hippocampus", raw / "Dataset901_Hippocampus"
     for kind in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
@@ -42,13 +42,13 @@ def data(data_root, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory) -> Path:
-    """One folder for all tables, as a user has it: they share what they have in common."""
+    """Return one folder for all tables, which then share common steps."""
     return tmp_path_factory.mktemp("out")
 
 
 @pytest.fixture
 def in_this_process(monkeypatch) -> list[Sequence[str]]:
-    """Commands are run in here, which saves each the seconds of importing; what was run is kept."""
+    """Run commands in this process, which saves imports, and record them."""
     asked: list[Sequence[str]] = []
 
     def call(words, environment, log_file, **_) -> None:
@@ -66,7 +66,7 @@ def cells(out: Path, name: str) -> list[dict[str, str]]:
 
 
 def complete(out: Path, name: str) -> list[dict[str, str]]:
-    """All cells, having checked that each has a number or a reason."""
+    """Return the cells with a number, after checking that all others have a reason."""
     found = cells(out, name)
     assert found and all(bool(cell["ours"]) != bool(cell["why_not"]) for cell in found)
     return [cell for cell in found if cell["ours"]]
@@ -82,7 +82,7 @@ def run_table(name: str, data: Path, out: Path, **flags: object) -> None:
 
 
 def theirs(folder: Path) -> Path:
-    """Another network, described by a JSON file."""
+    """Write a JSON file that describes another network."""
     kwargs = {"spatial_dims": 3, "in_channels": 1, "out_channels": 4, "channels": [4, 8], "strides": [2]}
     torch.manual_seed(0)
     torch.save(MonaiUNet(**kwargs).state_dict(), folder / "net.pth")

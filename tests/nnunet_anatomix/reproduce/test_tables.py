@@ -1,4 +1,4 @@
-"""Every table is commands that our parsers and nnU-Net's accept, with the paper's settings; the paper's numbers stand beside."""
+"""Tests of the tables: valid commands with the paper's settings, and the paper's numbers."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def settings(folder: Path, **changes: object) -> Settings:
 
 
 def commands(text: str) -> list[list[str]]:
-    """The command lines of a dry run."""
+    """Split a dry run into command lines."""
     return [shlex.split(line) for line in text.splitlines() if not line.startswith(("#", "export "))]
 
 
 def parse(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the program's own parser read a command line, and run nothing."""
+    """Parse a command line with the program's own parser, without running it."""
     monkeypatch.setattr(sys, "argv", words)
     if words[0] == "nnunet-anatomix":
         _parsed(words[0], cli._commands(), "")
@@ -41,7 +41,7 @@ def parse(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         from nnunetv2.run import run_training
 
         monkeypatch.setattr(run_training, "run_training", lambda *arguments, **options: None)
-        # It would give the rest of the suite all cores.
+        # It would change the number of threads of the rest of the suite.
         monkeypatch.setattr(run_training.torch, "set_num_threads", lambda threads: None)
         run_training.run_training_entry()
 

@@ -1,4 +1,4 @@
-"""The solver: each stage against a plain calculation, the whole against the convexadam package and known warps."""
+"""Tests of ConvexAdam: stages against plain oracles, the whole against the package."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def brains(data_root) -> dict[str, sitk.Image]:
     folder = data_root / "registration" / "mni_multimodal"
-    # Sides that all spacings divide: elsewhere the package stretches its grids over what is left.
+    # All spacings divide the sides: otherwise the package stretches its grids over the remainder.
     return {name: sitk.ReadImage(str(folder / f"{name}.nii.gz"))[12:78, 18:90, 12:72] for name in ("t1", "t2", "ct")}
 
 
