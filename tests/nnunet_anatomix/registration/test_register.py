@@ -165,7 +165,7 @@ def test_a_mask_of_what_the_other_scan_lacks_is_refused(scans, bent):
     mask = sitk.Image(bent["t2"].GetSize(), sitk.sitkUInt8)
     mask.CopyInformation(bent["t2"])
     mask[:, :, 25:] = 1
-    with pytest.raises(InputError, match="check the masks, or leave them out"):
+    with pytest.raises(InputError, match="check the masks, or omit them"):
         register(scans["t1"][:, :, :20], bent["t2"], config=PLAIN, moving_mask=mask)
 
 

@@ -245,8 +245,8 @@ def bad_files(folder: Path, tissues: sitk.Image) -> dict[str, tuple[Path, str]]:
         "zeros": (folder / "notes.nii.gz", "damaged"),
         "bytes": (folder / "notes.mat", "unreadable"),
         "half a file": (folder / "notes.h5", "unreadable"),
-        "a scan": (folder / "scan.nii.gz", "neither a transform of ITK's nor a displacement field"),
-        "two dimensions": (folder / "flat.tfm", "works in 2 dimensions, expected 3"),
+        "a scan": (folder / "scan.nii.gz", "neither a transform of ITK nor a displacement field"),
+        "two dimensions": (folder / "flat.tfm", "has 2 dimensions, expected 3"),
         "far away": (folder / "away.tfm", "do not overlap after the initial transform"),
     }
 

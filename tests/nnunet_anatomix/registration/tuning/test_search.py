@@ -342,7 +342,7 @@ def test_the_command_searches(folder, tmp_path, caplog):
         "summary.csv",
         "sweep.png",
     }
-    with pytest.raises(InputError, match="no methods"):
+    with pytest.raises(InputError, match="--methods: expected mind, features or both"):
         registration_search(folder / "pairs.csv", tmp_path / "out", methods=())
 
 
