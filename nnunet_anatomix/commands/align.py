@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from nnunet_anatomix.registration.atlas.scan_list import Window, read_atlas_scans
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 
@@ -29,30 +26,26 @@ def align(
     statistics: Literal["running", "own"] = "running",
     device: Annotated[Literal["auto", "cpu", "cuda"], tyro.conf.arg(aliases=["-device"])] = "auto",
 ) -> None:
-    """Bring many scans to one space by affine transforms: an atlas made of them, or a given one; killed, it goes on.
+    """Align scans to an atlas by affine transforms, to a given one or to their unbiased mean.
+
+    The list of scans is a CSV with the column scan and optionally name, labels, group (such as the
+    modality) and clip (such as -450 450). The group of the first scan makes the atlas, other groups
+    are aligned to it. If interrupted, run the same command again to resume.
 
     Args:
-        scans: CSV with the column scan and perhaps name, labels (to move along), group (such as the
-            modality: the first scan's group makes the atlas, the others are aligned to it) and clip
-            (such as -450 450, of that scan); paths are relative to it.
-        out: Folder for atlas.nii.gz, alignment.json and, for each scan, NAME_aligned.nii.gz,
-            NAME_affine.tfm and NAME_labels.nii.gz.
-        atlas: Scan to align all others to, which keeps its grid; left out, an atlas in the mean
-            pose is made of the scans.
-        rounds: Of aligning and averaging, without a given atlas.
-        weights: Weights file or hf://owner/repo/file@revision; the bundled ones if left out; none
-            for MIND-SSC alone.
-        clip: Intensities that become 0 and 1 in scans without a clip of their own: -450 450 for CT;
-            least and greatest if left out.
-        atlas_clip: The same of the given atlas.
-        spacing: Of the atlas' grid, mm; the first scan's own if left out.
-        trust_code: Call the code that a .json names even if it is no torch.nn.Module, or the file
-            comes from the hub.
-        statistics: What batch normalization uses: the running averages of its training, or each
-            scan's own.
-        device: auto, cpu or cuda.
+        scans: CSV list of the scans; paths are relative to it.
+        out: Folder for the atlas and, for each scan, transform, aligned scan and labels.
+        atlas: Scan to align all others to. Default: an atlas computed from the scans.
+        rounds: Rounds of alignment and averaging, without a given atlas.
+        weights: Weights, hf://owner/repo/file@revision, or none (MIND-SSC). Default: bundled.
+        clip: Intensities of scans without their own clip. Default: minimum and maximum.
+        atlas_clip: Intensities of the given atlas. Default: minimum and maximum.
+        spacing: Spacing of the atlas' grid, mm. Default: that of the first scan.
+        trust_code: Run code that a .json names even if not a torch.nn.Module, or from the hub.
+        statistics: Statistics of batch normalization: running averages, or those of each scan.
+        device: Device: auto, cpu or cuda.
     """
-    # Imports torch, which --help does without.
+    # Import torch here, which --help does not need.
     from nnunet_anatomix.registration.atlas.align import align_scans
     from nnunet_anatomix.registration.descriptors import DescriptorConfig
     from pretraining.backbone.external import load_feature_weights
@@ -60,18 +53,18 @@ def align(
     from pretraining.common.outputs import try_folder
 
     try_folder(out)
-    runs_on = resolve_device(device)
-    found = read_atlas_scans(scans, clip)
+    resolved = resolve_device(device)
+    atlas_scans = read_atlas_scans(scans, clip)
     features = weights != "none"
     done = align_scans(
-        found,
+        atlas_scans,
         out,
         atlas=atlas,
         atlas_clip=atlas_clip,
         rounds=rounds,
         spacing_mm=spacing,
-        config=DescriptorConfig(bf16=has_bf16_units(runs_on)) if features else DescriptorConfig(feature_weight=0.0),
+        config=DescriptorConfig(bf16=has_bf16_units(resolved)) if features else DescriptorConfig(feature_weight=0.0),
         weights=load_feature_weights(weights, trust_code=trust_code, statistics=statistics) if features else None,
-        device=runs_on,
+        device=resolved,
     )
-    log.info("%d alignments computed, %d scans are aligned; all of it is in %s", done, len(found), out)
+    log.info("%d alignments computed, %d scans are aligned; results are in %s", done, len(atlas_scans), out)

@@ -14,7 +14,7 @@ from pretraining.common.errors import InputError
 log = logging.getLogger(__name__)
 
 _RAW = "nnUNet_raw"
-"""The variable by which nnU-Net finds raw datasets."""
+"""Environment variable of nnU-Net for the folder of raw datasets."""
 
 Name = Literal["msd-heart", "promise12", "l2r-abdomen", "feta", "amos-ct", "neurite-oasis", "mm-whs"]
 
@@ -28,30 +28,28 @@ def prepare(
     weights: str | None = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], tyro.conf.arg(aliases=["-device"])] = "auto",
 ) -> None:
-    """Turn your download of one of the paper's datasets into nnU-Net's format, or into pairs to register; killed, it goes on.
+    """Convert a download of one of the paper's datasets to nnU-Net's format, or to pairs.
 
-    Expected folders, checks and splits are in docs/reproduce.md. Nothing is written into the
-    download.
+    Layouts, checks and splits are in docs/reproduce.md. The download is not changed. If
+    interrupted, run the same command again to resume.
 
     Args:
-        name: The dataset; l2r-abdomen gives MRI to segment and pairs to register, mm-whs pairs
-            alone.
-        source: Folder of the download, unpacked, in the dataset's own layout.
-        out: nnUNet_raw, where the prepared folder goes; by default what the variable nnUNet_raw
-            says.
-        shots: Training volumes of fold 0; the paper's if left out (amos-ct: 3, or 1 as in Table 8).
-        partial: Take what there is of a dataset, shared out in the paper's proportions.
-        weights: For mm-whs, of the alignment; none for MIND-SSC alone.
-        device: For mm-whs, of the alignment.
+        name: Dataset; l2r-abdomen gives a dataset and pairs, mm-whs only pairs.
+        source: Folder of the unpacked download.
+        out: Folder nnUNet_raw. Default: the environment variable nnUNet_raw.
+        shots: Training volumes of fold 0. Default: as in the paper (amos-ct: 3).
+        partial: Accept an incomplete download, and split it in the paper's proportions.
+        weights: Weights for aligning mm-whs, or none (MIND-SSC). Default: the bundled weights.
+        device: Device for aligning mm-whs: auto, cpu or cuda.
     """
-    # Import SimpleITK, which --help does without.
+    # Import SimpleITK here, which --help does not need.
     from nnunet_anatomix.datasets import l2r_abdomen, mm_whs
     from nnunet_anatomix.datasets.catalog import SEGMENTATION
 
     if not source.is_dir():
         raise InputError(f"--source: expected the folder of a download, found none at {source}")
     if out is None and not os.environ.get(_RAW):
-        raise InputError(f"name --out, or set {_RAW}: the folder that holds nnU-Net's datasets")
+        raise InputError(f"expected the folder of nnU-Net's raw datasets, found none; use --out, or set {_RAW}")
     out = out or Path(os.environ[_RAW])
     if name == "mm-whs":
         folder = mm_whs.prepare_pairs(source, out, partial=partial, weights=weights, device=device)

@@ -3,163 +3,234 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
+
+from pretraining.common.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from nnunet_anatomix.registration.batch import BatchSettings, PairFiles
+    from nnunet_anatomix.registration.config import RegistrationConfig
+    from nnunet_anatomix.registration.descriptors import DescriptorConfig
+    from nnunet_anatomix.registration.solvers.convexadam import ConvexAdamConfig
 
 log = logging.getLogger(__name__)
 
 Window = tuple[float, float] | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class ScanFlags:
+    """Flags of the scans to register."""
+
+    fixed: Path | None = None
+    """Fixed scan, in any format of ITK."""
+    moving: Path | None = None
+    """Moving scan."""
+    pairs: Path | None = None
+    """CSV of many pairs, with columns fixed, moving and optionally name, init, and those below."""
+    fixed_mask: Path | None = None
+    """Mask of the fixed scan, above 0 where it counts. Default: everywhere."""
+    moving_mask: Path | None = None
+    """Mask of the moving scan, above 0 where it counts. Default: everywhere."""
+    fixed_labels: Path | None = None
+    """Label map of the fixed scan, for Dice."""
+    moving_labels: Path | None = None
+    """Label map of the moving scan, for Dice, which is moved too."""
+    fixed_landmarks: Path | None = None
+    """Landmarks of the fixed scan: CSV with columns x,y,z in mm (LPS), or .fcsv of Slicer."""
+    moving_landmarks: Path | None = None
+    """Landmarks of the moving scan, the same number in the same order."""
+    fixed_clip: Window = None
+    """Intensity range of the fixed scan, such as -450 450 for CT. Default: not clipped."""
+    moving_clip: Window = None
+    """Intensity range of the moving scan. Default: not clipped."""
+
+    def pair_files(self, name: str) -> PairFiles:
+        """Return the files of the single pair."""
+        from nnunet_anatomix.registration.batch import PairFiles
+
+        if self.fixed is None or self.moving is None:
+            raise UsageError("expected scans to register; use --fixed and --moving, or --pairs CSV for many")
+        return PairFiles(name=name, fixed=self.fixed, moving=self.moving, **self._references())
+
+    def list_of_pairs(self) -> Path | None:
+        """Return the CSV of many pairs, if any."""
+        if self.pairs is not None and (self.fixed or self.moving or any(self._references().values())):
+            raise UsageError(
+                "with --pairs, scans, masks, labels and landmarks are columns of the CSV; omit their flags"
+            )
+        return self.pairs
+
+    def _references(self) -> dict[str, Path | None]:
+        return {
+            "fixed_mask": self.fixed_mask,
+            "moving_mask": self.moving_mask,
+            "fixed_labels": self.fixed_labels,
+            "moving_labels": self.moving_labels,
+            "fixed_landmarks": self.fixed_landmarks,
+            "moving_landmarks": self.moving_landmarks,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class SolverFlags:
+    """Flags of start and solver."""
+
+    solver: Literal["convexadam", "ants"] = "convexadam"
+    """Solver: convexadam, or ants (SyN on features, or mutual information with --features none)."""
+    init: str = "auto"
+    """Start: auto compares several, none uses the headers, else a transform or field file."""
+    affine: Literal["none", "rigid", "affine"] | None = None
+    """Linear alignment of the start. Default: affine with --init auto, else none."""
+    spacing: float | None = None
+    """Spacing of the working grid, mm. Default: the fixed scan's, its finest if axes differ."""
+    smoothness: float | None = None
+    """Weight of the displacement's smoothness. Default: 1.25."""
+    grid_spacing: int | None = None
+    """Spacing of the coarse search's grid, voxels. Default: 6."""
+    reach: int | None = None
+    """Greatest displacement of the coarse search, voxels of its grid. Default: 2."""
+    adam_spacing: int | None = None
+    """Spacing of the fine descent's grid, voxels. Default: 2."""
+
+    def config(self, descriptors: DescriptorConfig) -> RegistrationConfig:
+        """Return the settings of a registration."""
+        from nnunet_anatomix.registration.config import RegistrationConfig
+
+        return RegistrationConfig(
+            solver=self.solver,
+            init=self.init,
+            affine=self.affine,
+            spacing_mm=self.spacing,
+            descriptors=descriptors,
+            convexadam=self._convexadam(),
+        )
+
+    def _convexadam(self) -> ConvexAdamConfig:
+        from nnunet_anatomix.registration.solvers.convexadam import ConvexAdamConfig as Config
+
+        return Config(
+            smoothness=Config.smoothness if self.smoothness is None else self.smoothness,
+            grid_spacing=Config.grid_spacing if self.grid_spacing is None else self.grid_spacing,
+            reach=Config.reach if self.reach is None else self.reach,
+            adam_spacing=Config.adam_spacing if self.adam_spacing is None else self.adam_spacing,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DescriptorFlags:
+    """Flags of descriptors and network."""
+
+    features: str | None = None
+    """Weights, hf://owner/repo/file@revision, .json of a network, or none. Default: bundled."""
+    mind: bool = True
+    """Compare MIND-SSC as well as features."""
+    feature_weight: float | None = None
+    """Factor of the features relative to MIND-SSC. Default: 0.3."""
+    overlap: float | None = None
+    """Overlap of the network's windows, share of their side. Default: 0.5."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Precision of the network: fp32, bf16, or auto (bf16 where it is faster)."""
+    trust_code: bool = False
+    """Run code that a .json names even if it is not a torch.nn.Module, or comes from the hub."""
+    statistics: Literal["running", "own"] = "running"
+    """Statistics of batch normalization: running averages of pretraining, or those of each scan."""
+
+    def config(self, device: torch.device) -> DescriptorConfig:
+        """Return the settings of the descriptors."""
+        from nnunet_anatomix.registration.descriptors import DescriptorConfig
+        from pretraining.common.device import has_bf16_units
+
+        weight = 0.0 if self.features == "none" else self.feature_weight
+        return DescriptorConfig(
+            mind=self.mind or self.features == "none",
+            bf16=has_bf16_units(device) if self.precision == "auto" else self.precision == "bf16",
+            overlap=DescriptorConfig.overlap if self.overlap is None else self.overlap,
+            feature_weight=DescriptorConfig.feature_weight if weight is None else weight,
+        )
+
+
 def register(
     out: Path,
-    fixed: Path | None = None,
-    moving: Path | None = None,
-    pairs: Path | None = None,
-    solver: Literal["convexadam", "ants"] = "convexadam",
-    features: str | None = None,
-    mind: bool = True,
-    feature_weight: float | None = None,
-    init: str = "auto",
-    affine: Literal["none", "rigid", "affine"] | None = None,
-    fixed_mask: Path | None = None,
-    moving_mask: Path | None = None,
-    fixed_labels: Path | None = None,
-    moving_labels: Path | None = None,
-    fixed_landmarks: Path | None = None,
-    moving_landmarks: Path | None = None,
-    fixed_clip: Window = None,
-    moving_clip: Window = None,
-    spacing: float | None = None,
-    smoothness: float | None = None,
-    grid_spacing: int | None = None,
-    reach: int | None = None,
-    adam_spacing: int | None = None,
-    overlap: float | None = None,
-    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    scans: Annotated[ScanFlags, tyro.conf.arg(name="")],
+    solver: Annotated[SolverFlags, tyro.conf.arg(name="")],
+    descriptors: Annotated[DescriptorFlags, tyro.conf.arg(name="")],
     memory: str = "auto",
-    trust_code: bool = False,
-    statistics: Literal["running", "own"] = "running",
     device: Annotated[Literal["auto", "cpu", "cuda"], tyro.conf.arg(aliases=["-device"])] = "auto",
 ) -> None:
-    """Align a moving scan with a fixed one, of any modalities, grids and orientations; or many pairs from a CSV.
+    """Register a moving scan to a fixed one of any modality, grid and orientation, or many pairs.
+
+    If interrupted with --pairs, run the same command again to resume.
 
     Args:
-        out: Folder for moved scan and labels, transforms, picture and registration.json; with
-            --pairs one folder a pair below it.
-        fixed: Scan to align with, in any format of ITK's.
-        moving: Scan to align.
-        pairs: CSV with the columns fixed, moving and perhaps name, fixed_mask, moving_mask,
-            fixed_labels, moving_labels, fixed_landmarks, moving_landmarks, init; paths are relative
-            to it. Pairs already there are not registered again.
-        solver: convexadam, or ants: SyN of antspyx, on features, or on mutual information with
-            --features none.
-        features: Weights file, hf://owner/repo/file@revision, or .json of another network
-            (docs/reproduce.md); bundled ones if left out; none for MIND-SSC or mutual information
-            alone.
-        mind: Compare MIND-SSC too; --no-mind for features alone.
-        feature_weight: Factor of the features beside MIND-SSC.
-        init: auto judges several starts by descriptors, none trusts the headers, else a transform's
-            file (.mat, .tfm, .h5, or a displacement field).
-        affine: What the start may do first; affine with --init auto, none otherwise.
-        fixed_mask: What of the fixed scan counts.
-        moving_mask: What of the moving scan counts.
-        fixed_labels: Structures to measure with.
-        moving_labels: Structures to measure with, and to move.
-        fixed_landmarks: CSV with x,y,z in mm (LPS), or .fcsv of Slicer.
-        moving_landmarks: As many, in the same order.
-        fixed_clip: Intensities beyond which the scan is cut before it is compared: -450 450 for CT.
-        moving_clip: The same of the moving scan.
-        spacing: Of the working grid, mm; the fixed scan's own if left out.
-        smoothness: Weight of the displacement's smoothness.
-        grid_spacing: Of the coarse search, voxels.
-        reach: Of the coarse search, voxels of its grid.
-        adam_spacing: Of the fine descent, voxels.
-        overlap: Of the network's windows, share of their side.
-        precision: fp32, bf16, or auto: bf16 where that is faster.
-        memory: What may be used above PyTorch itself, such as 4G; most of what is free by default.
-        trust_code: Call the code that a .json names even if it is no torch.nn.Module, or the file
-            comes from the hub.
-        statistics: What batch normalization uses: the running averages of its training, or each
-            scan's own.
-        device: auto, cpu or cuda.
+        out: Folder for the results; with --pairs, one subfolder per pair.
+        scans: Scans to register.
+        solver: Start and solver.
+        descriptors: Descriptors and network.
+        memory: Memory above PyTorch's own, such as 4G. Default: most of what is free.
+        device: Device: auto, cpu or cuda.
     """
-    from nnunet_anatomix.registration.batch import Common, PairFiles, read_pairs, register_pair, register_pairs
-    from nnunet_anatomix.registration.config import RegistrationConfig
-    from nnunet_anatomix.registration.descriptors import DescriptorConfig
-    from nnunet_anatomix.registration.solvers.convexadam import ConvexAdamConfig
-    from pretraining.backbone.external import load_feature_weights
-    from pretraining.common.byte_sizes import parse_bytes
-    from pretraining.common.device import has_bf16_units, resolve_device
-    from pretraining.common.errors import UsageError
-    from pretraining.common.lock import hold_lock
+    from nnunet_anatomix.registration.batch import read_pairs, register_pairs
     from pretraining.common.outputs import try_folder
 
-    for_one_pair = {
-        "fixed_mask": fixed_mask,
-        "moving_mask": moving_mask,
-        "fixed_labels": fixed_labels,
-        "moving_labels": moving_labels,
-        "fixed_landmarks": fixed_landmarks,
-        "moving_landmarks": moving_landmarks,
-    }
-    if pairs is not None and (fixed or moving or any(for_one_pair.values())):
-        raise UsageError("with --pairs, scans, masks, labels and landmarks stand in the CSV; leave their flags out")
-    given: Path | PairFiles
-    if pairs is not None:
-        given = pairs
-    elif fixed is None or moving is None:
-        raise UsageError("name the scans with --fixed and --moving, or many of them with --pairs CSV")
-    else:
-        given = PairFiles(name=out.resolve().name, fixed=fixed, moving=moving, **for_one_pair)
-    if features == "none" and not mind and solver == "convexadam":
-        raise UsageError("--features none with --no-mind leaves nothing to compare")
+    pairs = scans.list_of_pairs()
+    pair = scans.pair_files(out.resolve().name) if pairs is None else None
+    if descriptors.features == "none" and not descriptors.mind and solver.solver == "convexadam":
+        raise UsageError("--features none with --no-mind leaves nothing to compare; omit one of them")
     try_folder(out)
-    runs_on = resolve_device(device)
-    weight = 0.0 if features == "none" else feature_weight
-    described = DescriptorConfig(
-        mind=mind or features == "none",
-        bf16=has_bf16_units(runs_on) if precision == "auto" else precision == "bf16",
-        overlap=DescriptorConfig.overlap if overlap is None else overlap,
-        feature_weight=DescriptorConfig.feature_weight if weight is None else weight,
-    )
-    solver_config = ConvexAdamConfig(
-        smoothness=ConvexAdamConfig.smoothness if smoothness is None else smoothness,
-        grid_spacing=ConvexAdamConfig.grid_spacing if grid_spacing is None else grid_spacing,
-        reach=ConvexAdamConfig.reach if reach is None else reach,
-        adam_spacing=ConvexAdamConfig.adam_spacing if adam_spacing is None else adam_spacing,
-    )
-    config = RegistrationConfig(
-        solver=solver,
-        init=init,
-        affine=affine,
-        spacing_mm=spacing,
-        descriptors=described,
-        convexadam=solver_config,
-    )
-    common = Common(
+    settings = _load_settings(scans, solver, descriptors, memory, device)
+    if pair is not None:
+        _register_one(pair, out, settings)
+    elif pairs is not None:
+        done = register_pairs(read_pairs(pairs), out, settings)
+        log.info("%d pairs registered; next: nnunet-anatomix evaluate registration %s", done, out)
+
+
+def _load_settings(
+    scans: ScanFlags,
+    solver: SolverFlags,
+    descriptors: DescriptorFlags,
+    memory: str,
+    device: Literal["auto", "cpu", "cuda"],
+) -> BatchSettings:
+    from nnunet_anatomix.registration.batch import BatchSettings
+    from pretraining.backbone.external import load_feature_weights
+    from pretraining.common.byte_sizes import parse_bytes
+    from pretraining.common.device import resolve_device
+
+    resolved = resolve_device(device)
+    described = descriptors.config(resolved)
+    weights = None
+    config = solver.config(described)
+    if described.feature_weight:
+        weights = load_feature_weights(
+            descriptors.features, trust_code=descriptors.trust_code, statistics=descriptors.statistics
+        )
+    return BatchSettings(
         config=config,
-        weights=load_feature_weights(features, trust_code=trust_code, statistics=statistics)
-        if described.feature_weight
-        else None,
-        fixed_clip=fixed_clip,
-        moving_clip=moving_clip,
+        weights=weights,
+        fixed_clip=scans.fixed_clip,
+        moving_clip=scans.moving_clip,
         memory=None if memory == "auto" else parse_bytes(memory),
-        device=runs_on,
+        device=resolved,
     )
-    if isinstance(given, Path):
-        done = register_pairs(read_pairs(given), out, common)
-        log.info("%d pairs registered; nnunet-anatomix evaluate registration %s sums them up", done, out)
-        return
+
+
+def _register_one(pair: PairFiles, out: Path, settings: BatchSettings) -> None:
+    from nnunet_anatomix.registration.batch import register_pair
+    from pretraining.common.lock import hold_lock
+
     with hold_lock(out):
-        metrics = register_pair(given, out, common)
+        metrics = register_pair(pair, out, settings)
     for name in ("dice_before", "dice"):
         if values := metrics.get(name):
             log.info(
                 "%s: %.3f, mean of %d labels", name.replace("_", " "), sum(values.values()) / len(values), len(values)
             )
-    log.info(
-        "folds: %.2f %%; all of it is in %s, to look at: %s", 100 * metrics["folded_share"], out, out / "overview.png"
-    )
+    log.info("folds: %.2f %%; results are in %s, figure: %s", 100 * metrics["folded_share"], out, out / "overview.png")

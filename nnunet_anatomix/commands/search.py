@@ -28,32 +28,28 @@ def registration_search(
     moving_clip: tuple[float, float] | None = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], tyro.conf.arg(aliases=["-device"])] = "auto",
 ) -> None:
-    """Try settings of ConvexAdam on labelled pairs: a table, the best settings, a picture; killed, it goes on.
+    """Search the settings of ConvexAdam on labelled pairs, and report the best ones.
+
+    Scans of a pair must be roughly aligned by their headers. If interrupted, run the same command
+    again to resume.
 
     Args:
-        pairs: CSV file with the header name,fixed,moving,fixed_labels,moving_labels, perhaps
-            fixed_mask and moving_mask, and a line a pair; paths are relative to the file. The scans
-            of a pair are roughly aligned by their headers already.
-        out: Folder for results.csv, summary.md, summary.csv and sweep.png; a later call may add
-            settings, pairs and methods.
-        methods: mind (MIND-SSC alone), features (with the pretrained network's beside).
+        pairs: CSV with columns fixed,moving,fixed_labels,moving_labels, optional name and masks.
+        out: Folder for results.csv, summary.md, summary.csv and sweep.png, which can be extended.
+        methods: Methods: mind (MIND-SSC alone), features (MIND-SSC and the pretrained network).
         smoothness: Weights λ of the descent's smoothness.
-        grid_spacing: Of the search's grid, voxels.
+        grid_spacing: Spacings of the search's grid, voxels.
         reach: Greatest displacements of the search, voxels of its grid.
-        adam_spacing: Of the descent's grid, voxels.
-        weights: Weights file, hf://owner/repo/file@revision, or .json of another network
-            (docs/reproduce.md); the bundled ones if left out.
-        fixed_clip: Intensities that the network sees as 0 and 1, -450 450 for CT; the least and the
-            greatest of a scan if left out.
-        moving_clip: The same of the moving scans.
-        trust_code: Call the code that a .json names even if it is no torch.nn.Module, or the file
-            comes from the hub.
-        statistics: What batch normalization uses: the running averages of its training, or each
-            scan's own.
-        device: auto, cpu or cuda.
+        adam_spacing: Spacings of the descent's grid, voxels.
+        weights: Weights, hf://owner/repo/file@revision or .json of a network. Default: bundled.
+        fixed_clip: Intensities of fixed scans, -450 450 for CT. Default: minimum and maximum.
+        moving_clip: Intensities of moving scans. Default: minimum and maximum.
+        trust_code: Run code that a .json names even if not a torch.nn.Module, or from the hub.
+        statistics: Statistics of batch normalization: running averages, or those of each scan.
+        device: Device: auto, cpu or cuda.
     """
     grid = SearchGrid(smoothness=smoothness, grid_spacing=grid_spacing, reach=reach, adam_spacing=adam_spacing)
-    # Imports torch, which --help does without.
+    # Import torch here, which --help does not need.
     from dataclasses import replace
 
     from nnunet_anatomix.registration.descriptors import DescriptorConfig
@@ -65,17 +61,17 @@ def registration_search(
     from pretraining.common.outputs import try_folder
 
     if not methods:
-        raise UsageError("no methods to compare; name mind, features or both")
-    found = read_search_pairs(pairs, fixed_clip=fixed_clip, moving_clip=moving_clip)
+        raise UsageError("--methods: expected mind, features or both, found none")
+    search_pairs = read_search_pairs(pairs, fixed_clip=fixed_clip, moving_clip=moving_clip)
     try_folder(out)
-    runs_on = resolve_device(device)
+    resolved = resolve_device(device)
     net = (
-        load_feature_weights(weights, trust_code=trust_code, statistics=statistics).network().to(runs_on)
+        load_feature_weights(weights, trust_code=trust_code, statistics=statistics).network().to(resolved)
         if "features" in methods
         else None
     )
-    chosen: dict[str, DescriptorConfig] = {
-        name: replace(METHODS[name], bf16=has_bf16_units(runs_on)) for name in methods
+    configs: dict[str, DescriptorConfig] = {
+        name: replace(METHODS[name], bf16=has_bf16_units(resolved)) for name in methods
     }
-    table = grid_search(found, out, grid, net=net, methods=chosen, device=runs_on)
-    log.info("%s\nall of it is in %s", table, out)
+    table = grid_search(search_pairs, out, grid, net=net, methods=configs, device=resolved)
+    log.info("%s\nresults are in %s", table, out)

@@ -1,1 +1,1 @@
-"""The public datasets of the paper (Table 8), brought from their own layout into nnU-Net's raw format."""
+"""Conversion of the paper's public datasets (Table 8) to nnU-Net's raw format."""

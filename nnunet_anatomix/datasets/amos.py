@@ -1,13 +1,14 @@
-"""AMOS-CT: fifteen abdominal organs in CT, AMOS: multi-modality abdominal multi-organ segmentation challenge 2022.
+"""AMOS-CT: fifteen abdominal organs in CT (AMOS challenge 2022).
 
 Expected download (``amos22.zip``, unpacked)::
 
-    imagesTr/amos_0001.nii.gz, labelsTr/amos_0001.nii.gz, ...    200 CT (and 40 MRI, numbers from 500 on, which are left out)
-    imagesVa/amos_0008.nii.gz, labelsVa/amos_0008.nii.gz, ...    100 CT (and 20 MRI)
+    imagesTr/amos_0001.nii.gz, labelsTr/amos_0001.nii.gz, ...    200 CT and 40 MRI
+    imagesVa/amos_0008.nii.gz, labelsVa/amos_0008.nii.gz, ...    100 CT and 20 MRI
 
-As in the paper, the public validation scans are the test, and the training scans are shared out 180
-/ 20; how, it does not say: here at random, seed 0. Table 1 says 3 fine-tuning volumes, Table 8 says
-1: ``--shots`` takes either, and 3 is the default.
+MRI, which have numbers from 500 on, are ignored. As in the paper, the public validation scans are
+the test set, and the training scans are split 180 / 20. The paper does not describe this split;
+here it is random with seed 0. Table 1 lists 3 fine-tuning volumes, Table 8 lists 1: ``--shots``
+accepts either, and 3 is the default.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from nnunet_anatomix.datasets.layout import (
     Counts,
     Parts,
     SourceCase,
-    drawn_parts,
     files_by_case,
     labelled_cases,
     require_count,
     require_folder,
+    split_randomly,
 )
 from nnunet_anatomix.datasets.raw_dataset import SegmentationDataset
 from pretraining.common.errors import InputError
@@ -41,14 +42,15 @@ def _find(source: Path, partial: bool) -> Parts:
         require_count(scans, expected, f"CT scans in images{part}", title=_TITLE, partial=partial)
         return scans
 
-    ours, test = cases("Tr", _COUNTS.training + _COUNTS.validation), cases("Va", _COUNTS.test)
-    if len(ours) < 2:
+    train, test = cases("Tr", _COUNTS.training + _COUNTS.validation), cases("Va", _COUNTS.test)
+    if len(train) < 2:
         raise InputError(
-            f"{_TITLE}: expected at least 2 CT scans in imagesTr, to train and to validate on, found {len(ours)}"
+            f"{_TITLE}: expected at least 2 CT scans in imagesTr, for training and validation, found {len(train)}; "
+            "download more"
         )
-    validation = _COUNTS.validation if len(ours) == 200 else max(1, len(ours) // 10)
-    # The last part of the drawing is of no scans: the test has scans of its own.
-    parts = drawn_parts(ours, Counts(training=len(ours) - validation, validation=validation, test=0))
+    validation = _COUNTS.validation if len(train) == 200 else max(1, len(train) // 10)
+    # The test set has its own scans, so none is drawn.
+    parts = split_randomly(train, Counts(training=len(train) - validation, validation=validation, test=0))
     return Parts(training=parts.training, validation=parts.validation, test=test)
 
 

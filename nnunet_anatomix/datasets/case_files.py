@@ -1,4 +1,4 @@
-"""One case of a download: read, checked, and written as nnU-Net and our registration want it."""
+"""Conversion of one case of a download: read, check and write image and label."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from pretraining.imaging.writing import write_image
 log = logging.getLogger(__name__)
 
 ENDING = ".nii.gz"
-_APART_VOXELS = 1.0
-"""Greatest distance of an image's and a label's corners that still is a rounded header, no other
-place.
-"""
+_MAX_CORNER_DISTANCE = 1.0
+"""Maximum distance of the corners of image and label that counts as a rounded header, voxels."""
 
 
 def convert_case(case: SourceCase, image_out: Path, label_out: Path, values: Mapping[int, int], title: str) -> None:
-    """Check a case and write both files, the label last; what is there already stays.
+    """Check a case and write both files, the label last; existing files are kept.
 
     Args:
-        image_out, label_out: ``.nii.gz`` files.
-        values: Value in the download → value to write; other values are refused.
-        title: Of the dataset, for messages.
+        case: Case of the download.
+        image_out: ``.nii.gz`` file for the image.
+        label_out: ``.nii.gz`` file for the label.
+        values: Value in the download → value to write; other values are an error.
+        title: Title of the dataset, for messages.
 
     Raises:
-        InputError: For unreadable, damaged or constant scans, labels of another size, place or
-            value.
+        InputError: If the scan is unreadable, damaged or constant, or the label has another size,
+            position or value.
     """
     if image_out.is_file() and label_out.is_file():
         return
@@ -46,40 +46,48 @@ def convert_case(case: SourceCase, image_out: Path, label_out: Path, values: Map
     label = read_label(case.label, scan, values, title)
     if case.image.name.endswith(ENDING):
         with atomic_write(image_out) as partial:
-            shutil.copyfile(case.image, partial)  # as it is, and faster than compressing again
+            shutil.copyfile(case.image, partial)  # faster than compressing again
     else:
         write_image(image_out, image)
     write_image(label_out, label)
 
 
 def read_label(path: Path, scan: sitk.Image, values: Mapping[int, int], title: str) -> sitk.Image:
-    """A label map as uint8 with the values and the header to write.
+    """Read a label map as uint8, with the values and the header to write.
 
     Args:
-        scan: Whose grid the labels must lie on; where their header differs by rounding alone, the
-            scan's is taken.
+        path: File.
+        scan: Scan whose grid the labels must share; if the headers differ by rounding only, that of
+            the scan is used.
         values: Value in the file → value to write.
+        title: Title of the dataset, for messages.
+
+    Returns:
+        The label map on the grid of the scan.
 
     Raises:
-        InputError: For another size or place, fractions, or values that are not named.
+        InputError: If size or position differ, or there are fractions or unknown values.
     """
     role = f"{title}, {path.name}"
     image = read_image(path, role)
     if image.GetNumberOfComponentsPerPixel() != 1 or image.GetSize() != scan.GetSize():
         raise InputError(
-            f"{role}: expected labels of {scan.GetSize()} voxels as the scan, found {image.GetSize()}; download both again"
+            f"{role}: expected labels of {scan.GetSize()} voxels, as the scan has, found {image.GetSize()}; "
+            "download both again"
         )
     if not same_grid(image, scan):
-        if (apart := corner_distance_vox(image, scan)) > _APART_VOXELS:
+        if (distance := corner_distance_vox(image, scan)) > _MAX_CORNER_DISTANCE:
             raise InputError(
-                f"{role}: its header puts it {apart:.1f} voxels off its scan, expected one grid for both; download again"
+                f"{role}: expected the same grid as the scan, found a header {distance:.1f} voxels off; "
+                "download both again"
             )
-        log.info("%s: its header differs from the scan's by up to %.2f voxels; the scan's is taken", role, apart)
+        log.info("%s: header differs from the scan's by up to %.2f voxels; using the scan's", role, distance)
     found = sitk.GetArrayFromImage(image)
     present = np.unique(found)
     if unknown := [f"{value:g}" for value in present if value not in values]:
         raise InputError(
-            f"{role}: holds the values {unknown[:5]}, expected {sorted(values)}; is this another version of the dataset?"
+            f"{role}: expected the values {sorted(values)}, found {unknown[:5]}; "
+            "check that this is the right version of the dataset"
         )
     written = np.zeros(found.shape, np.uint8)
     for value in present:

@@ -1,4 +1,4 @@
-"""All datasets that can be prepared, by the name that the command line has for them."""
+"""Segmentation datasets that can be prepared, by their names on the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder belongs to one preparation: started again it goes on, and another one is refused."""
+"""Claim of a folder for one preparation, which the same preparation can resume."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ PREPARATION_FILE = "preparation.json"
 
 @contextmanager
 def claim_folder(folder: Path, preparation: dict[str, Any]) -> Iterator[None]:
-    """Make ``folder`` that of this preparation, and keep other processes out of it meanwhile.
+    """Lock a folder for one preparation.
 
     Args:
-        folder: To write into; made if missing.
-        preparation: Content that distinguishes it from other preparations; JSON types only.
+        folder: Folder to write into, created if missing.
+        preparation: JSON values that identify the preparation.
 
     Raises:
-        InputError: If the folder holds another preparation, or anything else.
+        InputError: If the folder holds another preparation, or other files.
         InUse: If another process writes into the folder.
     """
     with hold_lock(folder):
@@ -43,15 +43,18 @@ def _claim(folder: Path, preparation: dict[str, Any]) -> None:
                 key for key in before.keys() | preparation.keys() if before.get(key) != preparation.get(key)
             )
             raise InputError(
-                f"{folder} holds another preparation (other {', '.join(different)}); name another --out, or move it away"
+                f"{folder} holds another preparation (different {', '.join(different)}), expected the same; "
+                "use another --out, or move the folder away"
             )
     elif not is_vacant(folder):
-        raise InputError(f"{folder} holds something that was not prepared here; name another --out, or move it away")
+        raise InputError(
+            f"{folder} holds files that were not prepared by this command, expected an empty folder; "
+            "use another --out, or move the folder away"
+        )
     else:
         write_text(path, text)
 
 
 def files_digest(files: Iterable[Path]) -> str:
-    """Changes with the names and sizes of files."""
-    said = [[path.name, path.stat().st_size] for path in sorted(files)]
-    return fingerprint(said)
+    """Return a digest of the names and sizes of files."""
+    return fingerprint([[path.name, path.stat().st_size] for path in sorted(files)])

@@ -1,12 +1,12 @@
-"""FeTA: seven tissues of the fetal brain in reconstructed T2 MRI, Fetal Tissue Annotation challenge (FeTA 2.x).
+"""FeTA: seven tissues of the fetal brain in reconstructed T2 MRI (FeTA challenge 2.x).
 
 Expected download::
 
-    sub-001/anat/sub-001_rec-mial_T2w.nii.gz     sub-041 to sub-080 have rec-irtk in place of rec-mial
+    sub-001/anat/sub-001_rec-mial_T2w.nii.gz     from sub-041 to sub-080 rec-irtk, not rec-mial
     sub-001/anat/sub-001_rec-mial_dseg.nii.gz    labels, 0 to 7
 
 The paper's 40 / 20 / 20 are the 80 subjects of the first release; later subjects (FeTA 2022 has
-120) are left out. How the paper draws is not said: here at random, seed 0.
+120) are ignored. The paper does not describe the split; here it is random with seed 0.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pathlib import Path
 from nnunet_anatomix.datasets.layout import (
     Counts,
     Parts,
-    drawn_parts,
     files_by_case,
     labelled_cases,
     require_count,
     require_folder,
+    split_randomly,
 )
 from nnunet_anatomix.datasets.raw_dataset import SegmentationDataset
 
@@ -38,11 +38,11 @@ def _find(source: Path, partial: bool) -> Parts:
     found = labelled_cases(*files, title=_TITLE)
     cases = [case for case in found if int(case.name.removeprefix("sub-")) <= _LAST_SUBJECT]
     if later := len(found) - len(cases):
-        log.info("%s: %d subjects after sub-%03d are left out, as in the paper", _TITLE, later, _LAST_SUBJECT)
+        log.info("%s: %d subjects after sub-%03d are ignored, as in the paper", _TITLE, later, _LAST_SUBJECT)
     require_count(
         cases, _COUNTS.total, "subjects sub-NNN/anat/*_T2w.nii.gz with *_dseg.nii.gz", title=_TITLE, partial=partial
     )
-    return drawn_parts(cases, _COUNTS)
+    return split_randomly(cases, _COUNTS)
 
 
 FETA = SegmentationDataset(

@@ -1,15 +1,16 @@
-"""Learn2Reg AbdomenMRCT: MRI and CT of the abdomen with four organs, for segmentation of MRI and for registration.
+"""Learn2Reg AbdomenMRCT: MRI and CT of the abdomen with labels of four organs.
 
 Expected download (``AbdomenMRCT.zip``, unpacked)::
 
-    imagesTr/AbdomenMRCT_0001_0000.nii.gz     MRI; _0001 in place of _0000: CT
-    labelsTr/AbdomenMRCT_0001_0000.nii.gz     0 to 4, of all that is labelled
-    masksTr/AbdomenMRCT_0001_0000.nii.gz      what counts, for the pairs
+    imagesTr/AbdomenMRCT_0001_0000.nii.gz     MRI; with _0001 in place of _0000, CT
+    labelsTr/AbdomenMRCT_0001_0000.nii.gz     labels, 0 to 4, of labelled scans
+    masksTr/AbdomenMRCT_0001_0000.nii.gz      masks of the pairs
 
-Segmentation (L2RAb-MRI): all labelled MRI, paired or not, 24 / 12 / 12; how the paper draws is not
-said: here at random, seed 0. Registration: the eight numbers of which there are both, MRI onto CT;
-1 pair to tune on and 7 to test. Which one, the paper does not say: here the first. The labels are
-those of Learn2Reg; ``imagesTs`` has none and is not used.
+Segmentation (L2RAb-MRI) uses all labelled MRI, paired or not, split 24 / 12 / 12. The paper does
+not describe the split; here it is random with seed 0. Registration uses the eight numbers with both
+MRI and CT, MRI to CT: 1 pair for tuning and 7 for testing. The paper does not name the pair for
+tuning; here it is the first. The labels are those of Learn2Reg; ``imagesTs`` has none and is not
+used.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from nnunet_anatomix.datasets.layout import (
     Counts,
     Parts,
     SourceCase,
-    drawn_parts,
     files_by_case,
     labelled_cases,
     require_count,
     require_folder,
+    split_randomly,
 )
 from nnunet_anatomix.datasets.raw_dataset import SegmentationDataset
 from nnunet_anatomix.datasets.registration_pairs import PairRow, PairSettings, write_pairs
@@ -45,10 +46,10 @@ _ORGANS = ("liver", "spleen", "right_kidney", "left_kidney")
 CT_WINDOW_HU = (-450.0, 450.0)
 
 FOLDER = "Registration_L2RAbdomenMRCT"
-"""Below ``nnUNet_raw``, which nnU-Net does not take for a dataset."""
+"""Folder in ``nnUNet_raw``, with a name that nnU-Net does not list as a dataset."""
 
 
-def _files(source: Path, kind: str, modality: str) -> dict[str, Path]:
+def _find_files(source: Path, kind: str, modality: str) -> dict[str, Path]:
     return files_by_case(
         require_folder(source, f"{kind}Tr", title=_TITLE), rf"(?P<case>AbdomenMRCT_\d+)_{modality}\.nii\.gz"
     )
@@ -56,10 +57,10 @@ def _files(source: Path, kind: str, modality: str) -> dict[str, Path]:
 
 def _find(source: Path, partial: bool) -> Parts:
     cases = labelled_cases(
-        _files(source, "images", _MRI), _files(source, "labels", _MRI), title=_TITLE, unlabelled=True
+        _find_files(source, "images", _MRI), _find_files(source, "labels", _MRI), title=_TITLE, unlabelled=True
     )
     require_count(cases, _COUNTS.total, "labelled MRI", title=_TITLE, partial=partial)
-    return drawn_parts(cases, _COUNTS)
+    return split_randomly(cases, _COUNTS)
 
 
 L2R_ABDOMEN_MRI = SegmentationDataset(
@@ -78,21 +79,26 @@ L2R_ABDOMEN_MRI = SegmentationDataset(
 
 
 def prepare_pairs(source: Path, out: Path, *, partial: bool = False) -> Path:
-    """Write the pairs, their labels and masks below ``out``; killed, it goes on.
+    """Write the pairs with labels and masks; the same call resumes an interrupted one.
+
+    Args:
+        source: Folder of the download.
+        out: ``nnUNet_raw``, in which the folder is created.
+        partial: Accept an incomplete download.
 
     Returns:
-        The folder of the pairs.
+        Folder of the pairs.
 
     Raises:
-        InputError: For a download that is not as expected, or a folder of something else.
+        InputError: If the download has another layout, or the folder holds something else.
     """
     masks = (
-        {modality: _files(source, "masks", modality) for modality in (_MRI, _CT)}
+        {modality: _find_files(source, "masks", modality) for modality in (_MRI, _CT)}
         if (source / "masksTr").is_dir()
         else {}
     )
-    images = {modality: _files(source, "images", modality) for modality in (_MRI, _CT)}
-    labels = {modality: _files(source, "labels", modality) for modality in (_MRI, _CT)}
+    images = {modality: _find_files(source, "images", modality) for modality in (_MRI, _CT)}
+    labels = {modality: _find_files(source, "labels", modality) for modality in (_MRI, _CT)}
     names = sorted(images[_MRI].keys() & images[_CT].keys() & labels[_MRI].keys() & labels[_CT].keys())
     pairs = {
         name: {
@@ -111,12 +117,14 @@ def prepare_pairs(source: Path, out: Path, *, partial: bool = False) -> Path:
     )
     if len(pairs) <= _TUNING_PAIRS:
         raise InputError(
-            f"{_TITLE}: expected at least {_TUNING_PAIRS + 1} labelled pairs, to tune and to test on, found {len(pairs)}"
+            f"{_TITLE}: expected at least {_TUNING_PAIRS + 1} labelled pairs, for tuning and testing, "
+            f"found {len(pairs)}; download more"
         )
     cases = [case for pair in pairs.values() for case in pair.values()]
     if unmasked := [case.image.name for case in cases if masks and case.mask is None]:
         raise InputError(
-            f"{_TITLE}: {len(unmasked)} scans of pairs have no mask in masksTr, the first is {unmasked[0]}; download again"
+            f"{_TITLE}: expected a mask in masksTr for each scan of a pair, found none for {len(unmasked)} scans, "
+            f"the first is {unmasked[0]}; download again"
         )
     folder = out / FOLDER
     files = files_digest(
@@ -134,14 +142,14 @@ def prepare_pairs(source: Path, out: Path, *, partial: bool = False) -> Path:
             )
             if case.mask:
                 _convert_mask(case, case.mask, folder / "masks" / f"{case.name}{ENDING}")
-        rows = [_row(name, pair) for name, pair in pairs.items()]
+        rows = [_pair_row(name, pair) for name, pair in pairs.items()]
         write_pairs(
             folder, PairSettings(name=_TITLE, fixed_clip=CT_WINDOW_HU), rows[:_TUNING_PAIRS], rows[_TUNING_PAIRS:]
         )
     return folder
 
 
-def _row(name: str, pair: dict[str, SourceCase]) -> PairRow:
+def _pair_row(name: str, pair: dict[str, SourceCase]) -> PairRow:
     def paths(kind: str) -> dict[str, str]:
         return {role: f"{kind}/{pair[modality].name}{ENDING}" for role, modality in (("fixed", _CT), ("moving", _MRI))}
 
@@ -165,7 +173,7 @@ def _convert_mask(case: SourceCase, path: Path, out: Path) -> None:
     scan = read_image(case.image, role)
     if mask.GetSize() != scan.GetSize():
         raise InputError(
-            f"{role}: expected {scan.GetSize()} voxels as its scan, found {mask.GetSize()}; download both again"
+            f"{role}: expected {scan.GetSize()} voxels, as its scan has, found {mask.GetSize()}; download both again"
         )
     written = sitk.GetImageFromArray((sitk.GetArrayViewFromImage(mask) > 0).astype(np.uint8))
     written.CopyInformation(scan)

@@ -1,4 +1,4 @@
-"""What a downloaded dataset must hold: files found by their names, counted, and shared out as in Table 8."""
+"""Layout of a download: find files by name, check their number, split them as in Table 8."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class SourceCase:
     """One labelled scan of a download."""
 
     name: str
-    """In the prepared dataset."""
+    """Name in the prepared dataset."""
     image: Path
     label: Path
     mask: Path | None = None
@@ -25,7 +25,7 @@ class SourceCase:
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """The cases of a dataset, by what they are for."""
+    """Cases of a dataset for training, validation and test."""
 
     training: list[SourceCase]
     validation: list[SourceCase]
@@ -34,52 +34,64 @@ class Parts:
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """Volumes of each part (Table 8)."""
+    """Numbers of volumes of each part (Table 8)."""
 
     training: int
-    """Of full supervision; the few that are fine-tuned on are among them."""
+    """Volumes for full supervision, including the few for fine-tuning."""
     validation: int
     test: int
 
     @property
     def total(self) -> int:
-        """Of all parts."""
+        """Number of volumes of all parts."""
         return self.training + self.validation + self.test
 
-    def of(self, found: int) -> Counts:
-        """Shares for another number of cases, in the same proportions, at least one a part."""
+    def scaled_to(self, found: int) -> Counts:
+        """Return counts for another number of cases in the same proportions, at least 1 each."""
         validation, test = (max(1, round(found * part / self.total)) for part in (self.validation, self.test))
         if (training := found - validation - test) < 1:
-            raise InputError(f"expected at least 3 labelled scans to share out, found {found}")
+            raise InputError(f"expected at least 3 labelled scans to split, found {found}; download more")
         return Counts(training=training, validation=validation, test=test)
 
 
 def require_folder(source: Path, *parts: str, title: str) -> Path:
-    """``source`` with ``parts`` below it.
+    """Return a folder of the download.
+
+    Args:
+        source: Folder of the download.
+        *parts: Subfolders.
+        title: Title of the dataset, for messages.
+
+    Returns:
+        The folder.
 
     Raises:
-        InputError: If that is no folder; the message says what is there instead.
+        InputError: If it does not exist; the message lists what exists.
     """
     folder = source.joinpath(*parts)
     if not folder.is_dir():
-        there = (
+        found = (
             sorted(path.name for path in source.iterdir() if not path.name.startswith("."))[:8]
             if source.is_dir()
             else "no folder"
         )
-        wanted = "/".join(parts) or "with the download"
+        expected = "/".join(parts) or "with the download"
         raise InputError(
-            f"{title}: expected a folder {wanted} in {source}, found {there}; docs/reproduce.md shows the layout"
+            f"{title}: expected a folder {expected} in {source}, found {found}; docs/reproduce.md shows the layout"
         )
     return folder
 
 
 def files_by_case(folder: Path, pattern: str) -> dict[str, Path]:
-    """Case → file, for files below ``folder`` whose path matches; hidden ones, which some archives bring, are left out.
+    """Find files whose path matches a pattern; hidden files, which some archives hold, are ignored.
 
     Args:
-        pattern: Of the path relative to ``folder``, with ``/`` between folders and a group
-            ``case``.
+        folder: Folder to search, with its subfolders.
+        pattern: Regular expression of the path relative to ``folder``, with ``/`` between folders
+            and a group ``case``.
+
+    Returns:
+        Case → file.
     """
     expression = re.compile(pattern)
     found = {}
@@ -96,16 +108,20 @@ def files_by_case(folder: Path, pattern: str) -> dict[str, Path]:
 def labelled_cases(
     images: Mapping[str, Path], labels: Mapping[str, Path], *, title: str, prefix: str = "", unlabelled: bool = False
 ) -> list[SourceCase]:
-    """Images and labels that belong together, in the order of their names.
+    """Match images with labels, in the order of their names.
 
     Args:
-        images, labels: Case → file.
-        title: Of the dataset, for messages.
-        prefix: Of the cases' names in the prepared dataset.
-        unlabelled: Whether images without labels may be left out in silence.
+        images: Case → image file.
+        labels: Case → label file.
+        title: Title of the dataset, for messages.
+        prefix: Prefix of the names in the prepared dataset.
+        unlabelled: Ignore images without labels.
+
+    Returns:
+        All labelled cases.
 
     Raises:
-        InputError: Naming the first case that lacks its image or its label.
+        InputError: If an image or a label is missing; the message names the first case.
     """
     if without := [] if unlabelled else sorted(images.keys() - labels.keys()):
         raise InputError(
@@ -119,25 +135,29 @@ def labelled_cases(
 
 
 def require_count(cases: Sequence[SourceCase], expected: int, what: str, *, title: str, partial: bool) -> None:
-    """Refuse a download with fewer or more cases than the paper had, unless a part of it was asked for."""
+    """Check that there are as many cases as in the paper, or at least one if ``partial``."""
     if len(cases) != expected and not (partial and cases):
         raise InputError(
-            f"{title}: expected {expected} {what}, found {len(cases)}; complete the download, or say --partial to share out what is there"
+            f"{title}: expected {expected} {what}, found {len(cases)}; "
+            "complete the download, or use --partial to split the available ones"
         )
 
 
-def drawn_parts(cases: Sequence[SourceCase], counts: Counts, seed: int = 0) -> Parts:
-    """Cases shared out at random, the same way every time.
+def split_randomly(cases: Sequence[SourceCase], counts: Counts, seed: int = 0) -> Parts:
+    """Split cases at random, reproducibly.
 
     Args:
-        cases: Different names; their order doesn't matter.
-        counts: Of the parts; made to fit where there are more or fewer cases.
-        seed: Of the drawing.
+        cases: Cases with different names, in any order.
+        counts: Numbers per part, scaled if there are more or fewer cases.
+        seed: Seed of the split.
+
+    Returns:
+        The parts, each sorted by name.
     """
-    counts = counts if counts.total == len(cases) else counts.of(len(cases))
+    counts = counts if counts.total == len(cases) else counts.scaled_to(len(cases))
     ordered = sorted(cases, key=lambda case: case.name)
-    drawn = [ordered[index] for index in np.random.default_rng(seed).permutation(len(ordered))]
+    shuffled = [ordered[index] for index in np.random.default_rng(seed).permutation(len(ordered))]
     ends = counts.training, counts.training + counts.validation
-    parts = drawn[: ends[0]], drawn[ends[0] : ends[1]], drawn[ends[1] :]
+    parts = shuffled[: ends[0]], shuffled[ends[0] : ends[1]], shuffled[ends[1] :]
     training, validation, test = (sorted(part, key=lambda case: case.name) for part in parts)
     return Parts(training=training, validation=validation, test=test)

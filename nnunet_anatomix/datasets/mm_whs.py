@@ -1,15 +1,16 @@
-"""MM-WHS: CT and MRI of hearts of different people, brought to one space and paired for registration (App. B.4.4).
+"""MM-WHS: CT and MRI of hearts of different people, aligned and paired (App. B.4.4).
 
-Expected download (the training archives of the Multi-Modality Whole Heart Segmentation challenge 2017, unpacked side by side)::
+Expected download (the training archives of the Multi-Modality Whole Heart Segmentation challenge
+2017, unpacked next to each other)::
 
     ct_train/ct_train_1001_image.nii.gz, ct_train_1001_label.nii.gz, ...    20 CT
     mr_train/mr_train_1001_image.nii.gz, mr_train_1001_label.nii.gz, ...    20 MRI
 
-As in the paper the first CT, on a grid of 160×160×128 voxels of 1.142×1.142×1.283 mm, sets the
-space. Other than there, all scans are aligned straight to it, by our own affine stage on
-descriptors, and not through a mean of the CT nor by the labels of the MRI. Scans become pairs by
-their order, MRI onto CT: 5 to tune on and 15 to test; the paper does not name its pairs. Its
-additional labels (descending aorta, spine) are not public.
+As in the paper, the first CT on a grid of 160×160×128 voxels of 1.142×1.142×1.283 mm defines the
+space. Unlike the paper, all scans are aligned to it directly, by our affine stage on descriptors,
+rather than through a mean CT and the labels of the MRI. Scans are paired in their order, MRI to CT:
+5 pairs for tuning and 15 for testing; the paper does not name its pairs. Its additional labels
+(descending aorta, spine) are not public.
 """
 
 from __future__ import annotations
@@ -38,16 +39,18 @@ _TITLE = "MM-WHS"
 _SCANS, _TUNING_PAIRS = 20, 5
 _SIZE, _SPACING_MM = (160, 160, 128), (1.142, 1.142, 1.283)
 VALUES = {0: 0, 500: 1, 600: 2, 420: 3, 550: 4, 205: 5, 820: 6, 850: 7, 421: 3}
-"""Left ventricle, right ventricle, left atrium, right atrium, myocardium, ascending aorta,
-pulmonary artery; 421 is a slip for 420.
+"""Value in the download → label.
+
+Left ventricle, right ventricle, left atrium, right atrium, myocardium, ascending aorta, pulmonary
+artery; 421 is a typo of 420 in the dataset.
 """
 CT_WINDOW_HU = (-450.0, 450.0)
 
 FOLDER = "Registration_MMWHS"
-"""Below ``nnUNet_raw``, which nnU-Net does not take for a dataset."""
+"""Folder in ``nnUNet_raw``, with a name that nnU-Net does not list as a dataset."""
 
 
-def _cases(source: Path, modality: str, partial: bool) -> list[SourceCase]:
+def _find_cases(source: Path, modality: str, partial: bool) -> list[SourceCase]:
     folder = require_folder(source, f"{modality}_train", title=_TITLE)
     files = [
         files_by_case(folder, rf"(?:.*/)?(?P<case>{modality}_train_\d+)_{kind}\.nii\.gz") for kind in ("image", "label")
@@ -65,35 +68,37 @@ def prepare_pairs(
     weights: str | None = None,
     device: Literal["auto", "cpu", "cuda"] = "cpu",
 ) -> Path:
-    """Align all scans and write the pairs below ``out``; killed, it goes on.
+    """Align all scans and write the pairs; the same call resumes an interrupted one.
 
     Args:
-        partial: Take as many as there are.
-        weights, device: Of the alignment, see
-            :func:`nnunet_anatomix.registration.atlas.align.align_scans`; ``none`` for MIND-SSC
-            alone.
+        source: Folder of the download.
+        out: ``nnUNet_raw``, in which the folder is created.
+        partial: Accept an incomplete download.
+        weights: Weights for the alignment; ``none`` for MIND-SSC alone. Default: the bundled ones.
+        device: Device of the network.
 
     Returns:
-        The folder of the pairs.
+        Folder of the pairs.
 
     Raises:
-        InputError: For a download that is not as expected, or a folder of something else.
-        CommandFailed: If a scan can't be aligned; the others are, and stay.
+        InputError: If the download has another layout, or the folder holds something else.
+        CommandFailed: If a scan cannot be aligned; the alignments of the others are kept.
     """
-    cases = {modality: _cases(source, modality, partial) for modality in ("ct", "mr")}
+    cases = {modality: _find_cases(source, modality, partial) for modality in ("ct", "mr")}
     pairs = list(zip(cases["ct"], cases["mr"], strict=False))
     tuning = _TUNING_PAIRS if len(pairs) == _SCANS else max(1, len(pairs) * _TUNING_PAIRS // _SCANS)
     if len(pairs) <= tuning:
         raise InputError(
-            f"{_TITLE}: expected at least 2 CT and 2 MRI, to tune and to test on, found {len(pairs)} pairs"
+            f"{_TITLE}: expected at least 2 CT and 2 MRI, for tuning and testing, found {len(pairs)} pairs; "
+            "download more"
         )
     folder = out / FOLDER
-    everything = [case for of_modality in cases.values() for case in of_modality]
-    files = files_digest(path for case in everything for path in (case.image, case.label))
+    all_cases = [case for of_modality in cases.values() for case in of_modality]
+    files = files_digest(path for case in all_cases for path in (case.image, case.label))
     with claim_folder(
         folder, {"dataset": "mm-whs", "partial": partial, "weights": weights or "bundled", "files": files}
     ):
-        for case in everything:
+        for case in all_cases:
             _convert_label(case, folder / "own_labels" / f"{case.name}{ENDING}")
         reference = folder / f"reference{ENDING}"
         if not reference.is_file():
@@ -106,9 +111,9 @@ def prepare_pairs(
         write_csv(folder / "scans.csv", ["name", "scan", "labels", "group", "clip"], scans)
         aligned = folder / "aligned"
         _align(folder / "scans.csv", aligned, reference, weights, device)
-        for case in everything:
+        for case in all_cases:
             _write_mask(case, aligned, reference, folder / "masks" / f"{case.name}{ENDING}")
-        rows = [_row(fixed.name, moving.name) for fixed, moving in pairs]
+        rows = [_pair_row(fixed.name, moving.name) for fixed, moving in pairs]
         write_pairs(folder, PairSettings(name=_TITLE, fixed_clip=CT_WINDOW_HU), rows[:tuning], rows[tuning:])
     return folder
 
@@ -116,22 +121,20 @@ def prepare_pairs(
 def _align(scans: Path, out: Path, reference: Path, weights: str | None, device: str) -> None:
     """Align all scans to the reference; an interrupted alignment resumes."""
     runs_on = resolve_device(device)
-    with_features = weights != "none"
+    features = weights != "none"
     align_scans(
         read_atlas_scans(scans),
         out,
         atlas=reference,
         atlas_clip=CT_WINDOW_HU,
-        config=DescriptorConfig(bf16=has_bf16_units(runs_on))
-        if with_features
-        else DescriptorConfig(feature_weight=0.0),
-        weights=load_feature_weights(weights) if with_features else None,
+        config=DescriptorConfig(bf16=has_bf16_units(runs_on)) if features else DescriptorConfig(feature_weight=0.0),
+        weights=load_feature_weights(weights) if features else None,
         device=runs_on,
     )
 
 
 def reference_grid(first: sitk.Image) -> sitk.Image:
-    """The first CT on the paper's grid about its own centre; beyond the scan lies air."""
+    """Resample the first CT to the paper's grid about its centre, with air beyond the scan."""
     direction = np.array(first.GetDirection()).reshape(3, 3)
     centre = np.array(first.TransformContinuousIndexToPhysicalPoint([(side - 1) / 2 for side in first.GetSize()]))
     origin = centre - direction @ ((np.array(_SIZE) - 1) / 2 * _SPACING_MM)
@@ -146,17 +149,17 @@ def _convert_label(case: SourceCase, out: Path) -> None:
 
 
 def _write_mask(case: SourceCase, aligned: Path, reference: Path, out: Path) -> None:
-    """Where the aligned scan is known: its field of view, which differs from scan to scan."""
+    """Write the field of view of an aligned scan as a mask."""
     if out.is_file():
         return
     scan, grid = sitk.ReadImage(str(case.image)), sitk.ReadImage(str(reference))
-    everywhere = sitk.Image(scan.GetSize(), sitk.sitkUInt8) + 1
-    everywhere.CopyInformation(scan)
+    ones = sitk.Image(scan.GetSize(), sitk.sitkUInt8) + 1
+    ones.CopyInformation(scan)
     transform = sitk.ReadTransform(str(aligned / f"{case.name}_affine.tfm"))
-    write_image(out, sitk.Resample(everywhere, grid, transform, sitk.sitkNearestNeighbor, 0.0))
+    write_image(out, sitk.Resample(ones, grid, transform, sitk.sitkNearestNeighbor, 0.0))
 
 
-def _row(fixed: str, moving: str) -> PairRow:
+def _pair_row(fixed: str, moving: str) -> PairRow:
     return PairRow(
         name=f"{moving}_on_{fixed}",
         fixed=f"aligned/{fixed}_aligned{ENDING}",

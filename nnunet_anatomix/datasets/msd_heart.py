@@ -5,8 +5,8 @@ Expected download (``Task02_Heart.tar``, unpacked)::
     Task02_Heart/imagesTr/la_003.nii.gz, ...   20 scans
     Task02_Heart/labelsTr/la_003.nii.gz, ...   their labels, 0 and 1
 
-The paper resplits the 20 public labelled scans, 6 / 10 / 4, and does not say how: here at random,
-seed 0. ``imagesTs``, which has no labels, is not used.
+The paper splits the 20 public labelled scans 6 / 10 / 4 and does not describe how; here the split
+is random with seed 0. ``imagesTs``, which has no labels, is not used.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pathlib import Path
 from nnunet_anatomix.datasets.layout import (
     Counts,
     Parts,
-    drawn_parts,
     files_by_case,
     labelled_cases,
     require_count,
     require_folder,
+    split_randomly,
 )
 from nnunet_anatomix.datasets.raw_dataset import SegmentationDataset
 
@@ -35,7 +35,7 @@ def _find(source: Path, partial: bool) -> Parts:
     ]
     cases = labelled_cases(*files, title=_TITLE)
     require_count(cases, _COUNTS.total, "labelled scans", title=_TITLE, partial=partial)
-    return drawn_parts(cases, _COUNTS)
+    return split_randomly(cases, _COUNTS)
 
 
 MSD_HEART = SegmentationDataset(

@@ -1,12 +1,12 @@
-"""neurite-oasis: 35 structures of the adult brain in T1 MRI, preprocessed OASIS-1 (Table 6; source of Table 1's transfer learning).
+"""neurite-oasis: 35 structures of the adult brain in T1 MRI (Table 6, and transfer in Table 1).
 
 Expected download (``neurite-oasis.v1.0.tar``, unpacked)::
 
     OASIS_OAS1_0001_MR1/aligned_norm.nii.gz     414 subjects
     OASIS_OAS1_0001_MR1/aligned_seg35.nii.gz    labels, 0 to 35
 
-The paper names neither the parts nor which of the images: here the affinely aligned ones, 314 / 50
-/ 50 at random, seed 0.
+The paper describes neither the split nor which version of the images it uses; here the affinely
+aligned ones are split 314 / 50 / 50 at random with seed 0.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pathlib import Path
 from nnunet_anatomix.datasets.layout import (
     Counts,
     Parts,
-    drawn_parts,
     files_by_case,
     labelled_cases,
     require_count,
     require_folder,
+    split_randomly,
 )
 from nnunet_anatomix.datasets.raw_dataset import SegmentationDataset
 
@@ -36,7 +36,7 @@ def _find(source: Path, partial: bool) -> Parts:
     require_count(
         cases, _COUNTS.total, "subjects OASIS_OAS1_NNNN_MR1/aligned_norm.nii.gz", title=_TITLE, partial=partial
     )
-    return drawn_parts(cases, _COUNTS)
+    return split_randomly(cases, _COUNTS)
 
 
 NEURITE_OASIS = SegmentationDataset(

@@ -1,13 +1,13 @@
-"""PROMISE12: prostate in T2 MRI, MICCAI Grand Challenge: Prostate MR Image Segmentation 2012.
+"""PROMISE12: prostate in T2 MRI (MICCAI challenge Prostate MR Image Segmentation 2012).
 
-Expected download (the three archives of the public release, unpacked side by side)::
+Expected download (the three archives of the public release, unpacked next to each other)::
 
-    training_data/Case00.mhd, Case00.raw, Case00_segmentation.mhd, ...             50 scans: training
-    test_data/Case00.mhd, Case00_segmentation.mhd, ...                             30 scans: test
-    livechallenge_test_data/Case00.mhd, Case00_segmentation.mhd, ...               20 scans: validation
+    training_data/Case00.mhd, Case00.raw, Case00_segmentation.mhd, ...     50 scans: training
+    test_data/Case00.mhd, Case00_segmentation.mhd, ...                     30 scans: test
+    livechallenge_test_data/Case00.mhd, Case00_segmentation.mhd, ...       20 scans: validation
 
-The parts are the paper's (App. B.5). Folders may lie deeper. Case numbers begin anew in each, so
-names get the part in front.
+The parts are those of the paper (App. B.5). Files may be in subfolders. Case numbers start from 0
+in each part, so names are prefixed with the part.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _COUNTS = Counts(training=50, validation=20, test=30)
 
 def _find(source: Path, partial: bool) -> Parts:
     def cases(folder: str, expected: int) -> list[SourceCase]:
-        place = require_folder(source, folder, title=_TITLE)
+        root = require_folder(source, folder, title=_TITLE)
         images, labels = (
-            files_by_case(place, rf"(?:.*/)?(?P<case>Case\d+){ending}\.mhd") for ending in ("", "_segmentation")
+            files_by_case(root, rf"(?:.*/)?(?P<case>Case\d+){ending}\.mhd") for ending in ("", "_segmentation")
         )
         found = labelled_cases(images, labels, title=f"{_TITLE}, {folder}", prefix=f"{folder.split('_')[0]}_")
         require_count(found, expected, f"scans in {folder}", title=_TITLE, partial=partial)

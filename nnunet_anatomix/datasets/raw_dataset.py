@@ -1,10 +1,10 @@
-"""A download as a raw dataset of nnU-Net's, with the parts of Table 8.
+"""Conversion of a download to a raw dataset of nnU-Net, with the parts of Table 8.
 
 DatasetXXX_NAME/imagesTr, labelsTr   training and validation
 DatasetXXX_NAME/imagesTs, labelsTs   test
-DatasetXXX_NAME/splits_final.json    fold 0 trains on the few, fold 1 on all of training; both validate on validation
-DatasetXXX_NAME/preparation.json     from what it was made
-DatasetXXX_NAME/dataset.json         written last: the dataset is complete
+DatasetXXX_NAME/splits_final.json    fold 0 trains on the few shots, fold 1 on all training cases
+DatasetXXX_NAME/preparation.json     inputs of the preparation
+DatasetXXX_NAME/dataset.json         written last, marks a complete dataset
 """
 
 from __future__ import annotations
@@ -32,71 +32,68 @@ class SegmentationDataset:
     """One of the paper's datasets for segmentation (Table 8)."""
 
     key: str
-    """On the command line."""
+    """Name on the command line."""
     title: str
-    """As the paper calls it."""
+    """Name in the paper."""
     number: int
-    """Of nnU-Net's folder."""
+    """Number in nnU-Net's folder name."""
     name: str
-    """Of nnU-Net's folder."""
+    """Name in nnU-Net's folder name."""
     modality: str
-    """``MRI``, or ``CT``, which nnU-Net scales otherwise."""
+    """``MRI`` or ``CT``, which nnU-Net normalizes differently."""
     labels: tuple[str, ...]
-    """Structures 1, 2, ..."""
+    """Names of the labels 1, 2, ..."""
     counts: Counts
     shots: tuple[int, ...]
-    """Numbers of volumes that the paper fine-tunes on; the first is the default."""
+    """Numbers of fine-tuning volumes in the paper; the first is the default."""
     crop: int
     """Side of the paper's training crops, voxels."""
     spacing_mm: tuple[float, float, float]
-    """Of the paper's training grid, slices last."""
+    """Spacing of the paper's training grid, slices last."""
     find: Callable[[Path, bool], Parts]
-    """Download, and whether a part of it will do → its cases."""
+    """Function of the download's folder, and whether it may be incomplete, that finds all cases."""
     batch: int = 4
-    """Crops a step."""
+    """Crops per step."""
     values: Mapping[int, int] | None = None
-    """Value in the download → label; None where they agree."""
+    """Value in the download → label. Default: equal."""
 
     @property
     def folder(self) -> str:
-        """Below ``nnUNet_raw``."""
+        """Name of the folder in ``nnUNet_raw``."""
         return f"Dataset{self.number:03d}_{self.name}"
 
     def prepare(self, source: Path, out: Path, *, shots: int | None = None, partial: bool = False) -> Path:
-        """Write the dataset below ``out``; killed, it goes on, and nothing is ever written into ``source``.
+        """Write the dataset; the same call resumes an interrupted one.
 
         Args:
-            source: The user's download.
-            out: ``nnUNet_raw``.
-            shots: Training volumes of fold 0; left out, the paper's.
-            partial: Take what there is, in the proportions of Table 8, in place of all that the
-                paper had.
+            source: Folder of the download, which is not changed.
+            out: ``nnUNet_raw``, in which the folder is created.
+            shots: Training volumes of fold 0. Default: as in the paper.
+            partial: Accept an incomplete download, and split it in the proportions of Table 8.
 
         Returns:
-            The dataset's folder.
+            Folder of the dataset.
 
         Raises:
-            InputError: For a download that is not as expected, or a folder of something else.
+            InputError: If the download has another layout, or the folder holds something else.
         """
         parts = self.find(source, partial)
         shots = self.shots[0] if shots is None else shots
         if not 1 <= shots <= len(parts.training):
             raise InputError(
-                f"{self.title}: expected from 1 to {len(parts.training)} shots, its training volumes, found {shots}"
+                f"--shots: expected 1 to {len(parts.training)}, the training volumes of {self.title}, found {shots}"
             )
         folder = out / self.folder
         if folder.resolve().is_relative_to(source.resolve()):
-            raise InputError(
-                f"--out {out} lies in the download {source}, which nothing is written into; name another folder"
-            )
-        everything = [*parts.training, *parts.validation, *parts.test]
-        files = files_digest(path for case in everything for path in (case.image, case.label))
+            raise InputError(f"--out: expected a folder outside the download {source}, found {out}; use another folder")
+        cases = [*parts.training, *parts.validation, *parts.test]
+        files = files_digest(path for case in cases for path in (case.image, case.label))
         with claim_folder(folder, {"dataset": self.key, "shots": shots, "partial": partial, "files": files}):
             values = self.values or {value: value for value in range(len(self.labels) + 1)}
             jobs = [
                 (case, part)
-                for part, cases in (("Tr", [*parts.training, *parts.validation]), ("Ts", parts.test))
-                for case in cases
+                for part, of_part in (("Tr", [*parts.training, *parts.validation]), ("Ts", parts.test))
+                for case in of_part
             ]
             for case, part in tqdm(jobs, desc=self.key, unit="case", disable=None):
                 image, label = (
@@ -104,8 +101,8 @@ class SegmentationDataset:
                     folder / f"labels{part}" / f"{case.name}{ENDING}",
                 )
                 convert_case(case, image, label, values, self.title)
-            write_text(folder / SPLITS_FILE, json.dumps(_folds(parts, shots), indent=1) + "\n")
-            write_text(folder / "dataset.json", json.dumps(self._description(parts), indent=1) + "\n")
+            write_text(folder / SPLITS_FILE, json.dumps(_make_folds(parts, shots), indent=1) + "\n")
+            write_text(folder / "dataset.json", json.dumps(self._dataset_json(parts), indent=1) + "\n")
             numbers = (len(parts.training), len(parts.validation), len(parts.test))
             log.info(
                 "%s: %d training, %d validation and %d test volumes; fold 0 trains on %d of them",
@@ -115,7 +112,7 @@ class SegmentationDataset:
             )
         return folder
 
-    def _description(self, parts: Parts) -> dict[str, object]:
+    def _dataset_json(self, parts: Parts) -> dict[str, object]:
         return {
             "name": self.title,
             "channel_names": {"0": self.modality},
@@ -125,7 +122,7 @@ class SegmentationDataset:
         }
 
 
-def _folds(parts: Parts, shots: int) -> list[dict[str, list[str]]]:
+def _make_folds(parts: Parts, shots: int) -> list[dict[str, list[str]]]:
     training, validation = ([case.name for case in part] for part in (parts.training, parts.validation))
     (few,) = draw_folds(training, shots, seed=0)
     return [{"train": few["train"], "val": validation}, {"train": training, "val": validation}]

@@ -1,8 +1,8 @@
-"""Pairs of scans as ``register --pairs`` and ``search --pairs`` read them, in parts for tuning and for testing.
+"""Folders of pairs for ``register --pairs`` and ``search --pairs``, for tuning and testing.
 
 Registration_NAME/images, labels, masks
-Registration_NAME/validation.csv, test.csv     the pairs
-Registration_NAME/pairs.json                   intensity windows and start, written last: the pairs are complete
+Registration_NAME/validation.csv, test.csv     pairs for tuning and for testing
+Registration_NAME/pairs.json                   settings, written last, marks a complete folder
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ PARTS = ("validation", "test")
 
 @dataclass(frozen=True, kw_only=True)
 class PairSettings:
-    """What all pairs of a folder share."""
+    """Settings that all pairs of a folder share."""
 
     name: str
     fixed_clip: tuple[float, float] | None = None
-    """Intensities beyond which the fixed scans are cut."""
+    """Intensity range to which fixed scans are clipped."""
     moving_clip: tuple[float, float] | None = None
+    """Intensity range to which moving scans are clipped."""
     init: str = "none"
-    """Of ``register``: pairs that lie on each other already start from their headers."""
+    """Flag ``--init`` of ``register``; none for pairs that are aligned already."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class PairRow:
 
 
 def write_pairs(folder: Path, settings: PairSettings, validation: Sequence[PairRow], test: Sequence[PairRow]) -> None:
-    """Write both CSV files and, last, the settings; each whole or not at all."""
+    """Write both CSV files and then the settings, each atomically."""
     for part, rows in zip(PARTS, (validation, test), strict=True):
         columns = [name for name in PairRow.__dataclass_fields__ if any(getattr(row, name) for row in rows)]
         write_csv(folder / f"{part}.csv", columns, ([getattr(row, name) for name in columns] for row in rows))
@@ -55,13 +56,20 @@ def write_pairs(folder: Path, settings: PairSettings, validation: Sequence[PairR
 
 
 def read_pair_settings(folder: Path) -> PairSettings:
-    """The settings of a prepared folder.
+    """Read the settings of a prepared folder.
+
+    Args:
+        folder: Folder of pairs.
+
+    Returns:
+        The settings.
 
     Raises:
-        InputError: If it was not prepared to its end.
+        InputError: If the preparation is incomplete.
     """
     if missing := [name for name in (*(f"{part}.csv" for part in PARTS), PAIRS_FILE) if not (folder / name).is_file()]:
         raise InputError(
-            f"{folder} has no {', '.join(missing)}; expected pairs as nnunet-anatomix prepare writes them (docs/reproduce.md)"
+            f"{folder}: expected {', '.join(missing)}, found none; "
+            "create the pairs with nnunet-anatomix prepare (docs/reproduce.md)"
         )
     return read_json(PairSettings, folder / PAIRS_FILE)

@@ -1,4 +1,4 @@
-"""One pair or many: files in, a folder for each pair out. A pair that fails doesn't stop the rest; what is done is not done again."""
+"""Registration of one or many pairs of files; failed pairs do not stop the rest."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class PairFiles:
-    """Files of one pair; all but the scans may be left out."""
+    """Files of one pair; only the scans are required."""
 
     name: str
     fixed: Path
@@ -47,10 +47,17 @@ class PairFiles:
 
 
 def read_pairs(path: Path) -> list[PairFiles]:
-    """Read a CSV with the columns of :class:`PairFiles`; ``name`` may be missing, paths are relative to the CSV's folder.
+    """Read a list of pairs.
+
+    Args:
+        path: CSV file with the columns of :class:`PairFiles`. Only ``fixed`` and ``moving`` are
+            required; paths are relative to its folder.
+
+    Returns:
+        One entry per row.
 
     Raises:
-        InputError: As by :func:`~nnunet_anatomix.registration.lists.read_list`.
+        InputError: As in :func:`~nnunet_anatomix.registration.lists.read_list`.
     """
     optional = [one.name for one in fields(PairFiles) if one.name not in ("name", "fixed", "moving")]
     rows = read_list(path, "pairs", required=("fixed", "moving"), optional=optional, unnamed=pair_name)
@@ -60,8 +67,8 @@ def read_pairs(path: Path) -> list[PairFiles]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Common:
-    """What all pairs of a batch share."""
+class BatchSettings:
+    """Settings that all pairs of a batch share."""
 
     config: RegistrationConfig
     weights: FeatureWeights | None
@@ -75,24 +82,32 @@ class Common:
         check_window(self.moving_clip, "--moving-clip")
 
     def fingerprint(self, pair: PairFiles) -> str:
-        """Changes whenever a pair would have to be registered anew."""
+        """Return a digest that changes whenever a pair must be registered again."""
         files = {
             name: file_state(file)
             for name, file in {"start": Path(self.config.init), **asdict(pair)}.items()
             if isinstance(file, Path) and file.is_file()
         }
         sha256 = self.weights.sha256 if self.weights and self.config.descriptors.feature_weight else None
-        said = [asdict(self.config), sha256, self.fixed_clip, self.moving_clip, files]
-        return fingerprint(said)
+        return fingerprint([asdict(self.config), sha256, self.fixed_clip, self.moving_clip, files])
 
 
-def register_pair(pair: PairFiles, out: Path, common: Common, *, progress: bool = True) -> dict:
-    """Register one pair of files into ``out``; the metrics.
+def register_pair(pair: PairFiles, out: Path, settings: BatchSettings, *, progress: bool = True) -> dict:
+    """Register one pair of files, and write the result into a folder.
+
+    Args:
+        pair: Files of the pair.
+        out: Folder for the result.
+        settings: Settings of the batch.
+        progress: Show progress bars.
+
+    Returns:
+        The metrics.
 
     Raises:
-        InputError: For files that don't serve; nothing is written then.
+        InputError: If a file cannot be used; nothing is written then.
     """
-    fingerprint = common.fingerprint(pair)
+    fingerprint = settings.fingerprint(pair)
     fixed, moving = (
         validate_scan(read_image(path, role), role) for path, role in ((pair.fixed, "fixed"), (pair.moving, "moving"))
     )
@@ -110,23 +125,24 @@ def register_pair(pair: PairFiles, out: Path, common: Common, *, progress: bool 
     fixed_points_mm, moving_points_mm = (
         read_landmarks(path) if path else None for path in (pair.fixed_landmarks, pair.moving_landmarks)
     )
-    given = [found for found in (fixed_points_mm, moving_points_mm) if found is not None]
-    if len(given) == 1 or (given and given[0].shape != given[1].shape):
+    counts = [0 if points is None else len(points) for points in (fixed_points_mm, moving_points_mm)]
+    if counts[0] != counts[1]:
         raise InputError(
-            f"landmarks: expected as many in the fixed as in the moving scan, found {[len(found) for found in given]}"
+            f"landmarks: expected as many in the fixed as in the moving scan, found {counts[0]} and {counts[1]}; "
+            "list the same points in the same order for both"
         )
-    config = common.config if pair.init is None else replace(common.config, init=str(pair.init))
+    config = settings.config if pair.init is None else replace(settings.config, init=str(pair.init))
     registration = register(
         fixed,
         moving,
         config=config,
-        weights=common.weights,
+        weights=settings.weights,
         fixed_mask=fixed_mask,
         moving_mask=moving_mask,
-        fixed_clip=common.fixed_clip,
-        moving_clip=common.moving_clip,
-        memory=common.memory,
-        device=common.device,
+        fixed_clip=settings.fixed_clip,
+        moving_clip=settings.moving_clip,
+        memory=settings.memory,
+        device=settings.device,
         progress=progress,
     )
     metrics = measure(
@@ -137,7 +153,7 @@ def register_pair(pair: PairFiles, out: Path, common: Common, *, progress: bool 
         moving_points_mm=moving_points_mm,
     )
     if one_sided := metrics.get("one_sided_labels"):
-        log.info("labels that only one scan has, left out of Dice: %s", one_sided)
+        log.info("labels of only one scan, excluded from Dice: %s", one_sided)
     files = {key: str(value) for key, value in asdict(pair).items() if value is not None}
     write_registration(
         out, registration, metrics, pair=pair.name, moving_labels=moving_labels, fingerprint=fingerprint, files=files
@@ -148,7 +164,7 @@ def register_pair(pair: PairFiles, out: Path, common: Common, *, progress: bool 
 def register_pairs(
     pairs: Sequence[PairFiles],
     out: Path,
-    common: Common,
+    settings: BatchSettings,
     *,
     progress: bool = True,
     run: Callable[..., dict] = register_pair,
@@ -156,46 +172,45 @@ def register_pairs(
     """Register many pairs, each into a folder of its name below ``out``.
 
     Args:
-        pairs: Of different names.
+        pairs: Pairs with different names.
         out: Folder of the batch. Its ``failed.csv`` lists the pairs that failed, and why.
-        common: Settings of all pairs.
+        settings: Settings of all pairs.
         progress: Show progress bars.
-        run: Registers one pair.
+        run: Function that registers one pair.
 
     Returns:
-        How many pairs were registered now; the others were already there, with the same files and
-        settings.
+        Number of pairs registered by this call; the others were already finished with the same
+        files and settings.
 
     Raises:
-        CommandFailed: After all others, if some pairs failed.
+        CommandFailed: If some pairs failed, after all others were registered.
         InUse: If another process writes into ``out``.
-        Interrupted: As soon as this process is asked to stop; the same call resumes with the pair
-            in hand.
+        Interrupted: If this process is asked to stop; the same call resumes with the current pair.
     """
 
-    def forget(pair: PairFiles, why: str) -> None:
-        # Without a result of its present files, a pair must not count as registered. A name may be
-        # too long for any file.
+    def remove_report(pair: PairFiles, why: str) -> None:
+        # A result of earlier files must not count as a result of the present ones. The error to
+        # ignore is a name that is too long for a file.
         with suppress(OSError):
             (out / pair.name / REGISTRATION_FILE).unlink()
 
     with hold_lock(out):
         outcome = run_batch(
             {pair.name: pair for pair in pairs},
-            lambda pair: run(pair, out / pair.name, common, progress=progress),
+            lambda pair: run(pair, out / pair.name, settings, progress=progress),
             noun="pair",
-            is_done=lambda pair: _is_done(out / pair.name, common, pair),
+            is_done=lambda pair: _is_done(out / pair.name, settings, pair),
             failures=out,
-            on_failure=forget,
+            on_failure=remove_report,
         )
     outcome.require_all("pairs", see=out / FAILURES)
     return outcome.done
 
 
-def _is_done(folder: Path, common: Common, pair: PairFiles) -> bool:
+def _is_done(folder: Path, settings: BatchSettings, pair: PairFiles) -> bool:
     try:
         return json.loads((folder / REGISTRATION_FILE).read_text(encoding="utf-8"))[
             "fingerprint"
-        ] == common.fingerprint(pair)
+        ] == settings.fingerprint(pair)
     except (OSError, ValueError, KeyError, TypeError):
         return False

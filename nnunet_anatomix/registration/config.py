@@ -14,45 +14,35 @@ from pretraining.imaging.limits import check_spacing
 
 @dataclass(frozen=True, kw_only=True)
 class RegistrationConfig:
-    """How to register."""
+    """Settings of one registration."""
 
     solver: Literal["convexadam", "ants"] = "convexadam"
-    """``convexadam``, or ``ants``: SyN on feature channels, or on mutual information where features
-    have no weight.
-    """
+    """Solver: convexadam, or ants (SyN on features; on mutual information if their weight is 0)."""
     init: str = "auto"
-    """``auto`` judges several starts, ``none`` trusts the headers, anything else names a
-    transform's file.
-    """
+    """Initial transform: auto compares several, none trusts the headers, else a transform file."""
     affine: Stage | None = None
-    """What the start may do to agree better; left out, ``affine`` with ``auto`` and ``none``
-    otherwise.
-    """
+    """Linear alignment of the start. Default: affine with init auto, else none."""
     spacing_mm: float | None = None
-    """Of the working grid; left out, the fixed scan's own if its axes are alike, else its finest.
-
-    """
+    """Spacing of the working grid, mm. Default: the fixed scan's, its finest if axes differ."""
     descriptors: DescriptorConfig = field(default_factory=DescriptorConfig)
-    """What is compared."""
+    """Descriptors that the solver compares."""
     convexadam: ConvexAdamConfig = field(default_factory=ConvexAdamConfig)
-    """Settings of that solver."""
+    """Settings of the solver convexadam."""
     ants: AntsConfig = field(default_factory=AntsConfig)
-    """Settings of that solver."""
+    """Settings of the solver ants."""
 
     def __post_init__(self) -> None:
         check_spacing(self.spacing_mm, "spacing of the working grid")
 
     @property
     def stage(self) -> Stage:
-        """What the start may do."""
+        """Linear alignment of the start, with the default resolved."""
         return self.affine or ("affine" if self.init == "auto" else "none")
 
     @property
     def method(self) -> str:
-        """Its name in tables."""
+        """Name of the method in tables."""
         weight, mind = self.descriptors.feature_weight, self.descriptors.mind
         if self.solver == "ants":
             return "ants-features" if weight else "ants-mi"
-        return "convexadam-" + "+".join(
-            name for name, takes_part in (("mind", mind), ("features", weight)) if takes_part
-        )
+        return "convexadam-" + "+".join(name for name, included in (("mind", mind), ("features", weight)) if included)

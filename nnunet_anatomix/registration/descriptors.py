@@ -1,4 +1,4 @@
-"""What the solver compares: MIND-SSC beside the features of the pretrained network, of both scans on one grid (App. B.4.2)."""
+"""Descriptors for registration: MIND-SSC and features of the pretrained network (App. B.4.2)."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ from pretraining.imaging.mind import pooled_mind_ssc
 
 log = logging.getLogger(__name__)
 
-_LEAST_FOREGROUND = 0.02
-"""Share of the known voxels."""
+_MIN_FOREGROUND = 0.02
+"""Minimum share of foreground among the known voxels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DescriptorConfig:
-    """Which descriptors, and how much each counts."""
+    """Selection and weights of the descriptors."""
 
     mind: bool = True
-    """Whether MIND-SSC (radius 1, dilation 2; 12 channels) takes part."""
+    """Include MIND-SSC (radius 1, dilation 2; 12 channels)."""
     feature_weight: float = 0.3
-    """Factor of the features, after they were scaled; 0 leaves the network out."""
+    """Factor of the standardized features; 0 excludes the network."""
     channels: int | None = None
-    """At most so many channels in all, by principal components of both scans' descriptors; None
-    keeps them as they are.
-    """
+    """Maximum number of channels, by principal components of both scans. Default: no limit."""
     side: int = 128
-    """Of the network's windows, voxels."""
+    """Side of the network's windows, voxels."""
     overlap: float = 0.5
-    """Of neighbouring windows, share of their side; .8 in the paper."""
+    """Overlap of neighbouring windows, share of their side; 0.8 in the paper."""
     bf16: bool = False
-    """Whether the network computes in bf16."""
+    """Run the network in bfloat16."""
 
     def __post_init__(self) -> None:
         if not self.mind and self.feature_weight == 0:
-            raise InputError("nothing to compare: let MIND-SSC take part, or give the features a weight")
+            raise InputError(
+                "descriptors: expected MIND-SSC or features, found neither; enable mind, or set feature_weight above 0"
+            )
         check_not_negative(feature_weight=self.feature_weight)
         check_within("[0, 1)", overlap=self.overlap)
         check_count(side=self.side, channels=self.channels)
 
     def count(self, net: FeatureNetwork | None) -> int:
-        """Channels before any reduction."""
+        """Return the number of channels before any reduction."""
         return (MIND_CHANNELS if self.mind else 0) + (net.config.out_channels if net and self.feature_weight else 0)
 
 
@@ -62,10 +62,9 @@ class Scan:
 
     Attributes:
         image: (X, Y, Z) float32.
-        known: (X, Y, Z) in {0, 1}, where something is known of it: inside its mask and its field of
-            view; None for everywhere.
-        clip: Intensities beyond which the scan is cut, and which the network sees as 0 and 1; None
-            for the least and the greatest.
+        known: (X, Y, Z) in {0, 1}, 1 inside the mask and the field of view; None for everywhere.
+        clip: Intensity range to which the scan is clipped, seen by the network as 0 and 1; None
+            for its minimum and maximum.
     """
 
     image: Tensor
@@ -83,25 +82,26 @@ def descriptors(
     net: FeatureNetwork | None = None,
     progress: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Describe two scans alike.
+    """Compute the descriptors of two scans.
 
     Args:
-        fixed, moving: On one grid.
-        config: Which descriptors.
-        pool: Descriptors are averaged over cubes of this side, voxels; at full resolution they are
-            never held.
-        net: In evaluation mode, on the device to compute on; not needed where features have no
+        fixed: Fixed scan.
+        moving: Moving scan on the same grid.
+        config: Selection and weights.
+        pool: Side of the cubes over which descriptors are averaged, voxels. They are never held at
+            full resolution.
+        net: Network in evaluation mode, on the device to compute on; not needed if features have no
             weight.
-        progress: Whether to show a bar.
+        progress: Show a progress bar.
 
     Returns:
-        (C, X // pool, Y // pool, Z // pool) float32 each, MIND-SSC first.
+        Two tensors (C, X // pool, Y // pool, Z // pool) float32, MIND-SSC first.
 
     Notes:
-        Every channel of the features is centred and scaled to unit standard deviation over the
-        foreground (Otsu), in each scan by itself: what a modality adds to a channel everywhere says
-        nothing about anatomy. Outside a mask the nearest voxel inside is repeated, as in
-        ConvexAdam's masked variant, so that the mask's border is no edge.
+        Every feature channel is standardized over the foreground (Otsu) of each scan: a constant
+        offset that a modality adds to a channel carries no anatomy. Outside a mask the nearest
+        voxel inside is repeated, as in ConvexAdam's masked variant, so that the border of the mask
+        is not an edge.
     """
     fixed_described, moving_described = (
         describe(scan, config, pool=pool, net=net, progress=progress) for scan in (fixed, moving)
@@ -115,15 +115,15 @@ def descriptors(
 def describe(
     scan: Scan, config: DescriptorConfig, *, pool: int, net: FeatureNetwork | None = None, progress: bool = False
 ) -> Tensor:
-    """Describe one scan: :func:`descriptors` before any reduction of channels."""
-    scan = _filled(_clipped(scan))
+    """Compute the descriptors of one scan, as :func:`descriptors` without reduction of channels."""
+    scan = _fill_unknown(_clip_intensities(scan))
     features = None
     if config.feature_weight:
         if net is None:
-            raise ValueError("features have a weight, but there is no network to make them")
+            raise ValueError("feature_weight is above 0, expected a network, found none")
         # Run the network first, while little else is held: it has the highest peak memory.
-        features = _features(scan, net, config, pool, progress)
-    # Channels last in memory, as the solver reads them.
+        features = _standardized_features(scan, net, config, pool, progress)
+    # Channels are last in memory, as the solver reads them.
     described = scan.image.new_empty((*(side // pool for side in scan.image.shape), config.count(net))).movedim(-1, 0)
     if features is not None:
         described[-len(features) :] = features
@@ -134,24 +134,30 @@ def describe(
 
 
 def reduce_features(fixed: Tensor, moving: Tensor, channels: int) -> tuple[Tensor, Tensor]:
-    """The ``channels`` principal components of both; differences keep as much of their length as that many channels can hold.
+    """Project both scans' descriptors onto their joint principal components.
+
+    The components keep as much of the squared differences as that many channels can.
 
     Args:
-        fixed, moving: (C, X, Y, Z) each.
+        fixed: (C, X, Y, Z) descriptors of the fixed scan.
+        moving: (C, X, Y, Z) descriptors of the moving scan.
+        channels: Number of components.
 
     Returns:
-        (channels, X, Y, Z) each.
+        Two tensors (channels, X, Y, Z).
     """
-    both = (fixed.flatten(1), moving.flatten(1))
-    voxels = sum(values.shape[1] for values in both)
-    mean = torch.add(*(values.sum(1, dtype=torch.float64) for values in both)) / voxels
-    second = torch.add(*((values @ values.T).double() for values in both)) / voxels
-    axes = torch.linalg.eigh(second - mean[:, None] * mean).eigenvectors[:, -channels:].flip(1).float()
-    on_axes = [axes.T @ values for values in both]
-    return on_axes[0].view(channels, *fixed.shape[1:]), on_axes[1].view(channels, *moving.shape[1:])
+    flat = (fixed.flatten(1), moving.flatten(1))
+    voxels = sum(values.shape[1] for values in flat)
+    mean = torch.add(*(values.sum(1, dtype=torch.float64) for values in flat)) / voxels
+    second_moment = torch.add(*((values @ values.T).double() for values in flat)) / voxels
+    axes = torch.linalg.eigh(second_moment - mean[:, None] * mean).eigenvectors[:, -channels:].flip(1).float()
+    projected = [axes.T @ values for values in flat]
+    return projected[0].view(channels, *fixed.shape[1:]), projected[1].view(channels, *moving.shape[1:])
 
 
-def _features(scan: Scan, net: FeatureNetwork, config: DescriptorConfig, pool: int, progress: bool) -> Tensor:
+def _standardized_features(
+    scan: Scan, net: FeatureNetwork, config: DescriptorConfig, pool: int, progress: bool
+) -> Tensor:
     features = sliding_window_features(
         net,
         scan.image,
@@ -162,7 +168,7 @@ def _features(scan: Scan, net: FeatureNetwork, config: DescriptorConfig, pool: i
         pool=pool,
         progress=progress,
     )
-    inside = functional.avg_pool3d(_foreground(scan)[None], pool)[0] > 0.5
+    inside = functional.avg_pool3d(_find_foreground(scan)[None], pool)[0] > 0.5
     std, mean = torch.std_mean(features[:, inside], dim=1)
     shape = (-1, 1, 1, 1)
     return features.sub_(mean.view(shape)).mul_(
@@ -170,20 +176,20 @@ def _features(scan: Scan, net: FeatureNetwork, config: DescriptorConfig, pool: i
     )
 
 
-def _foreground(scan: Scan) -> Tensor:
-    """(X, Y, Z) in {0, 1}: what is known and brighter than Otsu's threshold; all that is known, if that leaves next to nothing."""
+def _find_foreground(scan: Scan) -> Tensor:
+    """Mark known voxels above the Otsu threshold, (X, Y, Z) in {0, 1}; all known if too few."""
     values = scan.image
     known = torch.ones_like(values) if scan.known is None else scan.known.float()
     bright = known * (values > threshold_otsu(values[known > 0].cpu().numpy()))
-    return bright if bright.sum() > _LEAST_FOREGROUND * known.sum() else known
+    return bright if bright.sum() > _MIN_FOREGROUND * known.sum() else known
 
 
-def _clipped(scan: Scan) -> Scan:
+def _clip_intensities(scan: Scan) -> Scan:
     return replace(scan, image=scan.image.clamp(*scan.clip)) if scan.clip else scan
 
 
-def _filled(scan: Scan) -> Scan:
-    """The scan with the nearest known voxel's value wherever nothing is known."""
+def _fill_unknown(scan: Scan) -> Scan:
+    """Give unknown voxels the value of the nearest known voxel."""
     if scan.known is None or bool(scan.known.all()):
         return scan
     unknown = (scan.known == 0).cpu().numpy()

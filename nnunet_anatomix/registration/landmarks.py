@@ -1,4 +1,4 @@
-"""Landmark files: 3D Slicer's Markups CSV, or a plain CSV of points in LPS, mm."""
+"""Landmark files: 3D Slicer's .fcsv, or a plain CSV of points in LPS, mm."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pretraining.common.errors import InputError
 
 
 def read_landmarks(path: Path) -> np.ndarray:
-    """Read points of a scan.
+    """Read landmarks of a scan.
 
     Args:
-        path: A CSV file whose header names x, y and z (among others), in ITK's physical space (LPS,
-            mm); or Slicer's ``.fcsv``, whose header says whether it is LPS or RAS.
+        path: CSV file whose header has the columns x, y and z (among others), in ITK's physical
+            space (LPS, mm); or Slicer's ``.fcsv``, whose header states LPS or RAS.
 
     Returns:
         (N, 3), LPS, mm.
 
     Raises:
-        InputError: If the file can't be read, or is none of these; it names the line.
+        InputError: If the file cannot be read, or has another format; the message names the line.
     """
     try:
         lines = [
@@ -30,57 +30,61 @@ def read_landmarks(path: Path) -> np.ndarray:
             if line.strip()
         ]
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} can't be read as text: {error}; name a CSV or .fcsv file of landmarks") from None
+        raise InputError(f"{path} cannot be read as text: {error}; pass a CSV or .fcsv file of landmarks") from None
     if path.suffix.lower() == ".fcsv":
-        lines, columns, signs = _slicers(path, lines)
+        lines, columns, signs = _parse_fcsv(path, lines)
     else:
         number, header = lines[0] if lines else (1, "")
-        lines, columns, signs = lines[1:], _columns(path, number, header), (1, 1, 1)
+        lines, columns, signs = lines[1:], _find_columns(path, number, header), (1, 1, 1)
     if not lines:
-        raise InputError(f"{path} holds no landmarks, expected a line of numbers for each")
-    return np.array([_point(path, number, line, columns) for number, line in lines]) * signs
+        raise InputError(f"{path} holds no landmarks, expected one line of numbers per landmark; add them")
+    return np.array([_parse_point(path, number, line, columns) for number, line in lines]) * signs
 
 
-def _slicers(path: Path, lines: list[tuple[int, str]]) -> tuple[list[tuple[int, str]], list[int], tuple[int, int, int]]:
-    """Of Slicer's file the lines with points, the columns of x, y and z, and their signs in LPS."""
-    said = {"columns": (0, "id,x,y,z"), "coordinatesystem": (0, "")}
+def _parse_fcsv(
+    path: Path, lines: list[tuple[int, str]]
+) -> tuple[list[tuple[int, str]], list[int], tuple[int, int, int]]:
+    """Return the lines with points, the columns of x, y and z, and the signs that make them LPS."""
+    header = {"columns": (0, "id,x,y,z"), "coordinatesystem": (0, "")}
     for number, line in lines:
         if line.startswith("#"):
             key, _, value = line[1:].partition("=")
-            said[key.strip().lower()] = (number, value)
-    number, system = said["coordinatesystem"]
+            header[key.strip().lower()] = (number, value)
+    number, system = header["coordinatesystem"]
     signs = {"LPS": (1, 1, 1), "1": (1, 1, 1), "RAS": (-1, -1, 1), "0": (-1, -1, 1)}.get(system.strip().upper())
     if signs is None:
         where = f"{path}, line {number}:" if number else f"{path} has no line"
         raise InputError(
-            f"{where} '# CoordinateSystem = {system.strip()}', expected one with LPS, RAS, 1 or 0; save it again with Slicer"
+            f"{where} '# CoordinateSystem = {system.strip()}', expected one with LPS, RAS, 1 or 0; "
+            "save it again with Slicer"
         )
     return (
         [(number, line) for number, line in lines if not line.startswith("#")],
-        _columns(path, *said["columns"]),
+        _find_columns(path, *header["columns"]),
         signs,
     )
 
 
-def _columns(path: Path, number: int, header: str) -> list[int]:
+def _find_columns(path: Path, number: int, header: str) -> list[int]:
     names = [name.strip().lower() for name in next(csv.reader([header]), [])]
     try:
         return [names.index(name) for name in "xyz"]
     except ValueError:
         raise InputError(
-            f"{path}, line {number}: expected a header that names the columns x,y,z, found {header.strip()[:60]!r}"
+            f"{path}, line {number}: expected a header with the columns x,y,z, found {header.strip()[:60]!r}"
         ) from None
 
 
-def _point(path: Path, number: int, line: str, columns: list[int]) -> list[float]:
+def _parse_point(path: Path, number: int, line: str, columns: list[int]) -> list[float]:
     values = next(csv.reader([line]))
     try:
         point = [float(values[column]) for column in columns]
     except (ValueError, IndexError):
         point = [float("nan")]
     if not np.isfinite(point).all():
-        wanted = ", ".join(str(column + 1) for column in columns)
+        expected = ", ".join(str(column + 1) for column in columns)
         raise InputError(
-            f"{path}, line {number}: expected numbers in columns {wanted} (x, y, z in mm), found {line.strip()[:60]!r}"
+            f"{path}, line {number}: expected numbers in columns {expected} (x, y, z in mm), "
+            f"found {line.strip()[:60]!r}"
         )
     return point

@@ -1,4 +1,4 @@
-"""Lists of scans or pairs that users write: CSV with a header, a row each; its paths are relative to its folder."""
+"""Lists of scans or pairs: CSV files with a header, one row each, paths relative to the file."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class ListRow(NamedTuple):
     """One scan or pair."""
 
     name: str
-    """Of no other row, and fit for names of files."""
+    """Name of the row, unique, usable in file names."""
     cells: dict[str, str]
-    """Column -> what is written there; empty cells and the name are left out."""
+    """Column -> cell, without the name and empty cells."""
     where: str
-    """Names file and line in messages."""
+    """File and line, for messages."""
 
 
 def read_list(
@@ -29,18 +29,22 @@ def read_list(
     optional: Sequence[str],
     unnamed: Callable[[int, dict[str, str]], str],
 ) -> list[ListRow]:
-    """Read all rows, at least one.
+    """Read and check all rows of a list.
 
     Args:
-        what: Begins all messages.
-        required, optional: Columns, without ``name``, which is optional always; required ones have
-            something in every row.
-        unnamed: Names a row without a name, by its number from 1 on and its cells.
+        path: CSV file.
+        what: Start of all messages, such as ``pairs``.
+        required: Columns that have a value in every row.
+        optional: Columns that may be missing or empty, besides ``name``, which is always optional.
+        unnamed: Function of a row's number, from 1 on, and its cells: the name of an unnamed row.
+
+    Returns:
+        At least one row.
 
     Raises:
-        InputError: For a file that cannot be read, missing, unknown or doubled columns, no row, a
-            row that lacks something or has more cells than columns, and for a name that names no
-            file or another row too.
+        InputError: If the file cannot be read; columns are missing, unknown or repeated; there is
+            no row; a row lacks a required value or has more cells than columns; or a name cannot
+            be used in file names or is repeated.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -50,31 +54,31 @@ def read_list(
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{what}: cannot read {path}: {error}") from None
     if not set(required) <= set(columns) <= {"name", *required, *optional} or len(set(columns)) < len(columns):
+        expected = f"{', '.join(required)} and optionally {', '.join(('name', *optional))}"
         raise InputError(
-            f"{what}: expected a CSV with the columns {', '.join(required)} and perhaps {', '.join(('name', *optional))}, "
-            f"found {', '.join(columns) or 'none'} in {path}"
+            f"{what}: expected a CSV with the columns {expected}, found {', '.join(columns) or 'none'} in {path}"
         )
     if not lines:
-        raise InputError(f"{what}: {path} has no rows below its columns")
+        raise InputError(f"{what}: {path} has no rows below its header, expected one per line; add them")
     rows: dict[str, ListRow] = {}
     for number, (line_number, line) in enumerate(lines, 1):
         where = f"{what}: line {line_number} of {path}"
         cells = {column: cell for column, cell in line.items() if cell}
         if None in line or not set(required) <= set(cells):
             raise InputError(
-                f"{where} needs {' and '.join(required)}, and no more cells than the {len(columns)} columns"
+                f"{where}: expected {' and '.join(required)}, and at most {len(columns)} cells, one per column"
             )
         name = cells.pop("name", None) or unnamed(number, cells)
         if Path(name).name != name or name.startswith("."):
-            raise InputError(f"{where}: '{name}' becomes a name of files; use letters, digits, - and _")
+            raise InputError(f"{where}: '{name}' cannot be used in file names; use letters, digits, - and _")
         if name in rows:
             raise InputError(
-                f"{where}: a second row called '{name}', whose results would be in one place; use different names"
+                f"{where}: a second row is named '{name}', its results would overwrite the first; use different names"
             )
         rows[name] = ListRow(name, cells, where)
     return list(rows.values())
 
 
 def pair_name(number: int, cells: dict[str, str]) -> str:
-    """``pair001``, ``pair002``, ..."""
+    """Return the name of an unnamed pair: ``pair001``, ``pair002``, ..."""
     return f"pair{number:03d}"

@@ -1,4 +1,4 @@
-"""How to register within a memory target: smaller windows first, then fewer channels, a shallower search, and a coarser grid at last."""
+"""Reduction of settings to a memory target: windows, channels, search grid, then working grid."""
 
 from __future__ import annotations
 
@@ -16,26 +16,22 @@ from pretraining.common.errors import InputError
 
 log = logging.getLogger(__name__)
 
-_NUMBER = 4
-_LIBRARIES = 350 * 2**20
-"""NumPy, SciPy, SimpleITK, Numba and the code that they compile, beside PyTorch itself; measured.
-
-"""
-_SCANS = 6
-"""Volumes of the working grid that live all the time: both scans as images and tensors, and where
-they are known.
-"""
-_MIND_SLAB = 30 * 2**19 * _NUMBER
-"""Of :func:`pretraining.imaging.mind.pooled_mind_ssc`."""
-_FIELDS = 15
-"""Volumes that writing a displacement takes: single and double precision, ITK's and ours."""
-_LEAST_CHANNELS = 8
-_CERTAIN = 0.93
-"""Share of the target that estimates are held against."""
-_SHARE_OF_FIELDS = 0.2
-"""Of the memory; what would take more is kept on a coarser grid."""
+_FLOAT_BYTES = 4
+_LIBRARY_BYTES = 350 * 2**20
+"""Measured size of NumPy, SciPy, SimpleITK, Numba and compiled code, without PyTorch, bytes."""
+_SCAN_VOLUMES = 6
+"""Volumes of the working grid held throughout: both scans as images and tensors, and masks."""
+_MIND_SLAB_BYTES = 30 * 2**19 * _FLOAT_BYTES
+"""Peak of :func:`pretraining.imaging.mind.pooled_mind_ssc`, bytes."""
+_FIELD_VOLUMES = 15
+"""Volumes held while a displacement is written: single and double precision, ITK's and ours."""
+_MIN_CHANNELS = 8
+_SAFETY = 0.93
+"""Share of the target that estimates may reach."""
+_MAX_FIELD_SHARE = 0.2
+"""Share of the memory above which displacements are kept on a coarser grid."""
 LARGEST_GRID = 256**3
-"""Voxels of a working grid; finer ones cost hours and gain little."""
+"""Maximum size of a working grid, voxels; finer ones cost hours and gain little."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +39,10 @@ class Budget:
     """Settings that keep to a memory target.
 
     Attributes:
-        voxels: Of the working grid, at most.
-        descriptors, solver: The settings asked for, made smaller where they had to be.
-        coarse_fields: Whether displacements are kept on the descent's grid, between whose knots
-            they are linear anyway.
-        needed_bytes: Estimated peak above PyTorch itself.
+        voxels: Maximum size of the working grid, voxels.
+        descriptors, solver: Requested settings, reduced where necessary.
+        coarse_fields: Keep displacements on the descent's grid; they are linear between its knots.
+        needed_bytes: Estimated peak above PyTorch's own memory.
     """
 
     voxels: int
@@ -65,85 +60,98 @@ def fit_to_memory(
     net: FeatureNetwork | None,
     memory: int,
 ) -> Budget:
-    """Make settings smaller until the estimated peak keeps to ``memory``.
+    """Reduce settings until the estimated peak fits into ``memory``.
 
     Args:
-        shape: Of the working grid, voxels, before it is made coarser.
-        scans_bytes: What the scans take on their own grids, all together.
-        memory: Bytes, above PyTorch itself.
+        shape: Working grid before it is made coarser, voxels.
+        scans_bytes: Size of all scans and masks on their own grids.
+        descriptors: Requested descriptors.
+        solver: Requested settings of ConvexAdam.
+        net: Feature network; None for MIND-SSC alone.
+        memory: Target above PyTorch's own memory, bytes.
+
+    Returns:
+        The reduced settings and the estimated peak.
 
     Raises:
-        InputError: If the scans themselves are too large, or the smallest window.
+        InputError: If the scans themselves, or the smallest window, are too large.
     """
-    voxels, named, memory = min(prod(shape), LARGEST_GRID), memory, int(_CERTAIN * memory)
+    voxels, limit, memory = min(prod(shape), LARGEST_GRID), memory, int(_SAFETY * memory)
     least_side = max(32, net.config.min_side) if net is not None else 32
-    if scans_bytes + _LIBRARIES + _peak(32**3, shape, descriptors, solver, net) > memory:
-        least = scans_bytes + _LIBRARIES + _peak(32**3, shape, _smaller_windows(descriptors, net), solver, net)
+    fixed_bytes = scans_bytes + _LIBRARY_BYTES
+    if fixed_bytes + _peak_bytes(32**3, shape, descriptors, solver, net) > memory:
+        least = fixed_bytes + _peak_bytes(32**3, shape, _smallest_settings(descriptors, net), solver, net)
         if least > memory:
             raise InputError(
-                f"registering these scans takes at least {format_bytes(least)}B of memory, {format_bytes(scans_bytes)}B of it for the "
-                f"scans themselves, and {format_bytes(named)}B were named; name more, resample the scans or crop them"
+                f"registering these scans takes at least {format_bytes(least)}B of memory "
+                f"({format_bytes(scans_bytes)}B for the scans), found a limit of {format_bytes(limit)}B; "
+                "raise --memory, or resample or crop the scans"
             )
-    asked = (descriptors, solver)
-    while (needed := scans_bytes + _LIBRARIES + _peak(voxels, shape, descriptors, solver, net)) > memory:
+    requested = (descriptors, solver)
+    while (needed := fixed_bytes + _peak_bytes(voxels, shape, descriptors, solver, net)) > memory:
         features = net is not None and descriptors.feature_weight
         large = features and descriptors.side > max(64, least_side)
-        if net is not None and large and _window(shape, voxels, descriptors, net) > 0.4 * memory:
+        if net is not None and large and _network_bytes(shape, voxels, descriptors, net) > 0.4 * memory:
             descriptors = replace(descriptors, side=max(64, least_side, descriptors.side - 32))
-        elif (channels := descriptors.channels or descriptors.count(net)) > _LEAST_CHANNELS and _pyramid(
+        elif (channels := descriptors.channels or descriptors.count(net)) > _MIN_CHANNELS and _descriptor_bytes(
             voxels, descriptors, solver, net
         ) > 0.5 * memory:
-            descriptors = replace(descriptors, channels=max(_LEAST_CHANNELS, channels * 3 // 4))
+            descriptors = replace(descriptors, channels=max(_MIN_CHANNELS, channels * 3 // 4))
         elif solver.grid_spacing < 8 and cost_bytes(voxels // solver.grid_spacing**3, solver.reach) > 0.3 * memory:
             solver = replace(solver, grid_spacing=solver.grid_spacing + solver.adam_spacing)
         elif features and descriptors.side > least_side:
             descriptors = replace(descriptors, side=max(least_side, descriptors.side - 32))
         else:
             voxels = int(voxels * 0.9)
-    if (descriptors, solver) != asked or voxels < prod(shape):
+    if (descriptors, solver) != requested or voxels < prod(shape):
         log.info(
-            "to keep to %sB of memory: %d voxels of the grid, %s, %s", format_bytes(memory), voxels, descriptors, solver
+            "settings reduced to fit into %sB of memory: a grid of at most %d voxels, %s, %s",
+            format_bytes(memory),
+            voxels,
+            descriptors,
+            solver,
         )
-    coarse = _FIELDS * _NUMBER * voxels > _SHARE_OF_FIELDS * memory
+    coarse = _FIELD_VOLUMES * _FLOAT_BYTES * voxels > _MAX_FIELD_SHARE * memory
     return Budget(voxels=voxels, descriptors=descriptors, solver=solver, coarse_fields=coarse, needed_bytes=needed)
 
 
-def _smaller_windows(descriptors: DescriptorConfig, net: FeatureNetwork | None) -> DescriptorConfig:
+def _smallest_settings(descriptors: DescriptorConfig, net: FeatureNetwork | None) -> DescriptorConfig:
     return (
-        descriptors
-        if net is None
-        else replace(descriptors, side=max(32, net.config.min_side), channels=_LEAST_CHANNELS)
+        descriptors if net is None else replace(descriptors, side=max(32, net.config.min_side), channels=_MIN_CHANNELS)
     )
 
 
-def _window(shape: tuple[int, int, int], voxels: int, descriptors: DescriptorConfig, net: FeatureNetwork) -> int:
+def _network_bytes(shape: tuple[int, int, int], voxels: int, descriptors: DescriptorConfig, net: FeatureNetwork) -> int:
     scale = min(1.0, (voxels / prod(shape)) ** (1 / 3))
     return window_bytes(net, [max(2, round(side * scale)) for side in shape], descriptors.side, descriptors.bf16)
 
 
-def _pyramid(voxels: int, descriptors: DescriptorConfig, solver: ConvexAdamConfig, net: FeatureNetwork | None) -> int:
-    """The descriptors of both scans, twice while the solver arranges them."""
+def _descriptor_bytes(
+    voxels: int, descriptors: DescriptorConfig, solver: ConvexAdamConfig, net: FeatureNetwork | None
+) -> int:
+    """Estimate the descriptors of both scans, with the copies that the solver makes of them."""
     channels = descriptors.count(net)
     held = descriptors.channels or channels
-    return _NUMBER * voxels // solver.pool**3 * (3 * held + max(0, channels - held))
+    return _FLOAT_BYTES * voxels // solver.pool**3 * (3 * held + max(0, channels - held))
 
 
-def _peak(
+def _peak_bytes(
     voxels: int,
     shape: tuple[int, int, int],
     descriptors: DescriptorConfig,
     solver: ConvexAdamConfig,
     net: FeatureNetwork | None,
 ) -> int:
-    """Of the most hungry stage."""
-    always = _SCANS * _NUMBER * voxels
-    channel = _NUMBER * (voxels // solver.pool**3)
-    both = 2 * descriptors.count(net) * channel
-    describing = both + _MIND_SLAB + _NUMBER * voxels
+    """Estimate the peak of the stage that needs most memory."""
+    scans = _SCAN_VOLUMES * _FLOAT_BYTES * voxels
+    channel = _FLOAT_BYTES * (voxels // solver.pool**3)
+    described = 2 * descriptors.count(net) * channel
+    describing = described + _MIND_SLAB_BYTES + _FLOAT_BYTES * voxels
     if net is not None and descriptors.feature_weight:
-        # The second scan's features, while the first one's descriptors wait.
-        waiting = (descriptors.count(net) + net.config.out_channels) * channel
-        describing = max(describing, waiting + _window(shape, voxels, descriptors, net))
-    searching = both + cost_bytes(voxels // solver.grid_spacing**3, solver.reach)
-    descending = _pyramid(voxels, descriptors, solver, net) + 12 * _NUMBER * 3 * (voxels // solver.adam_spacing**3)
-    return always + max(describing, searching, descending)
+        # The second scan's features are computed while the first one's descriptors are held.
+        held = (descriptors.count(net) + net.config.out_channels) * channel
+        describing = max(describing, held + _network_bytes(shape, voxels, descriptors, net))
+    searching = described + cost_bytes(voxels // solver.grid_spacing**3, solver.reach)
+    fields = 12 * _FLOAT_BYTES * 3 * (voxels // solver.adam_spacing**3)
+    descending = _descriptor_bytes(voxels, descriptors, solver, net) + fields
+    return scans + max(describing, searching, descending)

@@ -1,4 +1,4 @@
-"""How well two scans lie on each other, and whether what brought them there is a plausible deformation."""
+"""Metrics of a registration: landmark error, folding and inverse consistency."""
 
 from __future__ import annotations
 
@@ -13,38 +13,41 @@ from nnunet_anatomix.registration.warp import compose, identity, jacobian_determ
 from pretraining.common.errors import InputError
 
 _SLAB = 16
-"""Planes along X whose Jacobians are in memory at once."""
+"""Number of planes along X whose Jacobians are in memory at once."""
 
 
 def tre_mm(fixed_points_mm: np.ndarray, moving_points_mm: np.ndarray, transform: sitk.Transform) -> np.ndarray:
-    """Target registration error: distance from a fixed landmark, transformed, to the moving landmark of the same number.
+    """Compute the target registration error: distance of transformed fixed to moving landmarks.
 
     Args:
-        fixed_points_mm, moving_points_mm: (N, 3), ITK's physical points (LPS).
-        transform: Takes points of the fixed scan to the moving scan, as ITK's resampler has it.
+        fixed_points_mm: (N, 3) landmarks of the fixed scan, ITK's physical points (LPS).
+        moving_points_mm: (N, 3) the same landmarks in the moving scan, LPS.
+        transform: Transform from points of the fixed scan to points of the moving scan.
 
     Returns:
         (N,), mm.
 
     Raises:
-        InputError: If there are not as many fixed as moving landmarks.
+        InputError: If the numbers of fixed and moving landmarks differ.
     """
     if fixed_points_mm.shape != moving_points_mm.shape:
         found = f"{len(fixed_points_mm)} in the fixed and {len(moving_points_mm)} in the moving scan"
-        raise InputError(f"landmarks come in pairs, found {found}; list the same points in the same order for both")
+        raise InputError(
+            f"landmarks: expected equal numbers, found {found}; list the same points in the same order for both"
+        )
     reached = [transform.TransformPoint([float(x) for x in point]) for point in fixed_points_mm]
     return np.linalg.norm(np.reshape(reached, (-1, 3)) - moving_points_mm, axis=1)
 
 
 def folded_share(displacement: Tensor, mask: Tensor | None = None) -> float:
-    """Share of voxels where space folds: a Jacobian determinant below 0.
+    """Compute the share of voxels where space folds: a Jacobian determinant below 0.
 
     Args:
         displacement: (3, X, Y, Z), voxels.
-        mask: (X, Y, Z) bool, the voxels that count; None for all.
+        mask: (X, Y, Z) bool, True for voxels that count. Default: all.
 
     Returns:
-        In [0, 1]; NaN for an empty mask.
+        Share in [0, 1]; NaN for an empty mask.
     """
     folded = counted = 0
     for start, determinant in _determinants(displacement):
@@ -59,7 +62,10 @@ def folded_share(displacement: Tensor, mask: Tensor | None = None) -> float:
 
 
 def _determinants(displacement: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Jacobian determinants slab by slab along X, and where each begins; one plane more on either side makes them those of the whole."""
+    """Yield the first plane and the Jacobian determinants of each slab along X.
+
+    One more plane on either side makes them equal to those of the whole volume.
+    """
     side = displacement.shape[1]
     for start in range(0, side, _SLAB):
         stop, first = min(start + _SLAB, side), max(start - 1, 0)
@@ -69,16 +75,17 @@ def _determinants(displacement: Tensor) -> Iterator[tuple[int, Tensor]]:
 def inverse_error_mm(
     forward: Tensor, inverse: Tensor, spacing_mm: Sequence[float], mask: Tensor | None = None
 ) -> tuple[float, float]:
-    """How far from where it began a voxel ends that goes forth and back: |forward(p) + inverse(p + forward(p))|.
+    """Compute the inverse consistency error, |forward(p) + inverse(p + forward(p))|.
 
     Args:
-        forward, inverse: (3, X, Y, Z), voxels, one grid.
-        spacing_mm: Of the grid, along X, Y and Z.
-        mask: (X, Y, Z) bool, the voxels that count; None for all. Those that ``forward`` takes off
-            the grid never count.
+        forward: (3, X, Y, Z) displacement, voxels.
+        inverse: (3, X, Y, Z) its inverse, voxels of the same grid.
+        spacing_mm: Spacing of the grid along X, Y and Z.
+        mask: (X, Y, Z) bool, True for voxels that count. Default: all. Voxels that ``forward``
+            maps off the grid never count.
 
     Returns:
-        Mean and 95th percentile, mm; NaN where no voxel counts.
+        Mean and 95th percentile, mm; NaN if no voxel counts.
     """
     spacing = torch.tensor(spacing_mm, dtype=forward.dtype, device=forward.device)
     error = torch.linalg.vector_norm(compose(forward, inverse) * spacing.view(3, 1, 1, 1), dim=0)

@@ -1,4 +1,4 @@
-"""Pictures of a registration: what a reader looks at to see whether anatomy meets."""
+"""Figure of a registration: slices, checkerboards and edges before and after."""
 
 from __future__ import annotations
 
@@ -26,20 +26,21 @@ COLUMNS = (
     "edges, after",
 )
 _PIXELS = 320
-"""Along the longest side of a view; finer than most scans, so that edges are thin."""
+"""Pixels along the longest side of a view; finer than most scans, so that edges are thin."""
 _SMOOTH_VOXELS = 1.0
-"""Before edges are sought, so that noise has none."""
+"""Standard deviation of the Gaussian before edge detection, against noise, voxels."""
 _EDGE_QUANTILES = (0.75, 0.88)
-"""Of gradients: an edge has one above the second, and goes on above the first."""
+"""Hysteresis quantiles of the gradient: edges start above the second, continue above the first."""
 _EDGE_COLOUR = (1.0, 0.75, 0.0)
 
 
 def checkerboard(first: Plane, second: Plane, squares: int = 8) -> Plane:
-    """Put two pictures into one, square by square, that of the corner from ``first``.
+    """Combine two images into a checkerboard.
 
     Args:
-        first, second: (H, W), arrays or tensors.
-        squares: Along the longer side, >= 1.
+        first: (H, W) array or tensor, shown in the corner square.
+        second: (H, W), the other one.
+        squares: Number of squares along the longer side, >= 1.
 
     Returns:
         (H, W).
@@ -49,53 +50,59 @@ def checkerboard(first: Plane, second: Plane, squares: int = 8) -> Plane:
     for row in range(0, first.shape[0], side):
         for column in range(0, first.shape[1], side):
             if (row + column) // side % 2:
-                place = (slice(row, row + side), slice(column, column + side))
-                out[place] = second[place]
+                square = (slice(row, row + side), slice(column, column + side))
+                out[square] = second[square]
     return out
 
 
 def panels(fixed: sitk.Image, before: sitk.Image, after: sitk.Image) -> dict[str, list[np.ndarray]]:
-    """Views through the middle of the fixed scan, in radiological orientation, of square pixels as large in one as in the other.
+    """Cut views through the middle of the fixed scan, in radiological orientation.
+
+    Pixels are square, and equally large in all views.
 
     Args:
-        fixed, before, after: The fixed scan, and the moving scan without and with registration;
-            scalar, on the fixed grid.
+        fixed: Fixed scan, scalar.
+        before: Moving scan on the fixed grid, without registration.
+        after: Moving scan on the fixed grid, with registration.
 
     Returns:
-        View → what ``COLUMNS`` names: (H, W), and (H, W, 3) for edges; in [0, 1].
+        View → one panel per entry of ``COLUMNS``: (H, W), and (H, W, 3) for edges; in [0, 1].
 
     Raises:
-        InputError: If they don't share a grid.
+        InputError: If the scans do not share a grid.
     """
     for role, image in (("before", before), ("after", after)):
         if not same_grid(image, fixed):
-            found = f"{image.GetSize()} voxels from {image.GetOrigin()} on for {fixed.GetSize()} from {fixed.GetOrigin()} on"
             raise InputError(
-                f"the moving image {role} registration is not on the fixed grid ({found}); resample it to the fixed image first"
+                f"the moving image {role} registration is not on the fixed grid: "
+                f"expected {fixed.GetSize()} voxels from {fixed.GetOrigin()} on, "
+                f"found {image.GetSize()} from {image.GetOrigin()} on; resample it to the fixed image first"
             )
-    # With Z turned, the first voxel is the patient's right, front and top: where pictures begin.
+    # With Z flipped, the first voxel is the patient's right, front and top, as in radiology.
     oriented = [sitk.DICOMOrient(image, "LPS") for image in (fixed, before, after)]
     volumes = [sitk.GetArrayFromImage(image).transpose(2, 1, 0)[..., ::-1].astype(np.float32) for image in oriented]
     window, moving_window = display_window(volumes[0]), display_window(*volumes[1:])
     volumes = [apply_window(volumes[0], window), *(apply_window(volume, moving_window) for volume in volumes[1:])]
-    middle, spacing_mm = _middle(volumes[0]), np.array(oriented[0].GetSpacing())
-    pixels = spacing_mm * _PIXELS / (spacing_mm * volumes[0].shape).max()  # of a voxel's sides
+    middle, spacing_mm = _median_voxel(volumes[0]), np.array(oriented[0].GetSpacing())
+    pixels = spacing_mm * _PIXELS / (spacing_mm * volumes[0].shape).max()  # per voxel, along each axis
     views = {}
     for view, (axes, _) in VIEWS.items():
-        first, *moving = (_slice(volume, middle, axes, pixels) for volume in volumes)
-        boards = [checkerboard(first, one) for one in moving]
+        first, *moving = (_cut_slice(volume, middle, axes, pixels) for volume in volumes)
+        boards = [checkerboard(first, plane) for plane in moving]
         smooth = _SMOOTH_VOXELS * min(pixels[list(axes)])
-        views[view] = [first, *moving, *boards, *(_with_edges(first, one, smooth) for one in moving)]
+        views[view] = [first, *moving, *boards, *(_overlay_edges(first, plane, smooth) for plane in moving)]
     return views
 
 
 def draw_registration(out: Path, fixed: sitk.Image, before: sitk.Image, after: sitk.Image, *, title: str = "") -> None:
-    """Draw what :func:`panels` shows, to scale.
+    """Draw the panels of a registration to scale.
 
     Args:
-        out: The ``.png`` file, written whole or not at all.
-        fixed, before, after: As there.
-        title: Above the picture.
+        out: PNG file, written atomically.
+        fixed: Fixed scan, as in :func:`panels`.
+        before: Moving scan without registration.
+        after: Moving scan with registration.
+        title: Title of the figure.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -103,7 +110,7 @@ def draw_registration(out: Path, fixed: sitk.Image, before: sitk.Image, after: s
 
     views = panels(fixed, before, after)
     sides, widths = zip(*(row[0].shape for row in views.values()), strict=True)
-    heights = [max(height, max(widths) / 8) for height in sides]  # room for the letters beside a single slice
+    heights = [max(height, max(widths) / 8) for height in sides]  # room for the letters next to a single slice
     inches = 2.2 / max(widths)
     size = (len(COLUMNS) * 2.25, sum(heights) * inches + 0.05 * len(views) + 0.25 + 0.3 * bool(title))
     layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
@@ -111,8 +118,8 @@ def draw_registration(out: Path, fixed: sitk.Image, before: sitk.Image, after: s
     FigureCanvasAgg(figure)
     figure.suptitle(title, color="white", fontsize=12)
     rows = figure.subplots(len(views), len(COLUMNS), gridspec_kw={"height_ratios": heights})
-    for row, (view, shown) in zip(rows, views.items(), strict=True):
-        for axis, panel in zip(row, shown, strict=True):
+    for row, (view, images) in zip(rows, views.items(), strict=True):
+        for axis, panel in zip(row, images, strict=True):
             axis.imshow(panel, cmap="gray", vmin=0, vmax=1, interpolation="bilinear")
             axis.set_axis_off()
         letter_sides(row[0], view)
@@ -133,29 +140,28 @@ def draw_registration(out: Path, fixed: sitk.Image, before: sitk.Image, after: s
         figure.savefig(partial, format="png", dpi=120)
 
 
-def _with_edges(under: np.ndarray, of: np.ndarray, smooth: float) -> np.ndarray:
-    """Draw the edges of one slice over another; (H, W, 3)."""
+def _overlay_edges(background: np.ndarray, foreground: np.ndarray, smooth: float) -> np.ndarray:
+    """Draw the edges of the foreground slice over the background; (H, W, 3)."""
     from skimage.feature import canny
 
-    picture = np.repeat(under[..., None], 3, axis=-1) * 0.8
+    picture = np.repeat(background[..., None], 3, axis=-1) * 0.8
     low, high = _EDGE_QUANTILES
-    picture[canny(of, sigma=smooth, low_threshold=low, high_threshold=high, use_quantiles=True, mode="nearest")] = (
-        _EDGE_COLOUR
-    )
+    edges = canny(foreground, sigma=smooth, low_threshold=low, high_threshold=high, use_quantiles=True, mode="nearest")
+    picture[edges] = _EDGE_COLOUR
     return picture
 
 
-def _middle(volume: np.ndarray) -> list[int]:
-    """Along every axis the voxel on either side of which half of the content lies; of a volume without content, the centre."""
+def _median_voxel(volume: np.ndarray) -> list[int]:
+    """Find the median voxel of the content along every axis; without content, the centre."""
     content = volume > CONTENT if (volume > CONTENT).any() else np.ones_like(volume, dtype=bool)
     counts = [content.sum(axis=tuple({0, 1, 2} - {axis})).cumsum() for axis in range(3)]
     return [int(np.searchsorted(count, count[-1] / 2)) for count in counts]
 
 
-def _slice(volume: np.ndarray, at: list[int], axes: tuple[int, int], pixels: np.ndarray) -> np.ndarray:
-    """(H, W) of square pixels, of which ``pixels`` go into a voxel along every axis."""
+def _cut_slice(volume: np.ndarray, voxel: list[int], axes: tuple[int, int], pixels: np.ndarray) -> np.ndarray:
+    """Cut an (H, W) slice of square pixels, with ``pixels`` per voxel along each axis."""
     from skimage.transform import resize
 
-    plane = volume[tuple(slice(None) if axis in axes else at[axis] for axis in range(3))].T
+    plane = volume[tuple(slice(None) if axis in axes else voxel[axis] for axis in range(3))].T
     shape = [max(1, round(volume.shape[axis] * pixels[axis])) for axis in reversed(axes)]
     return resize(plane, shape, order=1)

@@ -41,20 +41,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Registration:
-    """What registering gave; transforms take points, in mm, as ITK's resamplers want them.
+    """Result of a registration; transforms map points in mm, as ITK's resamplers expect.
 
     Attributes:
-        moved: The moving scan on the fixed grid.
-        forward: Takes points of the fixed scan to points of the moving scan.
-        inverse: Takes points of the moving scan to points of the fixed scan.
-        start: Where the solver began; ``forward`` is its transform after the displacement.
+        moved: Moving scan on the fixed grid.
+        forward: Transform from points of the fixed scan to points of the moving scan.
+        inverse: Transform from points of the moving scan to points of the fixed scan.
+        start: Initial transform; ``forward`` applies the displacement first, then the start.
         displacement, inverse_displacement: (3, X, Y, Z), voxels of ``grid``, without the start.
-        known: (X, Y, Z) in {0, 1} on ``grid``, where both scans are known under the start.
-        grid: An image on the grid of the displacements, over the fixed scan's box: the working
-            grid, or where memory is scarce the solver's.
-        fixed, moving: The scans as they were taken.
-        seconds: Stage → time.
-        settings: The settings, after they were made to fit into memory.
+        known: (X, Y, Z) in {0, 1} on ``grid``, 1 where both scans are known under the start.
+        grid: Image on the grid of the displacements, over the fixed scan's box: the working
+            grid, or the solver's coarser grid where memory is scarce.
+        fixed, moving: Scans after validation.
+        seconds: Stage → duration, s.
+        settings: Settings after they were reduced to fit into memory.
     """
 
     moved: sitk.Image
@@ -71,7 +71,7 @@ class Registration:
     settings: dict[str, object]
 
     def moved_labels(self, labels: sitk.Image) -> sitk.Image:
-        """Labels of the moving scan on the fixed grid, by nearest neighbour."""
+        """Resample labels of the moving scan to the fixed grid, by nearest neighbour."""
         return resample_image(labels, self.fixed, self.forward, nearest=True)
 
 
@@ -89,23 +89,28 @@ def register(
     device: torch.device | str = "cpu",
     progress: bool = False,
 ) -> Registration:
-    """Align a moving scan with a fixed one; any modalities, grids and orientations.
+    """Register a moving scan to a fixed one of any modality, grid and orientation.
 
     Args:
-        fixed, moving: Three-dimensional scans of one channel.
-        config: Settings; the defaults suit most pairs.
-        weights: Of the network that makes features, or the network; the bundled ones if left out.
-        fixed_mask, moving_mask: What of each scan counts (above 0).
-        fixed_clip, moving_clip: Intensities beyond which a scan is cut before it is compared, e.g.
-            (-450, 450) HU; left out, it is not.
-        memory: Bytes that may be used above PyTorch itself; left out, most of what is free.
-        device: Where features and displacements are computed.
-        progress: Whether to show bars.
+        fixed: Fixed scan, three-dimensional, one channel.
+        moving: Moving scan, three-dimensional, one channel.
+        config: Settings. Default: :class:`RegistrationConfig`, which suits most pairs.
+        weights: Feature network, or its weights. Default: the bundled weights.
+        fixed_mask: Mask of the fixed scan, above 0 where it counts. Default: everywhere.
+        moving_mask: Mask of the moving scan, above 0 where it counts. Default: everywhere.
+        fixed_clip: Intensity range to which the fixed scan is clipped before it is compared, e.g.
+            (-450, 450) HU. Default: no clipping.
+        moving_clip: Intensity range of the moving scan, likewise.
+        memory: Memory above PyTorch's own, bytes. Default: most of what is free.
+        device: Device of features and displacements.
+        progress: Show progress bars.
+
+    Returns:
+        The moved scan, the transforms and the settings in effect.
 
     Raises:
-        InputError: For scans that cannot be registered (see
-            :mod:`nnunet_anatomix.registration.scans`), that don't overlap, or for which the memory
-            doesn't suffice.
+        InputError: If a scan cannot be registered (see :mod:`pretraining.imaging.scans`), the scans
+            do not overlap, or the memory does not suffice.
         NotFinite: If descriptors or solver compute NaN or infinity.
     """
     config = config or RegistrationConfig()
@@ -116,7 +121,7 @@ def register(
         validate_scan(fixed, "fixed"),
         validate_scan(moving, "moving"),
         config,
-        net=_network(weights, config, torch.device(device)),
+        net=_load_network(weights, config, torch.device(device)),
         masks=(fixed_mask, moving_mask),
         clips=(fixed_clip, moving_clip),
         memory=available_bytes(torch.device("cpu")) if memory is None else memory,
@@ -130,7 +135,7 @@ def register(
 
 @dataclass(frozen=True, kw_only=True)
 class _Problem:
-    """All that the solver is given, beside the resampled scans."""
+    """Input of the solver, except for the resampled scans."""
 
     fixed: sitk.Image
     moving: sitk.Image
@@ -142,7 +147,7 @@ class _Problem:
     """Working grid."""
     start: Start
     known: Tensor
-    """(X, Y, Z) in {0, 1} on the working grid, on the CPU: where both scans are known."""
+    """(X, Y, Z) in {0, 1} on the working grid, on the CPU: 1 where both scans are known."""
 
 
 class _Solution(NamedTuple):
@@ -151,7 +156,7 @@ class _Solution(NamedTuple):
     displacement: Tensor
     """(3, X, Y, Z), voxels of ``grid``."""
     inverse: Tensor | None
-    """The same of the inverse, where the solver computes it."""
+    """(3, X, Y, Z), voxels of ``grid``; None where the solver computes no inverse."""
     grid: sitk.Image
     """Grid of the displacement: the working grid, or a coarser one where memory is scarce."""
     known: Tensor
@@ -170,7 +175,7 @@ def _prepare(
     device: torch.device,
     seconds: dict[str, float],
 ) -> tuple[_Problem, list[Scan]]:
-    """Fit the settings to the memory, find the start and resample both scans to the working grid."""
+    """Fit the settings to the memory, find the start and resample both scans to the grid."""
     roles = ((masks[0], fixed, "fixed mask"), (masks[1], moving, "moving mask"))
     fixed_mask, moving_mask = (
         None if mask is None else validate_labels(mask, scan, role) for mask, scan, role in roles
@@ -178,25 +183,25 @@ def _prepare(
     masks = (fixed_mask, moving_mask)
     images = (fixed, moving, fixed, *(mask for mask in masks if mask is not None))
     held_bytes = sum(image.GetNumberOfPixels() * 4 for image in images)
-    asked = near_isotropic_grid(fixed, spacing_mm=config.spacing_mm)
-    budget = fit_to_memory(asked.GetSize(), held_bytes, config.descriptors, config.convexadam, net, memory)
+    full_grid = near_isotropic_grid(fixed, spacing_mm=config.spacing_mm)
+    budget = fit_to_memory(full_grid.GetSize(), held_bytes, config.descriptors, config.convexadam, net, memory)
     grid = near_isotropic_grid(fixed, spacing_mm=config.spacing_mm, at_most_voxels=budget.voxels)
-    with _timed(seconds, "start"):
-        start = _start(fixed, moving, config, net, clips, masks)
-    with _timed(seconds, "resampling"):
-        scans = _on_grid(fixed, moving, grid, start.transform, masks, clips, device)
+    with _time_stage(seconds, "start"):
+        start = _find_start(fixed, moving, config, net, clips, masks)
+    with _time_stage(seconds, "resampling"):
+        scans = _resample_scans(fixed, moving, grid, start.transform, masks, clips, device)
     shape, least = tuple(scans[0].image.shape), budget.solver.grid_spacing
     if min(shape) < least:
         raise InputError(
             f"the fixed scan has {shape} voxels on the working grid, expected at least {least} along every axis; "
-            "name a finer spacing"
+            "set a finer spacing"
         )
     known = torch.ones_like(scans[0].image)
     for scan in scans:
         known = known if scan.known is None else known * scan.known
     if not known.any():
         raise InputError(
-            "the masks of fixed and moving meet nowhere under the start; check the masks, or leave them out"
+            "the masks of the fixed and moving scan do not overlap under the start; check the masks, or omit them"
         )
     problem = _Problem(
         fixed=fixed,
@@ -225,15 +230,15 @@ def _solve(problem: _Problem, scans: list[Scan], seconds: dict[str, float], prog
 def _solve_convexadam(problem: _Problem, scans: list[Scan], seconds: dict[str, float], progress: bool) -> _Solution:
     budget, grid, known = problem.budget, problem.grid, problem.known
     fixed, moving = scans
-    with _timed(seconds, "descriptors"):
-        both = list(
+    with _time_stage(seconds, "descriptors"):
+        described = list(
             descriptors(fixed, moving, budget.descriptors, pool=budget.solver.pool, net=problem.net, progress=progress)
         )
     iterations = budget.solver.iterations
-    with _timed(seconds, "solver"), tqdm(total=iterations, desc="descent", disable=not progress) as bar:
+    with _time_stage(seconds, "solver"), tqdm(total=iterations, desc="descent", disable=not progress) as bar:
         displacement = convex_adam(
-            both.pop(0),  # taken out of the list, so that the solver can free them
-            both.pop(0),
+            described.pop(0),  # removed from the list, so that the solver can free them
+            described.pop(0),
             triple(known.shape),
             budget.solver,
             fixed_known=fixed.known,
@@ -249,9 +254,9 @@ def _solve_convexadam(problem: _Problem, scans: list[Scan], seconds: dict[str, f
 
 def _solve_ants(problem: _Problem, scans: list[Scan], seconds: dict[str, float], progress: bool) -> _Solution:
     config = problem.config
-    with _timed(seconds, "descriptors"):
-        fixed, moving = _channels(scans, problem.budget.descriptors, problem.net, progress)
-    with _timed(seconds, "solver"):
+    with _time_stage(seconds, "descriptors"):
+        fixed, moving = _ants_channels(scans, problem.budget.descriptors, problem.net, progress)
+    with _time_stage(seconds, "solver"):
         displacement, inverse = syn_displacement(
             fixed,
             moving,
@@ -268,7 +273,7 @@ def _assemble(problem: _Problem, solution: _Solution, seconds: dict[str, float])
     """Turn the displacement into transforms both ways, and apply the forward one."""
     config, budget, start = problem.config, problem.budget, problem.start
     displacement, inverse, grid, known = solution
-    with _timed(seconds, "transforms"):
+    with _time_stage(seconds, "transforms"):
         inverse = invert(displacement) if inverse is None else inverse
         require_finite(inverse, "inverse displacement field")
         forward = sitk.CompositeTransform([start.transform, itk_transform(displacement, grid)])
@@ -297,7 +302,7 @@ def _assemble(problem: _Problem, solution: _Solution, seconds: dict[str, float])
     )
 
 
-def _network(
+def _load_network(
     weights: FeatureWeights | UNet | ExternalNetwork | None, config: RegistrationConfig, device: torch.device
 ) -> FeatureNetwork | None:
     if not config.descriptors.feature_weight:
@@ -308,7 +313,7 @@ def _network(
     return net.to(device).eval()
 
 
-def _start(
+def _find_start(
     fixed: sitk.Image,
     moving: sitk.Image,
     config: RegistrationConfig,
@@ -324,12 +329,12 @@ def _start(
         return given
     if not given.transform.IsLinear():
         raise InputError(
-            "an initial transform that bends leaves nothing for a rigid or affine stage; say --affine none"
+            "the initial transform is not linear, expected a linear one for a rigid or affine stage; use --affine none"
         )
     return best_start(fixed, moving, config.descriptors, given=given, **options)
 
 
-def _on_grid(
+def _resample_scans(
     fixed: sitk.Image,
     moving: sitk.Image,
     grid: sitk.Image,
@@ -344,30 +349,34 @@ def _on_grid(
         if mask is not None:
             known *= image_tensor(resample_image(sitk.Cast(mask != 0, sitk.sitkUInt8), grid, transform, nearest=True))
         if not known.any():
-            raise InputError("nothing of the masks lies where both scans are; check the masks, or leave them out")
+            raise InputError("a mask is empty where the scans overlap; check the masks, or omit them")
         image = image_tensor(resample_image(scan, grid, transform)).to(device)
         scans.append(Scan(image=image, known=None if bool(known.all()) else known.to(device), clip=clip))
     return scans
 
 
-def _channels(scans: list[Scan], config: DescriptorConfig, net: FeatureNetwork | None, progress: bool) -> list[Tensor]:
-    """What ANTs compares: feature channels at full resolution, or the scans themselves."""
+def _ants_channels(
+    scans: list[Scan], config: DescriptorConfig, net: FeatureNetwork | None, progress: bool
+) -> list[Tensor]:
+    """Return what ANTs compares: feature channels at full resolution, or the scans themselves."""
     if not config.feature_weight:
         return [(scan.image.clamp(*scan.clip) if scan.clip else scan.image)[None] for scan in scans]
-    only = DescriptorConfig(mind=False, feature_weight=1.0, side=config.side, overlap=config.overlap, bf16=config.bf16)
-    return [describe(scan, only, pool=1, net=net, progress=progress) for scan in scans]
+    features = DescriptorConfig(
+        mind=False, feature_weight=1.0, side=config.side, overlap=config.overlap, bf16=config.bf16
+    )
+    return [describe(scan, features, pool=1, net=net, progress=progress) for scan in scans]
 
 
 def _inverse_transform(start: Start, displacement: Tensor, inverse: Tensor, grid: sitk.Image) -> sitk.Transform:
-    """Of the displacement first, then of the start; a start that bends is undone together with it."""
+    """Invert displacement and start, jointly if the start is not linear."""
     if start.transform.IsLinear():
         return sitk.CompositeTransform([itk_transform(inverse, grid), start.transform.GetInverse()])
-    both = displacement_of(sitk.CompositeTransform([start.transform, itk_transform(displacement, grid)]), grid)
-    return itk_transform(invert(both), grid)
+    total = displacement_of(sitk.CompositeTransform([start.transform, itk_transform(displacement, grid)]), grid)
+    return itk_transform(invert(total), grid)
 
 
 @contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+def _time_stage(seconds: dict[str, float], stage: str) -> Iterator[None]:
     begin = time.perf_counter()
     yield
     seconds[stage] = round(time.perf_counter() - begin, 2)

@@ -1,4 +1,4 @@
-"""What a folder of registrations comes to: pairs, a table of methods, a picture of Dice before and after."""
+"""Summary of a folder of registrations: rows per pair, a table of methods, a figure of Dice."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ log = logging.getLogger(__name__)
 
 REGISTRATION_FILE = "registration.json"
 _BEFORE, _AFTER = "0.65", "C0"
-"""Colours."""
+"""Colours of Dice before and after registration."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairMetrics:
-    """How well one pair was registered; what was not measured is empty, or NaN.
+    """Metrics of one pair; what was not measured is empty, or NaN.
 
     Attributes:
         pair, method: Names.
-        seconds: The registration took.
-        dice, dice_before, hd95_mm: Label → value, with registration and without.
-        tre_mm, tre_before_mm: Of each landmark.
-        folded_share: Of voxels, in [0, 1].
+        seconds: Duration of the registration.
+        dice, hd95_mm: Label → value after registration.
+        dice_before: Label → value before registration.
+        tre_mm, tre_before_mm: Error of each landmark after and before registration.
+        folded_share: Share of folded voxels, in [0, 1].
         inverse_error_mm: Mean over voxels.
     """
 
@@ -51,7 +52,7 @@ class PairMetrics:
 
 @dataclass(frozen=True, kw_only=True)
 class PairRow:
-    """One line of ``pairs.csv``: of a pair the mean over its labels, and the median over its landmarks."""
+    """One line of ``pairs.csv``: mean over labels and median over landmarks of one pair."""
 
     pair: str
     method: str
@@ -67,14 +68,14 @@ class PairRow:
 
 @dataclass(frozen=True, kw_only=True)
 class MethodRow:
-    """One line of ``summary.csv``: of a method the mean over its pairs, NaN left out.
+    """One line of ``summary.csv``: means over the pairs of one method, without NaN.
 
     Attributes:
-        method: Its name.
-        pairs: Their number.
+        method: Name of the method.
+        pairs: Number of pairs.
         dice: Mean over pairs.
-        dice_std, dice_low, dice_high: Its standard deviation and 95 % interval, bootstrapped over
-            pairs.
+        dice_std, dice_low, dice_high: Standard deviation and 95 % interval of that mean,
+            bootstrapped over pairs.
         dice_before, hd95_mm, folded_share, inverse_error_mm, seconds: Means over pairs.
         tre_median_mm, tre_median_before_mm: Mean over pairs of the median over landmarks.
     """
@@ -95,21 +96,27 @@ class MethodRow:
 
 
 def read_registrations(folder: Path) -> list[PairMetrics]:
-    """Read ``registration.json`` of every folder in ``folder``, in the order of their names.
+    """Read ``registration.json`` of every subfolder, in the order of names.
+
+    Args:
+        folder: Folder of a batch.
+
+    Returns:
+        Metrics of each pair.
 
     Raises:
-        InputError: If there is none, or one is damaged.
+        InputError: If there is no report, or one is damaged.
     """
     files = sorted(folder.glob(f"*/{REGISTRATION_FILE}"))
     if not files:
         raise InputError(
-            f"no registrations in {folder}, expected folders that hold {REGISTRATION_FILE}; name the folder of a batch"
+            f"no registrations in {folder}, expected folders that hold {REGISTRATION_FILE}; pass the folder of a batch"
         )
     without = sorted(
         path.name for path in folder.iterdir() if path.is_dir() and not (path / REGISTRATION_FILE).is_file()
     )
     if without:
-        log.warning("%d folders without %s are left out: %s", len(without), REGISTRATION_FILE, ", ".join(without))
+        log.warning("%d folders without %s are ignored: %s", len(without), REGISTRATION_FILE, ", ".join(without))
     return [_read(file) for file in files]
 
 
@@ -131,7 +138,7 @@ def _read(file: Path) -> PairMetrics:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{file} is no report of a registration ({error!r}); register that pair again, or move its folder away"
+            f"{file} is not a valid registration report ({error!r}); register that pair again, or move its folder away"
         ) from None
 
 
@@ -144,7 +151,7 @@ def _numbers(metrics: Mapping[str, Any], name: str) -> dict[str, float]:
 
 
 def pair_row(pair: PairMetrics) -> PairRow:
-    """What one pair comes to."""
+    """Reduce the metrics of one pair to one row: means over labels, medians over landmarks."""
     return PairRow(
         pair=pair.pair,
         method=pair.method,
@@ -160,18 +167,18 @@ def pair_row(pair: PairMetrics) -> PairRow:
 
 
 def summarize(pairs: Sequence[PairMetrics]) -> list[MethodRow]:
-    """Means of every method, in the order in which they come."""
+    """Average the pairs of each method, in the order in which methods appear."""
     rows = [pair_row(pair) for pair in pairs]
     averaged = [field.name for field in fields(PairRow) if field.name not in ("pair", "method")]
     summaries = []
     for method in dict.fromkeys(row.method for row in rows):
-        mine = [row for row in rows if row.method == method]
-        means = {name: _mean([getattr(row, name) for row in mine]) for name in averaged}
-        dice = [row.dice for row in mine if isfinite(row.dice)]
+        of_method = [row for row in rows if row.method == method]
+        means = {name: _mean([getattr(row, name) for row in of_method]) for name in averaged}
+        dice = [row.dice for row in of_method if isfinite(row.dice)]
         low, high = bootstrap_interval(dice)
         summaries.append(
             MethodRow(
-                method=method, pairs=len(mine), dice_std=bootstrap_std(dice), dice_low=low, dice_high=high, **means
+                method=method, pairs=len(of_method), dice_std=bootstrap_std(dice), dice_low=low, dice_high=high, **means
             )
         )
     return summaries
@@ -188,17 +195,17 @@ def _median(values: Iterable[float]) -> float:
 
 
 def write_summary(folder: Path, out: Path | None = None) -> str:
-    """Summarize a batch: ``pairs.csv``, ``summary.csv``, ``summary.md`` and, if there is any Dice, ``dice.png``.
+    """Write ``pairs.csv``, ``summary.csv``, ``summary.md`` and, if there is any Dice, ``dice.png``.
 
     Args:
-        folder: Of the batch, with a folder for each pair.
-        out: Folder for the summary; that of the batch if left out.
+        folder: Folder of the batch, with a subfolder for each pair.
+        out: Folder for the summary. Default: the folder of the batch.
 
     Returns:
         The table, as Markdown.
 
     Raises:
-        InputError: As :func:`read_registrations`.
+        InputError: As in :func:`read_registrations`.
     """
     out = folder if out is None else out
     pairs = read_registrations(folder)
@@ -213,7 +220,7 @@ def write_summary(folder: Path, out: Path | None = None) -> str:
 
 
 def markdown(summaries: Sequence[MethodRow]) -> str:
-    """The table; a dash stands for what was not measured."""
+    """Format the table as Markdown, with a dash for what was not measured."""
     columns = {
         "method": lambda one: one.method,
         "pairs": lambda one: str(one.pairs),
@@ -228,8 +235,11 @@ def markdown(summaries: Sequence[MethodRow]) -> str:
         "seconds": lambda one: _cell(one.seconds, 1),
     }
     table = markdown_table(list(columns), [[cell(one) for cell in columns.values()] for one in summaries])
-    said = "Means over pairs: of a pair's mean over its labels, and of the median over its landmarks; std and interval by bootstrap over pairs"
-    return f"{said}\n\n{table}"
+    caption = (
+        "Means over pairs (of the mean over labels, and of the median over landmarks); "
+        "std and interval by bootstrap over pairs"
+    )
+    return f"{caption}\n\n{table}"
 
 
 def _cell(value: float, digits: int) -> str:
@@ -237,10 +247,11 @@ def _cell(value: float, digits: int) -> str:
 
 
 def draw_dice(out: Path, rows: Sequence[PairRow]) -> None:
-    """Draw Dice before and after of every method: a box each, and a line for every pair.
+    """Draw Dice before and after registration as box plots, with one line per pair.
 
     Args:
-        out: The ``.png`` file, written whole or not at all.
+        out: PNG file, written atomically.
+        rows: One row per pair and method.
     """
     from matplotlib.figure import Figure
 
@@ -249,12 +260,12 @@ def draw_dice(out: Path, rows: Sequence[PairRow]) -> None:
     axis = figure.subplots()
     for number, method in enumerate(methods):
         dice = np.array([(row.dice_before, row.dice) for row in rows if row.method == method])
-        places = number + np.array([-0.2, 0.2])
-        for place, values, colour in zip(places, dice.T, (_BEFORE, _AFTER), strict=True):
+        positions = number + np.array([-0.2, 0.2])
+        for position, values, colour in zip(positions, dice.T, (_BEFORE, _AFTER), strict=True):
             line = {"color": colour, "linewidth": 1.5}
             axis.boxplot(
                 values[np.isfinite(values)],
-                positions=[place],
+                positions=[position],
                 widths=0.25,
                 showfliers=False,
                 boxprops=line,
@@ -262,8 +273,8 @@ def draw_dice(out: Path, rows: Sequence[PairRow]) -> None:
                 whiskerprops=line,
                 capprops=line,
             )
-            axis.scatter([place] * len(values), values, s=14, color=colour, alpha=0.7, zorder=3)
-        axis.plot(places, dice.T, color="0.5", alpha=0.3, linewidth=0.8)
+            axis.scatter([position] * len(values), values, s=14, color=colour, alpha=0.7, zorder=3)
+        axis.plot(positions, dice.T, color="0.5", alpha=0.3, linewidth=0.8)
     for name, colour in (("before", _BEFORE), ("after", _AFTER)):
         axis.scatter([], [], color=colour, label=name)
     axis.set_xticks(range(len(methods)), methods)

@@ -1,8 +1,8 @@
-"""Displacements: what they mean, how they act, and how ITK writes them.
+"""Displacement fields: warping, composition, inversion, and conversion from and to ITK.
 
-A displacement ``u`` is a (3, X, Y, Z) tensor on the fixed grid, in voxels, its components along X,
-Y and Z. The moved image at voxel ``p`` is the moving image at ``p + u(p)``: displacements pull, as
-in ITK. :mod:`pretraining.imaging.grids` states the conventions of axes.
+A displacement ``u`` is a (3, X, Y, Z) tensor on the fixed grid, in voxels, with components along X,
+Y and Z. The moved image at voxel ``p`` is the moving image at ``p + u(p)``, as in ITK.
+:mod:`pretraining.imaging.grids` states the conventions of axes.
 """
 
 from __future__ import annotations
@@ -16,42 +16,45 @@ from torch.nn import functional
 from pretraining.imaging.grids import index_to_mm
 from pretraining.imaging.interpolation import interpolate_at
 
-_LARGE = 64
-"""Voxels along the shortest axis."""
-_STILL = 1e-3
-"""Voxels."""
+_COARSE_TO_FINE_SIDE = 64
+"""Shortest side from which on inversion starts at half the resolution, voxels."""
+_TOLERANCE = 1e-3
+"""Mean change of an iteration below which inversion stops, voxels."""
 
 
 def identity(shape: torch.Size | tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
-    """(3, *shape): every voxel's own position."""
+    """Return the (3, *shape) positions of all voxels, in voxels."""
     return torch.stack(
         torch.meshgrid(*(torch.arange(side, dtype=torch.float32, device=device) for side in shape), indexing="ij")
     )
 
 
 def warp(volume: Tensor, displacement: Tensor, *, mode: str = "bilinear", beyond: str = "zeros") -> Tensor:
-    """(C, X, Y, Z) pulled along a displacement of the same grid."""
+    """Warp a (C, X, Y, Z) volume by a displacement on the same grid."""
     return interpolate_at(
         volume, identity(displacement.shape[1:], displacement.device) + displacement, mode=mode, beyond=beyond
     )
 
 
 def compose(first: Tensor, then: Tensor) -> Tensor:
-    """One displacement that takes ``p`` to ``q = p + first(p)``, and on to ``q + then(q)``."""
+    """Compose two displacements: ``p`` goes to ``q = p + first(p)``, then to ``q + then(q)``."""
     return first + warp(then, first, beyond="border")
 
 
 def invert(displacement: Tensor, *, iterations: int = 30) -> Tensor:
-    """The displacement that undoes another, by fixed-point iteration; exact where nothing folds.
+    """Invert a displacement by fixed-point iteration; exact where it does not fold.
 
     Args:
-        displacement: (3, X, Y, Z), voxels; where it is large, the iteration begins on a grid of
-            half the resolution.
-        iterations: At most; it ends when a step changes less than a thousandth of a voxel on
-            average.
+        displacement: (3, X, Y, Z), voxels. On large grids the iteration starts at half the
+            resolution.
+        iterations: Maximum number of iterations; it stops earlier if the mean change is below
+            0.001 voxels.
+
+    Returns:
+        (3, X, Y, Z), voxels.
     """
     inverse = -displacement
-    if min(displacement.shape[1:]) >= _LARGE:
+    if min(displacement.shape[1:]) >= _COARSE_TO_FINE_SIDE:
         halved = invert(functional.avg_pool3d(displacement, 2) / 2, iterations=iterations)
         inverse = (
             2
@@ -61,16 +64,19 @@ def invert(displacement: Tensor, *, iterations: int = 30) -> Tensor:
         )
     for _ in range(iterations):
         before, inverse = inverse, -warp(displacement, inverse, beyond="border")
-        if (inverse - before).abs().mean() < _STILL:
+        if (inverse - before).abs().mean() < _TOLERANCE:
             break
     return inverse
 
 
 def jacobian_determinant(displacement: Tensor) -> Tensor:
-    """Volume change at every voxel, below 0 where space folds; central differences, (X, Y, Z).
+    """Compute the Jacobian determinant at every voxel, by central differences.
 
     Args:
-        displacement: (3, X, Y, Z), at least 2 voxels along every axis.
+        displacement: (3, X, Y, Z), voxels, at least 2 voxels along every axis.
+
+    Returns:
+        (X, Y, Z), dimensionless; negative where the displacement folds.
     """
     rows = torch.stack(torch.gradient(displacement, dim=(1, 2, 3)))  # d u_i / d x_j at [j, i]
     matrix = rows.movedim((0, 1), (-1, -2)) + torch.eye(3, device=displacement.device)
@@ -79,14 +85,17 @@ def jacobian_determinant(displacement: Tensor) -> Tensor:
 
 
 def itk_transform(displacement: Tensor, grid: sitk.Image) -> sitk.DisplacementFieldTransform:
-    """The same displacement as ITK's, which takes a point of the fixed scan to one of the moving scan, in millimetres.
+    """Convert a displacement to an ITK transform from fixed to moving points, mm.
 
     Args:
         displacement: (3, X, Y, Z), voxels of ``grid``.
-        grid: Any image on the grid.
+        grid: Image on the grid.
+
+    Returns:
+        The transform.
 
     Notes:
-        ITK holds such fields in float64; one component is converted at a time, to hold little else.
+        ITK holds such fields in float64; one component is converted at a time to save memory.
     """
     voxels = displacement.detach().cpu().numpy()
     vectors = np.empty((*voxels.shape[:0:-1], 3))
@@ -99,7 +108,7 @@ def itk_transform(displacement: Tensor, grid: sitk.Image) -> sitk.DisplacementFi
 
 
 def displacement_of(transform: sitk.Transform, grid: sitk.Image) -> Tensor:
-    """Any transform as a displacement on ``grid``, (3, X, Y, Z), voxels."""
+    """Sample a transform as a (3, X, Y, Z) displacement on ``grid``, in voxels."""
     field = sitk.TransformToDisplacementField(
         transform, sitk.sitkVectorFloat64, grid.GetSize(), grid.GetOrigin(), grid.GetSpacing(), grid.GetDirection()
     )

@@ -1,4 +1,4 @@
-"""What a registration leaves on disk: moved scan and labels, transforms that ITK, ANTs and Slicer read, numbers, a picture."""
+"""Output of a registration: moved scan and labels, transforms for ITK, ANTs and Slicer, metrics."""
 
 from __future__ import annotations
 
@@ -34,38 +34,42 @@ def measure(
     fixed_points_mm: np.ndarray | None = None,
     moving_points_mm: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Metrics of a registration, by whatever there is to measure with.
+    """Compute the metrics of a registration for which there is a reference.
 
     Args:
-        fixed_labels, moving_labels: On the grids of their scans.
-        fixed_points_mm, moving_points_mm: (N, 3) landmarks, LPS.
+        registration: Result to measure.
+        fixed_labels: Label map on the grid of the fixed scan.
+        moving_labels: Label map on the grid of the moving scan.
+        fixed_points_mm: (N, 3) landmarks of the fixed scan, LPS.
+        moving_points_mm: (N, 3) the same landmarks in the moving scan, LPS.
 
     Returns:
-        ``folded_share`` and ``inverse_error_mm`` where both scans are known, and by labels
-        ``dice``, ``dice_before`` (after the start alone), ``hd95_mm`` and ``one_sided_labels``; by
-        landmarks ``tre_mm`` and ``tre_before_mm``. Labels that only one scan has take no part.
+        ``folded_share``, ``inverse_error_mm`` (mean) and ``inverse_error_p95_mm`` where both scans
+        are known; from labels ``dice``, ``dice_before`` (after the start alone), ``hd95_mm`` and
+        ``one_sided_labels``; from landmarks ``tre_mm`` and ``tre_before_mm``. Labels of only one
+        scan are excluded.
     """
     grid, known = registration.grid, registration.known > 0
     metrics: dict[str, Any] = {"folded_share": folded_share(registration.displacement, known)}
-    mean, most = inverse_error_mm(
+    mean, percentile95 = inverse_error_mm(
         registration.displacement, registration.inverse_displacement, grid.GetSpacing(), known
     )
-    metrics |= {"inverse_error_mm": mean, "inverse_error_p95_mm": most}
+    metrics |= {"inverse_error_mm": mean, "inverse_error_p95_mm": percentile95}
     if fixed_labels is not None and moving_labels is not None:
-        ours, theirs = _array(fixed_labels), _array(moving_labels)
-        shared = shared_labels(ours, theirs)
+        fixed, moving = _array(fixed_labels), _array(moving_labels)
+        shared = shared_labels(fixed, moving)
         metrics["one_sided_labels"] = sorted(
-            int(label) for label in {*np.unique(ours), *np.unique(theirs)} - {0, *shared}
+            int(label) for label in {*np.unique(fixed), *np.unique(moving)} - {0, *shared}
         )
         moved = _array(registration.moved_labels(moving_labels))
         before = _array(resample_image(moving_labels, registration.fixed, registration.start.transform, nearest=True))
         spacing = registration.fixed.GetSpacing()
-        for name, found in (
-            ("dice", dice_by_label(ours, moved)),
-            ("dice_before", dice_by_label(ours, before)),
-            ("hd95_mm", hd95_mm_by_label(ours, moved, spacing)),
+        for name, values in (
+            ("dice", dice_by_label(fixed, moved)),
+            ("dice_before", dice_by_label(fixed, before)),
+            ("hd95_mm", hd95_mm_by_label(fixed, moved, spacing)),
         ):
-            metrics[name] = {str(label): _number(found.get(label, 0.0)) for label in shared}
+            metrics[name] = {str(label): _json_number(values.get(label, 0.0)) for label in shared}
     if fixed_points_mm is not None and moving_points_mm is not None:
         for name, transform in (("tre_mm", registration.forward), ("tre_before_mm", registration.start.transform)):
             metrics[name] = tre_mm(fixed_points_mm, moving_points_mm, transform).round(3).tolist()
@@ -81,26 +85,25 @@ def write_registration(
     moving_labels: sitk.Image | None = None,
     **about: Any,
 ) -> None:
-    """Write everything into ``out``: all files of a registration or none, the JSON last: where it is, all is.
+    """Write all files of a registration, the JSON report last, so that it marks a complete result.
 
     Args:
-        out: Folder; what an earlier registration left in it stays until all of this one is complete
-            on disk.
-        registration: What was found.
-        metrics: From :func:`measure`.
-        pair: Its name.
-        moving_labels: To be moved along.
-        **about: What else the JSON shall say.
+        out: Folder. Files of an earlier registration stay until all new ones are on disk.
+        registration: Result to write.
+        metrics: Metrics from :func:`measure`.
+        pair: Name of the pair.
+        moving_labels: Label map of the moving scan, to be moved too.
+        **about: More entries of the JSON report.
 
     Notes:
-        ``forward.nii.gz`` and ``inverse.nii.gz`` are displacement fields in mm that hold the start
-        too. ``forward.h5`` and ``inverse.h5`` are the same as ITK composites of their parts, where
-        there is a start besides the headers.
+        ``forward.nii.gz`` and ``inverse.nii.gz`` are displacement fields in mm, the start
+        included. ``forward.h5`` and ``inverse.h5`` are the same as ITK composite transforms,
+        written if the start is not the identity.
     """
     out.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".registration-", dir=out) as staged:
         try:
-            _write_files(Path(staged), registration, metrics, pair, moving_labels, about)
+            _write_files(Path(staged), registration, metrics, pair=pair, moving_labels=moving_labels, about=about)
         except NotWritten as error:
             raise NotWritten(str(error).replace(staged, str(out))) from None
         written = sorted(Path(staged).iterdir(), key=lambda path: path.name == REGISTRATION_FILE)
@@ -113,6 +116,7 @@ def _write_files(
     out: Path,
     registration: Registration,
     metrics: Mapping[str, Any],
+    *,
     pair: str,
     moving_labels: sitk.Image | None,
     about: Mapping[str, Any],
@@ -131,7 +135,7 @@ def _write_files(
         (FORWARD, registration.forward, registration.grid),
         (INVERSE, registration.inverse, moving_grid),
     ):
-        write_image(out / name, _field(transform, grid))
+        write_image(out / name, _displacement_field(transform, grid))
         if registration.start.name != "header" or not _is_identity(registration.start.transform):
             write_transform(out / name.replace(".nii.gz", ".h5"), transform)
     if registration.start.transform.IsLinear():
@@ -149,13 +153,13 @@ def _write_files(
             "agreement": registration.start.agreement,
             "rivals": registration.start.rivals,
         },
-        "settings": {name: _fields(value) for name, value in registration.settings.items()},
+        "settings": {name: _as_dict(value) for name, value in registration.settings.items()},
         **about,
     }
-    write_text(out / REGISTRATION_FILE, json.dumps(_plain(document), indent=1) + "\n")
+    write_text(out / REGISTRATION_FILE, json.dumps(_to_json(document), indent=1) + "\n")
 
 
-def _field(transform: sitk.Transform, grid: sitk.Image) -> sitk.Image:
+def _displacement_field(transform: sitk.Transform, grid: sitk.Image) -> sitk.Image:
     return sitk.TransformToDisplacementField(
         transform, sitk.sitkVectorFloat32, grid.GetSize(), grid.GetOrigin(), grid.GetSpacing(), grid.GetDirection()
     )
@@ -167,24 +171,24 @@ def _is_identity(transform: sitk.Transform) -> bool:
 
 
 def _array(labels: sitk.Image) -> np.ndarray:
-    """(X, Y, Z)."""
+    """Return labels as an (X, Y, Z) array."""
     return sitk.GetArrayFromImage(labels).transpose(2, 1, 0)
 
 
-def _number(value: float) -> float | None:
-    """JSON has no NaN."""
+def _json_number(value: float) -> float | None:
+    """Round a number; return None for NaN, which JSON does not have."""
     return None if np.isnan(value) else round(float(value), 5)
 
 
-def _plain(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return {str(key): _to_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_to_json(item) for item in value]
     if isinstance(value, float):
-        return _number(value)
+        return _json_number(value)
     return value
 
 
-def _fields(value: Any) -> Any:
+def _as_dict(value: Any) -> Any:
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

@@ -1,1 +1,1 @@
-"""The tables and figures of the paper as commands."""
+"""Reproduction of the paper's tables and figures."""

@@ -1,16 +1,16 @@
-"""The commands that tables are made of, with the paper's settings or smaller ones."""
+"""Commands of the tables, with the settings of the paper or smaller ones."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from nnunet_anatomix.reproduce.plan import Step, Tuned
+from nnunet_anatomix.reproduce.plan import Step, TunedFlags
 from nnunet_anatomix.reproduce.settings import Settings
 from nnunet_anatomix.reproduce.sources import PairSource, SegmentationSource
 from nnunet_anatomix.study.runs import start_name
 
-SEARCHED = {
+SEARCH_FLAGS = {
     "smoothness": "--smoothness",
     "grid_spacing": "--grid-spacing",
     "reach": "--reach",
@@ -20,7 +20,7 @@ SEARCHED = {
 
 
 def our_start(settings: Settings) -> str:
-    """Where the row Ours starts."""
+    """Return the start of the row Ours, as ``study --starts`` takes it."""
     return settings.weights or "weights"
 
 
@@ -31,10 +31,10 @@ def study_step(
     shots: tuple[int, ...] = (),
     after: tuple[str, ...] = (),
 ) -> Step:
-    """Fine-tune and test; all training volumes where no shots are named."""
+    """Return the command that fine-tunes and tests, on all training volumes without ``shots``."""
     scale = settings.scale
     names = "+".join(start_name(start) for start in starts)
-    command: list[str | Path | Tuned] = [
+    command: list[str | Path | TunedFlags] = [
         "nnunet-anatomix",
         "study",
         "-d",
@@ -63,14 +63,14 @@ def study_step(
 
 
 def study_folder(settings: Settings, source: SegmentationSource) -> Path:
-    """Of one dataset, for all tables."""
+    """Return the folder of the studies of one dataset, which tables share."""
     return settings.out / "studies" / source.folder
 
 
 def search_step(settings: Settings, source: PairSource) -> Step:
-    """The paper's grid search on the pairs to tune on, for MIND-SSC alone and beside our features."""
+    """Return the grid search on the pairs for tuning, with MIND-SSC alone and with features."""
     grid = settings.scale.grid
-    values = {flag: getattr(grid, name) for name, flag in SEARCHED.items()}
+    values = {flag: getattr(grid, name) for name, flag in SEARCH_FLAGS.items()}
     flags = [word for flag, numbers in values.items() for word in (flag, *(f"{number:g}" for number in numbers))]
     command: tuple[str | Path, ...] = (
         "nnunet-anatomix",
@@ -81,14 +81,15 @@ def search_step(settings: Settings, source: PairSource) -> Step:
         search_folder(settings, source),
         *flags,
     )
-    ours: tuple[str | Path, ...] = () if settings.weights is None else ("--weights", settings.weights)
+    weights: tuple[str | Path, ...] = () if settings.weights is None else ("--weights", settings.weights)
     return Step(
-        name=f"search_{_slug(source.title)}", command=(*command, *ours, *_clips(source), "--device", settings.device)
+        name=f"search_{_slug(source.title)}",
+        command=(*command, *weights, *_clip_flags(source), "--device", settings.device),
     )
 
 
 def search_folder(settings: Settings, source: PairSource) -> Path:
-    """Of the pairs' search."""
+    """Return the folder of the search on these pairs."""
     return settings.out / "searches" / _slug(source.title)
 
 
@@ -99,20 +100,27 @@ def register_step(
     solver: str,
     features: str | Path | None,
     *,
-    tuned: Tuned | None = None,
+    tuned: TunedFlags | None = None,
     after: tuple[str, ...] = (),
 ) -> Step:
-    """Register the pairs to test on.
+    """Return the command that registers the pairs for testing.
 
     Args:
-        method: Its name, of its folder.
-        features: Of ``register``; None for the bundled weights.
-        tuned: Settings that a search found.
+        settings: Settings of the reproduction.
+        source: Pairs.
+        method: Name of the method, and of its folder.
+        solver: Flag ``--solver``.
+        features: Flag ``--features``. Default: the bundled weights.
+        tuned: Settings that a search found. Default: those of ``register``.
+        after: Steps that must be finished first.
+
+    Returns:
+        The step.
     """
-    command: list[str | Path | Tuned] = ["nnunet-anatomix", "register", "--pairs", source.folder / "test.csv"]
+    command: list[str | Path | TunedFlags] = ["nnunet-anatomix", "register", "--pairs", source.folder / "test.csv"]
     command += ["--out", register_folder(settings, source, method), "--solver", solver, "--init", source.settings.init]
     command += [] if features is None else ["--features", features]
-    command += ["--overlap", f"{settings.scale.overlap:g}", *_clips(source)]
+    command += ["--overlap", f"{settings.scale.overlap:g}", *_clip_flags(source)]
     command += [tuned] if tuned is not None else []
     return Step(
         name=f"register_{_slug(source.title)}_{method}", command=(*command, "--device", settings.device), after=after
@@ -120,20 +128,20 @@ def register_step(
 
 
 def register_folder(settings: Settings, source: PairSource, method: str) -> Path:
-    """Of one method on the pairs to test on."""
+    """Return the folder of one method's registrations of the pairs for testing."""
     return settings.out / "registrations" / _slug(source.title) / method
 
 
 def pretraining_steps(settings: Settings, preset: str, bank: Path | None) -> tuple[list[Step], Path]:
-    """Pretrain by a preset and export: steps, and the weights file that they end in."""
+    """Return the steps that pretrain with a preset and export, and the resulting weights file."""
     folder, scale = settings.out / "pretraining" / preset, settings.scale
     weights = folder / f"{preset}.safetensors"
-    banked = () if bank is None else ("--templates", bank)
-    train = ("anatomix-pretrain", "train", "--out", folder / "run", *banked, "--preset", preset, "--resume")
-    small = ("--steps", str(scale.pretraining_steps), "--engine.side", str(scale.pretraining_side))
-    every = ("--validate-every", str(min(1000, scale.pretraining_steps)))
+    templates = () if bank is None else ("--templates", bank)
+    train = ("anatomix-pretrain", "train", "--out", folder / "run", *templates, "--preset", preset, "--resume")
+    size = ("--steps", str(scale.pretraining_steps), "--engine.side", str(scale.pretraining_side))
+    validation = ("--validate-every", str(min(1000, scale.pretraining_steps)))
     steps = [
-        Step(name=f"pretrain_{preset}", command=(*train, *small, *every, "--device", settings.device)),
+        Step(name=f"pretrain_{preset}", command=(*train, *size, *validation, "--device", settings.device)),
         Step(
             name=f"export_{preset}",
             command=("anatomix-pretrain", "export", folder / "run", "--out", weights),
@@ -143,7 +151,7 @@ def pretraining_steps(settings: Settings, preset: str, bank: Path | None) -> tup
     return steps, weights
 
 
-def _clips(source: PairSource) -> list[str]:
+def _clip_flags(source: PairSource) -> list[str]:
     clips = {"--fixed-clip": source.settings.fixed_clip, "--moving-clip": source.settings.moving_clip}
     return [word for flag, clip in clips.items() if clip for word in (flag, *(f"{bound:g}" for bound in clip))]
 

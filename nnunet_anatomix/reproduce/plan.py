@@ -1,4 +1,4 @@
-"""What a table is made of: commands, and cells that read what those wrote."""
+"""Structure of a table: commands, and cells that read their results."""
 
 from __future__ import annotations
 
@@ -10,26 +10,24 @@ from pretraining.common.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tuned:
-    """Stands in a command for flags that an earlier search over settings of ConvexAdam finds best."""
+class TunedFlags:
+    """Placeholder in a command for the best flags that an earlier search finds."""
 
     search: Path
     """Folder of ``nnunet-anatomix search``."""
     method: str
-    """``mind`` or ``features``."""
+    """Method of the search, ``mind`` or ``features``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One command; it goes on by itself where it was killed."""
+    """One command, which resumes when it is run again."""
 
     name: str
-    """Of its record and log; the same step of another table is the same command, and is not run
-    twice.
-    """
-    command: tuple[str | Path | Tuned, ...]
+    """Name of its record and log; tables share steps of the same name."""
+    command: tuple[str | Path | TunedFlags, ...]
     after: tuple[str, ...] = ()
-    """Names of the steps whose results it takes."""
+    """Names of the steps whose results it needs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +37,13 @@ class Cell:
     row: str
     column: str
     paper: str = ""
-    """As printed there; empty where the paper has no such number."""
+    """Number as printed in the paper; empty if there is none."""
     steps: tuple[str, ...] = ()
-    """What must have been done before it can be read."""
+    """Names of the steps that compute it."""
     read: Callable[[], str] | None = None
-    """Our number; None where it can't be had here."""
+    """Function that reads our number; None if it cannot be reproduced here."""
     why_not: str = ""
-    """What is missing, or why it can't be reproduced."""
+    """Reason why there is no number of ours."""
 
 
 @dataclass(kw_only=True)
@@ -57,17 +55,23 @@ class Table:
     steps: list[Step] = field(default_factory=list)
     cells: list[Cell] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """Where we depart from the paper."""
+    """Differences from the paper."""
 
     def only(self, rows: Sequence[str]) -> Table:
-        """The table with the named rows, and the steps that they need; all of it where none is named.
+        """Select rows, with the steps that they need.
+
+        Args:
+            rows: Names of rows. Empty: all.
+
+        Returns:
+            The table with these rows.
 
         Raises:
-            InputError: For a row that it doesn't have.
+            InputError: If the table has no such row.
         """
         known = list(dict.fromkeys(cell.row for cell in self.cells))
         if unknown := [row for row in rows if row not in known]:
-            raise InputError(f"{self.name} has no row '{unknown[0]}'; there are {known}")
+            raise InputError(f"--rows: {self.name} has no row '{unknown[0]}', expected one of {known}")
         if not rows:
             return self
         cells = [cell for cell in self.cells if cell.row in rows]
@@ -75,7 +79,7 @@ class Table:
         return replace(self, cells=cells, steps=[step for step in self.steps if step.name in needed])
 
     def needed(self, cells: Iterable[Cell]) -> set[str]:
-        """Names of all steps that these cells need, directly or through others."""
+        """Return the names of all steps that cells need, directly or through other steps."""
         by_name = {step.name: step for step in self.steps}
         needed: set[str] = set()
         waiting = [name for cell in cells for name in cell.steps]
@@ -87,7 +91,7 @@ class Table:
         return needed
 
     def add(self, step: Step) -> str:
-        """Add a step, unless it is there already; its name."""
+        """Add a step unless the table has it, and return its name."""
         if step.name not in {other.name for other in self.steps}:
             self.steps.append(step)
         return step.name

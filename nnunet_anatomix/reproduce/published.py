@@ -1,4 +1,4 @@
-"""The paper's numbers, as printed: row → column → mean(std)."""
+"""Numbers of the paper, as printed: row → column → mean(std)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ Numbers = dict[str, dict[str, str]]
 
 
 def _rows(columns: str, **rows: str) -> Numbers:
-    """Rows of numbers below columns, both in the paper's order; ``_`` in a row's name stands for a space."""
+    """Parse rows of numbers below columns; ``_`` in the name of a row means a space."""
     names = columns.split()
     return {row.replace("_", " "): dict(zip(names, values.split(), strict=True)) for row, values in rows.items()}
 
@@ -83,6 +83,4 @@ FIGURE_5 = {
     "ANTs-Ours": {"L2RAb mean": ".70(.09)", "MM-WHS mean": ".63(.02)"},
     "ANTs-MI": {"L2RAb mean": ".48(.10)", "MM-WHS mean": ".58(.03)"},
 }
-"""What of Fig. 5 other tables print; its medians are drawn, and the text has their differences
-alone.
-"""
+"""Numbers of Fig. 5 that other tables print; its medians are drawn, not printed."""

@@ -1,7 +1,4 @@
-"""Fig.
-
-5, Table 4, Table 2 and Table 5: registration, by our features and those of other networks.
-"""
+"""Figure 5 and Tables 2, 4 and 5: registration with our features and those of other networks."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from nnunet_anatomix.reproduce.commands import (
     search_step,
     study_step,
 )
-from nnunet_anatomix.reproduce.plan import Cell, Table, Tuned
+from nnunet_anatomix.reproduce.plan import Cell, Table, TunedFlags
 from nnunet_anatomix.reproduce.published import FIGURE_5, TABLE_2, TABLE_4, TABLE_5
 from nnunet_anatomix.reproduce.results import (
     registration_dice,
@@ -33,41 +30,45 @@ from nnunet_anatomix.study.runs import start_name
 _METHODS = {"ConvexAdam-Ours": "features", "ConvexAdam": "mind"}
 """Row → method of a search."""
 _GIVE_NETWORK = (
-    "its weights are not ours to bring: describe the network in a file {} and name it by --networks (docs/reproduce.md)"
+    "its weights are not part of this software: describe the network in a file {} and pass it with --networks "
+    "(docs/reproduce.md)"
 )
-_WEIGHTS_OF_FEATURES = "Features are standardized per channel and weigh .3 beside MIND-SSC, where the paper multiplies the bare ones by .1."
-_SEARCH_OVERLAP = (
-    "The search makes features in windows that overlap by .5, the tested registrations by .8 as in the paper."
+_FEATURE_WEIGHT_NOTE = (
+    "Features are standardized per channel and weighted by .3 relative to MIND-SSC, "
+    "whereas the paper multiplies raw ones by .1."
+)
+_OVERLAP_NOTE = (
+    "Windows of the network overlap by .5 in the search, and by .8 in the tested registrations, as in the paper."
 )
 
 
 def figure_5(settings: Settings) -> Table:
-    """Registration on the test pairs, with settings tuned on the validation pairs."""
+    """Build Figure 5: registration of the test pairs, tuned on the validation pairs."""
     table = Table(name="figure5", title="Fig. 5. Multi-modality registration: Dice over test pairs, and folded voxels")
     for source in pair_sources(settings):
         search = table.add(search_step(settings, source))
         for row, method in _METHODS.items():
             features = settings.weights if method == "features" else "none"
-            tuned = Tuned(search=search_folder(settings, source), method=method)
+            tuned = TunedFlags(search=search_folder(settings, source), method=method)
             step = table.add(
                 register_step(settings, source, _slug(row), "convexadam", features, tuned=tuned, after=(search,))
             )
-            table.cells += _columns(settings, source, row, step)
+            table.cells += _dice_cells(settings, source, row, step)
         for row, features in (("ANTs-Ours", settings.weights), ("ANTs-MI", "none")):
             step = table.add(register_step(settings, source, _slug(row), "ants", features))
-            table.cells += _columns(settings, source, row, step)
+            table.cells += _dice_cells(settings, source, row, step)
     table.notes += [
-        "The paper's medians are drawn, not printed: from ANTs-MI to ANTs-Ours they rise by 26 (L2RAb) and 5 (MM-WHS) points, from "
-        "ConvexAdam to ConvexAdam-Ours by 11 and 6. Means are those of Tables 2 and 3.",
-        "SynthMorph-shapes (TensorFlow) and uniGradICON are other programs, which take one channel: not run here.",
-        _WEIGHTS_OF_FEATURES,
-        _SEARCH_OVERLAP,
+        "The paper's medians are drawn, not printed: from ANTs-MI to ANTs-Ours they rise by 26 (L2RAb) and 5 (MM-WHS) "
+        "points, from ConvexAdam to ConvexAdam-Ours by 11 and 6. Means are those of Tables 2 and 3.",
+        "SynthMorph-shapes (TensorFlow) and uniGradICON are other programs, for one channel, and are not run here.",
+        _FEATURE_WEIGHT_NOTE,
+        _OVERLAP_NOTE,
     ]
     return table
 
 
 def table_4(settings: Settings) -> Table:
-    """The grid search on the validation pairs."""
+    """Build Table 4: grid search on the validation pairs."""
     table = Table(
         name="table4",
         title="Table 4. Grid search on validation pairs: mean ± std over combinations of settings, folds in %",
@@ -80,25 +81,25 @@ def table_4(settings: Settings) -> Table:
                 table.cells.append(
                     Cell(row=row, column=column, paper=paper, steps=(step,), read=read, why_not=source.missing)
                 )
-    table.notes.append(_WEIGHTS_OF_FEATURES)
+    table.notes.append(_FEATURE_WEIGHT_NOTE)
     return table
 
 
 def table_2(settings: Settings) -> Table:
-    """Features of other pretrained networks driving ANTs."""
+    """Build Table 2: registration by ANTs with features of other pretrained networks."""
     table = Table(
         name="table2", title="Table 2. Features of other networks driving ANTs: mean Dice and its bootstrapped std"
     )
     rows: dict[str, str | Path | None] = {"MutualInfo": "none", "Ours": settings.weights} | _networks(settings, TABLE_2)
     for source in pair_sources(settings):
         table.cells += _ants_cells(settings, table, source, rows, TABLE_2)
-        table.cells += [_unnamed(row, source, TABLE_2) for row in TABLE_2 if row not in rows]
-    table.notes.append("MedicalNet is left out as in the paper: it has no decoder.")
+        table.cells += [_missing_network(row, source, TABLE_2) for row in TABLE_2 if row not in rows]
+    table.notes.append("MedicalNet is excluded, as in the paper, because it has no decoder.")
     return table
 
 
 def table_5(settings: Settings) -> Table:
-    """The second-best network at our architecture: segmentation and registration."""
+    """Build Table 5: the second-best network with our architecture."""
     table = Table(
         name="table5",
         title="Table 5. PrimGeoSeg at our parameters and architecture: mean Dice and its bootstrapped std",
@@ -119,28 +120,28 @@ def table_5(settings: Settings) -> Table:
         for row, numbers in TABLE_5.items():
             if row not in starts:
                 why = (
-                    "weights of our architecture alone can be fine-tuned here"
+                    "only weights of our architecture can be fine-tuned here"
                     if row in networks
-                    else _GIVE_NETWORK.format(_file_of(row))
+                    else _GIVE_NETWORK.format(_json_name(row))
                 )
                 table.cells.append(Cell(row=row, column=source.title, paper=numbers.get(source.title, ""), why_not=why))
     rows: dict[str, str | Path | None] = {"Ours": settings.weights} | networks
     for pairs in pair_sources(settings):
         table.cells += _ants_cells(settings, table, pairs, rows, TABLE_5)
-        table.cells += [_unnamed(row, pairs, TABLE_5) for row in TABLE_5 if row not in rows]
+        table.cells += [_missing_network(row, pairs, TABLE_5) for row in TABLE_5 if row not in rows]
     table.notes.append(
-        "PrimGeoSeg's pretraining is no part of this software: name weights of our architecture (.safetensors, .pth)."
+        "PrimGeoSeg's pretraining is not part of this software: pass weights of our architecture (.safetensors, .pth)."
     )
     return table
 
 
 def _networks(settings: Settings, paper: dict) -> dict[str, Path]:
-    """Row → file; a file that is called like a row of the paper's is that row."""
-    known = {_file_of(row).removesuffix(".json"): row for row in paper}
+    """Return row → file; a file named like a row of the paper becomes that row."""
+    known = {_json_name(row).removesuffix(".json"): row for row in paper}
     return {known.get(path.stem.lower(), start_name(str(path))): path for path in settings.networks}
 
 
-def _file_of(row: str) -> str:
+def _json_name(row: str) -> str:
     return f"{row.lower().replace(' ', '_')}.json"
 
 
@@ -157,16 +158,16 @@ def _ants_cells(
     return cells
 
 
-def _unnamed(row: str, source: PairSource, paper: dict) -> Cell:
+def _missing_network(row: str, source: PairSource, paper: dict) -> Cell:
     return Cell(
         row=row,
         column=source.title,
         paper=paper[row].get(source.title, ""),
-        why_not=_GIVE_NETWORK.format(_file_of(row)),
+        why_not=_GIVE_NETWORK.format(_json_name(row)),
     )
 
 
-def _columns(settings: Settings, source: PairSource, row: str, step: str) -> list[Cell]:
+def _dice_cells(settings: Settings, source: PairSource, row: str, step: str) -> list[Cell]:
     folder = register_folder(settings, source, _slug(row))
     readers = {"mean": registration_dice, "median": registration_median, "folds": registration_folds}
     return [

@@ -1,9 +1,9 @@
-"""Runs a table's commands one after the other; what is finished is not run again, what fails doesn't stop the rest.
+"""Execution of a table's commands in order, without those that are finished.
 
-OUT/steps/NAME.json     the command of a finished step
-OUT/logs/NAME.txt       what it printed
-OUT/failed.csv          steps that failed, and why
-OUT/TABLE.md, .csv      the paper's numbers beside ours, after every step
+OUT/steps/NAME.json     command of a finished step
+OUT/logs/NAME.txt       its output
+OUT/failed.csv          failed steps with reasons, which do not stop the rest
+OUT/TABLE.md, .csv      the paper's numbers next to ours, updated after every step
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnunet_anatomix.reproduce.plan import Step, Table, Tuned
+from nnunet_anatomix.reproduce.plan import Step, Table, TunedFlags
 from nnunet_anatomix.reproduce.report import write_report
 from nnunet_anatomix.reproduce.results import tuned_flags
 from nnunet_anatomix.reproduce.settings import Settings
@@ -28,32 +28,36 @@ from pretraining.common.lock import hold_lock
 log = logging.getLogger(__name__)
 
 
-def dry_run(table: Table, settings: Settings) -> str:
-    """All commands of a table, with the variables that they need, one a line; nothing is run or written."""
+def format_commands(table: Table, settings: Settings) -> str:
+    """Format all commands of a table and the variables they need, one per line."""
     lines = [f"# {table.title}", *(f"export {name}={shlex.quote(value)}" for name, value in _folders(settings).items())]
     for step in table.steps:
-        if any(isinstance(word, Tuned) for word in step.command):
-            lines.append("# with the settings that the search before finds best:")
+        if any(isinstance(word, TunedFlags) for word in step.command):
+            lines.append("# with the best settings of the search above:")
         lines.append(shlex.join(_words(step, dry=True)))
     return "\n".join(lines) + "\n"
 
 
 def run(table: Table, settings: Settings) -> str:
-    """Run what can be run and is not finished.
+    """Run all steps that are possible and not finished.
+
+    Args:
+        table: Table to run.
+        settings: Settings of the reproduction.
 
     Returns:
         The table, as Markdown.
 
     Raises:
-        CommandFailed: After all others, if steps failed; the same call tries them again.
-        Interrupted: If asked to stop, after the command in hand has been stopped; the same call
-            goes on.
+        CommandFailed: If steps failed, after all others were run; the same call tries them again.
+        Interrupted: If this process is asked to stop, after the current command was stopped; the
+            same call resumes.
         InUse: If another process runs tables in the same folder.
     """
     with hold_lock(settings.out):
         for folder in _folders(settings).values():
             Path(folder).mkdir(parents=True, exist_ok=True)
-        steps = {step.name: step for step in wanted_steps(table)}
+        steps = {step.name: step for step in needed_steps(table)}
         finished: set[str] = set()
 
         def is_done(step: Step) -> bool:
@@ -63,8 +67,8 @@ def run(table: Table, settings: Settings) -> str:
             return True
 
         def work(step: Step) -> None:
-            if lacking := [name for name in step.after if name not in finished]:
-                raise CommandFailed(f"needs {lacking[0]}")
+            if missing := [name for name in step.after if name not in finished]:
+                raise CommandFailed(f"needs {missing[0]}")
             words = _words(step)
             log.info("%s", shlex.join(words))
             run_child(
@@ -73,7 +77,7 @@ def run(table: Table, settings: Settings) -> str:
                 settings.out / "logs" / f"{step.name}.txt",
                 grace_s=2 * GRACE_S,
             )
-            write_text(_record(step, settings), _said(words))
+            write_text(_record(step, settings), _format_record(words))
             finished.add(step.name)
             write_report(table, settings.out, finished)
 
@@ -83,23 +87,23 @@ def run(table: Table, settings: Settings) -> str:
     return text
 
 
-def wanted_steps(table: Table) -> list[Step]:
-    """The steps that some cell which can be had needs, in their order."""
-    wanted = table.needed(cell for cell in table.cells if cell.read is not None and not cell.why_not)
-    return [step for step in table.steps if step.name in wanted]
+def needed_steps(table: Table) -> list[Step]:
+    """Return the steps that cells with an obtainable number need, in order."""
+    needed = table.needed(cell for cell in table.cells if cell.read is not None and not cell.why_not)
+    return [step for step in table.steps if step.name in needed]
 
 
 def _is_recorded(step: Step, settings: Settings) -> bool:
-    """Whether an earlier call finished the same command."""
+    """Return whether an earlier call finished the same command."""
     record = _record(step, settings)
-    return record.is_file() and record.read_text(encoding="utf-8") == _said(_words(step))
+    return record.is_file() and record.read_text(encoding="utf-8") == _format_record(_words(step))
 
 
 def _record(step: Step, settings: Settings) -> Path:
     return settings.out / "steps" / f"{step.name}.json"
 
 
-def _said(words: Sequence[str]) -> str:
+def _format_record(words: Sequence[str]) -> str:
     return json.dumps(words, indent=1) + "\n"
 
 
@@ -107,12 +111,12 @@ def _words(step: Step, *, dry: bool = False) -> list[str]:
     return [
         word
         for part in step.command
-        for word in (tuned_flags(part, dry=dry) if isinstance(part, Tuned) else [str(part)])
+        for word in (tuned_flags(part, dry=dry) if isinstance(part, TunedFlags) else [str(part)])
     ]
 
 
 def _folders(settings: Settings) -> dict[str, str]:
-    """The variables that nnU-Net's commands want."""
+    """Return the environment variables that nnU-Net's commands need."""
     folders = {"nnUNet_raw": settings.data} | {
         name: settings.out / name for name in ("nnUNet_preprocessed", "nnUNet_results")
     }

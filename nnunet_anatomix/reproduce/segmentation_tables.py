@@ -1,4 +1,4 @@
-"""Table 1, Fig. 8 and Table 6: fine-tuning on few volumes."""
+"""Tables 1 and 6 and Figure 8: fine-tuning on few volumes."""
 
 from __future__ import annotations
 
@@ -15,47 +15,48 @@ from nnunet_anatomix.reproduce.settings import Settings
 from nnunet_anatomix.reproduce.sources import SegmentationSource, segmentation_sources
 from nnunet_anatomix.study.runs import start_name
 
-_OTHER_ARCHITECTURE = "another architecture, which a study does not fine-tune; use its authors' program"
+_OTHER_ARCHITECTURE = "another architecture, which a study does not fine-tune; use the program of its authors"
 _AMOS_TRAINING = 180
-"""Volumes, all of them."""
-_IN_HOUSE = "WUFetal was never published"
-_FOREIGN = ("Models Genesis", "MedicalNet", "PrimGeoSeg", "SMIT", "Disruptive AE")
-_SEEDS = "Volumes to fine-tune on are drawn by the seed; the paper names neither its volumes nor its split."
+"""Number of training volumes of AMOS-CT."""
+_UNPUBLISHED = "WUFetal was never published"
+_OTHER_NETWORKS = ("Models Genesis", "MedicalNet", "PrimGeoSeg", "SMIT", "Disruptive AE")
+_SEED_NOTE = "Volumes for fine-tuning are drawn with the seed; the paper names neither its volumes nor its split."
 
 
 def table_1(settings: Settings) -> Table:
-    """Few-shot segmentation, with full supervision and transfer learning."""
+    """Build Table 1: few-shot segmentation, full supervision and transfer learning."""
     table = Table(
         name="table1", title="Table 1. Few-shot 3D segmentation: mean Dice and its bootstrapped std over test subjects"
     )
     sources = segmentation_sources(settings, ("msd-heart", "promise12", "l2r-abdomen", "feta", "amos-ct"))
-    transfer, made, missing = _transfer_start(settings, table)
+    transfer, transfer_steps, missing = _add_transfer(settings, table)
     for source in sources:
         rows = {"Rand Init": "scratch", "Transfer Learning": transfer, "Ours": our_start(settings)}
         rows |= {start_name(start): start for start in settings.starts}
         for row, start in rows.items():
-            after = made if row == "Transfer Learning" else ()
+            after = transfer_steps if row == "Transfer Learning" else ()
             step = table.add(study_step(settings, source, (start,), (source.shots,), after))
             cell = _cell(settings, source, row, start, source.shots, step, TABLE_1)
             table.cells.append(replace(cell, why_not=cell.why_not or missing) if row == "Transfer Learning" else cell)
         step = table.add(study_step(settings, source, ("scratch",)))
         table.cells.append(_cell(settings, source, "Full supervision", "scratch", None, step, TABLE_1))
-    table.cells += _not_here(TABLE_1, _FOREIGN, [source.title for source in sources])
+    table.cells += _other_networks(TABLE_1, _OTHER_NETWORKS, [source.title for source in sources])
     if not settings.datasets:
         table.cells += [
-            Cell(row=row, column="WUFetal", paper=numbers["WUFetal"], why_not=_IN_HOUSE)
+            Cell(row=row, column="WUFetal", paper=numbers["WUFetal"], why_not=_UNPUBLISHED)
             for row, numbers in TABLE_1.items()
         ]
-    table.notes.append(_SEEDS)
+    table.notes.append(_SEED_NOTE)
     if settings.transfer is None:
         table.notes.append(
-            "Transfer Learning starts from a training on neurite-oasis as long as a fine-tuning; the paper's is not said."
+            "Transfer Learning starts from a training on neurite-oasis with the iterations of fine-tuning; "
+            "the paper does not give its length."
         )
     return table
 
 
 def figure_8(settings: Settings) -> Table:
-    """Dice as a function of labelled volumes."""
+    """Build Figure 8: Dice as a function of labelled volumes."""
     table = Table(name="figure8", title="Fig. 8. Dice over labelled volumes")
     for source in segmentation_sources(settings, ("amos-ct",)):
         starts = (("Rand Init", "scratch"), ("Ours", our_start(settings)))
@@ -63,25 +64,23 @@ def figure_8(settings: Settings) -> Table:
         step = table.add(study_step(settings, source, tuple(start for _, start in starts), budgets))
         for row, start in starts:
             for budget in budgets:
-                known = (
-                    "Full supervision"
-                    if (row, budget) == ("Rand Init", _AMOS_TRAINING)
-                    else row
-                    if budget == source.shots
-                    else ""
-                )
+                if (row, budget) == ("Rand Init", _AMOS_TRAINING):
+                    row_of_table_1 = "Full supervision"
+                else:
+                    row_of_table_1 = row if budget == source.shots else ""
                 column = f"{source.title}, {budget}"
-                paper = {row: {column: TABLE_1.get(known, {}).get(source.title, "")}}
+                paper = {row: {column: TABLE_1.get(row_of_table_1, {}).get(source.title, "")}}
                 table.cells.append(_cell(settings, source, row, start, budget, step, paper, column))
     table.notes += [
-        "Budgets are ours: the figure's can't be read off the text. Numbers of Table 1 stand where it has them.",
-        _SEEDS,
+        "The numbers of volumes are ours, because the paper gives them only in the figure. "
+        "Numbers of the paper are those of Table 1.",
+        _SEED_NOTE,
     ]
     return table
 
 
 def table_6(settings: Settings) -> Table:
-    """The negative result: adult brains."""
+    """Build Table 6: adult brains, the negative result."""
     table = Table(
         name="table6", title="Table 6. Few-shot segmentation of neurite-oasis: mean Dice and its bootstrapped std"
     )
@@ -90,16 +89,16 @@ def table_6(settings: Settings) -> Table:
         for row, start in (("Rand Init", "scratch"), ("Ours", our_start(settings))):
             step = table.add(study_step(settings, source, (start,), (source.shots,)))
             table.cells.append(_cell(settings, source, row, start, source.shots, step, TABLE_6))
-    table.cells += _not_here(TABLE_6, _FOREIGN, [source.title for source in sources])
+    table.cells += _other_networks(TABLE_6, _OTHER_NETWORKS, [source.title for source in sources])
     table.notes += [
-        _SEEDS,
-        "Of the dataset's images the affinely aligned ones are taken; the paper does not say which it took.",
+        _SEED_NOTE,
+        "The affinely aligned images of the dataset are used; the paper does not say which it uses.",
     ]
     return table
 
 
-def _transfer_start(settings: Settings, table: Table) -> tuple[str, tuple[str, ...], str]:
-    """Weights of the transfer-learning row, the steps that make them, and what is missing for these."""
+def _add_transfer(settings: Settings, table: Table) -> tuple[str, tuple[str, ...], str]:
+    """Add the steps of transfer learning; return the weights, the last step and what is missing."""
     if settings.transfer is not None:
         return str(settings.transfer), (), ""
     source, folder = SEGMENTATION["neurite-oasis"], settings.out / "transfer"
@@ -128,12 +127,10 @@ def _transfer_start(settings: Settings, table: Table) -> tuple[str, tuple[str, .
             after=("transfer_train",),
         ),
     ]
-    ready = (settings.data / source.folder / "dataset.json").is_file()
-    missing = (
-        ""
-        if ready
-        else f"needs --transfer WEIGHTS, or nnunet-anatomix prepare {source.key} --source DOWNLOAD --out {settings.data}"
-    )
+    missing = ""
+    if not (settings.data / source.folder / "dataset.json").is_file():
+        prepare = f"nnunet-anatomix prepare {source.key} --source DOWNLOAD --out {settings.data}"
+        missing = f"needs --transfer WEIGHTS, or {prepare}"
     return str(weights), tuple(table.add(step) for step in steps)[-1:], missing
 
 
@@ -186,8 +183,8 @@ def _cell(
     )
 
 
-def _not_here(paper: dict, rows: tuple[str, ...], columns: list[str]) -> list[Cell]:
-    """What the paper compares with and is not run here."""
+def _other_networks(paper: dict, rows: tuple[str, ...], columns: list[str]) -> list[Cell]:
+    """Return the cells of networks that are not run here."""
     return [
         Cell(row=row, column=column, paper=paper[row][column], why_not=_OTHER_ARCHITECTURE)
         for row in rows

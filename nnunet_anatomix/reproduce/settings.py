@@ -1,4 +1,4 @@
-"""What a user says about a reproduction: where the data are, what networks there are, and how much of the paper's schedule to run."""
+"""Settings of a reproduction: data, networks and size of the computations."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from pretraining.common.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How much is run; the defaults are the paper's."""
+    """Size of the computations; the defaults are those of the paper."""
 
     iterations: int = 37_500
-    """Of fine-tuning."""
+    """Iterations of fine-tuning."""
     seeds: tuple[int, ...] = (0,)
-    """Trainings of each kind; the paper has one."""
+    """Seeds of the trainings of each kind; the paper has one."""
     budgets: tuple[int, ...] = (1, 3, 5, 10, 20, 50, 100, 180)
-    """Labelled scans of Fig. 8; the paper's own can't be read off its text."""
+    """Numbers of labelled scans of Fig. 8; the paper gives its own only in the figure."""
     max_patch: int | None = None
-    """Cut patches, and the planned grid, in place of Table 8's; voxels."""
+    """Longest side of patches of the planned grid, voxels. Default: grid and patch of Table 8."""
     batch: int | None = None
-    """In place of Table 8's."""
+    """Patches per step. Default: as in Table 8."""
     pretraining_steps: int = 600_000
+    """Steps of each pretraining."""
     pretraining_side: int = 128
-    """Of synthetic volumes, voxels."""
+    """Side of synthetic volumes, voxels."""
     overlap: float = 0.8
-    """Of the windows that features are made in for registration."""
+    """Overlap of the network's windows in registration, share of their side."""
     grid: SearchGrid = field(default_factory=SearchGrid)
-    """Of settings of ConvexAdam."""
+    """Grid of ConvexAdam's settings."""
 
 
 MINIATURE = Scale(
@@ -42,37 +43,33 @@ MINIATURE = Scale(
     overlap=0.25,
     grid=SearchGrid(smoothness=(0.75, 1.5), grid_spacing=(4,), reach=(1,), adam_spacing=(2,)),
 )
-"""Everything from end to end in minutes on a CPU: it shows that the commands work, and its numbers
-mean nothing.
-"""
+"""Size that runs everything in minutes on a CPU; it proves that the commands work, not more."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """One reproduction."""
+    """Settings of one reproduction."""
 
     data: Path
-    """``nnUNet_raw``, with what ``prepare`` wrote."""
+    """Folder ``nnUNet_raw``, prepared with ``prepare``."""
     out: Path
+    """Folder for the results."""
     scale: Scale = field(default_factory=Scale)
+    """Size of the computations."""
     datasets: tuple[str, ...] = ()
-    """Segmentation: names of ``prepare``, or IDs or names of other datasets in ``data``; all of the
-    table's if empty.
-    """
+    """Datasets to segment: names of ``prepare``, or IDs or names in ``data``. Empty: all."""
     pairs: tuple[str, ...] = ()
-    """Registration: ``l2r-abdomen``, ``mm-whs``, or other folders of pairs in ``data``; both if
-    empty.
-    """
+    """Pairs to register: ``l2r-abdomen``, ``mm-whs``, or folders of pairs. Empty: both."""
     shots: int | None = None
-    """Volumes to fine-tune on; the paper's if None."""
+    """Volumes for fine-tuning. Default: as in the paper."""
     weights: str | None = None
-    """Ours; the bundled ones if None."""
+    """Weights of the rows Ours. Default: the bundled ones."""
     starts: tuple[str, ...] = ()
-    """More rows to fine-tune from: weights files, or ``stock``."""
+    """More starts of fine-tuning: weights files, or ``stock``."""
     transfer: Path | None = None
-    """Weights for the row of transfer learning; made on neurite-oasis if None."""
+    """Weights for transfer learning. Default: trained on neurite-oasis."""
     networks: tuple[Path, ...] = ()
-    """JSON files of other networks, and weights files, as more rows of features."""
+    """More rows of features: JSON files of other networks, or weights files."""
     templates: Path | None = None
     """Bank of organ templates."""
     brains: Path | None = None
@@ -80,8 +77,9 @@ class Settings:
     templates_and_brains: Path | None = None
     """Bank of both."""
     images: tuple[Path, ...] = ()
-    """Scans of Fig. 7."""
+    """Scans of Fig. 7. Empty: the first pair to register."""
     device: str = "auto"
+    """Flag ``--device`` of all commands."""
 
     def __post_init__(self) -> None:
         for path in (
@@ -93,4 +91,4 @@ class Settings:
             *self.images,
         ):
             if path is not None and not path.exists():
-                raise InputError(f"no such file {path}; correct its name, or leave its flag out")
+                raise InputError(f"no such file {path}; correct the path, or omit its flag")

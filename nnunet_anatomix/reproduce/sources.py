@@ -1,4 +1,4 @@
-"""The datasets that a table runs on: the paper's, found in the data folder, or any others of the user's."""
+"""Datasets of a table: those of the paper, or others in the data folder."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from nnunet_anatomix.datasets.registration_pairs import PAIRS_FILE, PairSettings
 from nnunet_anatomix.reproduce.settings import Settings
 from pretraining.common.errors import InputError
 
-_WITHOUT_PUBLIC_DATA = {"wufetal": "WUFetal"}
-"""Column of the paper → its title; in-house, never published."""
+_UNPUBLISHED = {"wufetal": "WUFetal"}
+"""Names of datasets that were never published → titles in the paper."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,15 +22,19 @@ class SegmentationSource:
 
     title: str
     folder: str
-    """Below ``nnUNet_raw``."""
+    """Name of the folder in ``nnUNet_raw``."""
     shots: int
+    """Volumes for fine-tuning."""
     crop: int | None = None
+    """Side of the training crops, voxels."""
     spacing_mm: tuple[float, float, float] | None = None
+    """Spacing of the training grid, slices last."""
     batch: int | None = None
+    """Crops per step."""
     cases: int | None = None
-    """To train on; None where it isn't there."""
+    """Number of training cases; None if not prepared."""
     missing: str = ""
-    """What to do where it isn't there."""
+    """Instruction if it is not prepared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,29 +45,41 @@ class PairSource:
     folder: Path
     settings: PairSettings
     missing: str = ""
-    """What to do where it isn't there."""
+    """Instruction if it is not prepared."""
 
 
 def segmentation_sources(settings: Settings, default: tuple[str, ...]) -> list[SegmentationSource]:
-    """The datasets asked for.
+    """Find the selected datasets.
+
+    Args:
+        settings: Settings with the selection.
+        default: Names if none is selected.
+
+    Returns:
+        One source per name.
 
     Raises:
-        InputError: For a name that is neither one of ``prepare``'s nor a dataset's in the data
-            folder.
+        InputError: If a name is neither one of ``prepare`` nor of a dataset in the data folder.
     """
-    return [_segmentation(settings, name) for name in settings.datasets or default]
+    return [_segmentation_source(settings, name) for name in settings.datasets or default]
 
 
 def pair_sources(settings: Settings) -> list[PairSource]:
-    """The pairs asked for.
+    """Find the selected pairs.
+
+    Args:
+        settings: Settings with the selection.
+
+    Returns:
+        One source per name.
 
     Raises:
-        InputError: For a name that is neither one of ``prepare``'s nor a folder of pairs.
+        InputError: If a name is neither one of ``prepare`` nor a folder of pairs.
     """
-    return [_pairs(settings, name) for name in settings.pairs or ("l2r-abdomen", "mm-whs")]
+    return [_pair_source(settings, name) for name in settings.pairs or ("l2r-abdomen", "mm-whs")]
 
 
-def _segmentation(settings: Settings, name: str) -> SegmentationSource:
+def _segmentation_source(settings: Settings, name: str) -> SegmentationSource:
     if name in SEGMENTATION:
         dataset = SEGMENTATION[name]
         ready = (settings.data / dataset.folder / "dataset.json").is_file()
@@ -79,17 +95,16 @@ def _segmentation(settings: Settings, name: str) -> SegmentationSource:
             if ready
             else f"not prepared: nnunet-anatomix prepare {name} --source DOWNLOAD --out {settings.data}",
         )
-    if name in _WITHOUT_PUBLIC_DATA:
-        raise InputError(
-            f"{_WITHOUT_PUBLIC_DATA[name]} is the authors' own dataset and was never published; leave it out"
-        )
+    if name in _UNPUBLISHED:
+        raise InputError(f"--datasets: {_UNPUBLISHED[name]} was never published; omit it")
     known = sorted(
         path.name for path in settings.data.glob("Dataset[0-9][0-9][0-9]_*") if (path / "dataset.json").is_file()
     )
     found = [folder for folder in known if folder == name or (name.isdigit() and int(folder[7:10]) == int(name))]
     if len(found) != 1:
         raise InputError(
-            f"no single dataset '{name}' in {settings.data}; there are {known}, and the paper's {sorted(SEGMENTATION)}"
+            f"no single dataset '{name}' in {settings.data}, expected one of {known}, "
+            f"or of the paper's {sorted(SEGMENTATION)}"
         )
     cases = _training_cases(settings.data / found[0])
     return SegmentationSource(title=found[0][11:], folder=found[0], shots=settings.shots or min(3, cases), cases=cases)
@@ -102,7 +117,7 @@ def _training_cases(folder: Path) -> int:
     return sum(1 for path in (folder / "labelsTr").iterdir() if not path.name.startswith("."))
 
 
-def _pairs(settings: Settings, name: str) -> PairSource:
+def _pair_source(settings: Settings, name: str) -> PairSource:
     known = {
         "l2r-abdomen": (l2r_abdomen.FOLDER, "L2RAb", l2r_abdomen.CT_WINDOW_HU),
         "mm-whs": (mm_whs.FOLDER, "MM-WHS", mm_whs.CT_WINDOW_HU),
@@ -121,6 +136,8 @@ def _pairs(settings: Settings, name: str) -> PairSource:
         )
     folder = settings.data / name if (settings.data / name).is_dir() else Path(name)
     if not folder.is_dir():
-        raise InputError(f"no folder of pairs '{name}', in {settings.data} or here; the paper's are {sorted(known)}")
+        raise InputError(
+            f"no folder of pairs '{name}' in {settings.data} or here, expected one, or of the paper's {sorted(known)}"
+        )
     pair_settings = read_pair_settings(folder)
     return PairSource(title=pair_settings.name, folder=folder, settings=pair_settings)

@@ -1,4 +1,4 @@
-"""All tables and figures that can be run, by name."""
+"""Tables and figures that can be run, by name."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from nnunet_anatomix.datasets.layout import SourceCase
 from nnunet_anatomix.finetuning.dataset import check_cases, find_dataset
 from nnunet_anatomix.registration.atlas.align import align_scans
 from nnunet_anatomix.registration.atlas.template import AtlasScan
-from nnunet_anatomix.registration.batch import Common, PairFiles, register_pair
+from nnunet_anatomix.registration.batch import BatchSettings, PairFiles, register_pair
 from nnunet_anatomix.registration.config import RegistrationConfig
 from nnunet_anatomix.registration.descriptors import DescriptorConfig
 from nnunet_anatomix.registration.start.initial import file_start
@@ -213,13 +213,13 @@ MIND = RegistrationConfig(init="none", descriptors=DescriptorConfig(feature_weig
 
 def register_fixed(path: Path, suffix: str, folder: Path) -> None:
     pair = PairFiles(name="pair", fixed=path, moving=sound(folder, suffix))
-    register_pair(pair, folder / "out", Common(config=MIND, weights=None), progress=False)
+    register_pair(pair, folder / "out", BatchSettings(config=MIND, weights=None), progress=False)
 
 
 def register_labels(path: Path, suffix: str, folder: Path) -> None:
     fixed = sound(folder, suffix)
     pair = PairFiles(name="pair", fixed=fixed, moving=fixed, fixed_labels=fixed, moving_labels=path)
-    register_pair(pair, folder / "out", Common(config=MIND, weights=None), progress=False)
+    register_pair(pair, folder / "out", BatchSettings(config=MIND, weights=None), progress=False)
 
 
 def features_of(path: Path, suffix: str, folder: Path) -> None:

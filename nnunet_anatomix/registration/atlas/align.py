@@ -1,4 +1,4 @@
-"""Many scans aligned one after the other, in rounds; killed, it goes on (App. B.4.4)."""
+"""Groupwise affine alignment of scans in rounds, which can be resumed (App. B.4.4)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from nnunet_anatomix.registration.atlas.template import (
     average_unbiased,
     digest,
     file_stamp,
-    geometry,
+    grid_geometry,
     homogeneous,
 )
 from nnunet_anatomix.registration.descriptors import DescriptorConfig
@@ -42,8 +42,8 @@ from pretraining.imaging.writing import write_image, write_transform
 log = logging.getLogger(__name__)
 
 ATLAS, STATE = "atlas.nii.gz", "alignment.json"
-_REAL = 1e-6
-"""Below it an eigenvalue is no stretch, or an imaginary part is none."""
+_EIGENVALUE_TOLERANCE = 1e-6
+"""Bound below which an eigenvalue is not positive, or its imaginary part is 0."""
 
 
 def align_scans(
@@ -58,48 +58,47 @@ def align_scans(
     weights: FeatureWeights | None = None,
     device: torch.device | str = "cpu",
 ) -> int:
-    """Bring scans to one space, and write what moves them there into ``out``.
+    """Align scans to one space by affine transforms, and write the results.
 
-    For each scan NAME there will be ``NAME_affine.tfm``, which takes points of the atlas to points
-    of the scan, ``NAME_aligned.nii.gz``, the scan in its own intensities on the atlas' grid, and
-    ``NAME_labels.nii.gz``; beside them ``atlas.nii.gz`` and ``alignment.json``, with the agreement
-    of each scan in each round.
+    Writes for each scan NAME ``NAME_affine.tfm`` (transform from points of the atlas to points of
+    the scan), ``NAME_aligned.nii.gz`` (the scan in its own intensities on the grid of the atlas)
+    and, with labels, ``NAME_labels.nii.gz``; also ``atlas.nii.gz`` and ``alignment.json``, with the
+    agreement of each scan in each round.
 
     Args:
-        scans: With different names.
-        atlas: A scan to align all others to, once; it keeps its grid. Left out, an atlas is made of
+        scans: Scans with different names.
+        out: Folder for the results.
+        atlas: Scan to align all others to, once; it keeps its grid. Default: an atlas computed from
             the scans.
-        atlas_clip: Of the given atlas; one that was made here needs none.
-        rounds: Of aligning and averaging, at least 1.
-        spacing_mm: Of the atlas' grid; left out, that of the first scan (see
+        atlas_clip: Intensity range of the given atlas.
+        rounds: Number of rounds of alignment and averaging, at least 1.
+        spacing_mm: Spacing of the atlas' grid. Default: that of the first scan (see
             :func:`pretraining.imaging.grids.near_isotropic_grid`).
-        config, weights: What is compared; MIND-SSC alone without weights, beside the features of a
-            network otherwise.
-        device: Where features are computed.
+        config: Descriptors to compare. Default: MIND-SSC, with features if there are weights.
+        weights: Weights of the feature network. Default: none.
+        device: Device of the network.
 
     Returns:
-        How many alignments were computed now; the others were there already, from the same files
-        and settings.
+        Number of alignments computed by this call; the others were already finished with the same
+        files and settings.
 
     Raises:
-        InputError: If the atlas, or without one every scan, can't be read.
-        CommandFailed: After all others, if scans failed; at once, if none is left to make an atlas
-            of. ``failed.csv`` lists them.
+        InputError: If the atlas, or without one every scan, cannot be read.
+        CommandFailed: If scans failed, after all others were aligned, or at once if none is left to
+            compute an atlas from. ``failed.csv`` lists them.
         InUse: If another process writes into ``out``.
-        Interrupted: As soon as this process is asked to stop; the same call resumes with the scan
-            in hand.
+        Interrupted: If this process is asked to stop; the same call resumes with the current scan.
 
     Notes:
-        As in the paper, the first scan that can be read is the first template: which one hardly
-            matters, for its pose is divided out. Scans of
-        its group alone make the atlas; those of other groups are aligned to it afterwards, as the
-        paper's MRI to its CT atlas. Other than the paper, descriptors of the scans are compared,
-        not their labels across modalities, nor mutual information within one; the template is the
-        mean, not the median, which would hold all scans at once; and the pose's mean is affine, not
-        rigid.
+        As in the paper, the first readable scan is the first template; the choice hardly matters,
+        because its pose is divided out. Only scans of its group make the atlas; those of other
+        groups are aligned to it afterwards, as the paper's MRI to its CT atlas. Unlike the paper,
+        descriptors of the scans are compared, rather than labels across modalities and mutual
+        information within one; the template is the mean, not the median, which would hold all scans
+        at once; and the mean pose is affine, not rigid.
     """
     if rounds < 1:
-        raise InputError(f"expected at least 1 round, got {rounds}")
+        raise InputError(f"--rounds: expected at least 1, found {rounds}")
     check_spacing(spacing_mm)
     config = config or (DescriptorConfig() if weights else DescriptorConfig(feature_weight=0.0))
     given = AtlasScan(name="atlas", scan=atlas, clip=atlas_clip) if atlas else None
@@ -109,7 +108,7 @@ def align_scans(
         )
         if given:
             template = Template([given], {given.name: np.eye(4)}, given.read_scaled())
-            poses = aligner.aligned("given atlas", scans, template)
+            poses = aligner.align("given atlas", scans, template)
         else:
             first, grid = _first_readable(scans, spacing_mm)
             template = Template([first], {first.name: np.eye(4)}, grid)
@@ -117,15 +116,14 @@ def align_scans(
             members = [scan for scan in scans if scan.group == first.group]
             others = [scan for scan in scans if scan.group != first.group]
             for number in range(1, rounds + 1):
-                poses = aligner.aligned(f"round {number}", members, template, poses)
+                poses = aligner.align(f"round {number}", members, template, poses)
                 if not poses:
-                    raise CommandFailed(
-                        f"round {number}: all scans that make the atlas failed: {_listed(aligner.outcome.failed)}"
-                    )
+                    reasons = _format_failures(aligner.outcome.failed)
+                    raise CommandFailed(f"round {number}: all scans that make the atlas failed: {reasons}")
                 template = average_unbiased([scan for scan in members if scan.name in poses], poses, template.grid)
                 poses = template.poses
             if others:
-                poses = poses | aligner.aligned("other groups", others, template)
+                poses = poses | aligner.align("other groups", others, template)
         aligner.write(scans, poses, template, given)
         aligner.outcome.total = len(scans)
     aligner.outcome.require_all("scans", see=out / FAILURES)
@@ -134,14 +132,17 @@ def align_scans(
 
 @dataclass(kw_only=True)
 class _Aligner:
-    """Aligns scans one after the other, and keeps in ``alignment.json`` from what each pose and each file was made."""
+    """Alignment of one scan after the other.
+
+    ``alignment.json`` records the inputs of each pose and of each file.
+    """
 
     out: Path
     config: DescriptorConfig
     weights: FeatureWeights | None
     device: torch.device
     outcome: Outcome = field(default_factory=lambda: Outcome(total=0))
-    """Over all stages; ``done`` counts alignments."""
+    """Outcome of all stages; ``done`` counts alignments."""
 
     def __post_init__(self) -> None:
         self._settings = [asdict(self.config), self.weights.sha256 if self.weights else None]
@@ -155,8 +156,8 @@ class _Aligner:
     def _net(self) -> FeatureNetwork | None:
         return self.weights.network().to(self.device) if self.weights else None
 
-    def aligned(self, stage: str, scans: Sequence[AtlasScan], template: Template, near: Poses | None = None) -> Poses:
-        """Poses of the scans that could be aligned; the descent begins with the one that is near, if any."""
+    def align(self, stage: str, scans: Sequence[AtlasScan], template: Template, initial: Poses | None = None) -> Poses:
+        """Align scans to a template, and return the poses of those that succeeded."""
         before, entries = self._before.get(stage, {}), self._state.setdefault(stage, {})
 
         def inputs_of(scan: AtlasScan) -> str:
@@ -171,18 +172,21 @@ class _Aligner:
 
         def work(scan: AtlasScan) -> None:
             inputs = inputs_of(scan)
-            start = self._start(scan, template, (near or {}).get(scan.name))
+            start = self._find_start(scan, template, (initial or {}).get(scan.name))
             pose = homogeneous(start.transform).tolist()
             entries[scan.name] = {"inputs": inputs, "agreement": round(start.agreement, 4), "pose": pose}
             self._save()
 
-        self.outcome.done += self._each(stage, scans, work, is_done).done
+        self.outcome.done += self._run_stage(stage, scans, work, is_done).done
         return {name: np.array(entry["pose"]) for name, entry in entries.items()}
 
     def write(self, scans: Sequence[AtlasScan], poses: Poses, template: Template, given: AtlasScan | None) -> None:
-        """Write the atlas and what was aligned; files that were made from the same already stay, those of failed scans go."""
+        """Write the atlas and the aligned scans.
+
+        Files with the same inputs are kept, and files of failed scans are deleted.
+        """
         atlas = self.out / ATLAS
-        if not (given and atlas.exists() and atlas.samefile(given.scan)) and not self._stands(
+        if not (given and atlas.exists() and atlas.samefile(given.scan)) and not self._is_current(
             ATLAS, template.key, [atlas]
         ):
             write_image(atlas, given.read() if given else template.images[0])
@@ -195,7 +199,7 @@ class _Aligner:
 
         def key_of(scan: AtlasScan) -> str:
             labels = [file_stamp(scan.labels)] if scan.labels else []
-            return digest(scan.stamp(), labels, poses[scan.name].tolist(), geometry(template.grid))
+            return digest(scan.stamp(), labels, poses[scan.name].tolist(), grid_geometry(template.grid))
 
         def work(scan: AtlasScan) -> None:
             key = key_of(scan)
@@ -203,7 +207,9 @@ class _Aligner:
             self._save(scan.name, key)
 
         known = [scan for scan in scans if scan.name in poses]
-        self._each("writing", known, work, lambda scan: self._stands(scan.name, key_of(scan), self._paths(scan)))
+        self._run_stage(
+            "writing", known, work, lambda scan: self._is_current(scan.name, key_of(scan), self._paths(scan))
+        )
         if self._state != self._before:
             self._save()
 
@@ -211,21 +217,22 @@ class _Aligner:
         names = ("affine.tfm", "aligned.nii.gz", *(["labels.nii.gz"] if scan.labels else []))
         return [self.out / f"{scan.name}_{name}" for name in names]
 
-    def _start(self, scan: AtlasScan, template: Template, near: np.ndarray | None) -> Start:
+    def _find_start(self, scan: AtlasScan, template: Template, initial: np.ndarray | None) -> Start:
         atlas, known = template.images
-        given = None if near is None else Start(name="before", transform=affine_transform(near), rivals={})
+        given = None if initial is None else Start(name="before", transform=affine_transform(initial), rivals={})
         windows = ((0.0, 1.0), (0.0, 1.0))
         start = best_start(
             atlas, scan.read_scaled(), self.config, net=self._net, clips=windows, masks=(known, None), given=given
         )
-        turns = np.linalg.eigvals(homogeneous(start.transform)[:3, :3])
-        if (turns.real[np.abs(turns.imag) < _REAL] < _REAL).any():
+        # The mean pose needs real logarithms, which mirrored and half-turned poses do not have.
+        values = np.linalg.eigvals(homogeneous(start.transform)[:3, :3])
+        if (values.real[np.abs(values.imag) < _EIGENVALUE_TOLERANCE] < _EIGENVALUE_TOLERANCE).any():
             raise InputError(
-                f"{scan.name}: agrees best when mirrored or turned by half a circle; check its header's directions"
+                f"{scan.name}: agrees best when mirrored or rotated by 180 degrees; check the directions in its header"
             )
         return start
 
-    def _each(
+    def _run_stage(
         self,
         stage: str,
         scans: Sequence[AtlasScan],
@@ -241,11 +248,11 @@ class _Aligner:
         self.outcome.failed |= outcome.failed
         return outcome
 
-    def _stands(self, name: str, key: str, paths: Sequence[Path]) -> bool:
+    def _is_current(self, name: str, key: str, paths: Sequence[Path]) -> bool:
         return self._state["written"].get(name) == key and all(path.exists() for path in paths)
 
     def _save(self, name: str | None = None, key: str | None = None) -> None:
-        """Write the state, with what was just written, if anything."""
+        """Write the state, after recording the inputs of a written file, if any."""
         if name:
             self._state["written"][name] = key
         write_text(self.out / STATE, json.dumps(self._state, indent=1) + "\n")
@@ -265,15 +272,15 @@ def _write_aligned(
 
 
 def _first_readable(scans: Sequence[AtlasScan], spacing_mm: float | None) -> tuple[AtlasScan, sitk.Image]:
-    """A scan, and the atlas' grid over it."""
+    """Return the first readable scan, and the grid of the atlas over it."""
     reasons = []
     for scan in scans:
         try:
             return scan, near_isotropic_grid(scan.read_scaled(), spacing_mm=spacing_mm, at_most_voxels=LARGEST_FIELD)
         except InputError as error:
             reasons.append(str(error))
-    raise InputError(f"expected scans to make an atlas of, found none that can be read: {'; '.join(reasons)}")
+    raise InputError(f"expected scans to compute an atlas from, found no readable one: {'; '.join(reasons)}")
 
 
-def _listed(failed: Mapping[str, str]) -> str:
+def _format_failures(failed: Mapping[str, str]) -> str:
     return "; ".join(f"{name}: {why}" for name, why in failed.items())

@@ -1,4 +1,4 @@
-"""The CSV that lists the scans of a groupwise alignment."""
+"""CSV list of the scans of a groupwise alignment."""
 
 from __future__ import annotations
 
@@ -16,14 +16,19 @@ Window = tuple[float, float] | None
 
 
 def read_atlas_scans(path: Path, clip: Window = None) -> list[AtlasScan]:
-    """Read a CSV with the column ``scan`` and perhaps ``name``, ``labels``, ``group``, ``clip``; paths are relative to its folder.
+    """Read the list of scans.
 
     Args:
-        clip: Of the scans whose cell ``clip`` (two numbers, such as ``-450 450``) is empty.
+        path: CSV file with the column ``scan`` and optionally ``name``, ``labels``, ``group`` and
+            ``clip`` (two numbers, such as ``-450 450``); paths are relative to its folder.
+        clip: Intensity range of scans without a clip in the file.
+
+    Returns:
+        One entry per row.
 
     Raises:
-        InputError: As by :func:`~nnunet_anatomix.registration.lists.read_list`, or for a clip that
-            is none.
+        InputError: As in :func:`~nnunet_anatomix.registration.lists.read_list`, or if a clip is
+            malformed.
     """
     from nnunet_anatomix.registration.atlas.template import AtlasScan
 

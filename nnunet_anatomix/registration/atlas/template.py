@@ -1,7 +1,7 @@
-"""Many scans brought to one space: an affine atlas that is nobody's own pose, or one that is given (App. B.4.4).
+"""Template of a groupwise alignment: mean of scans in the mean of their poses (App. B.4.4).
 
-Every scan is aligned to a template by its descriptors; the aligned scans' mean, in the mean of
-their poses, is the next round's template.
+Every scan is aligned to a template by its descriptors. The mean of the aligned scans, in the mean
+of their poses, is the template of the next round, so that no single scan's pose biases the atlas.
 """
 
 from __future__ import annotations
@@ -28,54 +28,52 @@ from pretraining.imaging.scans import read_image, validate_scan
 log = logging.getLogger(__name__)
 
 _MEAN_TOLERANCE = 1e-10
-"""Of the poses' mean logarithm; dimensionless, and mm for shifts."""
+"""Tolerance of the mean logarithm of the poses, dimensionless, and mm for translations."""
 
 
 Poses = dict[str, np.ndarray]
-"""A scan's name → (4, 4), homogeneous coordinates: points of the template, mm, to points of the
-scan.
-"""
+"""Name of a scan → (4, 4) homogeneous matrix from points of the template to points of it, mm."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AtlasScan:
-    """One scan of many."""
+    """One scan of a groupwise alignment."""
 
     name: str
     scan: Path
     labels: Path | None = None
-    """To be moved along."""
+    """Label map, moved with the scan."""
     group: str = ""
-    """Such as its modality: intensities are averaged within one group only."""
+    """Group, such as the modality; intensities are averaged within one group only."""
     clip: Clip | None = None
-    """Intensities that become 0 and 1, e.g. (-450, 450) HU; the least and the greatest if left out.
-
-    """
+    """Intensities that become 0 and 1, e.g. (-450, 450) HU. Default: minimum and maximum."""
 
     def __post_init__(self) -> None:
         check_window(self.clip, f"{self.name}: clip")
 
     def stamp(self) -> list[Any]:
-        """Changes with the scan's file and window."""
+        """Return values that change with the scan's file and clip."""
         return [*file_stamp(self.scan), self.clip]
 
     def read(self) -> sitk.Image:
-        """The scan in its own intensities."""
+        """Read the scan in its own intensities."""
         return validate_scan(read_image(self.scan, self.name), self.name)
 
     def read_scaled(self) -> sitk.Image:
-        """The scan in [0, 1]."""
+        """Read the scan, scaled to [0, 1]."""
         scan = self.read()
         values = sitk.GetArrayViewFromImage(scan)
         low, high = self.clip or (float(values.min()), float(values.max()))
         if values.max() <= low or values.min() >= high:
-            raise InputError(f"{self.name}: all intensities lie beyond the window {low:g} to {high:g}; check its clip")
+            raise InputError(
+                f"{self.name}: expected intensities inside the clip {low:g} to {high:g}, found none; check its clip"
+            )
         return sitk.IntensityWindowing(scan, low, high, 0.0, 1.0)
 
 
 @dataclass(frozen=True)
 class Template:
-    """The mean of scans in given poses, on a grid: what others are aligned to. Made when first looked at."""
+    """Mean of scans in given poses on a grid, computed when first used."""
 
     scans: Sequence[AtlasScan]
     poses: Poses
@@ -83,12 +81,12 @@ class Template:
 
     @cached_property
     def key(self) -> str:
-        """Changes with all that the template is made of."""
-        return digest([(scan.stamp(), self.poses[scan.name].tolist()) for scan in self.scans], geometry(self.grid))
+        """Digest of everything the template is computed from."""
+        return digest([(scan.stamp(), self.poses[scan.name].tolist()) for scan in self.scans], grid_geometry(self.grid))
 
     @cached_property
     def images(self) -> tuple[sitk.Image, sitk.Image]:
-        """The mean, in [0, 1], of the scans that reach a voxel; and where any does."""
+        """Mean of the scans that cover each voxel, in [0, 1], and the mask of covered voxels."""
         total = torch.zeros(self.grid.GetSize())
         count = torch.zeros_like(total)
         for scan in self.scans:
@@ -100,15 +98,15 @@ class Template:
 
 
 def mean_pose(poses: Sequence[np.ndarray]) -> np.ndarray:
-    """The affine mean: relative to it, the poses' matrix logarithms sum to 0.
+    """Compute the affine mean, relative to which the poses' matrix logarithms sum to 0.
 
     Args:
-        poses: (4, 4) each, homogeneous coordinates, close enough to each other to have real
-            logarithms (no mirror, no half turn between).
+        poses: (4, 4) homogeneous matrices, close enough to each other for real logarithms (no
+            reflection or half turn between them).
 
     Returns:
-        (4, 4). It depends on no choice of coordinates, and the mean of inverses is the inverse of
-        the mean.
+        (4, 4). It does not depend on the choice of coordinates, and the mean of inverses is the
+        inverse of the mean.
 
     References:
         Pennec and Arsigny, Exponential Barycenters of the Canonical Cartan Connection and Invariant
@@ -124,16 +122,15 @@ def mean_pose(poses: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def average_unbiased(scans: Sequence[AtlasScan], poses: Poses, grid: sitk.Image) -> Template:
-    """The mean of scans that were aligned to a template, without the template's own pose: the mean of all poses is divided out.
+    """Average aligned scans in their mean pose, which removes the pose of the template.
 
     Args:
-        scans: To average.
-        poses: Of each of them.
-        grid: The template's.
+        scans: Scans to average.
+        poses: Pose of each scan.
+        grid: Grid of the template they were aligned to.
 
     Returns:
-        A template on a grid of the same axes and spacing, whose centre and extent follow the mean
-        pose.
+        Template on a grid of the same axes and spacing, with centre and extent of the mean pose.
     """
     mean = mean_pose([poses[scan.name] for scan in scans])
     steps, sides = index_to_mm(grid), np.array(grid.GetSize()) - 1
@@ -149,7 +146,7 @@ def average_unbiased(scans: Sequence[AtlasScan], poses: Poses, grid: sitk.Image)
 
 
 def homogeneous(transform: sitk.Transform) -> np.ndarray:
-    """(4, 4) of a linear transform."""
+    """Return the (4, 4) homogeneous matrix of a linear transform."""
     points = np.array([transform.TransformPoint(point) for point in ((0.0, 0.0, 0.0), *np.eye(3).tolist())])
     matrix = np.eye(4)
     matrix[:3] = np.column_stack([*(points[1:] - points[0]), points[0]])
@@ -157,26 +154,32 @@ def homogeneous(transform: sitk.Transform) -> np.ndarray:
 
 
 def affine_transform(pose: np.ndarray) -> sitk.AffineTransform:
-    """The ITK transform of a (4, 4) matrix."""
+    """Return the ITK transform of a (4, 4) homogeneous matrix."""
     return sitk.AffineTransform(pose[:3, :3].flatten().tolist(), pose[:3, 3].tolist())
 
 
-def geometry(grid: sitk.Image) -> list[Any]:
-    """What places a grid."""
+def grid_geometry(grid: sitk.Image) -> list[Any]:
+    """Return size, spacing, origin and direction of a grid."""
     return [grid.GetSize(), grid.GetSpacing(), grid.GetOrigin(), grid.GetDirection()]
 
 
 def file_stamp(path: Path) -> list[Any]:
-    """Changes with the file.
+    """Return values that change with the content of a file.
+
+    Args:
+        path: File.
+
+    Returns:
+        JSON values.
 
     Raises:
-        InputError: If there is none.
+        InputError: If the file does not exist.
     """
     if not path.is_file():
-        raise InputError(f"no such file {path}")
+        raise InputError(f"expected a file at {path}, found none; correct the path")
     return file_state(path)
 
 
 def digest(*made_from: Any) -> str:
-    """A short digest of what something was made from."""
+    """Return a short digest of the inputs of a result."""
     return fingerprint(list(made_from))

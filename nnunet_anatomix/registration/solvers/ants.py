@@ -1,8 +1,7 @@
 """SyN, the symmetric diffeomorphic solver of ANTs, on images or on feature channels (App. B.4).
 
-ANTs runs in a process of its own: it ignores Ctrl-C, fixes its number of threads once for all,
-prints to the terminal and crashes on what it dislikes, and none of this should befall a program
-that calls it.
+ANTs runs in a separate process, because it ignores Ctrl-C, fixes its number of threads for the
+whole process, prints to the terminal, and can crash.
 """
 
 from __future__ import annotations
@@ -30,9 +29,8 @@ from pretraining.imaging.rejection import Rejected
 from pretraining.imaging.scans import load_image
 from pretraining.imaging.writing import save_image
 
-# Of the package ants only its library is imported, which takes a tenth of a second rather than two.
-# The default action of SIGPIPE, which Python ignores, ends ANTs at its next iteration where the
-# program that started it is gone.
+# Import only the library of the package ants, in 0.1 s rather than 2 s. Restore the default action
+# of SIGPIPE, which Python ignores, so that ANTs ends when the parent process is gone.
 _PROGRAM = """
 import signal, sys, types
 package = sys.modules["ants"] = types.ModuleType("ants")
@@ -51,33 +49,30 @@ class AntsConfig:
     gradient_step: float = 0.15
     """Largest step of an iteration, voxels of its level."""
     iterations: tuple[int, ...] = (200, 200, 100)
-    """At most so many; a level ends earlier where it converged."""
+    """Maximum number of iterations; a level ends earlier if it converges."""
     shrink_factors: tuple[int, ...] = (3, 2, 1)
-    """Along the axis of the smallest spacing; ANTs shrinks others less, to make voxels isotropic.
-
-    """
+    """Downsampling along the axis of the smallest spacing; ANTs makes voxels isotropic."""
     smoothing_sigmas_vox: tuple[float, ...] = (3, 2, 0)
-    """Of the Gaussian before shrinking, voxels of the full grid."""
+    """Standard deviation of the Gaussian before downsampling, voxels of the full grid."""
     sampling: float = 0.666
-    """Share of voxels that the similarity reads, drawn at random."""
+    """Share of voxels sampled at random for the similarity."""
     mi_bins: int = 48
-    """Of each axis of the joint histogram."""
+    """Bins along each axis of the joint histogram."""
     feature_weight: float = 0.1
-    """Of each channel's mean squares; since SyN sets the length of its steps, a factor common to
-    all terms changes nothing.
-    """
+    """Weight of each channel's mean squares; SyN normalizes steps, so a common factor cancels."""
 
     def __post_init__(self) -> None:
         levels = len(self.iterations)
         if not levels or {len(self.shrink_factors), len(self.smoothing_sigmas_vox)} != {levels}:
             raise InputError(
-                f"SyN's iterations, shrink_factors and smoothing_sigmas_vox need one entry per level each, found {self}"
+                "SyN: expected one entry per level in iterations, shrink_factors and smoothing_sigmas_vox, "
+                f"found {self}"
             )
         check_not_negative(iterations=self.iterations, smoothing_sigmas_vox=self.smoothing_sigmas_vox)
         check_count(shrink_factors=self.shrink_factors)
         check_positive(gradient_step=self.gradient_step, feature_weight=self.feature_weight)
         check_within("(0, 1]", sampling=self.sampling)
-        check_within("[5, inf)", mi_bins=self.mi_bins)  # a histogram's outermost two bins on each side stay empty
+        check_within("[5, inf)", mi_bins=self.mi_bins)  # the outermost two bins on each side stay empty
 
 
 def syn_displacement(
@@ -93,34 +88,36 @@ def syn_displacement(
     threads: int | None = None,
     progress: Callable[[], object] = lambda: None,
 ) -> tuple[Tensor, Tensor]:
-    """Register two images, or their features, by SyN.
+    """Register two images, or their features, with SyN.
 
     Args:
-        fixed, moving: (C, X, Y, Z) finite floats, both on ``grid``.
-        grid: Any image on the grid; its spacing matters, where it lies does not.
-        metric: ``mi``, mutual information, for images; ``mean_squares`` for features. One term a
+        fixed: (C, X, Y, Z) finite floats on ``grid``.
+        moving: (C, X, Y, Z) finite floats on ``grid``.
+        grid: Image on the grid, of which only the spacing matters.
+        metric: ``mi``, mutual information, for images; ``mean_squares`` for features. One term per
             channel.
-        config: Defaults to the paper's.
-        fixed_mask, moving_mask: (X, Y, Z), above 0 where an image counts; None for everywhere. ANTs
-            compares where both count.
-        seed: Of the random choice of voxels, 0 or more.
-        threads: None for all cores, or what ``ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS`` says. Only
-            with 1 results repeat to the last bit.
-        progress: Called after every iteration.
+        config: Settings. Default: those of the paper.
+        fixed_mask: (X, Y, Z), above 0 where the fixed image counts. Default: everywhere.
+        moving_mask: (X, Y, Z), above 0 where the moving image counts. Default: everywhere. ANTs
+            compares where both masks are above 0.
+        seed: Seed of the random sampling of voxels, >= 0.
+        threads: Number of threads. Default: ``ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS``, or all cores.
+            Results are bit-identical only with 1.
+        progress: Function called after every iteration.
 
     Returns:
         Forward and inverse displacement, (3, X, Y, Z) float32, voxels of ``grid``, on the device of
-        ``fixed``. Pulled along the forward one (:func:`~nnunet_anatomix.registration.warp.warp`),
-        ``moving`` comes onto ``fixed``; along the inverse one, ``fixed`` onto ``moving``.
+        ``fixed``. The forward one warps ``moving`` onto ``fixed``
+        (:func:`~nnunet_anatomix.registration.warp.warp`), the inverse one ``fixed`` onto
+        ``moving``.
 
     Raises:
         InputError: If antspyx is not installed, or a mask is empty.
         CommandFailed: If ANTs fails.
 
     Notes:
-        ANTs first rescales every channel of either image to [0, 1] by its extremes, inside the
-        masks or not: outliers must be clipped beforehand, and channels weigh alike whatever their
-        contrast.
+        ANTs first rescales every channel of both images to [0, 1] by its extremes, regardless of
+        the masks: clip outliers beforehand. Channels have equal weight whatever their contrast.
 
     References:
         Avants et al., Symmetric diffeomorphic image registration with cross-correlation, MedIA
@@ -135,8 +132,7 @@ def syn_displacement(
         raise ValueError(
             f"need two (C, X, Y, Z) of one shape on a grid of {grid.GetSize()}, got {fixed.shape} and {moving.shape}"
         )
-    # ANTs sees the grid along its own axes: the file format's rounding of origins and directions
-    # then has nothing to round.
+    # Give ANTs a grid with origin 0 and identity directions, which the file format does not round.
     axes_only = sitk.Image(grid.GetSize(), sitk.sitkUInt8)
     axes_only.SetSpacing(grid.GetSpacing())
     masks = _masks(fixed_mask, moving_mask, fixed.shape[1:])
@@ -162,17 +158,17 @@ def syn_displacement(
 
 
 def _field(path: Path) -> sitk.Image:
-    """A displacement field that ANTs wrote; its writer does not report a full disk either."""
+    """Read a displacement field of ANTs, whose writer does not report a full disk."""
     try:
         return sitk.Cast(load_image(path, vectors=True)[0], sitk.sitkVectorFloat64)
     except Rejected as reason:
         raise CommandFailed(
-            f"ANTs' registration left a damaged file ({reason}); is there room in {path.parent.parent}?"
+            f"ANTs wrote a damaged displacement field ({reason}); check the free space in {path.parent.parent}"
         ) from None
 
 
 def _masks(fixed: Tensor | None, moving: Tensor | None, shape: torch.Size) -> dict[str, Tensor]:
-    """Both masks as (X, Y, Z) uint8, or none: where there is one, ANTs takes two."""
+    """Return both masks as (X, Y, Z) uint8, or none: ANTs takes two masks or none."""
     if fixed is None and moving is None:
         return {}
     masks: dict[str, Tensor] = {}
@@ -180,13 +176,13 @@ def _masks(fixed: Tensor | None, moving: Tensor | None, shape: torch.Size) -> di
         masks[role] = torch.ones(shape, dtype=torch.uint8) if mask is None else (mask > 0).to(torch.uint8)
         if not masks[role].any():
             raise InputError(
-                f"expected a {role} mask that is above 0 somewhere, found an empty one; correct it or leave it out"
+                f"expected a {role} mask that is above 0 somewhere, found an empty one; correct or omit it"
             )
     return masks
 
 
 def _arguments(config: AntsConfig, metric: str, channels: int, masked: bool, seed: int) -> list[str]:
-    """Of antsRegistration, as in the paper."""
+    """Return the arguments of antsRegistration."""
     kind, weight, bins = ("MI", 1.0, config.mi_bins) if metric == "mi" else ("MeanSquares", config.feature_weight, 1)
     terms = (
         f"{kind}[fixed{c}.nii,moving{c}.nii,{weight:g},{bins},Random,{config.sampling:g}]" for c in range(channels)
@@ -196,7 +192,7 @@ def _arguments(config: AntsConfig, metric: str, channels: int, masked: bool, see
         "--shrink-factors": "x".join(map(str, config.shrink_factors)),
         "--smoothing-sigmas": "x".join(f"{sigma:g}" for sigma in config.smoothing_sigmas_vox) + "vox",
     }
-    # ANTs takes a seed of 0 for the time of day.
+    # ANTs replaces a seed of 0 by the time of day.
     return [
         *("--verbose", "1", "--dimensionality", "3", "--float", "1", "--random-seed", str(seed + 1)),
         *("--output", "[./]", "--transform", f"SyN[{config.gradient_step:g}]"),
@@ -223,10 +219,10 @@ def _run(package: str, arguments: list[str], folder: Path, threads: int | None, 
             process.kill()
             raise
     if process.returncode or not all((folder / f"0{kind}.nii.gz").is_file() for kind in ("Warp", "InverseWarp")):
-        told = (
+        messages = (
             [line for line in lines if "error" in line.lower()]
             or [line for line in lines if line]
-            or ["it said nothing"]
+            or ["it printed nothing"]
         )
-        reason = "it was killed, by somebody or for lack of memory" if process.returncode == -9 else told[-1][:300]
+        reason = "it was killed, by a user or for lack of memory" if process.returncode == -9 else messages[-1][:300]
         raise CommandFailed(f"ANTs' registration failed with exit code {process.returncode}: {reason}")

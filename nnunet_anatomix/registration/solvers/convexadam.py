@@ -1,4 +1,4 @@
-"""ConvexAdam: a global search on a coarse grid, then a descent on a finer one, on any descriptors (App. B.4)."""
+"""ConvexAdam: a global search on a coarse grid, then descent on a finer one (App. B.4)."""
 
 from __future__ import annotations
 
@@ -22,24 +22,22 @@ from pretraining.imaging.interpolation import interpolate_at
 
 @dataclass(frozen=True, kw_only=True)
 class ConvexAdamConfig:
-    """The solver's settings; the paper searched over the first four (App. A.2)."""
+    """Settings of ConvexAdam; the paper searched over the first four (App. A.2)."""
 
     smoothness: float = 1.25
     """Weight λ of the squared differences between neighbours' displacements in the descent."""
     grid_spacing: int = 6
-    """Of the coarse grid, voxels."""
+    """Spacing of the coarse grid, voxels."""
     reach: int = 2
-    """Greatest displacement of the search, voxels of the coarse grid (``disp_hw``)."""
+    """Greatest displacement of the search, voxels of the coarse grid (disp_hw in ConvexAdam)."""
     adam_spacing: int = 2
-    """Of the descent's grid, voxels."""
+    """Spacing of the descent's grid, voxels."""
     iterations: int = 80
-    """Of the descent."""
+    """Number of iterations of the descent."""
     symmetric: bool = True
-    """Whether the search goes both ways and keeps what both agree on (inverse consistency)."""
+    """Search in both directions and enforce inverse consistency."""
     beyond: Literal["border", "zeros"] = "border"
-    """What the descent finds beyond the grid: its border goes on, or ``zeros`` as in the authors'
-    program.
-    """
+    """Values beyond the descent's grid: border repeats it, zeros as in the convexadam package."""
 
     def __post_init__(self) -> None:
         check_count(grid_spacing=self.grid_spacing, reach=self.reach, adam_spacing=self.adam_spacing)
@@ -47,7 +45,7 @@ class ConvexAdamConfig:
 
     @property
     def pool(self) -> int:
-        """Side of the cubes that descriptors may be averaged over beforehand."""
+        """Side of the cubes over which descriptors may be averaged beforehand, voxels."""
         return gcd(self.grid_spacing, self.adam_spacing)
 
 
@@ -63,22 +61,22 @@ def convex_adam(
     knots: bool = False,
     progress: Callable[[], object] = lambda: None,
 ) -> Tensor:
-    """Align descriptors.
+    """Register descriptors with ConvexAdam.
 
     Args:
-        fixed, moving: (C, X', Y', Z') float32, averaged over cubes of ``config.pool`` voxels.
+        fixed: (C, X', Y', Z') float32, averaged over cubes of ``config.pool`` voxels.
+        moving: (C, X', Y', Z') float32, averaged likewise.
         shape: (X, Y, Z), voxels of the full grid, at least ``config.grid_spacing`` each.
-        config: The settings.
-        fixed_known, moving_known: (X, Y, Z) in {0, 1}, where something is known of each scan; None
-            for everywhere.
-        knots: Whether to return the displacement on the descent's grid, as it was found: between
-            its knots, the full one is linear.
-        progress: Called after every iteration of the descent.
+        config: Settings.
+        fixed_known: (X, Y, Z) in {0, 1}, 1 where the fixed scan is known. Default: everywhere.
+        moving_known: (X, Y, Z) in {0, 1}, 1 where the moving scan is known. Default: everywhere.
+        knots: Return the displacement on the descent's grid; between its knots it is linear.
+        progress: Function called after every iteration of the descent.
 
     Returns:
         (3, X, Y, Z) float32, voxels of the full grid, or of the grid of cubes of
-        ``config.adam_spacing`` voxels (:func:`pretraining.imaging.grids.grid_of_cubes`); pulls, as
-        in :mod:`nnunet_anatomix.registration.warp`.
+        ``config.adam_spacing`` voxels (:func:`pretraining.imaging.grids.grid_of_cubes`), with the
+        convention of :mod:`nnunet_anatomix.registration.warp`.
 
     References:
         Siebert, Hansen & Heinrich, Fast 3D Registration with Accurate Optimisation and Little
@@ -86,10 +84,10 @@ def convex_adam(
     """
     known = {"fixed_known": fixed_known, "moving_known": moving_known}
     found = search_stage(fixed, moving, config, **known)
-    # Handed over, not kept: large grids want the memory of what is done with.
-    handed_over = [descent_dissimilarity(fixed, moving, config, **known)]
+    # Keep no reference here, so that the descent can free its input: large grids need the memory.
+    dissimilarity = [descent_dissimilarity(fixed, moving, config, **known)]
     del fixed, moving
-    return descent_stage(handed_over.pop(), found, shape, config, knots=knots, progress=progress)
+    return descent_stage(dissimilarity.pop(), found, shape, config, knots=knots, progress=progress)
 
 
 @torch.no_grad()
@@ -101,15 +99,21 @@ def search_stage(
     fixed_known: Tensor | None = None,
     moving_known: Tensor | None = None,
 ) -> Tensor:
-    """The global search of :func:`convex_adam`, which takes the same arguments.
+    """Run the global search of :func:`convex_adam`.
+
+    Args:
+        fixed: Fixed descriptors, as in :func:`convex_adam`.
+        moving: Moving descriptors.
+        config: Settings, of which the result depends on ``grid_spacing``, ``reach``, ``symmetric``
+            and, through the descriptors, ``pool``.
+        fixed_known: Mask of the fixed scan, as in :func:`convex_adam`.
+        moving_known: Mask of the moving scan.
 
     Returns:
-        (3, X // s, Y // s, Z // s) float32, s the ``grid_spacing``, voxels of that coarse grid. Of
-        the settings it depends on ``grid_spacing``, ``reach``, ``symmetric`` and, through the
-        descriptors, ``pool``.
+        (3, X // s, Y // s, Z // s) float32, s the ``grid_spacing``, voxels of that coarse grid.
     """
-    fixed, moving = (_averaged(descriptors, config.grid_spacing, config.pool) for descriptors in (fixed, moving))
-    fixed_weight, moving_weight = (_share_known(mask, config.grid_spacing) for mask in (fixed_known, moving_known))
+    fixed, moving = (_pool_volume(descriptors, config.grid_spacing, config.pool) for descriptors in (fixed, moving))
+    fixed_weight, moving_weight = (_pool_mask(mask, config.grid_spacing) for mask in (fixed_known, moving_known))
     return convex_displacement(
         fixed,
         moving,
@@ -128,9 +132,20 @@ def descent_dissimilarity(
     fixed_known: Tensor | None = None,
     moving_known: Tensor | None = None,
 ) -> Dissimilarity:
-    """What the descent of :func:`convex_adam` lowers; of the settings it depends on ``adam_spacing``, ``beyond`` and ``pool``."""
-    fixed, moving = (_averaged(descriptors, config.adam_spacing, config.pool) for descriptors in (fixed, moving))
-    weights = (_share_known(mask, config.adam_spacing) for mask in (fixed_known, moving_known))
+    """Build the data term that the descent of :func:`convex_adam` minimizes.
+
+    Args:
+        fixed: Fixed descriptors, as in :func:`convex_adam`.
+        moving: Moving descriptors.
+        config: Settings, of which the result depends on ``adam_spacing``, ``beyond`` and ``pool``.
+        fixed_known: Mask of the fixed scan, as in :func:`convex_adam`.
+        moving_known: Mask of the moving scan.
+
+    Returns:
+        The data term on the descent's grid.
+    """
+    fixed, moving = (_pool_volume(descriptors, config.adam_spacing, config.pool) for descriptors in (fixed, moving))
+    weights = (_pool_mask(mask, config.adam_spacing) for mask in (fixed_known, moving_known))
     return Dissimilarity(fixed, moving, *weights, beyond=config.beyond)
 
 
@@ -143,55 +158,64 @@ def descent_stage(
     knots: bool = False,
     progress: Callable[[], object] = lambda: None,
 ) -> Tensor:
-    """The descent of :func:`convex_adam`.
+    """Run the descent of :func:`convex_adam`.
 
     Args:
-        dissimilarity: From :func:`descent_dissimilarity`.
-        found: From :func:`search_stage`.
-        shape, config, knots, progress: As there.
+        dissimilarity: Data term from :func:`descent_dissimilarity`.
+        found: Displacement from :func:`search_stage`.
+        shape: Shape of the full grid, as in :func:`convex_adam`.
+        config: Settings.
+        knots: Return the displacement on the descent's grid.
+        progress: Function called after every iteration.
 
     Returns:
-        As there.
+        Displacement, as from :func:`convex_adam`.
     """
     start = regrid(found, config.grid_spacing, config.adam_spacing, triple(dissimilarity.shape))
     found = refine(dissimilarity, start, smoothness=config.smoothness, iterations=config.iterations, progress=progress)
     del dissimilarity
     if knots:
-        return _filled_up(found, [-(-side // config.adam_spacing) for side in shape])
+        return _pad_to(found, [-(-side // config.adam_spacing) for side in shape])
     return on_full_grid(found, config.adam_spacing, shape)
 
 
-def _averaged(volume: Tensor, spacing: int, already: int = 1) -> Tensor:
-    return volume if spacing == already else functional.avg_pool3d(volume, spacing // already)
+def _pool_volume(volume: Tensor, spacing: int, current: int = 1) -> Tensor:
+    """Average a (C, X, Y, Z) volume from its current to a larger spacing, voxels."""
+    return volume if spacing == current else functional.avg_pool3d(volume, spacing // current)
 
 
-def _share_known(mask: Tensor | None, spacing: int) -> Tensor | None:
-    return None if mask is None else _averaged(mask[None].float(), spacing)[0]
+def _pool_mask(mask: Tensor | None, spacing: int) -> Tensor | None:
+    return None if mask is None else _pool_volume(mask[None].float(), spacing)[0]
 
 
 def regrid(displacement: Tensor, spacing: int, new_spacing: int, shape: tuple[int, int, int]) -> Tensor:
-    """A displacement between grids of cubes over one volume: (3, *shape), in voxels of the new grid.
+    """Resample a displacement between grids of cubes over one volume.
 
     Args:
         displacement: (3, X, Y, Z), voxels of the old grid.
-        spacing, new_spacing: Sides of the cubes.
+        spacing: Side of the old grid's cubes.
+        new_spacing: Side of the new grid's cubes, in the same unit.
+        shape: Shape of the new grid.
+
+    Returns:
+        (3, *shape), voxels of the new grid.
     """
     centres = (identity(shape, displacement.device) + 0.5) * (new_spacing / spacing) - 0.5
     return interpolate_at(displacement, centres, beyond="border") * (spacing / new_spacing)
 
 
 def on_full_grid(displacement: Tensor, spacing: int, shape: tuple[int, int, int]) -> Tensor:
-    """:func:`regrid` to single voxels: linear between the cubes' centres, constant beyond the outermost."""
+    """Resample a displacement from cubes to voxels, constant beyond the outermost cube centres."""
     if spacing == 1:
         return displacement
     inside = functional.interpolate(
         displacement[None] * spacing, scale_factor=spacing, mode="trilinear", align_corners=False
     )
-    return _filled_up(inside[0], shape)
+    return _pad_to(inside[0], shape)
 
 
-def _filled_up(displacement: Tensor, shape: Sequence[int]) -> Tensor:
-    """(3, *shape), constant beyond the last voxels there are."""
+def _pad_to(displacement: Tensor, shape: Sequence[int]) -> Tensor:
+    """Pad to (3, *shape) by repeating the last voxels."""
     margins = [side - covered for side, covered in zip(shape, displacement.shape[1:], strict=True)]
     if not any(margins):
         return displacement

@@ -1,8 +1,8 @@
-"""How different two descriptors are under a displacement, and which way it falls: the data term of the local stage (App. B.4).
+"""Data term of the local stage: squared difference of descriptors and its gradient (App. B.4).
 
-On a CPU one compiled loop reads every voxel's channels once and keeps nothing of them; on other
-devices PyTorch's kernels do the same in portions of channels. Either way the memory beyond the
-descriptors themselves is that of a few displacements.
+On a CPU, one compiled loop reads the channels of every voxel once and stores no intermediates; on
+other devices, PyTorch's kernels do the same in chunks of channels. In both cases the memory besides
+the descriptors is that of a few displacements.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ from torch.nn import functional
 
 from pretraining.imaging.interpolation import interpolate_at
 
-_CHANNELS_AT_ONCE = 8
+_CHANNEL_CHUNK = 8
 
 
 class Dissimilarity:
-    """Squared difference of fixed and moving descriptors, summed over channels and averaged over voxels.
+    """Squared difference of descriptors, summed over channels and averaged over voxels.
 
     Args:
-        fixed, moving: (C, X, Y, Z) float32 on one grid.
-        fixed_weight, moving_weight: (X, Y, Z) in [0, 1], how far each voxel counts; None for 1
-            everywhere. The moving weight travels with the moving descriptors. Where nothing is
-            known the difference is 0, and it pulls nowhere.
-        beyond: What lies beyond the moving grid, ``border``: its border goes on, or ``zeros``, as
-            the convexadam package has it.
+        fixed: (C, X, Y, Z) float32 fixed descriptors.
+        moving: (C, X, Y, Z) float32 moving descriptors on the same grid.
+        fixed_weight: (X, Y, Z) in [0, 1], weight of each fixed voxel. Default: 1.
+        moving_weight: (X, Y, Z) in [0, 1], weight of each moving voxel, sampled where the
+            descriptors are. Default: 1. Where a weight is 0, difference and gradient are 0.
+        beyond: Values beyond the moving grid: ``border`` repeats its border, ``zeros`` is as in the
+            convexadam package.
     """
 
     def __init__(
@@ -51,24 +52,24 @@ class Dissimilarity:
         )
         self._moving_weight = None if moving_weight is None else moving_weight.float()
         self._scale = 1 / self._fixed_weight.sum().clamp_min(1).item()
-        # With zeros all around, what is clamped to the outermost voxels lies beyond.
+        # With a margin of zeros, positions beyond the grid are clamped to zeros.
         self._margin = 1 if beyond == "zeros" else 0
         if self._margin:
             moving = functional.pad(moving, (self._margin,) * 6)
         if self.device.type == "cpu":
-            # Channels last: the loop reads a voxel's channels side by side. No copy, where they lie
-            # so already.
+            # Channels last: the loop reads the channels of a voxel in a row. This copies nothing if
+            # they already are.
             fixed, moving = (descriptors.movedim(0, -1).contiguous() for descriptors in (fixed, moving))
         self._fixed, self._moving = fixed, moving
 
     def gradient(self, position: Tensor) -> tuple[float, Tensor]:
-        """The dissimilarity and its derivative by each position.
+        """Compute the dissimilarity and its derivative with respect to each position.
 
         Args:
             position: (3, X, Y, Z), voxels of the moving grid.
 
         Returns:
-            The dissimilarity, and a (3, X, Y, Z) tensor, per voxel.
+            The dissimilarity, and its (3, X, Y, Z) derivative, per voxel.
         """
         weight = self._fixed_weight * self._scale
         if self._moving_weight is not None:
@@ -99,22 +100,23 @@ class Dissimilarity:
         total = position.new_zeros(())
         with torch.enable_grad():
             for fixed, moving in zip(
-                self._fixed.split(_CHANNELS_AT_ONCE), self._moving.split(_CHANNELS_AT_ONCE), strict=True
+                self._fixed.split(_CHANNEL_CHUNK), self._moving.split(_CHANNEL_CHUNK), strict=True
             ):
-                different = ((interpolate_at(moving, position, beyond="border") - fixed).square().sum(0) * weight).sum()
-                different.backward()
-                total += different.detach()
+                squared = (interpolate_at(moving, position, beyond="border") - fixed).square().sum(0)
+                difference = (squared * weight).sum()
+                difference.backward()
+                total += difference.detach()
         gradient = torch.zeros_like(position) if position.grad is None else position.grad
         return total.item(), gradient
 
 
 def _descend_loop(fixed, moving, position, weight, gradient, x_side, y_side, z_side, first, last):
-    """Look up values and their derivatives in one pass, which :func:`interpolate_at` and autograd cannot."""
+    """Interpolate values and their derivatives in one pass."""
     channels = fixed.shape[1]
     total = 0.0
     for voxel in range(first, last):
         x, y, z = position[0, voxel], position[1, voxel], position[2, voxel]
-        # Clamped, nothing changes along that axis.
+        # Where a coordinate is clamped, the derivative along that axis is 0.
         inside_x = np.float32(0 <= x <= x_side - 1)
         inside_y = np.float32(0 <= y <= y_side - 1)
         inside_z = np.float32(0 <= z <= z_side - 1)
@@ -149,7 +151,7 @@ def _descend_loop(fixed, moving, position, weight, gradient, x_side, y_side, z_s
     return total
 
 
-# Sums over channels may be reordered, or they would be taken one number at a time.
+# Allow sums over channels to be reordered; otherwise the compiler cannot vectorize them.
 _OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"}}
 _descend: Callable[..., float]
 try:

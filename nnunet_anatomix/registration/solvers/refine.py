@@ -1,4 +1,4 @@
-"""The local stage: displacements on a finer grid follow the gradient of similarity and smoothness, with Adam."""
+"""Local stage of ConvexAdam: Adam on dissimilarity and smoothness of a displacement."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nnunet_anatomix.registration.solvers.dissimilarity import Dissimilarity
 from nnunet_anatomix.registration.warp import identity
 
 _SMOOTHINGS = 3
-"""Box means over 3 x 3 x 3 voxels in a row, close to a cubic B-spline."""
+"""Number of successive box means over 3 x 3 x 3 voxels, close to a cubic B-spline."""
 
 
 @torch.no_grad()
@@ -24,40 +24,40 @@ def refine(
     rate: float = 1.0,
     progress: Callable[[], object] = lambda: None,
 ) -> Tensor:
-    """Descend from ``start``.
+    """Refine a displacement by gradient descent with Adam.
 
     Args:
-        dissimilarity: Of the descriptors.
+        dissimilarity: Data term of the descriptors.
         start: (3, X, Y, Z), voxels of their grid.
         smoothness: Weight of the squared differences between neighbours' displacements.
-        iterations: Of Adam.
-        rate: Of Adam, voxels.
-        progress: Called after every iteration.
+        iterations: Number of iterations.
+        rate: Learning rate of Adam, voxels.
+        progress: Function called after every iteration.
 
     Returns:
         (3, X, Y, Z), voxels of the grid.
 
     Notes:
-        Optimized are knots; the displacement is their smoothed field, as ConvexAdam has it. All
-        derivatives are written out: smoothing is linear and symmetric, so that the displacement's
-        derivative, smoothed once more, is the knots'.
+        As in ConvexAdam, the parameters are knots, and the displacement is their smoothed field.
+        The gradients are written out: smoothing is linear and symmetric, so the gradient of the
+        knots is the smoothed gradient of the displacement.
     """
-    here = identity(start.shape[1:], start.device)
+    positions = identity(start.shape[1:], start.device)
     knots = start.clone()
     optimizer = torch.optim.Adam([knots], lr=rate)
     displacement = start
     for _ in range(iterations):
         displacement = smooth(knots)
-        _, descent = dissimilarity.gradient(here + displacement)
-        descent += smoothness * _roughness_gradient(displacement)
-        knots.grad = smooth(descent)
+        _, gradient = dissimilarity.gradient(positions + displacement)
+        gradient += smoothness * _roughness_gradient(displacement)
+        knots.grad = smooth(gradient)
         optimizer.step()
         progress()
     return displacement
 
 
 def smooth(field: Tensor) -> Tensor:
-    """(C, X, Y, Z) after three box means, with zeros beyond the border: its own transpose."""
+    """Smooth (C, X, Y, Z) by three box means with zeros beyond the border; a symmetric operator."""
     for axis in (1, 2, 3):
         for _ in range(_SMOOTHINGS):
             sums, side = field / 3, field.shape[axis] - 1
@@ -68,7 +68,7 @@ def smooth(field: Tensor) -> Tensor:
 
 
 def _roughness_gradient(displacement: Tensor) -> Tensor:
-    """Derivative of the mean squared difference of neighbours, summed over the three axes."""
+    """Compute the gradient of the mean squared difference of neighbours, summed over the axes."""
     gradient = torch.zeros_like(displacement)
     for axis in (1, 2, 3):
         step = displacement.diff(dim=axis)

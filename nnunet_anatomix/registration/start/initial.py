@@ -1,4 +1,4 @@
-"""Where to begin: a transform from a file, or the best of several starts, judged by the features."""
+"""Initial transforms: from a file, or the best of several by agreement of descriptors."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from nnunet_anatomix.registration.descriptors import DescriptorConfig, Scan, describe
 from nnunet_anatomix.registration.start.affine import (
-    APART,
-    Described,
+    NO_OVERLAP,
+    DescribedScan,
     Stage,
     agreement,
     matching_translation,
@@ -33,24 +33,24 @@ from pretraining.imaging.scans import read_image
 log = logging.getLogger(__name__)
 
 _VOXELS = 96**3
-"""Of the grids that starts are judged on."""
+"""Maximum size of the grids on which starts are compared, voxels."""
 _POOL = 2
 _HEADER_BONUS = 0.02
-"""Another start must agree better by this than the one that the headers give."""
-_LEAST_COVERAGE = 0.02
-"""Share of the fixed grid that the moving scan must reach."""
+"""Margin of agreement by which another start must beat the headers."""
+_MIN_COVERAGE = 0.02
+"""Minimum share of the fixed grid that the moving scan covers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """A transform to begin with.
+    """An initial transform.
 
     Attributes:
         name: ``header``, ``centres``, ``mass``, ``search`` or ``file``.
-        transform: Takes points of the fixed scan to points of the moving scan, mm.
-        agreement: See :func:`nnunet_anatomix.registration.start.affine.agreement`; NaN where it was
-            not judged.
-        rivals: Name → agreement of all starts that were tried.
+        transform: Transform from points of the fixed scan to points of the moving scan, mm.
+        agreement: See :func:`nnunet_anatomix.registration.start.affine.agreement`; NaN if it was
+            not computed.
+        rivals: Name → agreement of all starts that were compared.
     """
 
     name: str
@@ -60,19 +60,36 @@ class Start:
 
 
 def header_start(fixed: sitk.Image, moving: sitk.Image) -> Start:
-    """The scans as their headers place them.
+    """Return the identity: the scans as their headers place them.
+
+    Args:
+        fixed: Fixed scan.
+        moving: Moving scan.
+
+    Returns:
+        The start.
 
     Raises:
-        InputError: If they don't overlap.
+        InputError: If the scans do not overlap.
     """
-    return _overlapping(fixed, moving, Start(name="header", transform=sitk.AffineTransform(3), rivals={}))
+    return _require_overlap(fixed, moving, Start(name="header", transform=sitk.AffineTransform(3), rivals={}))
 
 
 def file_start(path: Path, fixed: sitk.Image, moving: sitk.Image) -> Start:
-    """A transform from a file: ITK's and ANTs' ``.mat``, ``.tfm``, ``.txt``, ``.h5``, or a displacement field as an image.
+    """Read an initial transform from a file.
+
+    Args:
+        path: Transform of ITK or ANTs (``.mat``, ``.tfm``, ``.txt``, ``.h5``), or a displacement
+            field as an image.
+        fixed: Fixed scan.
+        moving: Moving scan.
+
+    Returns:
+        The start.
 
     Raises:
-        InputError: If it can't be read, is no displacement field, or leaves the scans apart.
+        InputError: If the file cannot be read, is not such a transform, or the scans do not overlap
+            under it.
     """
     try:
         transform = sitk.ReadTransform(str(path)) if Path(path).is_file() else None
@@ -82,17 +99,21 @@ def file_start(path: Path, fixed: sitk.Image, moving: sitk.Image) -> Start:
         field = read_image(path, "initial transform", vectors=True)
         if field.GetDimension() != 3 or field.GetNumberOfComponentsPerPixel() != 3:
             raise InputError(
-                f"initial transform: {path} is neither a transform of ITK's nor a displacement field of 3 components"
+                f"initial transform: {path} is neither a transform of ITK nor a displacement field of 3 components; "
+                "pass another file, or omit --init"
             )
         transform = sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64))
     if (
         transform.GetDimension() == 3
         and not np.isfinite([transform.TransformPoint(corner) for corner in _corners_mm(fixed)]).all()
     ):
-        raise InputError(f"initial transform: {path} holds NaN or infinity; make it anew, or leave --init out")
+        raise InputError(f"initial transform: {path} holds NaN or infinity; create it again, or omit --init")
     if transform.GetDimension() != 3:
-        raise InputError(f"initial transform: {path} works in {transform.GetDimension()} dimensions, expected 3")
-    return _overlapping(fixed, moving, Start(name="file", transform=transform, rivals={}))
+        raise InputError(
+            f"initial transform: {path} has {transform.GetDimension()} dimensions, expected 3; "
+            "pass another file, or omit --init"
+        )
+    return _require_overlap(fixed, moving, Start(name="file", transform=transform, rivals={}))
 
 
 def best_start(
@@ -106,68 +127,79 @@ def best_start(
     masks: Sequence[sitk.Image | None] = (None, None),
     given: Start | None = None,
 ) -> Start:
-    """Judge several starts by descriptors of both scans, each after a descent, and take the best.
+    """Align the scans linearly from several starts, and return the one that agrees best.
 
     Args:
-        fixed, moving: Checked scans.
-        config: The descriptors to judge by.
-        net: See :func:`nnunet_anatomix.registration.descriptors.describe`.
-        stage: What each start may do to agree better.
-        clips, masks: Of fixed and moving.
-        given: The only start to descend from; else headers, centres of the images, centres of mass
-            and the best translation are tried.
+        fixed: Fixed scan, validated.
+        moving: Moving scan, validated.
+        config: Descriptors by which starts are compared.
+        net: Network, as in :func:`nnunet_anatomix.registration.descriptors.describe`.
+        stage: Linear alignment of each start.
+        clips: Intensity ranges of the fixed and moving scan.
+        masks: Masks of the fixed and moving scan.
+        given: Only start to align from. Default: headers, centres of the images, centres of mass
+            and the best translation.
+
+    Returns:
+        The aligned start.
 
     Raises:
-        InputError: If no start lets the scans overlap.
+        InputError: If the scans do not overlap under any start.
     """
     grids = [
         near_isotropic_grid(scan, spacing_mm=min(scan.GetSpacing()), at_most_voxels=_VOXELS) for scan in (fixed, moving)
     ]
     spacing = max(grid.GetSpacing()[0] for grid in grids)
-    ours = _described(fixed, _box_along(fixed, fixed, spacing), config, net, clips[0], masks[0])
-    theirs = _described(moving, _box_along(moving, fixed, spacing), config, net, clips[1], masks[1])
-    starts = {given.name: given.transform} if given else _starts(fixed, moving, ours, theirs)
+    described = (
+        _describe_on_grid(fixed, _bounding_grid(fixed, fixed, spacing), config, net, clips[0], masks[0]),
+        _describe_on_grid(moving, _bounding_grid(moving, fixed, spacing), config, net, clips[1], masks[1]),
+    )
+    starts = {given.name: given.transform} if given else _candidates(fixed, moving, *described)
     found: dict[str, tuple[float, sitk.Transform]] = {}
     for name, transform in starts.items():
-        score = agreement(ours, theirs, transform)
+        score = agreement(*described, transform)
         found[name] = (score, transform)
-        if stage == "none" or score <= APART:
+        if stage == "none" or score <= NO_OVERLAP:
             continue
-        better = optimize_affine(ours, theirs, transform, stage)
-        after = agreement(ours, theirs, better)
+        optimized = optimize_affine(*described, transform, stage)
+        after = agreement(*described, optimized)
         if after > score:
-            found[name] = (after, better)
+            found[name] = (after, optimized)
     require_finite(torch.tensor([score for score, _ in found.values()]), "agreement of the scans")
     rivals = {name: round(score, 4) for name, (score, _) in found.items()}
     name = max(found, key=lambda name: found[name][0] + (_HEADER_BONUS if name == "header" else 0))
     score, transform = found[name]
-    if score <= APART:
-        raise InputError("no start lets the scans overlap by a quarter; name an initial transform with --init FILE")
+    if score <= NO_OVERLAP:
+        raise InputError(
+            "under no start do the scans overlap by a quarter of the smaller one; pass a transform with --init FILE"
+        )
     log.info(
         "start: %s, agreement %.3f (%s)", name, score, ", ".join(f"{key} {value:.3f}" for key, value in rivals.items())
     )
     return Start(name=name, transform=transform, agreement=score, rivals=rivals)
 
 
-def _starts(fixed: sitk.Image, moving: sitk.Image, ours: Described, theirs: Described) -> dict[str, sitk.Transform]:
-    """Name → transform."""
+def _candidates(
+    fixed: sitk.Image, moving: sitk.Image, fixed_described: DescribedScan, moving_described: DescribedScan
+) -> dict[str, sitk.Transform]:
+    """Return the starts to compare, name → transform."""
     by_centres, by_mass = (_translation(middle(fixed), middle(moving)) for middle in (_centre, _mass_centre))
     return {
         "header": sitk.AffineTransform(3),
         "centres": by_centres,
         "mass": by_mass,
-        "search": matching_translation(ours, theirs),
+        "search": matching_translation(fixed_described, moving_described),
     }
 
 
-def _described(
+def _describe_on_grid(
     scan: sitk.Image,
     grid: sitk.Image,
     config: DescriptorConfig,
     net: FeatureNetwork | None,
     clip: Clip | None,
     mask: sitk.Image | None,
-) -> Described:
+) -> DescribedScan:
     known = coverage(scan, grid)
     if mask is not None:
         known *= image_tensor(resample_image(mask != 0, grid, nearest=True))
@@ -175,15 +207,15 @@ def _described(
     known = known.to(device)
     image = image_tensor(resample_image(scan, grid)).to(device)
     descriptors = describe(Scan(image=image, known=known, clip=clip), config, pool=_POOL, net=net)
-    return Described(
+    return DescribedScan(
         descriptors=descriptors,
         known=functional.avg_pool3d(known[None], _POOL)[0],
         grid=grid_of_cubes(grid, _POOL, whole_only=True),
     )
 
 
-def _box_along(scan: sitk.Image, axes: sitk.Image, spacing_mm: float) -> sitk.Image:
-    """A grid along the axes of another scan, around all of this one."""
+def _bounding_grid(scan: sitk.Image, axes: sitk.Image, spacing_mm: float) -> sitk.Image:
+    """Return a grid around one scan, along the axes of another."""
     directions = np.array(axes.GetDirection()).reshape(3, 3)
     corners = np.array(np.meshgrid(*[(0, side - 1) for side in scan.GetSize()])).reshape(3, -1).T
     along = (
@@ -199,14 +231,14 @@ def _box_along(scan: sitk.Image, axes: sitk.Image, spacing_mm: float) -> sitk.Im
     return grid
 
 
-def _overlapping(fixed: sitk.Image, moving: sitk.Image, start: Start) -> Start:
+def _require_overlap(fixed: sitk.Image, moving: sitk.Image, start: Start) -> Start:
     grid = near_isotropic_grid(fixed, spacing_mm=min(fixed.GetSpacing()), at_most_voxels=32**3)
     share = coverage(moving, grid, start.transform).mean().item()
-    if share < _LEAST_COVERAGE:
+    if share < _MIN_COVERAGE:
         how = "as their headers place them" if start.name == "header" else "after the initial transform"
         raise InputError(
             f"fixed and moving do not overlap {how}: the moving scan covers {100 * share:.1f} % of the fixed one; "
-            "use --init auto, or name an initial transform with --init FILE"
+            "use --init auto, or pass a transform with --init FILE"
         )
     return start
 
@@ -230,5 +262,5 @@ def _mass_centre(scan: sitk.Image) -> np.ndarray:
     values = image_tensor(scan)
     mass: Tensor = values - values.min()
     profiles = [mass.sum([axis for axis in range(3) if axis != own]) for own in range(3)]
-    places = [(torch.arange(len(profile)) * profile).sum() / profile.sum() for profile in profiles]
-    return np.array(scan.TransformContinuousIndexToPhysicalPoint([float(place) for place in places]))
+    centre = [((torch.arange(len(profile)) * profile).sum() / profile.sum()).item() for profile in profiles]
+    return np.array(scan.TransformContinuousIndexToPhysicalPoint(centre))

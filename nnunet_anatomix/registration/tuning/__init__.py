@@ -1,1 +1,1 @@
-"""The grid search over registration settings."""
+"""Grid search over registration settings."""

@@ -1,4 +1,4 @@
-"""The settings of ConvexAdam that a search tries (App. A.2)."""
+"""Grid of ConvexAdam settings for a search (App. A.2)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pretraining.common.errors import InputError
 
 
 class Combination(NamedTuple):
-    """One point of the grid; names as in :class:`~nnunet_anatomix.registration.solvers.convexadam.ConvexAdamConfig`."""
+    """One point of the grid, with the names of ``ConvexAdamConfig``."""
 
     smoothness: float
     grid_spacing: int
@@ -21,16 +21,16 @@ class Combination(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class SearchGrid:
-    """Values to try of every setting; by default the paper's, 500 combinations."""
+    """Values of each setting; the defaults are the paper's 500 combinations."""
 
     smoothness: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5)
-    """Weight λ of the descent's smoothness."""
+    """Weights λ of the descent's smoothness."""
     grid_spacing: tuple[int, ...] = (2, 3, 4, 5, 6)
-    """Of the search's grid, voxels."""
+    """Spacings of the search's grid, voxels."""
     reach: tuple[int, ...] = (1, 2, 3, 4, 5)
-    """Greatest displacement of the search, voxels of its grid (``disp_hw``)."""
+    """Greatest displacements of the search, voxels of its grid (disp_hw in ConvexAdam)."""
     adam_spacing: tuple[int, ...] = (1, 2)
-    """Of the descent's grid, voxels."""
+    """Spacings of the descent's grid, voxels."""
 
     def __post_init__(self) -> None:
         for name, values in asdict(self).items():
@@ -41,7 +41,7 @@ class SearchGrid:
                 )
 
     def combinations(self) -> list[Combination]:
-        """All of them."""
+        """Return all combinations, the last setting varying fastest."""
         return [
             Combination(*values)
             for values in itertools.product(self.smoothness, self.grid_spacing, self.reach, self.adam_spacing)

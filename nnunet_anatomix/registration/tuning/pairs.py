@@ -1,4 +1,4 @@
-"""Pairs of scans with labels, as a search over settings of registration takes them."""
+"""Pairs of scans with labels, for a search over registration settings."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class SearchPair:
     """Two scans, roughly aligned by their headers, and the labels of both.
 
     Attributes:
-        name: Different for every pair.
-        fixed, moving, fixed_labels, moving_labels: Files, in any format of ITK's.
-        fixed_mask, moving_mask: Files, above 0 where a scan counts; None for everywhere.
-        fixed_clip, moving_clip: Intensities that the network sees as 0 and 1; None for the least
-            and the greatest.
+        name: Name, unique among pairs.
+        fixed, moving, fixed_labels, moving_labels: Files in any format of ITK.
+        fixed_mask, moving_mask: Masks, above 0 where a scan counts; None for everywhere.
+        fixed_clip, moving_clip: Intensities that the network sees as 0 and 1; None for minimum and
+            maximum.
     """
 
     name: str
@@ -53,29 +53,34 @@ class SearchPair:
 
     @property
     def files(self) -> dict[str, Path]:
-        """What is read of it, by role."""
+        """Files of the pair, by role."""
         return {role: path for role in (*IMAGES, *MASKS) if (path := getattr(self, role)) is not None}
 
 
 def read_search_pairs(
     path: Path, *, fixed_clip: Clip | None = None, moving_clip: Clip | None = None
 ) -> list[SearchPair]:
-    """Read a CSV file with the columns of :class:`SearchPair`; ``name`` and the masks may be missing.
+    """Read a list of pairs.
 
     Args:
-        path: Of the file; paths in it are relative to its folder.
-        fixed_clip, moving_clip: Of all pairs.
+        path: CSV file with the columns of :class:`SearchPair`, of which ``name`` and the masks are
+            optional; paths are relative to its folder.
+        fixed_clip: Intensity range of all fixed scans.
+        moving_clip: Intensity range of all moving scans.
+
+    Returns:
+        One entry per row.
 
     Raises:
-        InputError: As by :func:`~nnunet_anatomix.registration.lists.read_list`, or for a file that
-            is not there.
+        InputError: As in :func:`~nnunet_anatomix.registration.lists.read_list`, or if a file does
+            not exist.
     """
     pairs = []
     for name, cells, where in read_list(path, "pairs", required=IMAGES, optional=MASKS, unnamed=pair_name):
         images = {role: path.parent / cell for role, cell in cells.items()}
         for role, image in images.items():
             if not image.is_file():
-                raise InputError(f"{where}: {role}: no such file {image}")
+                raise InputError(f"{where}: expected {role} at {image}, found no such file; correct the path")
         pairs.append(SearchPair(name=name, **images, fixed_clip=fixed_clip, moving_clip=moving_clip))
     return pairs
 
@@ -85,8 +90,8 @@ class LoadedPair:
     """A pair on the fixed grid.
 
     Attributes:
-        fixed, moving: The scans.
-        fixed_labels, moving_labels: (X, Y, Z) float32, whole numbers.
+        fixed, moving: Scans.
+        fixed_labels, moving_labels: (X, Y, Z) float32 label maps with integer values.
     """
 
     fixed: Scan
@@ -96,11 +101,11 @@ class LoadedPair:
 
     @cached_property
     def labels(self) -> list[int]:
-        """Those of both scans."""
+        """Labels that both scans have."""
         return shared_labels(self.fixed_labels, self.moving_labels)
 
     def dice(self, displacement: Tensor | None = None) -> float:
-        """Mean over :attr:`labels`, with the moving ones pulled along a (3, X, Y, Z) displacement by nearest neighbour."""
+        """Compute the mean Dice over labels, after warping by a (3, X, Y, Z) displacement."""
         moved = (
             self.moving_labels
             if displacement is None
@@ -111,11 +116,18 @@ class LoadedPair:
 
 
 def load_pair(pair: SearchPair, device: torch.device) -> LoadedPair:
-    """Read a pair; the moving scan and its labels go through the headers to the fixed grid.
+    """Read a pair, and resample the moving scan and its labels to the fixed grid by their headers.
+
+    Args:
+        pair: Files of the pair.
+        device: Device of the tensors.
+
+    Returns:
+        The pair on the fixed grid.
 
     Raises:
-        InputError: For scans or labels that are none, or no label that both scans have on the fixed
-            grid.
+        InputError: If a scan or label map is invalid, the masks do not overlap, or no label is in
+            both scans on the fixed grid.
     """
     roles = {role: f"{pair.name}, {role.replace('_', ' ')}" for role in pair.files}
     images = {role: read_image(path, roles[role]) for role, path in pair.files.items()}
@@ -123,23 +135,22 @@ def load_pair(pair: SearchPair, device: torch.device) -> LoadedPair:
     fixed_labels = validate_labels(images["fixed_labels"], fixed, roles["fixed_labels"])
     moving_labels = validate_labels(images["moving_labels"], moving, roles["moving_labels"])
     known = torch.ones(fixed.GetSize(), dtype=torch.float32)
-    reached = coverage(moving, fixed)
+    moving_known = coverage(moving, fixed)
     if pair.fixed_mask:
         known = image_tensor(
             sitk.Cast(validate_labels(images["fixed_mask"], fixed, roles["fixed_mask"]) != 0, sitk.sitkFloat32)
         )
     if pair.moving_mask:
-        mask = validate_labels(images["moving_mask"], moving, roles["moving_mask"]) != 0
-        reached = reached * image_tensor(resample_image(sitk.Cast(mask, sitk.sitkFloat32), fixed, nearest=True))
-    if not known.any() or not reached.any():
-        raise InputError(
-            f"{pair.name}: nothing of the masks lies where both scans are; check the masks, or leave them out"
-        )
+        moving_mask = validate_labels(images["moving_mask"], moving, roles["moving_mask"]) != 0
+        resampled = resample_image(sitk.Cast(moving_mask, sitk.sitkFloat32), fixed, nearest=True)
+        moving_known = moving_known * image_tensor(resampled)
+    if not known.any() or not moving_known.any():
+        raise InputError(f"{pair.name}: a mask is empty where the scans overlap; check the masks, or omit them")
     loaded = LoadedPair(
-        fixed=Scan(image=image_tensor(fixed).to(device), known=_partly(known, device), clip=pair.fixed_clip),
+        fixed=Scan(image=image_tensor(fixed).to(device), known=_mask_or_none(known, device), clip=pair.fixed_clip),
         moving=Scan(
             image=image_tensor(resample_image(moving, fixed)).to(device),
-            known=_partly(reached, device),
+            known=_mask_or_none(moving_known, device),
             clip=pair.moving_clip,
         ),
         fixed_labels=image_tensor(fixed_labels).to(device),
@@ -147,11 +158,12 @@ def load_pair(pair: SearchPair, device: torch.device) -> LoadedPair:
     )
     if not loaded.labels:
         raise InputError(
-            f"{pair.name}: on the fixed grid the scans share no label; check that they overlap and are labelled alike"
+            f"{pair.name}: expected labels of both scans on the fixed grid, found none in common; "
+            "check that the scans overlap and use the same label values"
         )
     return loaded
 
 
-def _partly(known: Tensor, device: torch.device) -> Tensor | None:
-    """``known`` on its device; None where all of it is."""
+def _mask_or_none(known: Tensor, device: torch.device) -> Tensor | None:
+    """Move a mask to a device; return None if it is 1 everywhere."""
     return None if bool(known.all()) else known.to(device)

@@ -1,4 +1,4 @@
-"""What a grid search comes to: its rows, a table of means as in Table 4, a sweep over λ as in Fig. 10 (App. A.2)."""
+"""Results of a grid search: rows, a table as in Table 4, a figure as in Fig. 10 (App. A.2)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pretraining.common.tables import csv_text, markdown_table, write_csv
 log = logging.getLogger(__name__)
 
 MAX_FOLDED_SHARE = 0.005
-"""What a good combination must stay below, mean over pairs."""
+"""Upper bound of the mean folded share for the best combination."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +29,10 @@ class ResultRow:
 
     Attributes:
         pair, method: Names.
-        settings: Digest of images, weights and all settings that were not searched.
-        smoothness, grid_spacing, reach, adam_spacing: The combination.
-        dice_before, dice: Mean over labels.
-        folded_share: Of voxels, in [0, 1].
+        settings: Digest of images, weights and all settings outside the grid.
+        smoothness, grid_spacing, reach, adam_spacing: Combination of settings.
+        dice_before, dice: Mean over labels, before and after registration.
+        folded_share: Share of folded voxels, in [0, 1].
     """
 
     pair: str
@@ -48,12 +48,12 @@ class ResultRow:
 
     @property
     def combination(self) -> Combination:
-        """Of settings."""
+        """Combination of settings."""
         return Combination(*(getattr(self, name) for name in Combination._fields))
 
     @property
     def key(self) -> tuple[str, str, str, Combination]:
-        """What no two rows share."""
+        """Key of the row, unique in a file."""
         return self.pair, self.method, self.settings, self.combination
 
 
@@ -61,19 +61,25 @@ _COLUMNS = {field.name: {"str": str, "int": int, "float": float}[str(field.type)
 
 
 def read_rows(path: Path) -> list[ResultRow]:
-    """Read ``results.csv``, if it is there; an unfinished last line, left by a killed process, is cut off the file.
+    """Read ``results.csv``, and truncate an incomplete last line of an interrupted run.
+
+    Args:
+        path: CSV file, which may be missing.
+
+    Returns:
+        All rows; none if the file is missing.
 
     Raises:
-        InputError: If it is something else, or damaged.
+        InputError: If the file has another header, or is damaged.
     """
     if not path.exists():
         return []
     content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        log.warning("%s ended in the middle of a line, which is registered again", path)
-        os.truncate(path, len(whole))
-    lines = csv.reader(whole.decode("utf-8", errors="replace").splitlines())
+    complete = content[: content.rfind(b"\n") + 1]
+    if len(complete) < len(content):
+        log.warning("%s ended in an incomplete line; that registration is computed again", path)
+        os.truncate(path, len(complete))
+    lines = csv.reader(complete.decode("utf-8", errors="replace").splitlines())
     if (header := next(lines, list(_COLUMNS))) != list(_COLUMNS):
         raise InputError(
             f"{path}: expected the header {','.join(_COLUMNS)}, found {','.join(header)[:80]}; move the file away"
@@ -89,7 +95,11 @@ def read_rows(path: Path) -> list[ResultRow]:
 
 @contextmanager
 def append_rows(path: Path) -> Iterator[Callable[[ResultRow], None]]:
-    """Yield what appends a row to a file that :func:`read_rows` has read; every row is on disk before the next is computed."""
+    """Open a results file, and yield a function that appends one row and syncs it to disk.
+
+    Args:
+        path: File that :func:`read_rows` has read, which may be missing.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", newline="", encoding="utf-8") as file:
         if file.tell() == 0:
@@ -105,7 +115,7 @@ def append_rows(path: Path) -> Iterator[Callable[[ResultRow], None]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One combination of one method: means over pairs."""
+    """Means over pairs of one combination of one method."""
 
     combination: Combination
     dice: float
@@ -117,13 +127,13 @@ class MethodSummary:
     """One line of ``summary.csv``, as in Table 4.
 
     Attributes:
-        method: Its name.
-        pairs, combinations: Their numbers.
+        method: Name of the method.
+        pairs, combinations: Numbers of pairs and combinations.
         dice_before: Mean over pairs.
         dice, folded_share: Mean over pairs and combinations.
         dice_std, folded_share_std: Standard deviation over combinations of the mean over pairs.
-        best: The combination of most Dice among those that fold less than ``MAX_FOLDED_SHARE``;
-            None where all fold more.
+        best: Combination with the highest Dice among those that fold less than
+            ``MAX_FOLDED_SHARE``; None if there is none.
     """
 
     method: str
@@ -138,7 +148,7 @@ class MethodSummary:
 
 
 def points(rows: Sequence[ResultRow]) -> dict[str, list[Point]]:
-    """Method → its combinations, in the order in which they come."""
+    """Average over pairs: method → its combinations, in order of appearance."""
     groups: dict[str, dict[Combination, list[ResultRow]]] = {}
     for row in rows:
         groups.setdefault(row.method, {}).setdefault(row.combination, []).append(row)
@@ -146,20 +156,23 @@ def points(rows: Sequence[ResultRow]) -> dict[str, list[Point]]:
         method: [
             Point(
                 combination=combination,
-                dice=float(np.mean([row.dice for row in mine])),
-                folded_share=float(np.mean([row.folded_share for row in mine])),
+                dice=float(np.mean([row.dice for row in of_combination])),
+                folded_share=float(np.mean([row.folded_share for row in of_combination])),
             )
-            for combination, mine in by_combination.items()
+            for combination, of_combination in by_combination.items()
         ]
         for method, by_combination in groups.items()
     }
 
 
 def summarize(rows: Sequence[ResultRow]) -> list[MethodSummary]:
-    """Statistics of every method.
+    """Compute the statistics of each method.
 
     Args:
-        rows: Of every pair, method and combination one.
+        rows: One row per pair, method and combination.
+
+    Returns:
+        One summary per method.
     """
     summaries = []
     for method, of_method in points(rows).items():
@@ -189,8 +202,8 @@ def write_report(out: Path, rows: Sequence[ResultRow]) -> str:
     """Write ``summary.md``, ``summary.csv`` and ``sweep.png`` into ``out``.
 
     Args:
-        out: A folder.
-        rows: Of every pair, method and combination one.
+        out: Folder.
+        rows: One row per pair, method and combination.
 
     Returns:
         The table, as Markdown.
@@ -204,37 +217,42 @@ def write_report(out: Path, rows: Sequence[ResultRow]) -> str:
 
 
 def markdown(summaries: Sequence[MethodSummary]) -> str:
-    """The table, and which settings to take."""
+    """Format the table as Markdown, with the best settings of each method."""
     bound = f"{100 * MAX_FOLDED_SHARE:g} %"
     header = ["method", "Dice before", "Dice", "folds, %"]
     header += ["best λ", "grid spacing", "reach", "Adam spacing", "its Dice", "its folds, %"]
     lines = []
-    for one in summaries:
+    for summary in summaries:
         statistics = [
-            f"{one.dice_before:.3f}",
-            f"{one.dice:.3f} ± {one.dice_std:.3f}",
-            f"{100 * one.folded_share:.3f} ± {100 * one.folded_share_std:.3f}",
+            f"{summary.dice_before:.3f}",
+            f"{summary.dice:.3f} ± {summary.dice_std:.3f}",
+            f"{100 * summary.folded_share:.3f} ± {100 * summary.folded_share_std:.3f}",
         ]
         best = ["–"] * 6
-        if one.best:
+        if summary.best:
             best = [
-                *(f"{value:g}" for value in one.best.combination),
-                f"{one.best.dice:.3f}",
-                f"{100 * one.best.folded_share:.3f}",
+                *(f"{value:g}" for value in summary.best.combination),
+                f"{summary.best.dice:.3f}",
+                f"{100 * summary.best.folded_share:.3f}",
             ]
-        lines.append([one.method, *statistics, *best])
+        lines.append([summary.method, *statistics, *best])
     table = markdown_table(header, lines)
     numbers = f"pairs ({summaries[0].pairs}) and combinations of settings ({summaries[0].combinations})"
-    said = f"Means over {numbers} ± std over combinations, as in Table 4; best has most Dice among those that fold less than {bound}"
-    return f"{said}\n\n{table}"
+    caption = (
+        f"Means over {numbers} ± std over combinations, as in Table 4; "
+        f"best: highest Dice among combinations that fold less than {bound}"
+    )
+    return f"{caption}\n\n{table}"
 
 
 def draw_sweep(out: Path, rows: Sequence[ResultRow]) -> None:
-    """Draw Dice and folds against λ: a box a method and λ, a point a combination, as in Fig. 10.
+    """Draw Dice and folds against λ, as in Fig. 10.
+
+    One box per method and λ, one point per combination.
 
     Args:
-        out: The ``.png`` file, written whole or not at all.
-        rows: Of every pair, method and combination one.
+        out: PNG file, written atomically.
+        rows: One row per pair, method and combination.
     """
     from matplotlib.figure import Figure
 
@@ -248,18 +266,20 @@ def draw_sweep(out: Path, rows: Sequence[ResultRow]) -> None:
             part: {"color": f"C{number}", "linewidth": 1}
             for part in ("boxprops", "medianprops", "whiskerprops", "capprops")
         }
-        for place, weight in enumerate(weights):
-            mine = [point for point in of_method if point.combination.smoothness == weight]
-            middle = place + width * (number - (len(by_method) - 1) / 2)
-            # Side by side, where one would cover the other.
-            places = middle + np.linspace(-0.3, 0.3, len(mine) + 2)[1:-1] * width
-            for axis, values in zip(axes, ([p.dice for p in mine], [100 * p.folded_share for p in mine]), strict=True):
+        for position, weight in enumerate(weights):
+            shown = [point for point in of_method if point.combination.smoothness == weight]
+            middle = position + width * (number - (len(by_method) - 1) / 2)
+            # Spread the points, which would cover each other.
+            spread = middle + np.linspace(-0.3, 0.3, len(shown) + 2)[1:-1] * width
+            for axis, values in zip(
+                axes, ([p.dice for p in shown], [100 * p.folded_share for p in shown]), strict=True
+            ):
                 axis.boxplot(
                     values, positions=[middle], widths=0.8 * width, showfliers=False, manage_ticks=False, **lines
                 )
-                axis.scatter(places, values, s=14, color=f"C{number}", alpha=0.5, linewidths=0, zorder=3)
+                axis.scatter(spread, values, s=14, color=f"C{number}", alpha=0.5, linewidths=0, zorder=3)
         axes[0].scatter([], [], color=f"C{number}", label=method)
-    axes[1].axhline(100 * MAX_FOLDED_SHARE, color="0.4", linestyle="--", linewidth=1, label="what the best stay below")
+    axes[1].axhline(100 * MAX_FOLDED_SHARE, color="0.4", linestyle="--", linewidth=1, label="bound of the best")
     axes[1].set_xticks(range(len(weights)), [f"{weight:g}" for weight in weights])
     axes[0].set(ylabel="Dice, mean over labels and pairs")
     axes[1].set(ylabel="folded voxels, %", xlabel="smoothness λ", xlim=(-0.5, len(weights) - 0.5))
@@ -272,9 +292,9 @@ def draw_sweep(out: Path, rows: Sequence[ResultRow]) -> None:
 
 def _write_csv(path: Path, summaries: Sequence[MethodSummary]) -> None:
     columns = [field.name for field in fields(MethodSummary) if field.name != "best"]
-    best_of = {
-        one.method: [*one.best.combination, one.best.dice, one.best.folded_share] if one.best else [None] * 6
-        for one in summaries
-    }
-    rows = ([*(getattr(one, name) for name in columns), *best_of[one.method]] for one in summaries)
+    rows = []
+    for summary in summaries:
+        best = summary.best
+        best_cells = [*best.combination, best.dice, best.folded_share] if best else [None] * 6
+        rows.append([*(getattr(summary, name) for name in columns), *best_cells])
     write_csv(path, [*columns, *(f"best_{name}" for name in (*Combination._fields, "dice", "folded_share"))], rows)

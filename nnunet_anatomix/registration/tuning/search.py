@@ -1,4 +1,4 @@
-"""The paper's grid search: ConvexAdam on MIND-SSC, alone and with features, under every combination of settings (App. A.2)."""
+"""Grid search over settings of ConvexAdam, with MIND-SSC alone and with features (App. A.2)."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ log = logging.getLogger(__name__)
 
 RESULTS_FILE = "results.csv"
 Key = tuple[str, str, str, Combination]
-"""Of a row: pair, method, digest of all settings that are not searched, and what is searched."""
+"""Key of a row: pair, method, digest of all settings outside the grid, combination."""
 METHODS = {"mind": DescriptorConfig(feature_weight=0), "features": DescriptorConfig()}
-"""What the paper compares: ConvexAdam, and ConvexAdam-Ours."""
+"""Methods that the paper compares: ConvexAdam, and ConvexAdam-Ours."""
 
 
 def grid_search(
@@ -58,64 +58,65 @@ def grid_search(
     solver: ConvexAdamConfig = ConvexAdamConfig(),  # noqa: B008, it's frozen
     device: torch.device | str = "cpu",
 ) -> str:
-    """Register every pair with every method under every combination; killed, it goes on where it was.
+    """Register every pair with every method under every combination; the same call resumes it.
 
     Args:
-        pairs: To register; the moving scan is resampled to the fixed grid before.
-        out: Folder for ``results.csv``, one row a registration, and what
-            :func:`~nnunet_anatomix.registration.tuning.report.write_report` makes of it.
-        grid: What to try.
-        net: In evaluation mode, on ``device``; not needed where features have no weight.
+        pairs: Pairs to register; the moving scan is first resampled to the fixed grid.
+        out: Folder for ``results.csv``, one row per registration, and the files of
+            :func:`~nnunet_anatomix.registration.tuning.report.write_report`.
+        grid: Settings to search.
+        net: Network in evaluation mode, on ``device``; not needed if features have no weight.
         methods: Name → descriptors.
-        solver: The settings that are not searched.
-        device: To compute on.
+        solver: Settings outside the grid.
+        device: Device to compute on.
 
     Returns:
         The table, as Markdown.
 
     Raises:
-        CommandFailed: After all others, if some pairs failed: scans that can't be registered, or
-            more memory needed than there is. ``failed.csv`` lists them; the table is of the other
-            pairs.
+        CommandFailed: If some pairs failed, after all others were registered. ``failed.csv`` lists
+            them, and the table excludes them.
         InUse: If another process writes into ``out``.
-        Interrupted: As soon as this process is asked to stop; finished registrations are in
+        Interrupted: If this process is asked to stop; finished registrations are in
             ``results.csv``.
 
     Notes:
-        Dice is the mean over labels that both scans have, moved by nearest neighbour; folds are
-        counted over the whole grid. A row is the same whatever else the grid holds: descriptors are
-        made for each ``pool``, as a single registration makes them, and the global search, which
-        knows nothing of λ, is run once for each pool, grid spacing and reach. Rows of other images,
-        weights or settings stay in the file and take no part.
+        Dice is the mean over labels of both scans, moved by nearest neighbour; folds are counted
+        over the whole grid. A row does not depend on the rest of the grid: descriptors are computed
+        for each ``pool``, as in a single registration, and the global search, which does not depend
+        on λ, is run once for each pool, grid spacing and reach. Rows of other images, weights or
+        settings stay in the file and are ignored.
     """
     device, out = torch.device(device), Path(out)
     with hold_lock(out):
         rows = {row.key: row for row in read_rows(out / RESULTS_FILE)}
-        wanted: dict[str, list[Key]] = {}
+        keys_by_pair: dict[str, list[Key]] = {}
 
-        def wanted_of(pair: SearchPair) -> list[Key]:
-            if pair.name not in wanted:
-                settings = {name: _settings(pair, config, net, solver) for name, config in methods.items()}
-                wanted[pair.name] = [
-                    (pair.name, *both, combination) for both in settings.items() for combination in grid.combinations()
+        def keys_of(pair: SearchPair) -> list[Key]:
+            if pair.name not in keys_by_pair:
+                digests = {name: _settings_digest(pair, config, net, solver) for name, config in methods.items()}
+                keys_by_pair[pair.name] = [
+                    (pair.name, name, digest, combination)
+                    for name, digest in digests.items()
+                    for combination in grid.combinations()
                 ]
-            return wanted[pair.name]
+            return keys_by_pair[pair.name]
 
         def work(pair: SearchPair) -> None:
-            missing = [key for key in wanted_of(pair) if key not in rows]
+            missing = [key for key in keys_of(pair) if key not in rows]
             loaded = load_pair(pair, device)
             _check_size(pair.name, loaded.fixed.image.shape, [key[-1] for key in missing], device)
             before = loaded.dice()
-            with tqdm(total=len(wanted_of(pair)), initial=len(wanted_of(pair)) - len(missing), leave=False) as bar:
-                for name, description in methods.items():
+            with tqdm(total=len(keys_of(pair)), initial=len(keys_of(pair)) - len(missing), leave=False) as bar:
+                for name, descriptor_config in methods.items():
                     bar.set_description(f"{pair.name}, {name}")
                     configs = [replace(solver, **key[-1]._asdict()) for key in missing if key[1] == name]
-                    setting = next(key[2] for key in wanted_of(pair) if key[1] == name)
-                    for config, displacement in _solved(loaded, configs, description, net):
+                    digest = next(key[2] for key in keys_of(pair) if key[1] == name)
+                    for config, displacement in _solve_all(loaded, configs, descriptor_config, net):
                         row = ResultRow(
                             pair=pair.name,
                             method=name,
-                            settings=setting,
+                            settings=digest,
                             **{field: getattr(config, field) for field in Combination._fields},
                             dice_before=before,
                             dice=loaded.dice(displacement),
@@ -130,40 +131,46 @@ def grid_search(
                 {pair.name: pair for pair in pairs},
                 work,
                 noun="pair",
-                is_done=lambda pair: all(key in rows for key in wanted_of(pair)),
+                is_done=lambda pair: all(key in rows for key in keys_of(pair)),
                 failures=out,
             )
         finished = [pair for pair in pairs if pair.name not in outcome.failed]
-        text = write_report(out, [rows[key] for pair in finished for key in wanted_of(pair)]) if finished else ""
+        text = write_report(out, [rows[key] for pair in finished for key in keys_of(pair)]) if finished else ""
     outcome.require_all("pairs", see=out / FAILURES)
     return text
 
 
 def _check_size(name: str, sides: Sequence[int], combinations: Iterable[Combination], device: torch.device) -> None:
-    """Find out now what would end the search after hours."""
-    there = available_bytes(device)
-    for spacing, reach in {(one.grid_spacing, one.reach) for one in combinations}:
+    """Check grid spacing and memory of all combinations before the search, which takes hours."""
+    available = available_bytes(device)
+    for spacing, reach in {(combination.grid_spacing, combination.reach) for combination in combinations}:
         coarse = [side // spacing for side in sides]
         if min(coarse) < 1:
-            raise InputError(f"{name}: a grid spacing of {spacing} is more than {min(sides)} voxels; leave it out")
-        if (needed := cost_bytes(prod(coarse), reach)) > there:
             raise InputError(
-                f"{name}: reach {reach} at a grid spacing of {spacing} takes {format_bytes(needed)}B of memory, there is "
-                f"{format_bytes(there)}B; leave one of them out"
+                f"{name}: expected grid spacings of at most {min(sides)} voxels, its shortest side, found {spacing}; "
+                "omit it"
+            )
+        if (needed := cost_bytes(prod(coarse), reach)) > available:
+            raise InputError(
+                f"{name}: reach {reach} at a grid spacing of {spacing} takes {format_bytes(needed)}B of memory, found "
+                f"{format_bytes(available)}B free; omit one of them"
             )
 
 
-def _solved(
-    pair: LoadedPair, configs: Sequence[ConvexAdamConfig], description: DescriptorConfig, net: FeatureNetwork | None
+def _solve_all(
+    pair: LoadedPair,
+    configs: Sequence[ConvexAdamConfig],
+    descriptor_config: DescriptorConfig,
+    net: FeatureNetwork | None,
 ) -> Iterator[tuple[ConvexAdamConfig, Tensor]]:
-    """The displacement of each setting, in an order that lets what they have in common be computed once."""
-    in_common = ("pool", "grid_spacing", "reach")
-    configs = sorted(configs, key=attrgetter(*in_common, "adam_spacing", "smoothness"))
+    """Yield the displacement of each setting, ordered so that common stages are computed once."""
+    search_settings = ("pool", "grid_spacing", "reach")
+    configs = sorted(configs, key=attrgetter(*search_settings, "adam_spacing", "smoothness"))
     for pool, of_pool in groupby(configs, key=attrgetter("pool")):
-        described = descriptors(pair.fixed, pair.moving, description, pool=pool, net=net)
+        described = descriptors(pair.fixed, pair.moving, descriptor_config, pool=pool, net=net)
         fixed_known, moving_known = pair.fixed.known, pair.moving.known
         dissimilarities: dict[int, Dissimilarity] = {}
-        for _, of_search in groupby(of_pool, key=attrgetter(*in_common)):
+        for _, of_search in groupby(of_pool, key=attrgetter(*search_settings)):
             found = None
             for config in of_search:
                 if found is None:
@@ -179,17 +186,17 @@ def _solved(
                 yield config, displacement
 
 
-def _settings(
-    pair: SearchPair, description: DescriptorConfig, net: FeatureNetwork | None, solver: ConvexAdamConfig
+def _settings_digest(
+    pair: SearchPair, descriptor_config: DescriptorConfig, net: FeatureNetwork | None, solver: ConvexAdamConfig
 ) -> str:
-    """Digest of all that a row depends on beside its combination; of bf16, which depends on the machine, it knows nothing."""
-    searched = replace(solver, **Combination(smoothness=1, grid_spacing=1, reach=1, adam_spacing=1)._asdict())
+    """Return a digest of a row's inputs, without its combination and bf16 (machine-dependent)."""
+    fixed_solver = replace(solver, **Combination(smoothness=1, grid_spacing=1, reach=1, adam_spacing=1)._asdict())
     digest = hashlib.sha256(
-        repr((replace(description, bf16=False), searched, pair.fixed_clip, pair.moving_clip)).encode()
+        repr((replace(descriptor_config, bf16=False), fixed_solver, pair.fixed_clip, pair.moving_clip)).encode()
     )
-    if description.feature_weight:
+    if descriptor_config.feature_weight:
         if net is None:
-            raise ValueError("features have a weight, but there is no network to make them")
+            raise ValueError("feature_weight is above 0, expected a network, found none")
         digest.update(tensors_sha256(net.state_dict()).encode())
     for path in pair.files.values():
         digest.update(bytes.fromhex(file_sha256(path)))

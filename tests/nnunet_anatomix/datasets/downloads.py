@@ -1,4 +1,4 @@
-"""Small downloads in every dataset's own layout: names as published, tiny volumes."""
+"""Tiny downloads of every dataset, with the published file names and layout."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SIDES = (12, 10, 9)
 
 
 def names(key: str, count: int) -> Iterator[tuple[str, str]]:
-    """Image and label of ``count`` cases (of each part, where there are several), relative to the download."""
+    """Return relative paths of image and label of ``count`` cases, for each part."""
     for number in range(1, count + 1):
         if key == "msd-heart":
             yield f"imagesTr/la_{number:03d}.nii.gz", f"labelsTr/la_{number:03d}.nii.gz"
@@ -39,7 +39,7 @@ def names(key: str, count: int) -> Iterator[tuple[str, str]]:
 
 
 def empty_download(folder: Path, key: str, count: int) -> Path:
-    """Files of the right names that hold nothing."""
+    """Write empty files with the right names."""
     for pair in names(key, count):
         for name in pair:
             path = folder / name
@@ -51,7 +51,7 @@ def empty_download(folder: Path, key: str, count: int) -> Path:
 def download(
     folder: Path, key: str, count: int, *, values: tuple[int, ...] = (0, 1), sides: tuple[int, int, int] = SIDES
 ) -> Path:
-    """Scans of noise over a block, which the label outlines with the last of ``values``; masks for pairs."""
+    """Write noisy scans of a block, labels with the last of ``values`` in the block, and masks."""
     for number, (image, label) in enumerate(names(key, count)):
         write(folder / image, scan(number, sides))
         write(folder / label, labels(values, sides))
@@ -61,14 +61,14 @@ def download(
 
 
 def scan(seed: int, sides: tuple[int, int, int] = SIDES) -> sitk.Image:
-    """A bright block in noise, int16."""
+    """Return a bright block in noise, int16."""
     values = np.random.default_rng(seed).normal(0, 20, sides[::-1])
     values[3:7, 3:7, 3:8] += 300
     return placed(values.astype(np.int16))
 
 
 def labels(values: tuple[int, ...], sides: tuple[int, int, int] = SIDES) -> sitk.Image:
-    """All of ``values``: the last in a block, the others in a voxel each."""
+    """Return labels with the last of ``values`` in a block, and one voxel of each other value."""
     array = np.full(sides[::-1], values[0], np.int16)
     array[3:7, 3:7, 3:8] = values[-1]
     for place, value in enumerate(values[1:-1]):
@@ -77,7 +77,7 @@ def labels(values: tuple[int, ...], sides: tuple[int, int, int] = SIDES) -> sitk
 
 
 def placed(array: np.ndarray) -> sitk.Image:
-    """On a grid that is neither cubic nor at the origin."""
+    """Return an image on an anisotropic grid away from the origin."""
     image = sitk.GetImageFromArray(array)
     image.SetSpacing((1.0, 1.25, 2.0))
     image.SetOrigin((-7.0, 3.0, 11.0))
@@ -85,13 +85,13 @@ def placed(array: np.ndarray) -> sitk.Image:
 
 
 def write(path: Path, image: sitk.Image) -> None:
-    """Write an image and the folders to it."""
+    """Write an image and its parent folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sitk.WriteImage(image, str(path))
 
 
 def stamp(folder: Path) -> dict[str, tuple[int, int]]:
-    """Every file with its size and time: what must not change."""
+    """Return size and time of every file, to check that none changes."""
     return {
         str(path): (path.stat().st_size, path.stat().st_mtime_ns)
         for path in sorted(folder.rglob("*"))

@@ -1,4 +1,4 @@
-"""Downloads in their own layout become raw datasets of nnU-Net's with the parts of Table 8; what is wrong with them is said in one line."""
+"""Tests of prepare: raw datasets with the parts of Table 8, and one line for each error."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ from pretraining.common.errors import InputError
 from tests.nnunet_anatomix.datasets.downloads import download, empty_download, labels, placed, scan, stamp, write
 
 TABLE_8 = {
-    # files of the public release; training, validation and test volumes, fine-tuning volumes,
-    # structures
+    # files of the public release; training, validation, test and fine-tuning volumes; structures
     "msd-heart": (20, (6, 10, 4), 1, 1),
     "l2r-abdomen": (48, (24, 12, 12), 3, 4),
     "feta": (80, (40, 20, 20), 3, 7),
@@ -125,14 +124,14 @@ def test_another_preparation_does_not_overwrite_one(tmp_path):
     source, out = download(tmp_path / "download", "amos-ct", 4), tmp_path / "raw"
     prepare("amos-ct", source, out, shots=1, partial=True)
     before = stamp(out)
-    with pytest.raises(InputError, match=r"another preparation \(other shots.*--out"):
+    with pytest.raises(InputError, match=r"another preparation \(different shots.*--out"):
         prepare("amos-ct", source, out, shots=3, partial=True)
     write(source / "imagesTr" / "amos_0001.nii.gz", scan(9, (14, 10, 9)))
-    with pytest.raises(InputError, match=r"another preparation \(other files"):
+    with pytest.raises(InputError, match=r"another preparation \(different files"):
         prepare("amos-ct", source, out, shots=1, partial=True)
     (tmp_path / "taken" / "Dataset705_AMOSCT").mkdir(parents=True)
     (tmp_path / "taken" / "Dataset705_AMOSCT" / "notes.txt").touch()
-    with pytest.raises(InputError, match="not prepared here"):
+    with pytest.raises(InputError, match="not prepared by this command"):
         prepare("amos-ct", source, tmp_path / "taken", partial=True)
     assert stamp(out) == before
 
@@ -183,10 +182,10 @@ def _no_labels_folder(source):
 BAD = [
     (_missing_label, "1 scans have no label.*la_002"),
     (_missing_image, "1 labels have no scan.*la_003"),
-    (_other_value, r"la_001.*holds the values \['7'\]"),
-    (_fractions, r"la_001.*holds the values \['0.5'\]"),
-    (_other_size, r"la_001.*expected labels of \(12, 10, 9\) voxels as the scan"),
-    (_other_place, "la_001.*57.0 voxels off its scan"),
+    (_other_value, r"la_001.*expected the values .*found \['7'\]"),
+    (_fractions, r"la_001.*expected the values .*found \['0.5'\]"),
+    (_other_size, r"la_001.*expected labels of \(12, 10, 9\) voxels, as the scan has"),
+    (_other_place, "la_001.*same grid as the scan, found a header 57.0 voxels off"),
     (_four_dimensional, r"la_001.*4D: 2 volumes in one file"),
     (_constant, "la_001.*constant"),
     (_cut_off, "la_001"),
@@ -217,9 +216,9 @@ def test_rounded_headers_are_taken_for_the_scans_and_hidden_files_for_nothing(tm
 
 @pytest.mark.parametrize(("changes", "message"), [
     ({"partial": False}, r"expected 20 labelled scans, found 6.*--partial"),
-    ({"shots": 9}, "expected from 1 to 2 shots"),
+    ({"shots": 9}, "--shots: expected 1 to 2"),
     ({"source": "nowhere"}, "expected the folder of a download"),
-    ({"out": "download/raw"}, "lies in the download"),
+    ({"out": "download/raw"}, "expected a folder outside the download"),
 ])  # fmt: skip
 def test_wishes_that_cannot_be_met_are_refused(tmp_path, changes, message):
     download(tmp_path / "download", "msd-heart", 6)
@@ -246,7 +245,7 @@ def test_the_command_ends_in_one_line(tmp_path, monkeypatch):
 
 def test_pairs_of_the_abdomen_are_ct_and_mri_of_one_number(tmp_path):
     source = download(tmp_path / "download", "l2r-abdomen", 5, values=(0, 1, 2, 3, 4))
-    (source / "labelsTr" / "AbdomenMRCT_0004_0001.nii.gz").unlink()  # not a pair any more, but still an MRI
+    (source / "labelsTr" / "AbdomenMRCT_0004_0001.nii.gz").unlink()  # no longer a pair, but still an MRI
     prepare("l2r-abdomen", source, tmp_path / "raw", partial=True)
     folder = tmp_path / "raw" / "Registration_L2RAbdomenMRCT"
     parts = [read_pairs(folder / f"{part}.csv") for part in ("validation", "test")]
@@ -278,7 +277,7 @@ def test_the_papers_grid_lies_about_the_first_heart():
 def test_hearts_are_brought_to_one_grid_and_paired(tmp_path, monkeypatch):
     monkeypatch.setattr(mm_whs, "_SIZE", (24, 22, 20))
     monkeypatch.setattr(mm_whs, "_SPACING_MM", (1.5, 1.5, 2.0))
-    # Alignment has tests of its own, and these scans lie on each other by their headers.
+    # Alignment has its own tests, and these scans are aligned by their headers.
     header = Start(name="header", transform=sitk.AffineTransform(3), agreement=1.0, rivals={})
     monkeypatch.setattr(alignment, "best_start", lambda *scans, **options: header)
     values = tuple(sorted(set(mm_whs.VALUES) - {421}))

@@ -1,4 +1,4 @@
-"""Many pairs: one that fails stops no other, nothing is done twice, and a batch that was stopped goes on."""
+"""Tests of batches: failures do not stop other pairs, results are reused, batches resume."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import SimpleITK as sitk
 import torch
 from scipy import ndimage
 
-from nnunet_anatomix.registration.batch import Common, PairFiles, read_pairs, register_pair, register_pairs
+from nnunet_anatomix.registration.batch import BatchSettings, PairFiles, read_pairs, register_pair, register_pairs
 from nnunet_anatomix.registration.config import RegistrationConfig
 from nnunet_anatomix.registration.descriptors import DescriptorConfig
 from nnunet_anatomix.registration.solvers.convexadam import ConvexAdamConfig
@@ -34,7 +34,7 @@ from pretraining.imaging.grids import tensor_image
 
 SHAPE = (30, 28, 34)
 SOLVER = ConvexAdamConfig(grid_spacing=4, reach=2, iterations=20)
-COMMON = Common(
+COMMON = BatchSettings(
     config=RegistrationConfig(init="none", descriptors=DescriptorConfig(feature_weight=0), convexadam=SOLVER),
     weights=None,
 )
@@ -44,7 +44,7 @@ BROKEN = "pair 3"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Six pairs of blobs, the moving ones warped by a wave and of another contrast; one moving scan is cut off."""
+    """Write six pairs of blobs, the moving ones warped, in another contrast, one truncated."""
     folder = tmp_path_factory.mktemp("pairs")
     grid = sitk.Image(SHAPE, sitk.sitkFloat32)
     grid.SetSpacing((1.5, 1.2, 1.0))
@@ -73,7 +73,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def batch(folder, tmp_path_factory) -> tuple[Path, str]:
-    """What a batch left, and what it failed with."""
+    """Return the folder of a batch and its error."""
     out = tmp_path_factory.mktemp("out") / "batch"
     with pytest.raises(CommandFailed) as caught:
         register_pairs(read_pairs(folder / "pairs.csv"), out, COMMON, progress=False)
@@ -109,9 +109,9 @@ def test_pairs_are_aligned_and_measured(batch):
 
 
 def noted(calls: list[str], act: Callable[[PairFiles, Path], None] = lambda pair, out: None) -> Callable[..., dict]:
-    """Stands in for a registration: notes its name and leaves only what says that it was done."""
+    """Return a mock registration that records its name and writes a minimal report."""
 
-    def run(pair: PairFiles, out: Path, common: Common, *, progress: bool) -> dict:
+    def run(pair: PairFiles, out: Path, common: BatchSettings, *, progress: bool) -> dict:
         calls.append(pair.name)
         act(pair, out)
         out.mkdir(parents=True, exist_ok=True)
@@ -123,12 +123,12 @@ def noted(calls: list[str], act: Callable[[PairFiles, Path], None] = lambda pair
 
 @pytest.fixture
 def own(folder, tmp_path) -> tuple[list[PairFiles], Path]:
-    """Pairs whose files may be changed, and where results go."""
+    """Return pairs whose files may be changed, and a folder for results."""
     shutil.copytree(folder, tmp_path / "pairs")
     return read_pairs(tmp_path / "pairs" / "pairs.csv"), tmp_path / "out"
 
 
-def ran(pairs: list[PairFiles], out: Path, common: Common = COMMON) -> list[str]:
+def ran(pairs: list[PairFiles], out: Path, common: BatchSettings = COMMON) -> list[str]:
     calls: list[str] = []
     assert register_pairs(pairs, out, common, progress=False, run=noted(calls)) == len(calls)
     return calls
@@ -183,7 +183,7 @@ def test_a_pair_that_gains_a_file_is_registered_again(own):
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> list[Weights]:
-    """Two tiny networks."""
+    """Return the weights of two tiny networks."""
     found, config = [], UNetConfig(width=2, poolings=2, out_channels=3)
     for seed in (0, 1):
         torch.manual_seed(seed)
@@ -345,9 +345,9 @@ def test_one_pair_by_command(folder, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ((), "--fixed and --moving, or many of them with --pairs"),
+        ((), "use --fixed and --moving, or --pairs CSV"),
         (("--fixed", "a.nii.gz", "--moving", "b.nii.gz", "--features", "none"), "fixed: no such file a.nii.gz"),
-        (("--pairs", "p.csv", "--fixed", "a.nii.gz"), "stand in the CSV"),
+        (("--pairs", "p.csv", "--fixed", "a.nii.gz"), "are columns of the CSV"),
     ],
 )
 def test_commands_that_cannot_work_end_in_one_line(tmp_path, flags, said, monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""Lists that users write: what is read of them, and that each fault is one clear line."""
+"""Tests of reading lists, and of one line for each error."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ def test_cells_are_read_by_column_and_rows_without_a_name_get_one(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "columns fixed, moving and perhaps name, mask, found none"),
+        ("", "columns fixed, moving and optionally name, mask, found none"),
         ("fixed,mask\na,b\n", "columns fixed, moving .*found fixed, mask"),
         ("fixed,moving,maks\na,b,c\n", "found fixed, moving, maks"),
         ("fixed,moving,moving\na,b,c\n", "found fixed, moving, moving"),
         ("fixed,moving\n", "no rows below"),
-        ("fixed,moving\na,b\nc,\n", "line 3 .*needs fixed and moving"),
-        ("fixed,moving\na\n", "line 2 .*needs fixed and moving"),
-        ("fixed,moving\na,b,c\n", "no more cells than the 2 columns"),
+        ("fixed,moving\na,b\nc,\n", "line 3 .*expected fixed and moving"),
+        ("fixed,moving\na\n", "line 2 .*expected fixed and moving"),
+        ("fixed,moving\na,b,c\n", "at most 2 cells"),
         ('fixed,moving\na,"b\n', "cannot read"),
-        ("name,fixed,moving\n../x,a,b\n", "'../x' becomes a name of files"),
-        ("name,fixed,moving\n.,a,b\n", "'.' becomes a name of files"),
-        ("name,fixed,moving\nx,a,b\ny,a,c\nx,b,c\n", "line 4 .*a second row called 'x'"),
-        ("name,fixed,moving\npair002,a,b\n,a,c\n", "line 3 .*a second row called 'pair002'"),
+        ("name,fixed,moving\n../x,a,b\n", "'../x' cannot be used in file names"),
+        ("name,fixed,moving\n.,a,b\n", "'.' cannot be used in file names"),
+        ("name,fixed,moving\nx,a,b\ny,a,c\nx,b,c\n", "line 4 .*a second row is named 'x'"),
+        ("name,fixed,moving\npair002,a,b\n,a,c\n", "line 3 .*a second row is named 'pair002'"),
     ],
 )
 def test_bad_lists_are_refused_in_one_line(tmp_path, text, said):

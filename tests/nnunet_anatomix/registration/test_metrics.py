@@ -1,4 +1,4 @@
-"""Measures of a registration: equal to MONAI's, to what can be worked out by hand, and to themselves on another path."""
+"""Tests of metrics: against MONAI, values computed by hand, and other implementations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pretraining.common.errors import InputError
 
 
 def blobs(seed: int = 0, shape: tuple[int, int, int] = (21, 17, 13), labels: int = 3) -> np.ndarray:
-    """Cells around random points, thinned out, cut by the border of the grid."""
+    """Return random cells, thinned out, some cut by the border of the grid."""
     rng = np.random.default_rng(seed)
     places = np.indices(shape).reshape(3, -1).T
     seeds = rng.uniform(0, shape, (labels + 1, 3))
@@ -89,7 +89,7 @@ def test_landmarks_meet_where_the_transform_takes_them():
     moving = np.array([turn.TransformPoint(point) for point in fixed.tolist()])
     np.testing.assert_allclose(tre_mm(fixed, moving, turn), 0, atol=1e-9)
     np.testing.assert_allclose(tre_mm(fixed, moving + np.array([0, 3, 4]), turn), 5)
-    assert tre_mm(fixed, moving, turn.GetInverse()).min() > 1  # the other direction is another matter
+    assert tre_mm(fixed, moving, turn.GetInverse()).min() > 1  # the other direction has a large error
 
 
 def test_landmarks_come_in_pairs():
@@ -98,7 +98,7 @@ def test_landmarks_come_in_pairs():
 
 
 def test_folds_are_where_a_line_runs_backwards():
-    """x + u(x) = 10 - x folds all of X from 4 to 6; central differences see it there."""
+    """The map x + u(x) = 10 - x folds X from 4 to 6; central differences detect it there."""
     displacement = torch.zeros(3, 11, 6, 5)
     displacement[0, 4:8] = -torch.tensor([0.0, 2.0, 4.0, 6.0])[:, None, None]
     displacement[0, 8:] = -6
@@ -121,7 +121,7 @@ def test_slabs_fold_as_the_whole(side):
 def test_a_translation_is_undone_exactly_but_for_what_it_takes_off_the_grid():
     shift = torch.tensor([2.0, -1.0, 0.0]).view(3, 1, 1, 1).expand(3, 9, 7, 5)
     assert inverse_error_mm(shift, -shift, (1, 2, 3)) == pytest.approx((0, 0), abs=1e-5)
-    # An inverse wrong by a voxel along Z, on the half that counts.
+    # An inverse wrong by a voxel along Z, in the half that counts.
     wrong = -shift.clone()
     wrong[2, :4] += 1
     reached_from = torch.zeros(9, 7, 5, dtype=torch.bool)
@@ -137,14 +137,17 @@ def test_the_error_of_an_inverse_is_small_where_it_is_one():
     inside = torch.zeros(15, 13, 11, dtype=torch.bool)
     inside[2:-2, 2:-2, 2:-2] = True
     mean, high = inverse_error_mm(forward, invert(forward), (1, 1, 1), inside)
-    assert mean <= high < 0.05  # what interpolation leaves
+    assert mean <= high < 0.05  # error of interpolation
     assert inverse_error_mm(forward, -forward, (1, 1, 1), inside)[0] > 5 * mean
 
 
 def test_landmarks_are_read_from_tables_and_from_slicer(tmp_path):
     table, slicer, old = tmp_path / "points.csv", tmp_path / "points.fcsv", tmp_path / "old.fcsv"
     table.write_text('\ufeffname, Z,x ,y\n"a, b",3,1,-2\n\nc,6.5,4,5e1\n', encoding="utf-8")
-    head = "# Markups fiducial file version = 4.11\n# CoordinateSystem = {}\n# columns = id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc\n"
+    head = (
+        "# Markups fiducial file version = 4.11\n# CoordinateSystem = {}\n"
+        "# columns = id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc\n"
+    )
     slicer.write_text(head.format("LPS") + "1,1,-2,3,0,0,0,1,1,1,0,F-1,\n2,4,50,6.5,0,0,0,1,1,1,0,F-2,\n")
     old.write_text(head.format("0") + "1,-1,2,3,0,0,0,1,1,1,0,F-1,\n2,-4,-50,6.5,0,0,0,1,1,1,0,F-2,\n")
     for path in (table, slicer, old):
@@ -154,7 +157,7 @@ def test_landmarks_are_read_from_tables_and_from_slicer(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("a.csv", "", "line 1: expected a header that names the columns x,y,z"),
+        ("a.csv", "", "line 1: expected a header with the columns x,y,z"),
         ("a.csv", "1,2,3\n4,5,6\n", "line 1: expected a header"),
         ("a.csv", "x,y,z\n", "holds no landmarks"),
         ("a.csv", "x,y,z\n1,2,3\n4,five,6\n", "line 3: expected numbers in columns 1, 2, 3"),

@@ -1,4 +1,4 @@
-"""Pictures of a registration: what is where, and that no scan is too odd to be drawn."""
+"""Tests of figures of a registration: orientation, panels and unusual scans."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def scan(array_xyz: np.ndarray, spacing_mm: tuple[float, float, float] = (1.0, 1
 
 
 def body(shape: tuple[int, int, int] = (26, 22, 18)) -> np.ndarray:
-    """An ellipsoid with a bright spot on the patient's left, at the front, low down (in LPS)."""
+    """Return an ellipsoid with a bright spot on the patient's left, front and low (LPS)."""
     places = np.indices(shape).astype(float)
     centre = (np.array(shape) - 1).reshape(3, 1, 1, 1) / 2
     volume = 300.0 * ((((places - centre) / (0.45 * np.array(shape).reshape(3, 1, 1, 1))) ** 2).sum(axis=0) < 1)
@@ -48,7 +48,7 @@ def test_neighbouring_squares_alternate():
 
 @pytest.mark.parametrize("orientation", ["LPS", "RAS", "PIR"])
 def test_patients_lie_as_radiologists_have_them_however_the_file_does(orientation):
-    """The spot (left, front, low) is seen right and up from below, right and down from the front, left and down from the side."""
+    """Spot: right and up from below, right and down from the front, left and down from the side."""
     views = panels(*[sitk.DICOMOrient(scan(body()), orientation)] * 3)
     for view, (right, down) in {"axial": (True, False), "coronal": (True, True), "sagittal": (False, True)}.items():
         picture = views[view][1]
@@ -80,7 +80,7 @@ def test_edges_are_those_of_the_moved_image():
     for row in panels(nothing, there, nothing).values():
         edges = [picture[..., 0] - picture[..., 2] > 0.5 for picture in row[5:]]
         assert edges[0].sum() > 100 and not edges[1].any()
-        # They run between light and dark.
+        # Edges lie between light and dark.
         slope = np.linalg.norm(np.gradient(row[1]), axis=0)
         assert slope[edges[0]].mean() > 5 * slope.mean()
 

@@ -1,4 +1,4 @@
-"""One pair from scans to files: known warps are undone, whatever the headers say, and what is written does what was computed."""
+"""Tests of registering one pair: known warps, headers, masks, memory and written files."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from pretraining.imaging.grids import image_tensor, near_isotropic_grid, resampl
 MIND = DescriptorConfig(feature_weight=0)
 SOLVER = ConvexAdamConfig(grid_spacing=4, reach=3, smoothness=0.75)
 PLAIN = RegistrationConfig(init="none", descriptors=MIND, convexadam=SOLVER)
-"""Headers are right in these pairs, and MIND is quick."""
+"""Settings for pairs with correct headers; MIND alone is fast."""
 
 
 @pytest.fixture(scope="module")
 def scans(data_root) -> dict[str, sitk.Image]:
-    """A real head in T1 and T2, and its regions, with voxels of 5 mm and no two sides alike."""
+    """Return T1, T2 and regions of a head, with voxels of 5 mm and different sides."""
     folder = data_root / "registration" / "mni_multimodal"
     found = {}
     for name in ("t1", "t2", "labels_neuromorphometrics"):
@@ -47,14 +47,14 @@ def scans(data_root) -> dict[str, sitk.Image]:
 
 @pytest.fixture(scope="module")
 def truth(scans) -> Tensor:
-    """A smooth warp of the moving grid, about 2 voxels: the warped scan shows at p what lay at p + truth(p)."""
+    """Return a smooth displacement of about 2 voxels: warped(p) = scan(p + truth(p))."""
     x, y, z = identity(scans["t1"].GetSize())
     return 1.4 * torch.stack([torch.sin(y / 8 + 1), torch.cos(z / 7), torch.sin(x / 9 - 1)])
 
 
 @pytest.fixture(scope="module")
 def bent(scans, truth) -> dict[str, sitk.Image]:
-    """The T2 after the warp, and its regions."""
+    """Return the warped T2 and its regions."""
     labels = image_tensor(scans["labels_neuromorphometrics"])[None]
     return {
         "t2": tensor_image(warp(image_tensor(scans["t2"])[None], truth, beyond="border")[0], scans["t2"]),
@@ -73,13 +73,13 @@ def plain(scans, bent) -> Registration:
 
 
 def errors(found: sitk.Transform, truth: Tensor, grid: sitk.Image, brain: Tensor) -> Tensor:
-    """Voxels from where a point of the fixed scan belongs, over the brain: first by the transform, then back by the truth."""
+    """Compute the error over the brain, voxels: first the transform, then back by the truth."""
     displacement = displacement_of(found, grid)
     return (displacement + warp(truth, displacement, beyond="border")).norm(dim=0)[brain]
 
 
 def apart(one: sitk.Transform, other: sitk.Transform, grid: sitk.Image, brain: Tensor) -> float:
-    """Median distance between two transforms over the brain, voxels."""
+    """Compute the median distance between two transforms over the brain, voxels."""
     return (displacement_of(one, grid) - displacement_of(other, grid)).norm(dim=0)[brain].median().item()
 
 
@@ -115,7 +115,7 @@ def test_scans_are_left_as_they_were(scans, bent, plain):
 
 
 def finer(image: sitk.Image) -> sitk.Image:
-    """A slightly finer grid over the same box."""
+    """Resample to a slightly finer grid over the same box."""
     return resample_image(image, near_isotropic_grid(image, spacing_mm=4.6))
 
 
@@ -165,13 +165,13 @@ def test_a_mask_of_what_the_other_scan_lacks_is_refused(scans, bent):
     mask = sitk.Image(bent["t2"].GetSize(), sitk.sitkUInt8)
     mask.CopyInformation(bent["t2"])
     mask[:, :, 25:] = 1
-    with pytest.raises(InputError, match="check the masks, or leave them out"):
+    with pytest.raises(InputError, match="check the masks, or omit them"):
         register(scans["t1"][:, :, :20], bent["t2"], config=PLAIN, moving_mask=mask)
 
 
 @pytest.fixture(scope="module")
 def shifted(scans, bent) -> sitk.Image:
-    """The moving scan somewhere else."""
+    """Return the moving scan at another position."""
     moving = sitk.Image(bent["t2"])
     moving.SetOrigin([place + step for place, step in zip(moving.GetOrigin(), (150.0, -300.0, 80.0), strict=True)])
     return moving
@@ -179,7 +179,7 @@ def shifted(scans, bent) -> sitk.Image:
 
 @pytest.fixture(scope="module")
 def written(scans, bent, shifted, tmp_path_factory) -> tuple[Path, Registration, dict]:
-    """A registration whose start is no identity, on disk."""
+    """Write a registration whose start is not the identity."""
     out = tmp_path_factory.mktemp("out") / "pair"
     labels = sitk.Image(bent["labels"])
     labels.CopyInformation(shifted)
@@ -280,7 +280,9 @@ def test_too_little_memory_is_refused_with_what_it_takes(scans, bent):
         register(scans["t1"], bent["t2"], config=PLAIN, memory=10_000_000)
     said = str(caught.value)
     assert (
-        re.search(r"takes at least [\d.]+[MG]B of memory", said) and "9.537MB were named" in said and "\n" not in said
+        re.search(r"takes at least [\d.]+[MG]B of memory", said)
+        and "found a limit of 9.537MB" in said
+        and "\n" not in said
     )
 
 
@@ -337,7 +339,7 @@ def test_weights_make_the_features(scans, bent):
 
 
 def test_a_start_that_bends_is_undone_as_well(scans, bent, truth, brain, tmp_path):
-    # Half of the way from a file, the rest by the solver.
+    # One half is in the file, the solver finds the rest.
     half = itk_transform(0.5 * invert(truth), scans["t1"]).GetDisplacementField()
     sitk.WriteImage(half, str(tmp_path / "half.nii.gz"))
     config = RegistrationConfig(init=str(tmp_path / "half.nii.gz"), descriptors=MIND, convexadam=SOLVER)
@@ -360,7 +362,7 @@ def test_another_spacing_is_worked_at(scans, bent, truth, brain):
 
 def test_scans_of_few_voxels_are_refused(scans, bent):
     config = RegistrationConfig(init="none", spacing_mm=90.0, descriptors=MIND, convexadam=SOLVER)
-    with pytest.raises(InputError, match="expected at least 4 along every axis; name a finer spacing"):
+    with pytest.raises(InputError, match="expected at least 4 along every axis; set a finer spacing"):
         register(scans["t1"], bent["t2"], config=config)
 
 
@@ -369,13 +371,13 @@ def test_masks_that_meet_nowhere_are_refused():
     low, high = sitk.Image(scan.GetSize(), sitk.sitkUInt8), sitk.Image(scan.GetSize(), sitk.sitkUInt8)
     low[:, :, :8], high[:, :, 14:] = 1, 1
     config = RegistrationConfig(init="none", descriptors=DescriptorConfig(feature_weight=0))
-    with pytest.raises(InputError, match="meet nowhere"):
+    with pytest.raises(InputError, match="masks of the fixed and moving scan do not overlap"):
         register(scan, scan, config=config, fixed_mask=low, moving_mask=high)
 
 
 @pytest.mark.parametrize("poolings", [4, 5])
 def test_any_memory_is_kept_to_or_refused(poolings):
-    """From too little to plenty, the search for settings ends; windows stay as large as the network needs."""
+    """Fitting ends for any memory; windows stay as large as the network needs."""
     net, kept = UNet(UNetConfig(width=4, poolings=poolings)), 0
     for memory in range(400 * 2**20, 1200 * 2**20, 9 * 2**20):
         try:

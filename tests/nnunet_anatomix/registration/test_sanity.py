@@ -1,4 +1,4 @@
-"""Nothing is called a success that is no number, and nothing of it is written."""
+"""Tests that NaN and invalid numbers are errors, and that nothing is written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 from nnunet_anatomix.cli import main
 from nnunet_anatomix.features.extract import extract_features
-from nnunet_anatomix.registration.batch import Common
+from nnunet_anatomix.registration.batch import BatchSettings
 from nnunet_anatomix.registration.config import RegistrationConfig
 from nnunet_anatomix.registration.descriptors import DescriptorConfig
 from nnunet_anatomix.registration.register import register
@@ -43,7 +43,7 @@ def spoilt_state() -> dict[str, torch.Tensor]:
 
 
 def spoilt_file(path):
-    """Weights with one tensor of NaN, as an earlier version wrote them without a word."""
+    """Write weights with one tensor of NaN, as an earlier version did without an error."""
     import safetensors.torch
 
     state = spoilt_state()
@@ -55,7 +55,7 @@ def spoilt_file(path):
 
 @pytest.mark.parametrize("init", ["none", "auto"])
 def test_weights_with_a_nan_tensor_end_a_registration_before_it_begins(tmp_path, monkeypatch, init):
-    """As it was reported: an all-NaN field, 'folds: 0.00 %' and exit code 0."""
+    """Regression: this gave a field of NaN, 'folds: 0.00 %' and exit code 0."""
     for name in ("fixed", "moving"):
         sitk.WriteImage(scan(len(name)), str(tmp_path / f"{name}.nii.gz"))
     files = [
@@ -104,7 +104,7 @@ def test_values_are_counted_wherever_they_lie():
 @pytest.mark.parametrize("ending", [".tfm", ".h5", ".txt"])
 def test_a_start_that_is_nan_is_refused(tmp_path, ending):
     sitk.WriteTransform(sitk.TranslationTransform(3, (np.nan, 0.0, 0.0)), str(tmp_path / f"start{ending}"))
-    # ITK does not read "nan" in a text.
+    # ITK cannot read "nan" from text.
     with pytest.raises(InputError, match="NaN or infinity" if ending == ".h5" else "initial transform: .* unreadable"):
         file_start(tmp_path / f"start{ending}", scan(), scan())
 
@@ -118,8 +118,8 @@ def test_no_grid_has_such_a_spacing(number):
 @pytest.mark.parametrize("window", [(5.0, 5.0), (7.0, 1.0), (float("nan"), 1.0), (0.0, float("inf"))])
 def test_no_intensities_are_such_a_window(window, tmp_path):
     makers = (
-        lambda: Common(config=RegistrationConfig(), weights=None, fixed_clip=window),
-        lambda: Common(config=RegistrationConfig(), weights=None, moving_clip=window),
+        lambda: BatchSettings(config=RegistrationConfig(), weights=None, fixed_clip=window),
+        lambda: BatchSettings(config=RegistrationConfig(), weights=None, moving_clip=window),
         lambda: SearchPair(
             name="a", fixed=tmp_path, moving=tmp_path, fixed_labels=tmp_path, moving_labels=tmp_path, fixed_clip=window
         ),

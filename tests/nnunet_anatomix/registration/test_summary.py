@@ -1,4 +1,4 @@
-"""The summary of a batch: its numbers are those of its registrations."""
+"""Tests of the summary of a batch of registrations."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_again_is_the_same(batch):
 )
 def test_a_damaged_report_is_one_line(batch, content):
     write(batch, "damaged", content)
-    with pytest.raises(InputError, match=r"damaged/registration\.json is no report of a registration") as refused:
+    with pytest.raises(InputError, match=r"damaged/registration\.json is not a valid registration report") as refused:
         write_summary(batch)
     assert "\n" not in str(refused.value) and not (batch / "pairs.csv").exists()
 
@@ -143,4 +143,4 @@ def test_unfinished_registrations_are_named(batch, caplog):
     (batch / "unfinished").mkdir()
     with caplog.at_level(logging.WARNING):
         assert len(read_registrations(batch)) == 8
-    assert "1 folders without registration.json are left out: unfinished" in caplog.text
+    assert "1 folders without registration.json are ignored: unfinished" in caplog.text

@@ -1,4 +1,4 @@
-"""Displacements: the same as ITK's transforms on any grid, each other's inverse, and as large as one can work out by hand."""
+"""Tests of displacements: against ITK on any grid, inverses, and values computed by hand."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def grid(
 
 
 def waves(height: float, shape: tuple[int, int, int] = SHAPE, length: float = 1.0) -> Tensor:
-    """Other displacements along every axis; 0 at the border, so that nothing leaves the grid."""
+    """Return waves that differ along every axis, 0 at the border, so that nothing leaves it."""
     x, y, z = identity(shape)
     inside = torch.stack(
         [(math.pi * place / (side - 1)).sin() for place, side in zip((x, y, z), shape, strict=True)]
@@ -59,7 +59,7 @@ def waves(height: float, shape: tuple[int, int, int] = SHAPE, length: float = 1.
 
 
 def linear(matrix: Tensor, shape: tuple[int, int, int] = SHAPE) -> Tensor:
-    """The displacement of ``p -> centre + matrix @ (p - centre)``."""
+    """Return the displacement of ``p -> centre + matrix @ (p - centre)``."""
     centre = (torch.tensor(shape) - 1) / 2
     from_centre = identity(shape) - centre.view(3, 1, 1, 1)
     return torch.einsum("ij,jxyz->ixyz", matrix - torch.eye(3), from_centre)
@@ -104,7 +104,7 @@ def test_images_are_warped_as_by_itks_resampler(direction, mode):
     ours = warp(image_tensor(image)[None], displacement, mode=mode)[0]
     inside = (slice(2, -2),) * 3
     differs = (ours - expected)[inside].abs() > 1e-4
-    # Where the nearest voxel is a tie, rounding decides.
+    # Where two voxels are equally near, rounding decides.
     assert differs.float().mean() <= (0 if mode == "bilinear" else 0.01)
     assert (ours - image_tensor(image))[inside].abs().max() > 0.5
 
@@ -129,13 +129,13 @@ def test_composition_goes_first_through_the_first():
 
 @pytest.mark.parametrize("large", [24, 1000], ids=["from half the resolution", "at once"])
 def test_a_smooth_displacement_and_its_inverse_cancel(monkeypatch, large):
-    monkeypatch.setattr(warp_module, "_LARGE", large)
+    monkeypatch.setattr(warp_module, "_COARSE_TO_FINE_SIDE", large)
     shape = (33, 25, 29)
     displacement = waves(2.5, shape, length=3.0)
     inverse = invert(displacement)
     assert displacement.norm(dim=0).max() > 2 and jacobian_determinant(displacement).min() > 0
-    # Where positions are voxels, the iteration ends close by; between voxels the inverse is linear,
-    # which costs a little.
+    # At voxels the iteration converges closely; between voxels the inverse is linear, which adds
+    # a small error.
     assert compose(inverse, displacement).norm(dim=0).max() < 0.02
     assert compose(displacement, inverse).norm(dim=0).max() < 0.05
 
@@ -165,6 +165,6 @@ def test_coverage_is_where_the_image_lies():
     expected = torch.zeros(SHAPE)
     expected[5:, :, :-3] = 1
     assert torch.equal(coverage(half, image), expected)
-    # Points of the grid are sent two voxels on along X, so that the image lies two voxels earlier.
+    # The transform adds two voxels along X, so the image appears two voxels earlier.
     forward = itk_transform(torch.tensor([2.0, 0.0, 0.0]).view(3, 1, 1, 1).expand(3, *SHAPE), image)
     assert torch.equal(coverage(half, image, forward), torch.cat([expected[2:], torch.zeros(2, *SHAPE[1:])]))

@@ -1,4 +1,4 @@
-"""Small stand-ins for the paper's data: pairs to register, cut and made coarser from real brains; banks of a few shapes."""
+"""Small data in place of the paper's: pairs of cropped, downsampled brains, banks of shapes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import SimpleITK as sitk
 from nnunet_anatomix.datasets.registration_pairs import PairRow, PairSettings, write_pairs
 
 _BOX = ((8, 10, 10), (72, 88, 72))
-"""First voxel and sides of what is kept of a brain."""
+"""First voxel and sides of the crop of a brain."""
 _COARSER = 3
 
 
 def brain_pairs(folder: Path, brain: Path, tests: int = 2) -> Path:
-    """T1 and T2 of one body, the T2 shifted by another few millimetres in each pair; one pair to tune on."""
+    """Write pairs of T1 and T2 of one person, the T2 shifted differently; one pair for tuning."""
     rows = []
     for number in range(1 + tests):
         shift = sitk.TranslationTransform(3, (2.0 + number, -3.0, 1.5))

@@ -1,4 +1,4 @@
-"""The paper's tables from end to end on small real data: a number in every cell that can be had. The numbers mean nothing."""
+"""Tests of the tables from end to end on small real data; the numbers are meaningless."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from monai.networks.nets import UNet as MonaiUNet
 
 import pretraining.cli
 from nnunet_anatomix import cli
-from nnunet_anatomix.commands.reproduce import reproduce
+from nnunet_anatomix.commands.reproduce import DataFlags, NetworkFlags, ScaleFlags, reproduce
 from nnunet_anatomix.datasets.registration_pairs import read_pair_settings
 from nnunet_anatomix.reproduce import run as running
 from nnunet_anatomix.reproduce.tables import TABLES
@@ -27,7 +28,7 @@ NEEDS_ANTS = pytest.mark.skipif(importlib.util.find_spec("ants") is None, reason
 
 @pytest.fixture(scope="module")
 def data(data_root, tmp_path_factory) -> Path:
-    """``nnUNet_raw`` with three training and two test cases of the hippocampus, and pairs of small brains."""
+    """Return ``nnUNet_raw`` with 3 training and 2 test cases of the hippocampus, and brains."""
     raw = tmp_path_factory.mktemp("raw")
     source, target = data_root / "nnUNet_raw" / "Dataset901_Hippocampus", raw / "Dataset901_Hippocampus"
     for kind in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
@@ -41,13 +42,13 @@ def data(data_root, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory) -> Path:
-    """One folder for all tables, as a user has it: they share what they have in common."""
+    """Return one folder for all tables, which then share common steps."""
     return tmp_path_factory.mktemp("out")
 
 
 @pytest.fixture
 def in_this_process(monkeypatch) -> list[Sequence[str]]:
-    """Commands are run in here, which saves each the seconds of importing; what was run is kept."""
+    """Run commands in this process, which saves imports, and record them."""
     asked: list[Sequence[str]] = []
 
     def call(words, environment, log_file, **_) -> None:
@@ -65,14 +66,23 @@ def cells(out: Path, name: str) -> list[dict[str, str]]:
 
 
 def complete(out: Path, name: str) -> list[dict[str, str]]:
-    """All cells, having checked that each has a number or a reason."""
+    """Return the cells with a number, after checking that all others have a reason."""
     found = cells(out, name)
     assert found and all(bool(cell["ours"]) != bool(cell["why_not"]) for cell in found)
     return [cell for cell in found if cell["ours"]]
 
 
+def run_table(name: str, data: Path, out: Path, **flags: object) -> None:
+    """Run the command with flags given by name."""
+    groups = {
+        group: kind(**{field.name: flags.pop(field.name) for field in fields(kind) if field.name in flags})
+        for group, kind in (("sources", DataFlags), ("networks", NetworkFlags), ("scale", ScaleFlags))
+    }
+    reproduce(name, data, out, **groups, **flags)
+
+
 def theirs(folder: Path) -> Path:
-    """Another network, described by a JSON file."""
+    """Write a JSON file that describes another network."""
     kwargs = {"spatial_dims": 3, "in_channels": 1, "out_channels": 4, "channels": [4, 8], "strides": [2]}
     torch.manual_seed(0)
     torch.save(MonaiUNet(**kwargs).state_dict(), folder / "net.pth")
@@ -87,17 +97,17 @@ def test_the_pairs_are_as_prepare_writes_them(data):
 
 def test_table_4_and_what_of_it_is_not_done_twice(data, out, in_this_process):
     how = {"pairs": ("brains",), "miniature": True, "device": "cpu"}
-    reproduce("table4", data, out, **how)
+    run_table("table4", data, out, **how)
     found = {(cell["row"], cell["column"]): cell["ours"] for cell in complete(out, "table4")}
     assert len(found) == 4 and all("±" in number for number in found.values())
     assert len(in_this_process) == 1
-    reproduce("table4", data, out, **how)
+    run_table("table4", data, out, **how)
     assert len(in_this_process) == 1
 
 
 def test_figure_5_by_convexadam_with_the_settings_that_were_tuned(data, out, in_this_process):
     rows = ("ConvexAdam-Ours", "ConvexAdam")
-    reproduce("figure5", data, out, pairs=("brains",), rows=rows, miniature=True, device="cpu")
+    run_table("figure5", data, out, pairs=("brains",), rows=rows, miniature=True, device="cpu")
     assert len(complete(out, "figure5")) == 6
     tuned = [words for words in in_this_process if words[1] == "register"]
     assert len(tuned) == 2 and all(words[words.index("--grid-spacing") + 1] == "4" for words in tuned), (
@@ -111,7 +121,7 @@ def test_figure_5_by_convexadam_with_the_settings_that_were_tuned(data, out, in_
 def test_registration_by_ants(data, out, tmp_path, monkeypatch, in_this_process):
     monkeypatch.setenv("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "1")
     how = {"pairs": ("brains",), "miniature": True, "device": "cpu"}
-    reproduce("figure5", data, out, **how)
+    run_table("figure5", data, out, **how)
     assert {cell["row"] for cell in complete(out, "figure5")} == {
         "ConvexAdam-Ours",
         "ConvexAdam",
@@ -119,7 +129,7 @@ def test_registration_by_ants(data, out, tmp_path, monkeypatch, in_this_process)
         "ANTs-MI",
     }
     before = len(in_this_process)
-    reproduce("table2", data, out, networks=(theirs(tmp_path),), **how)
+    run_table("table2", data, out, networks=(theirs(tmp_path),), **how)
     assert {cell["row"] for cell in complete(out, "table2")} == {"MutualInfo", "Ours", "PrimGeoSeg"}
     assert len(in_this_process) == before + 1, "the other rows are those of Fig. 5"
 
@@ -132,7 +142,7 @@ def test_pretraining_variants(data, out, tmp_path, monkeypatch, in_this_process)
     )
     pretraining.cli.main()
     how = {"pairs": ("brains",), "templates": bank, "miniature": True, "device": "cpu"}
-    reproduce("figure7", data, out, **how)
+    run_table("figure7", data, out, **how)
     pictures = complete(out, "figure7")
     assert len(pictures) == 4 * 2 and all((out / cell["ours"]).is_file() for cell in pictures), (
         "Brains need a bank of brains"
@@ -151,14 +161,14 @@ def by_nnunet(monkeypatch) -> None:
 @pytest.mark.timeout(3600)
 def test_segmentation_by_nnunet(data, out, weights_file, by_nnunet, tmp_path):
     how = {"datasets": ("901",), "miniature": True, "device": "cpu"}
-    reproduce("table1", data, out, shots=1, transfer=weights_file, **how)
+    run_table("table1", data, out, shots=1, transfer=weights_file, **how)
     rows = {cell["row"]: cell["ours"] for cell in complete(out, "table1")}
     assert set(rows) == {"Rand Init", "Transfer Learning", "Ours", "Full supervision"}
     steps = len(list((out / "steps").iterdir()))
-    reproduce("table6", data, out, shots=1, **how)
+    run_table("table6", data, out, shots=1, **how)
     assert {cell["row"] for cell in complete(out, "table6")} == {"Rand Init", "Ours"}
     assert len(list((out / "steps").iterdir())) == steps, "both rows are those of Table 1"
-    reproduce("figure8", data, out, budgets=(1, 3), **how)
+    run_table("figure8", data, out, budgets=(1, 3), **how)
     assert len(complete(out, "figure8")) == 4
 
 
@@ -174,12 +184,12 @@ def test_pretraining_downstream_and_networks_of_our_architecture(
     )
     pretraining.cli.main()
     how = {"datasets": ("901",), "pairs": ("brains",), "shots": 1, "miniature": True, "device": "cpu"}
-    reproduce("table3", data, out, rows=("loss: denoising",), templates=bank, **how)
+    run_table("table3", data, out, rows=("loss: denoising",), templates=bank, **how)
     assert {cell["column"] for cell in complete(out, "table3")} == {"Brains", "Brains folds", "Hippocampus"}
     named = tmp_path / "primgeoseg_unet.safetensors"
     shutil.copyfile(weights_file, named)
     if importlib.util.find_spec("ants") is not None:
-        reproduce("table5", data, out, rows=("PrimGeoSeg UNet",), networks=(named,), **how)
+        run_table("table5", data, out, rows=("PrimGeoSeg UNet",), networks=(named,), **how)
         assert {cell["column"] for cell in complete(out, "table5")} == {"Hippocampus", "Brains"}
 
 

@@ -1,4 +1,4 @@
-"""A reproduction runs what is not finished, goes on past what fails, and tells what it has; commands are stood in for."""
+"""Tests of running a table: finished steps, failures and reports, with mock commands."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 class Commands:
-    """Keeps what it was asked to run, writes what a study would have written, and fails when told to."""
+    """Mock that records commands, writes the results of a study, and fails on request."""
 
     def __init__(self) -> None:
         self.asked: list[list[str]] = []

@@ -1,4 +1,4 @@
-"""Every table is commands that our parsers and nnU-Net's accept, with the paper's settings; the paper's numbers stand beside."""
+"""Tests of the tables: valid commands with the paper's settings, and the paper's numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import pretraining.cli
 from nnunet_anatomix import cli
 from nnunet_anatomix.datasets.registration_pairs import PairRow, PairSettings, write_pairs
-from nnunet_anatomix.reproduce.run import dry_run, wanted_steps
+from nnunet_anatomix.reproduce.run import format_commands, needed_steps
 from nnunet_anatomix.reproduce.settings import MINIATURE, Scale, Settings
 from nnunet_anatomix.reproduce.tables import TABLES
 from pretraining.common.command_line import _parse
@@ -26,12 +26,12 @@ def settings(folder: Path, **changes: object) -> Settings:
 
 
 def commands(text: str) -> list[list[str]]:
-    """The command lines of a dry run."""
+    """Split a dry run into command lines."""
     return [shlex.split(line) for line in text.splitlines() if not line.startswith(("#", "export "))]
 
 
 def parse(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the program's own parser read a command line, and run nothing."""
+    """Parse a command line with the program's own parser, without running it."""
     monkeypatch.setattr(sys, "argv", words)
     if words[0] == "nnunet-anatomix":
         _parse(words[0], cli._commands(), "")
@@ -41,7 +41,7 @@ def parse(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         from nnunetv2.run import run_training
 
         monkeypatch.setattr(run_training, "run_training", lambda *arguments, **options: None)
-        # It would give the rest of the suite all cores.
+        # It would change the number of threads of the rest of the suite.
         monkeypatch.setattr(run_training.torch, "set_num_threads", lambda threads: None)
         run_training.run_training_entry()
 
@@ -60,7 +60,7 @@ def test_every_command_line_is_one_that_its_program_takes(tmp_path, monkeypatch,
         weights="hf://neeldey/anatomix/anatomix.pth@main",
     )
     table = TABLES[name](chosen)
-    lines = commands(dry_run(table, chosen))
+    lines = commands(format_commands(table, chosen))
     assert len(lines) == len(table.steps) > 0 and table.cells
     for words in lines:
         parse(words, monkeypatch)
@@ -75,7 +75,7 @@ def test_the_parsers_of_this_test_refuse_what_is_wrong(tmp_path, monkeypatch):
 
 
 def text_of(name: str, chosen: Settings) -> str:
-    return dry_run(TABLES[name](chosen), chosen)
+    return format_commands(TABLES[name](chosen), chosen)
 
 
 def test_the_schedule_is_the_papers(tmp_path):
@@ -140,7 +140,7 @@ def test_the_papers_numbers_stand_where_they_belong(tmp_path):
 def test_without_data_nothing_is_run_and_what_to_do_is_said(tmp_path):
     for name in TABLES:
         table = TABLES[name](settings(tmp_path))
-        assert not wanted_steps(table) and all(cell.why_not for cell in table.cells)
+        assert not needed_steps(table) and all(cell.why_not for cell in table.cells)
     reasons = {cell.why_not for cell in TABLES["table1"](settings(tmp_path)).cells}
     assert any("nnunet-anatomix prepare promise12 --source" in why for why in reasons) and any(
         "never published" in why for why in reasons
@@ -152,9 +152,9 @@ def test_figure_7_wants_scans_too(tmp_path):
         (tmp_path / file).touch()
     banks = {"templates": tmp_path / "organs.bank", "brains": tmp_path / "brains.bank"}
     without = TABLES["figure7"](settings(tmp_path, **banks))
-    assert all("needs --images" in cell.why_not for cell in without.cells) and not wanted_steps(without)
+    assert all("needs --images" in cell.why_not for cell in without.cells) and not needed_steps(without)
     table = TABLES["figure7"](settings(tmp_path, images=(tmp_path / "scan.nii.gz",), **banks))
-    assert not any(cell.why_not for cell in table.cells) and len(wanted_steps(table)) == 5 * 3
+    assert not any(cell.why_not for cell in table.cells) and len(needed_steps(table)) == 5 * 3
 
 
 def test_some_rows_alone_need_fewer_steps(tmp_path):
@@ -162,7 +162,7 @@ def test_some_rows_alone_need_fewer_steps(tmp_path):
     (row,) = {cell.row for cell in table.only(["loss: denoising"]).cells}
     steps = {step.name for step in table.only([row]).steps}
     assert "pretrain_paper_denoising" in steps and not any("smshapes" in name for name in steps)
-    with pytest.raises(InputError, match="no row 'losses'; there are"):
+    with pytest.raises(InputError, match="no row 'losses', expected one of"):
         table.only(["losses"])
 
 
@@ -180,11 +180,11 @@ def test_other_datasets_and_pairs_take_the_place_of_the_papers(tmp_path):
     pair = PairRow(name="a", fixed="f", moving="m", fixed_labels="fl", moving_labels="ml")
     write_pairs(chosen.data / "mine", PairSettings(name="Mice", moving_clip=(0, 9)), [pair], [pair])
     table = TABLES["table1"](chosen)
-    assert {cell.column for cell in table.cells} == {"Mice"} and len(wanted_steps(table)) == 4
+    assert {cell.column for cell in table.cells} == {"Mice"} and len(needed_steps(table)) == 4
     assert (
-        "-d Dataset012_Mice" in dry_run(table, chosen)
-        and "--shots 3" in dry_run(table, chosen)
-        and "--patch" not in dry_run(table, chosen)
+        "-d Dataset012_Mice" in format_commands(table, chosen)
+        and "--shots 3" in format_commands(table, chosen)
+        and "--patch" not in format_commands(table, chosen)
     )
     text = text_of("figure5", chosen)
     assert "--moving-clip 0 9" in text and "--fixed-clip" not in text
@@ -212,7 +212,7 @@ def test_unknown_data_are_refused(tmp_path, changes, message):
 
 def test_a_folder_without_pairs_and_missing_files_are_refused(tmp_path):
     (tmp_path / "raw" / "half").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"has no validation.csv, test.csv, pairs.json"):
+    with pytest.raises(InputError, match=r"expected validation.csv, test.csv, pairs.json, found none"):
         TABLES["table4"](settings(tmp_path, pairs=("half",)))
     with pytest.raises(InputError, match=r"no such file nowhere\.bank"):
         settings(tmp_path, templates=Path("nowhere.bank"))

@@ -1,4 +1,4 @@
-"""Scans in known poses: they come to agree, in nobody's pose; a given atlas stays; what fails or is done holds nothing up."""
+"""Tests of groupwise alignment: known poses, given atlas, failures and resuming."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NAMES = ("a", "b", "c", "d")
 
 
 def poses() -> list[np.ndarray]:
-    """Turns, stretches, shears and shifts about the volume's centre, far from cancelling each other; from a scan's points to the blobs'."""
+    """Return affine poses about the centre whose mean is far from the identity."""
     rng = np.random.default_rng(3)
     centre = np.eye(4)
     centre[:3, 3] = (np.array(SHAPE) - 1) / 2 * SPACING_MM
@@ -38,7 +38,7 @@ def poses() -> list[np.ndarray]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Blobs on a wide grid, seen in four poses, with labels; ``scans.csv`` names them, in its own order."""
+    """Write blobs in four poses with labels, and ``scans.csv`` in another order."""
     folder = tmp_path_factory.mktemp("scans")
     wide = sitk.GetImageFromArray(_blobs())
     wide.SetSpacing([SPACING_MM] * 3)
@@ -55,7 +55,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def _blobs() -> np.ndarray:
-    """(Z, Y, X)."""
+    """Return a (Z, Y, X) array of blobs."""
     noise = np.random.default_rng(0).normal(size=[side + 24 for side in reversed(SHAPE)])
     smooth = ndimage.gaussian_filter(noise, 3)
     return (smooth / smooth.std()).astype(np.float32)
@@ -81,7 +81,7 @@ def files(out: Path) -> dict[str, int]:
 
 
 def spread_mm(to_blobs: list[np.ndarray]) -> float:
-    """Greatest distance between the blobs' points that two scans bring to one point of the atlas, well inside the volume."""
+    """Compute the greatest distance between points of two scans at one point of the atlas, mm."""
     inside = np.array(np.meshgrid(*[[0.2 * side, 0.8 * side] for side in SHAPE])).reshape(3, -1) * SPACING_MM
     points = np.array([(pose @ np.vstack([inside, np.ones(inside.shape[1])]))[:3] for pose in to_blobs])
     return max(np.linalg.norm(one - other, axis=0).max() for one, other in combinations(points, 2))
@@ -156,7 +156,7 @@ def test_other_groups_follow_the_first_and_a_broken_scan_holds_up_nothing(folder
     ("text", "message"),
     [
         ("file\na.nii\n", "columns scan .*found file"),
-        ("scan\nx/a.nii\ny/a.nii.gz\n", "a second row called 'a'"),
+        ("scan\nx/a.nii\ny/a.nii.gz\n", "a second row is named 'a'"),
         ("scan,clip\na.nii,450\n", "two numbers"),
         ("scan,clip\na.nii,450 -450\n", "the lower one first"),
     ],

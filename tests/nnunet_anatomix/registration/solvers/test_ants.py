@@ -1,4 +1,4 @@
-"""SyN recovers a known warp, in our convention of displacements, and leaves nothing behind."""
+"""Tests of SyN: known warps are recovered, in our convention, and no files are left."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _antspyx() -> None:
 
 
 def oblique_grid() -> sitk.Image:
-    """Anisotropic, rotated, left-handed, far from the origin: what is mistaken about axes or units shows."""
+    """Return an anisotropic, rotated, left-handed grid, to detect errors of axes and units."""
     grid = sitk.Image(SHAPE, sitk.sitkFloat32)
     grid.SetSpacing((1, 2, 1.5))
     grid.SetOrigin((-100, 40, 7))
@@ -44,7 +44,7 @@ def oblique_grid() -> sitk.Image:
 
 
 def blobs(position: Tensor, seed: int) -> Tensor:
-    """(X, Y, Z) values of 30 random Gaussians at any (3, X, Y, Z) position, in [0, 1] or a little more."""
+    """Sum 30 random Gaussians at (3, X, Y, Z) positions; (X, Y, Z), about in [0, 1]."""
     generator = np.random.default_rng(seed)
     centres = torch.tensor(generator.uniform(0.1, 0.9, (30, 3)) * SHAPE, dtype=torch.float32)
     heights, widths = generator.uniform(0.3, 1, 30), generator.uniform(2, 4, 30)
@@ -55,26 +55,26 @@ def blobs(position: Tensor, seed: int) -> Tensor:
 
 
 def true_displacement() -> Tensor:
-    """(3, X, Y, Z) voxels, 0 on the border, another amplitude and sign along every axis."""
+    """Return a (3, X, Y, Z) displacement, voxels, 0 on the border, different along every axis."""
     here = identity(SHAPE)
     bump = torch.stack([torch.sin(np.pi * here[axis] / (side - 1)) for axis, side in enumerate(SHAPE)]).prod(0)
     return bump * torch.tensor([2.5, -1.2, 1.8])[:, None, None, None]
 
 
 def pair(channels: int) -> tuple[Tensor, Tensor]:
-    """(C, X, Y, Z) fixed and moving: exactly related by :func:`true_displacement`, without interpolation."""
+    """Return (C, X, Y, Z) images, exactly related by :func:`true_displacement`."""
     here, there = identity(SHAPE), identity(SHAPE) + true_displacement()
     return tuple(torch.stack([blobs(position, channel) for channel in range(channels)]) for position in (there, here))
 
 
 def error(displacement: Tensor) -> float:
-    """Mean distance to the true displacement away from the border, voxels."""
+    """Compute the mean distance to the true displacement away from the border, voxels."""
     return (displacement - true_displacement())[INSIDE].norm(dim=0).mean().item()
 
 
 @pytest.fixture(scope="module")
 def inverted_contrast(tmp_path_factory):
-    """Fixed, moving, forward, inverse and moved by ANTs itself."""
+    """Return fixed, moving, forward, inverse, and the image that ANTs itself moved."""
     folder = tmp_path_factory.mktemp("ants")
     fixed, moving = pair(1)
     moving = 1 - moving
@@ -124,8 +124,8 @@ def test_mean_squares_of_channels_recover_a_warp():
 def test_masks_hide_what_they_exclude_and_a_seed_fixes_the_result():
     config = AntsConfig(iterations=(8,), shrink_factors=(1,), smoothing_sigmas_vox=(0,))
     fixed, moving = pair(1)
-    # Mirrored rather than erased, since ANTs rescales an image by its extremes, inside the mask or
-    # not.
+    # Flip values instead of erasing them, since ANTs rescales an image by its extremes, also
+    # outside the mask.
     elsewhere = torch.cat([moving[:, :22], moving[:, 22:].flip(2)], dim=1)
     mask = torch.zeros(SHAPE)
     mask[:14] = 1

@@ -1,4 +1,4 @@
-"""The solver: each stage against a plain calculation, the whole against the convexadam package and known warps."""
+"""Tests of ConvexAdam: stages against plain oracles, the whole against the package."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from nnunet_anatomix.registration.descriptors import DescriptorConfig, Scan, descriptors, reduce_features
 from nnunet_anatomix.registration.metrics import folded_share
-from nnunet_anatomix.registration.solvers.convex import _cost, consistent, convex_displacement
+from nnunet_anatomix.registration.solvers.convex import _compute_cost, convex_displacement, make_inverse_consistent
 from nnunet_anatomix.registration.solvers.convexadam import ConvexAdamConfig, convex_adam, on_full_grid, regrid
 from nnunet_anatomix.registration.solvers.dissimilarity import Dissimilarity
 from nnunet_anatomix.registration.solvers.refine import _roughness_gradient, smooth
@@ -31,7 +31,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def brains(data_root) -> dict[str, sitk.Image]:
     folder = data_root / "registration" / "mni_multimodal"
-    # Sides that all spacings divide: elsewhere the package stretches its grids over what is left.
+    # All spacings divide the sides: otherwise the package stretches its grids over the remainder.
     return {name: sitk.ReadImage(str(folder / f"{name}.nii.gz"))[12:78, 18:90, 12:72] for name in ("t1", "t2", "ct")}
 
 
@@ -78,7 +78,7 @@ def test_roughness_falls_against_its_gradient():
 
 def test_costs_are_what_they_are_called():
     fixed, moving, reach = random(4, 7, 6, 5), random(4, 7, 6, 5, seed=1), 2
-    cost = _cost(fixed, moving, reach).view(-1, 7, 6, 5)
+    cost = _compute_cost(fixed, moving, reach).view(-1, 7, 6, 5)
     for number in (0, 37, 62, 124):
         offset = list(itertools.product(range(-reach, reach + 1), repeat=3))[number]
         shifted = torch.zeros_like(moving)
@@ -117,7 +117,7 @@ def test_consistent_displacements_undo_each_other():
     field = functional.interpolate(
         random(1, 3, 4, 4, 4) * 2 - 1, size=(17, 15, 16), mode="trilinear", align_corners=True
     )[0]
-    forward, backward = consistent(field, torch.zeros_like(field), iterations=30)
+    forward, backward = make_inverse_consistent(field, torch.zeros_like(field), iterations=30)
     error = (forward + warp(backward, forward, beyond="border"))[:, 3:-3, 3:-3, 3:-3]
     assert error.norm(dim=0).mean() < 0.1 * field.norm(dim=0).mean()
 
@@ -145,7 +145,7 @@ def test_principal_components_keep_distances():
 def test_settings_are_checked(wrong):
     with pytest.raises(InputError, match="expected a number of at least"):
         ConvexAdamConfig(**wrong)
-    with pytest.raises(InputError, match="nothing to compare"):
+    with pytest.raises(InputError, match="expected MIND-SSC or features, found neither"):
         DescriptorConfig(mind=False, feature_weight=0)
 
 

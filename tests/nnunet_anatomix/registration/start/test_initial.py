@@ -1,4 +1,4 @@
-"""Where registration begins: scans whose headers disagree are found, turned and scaled ones brought back, files are understood."""
+"""Tests of initial transforms: wrong headers, rotated and scaled scans, transform files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pretraining.imaging.grids import image_tensor, resample_image, tensor_image
 MIND = DescriptorConfig(feature_weight=0)
 SPACING_MM = 1.5
 CLOSE = 1.25
-"""Voxels, on average: little more than half a voxel of the grid that starts are judged on."""
+"""Mean error, voxels: little more than half a voxel of the grid that compares starts."""
 SHAPE = (48, 40, 44)
 AXES = sitk.Euler3DTransform((0.0, 0.0, 0.0), 0.1, -0.3, 0.2).GetMatrix()
 
@@ -40,7 +40,7 @@ def grid(shape: tuple[int, int, int] = SHAPE, direction: tuple[float, ...] = AXE
 
 @pytest.fixture(scope="module")
 def tissues() -> sitk.Image:
-    """Labels of an ellipsoid with blobs of four tissues inside, well within the grid."""
+    """Return labels of an ellipsoid with blobs of four tissues, away from the border."""
     rng = np.random.default_rng(3)
     fields = np.stack([ndimage.gaussian_filter(rng.normal(size=SHAPE), 4) for _ in range(4)])
     places = np.stack(np.meshgrid(*(np.linspace(-1, 1, side) for side in SHAPE), indexing="ij"))
@@ -49,7 +49,7 @@ def tissues() -> sitk.Image:
 
 
 def seen(tissues: sitk.Image, contrast: tuple[float, ...], seed: int) -> sitk.Image:
-    """A scan of the tissues in some contrast, with noise, in air."""
+    """Return a scan of the tissues with a contrast and noise, in air."""
     values = torch.tensor(contrast)[image_tensor(tissues).long()].numpy()
     noise = np.random.default_rng(seed).normal(scale=2, size=values.shape) * (values > 0)
     return tensor_image(torch.from_numpy(ndimage.gaussian_filter(values + noise, 0.6)).float(), tissues)
@@ -59,7 +59,7 @@ T1, T2 = (0.0, 100.0, 40.0, 70.0, 20.0), (0.0, 30.0, 90.0, 15.0, 110.0)
 
 
 def turned(about: sitk.Image, degrees: float, scale: float) -> sitk.AffineTransform:
-    """From points of the fixed to points of the moving scan."""
+    """Return a rotation and scaling, from points of the fixed to points of the moving scan."""
     angle = math.radians(degrees)
     rotation = np.array(sitk.VersorRigid3DTransform((1.0, 2.0, -2.0), angle).GetMatrix()).reshape(3, 3)
     transform = sitk.AffineTransform(3)
@@ -70,12 +70,12 @@ def turned(about: sitk.Image, degrees: float, scale: float) -> sitk.AffineTransf
 
 
 def moved(tissues: sitk.Image, truth: sitk.Transform, space: sitk.Image | None = None) -> sitk.Image:
-    """The tissues after the transform, which takes where they were to where they are."""
+    """Return the tissues after a transform from their old to their new positions."""
     return resample_image(tissues, space or grid(), truth.GetInverse(), nearest=True)
 
 
 def error_voxels(tissues: sitk.Image, found: sitk.Transform, truth: sitk.Transform) -> float:
-    """Mean distance over the tissues."""
+    """Compute the mean distance over the tissues, voxels."""
     return (
         (displacement_of(found, tissues) - displacement_of(truth, tissues))
         .norm(dim=0)[image_tensor(tissues) > 0]
@@ -90,7 +90,7 @@ def started(fixed: sitk.Image, moving: sitk.Image, stage: Stage, **options) -> S
 
 @pytest.fixture
 def far(tissues) -> tuple[sitk.Image, sitk.Image, sitk.Transform]:
-    """Fixed and moving scan, which their headers lay apart, and the truth; moving lacks some border, so that its centre is elsewhere."""
+    """Return scans that do not overlap by their headers, one of them cropped, and the truth."""
     moving = seen(tissues, T2, 1)[6:, :-4, 1:]
     steps = (60.0, 60.0, -60.0)
     moving.SetOrigin((np.array(moving.GetOrigin()) + steps).tolist())
@@ -146,7 +146,7 @@ def test_a_start_that_turns_and_scales_agrees_better_than_none(tissues):
     fixed, moving = seen(tissues, T1, 0), seen(moved(tissues, truth), T2, 1)
     given = [Start(name="given", transform=transform, rivals={}) for transform in (truth, sitk.AffineTransform(3))]
     right, wrong = (started(fixed, moving, "none", given=start).agreement for start in given)
-    # By much more than what is added for the headers.
+    # By much more than the bonus of the headers.
     assert right > wrong + 0.1
 
 
@@ -179,7 +179,7 @@ def test_masks_leave_out_what_is_not_to_count(tissues):
     there = moved(tissues, truth)
     moving = image_tensor(seen(there, T2, 1))
     outside = image_tensor(there) == 0
-    # A headrest, say.
+    # An object such as a headrest.
     moving[:, :7] += 400 * outside[:, :7]
     masks = (None, sitk.BinaryDilate(sitk.Cast(there > 0, sitk.sitkUInt8), (2, 2, 2)))
     start = started(seen(tissues, T1, 0), tensor_image(moving, there), "rigid", masks=masks)
@@ -195,7 +195,7 @@ def test_of_equal_starts_the_headers_are_taken(tissues):
 
 def test_of_starts_that_differ_little_the_headers_are_taken(tissues):
     scan = seen(tissues, T1, 0)
-    moving = scan[1:, :, :]  # other centres, at half a voxel
+    moving = scan[1:, :, :]  # the centre moves by half a voxel
     start = started(scan, moving, "none")
     assert start.name == "header" and start.rivals["centres"] < start.rivals["header"]
 
@@ -231,7 +231,7 @@ def test_a_linear_start_from_a_file_is_descended_from(tissues, tmp_path):
 
 
 def bad_files(folder: Path, tissues: sitk.Image) -> dict[str, tuple[Path, str]]:
-    """What is wrong → file and what the error says."""
+    """Return error → file and text of the message."""
     (folder / "notes.tfm").write_text("Dear diary,\n")
     (folder / "notes.nii.gz").write_bytes(b"\x00" * 100)
     (folder / "notes.mat").write_bytes(bytes(range(200)))
@@ -245,8 +245,8 @@ def bad_files(folder: Path, tissues: sitk.Image) -> dict[str, tuple[Path, str]]:
         "zeros": (folder / "notes.nii.gz", "damaged"),
         "bytes": (folder / "notes.mat", "unreadable"),
         "half a file": (folder / "notes.h5", "unreadable"),
-        "a scan": (folder / "scan.nii.gz", "neither a transform of ITK's nor a displacement field"),
-        "two dimensions": (folder / "flat.tfm", "works in 2 dimensions, expected 3"),
+        "a scan": (folder / "scan.nii.gz", "neither a transform of ITK nor a displacement field"),
+        "two dimensions": (folder / "flat.tfm", "has 2 dimensions, expected 3"),
         "far away": (folder / "away.tfm", "do not overlap after the initial transform"),
     }
 

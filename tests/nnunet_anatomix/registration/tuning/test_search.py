@@ -1,4 +1,4 @@
-"""The grid search: its rows are single registrations, it does nothing twice, and its summary is that of its rows."""
+"""Tests of the grid search: rows equal single registrations, reuse, resuming and summary."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def network() -> UNet:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Two pairs of blobs, the moving ones warped by a wave; label 9 is in the fixed scans alone."""
+    """Write two pairs of blobs, the moving ones warped; label 9 is only in the fixed scans."""
     folder = tmp_path_factory.mktemp("pairs")
     grid = sitk.Image(SHAPE, sitk.sitkFloat32)
     grid.SetSpacing((1.5, 2.0, 1.0))
@@ -87,7 +87,7 @@ def done(folder, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def calls(monkeypatch) -> list[str]:
-    """Names of the stages that a search runs."""
+    """Record the names of the stages that a search runs."""
     calls = []
 
     def counted(name: str, stage: Callable) -> Callable:
@@ -154,7 +154,7 @@ def test_a_killed_search_goes_on(folder, done, tmp_path, calls, caplog, cut):
     (tmp_path / "results.csv").write_bytes(kept)
     with caplog.at_level(logging.WARNING):
         run(folder, tmp_path)
-    assert "middle of a line" in caplog.text
+    assert "incomplete line" in caplog.text
     assert sorted(whole.splitlines()) == sorted((tmp_path / "results.csv").read_bytes().splitlines())
     assert calls.count("descent_stage") == len(whole.splitlines()) - max(1, kept.count(b"\n"))
     assert (tmp_path / "summary.csv").read_bytes() == (done / "summary.csv").read_bytes()
@@ -230,8 +230,9 @@ def test_the_summary_is_that_of_the_rows(done):
         assert tuple(float(one[f"best_{name}"]) for name in Combination._fields) == combinations[best]
         assert float(one["best_dice"]) == pytest.approx(by["dice"][best], rel=1e-5)
         assert (int(one["pairs"]), int(one["combinations"])) == (2, 4)
-        said = f"| {one['method']} | {float(one['dice_before']):.3f} | {float(one['dice']):.3f} ± {float(one['dice_std']):.3f} | "
-        assert any(line.startswith(said) for line in table)
+        before, dice, std = (float(one[name]) for name in ("dice_before", "dice", "dice_std"))
+        row = f"| {one['method']} | {before:.3f} | {dice:.3f} ± {std:.3f} | "
+        assert any(line.startswith(row) for line in table)
     assert imread(done / "sweep.png").std() > 0.01
 
 
@@ -295,7 +296,7 @@ def test_what_counts_is_inside_the_masks(folder, tmp_path):
             "name,fixed,moving\na,b,c\n",
             "columns fixed, moving, fixed_labels, moving_labels .*found name, fixed, moving",
         ),
-        (HEADER + "a,{0},nowhere.nii,{0},{0}\n", "line 2 .*moving: no such file .*nowhere.nii"),
+        (HEADER + "a,{0},nowhere.nii,{0},{0}\n", "line 2 .*expected moving at .*nowhere.nii, found no such file"),
     ],
 )
 def test_bad_lists_of_pairs_are_one_clear_line(folder, tmp_path, text, message):
@@ -312,7 +313,8 @@ def test_other_bad_input_is_one_clear_line(folder, done, tmp_path):
     with pytest.raises(InputError, match="smoothness: expected different numbers"):
         SearchGrid(smoothness=(1.0, 1.0))
     with pytest.raises(
-        CommandFailed, match=r"2 of 2 pairs failed .*: pair 0: a grid spacing of 21 is more than 20 voxels"
+        CommandFailed,
+        match=r"2 of 2 pairs failed .*: pair 0: expected grid spacings of at most 20 voxels, .* found 21",
     ):
         run(folder, tmp_path, replace(GRID, grid_spacing=(21,)))
     with pytest.raises(CommandFailed, match=r"pair 0: reach 2000 at a grid spacing of 3 takes .* of memory"):
@@ -340,7 +342,7 @@ def test_the_command_searches(folder, tmp_path, caplog):
         "summary.csv",
         "sweep.png",
     }
-    with pytest.raises(InputError, match="no methods"):
+    with pytest.raises(InputError, match="--methods: expected mind, features or both"):
         registration_search(folder / "pairs.csv", tmp_path / "out", methods=())
 
 
