@@ -18,6 +18,7 @@ import SimpleITK as sitk
 
 import nnunet_anatomix.cli
 import pretraining.cli
+import pretraining.commands.defaults
 from pretraining.engine.synthesis import EngineConfig
 from tests.docs.pages import PAGES, RUNNABLE, SHOWN, commands, read_page, script
 
@@ -46,7 +47,7 @@ def test_every_command_line_parses(page):
         for words in commands(block) if block.language == "bash" else []:
             with pytest.MonkeyPatch.context() as patch:
                 # A page's store is not there yet.
-                patch.setattr(pretraining.cli, "read_store_config", lambda path: SimpleNamespace(engine=EngineConfig()))
+                patch.setattr(pretraining.commands.defaults, "read_store_config", lambda path: SimpleNamespace(engine=EngineConfig()))
                 try:
                     _parse(words, patch)
                 except SystemExit as stop:
