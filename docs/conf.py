@@ -34,7 +34,8 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 napoleon_google_docstring = True
 napoleon_use_rtype = False
-napoleon_use_ivar = True
+# Sphinx would link the names of a list of attributes to any object of the same name.
+napoleon_custom_sections = [("Attributes", "params_style")]
 
 html_theme = "furo"
 html_title = f"{project} {version}"
