@@ -308,7 +308,7 @@ def test_landmarks_come_in_pairs(own, tmp_path):
 
 def command(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "nnunet_anatomix.cli", *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "nnunet_anatomix", *arguments], capture_output=True, text=True, check=False
     )
 
 
