@@ -76,6 +76,8 @@ def test_every_explained_error_is_in_the_code():
 
 
 ERRORS = ("InputError", "UsageError", "CommandFailed", "Unusable", "Rejected", "NotWritten", "NotFinite", "InUse")
+EXPECTATIONS = ("_refusal", "_error")
+"""Methods that make an error of what was expected and what was found."""
 
 
 def _messages() -> list[str]:
@@ -84,8 +86,12 @@ def _messages() -> list[str]:
     for package in ("pretraining", "nnunet_anatomix"):
         for path in sorted((REPOSITORY / package).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ERRORS:
+                if not isinstance(node, ast.Call):
+                    continue
+                if isinstance(node.func, ast.Name) and node.func.id in ERRORS:
                     found += [_text(argument) for argument in node.args]
+                elif isinstance(node.func, ast.Attribute) and node.func.attr in EXPECTATIONS:
+                    found += [f"…: expected {_text(argument)}, found …" for argument in node.args[:1]]
     return found
 
 
