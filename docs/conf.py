@@ -1,4 +1,4 @@
-"""Configuration of the site, which `make docs` builds; warnings are errors."""
+"""Configuration of the documentation site (`make docs`); warnings are errors."""
 
 import sys
 from importlib.metadata import version as installed_version
@@ -18,11 +18,12 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx_copybutton",
     "from_code",
-    "docstrings",
 ]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
-nitpicky = False  # annotations name classes of torch and SimpleITK, which this site has no pages of; tests/docs checks our own names
+# Annotations name classes of torch and SimpleITK, which have no pages here. tests/docs checks the
+# names of this project.
+nitpicky = False
 
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
@@ -33,7 +34,8 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 napoleon_google_docstring = True
 napoleon_use_rtype = False
-napoleon_use_ivar = True
+# Sphinx would link the names of a list of attributes to any object of the same name.
+napoleon_custom_sections = [("Attributes", "params_style")]
 
 html_theme = "furo"
 html_title = f"{project} {version}"

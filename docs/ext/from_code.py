@@ -1,14 +1,17 @@
-"""Pages that the code writes: a line ``<!-- help of PROGRAM -->`` or ``<!-- modules of PACKAGE -->`` becomes what it names.
+"""Sphinx extension that fills pages from the code at every build, so that they stay up to date.
 
-The first is the ``--help`` of every command of a program, the second the reference of every module
-of a package, its sub-packages left out. Both are made anew at every build, so that they cannot fall
-behind.
+Three comments are replaced, each alone on a line:
+
+- ``<!-- help of PROGRAM -->``: the ``--help`` of every command of a program.
+- ``<!-- modules of PACKAGE -->``: the reference of every module of a package, without sub-packages.
+- ``<!-- public names of PACKAGE -->``: a table of the names that a package exports.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import io
 import os
 import pkgutil
@@ -23,26 +26,27 @@ from sphinx.application import Sphinx
 
 CLI_MODULES = {"anatomix-pretrain": "pretraining.cli", "nnunet-anatomix": "nnunet_anatomix.cli"}
 _RULE = re.compile(r"\s*-{3,}\s*")
-_PLACE = re.compile(r"^<!-- (help|modules) of (\S+) -->$", re.MULTILINE)
+_PLACEHOLDER = re.compile(r"^<!-- (help|modules|public names) of (\S+) -->$", re.MULTILINE)
+_HIDDEN_MODULES = (".cli", ".__main__", "_kernel")
+_BEFORE_NAPOLEON = 400
+"""Priority of a listener; napoleon has Sphinx's default of 500."""
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Called by Sphinx."""
-    app.connect("source-read", _fill_in)
-    app.connect(
-        "env-get-outdated",
-        lambda app, env, *_: [name for name in env.found_docs if _from_code(Path(env.doc2path(name)))],
-    )
+    """Register the listeners (called by Sphinx)."""
+    app.connect("source-read", _fill_page)
+    app.connect("env-get-outdated", _list_generated_pages)
+    app.connect("autodoc-process-docstring", _protect_colon, _BEFORE_NAPOLEON)
     return {"parallel_read_safe": True}
 
 
 def commands_of(program: str) -> list[str]:
-    """Names of a program's commands, in the order of its help."""
+    """List the names of a program's commands, in the order of its help."""
     return list(importlib.import_module(CLI_MODULES[program])._commands())
 
 
 def help_of(program: str, *command: str) -> str:
-    """What ``PROGRAM [COMMAND] --help`` prints on a terminal of 88 columns."""
+    """Return what ``PROGRAM [COMMAND] --help`` prints on a terminal of 90 columns."""
     main = importlib.import_module(CLI_MODULES[program]).main
     shown = io.StringIO()
     with (
@@ -52,28 +56,55 @@ def help_of(program: str, *command: str) -> str:
         contextlib.suppress(SystemExit),
     ):
         main()
-    return "\n".join(_unframed(shown.getvalue().splitlines())).strip()
+    return "\n".join(_remove_rules(shown.getvalue().splitlines())).strip()
 
 
 def modules_of(package: str) -> list[str]:
-    """Dotted names of a package and its modules: no sub-packages, and no commands, which their own pages show."""
-    found = importlib.import_module(package)
-    names = [package, *(f"{package}.{one.name}" for one in pkgutil.iter_modules(found.__path__) if not one.ispkg)]
-    shown = [name for name in names if not name.endswith(("cli", "_command", "__main__", "_kernel"))]
+    """List the dotted names of a package and its modules.
+
+    Sub-packages, entry points and GPU kernels are not listed.
+    """
+    imported = importlib.import_module(package)
+    names = [package, *(f"{package}.{one.name}" for one in pkgutil.iter_modules(imported.__path__) if not one.ispkg)]
+    shown = [name for name in names if not name.endswith(_HIDDEN_MODULES)]
     return [name for name in shown if importlib.import_module(name).__doc__]
 
 
-def _fill_in(app: Sphinx, docname: str, source: list[str]) -> None:
-    source[0] = _PLACE.sub(
-        lambda place: {"help": _command_sections, "modules": _module_sections}[place[1]](place[2]), source[0]
-    )
+def public_names_of(package: str) -> dict[str, tuple[str, str]]:
+    """Map each name that a package exports to its full name and its docstring's summary line."""
+    imported = importlib.import_module(package)
+    found = {}
+    for name in imported.__all__:
+        value = getattr(imported, name)
+        summary = (inspect.getdoc(value) or "").splitlines()[0]
+        found[name] = (f"{value.__module__}.{value.__qualname__}", summary)
+    return found
 
 
-def _from_code(path: Path) -> bool:
-    return path.suffix == ".md" and _PLACE.search(path.read_text(encoding="utf-8")) is not None
+def _fill_page(app: Sphinx, docname: str, source: list[str]) -> None:
+    sections = {"help": _help_sections, "modules": _module_sections, "public names": _names_table}
+    source[0] = _PLACEHOLDER.sub(lambda found: sections[found[1]](found[2]), source[0])
 
 
-def _command_sections(program: str) -> str:
+def _list_generated_pages(app: Sphinx, env: Any, *_: Any) -> list[str]:
+    """List the pages to build again, although their files have not changed."""
+    return [name for name in env.found_docs if _is_generated(Path(env.doc2path(name)))]
+
+
+def _is_generated(path: Path) -> bool:
+    return path.suffix == ".md" and _PLACEHOLDER.search(path.read_text(encoding="utf-8")) is not None
+
+
+def _protect_colon(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Keep napoleon from reading the words before a colon as the type of an attribute.
+
+    An empty comment becomes the first line. Napoleon looks for the type there only.
+    """
+    if what in ("attribute", "data", "property") and lines and ":" in lines[0]:
+        lines[:0] = ["..", ""]
+
+
+def _help_sections(program: str) -> str:
     sections = [f"```text\n{help_of(program)}\n```\n"]
     sections += [
         f"## {program} {command}\n\n```text\n{help_of(program, command)}\n```\n" for command in commands_of(program)
@@ -82,11 +113,26 @@ def _command_sections(program: str) -> str:
 
 
 def _module_sections(package: str) -> str:
-    return "\n".join(f"## {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n```\n" for name in modules_of(package))
+    return "\n".join(map(_module_section, modules_of(package)))
 
 
-def _unframed(lines: list[str]) -> Iterator[str]:
-    """Without the rules that tyro draws below its titles."""
+def _module_section(module: str) -> str:
+    # A package's exported names are documented in the modules that define them.
+    members = "   :no-members:\n" if hasattr(importlib.import_module(module), "__path__") else ""
+    return f"## {module}\n\n```{{eval-rst}}\n.. automodule:: {module}\n{members}```\n"
+
+
+def _names_table(package: str) -> str:
+    rows = [
+        f"   * - :py:obj:`{name} <{full}>`\n     - {summary}"
+        for name, (full, summary) in public_names_of(package).items()
+    ]
+    table = ".. list-table::\n   :header-rows: 1\n   :widths: 25 75\n\n   * - name\n     - summary\n"
+    return f"```{{eval-rst}}\n{table}" + "\n".join(rows) + "\n```\n"
+
+
+def _remove_rules(lines: list[str]) -> Iterator[str]:
+    """Remove the rules that tyro draws below its titles."""
     for line, following in zip(lines, [*lines[1:], ""], strict=True):
         if not _RULE.fullmatch(line):
             yield f"{line.strip()}:" if _RULE.fullmatch(following) and line[:2] != "  " else line.rstrip()

@@ -1,9 +1,17 @@
-"""Pages of the documentation as a reader follows them: their code blocks, and what the page says about running them.
+"""Code blocks of documentation pages, and the comments that say how to test them.
 
-Comments, which no reader sees, stand alone on a line. Above a block, ``<!-- not run: REASON -->``
-or ``<!-- file: NAME -->``, which the block is the content of. At the top of a page, ``<!-- tested:
-slow, REASON -->`` and ``<!-- given: NAME from PATH -->``: real data that the reader has under a
-name, below the folder of test data.
+A comment is alone on its line. Readers do not see it.
+
+Above a block:
+
+- ``<!-- not run: REASON -->``: the block is not run.
+- ``<!-- file: NAME -->``: the block is the content of a file.
+
+At the top of a page:
+
+- ``<!-- tested: slow, REASON -->``: the page belongs to the slow suite.
+- ``<!-- given: NAME from PATH -->``: real data that the reader has as NAME; PATH is relative to the
+  folder of test data.
 """
 
 from __future__ import annotations
@@ -18,7 +26,7 @@ DOCS = REPOSITORY / "docs"
 PAGES = [DOCS / "index.md", *sorted((DOCS / "tutorial").glob("*.md")), *sorted((DOCS / "how-to").glob("*.md"))]
 RUNNABLE = ("bash", "python")
 SHOWN = ("text", "json", "sh")
-"""Languages of blocks that nobody types: output, files, sketches."""
+"""Languages of blocks that are only shown: output, files, diagrams."""
 
 _COMMENT = re.compile(r"<!-- ([\w ]+): (.*) -->")
 _FENCE = re.compile(r"( *)```(.*)")
@@ -26,7 +34,7 @@ _FENCE = re.compile(r"( *)```(.*)")
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block; ``line`` is that of its first line of text."""
+    """One fenced block; ``line`` is the number of its first line of text."""
 
     language: str
     text: str
@@ -40,7 +48,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Page:
-    """One page."""
+    """One page: its blocks, whether it is slow, and its given data (name to path)."""
 
     path: Path
     blocks: tuple[Block, ...]
@@ -52,7 +60,7 @@ class Page:
 
 
 def read_page(path: Path) -> Page:
-    """A page's blocks in order; directives of MyST (```{name}) are none."""
+    """Read the code blocks of a page, in order; directives of MyST (```{name}) are skipped."""
     blocks, given, slow, marks = [], {}, False, {}
     lines = iter(enumerate(path.read_text(encoding="utf-8").splitlines(), 1))
     for number, line in lines:
@@ -77,9 +85,9 @@ def read_page(path: Path) -> Page:
 
 
 def commands(block: Block) -> list[list[str]]:
-    """The commands of a bash block, split into words.
+    """Split the commands of a bash block into words.
 
-    What is set for one command alone (``NAME=VALUE command``) is left out.
+    Variables that are set for one command only (``NAME=VALUE command``) are removed.
     """
     found = []
     for line in block.text.replace("\\\n", " ").splitlines():
@@ -92,7 +100,10 @@ def commands(block: Block) -> list[list[str]]:
 
 
 def script(page: Page) -> str:
-    """All that a reader types on a page, as one bash script that stops at the first failure; budgets are cut to two steps."""
+    """Join the blocks of a page to one bash script.
+
+    The script stops at the first failure. Trainings are shortened to two iterations.
+    """
     parts = ["set -euo pipefail"]
     for block in page.blocks:
         parts.append(f"echo '### {page}, line {block.line}'")

@@ -1,4 +1,7 @@
-"""What tutorial and how-to pages tell a reader to type works: every block is run, or says why not, and every command line parses."""
+"""Test the code blocks of tutorial and how-to pages.
+
+Every block is run, or states why not, and every command line is accepted by its parser.
+"""
 
 from __future__ import annotations
 
@@ -18,35 +21,34 @@ import SimpleITK as sitk
 
 import nnunet_anatomix.cli
 import pretraining.cli
+import pretraining.commands.defaults
 from pretraining.engine.synthesis import EngineConfig
 from tests.docs.pages import PAGES, RUNNABLE, SHOWN, commands, read_page, script
 
-READ = [read_page(path) for path in PAGES]
-OURS = {"anatomix-pretrain": pretraining.cli, "nnunet-anatomix": nnunet_anatomix.cli}
+CONTENTS = [read_page(path) for path in PAGES]
+PROGRAMS = {"anatomix-pretrain": pretraining.cli, "nnunet-anatomix": nnunet_anatomix.cli}
 SHELL = {"cd", "export", "mkdir", "mv", "pip"}
 needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="blocks are written for bash")
 
 
-@pytest.mark.parametrize("page", READ, ids=str)
-def test_every_block_is_run_or_says_why_not(page):
+@pytest.mark.parametrize("page", CONTENTS, ids=str)
+def test_every_block_runs_or_states_why_not(page):
     for block in page.blocks:
         where = f"{page}, line {block.line}"
-        assert block.language in (*RUNNABLE, *SHOWN), (
-            f"{where}: a block of '{block.language}' is neither run nor known as shown only"
-        )
+        assert block.language in (*RUNNABLE, *SHOWN), f"{where}: unknown language '{block.language}'"
         assert set(block.marks) <= {"not run", "file"}, f"{where}: unknown mark {block.marks}"
         assert all(len(reason) > 3 for reason in block.marks.values()), f"{where}: no reason"
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in READ if any(block.language == "bash" for block in page.blocks)], ids=str
+    "page", [page for page in CONTENTS if any(block.language == "bash" for block in page.blocks)], ids=str
 )
 def test_every_command_line_parses(page):
     for block in page.blocks:
         for words in commands(block) if block.language == "bash" else []:
             with pytest.MonkeyPatch.context() as patch:
-                # A page's store is not there yet.
-                patch.setattr(pretraining.cli, "read_store_config", lambda path: SimpleNamespace(engine=EngineConfig()))
+                # The store that a page makes does not exist here.
+                patch.setattr(pretraining.commands.defaults, "read_store_config", _default_store_config)
                 try:
                     _parse(words, patch)
                 except SystemExit as stop:
@@ -55,23 +57,23 @@ def test_every_command_line_parses(page):
 
 @needs_bash
 @pytest.mark.parametrize(
-    "page", [page for page in READ if not page.slow and any(block.runs for block in page.blocks)], ids=str
+    "page", [page for page in CONTENTS if not page.slow and any(block.runs for block in page.blocks)], ids=str
 )
-def test_a_reader_can_type_a_page(page, tmp_path, request):
-    _type(page, tmp_path, request)
+def test_blocks_of_a_page_run(page, tmp_path, request):
+    _run_blocks(page, tmp_path, request)
 
 
 @needs_bash
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("page", [page for page in READ if page.slow], ids=str)
-def test_a_reader_can_type_a_long_page(page, tmp_path, request):
-    _type(page, tmp_path, request)
+@pytest.mark.parametrize("page", [page for page in CONTENTS if page.slow], ids=str)
+def test_blocks_of_a_slow_page_run(page, tmp_path, request):
+    _run_blocks(page, tmp_path, request)
 
 
-def _type(page, folder: Path, request) -> None:
+def _run_blocks(page, folder: Path, request) -> None:
     for name, source in page.given.items():
-        _give(request.getfixturevalue("data_root") / source, folder / name)
+        _copy_data(request.getfixturevalue("data_root") / source, folder / name)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("ANATOMIX_", "nnUNet_"))}
     variables = {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
@@ -80,7 +82,7 @@ def _type(page, folder: Path, request) -> None:
         "nnUNet_def_n_proc": "1",
         "nnUNet_n_proc_DA": "1",
     }
-    typed = subprocess.run(
+    finished = subprocess.run(
         ["bash", "-c", script(page)],
         cwd=folder,
         env=inherited | variables,
@@ -90,34 +92,42 @@ def _type(page, folder: Path, request) -> None:
         text=True,
         encoding="utf-8",
     )
-    assert typed.returncode == 0, typed.stdout[-5000:]
+    assert finished.returncode == 0, finished.stdout[-5000:]
 
 
-def _give(source: Path, place: Path) -> None:
-    """Copy a folder, or write a scan on a grid half as fine: pages should take seconds."""
-    place.parent.mkdir(parents=True, exist_ok=True)
+def _copy_data(source: Path, target: Path) -> None:
+    """Copy a folder, or write a scan at half its resolution, so that pages take seconds."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
-        shutil.copytree(source, place)
+        shutil.copytree(source, target)
     else:
-        sitk.WriteImage(sitk.Shrink(sitk.ReadImage(str(source)), [2, 2, 2]), str(place))
+        sitk.WriteImage(sitk.Shrink(sitk.ReadImage(str(source)), [2, 2, 2]), str(target))
+
+
+def _default_store_config(store: Path) -> SimpleNamespace:
+    return SimpleNamespace(engine=EngineConfig())
 
 
 class Parsed(Exception):
-    """A stock command has accepted its flags."""
+    """Raised when a stock command has accepted its flags."""
 
 
 def _parse(words: list[str], patch: pytest.MonkeyPatch) -> None:
-    """Let the program's own parser read the words; SystemExit if it refuses them."""
+    """Parse the words with the program's own parser, which raises SystemExit if it refuses them."""
     if words[0] == "torchrun":
         words = ["anatomix-pretrain", *words[words.index("-m") + 2 :]]
     program = words[0]
     if program in SHELL:
         return
     patch.setattr(sys, "argv", words)
-    if program in OURS:
-        found = OURS[program]._commands()
-        patch.setattr(OURS[program], "_commands", lambda: {name: _idle(function) for name, function in found.items()})
-        OURS[program].main()
+    if program in PROGRAMS:
+        functions = PROGRAMS[program]._commands()
+        patch.setattr(
+            PROGRAMS[program],
+            "_commands",
+            lambda: {name: _without_effect(function) for name, function in functions.items()},
+        )
+        PROGRAMS[program].main()
         return
     parse = argparse.ArgumentParser.parse_args
 
@@ -131,7 +141,7 @@ def _parse(words: list[str], patch: pytest.MonkeyPatch) -> None:
         entry.load()()
 
 
-def _idle(function: Callable[..., None]) -> Callable[..., None]:
+def _without_effect(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def nothing(*args: object, **kwargs: object) -> None: ...
 

@@ -1,8 +1,9 @@
-"""The site builds without a warning, with all that the code says of itself, and every name of ours on a page has a target."""
+"""Test that the site builds without warnings and holds what the code documents of itself."""
 
 from __future__ import annotations
 
 import configparser
+import importlib
 import re
 import subprocess
 import sys
@@ -14,7 +15,6 @@ from tests.docs.pages import DOCS, REPOSITORY
 
 pytest.importorskip("sphinx", reason="pip install 'nnunet-anatomix[docs]'")
 sys.path.insert(0, str(DOCS / "ext"))
-import docstrings
 import from_code
 
 
@@ -69,8 +69,9 @@ def test_every_package_has_a_reference_page():
         for page in DOCS.rglob("python/*.md")
         for name in re.findall(r"<!-- modules of (\S+) -->", page.read_text())
     }
-    without_code = {"nnunet_anatomix.plans", "pretraining.presets", "pretraining.backbone.bundled"}
-    assert set(setup["options"]["packages"].split()) - without_code == shown
+    without_code = {"nnunet_anatomix.plans", "pretraining.backbone.bundled"}
+    commands = {"nnunet_anatomix.commands", "pretraining.commands"}  # shown on the pages of the command line
+    assert set(setup["options"]["packages"].split()) - without_code - commands == shown
 
 
 def test_help_is_shown_as_a_terminal_shows_it():
@@ -79,17 +80,19 @@ def test_help_is_shown_as_a_terminal_shows_it():
     assert "Folder for tables and pictures" in text and "---" not in text
 
 
-def test_descriptions_without_a_type_are_descriptions():
-    lines = [
-        "Parameters",
-        "----------",
-        "scales : spacings, |A| in voxels.",
-        "",
-        "Attributes",
-        "----------",
-        "x : of ``|B|`` and `c`.",
-    ]
-    assert docstrings.readable(lines) == [
-        *("Parameters", "----------", "scales", r"    spacings, \|A| in voxels.", ""),
-        *("Parameters", "----------", "x", r"    of ``|B|`` and \`c\`."),
-    ]
+def test_no_part_of_an_attribute_s_docstring_becomes_its_type():
+    napoleon = pytest.importorskip("sphinx.ext.napoleon")
+    written = ["Sides, voxels. Default: 96."]
+    lines = written.copy()
+    from_code._protect_colon(None, "attribute", "a", None, None, lines)
+    read = napoleon.GoogleDocstring(lines, napoleon.Config(), what="attribute", name="a").lines()
+    assert [line for line in read if line] == ["..", *written]
+    assert ":type: Sides, voxels. Default" in napoleon.GoogleDocstring(written, what="attribute", name="a").lines()
+
+
+def test_public_names_lead_to_their_definitions():
+    for package in ("pretraining", "nnunet_anatomix"):
+        names = from_code.public_names_of(package)
+        assert list(names) == importlib.import_module(package).__all__
+        for name, (full, summary) in names.items():
+            assert full.startswith(f"{package}.") and full.endswith(f".{name}") and summary
