@@ -17,7 +17,7 @@ import sys
 import SimpleITK as sitk
 from nnunet_anatomix.registration.descriptors import DescriptorConfig
 from nnunet_anatomix.registration.register import RegistrationConfig, register
-from pretraining.byte_sizes import parse_bytes
+from pretraining.common.byte_sizes import parse_bytes
 
 def enlarged(path, side):
     scan = sitk.ReadImage(path, sitk.sitkFloat32)

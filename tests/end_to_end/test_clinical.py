@@ -25,7 +25,7 @@ LABELS = {"background": 0, "liver": 1, "spleen": 2}
 
 def command(*arguments: object) -> str:
     """What a command printed; it must succeed."""
-    run = [sys.executable, "-m", "nnunet_anatomix.cli", *map(str, arguments)]
+    run = [sys.executable, "-m", "nnunet_anatomix", *map(str, arguments)]
     done = subprocess.run(run, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONUTF8": "1"})
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr

@@ -106,7 +106,7 @@ def test_a_stopped_demo_stops_its_training(tmp_path, number):
     command = [
         sys.executable,
         "-m",
-        "nnunet_anatomix.cli",
+        "nnunet_anatomix",
         "demo",
         "--out",
         str(out),

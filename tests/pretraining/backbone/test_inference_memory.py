@@ -26,8 +26,8 @@ _MEASURED = """
 import ctypes, sys, torch
 from pathlib import Path
 from pretraining.backbone.unet import UNet, UNetConfig
-from pretraining.inference import _forward
-from pretraining.inference_memory import peak_bytes
+from pretraining.backbone.inference import _forward
+from pretraining.backbone.inference_memory import peak_bytes
 
 def status(name):
     return 1024 * next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))

@@ -20,9 +20,9 @@ from pretraining.common.lock import LOCK, InUse, hold_lock, is_vacant
 HOLDER = """
 import sys, time
 from pathlib import Path
-from pretraining.common.lock import locked
-from pretraining.interruption import stop_signals_interrupt
-with stop_signals_interrupt(), locked(sys.argv[1]):
+from pretraining.common.lock import hold_lock
+from pretraining.common.interruption import stop_signals_interrupt
+with stop_signals_interrupt(), hold_lock(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)
 """

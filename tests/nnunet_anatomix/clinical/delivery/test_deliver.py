@@ -332,7 +332,7 @@ def test_killed_at_any_time_the_next_run_completes_what_is_missing(clinic):
     command = [
         sys.executable,
         "-m",
-        "nnunet_anatomix.cli",
+        "nnunet_anatomix",
         "deliver",
         str(clinic.pred),
         str(clinic.dst),
