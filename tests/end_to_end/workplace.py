@@ -25,8 +25,8 @@ class Workplace:
             "nnUNet_raw": str(self.raw),
             "nnUNet_preprocessed": str(self.preprocessed),
             "nnUNet_results": str(self.results),
-            "nnUNet_def_n_proc": "2",
-            "nnUNet_n_proc_DA": "2",
+            "nnUNet_def_n_proc": "1",
+            "nnUNet_n_proc_DA": "1",
             "ANATOMIX_WEIGHTS": str(weights),
         }
 
