@@ -22,10 +22,12 @@ from tests.pretraining.engine.subjects import bank_of_subjects, body
 
 STEPS, FIXED = 60, range(1000, 1004)
 RATE = 1e-3
-"""For 60 steps and 8 channels; the presets' own are for thousands of steps."""
+"""Learning rate for 60 steps and 8 channels; the presets' own are for thousands of steps."""
+SHIFT = 8
+"""Largest shift of the windows, voxels; in samples of 32 voxels a side, and of 16 without a shift."""
 EVERY_TIME = ("paper", "paper_smshapes", "segmentation")
-"""Half a minute each; the others differ from these in a number or a part that has tests of its own,
-and learn in the slow suite.
+"""Presets that learn in the fast suite. The others differ from these in a number or a part that has
+tests of its own; they learn in the slow suite.
 """
 
 
@@ -40,10 +42,14 @@ def in_small(name: str, banks: dict[bool, TemplateBank]) -> tuple[TrainConfig, n
     """Configuration, model, and index → sample of a preset."""
     config = load_preset(TrainConfig, name)
     contrastive = config.objective.contrastive
-    shift = min(contrastive.max_shift_vox, 16)
-    objective = replace(config.objective, contrastive=replace(contrastive, max_shift_vox=shift))
-    engine = replace(config.engine, side=32 + shift)
-    model = build(lambda: make_objective(objective, UNetConfig(width=8)), torch.Generator().manual_seed(0))
+    shift = min(contrastive.max_shift_vox, SHIFT)
+    objective = replace(
+        config.objective,
+        contrastive=replace(contrastive, max_shift_vox=shift),
+        projection=replace(config.objective.projection, width=64),
+    )
+    engine = replace(config.engine, side=32 if shift else 16)
+    model = build(lambda: make_objective(objective, UNetConfig(width=8, poolings=3)), torch.Generator().manual_seed(0))
     make = sample_maker(config.objective)
     return config, model, lambda index: make(banks[engine.labels.anatomy > 0], engine, seed=0, index=index)
 

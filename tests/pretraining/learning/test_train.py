@@ -146,7 +146,6 @@ def test_kill_9_loses_nothing(tmp_path):
         ]
         return [sys.executable, "-m", "pretraining", "train", *options]
 
-    subprocess.run(command("unbroken"), check=True, capture_output=True)
     steps_at_death = []
     while len(steps_at_death) < 2:
         process = subprocess.Popen(command("killed", "--resume"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -157,7 +156,8 @@ def test_kill_9_loses_nothing(tmp_path):
         process.wait()
         steps_at_death.append(load_checkpoint(tmp_path / "killed" / "checkpoint.pt").step)
     assert 0 < steps_at_death[0] < steps_at_death[1] < 40
-    subprocess.run(command("killed", "--resume"), check=True, capture_output=True)
+    train(tmp_path / "killed", small, procedural_bank(), resume=True, device="cpu", workers=0)
+    train(tmp_path / "unbroken", small, procedural_bank(), device="cpu", workers=0)
     assert same_state(tmp_path / "unbroken" / "checkpoint.pt", tmp_path / "killed" / "checkpoint.pt")
 
 
@@ -231,8 +231,8 @@ def test_sigterm_saves_and_resuming_loses_nothing(tmp_path):
         and f"saved at step {stopped_at}" in said
         and "Traceback" not in said
     )
-    subprocess.run(command("stopped", "--resume"), check=True, capture_output=True)
-    subprocess.run(command("unbroken"), check=True, capture_output=True)
+    train(tmp_path / "stopped", small, procedural_bank(), resume=True, device="cpu", workers=0)
+    train(tmp_path / "unbroken", small, procedural_bank(), device="cpu", workers=0)
     assert same_state(tmp_path / "unbroken" / "checkpoint.pt", tmp_path / "stopped" / "checkpoint.pt")
 
 
@@ -241,25 +241,14 @@ def test_two_processes_follow_one(tmp_path):
     several = replace(TINY, steps=4, label_maps=4, precision="fp32", optimizer=OptimizerConfig(rate=1e-3))
     (tmp_path / "tiny.json").write_text(json.dumps(to_dict(several)))
 
-    def command(run: str, *launcher: str) -> list[str]:
-        options = [
-            "--out",
-            str(tmp_path / run),
-            "--preset",
-            str(tmp_path / "tiny.json"),
-            "--device",
-            "cpu",
-            "--workers",
-            "0",
-        ]
-        return [sys.executable, *launcher, "-m", "pretraining", "train", *options]
-
-    subprocess.run(command("one"), check=True, capture_output=True)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    options = ["--preset", tmp_path / "tiny.json", "--device", "cpu", "--workers", 0, "--out", tmp_path / "two"]
     subprocess.run(
-        command("two", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+        [*launcher, "-m", "pretraining", "train", *map(str, options)],
         check=True,
         capture_output=True,
     )
+    train(tmp_path / "one", several, procedural_bank(), device="cpu", workers=0)
     one, two = (load_checkpoint(tmp_path / run / "checkpoint.pt") for run in ("one", "two"))
     start = train(
         tmp_path / "start",
