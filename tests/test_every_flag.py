@@ -135,10 +135,16 @@ def test_every_field_is_changed_in_one_of_both_configurations():
 
 def test_half_precision_and_notes_reach_the_exported_file(place, material, monkeypatch):
     """Flags whose effect no file's name shows."""
-    train = next(case for case in CASES if case.name == "train on a store")
-    lines = [train.lines[0], "export run --out a.safetensors --half --notes 'of a test'"]
-    for line in lines:
-        monkeypatch.setattr(sys, "argv", [PRETRAIN, *train.words(line, material)])
+    lines = Case(
+        "export",
+        PRETRAIN,
+        (
+            "train --out run --samples {store} --preset {small} --device cpu --workers 0",
+            "export run --out a.safetensors --half --notes 'of a test'",
+        ),
+    )
+    for line in lines.lines:
+        monkeypatch.setattr(sys, "argv", [PRETRAIN, *lines.words(line, material)])
         pretraining.cli.main()
     with safe_open("a.safetensors", "pt") as file:
         assert {file.get_tensor(name).dtype for name in file.keys()} >= {torch.float16}  # noqa: SIM118
