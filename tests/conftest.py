@@ -1,4 +1,4 @@
-"""Fixtures of the whole suite: real data, golden files, nnU-Net's folders, weights to start from."""
+"""Fixtures of the whole suite: real data, golden files, nnU-Net's folders, initial weights."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def nnunet(tmp_path, monkeypatch) -> SimpleNamespace:
 
 @pytest.fixture(scope="session")
 def planned_hippocampus(data_root, tmp_path_factory) -> Iterator[Path]:
-    """``nnUNet_preprocessed`` with Dataset901 as stock nnU-Net and we plan it, preprocessed; read-only."""
+    """``nnUNet_preprocessed`` with Dataset901, planned by stock nnU-Net and by us; read-only."""
     from batchgenerators.utilities.file_and_folder_operations import load_json
     from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
     from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor

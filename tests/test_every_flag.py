@@ -1,4 +1,4 @@
-"""Every flag of every command runs once, on miniature data; a flag that no line gives fails here by name."""
+"""Every flag of every command runs once on miniature data; a missing one fails here by name."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def commands() -> list[tuple[str, str, Callable[..., None]]]:
 
 
 def options(command: Callable[..., None]) -> set[str]:
-    """Every spelling of every flag, from the command's own parser; positional arguments by their name."""
+    """Return every spelling of every flag of a command, positional arguments by their name."""
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", DeprecationWarning
@@ -83,7 +83,7 @@ def material(tmp_path_factory) -> Material:
 
 @pytest.fixture
 def place(tmp_path, monkeypatch, nnunet, material) -> Path:
-    """A new folder to run in, with nnU-Net's folders, a dataset in them and commands that stand for Slurm's."""
+    """A new folder to run in, with a dataset for nnU-Net and commands that stand for Slurm's."""
     binaries = tmp_path / "bin"
     binaries.mkdir()
     for name, text in (("srun", "exit 0"), ("sbatch", f'cp "$1" {tmp_path}/submitted.sh\necho Submitted batch job 71')):

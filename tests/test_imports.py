@@ -120,7 +120,7 @@ def test_every_package_is_installed():
 
 
 def code_in_strings(path: Path) -> list[ast.ImportFrom]:
-    """``from … import …`` of our packages in programs that a test keeps in strings and runs elsewhere."""
+    """Return the ``from … import …`` of our packages in programs that a test keeps in strings."""
     found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):

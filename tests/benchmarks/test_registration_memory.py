@@ -1,4 +1,7 @@
-"""Whether registration keeps to its memory target: peak of a process of its own, above one that imports torch alone."""
+"""Registration keeps to its memory target.
+
+Measured is the peak of a process, above that of one that imports torch alone.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What tutorial and how-to pages tell a reader to type works: every block is run, or says why not, and every command line parses."""
+"""Commands on tutorial and how-to pages work.
+
+Every block is run, or says why not, and every command line parses.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a folder of scans to segmentations beside them: intake, nnUNetv2_predict, deliver, as a user types them."""
+"""From a folder of scans to delivered segmentations: intake, nnUNetv2_predict, deliver."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def predict(images: Path, predictions: Path, model: Path) -> None:
 
 
 def assert_delivered(intake: Path, delivered: Path, expected) -> None:
-    """All that is delivered says ``expected(file of a slice, case, k)`` of every source slice, whichever way it is read."""
+    """Assert that all deliveries say ``expected(file of a slice, case, k)`` of every slice."""
     with (delivered / "volumes.csv").open(newline="", encoding="utf-8") as file:
         volumes = {(row["case"], row["structure"]): float(row["volume_ml"]) for row in csv.DictReader(file)}
     links = sorted((intake / "sources").glob("*.json"))
@@ -122,7 +122,7 @@ def test_a_pacs_dump(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_trained_model_and_stock_prediction(data_root, tmp_path):
-    """One labelled scan, a short training, then the scan's own DICOM folder through all three commands."""
+    """Train briefly on one labelled scan, then take its DICOM folder through all commands."""
     dataset = model_in(tmp_path / "Dataset905_Abdomen")
     command("intake", data_root / "dicom", tmp_path / "first", "-m", dataset, "--workers", "1")
     image = sitk.ReadImage(str(tmp_path / "first" / "images" / "case_001_0000.nii.gz"))

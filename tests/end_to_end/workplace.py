@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 class Workplace:
-    """Empty folders beside ``dataset``, a folder in nnU-Net's raw format; training starts from ``weights``."""
+    """Empty folders next to ``dataset``, in nnU-Net's raw format, and ``weights`` to start from."""
 
     def __init__(self, folder: Path, dataset: Path, weights: Path) -> None:
         self.folder, self.name = folder, dataset.name
