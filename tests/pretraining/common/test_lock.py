@@ -20,8 +20,8 @@ from pretraining.common.lock import LOCK, InUse, hold_lock, is_vacant
 HOLDER = """
 import sys, time
 from pathlib import Path
-from pretraining.common.lock import hold_lock
 from pretraining.common.interruption import stop_signals_interrupt
+from pretraining.common.lock import hold_lock
 with stop_signals_interrupt(), hold_lock(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)

@@ -22,12 +22,10 @@ from tests.pretraining.engine.subjects import bank_of_subjects, body
 
 STEPS, FIXED = 60, range(1000, 1004)
 RATE = 1e-3
-"""Learning rate for 60 steps and 8 channels; the presets' own are for thousands of steps."""
-SHIFT = 8
-"""Largest shift of the windows, voxels; in samples of 32 voxels a side, and of 16 without a shift."""
+"""For 60 steps and 8 channels; the presets' own are for thousands of steps."""
 EVERY_TIME = ("paper", "paper_smshapes", "segmentation")
-"""Presets that learn in the fast suite. The others differ from these in a number or a part that has
-tests of its own; they learn in the slow suite.
+"""Half a minute each; the others differ from these in a number or a part that has tests of its own,
+and learn in the slow suite.
 """
 
 
@@ -42,7 +40,7 @@ def in_small(name: str, banks: dict[bool, TemplateBank]) -> tuple[TrainConfig, n
     """Configuration, model, and index → sample of a preset."""
     config = load_preset(TrainConfig, name)
     contrastive = config.objective.contrastive
-    shift = min(contrastive.max_shift_vox, SHIFT)
+    shift = min(contrastive.max_shift_vox, 8)
     objective = replace(
         config.objective,
         contrastive=replace(contrastive, max_shift_vox=shift),
