@@ -1,4 +1,4 @@
-"""Pages of the documentation: their code blocks, and what the page says about running them.
+"""Pages of the documentation as a reader follows them: their code blocks, and what the page says about running them.
 
 Comments, which no reader sees, stand alone on a line. Above a block, ``<!-- not run: REASON -->``
 or ``<!-- file: NAME -->``, which the block is the content of. At the top of a page, ``<!-- tested:
@@ -92,10 +92,7 @@ def commands(block: Block) -> list[list[str]]:
 
 
 def script(page: Page) -> str:
-    """Return all that a reader types on a page as one bash script, with budgets of two steps.
-
-    It stops at the first failure.
-    """
+    """All that a reader types on a page, as one bash script that stops at the first failure; budgets are cut to two steps."""
     parts = ["set -euo pipefail"]
     for block in page.blocks:
         parts.append(f"echo '### {page}, line {block.line}'")

@@ -1,7 +1,4 @@
-"""Commands on tutorial and how-to pages work.
-
-Every block is run, or says why not, and every command line parses.
-"""
+"""What tutorial and how-to pages tell a reader to type works: every block is run, or says why not, and every command line parses."""
 
 from __future__ import annotations
 

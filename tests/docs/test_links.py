@@ -1,4 +1,4 @@
-"""Links between our texts lead somewhere, and names of our code exist; checked offline."""
+"""Links between our texts lead somewhere, found out without a network; names of our own code exist."""
 
 from __future__ import annotations
 
