@@ -97,9 +97,15 @@ def test_training_learns(tmp_path, bank):
     assert losses[-1] < losses[0] - 0.08
 
 
-@pytest.mark.parametrize("stop", [2, 3, 4])
-def test_a_resumed_run_equals_an_unbroken_one(tmp_path, bank, stop, monkeypatch):
-    train(tmp_path / "unbroken", TINY, bank, device="cpu", workers=0)
+@pytest.fixture(scope="module")
+def unbroken(bank, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "unbroken"
+    train(folder, TINY, bank, device="cpu", workers=0)
+    return folder
+
+
+@pytest.mark.parametrize(("stop", "workers"), [(2, 0), (3, 1), (4, 0)])
+def test_a_resumed_run_equals_an_unbroken_one(tmp_path, bank, unbroken, stop, workers, monkeypatch):
 
     class Killed(Exception):
         pass
@@ -114,15 +120,15 @@ def test_a_resumed_run_equals_an_unbroken_one(tmp_path, bank, stop, monkeypatch)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(monitor.Monitor, "advance", advance)
         train(tmp_path / "broken", TINY, bank, device="cpu", workers=0)
-    train(tmp_path / "broken", TINY, bank, resume=True, device="cpu", workers=1)
-    assert same_state(tmp_path / "unbroken" / "checkpoint.pt", tmp_path / "broken" / "checkpoint.pt")
+    train(tmp_path / "broken", TINY, bank, resume=True, device="cpu", workers=workers)
+    assert same_state(unbroken / "checkpoint.pt", tmp_path / "broken" / "checkpoint.pt")
     losses = [
         [
             (record["step"], record["loss"])
-            for record in map(json.loads, (tmp_path / run / "log.jsonl").read_text().splitlines())
+            for record in map(json.loads, (run / "log.jsonl").read_text().splitlines())
             if "loss" in record
         ]
-        for run in ("unbroken", "broken")
+        for run in (unbroken, tmp_path / "broken")
     ]
     assert [step for step, _ in losses[0]] == [step for step, _ in losses[1]] == [2, 3, 4, 6]
 
