@@ -19,6 +19,7 @@ from pretraining.backbone.weights import load_weights
 from pretraining.common.command_line import _parsed
 from pretraining.learning.train_config import TrainConfig
 from pretraining.presets.loading import load_preset
+from pretraining.probing import judge as judging
 from tests.config_flags import flags_of, leaves, value_of
 from tests.flag_cases import CASES, LEFT_OUT, NNUNET, PRETRAIN, Case, as_parameter, found
 from tests.flag_material import LEFT, Material, changed_config, second_config
@@ -33,9 +34,8 @@ def commands() -> list[tuple[str, str, Callable[..., None]]]:
 def options(command: Callable[..., None]) -> set[str]:
     """Return every spelling of every flag of a command, positional arguments by their name."""
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # tyro's parser objects will go one day, and its help lists the same
+        # tyro's parser objects are deprecated; its help lists the same flags.
+        warnings.simplefilter("ignore", DeprecationWarning)
         parser = tyro.extras.get_parser(command)
     names = {name for action in parser._actions for name in action.option_strings or [f"<{action.dest}>"]}
     return names - {"-h", "--help"}
@@ -47,9 +47,8 @@ def given(program: str, command: str) -> set[str]:
     words = {word for line in lines if line[0] == command for word in line[1:] if word.startswith("-")}
     if {"--engine.side", "--steps"} & words:  # the other way of a switch is parsed below
         both = {*flags_of(changed_config()), *flags_of(second_config())}
-        words |= {
-            word for word in both if word.startswith("--") and (command != "synthesize" or word.startswith("--engine."))
-        }
+        prefix = "--engine." if command == "synthesize" else "--"
+        words |= {word for word in both if word.startswith(prefix)}
     return words
 
 
@@ -91,6 +90,8 @@ def place(tmp_path, monkeypatch, nnunet, material) -> Path:
         (binaries / name).chmod(0o755)
     monkeypatch.setenv("PATH", os.pathsep.join([str(binaries), str(Path(sys.executable).parent), os.environ["PATH"]]))
     (nnunet.raw / "Dataset043_Blobs").symlink_to(material.raw / "Dataset043_Blobs")
+    monkeypatch.setattr(judging, "SAMPLE_SIDE", 48)  # 12 samples of 96 voxels a side take minutes
+    monkeypatch.setattr(judging, "SAMPLE_SHIFT", 16)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

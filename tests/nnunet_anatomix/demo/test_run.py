@@ -103,19 +103,8 @@ def test_labels_keep_their_colours_in_the_picture(tmp_path):
 def test_a_stopped_demo_stops_its_training(tmp_path, number):
     """A real training with nnU-Net's worker processes, all of which lived on before."""
     out = tmp_path / "demo"
-    command = [
-        sys.executable,
-        "-m",
-        "nnunet_anatomix",
-        "demo",
-        "--out",
-        str(out),
-        "--iterations",
-        "500",
-        "--device",
-        "cpu",
-    ]
-    process = subprocess.Popen(command)
+    options = ["--out", str(out), "--iterations", "500", "--device", "cpu"]
+    process = subprocess.Popen([sys.executable, "-m", "nnunet_anatomix", "demo", *options])
     deadline = time.monotonic() + 400
     while "Epoch 0" not in ((out / "log.txt").read_text() if (out / "log.txt").exists() else ""):
         assert process.poll() is None and time.monotonic() < deadline
