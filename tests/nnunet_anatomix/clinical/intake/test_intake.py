@@ -316,8 +316,19 @@ def test_a_killed_run_goes_on(tmp_path, ct_model):
     for number in range(6):
         noise = np.random.default_rng(number).integers(0, 2000, (40, 160, 160)).astype(np.int16)
         write_series(source / f"{number}", noise, patient_id=str(number))
-    arguments = ["intake", str(source), str(out), "-m", ct_model, "--workers", "1"]
-    process = subprocess.Popen([sys.executable, "-m", "nnunet_anatomix", *arguments], stderr=subprocess.DEVNULL)
+    command = [
+        sys.executable,
+        "-m",
+        "nnunet_anatomix",
+        "intake",
+        str(source),
+        str(out),
+        "-m",
+        ct_model,
+        "--workers",
+        "1",
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     while process.poll() is None and not (out / "sources" / "case_002.json").exists():
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
