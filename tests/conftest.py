@@ -24,6 +24,7 @@ import torch
 
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.backbone.weights import save_weights
+from pretraining.probing import judge
 
 # A shell without job control starts what runs in the background with signals ignored, and every
 # process that a test starts inherits that.
@@ -98,6 +99,13 @@ def weights_file(tmp_path_factory) -> Path:
     torch.manual_seed(5)
     save_weights(path, UNet().state_dict(), UNetConfig(), {"name": "untrained"})
     return path
+
+
+@pytest.fixture
+def small_judged_samples(monkeypatch) -> None:
+    """Let judging make samples of 48 voxels a side; of 96, as it does for users, they take minutes."""
+    monkeypatch.setattr(judge, "SAMPLE_SIDE", 48)
+    monkeypatch.setattr(judge, "SAMPLE_SHIFT", 16)
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ from pretraining.backbone.weights import load_weights
 from pretraining.common.command_line import _parsed
 from pretraining.learning.train_config import TrainConfig
 from pretraining.presets.loading import load_preset
-from pretraining.probing import judge as judging
 from tests.config_flags import flags_of, leaves, value_of
 from tests.flag_cases import CASES, LEFT_OUT, NNUNET, PRETRAIN, Case, as_parameter, found
 from tests.flag_material import LEFT, Material, changed_config, second_config
@@ -81,7 +80,7 @@ def material(tmp_path_factory) -> Material:
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch, nnunet, material) -> Path:
+def place(tmp_path, monkeypatch, nnunet, material, small_judged_samples) -> Path:
     """A new folder to run in, with a dataset for nnU-Net and commands that stand for Slurm's."""
     binaries = tmp_path / "bin"
     binaries.mkdir()
@@ -90,8 +89,6 @@ def place(tmp_path, monkeypatch, nnunet, material) -> Path:
         (binaries / name).chmod(0o755)
     monkeypatch.setenv("PATH", os.pathsep.join([str(binaries), str(Path(sys.executable).parent), os.environ["PATH"]]))
     (nnunet.raw / "Dataset043_Blobs").symlink_to(material.raw / "Dataset043_Blobs")
-    monkeypatch.setattr(judging, "SAMPLE_SIDE", 48)  # 12 samples of 96 voxels a side take minutes
-    monkeypatch.setattr(judging, "SAMPLE_SHIFT", 16)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
