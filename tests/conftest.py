@@ -103,7 +103,7 @@ def weights_file(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def small_judged_samples(monkeypatch) -> None:
-    """Let judging make samples of 48 voxels a side; of 96, as it does for users, they take minutes."""
+    """Let judging make samples of 48 voxels a side; those of 96 for users take minutes."""
     monkeypatch.setattr(judge, "SAMPLE_SIDE", 48)
     monkeypatch.setattr(judge, "SAMPLE_SHIFT", 16)
 
