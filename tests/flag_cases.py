@@ -118,7 +118,6 @@ CASES = (
         """judge {tiny} --data {brain} --json scores.json --templates {bank} --frames aligned moved --device
         cpu --voxels 50 --seed 3""",
         makes="scores.json",
-        slow=True,
     ),
     case("import", PRETRAIN, "import {published} --out back.safetensors", makes="back.safetensors"),
     case(
@@ -129,7 +128,6 @@ CASES = (
         """plan --dataset 43 --gpu-memory-target 6 --overwrite-target-spacing 2 1.25 1 --overwrite-plans-name
         Long --weights {weights}""",
         makes="nnUNet_preprocessed/Dataset043_Blobs/Short.json nnUNet_preprocessed/Dataset043_Blobs/Long.json",
-        slow=True,
     ),
     case(
         "plan and preprocess",
@@ -142,7 +140,6 @@ CASES = (
         "split -d 43 --shots 1 --seed 1 --repeats 2",
         "split --dataset 43 --shots 2",
         makes="nnUNet_preprocessed/Dataset043_Blobs/splits_final.json nnUNet_preprocessed/Dataset043_Blobs/Long*/*",
-        slow=True,
     ),
     case(
         "prepare",
@@ -207,7 +204,6 @@ CASES = (
         --grid-spacing 4 --reach 2 -device cpu""",
         "evaluate registration many --out summary",
         makes="one/registration.json many/one/registration.json summary/*",
-        slow=True,
     ),
     case(
         "evaluate segmentations",
@@ -222,7 +218,6 @@ CASES = (
         --clip -4 4 --atlas-clip -2 2 --trust-code --statistics own --device cpu""",
         "align --scans {pair}/scans.csv --out made --rounds 1 --weights none --spacing 2 --no-trust-code -device cpu",
         makes="given/alignment.json made/atlas.nii.gz",
-        slow=True,
     ),
     case(
         "search",
