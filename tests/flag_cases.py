@@ -166,9 +166,9 @@ CASES = (
     case(
         "study",
         NNUNET,
-        """study -d 43 --out study --shots 1 --seeds 0 --starts scratch --iterations 2 --max-patch 16 --batch 1
+        """study -d 43 --out study --shots 1 --seeds 0 --starts scratch --iterations 2 --max-patch 32 --batch 1
         --device cpu""",
-        """study --dataset 43 --out other --shots 1 --seeds 0 --starts scratch --iterations 2 --patch 16 16 16
+        """study --dataset 43 --out other --shots 1 --seeds 0 --starts scratch --iterations 2 --patch 32 32 32
         --spacing 4 2.5 2 -device cpu""",
         makes="study/*.md other/*.md",
         slow=True,
