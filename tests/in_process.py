@@ -15,7 +15,7 @@ import pretraining.cli
 MAINS = {"anatomix-pretrain": pretraining.cli.main, "nnunet-anatomix": nnunet_anatomix.cli.main}
 
 
-def run_here(program: str, *arguments: str) -> CompletedProcess:
+def run_here(program: str, *arguments: object) -> CompletedProcess:
     """Run a command and return its exit code and what it wrote, as ``subprocess.run`` does.
 
     For tests that ask what a command does, writes and says. What belongs to the process itself

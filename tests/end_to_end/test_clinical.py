@@ -18,6 +18,7 @@ from pydicom import dcmread
 
 from nnunet_anatomix.clinical.cases import read_source
 from tests.end_to_end.workplace import Workplace
+from tests.in_process import run_here
 from tests.nnunet_anatomix.clinical.intake.test_intake import IDENTIFYING, pacs_dump
 
 LABELS = {"background": 0, "liver": 1, "spleen": 2}
@@ -105,9 +106,11 @@ def test_a_pacs_dump(tmp_path):
     dump, model = tmp_path / "Export", model_in(tmp_path / "model")
     pacs_dump(dump)
     intake, predictions, delivered = tmp_path / "intake", tmp_path / "pred", tmp_path / "out"
-    said = command("intake", dump, intake, "-m", model, "--workers", "1")
+    taken = run_here("nnunet-anatomix", "intake", dump, intake, "-m", model, "--workers", "1")
     predict(intake / "images", predictions, model)
-    said += command("deliver", predictions, delivered, "--intake", intake, "-m", model)
+    given = run_here("nnunet-anatomix", "deliver", predictions, delivered, "--intake", intake, "-m", model)
+    said = taken.stdout + taken.stderr + given.stdout + given.stderr
+    assert taken.returncode == given.returncode == 0, said
     assert said.count(" of 2 structures, SEG, NIfTI, overview") == 4
     assert_delivered(
         intake, delivered, lambda file, *_: segmented(sitk.GetArrayFromImage(sitk.ReadImage(str(file)))[0])
