@@ -113,7 +113,7 @@ def test_a_samples_time_does_not_grow_with_the_bank(banks):
 MEASURE = """
 import json, pickle, sys
 import numpy as np
-from pretraining.engine.templates import TemplateBank
+from pretraining.bank.template_bank import TemplateBank
 
 def status():
     lines = dict(line.split(":", 1) for line in open("/proc/self/status"))

@@ -14,7 +14,10 @@ import pytest
 
 from pretraining.common.processes import ProcessLost, available_cores, imap_unordered
 
-WAITS = "import time; from pretraining.common.processes import finished; print(*finished(time.sleep, [300, 300], processes=2))"
+WAITS = (
+    "import time; from pretraining.common.processes import imap_unordered; "
+    "print(*imap_unordered(time.sleep, [300, 300], processes=2))"
+)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -54,6 +57,7 @@ def test_a_process_ended_from_outside_is_reported_with_its_work():
 def test_no_process_outlives_a_killed_parent():
     with subprocess.Popen([sys.executable, "-c", WAITS], stderr=subprocess.DEVNULL) as parent:
         while len(workers := spawned(parent.pid)) < 2:
+            assert parent.poll() is None, "the parent ended before its workers began"
             time.sleep(0.05)
         time.sleep(1.0)  # to be past their start
         parent.send_signal(signal.SIGKILL)
@@ -72,6 +76,7 @@ def test_ctrl_c_is_the_parents_alone():
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as parent:
         while len(workers := spawned(parent.pid)) < 2:
+            assert parent.poll() is None, "the parent ended before its workers began"
             time.sleep(0.01)
         for worker in workers:  # as they start, which is when Python would end with a traceback
             os.kill(worker, signal.SIGINT)
