@@ -1,1 +1,1 @@
-"""From clinical folders to nnU-Net's inputs, and predictions back to them."""
+"""Conversion of clinical folders to nnU-Net inputs, and delivery of predictions."""

@@ -1,6 +1,7 @@
-"""What each case in ``DST/images`` was made from: ``DST/sources/CASE.json`` links it to its files, for ``deliver`` and for a second run.
+"""Source records: ``DST/sources/CASE.json`` lists the files that a case is made from.
 
-A link holds UIDs and paths, which may name a patient: it stays in the clinic, like ``intake.csv``.
+``deliver`` and later runs of ``intake`` read them. A record holds UIDs and paths, which may
+identify a patient: like ``intake.csv``, it stays in the clinic.
 """
 
 from __future__ import annotations
@@ -21,83 +22,88 @@ _FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelSource:
-    """What one channel was made from."""
+    """Files and identifiers that one channel is made from."""
 
     channel: int
     name: str
-    """As in ``channel_names`` of the model."""
+    """Name in the model's ``channel_names``."""
     kind: Literal["dicom", "image"]
     root: str
-    """SRC, absolute."""
+    """Absolute path of SRC."""
     files: tuple[str, ...]
-    """Relative to ``root``, with forward slashes. DICOM: in the order of the written image's slices
-    k = 0 ... n-1, or the one multi-frame file. Else the file to read, then its detached data if
-    there are any.
+    """Paths relative to ``root``, with forward slashes.
+
+    DICOM: one file per slice k = 0 ... n-1 of the written image, or one multi-frame file. Other
+    formats: the image file, then its detached data file, if any.
     """
     frames: tuple[int, ...] = ()
-    """Of a multi-frame file: frame numbers (from 1) in the order of slices; else empty."""
+    """Frame numbers (from 1) of a multi-frame file, in the order of slices; otherwise empty."""
     series_uid: str = ""
     study_uid: str = ""
     resampled: bool = False
-    """Onto the grid of channel 0."""
+    """True if the channel is resampled onto the grid of channel 0."""
     fingerprint: str = ""
-    """Of the files' names, sizes and times when they were read."""
+    """Hash of the files' names, sizes and modification times when they were read."""
     image_bytes: int = 0
-    """Size of the image written."""
+    """Size of the written image, bytes."""
 
     def paths(self) -> list[Path]:
+        """Return the absolute paths of the files."""
         return [Path(self.root) / file for file in self.files]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaseSource:
-    """What one case was made from; channel 0 gives the grid."""
+    """Source record of one case."""
 
     case: str
     file_ending: str
     channels: tuple[ChannelSource, ...]
     grid: Grid
+    """Voxel grid of channel 0, shared by all channels."""
 
 
 def image_file(destination: Path, case: str, channel: int, file_ending: str) -> Path:
-    """Where nnU-Net looks for a channel: ``DST/images/case_001_0000.nii.gz``."""
+    """Return the path that nnU-Net expects for a channel: ``DST/images/case_001_0000.nii.gz``."""
     return destination / IMAGES / f"{case}_{channel:04d}{file_ending}"
 
 
 def source_file(destination: Path, case: str) -> Path:
+    """Return the path of a source record: ``DST/sources/CASE.json``."""
     return destination / SOURCES / f"{case}.json"
 
 
 def write_source(destination: Path, source: CaseSource) -> None:
-    """Write ``DST/sources/CASE.json``, whole or not at all."""
+    """Write ``DST/sources/CASE.json`` atomically."""
     write_text(
         source_file(destination, source.case), json.dumps({"format": _FORMAT, **asdict(source)}, indent=1) + "\n"
     )
 
 
 def read_source(path: Path) -> CaseSource:
-    """Read one link file.
+    """Read one source record.
 
     Raises:
-        InputError: If it cannot be read or is none.
+        InputError: If the file cannot be read or is not a source record.
     """
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-        if said.pop("format") != _FORMAT:
-            raise ValueError("of another format")
-        grid = Grid(**{name: tuple(value) for name, value in said.pop("grid").items()})
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored.pop("format") != _FORMAT:
+            raise ValueError("another format")
+        grid = Grid(**{name: tuple(value) for name, value in stored.pop("grid").items()})
         channels = tuple(
             ChannelSource(**{**channel, "files": tuple(channel["files"]), "frames": tuple(channel.get("frames", ()))})
-            for channel in said.pop("channels")
+            for channel in stored.pop("channels")
         )
-        return CaseSource(**said, channels=channels, grid=grid)
+        return CaseSource(**stored, channels=channels, grid=grid)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"cannot read {path} ({type(error).__name__}); expected a link of nnunet-anatomix intake, format {_FORMAT}: run intake again"
+            f"cannot read {path} ({type(error).__name__}); expected a source record of nnunet-anatomix intake, "
+            f"format {_FORMAT}: run intake again"
         ) from None
 
 
 def read_sources(destination: Path) -> Iterator[CaseSource]:
-    """The links of all cases of an intake, in the order of case numbers."""
+    """Yield the source records of all cases of an intake, in the order of case numbers."""
     for path in sorted((destination / SOURCES).glob("case_*.json"), key=lambda path: (len(path.name), path.name)):
         yield read_source(path)

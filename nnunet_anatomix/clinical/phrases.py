@@ -1,22 +1,20 @@
-"""Why a file or series cannot be taken, in words that name no patient."""
+"""Wording of reasons and log lines: counts, coded values, system errors; no patient data."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-
-from pretraining.imaging.rejection import Unusable as Unusable
 
 
-def count_phrase(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+def pluralize(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural unless the number is 1."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def code_word(text: str) -> str:
-    """A coded value as it may be shown; what is no code word might be anything, a name too."""
+def redact_free_text(text: str) -> str:
+    """Return a coded value unchanged, and ``?`` for any other text, which may hold a name."""
     return text if re.fullmatch(r"[A-Z0-9_]{1,16}", text) else "?"
 
 
-def list_phrase(values: Iterable[str], most: int = 4) -> str:
-    values = list(values)
-    return ", ".join(values[:most]) + (f" and {len(values) - most} more" if len(values) > most else "")
+def describe_error(error: OSError) -> str:
+    """Describe an operating-system error without the path of the file."""
+    return (error.strerror or type(error).__name__).lower()

@@ -1,4 +1,4 @@
-"""``nnunet-anatomix deliver``."""
+"""Command ``nnunet-anatomix deliver``."""
 
 from __future__ import annotations
 
@@ -23,50 +23,48 @@ def deliver(
     format: Literal["dicom", "nifti", "both"] = "both",
     overview: bool = True,
 ) -> None:
-    """Bring predictions back: DICOM SEG on the source series, NIfTI on the source grid, a picture a case, and volumes in ml.
+    """Deliver predictions as DICOM SEG, NIfTI on the source grid, pictures and volumes in ml.
 
-    A SEG carries patient and study of its source, as DICOM demands; file names, tables, pictures
-    and messages name cases alone. Cases that are there already are left alone unless their
-    prediction, or what is asked for, changed. PRED, the intake and the sources are only read.
+    A SEG contains patient and study of its source, as DICOM requires. File names, tables, pictures
+    and messages contain case names only. A case is delivered again only if its prediction or the
+    settings changed. PRED, the intake and the sources are read only.
 
     Args:
-        predictions: Folder that nnUNetv2_predict wrote (-o), from INTAKE/images.
-        destination: Folder for everything; made if missing.
+        predictions: Folder that nnUNetv2_predict wrote (-o) from INTAKE/images.
+        destination: Output folder; created if missing.
         intake: Folder that nnunet-anatomix intake wrote.
-        model: Whose dataset.json names the labels: a model's or dataset's folder, a dataset.json,
-            or the ID or name of a dataset; by default the dataset.json that nnUNetv2_predict leaves
-            in PRED.
-        format: dicom, nifti or both; a case whose source is no DICOM gets NIfTI in any case.
-        overview: A picture a case; --no-overview does without.
+        model: Model, dataset or dataset.json that names the labels. Default: PRED/dataset.json.
+        format: Formats to write; a case whose source is not DICOM always gets NIfTI.
+        overview: One overview picture per case.
     """
     from nnunet_anatomix.clinical.delivery.deliver import Delivery
-    from nnunet_anatomix.clinical.delivery.deliver import deliver as run
+    from nnunet_anatomix.clinical.delivery.deliver import deliver as run_delivery
     from nnunet_anatomix.clinical.delivery.structures import read_structures
     from nnunet_anatomix.clinical.intake.needs import find_needs
     from pretraining.common.errors import InputError
     from pretraining.imaging.dataset_json import DATASET_FILE
 
     if not predictions.is_dir():
-        raise InputError(f"no folder {predictions}; name the one that nnUNetv2_predict wrote into (-o)")
-    described = predictions / DATASET_FILE if model is None else Path(find_needs(model).model) / DATASET_FILE
-    if not described.is_file():
+        raise InputError(f"no folder {predictions}; expected the output folder of nnUNetv2_predict (-o)")
+    dataset_file = predictions / DATASET_FILE if model is None else Path(find_needs(model).model) / DATASET_FILE
+    if not dataset_file.is_file():
         raise InputError(
-            f"no dataset.json in {predictions}, which names the labels; name a model, dataset or dataset.json with -m"
+            f"no dataset.json in {predictions}, which names the labels; give a model, dataset or dataset.json to -m"
         )
     delivery = Delivery(
         intake=intake,
         destination=destination,
-        structures=read_structures(described),
-        algorithm=_algorithm(predictions, described.resolve().parent.name),
+        structures=read_structures(dataset_file),
+        algorithm=_describe_algorithm(predictions, dataset_file.resolve().parent.name),
         format=format,
         overview=overview,
     )
-    done = run(predictions, delivery)
-    log.info("%d delivered now; all of it is in %s", done, destination)
+    delivered = run_delivery(predictions, delivery)
+    log.info("%d cases delivered by this run, all files are in %s", delivered, destination)
 
 
-def _algorithm(predictions: Path, folder: str) -> Algorithm:
-    """What the plans that nnUNetv2_predict left say of the model, and the name of a trained model's folder."""
+def _describe_algorithm(predictions: Path, folder: str) -> Algorithm:
+    """Describe the model by ``plans.json`` in PRED and the name of a trained model's folder."""
     from nnunet_anatomix.clinical.delivery.dicom_segmentation import Algorithm
 
     try:

@@ -1,4 +1,4 @@
-"""``nnunet-anatomix intake``."""
+"""Command ``nnunet-anatomix intake``."""
 
 from __future__ import annotations
 
@@ -22,40 +22,39 @@ def intake(
     workers: int | None = None,
     dry_run: bool = False,
 ) -> None:
-    """Convert what a model needs from clinical folders (DICOM, NIfTI, NRRD, MetaImage) to inputs of nnUNetv2_predict.
+    """Convert clinical folders (DICOM, NIfTI, NRRD, MetaImage) to inputs of nnUNetv2_predict.
 
-    DST/images is the input folder for nnUNetv2_predict, DST/intake.csv lists every series found,
-    taken or not, and why, and DST/sources links each case to its files. The latter two hold paths,
-    descriptions and UIDs: they stay in the clinic. Images, their names and all messages hold no
-    patient data. A second run converts only what is missing or has changed; cases keep their
+    DST/images is the input folder of nnUNetv2_predict. DST/intake.csv lists every series found,
+    whether it is taken, and why. DST/sources lists the files of each case. The latter two contain
+    paths, descriptions and UIDs and stay in the clinic. Images, their names and all messages
+    contain no patient data. A second run converts only missing or changed cases; cases keep their
     numbers.
 
     Args:
-        src: Folder with scans, of any depth and mixture; never written to. Links in it are not
-            followed, archives not opened.
+        src: Folder with scans; read only. Links are not followed, archives are not opened.
         dst: New or empty folder, or that of an earlier intake of SRC.
-        model: Folder of a trained model or of a dataset, or a dataset's ID or name: its
-            dataset.json says which channels are needed.
-        maps: Says what a channel is where the rules would not: CHANNEL=FIELD:PATTERN, FIELD one of
-            description, path, modality (patterns with * and ?, letter case does not matter) or
-            series (a SeriesInstanceUID, for the case that has it). Several fields of a channel must
-            all match, of several patterns of one field any. Such as --map 0=description:*t1*
-            0=modality:MR 1=series:1.2.3.
-        workers: Processes; as many as there are cores if left out.
-        dry_run: Write nothing, but print what intake.csv would hold.
+        model: Folder of a model or dataset, or ID or name of a dataset, that defines the channels.
+        maps: Rules CHANNEL=FIELD:PATTERN that override the automatic choice of series. FIELD is
+            description, path, modality (patterns with * and ?, case-insensitive) or series (a
+            SeriesInstanceUID). All fields of a channel must match, and one pattern of each field.
+            Example: --map 0=description:*t1* 0=modality:MR 1=series:1.2.3.
+        workers: Number of processes. Default: all cores.
+        dry_run: Write nothing; print the content of intake.csv.
     """
-    from nnunet_anatomix.clinical.intake.intake import intake as take_in
-    from nnunet_anatomix.clinical.phrases import count_phrase
+    from nnunet_anatomix.clinical.intake.intake import intake as run_intake
+    from nnunet_anatomix.clinical.phrases import pluralize
     from pretraining.common.errors import InputError
 
     if workers is not None and workers < 1:
         raise InputError(f"--workers: expected 1 or more, found {workers}")
-    done = take_in(src, dst, model, maps=maps, workers=workers or available_cores(), dry_run=dry_run)
+    result = run_intake(src, dst, model, maps=maps, workers=workers or available_cores(), dry_run=dry_run)
     if dry_run:
-        sys.stdout.write(done.table)
-        log.info("%s would be taken; nothing was written", count_phrase(len(done.cases), "case"))
+        sys.stdout.write(result.table)
+        log.info("%s would be taken; nothing is written", pluralize(len(result.cases), "case"))
         return
-    taken = count_phrase(len(done.cases), "case")
     log.info(
-        "%s in %s, for nnUNetv2_predict -i; every series found is in %s", taken, dst / "images", dst / "intake.csv"
+        "%s in %s, for nnUNetv2_predict -i; %s lists every series found",
+        pluralize(len(result.cases), "case"),
+        dst / "images",
+        dst / "intake.csv",
     )

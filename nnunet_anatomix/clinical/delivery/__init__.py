@@ -1,1 +1,1 @@
-"""From predictions back to DICOM SEG, NIfTI, pictures and volumes."""
+"""Delivery of predictions as DICOM SEG, NIfTI, overview pictures and volumes."""

@@ -1,4 +1,4 @@
-"""Predictions brought back to where their scans came from: DICOM SEG, NIfTI on the source grid, overviews, volumes."""
+"""Delivery of predictions: DICOM SEG, NIfTI on the source grid, overview pictures and volumes."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ import numpy as np
 
 import nnunet_anatomix
 from nnunet_anatomix.clinical.cases import SOURCES, CaseSource, image_file, read_source, source_file
-from nnunet_anatomix.clinical.delivery.dicom_segmentation import Algorithm, dicom_segmentation
-from nnunet_anatomix.clinical.delivery.overview import overview
+from nnunet_anatomix.clinical.delivery.dicom_segmentation import Algorithm, build_segmentation
+from nnunet_anatomix.clinical.delivery.overview import render_overview
 from nnunet_anatomix.clinical.delivery.records import (
     DELIVERED,
     NIFTI,
     OVERVIEWS,
-    PLACES,
     SEGMENTATIONS,
+    SUFFIXES,
     TABLE,
     Record,
-    forget,
     measure_volumes,
     read_record,
+    remove_record,
     withdraw_outdated,
     write_record,
     write_tables,
 )
-from nnunet_anatomix.clinical.delivery.source_grid import on_source_grid
+from nnunet_anatomix.clinical.delivery.source_grid import reorder_to_grid
 from nnunet_anatomix.clinical.delivery.source_headers import SourceHeaders, read_source_headers
-from nnunet_anatomix.clinical.delivery.structures import Structures, checked_labels
+from nnunet_anatomix.clinical.delivery.structures import Structures, check_labels
 from nnunet_anatomix.clinical.dicom.quiet import quiet_readers
 from nnunet_anatomix.clinical.intake.channel_words import modalities_in
 from pretraining.common.atomic import atomic_write
@@ -54,59 +54,71 @@ log = logging.getLogger(__name__)
 
 Format = Literal["dicom", "nifti", "both"]
 
-_NO_SEG = "the source is no DICOM: NIfTI in place of a SEG"
+_NO_SEG = "the source is not DICOM: NIfTI instead of DICOM SEG"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Delivery:
-    """What all cases share."""
+    """Settings of a delivery, common to all cases."""
 
     intake: Path
+    """Folder that ``nnunet-anatomix intake`` wrote."""
     destination: Path
+    """Folder to write, DST."""
     structures: Structures
+    """Names and labels of the structures."""
     algorithm: Algorithm = field(default_factory=Algorithm)
+    """Description of the model for DICOM SEG."""
     format: Format = "both"
+    """Formats to write; a source that is not DICOM always gets NIfTI."""
     overview: bool = True
+    """True to write an overview picture per case."""
 
     def fingerprint(self, prediction_sha256: str, source: Path) -> str:
-        """Changes whenever a case would have to be delivered anew."""
-        said = [
+        """Hash everything that the files of a case depend on.
+
+        Args:
+            prediction_sha256: SHA-256 of the prediction.
+            source: Path of the source record.
+        """
+        settings = [
             asdict(self.structures),
             asdict(self.algorithm),
             self.format,
             self.overview,
             nnunet_anatomix.__version__,
         ]
-        return fingerprint([said, prediction_sha256, file_sha256(source)], length=64)
+        return fingerprint([settings, prediction_sha256, file_sha256(source)], length=64)
 
 
 def deliver(predictions: Path, delivery: Delivery) -> int:
     """Deliver every prediction of a folder.
 
     Args:
-        predictions: Folder that nnUNetv2_predict filled from ``delivery.intake / "images"``.
-        delivery: Where from, where to and how.
+        predictions: Folder that nnUNetv2_predict wrote from ``delivery.intake / "images"``.
+        delivery: Settings.
 
     Returns:
-        How many cases were delivered now; the others were there already, unchanged.
+        Number of cases delivered by this call; unchanged cases are skipped.
 
     Raises:
-        InputError: If there are no predictions, or the destination lies where nothing may be
-            written.
-        CommandFailed: After all others, if some cases failed; why is in ``deliver.csv`` too.
+        InputError: If there are no predictions, or the destination is inside a folder that must not
+            be changed.
+        CommandFailed: If some cases failed, after all others are delivered. ``deliver.csv`` gives
+            the reasons.
         InUse: If another process writes into the destination.
-        Interrupted: As soon as this process is asked to stop; the same call resumes with the case
-            in hand.
+        Interrupted: If the process receives a signal to stop; the same call resumes with the
+            current case.
     """
-    files = _predicted(predictions)
-    _require_apart(predictions, delivery)
+    files = _find_predictions(predictions)
+    _require_disjoint(predictions, delivery)
     try_folder(delivery.destination, "DST")
-    if waiting := [path.stem for path in sorted((delivery.intake / SOURCES).glob("*.json")) if path.stem not in files]:
-        log.info("%d cases of the intake have no prediction: %s", len(waiting), _some(waiting))
+    if missing := [path.stem for path in sorted((delivery.intake / SOURCES).glob("*.json")) if path.stem not in files]:
+        log.info("%d cases of the intake have no prediction: %s", len(missing), _abbreviate(missing))
     failed: dict[str, str] = {}
 
     def work(case: str) -> None:
-        log.info("%s: %s", case, _said(_delivered(case, files[case], delivery)))
+        log.info("%s: %s", case, _summarize(_deliver_case(case, files[case], delivery)))
 
     def on_failure(case: str, why: str) -> None:
         failed[case] = why
@@ -127,88 +139,89 @@ def deliver(predictions: Path, delivery: Delivery) -> int:
     return outcome.done
 
 
-def _predicted(predictions: Path) -> dict[str, Path]:
-    """Case → file."""
+def _find_predictions(predictions: Path) -> dict[str, Path]:
+    """Return the predictions: case → file."""
     if not predictions.is_dir():
-        raise InputError(f"no folder {predictions}; name the one that nnUNetv2_predict wrote into (-o)")
+        raise InputError(f"no folder {predictions}; expected the output folder of nnUNetv2_predict (-o)")
     files: dict[str, Path] = {}
     for path in sorted(predictions.iterdir(), key=lambda path: (len(path.name), path.name)):
         if is_label_file(path.name) and files.setdefault(stem(path.name), path) != path:
             raise InputError(
-                f"{path.name} and {files[stem(path.name)].name} in {predictions} are of one case; keep one of them"
+                f"{path.name} and {files[stem(path.name)].name} in {predictions} belong to one case; keep one of them"
             )
     if not files:
-        raise InputError(f"no predictions in {predictions}, expected CASE.nii.gz as nnUNetv2_predict writes them")
+        raise InputError(f"no predictions in {predictions}; expected files CASE.nii.gz of nnUNetv2_predict")
     return files
 
 
-def _require_apart(predictions: Path, delivery: Delivery) -> None:
-    """Nothing may be written where predictions, intake or sources lie."""
+def _require_disjoint(predictions: Path, delivery: Delivery) -> None:
+    """Check that DST is outside of the predictions, the intake and the sources."""
     sources = delivery.intake / SOURCES
     if not sources.is_dir():
         raise InputError(
-            f"{delivery.intake} is no folder that nnunet-anatomix intake wrote: it has no {SOURCES}; name it with --intake"
+            f"{delivery.intake} was not written by nnunet-anatomix intake: it has no folder {SOURCES}; "
+            "use the output folder of intake for --intake"
         )
-    roots = {channel.root for path in sources.glob("*.json") for channel in _readable(path)}
+    roots = {channel.root for path in sources.glob("*.json") for channel in _read_channels(path)}
     others = {
         "the predictions": predictions,
         "the intake": delivery.intake,
         **{f"source folder {n}": Path(root) for n, root in enumerate(sorted(roots), 1)},
     }
-    written = [delivery.destination.resolve() / place for place in (*PLACES, DELIVERED)]
+    written = [delivery.destination.resolve() / folder for folder in (*SUFFIXES, DELIVERED)]
     for role, other in others.items():
         other = other.resolve()
-        if written[0].parent.is_relative_to(other) or any(other.is_relative_to(place) for place in written):
-            raise InputError(
-                f"{delivery.destination} lies in {role}, where nothing may be written; name another folder"
-            )
+        if written[0].parent.is_relative_to(other) or any(other.is_relative_to(folder) for folder in written):
+            raise InputError(f"{delivery.destination} is inside {role}, which must not be changed; choose another DST")
 
 
-def _readable(path: Path) -> Iterable:
+def _read_channels(path: Path) -> Iterable:
     try:
         return read_source(path).channels
-    except InputError:  # fails its case later
+    except InputError:  # reported when the case is delivered
         return ()
 
 
 def _is_delivered(case: str, prediction: Path, delivery: Delivery) -> bool:
-    """Whether all files of a case are there, from this prediction and with these settings."""
-    link = source_file(delivery.intake, case)
+    """Return whether all files of a case exist, made from this prediction with these settings."""
+    source_record = source_file(delivery.intake, case)
     record = read_record(delivery.destination, case)
-    if record is None or not link.is_file() or not record.is_complete(delivery.destination):
+    if record is None or not source_record.is_file() or not record.is_complete(delivery.destination):
         return False
-    return record.fingerprint == delivery.fingerprint(file_sha256(prediction), link)
+    return record.fingerprint == delivery.fingerprint(file_sha256(prediction), source_record)
 
 
-def _delivered(case: str, prediction: Path, delivery: Delivery) -> Record:
-    """Deliver a case; its record."""
-    link = source_file(delivery.intake, case)
-    if not link.is_file():
+def _deliver_case(case: str, prediction: Path, delivery: Delivery) -> Record:
+    """Deliver a case and return its record."""
+    source_record = source_file(delivery.intake, case)
+    if not source_record.is_file():
         raise InputError(
-            f"intake made no case of this name: there is no {link}; was it predicted from {delivery.intake / 'images'}?"
+            f"intake has no case of this name: there is no {source_record}; "
+            f"expected predictions of {delivery.intake / 'images'}"
         )
-    source, prediction_sha256 = read_source(link), file_sha256(prediction)
-    labels = checked_labels(on_source_grid(read_image(prediction, "prediction"), source.grid), delivery.structures)
+    source, prediction_sha256 = read_source(source_record), file_sha256(prediction)
+    labels = check_labels(reorder_to_grid(read_image(prediction, "prediction"), source.grid), delivery.structures)
     volumes = measure_volumes(case, labels, delivery.structures, source.grid)
-    fingerprint = delivery.fingerprint(prediction_sha256, link)
+    fingerprint = delivery.fingerprint(prediction_sha256, source_record)
     record = Record(
         case=case, prediction_sha256=prediction_sha256, fingerprint=fingerprint, files={}, volumes=tuple(volumes)
     )
-    return _written(record, labels, source, delivery)
+    return _write_case(record, labels, source, delivery)
 
 
-def _written(record: Record, labels: np.ndarray, source: CaseSource, delivery: Delivery) -> Record:
-    """Make all files of a case, then write them, then the record that completes it."""
+def _write_case(record: Record, labels: np.ndarray, source: CaseSource, delivery: Delivery) -> Record:
+    """Create all files of a case, write them, and then write its record."""
     case, destination, is_dicom = record.case, delivery.destination, source.channels[0].kind == "dicom"
     notes = [] if labels.any() else ["no structure found"]
     writers: dict[str, Callable[[Path], None]] = {}
     if delivery.format != "nifti" and is_dicom:
         headers = read_source_headers(source)
-        segmentation = _segmentation(headers, labels, delivery)
-        writers[SEGMENTATIONS] = lambda path: _save(segmentation, path)
-        if headers.invented:
+        segmentation = _build_segmentation(headers, labels, delivery)
+        writers[SEGMENTATIONS] = lambda path: _save_segmentation(segmentation, path)
+        if headers.generated_uids:
             notes.append(
-                f"the source has no {', '.join(headers.invented)}: made up for the SEG, an archive may not find its scan by them"
+                f"the source has no {', '.join(headers.generated_uids)}: generated for the SEG, "
+                "an archive may not match it to the scan"
             )
     elif delivery.format != "nifti":
         notes.append(_NO_SEG)
@@ -216,54 +229,55 @@ def _written(record: Record, labels: np.ndarray, source: CaseSource, delivery: D
         image = image_on(source.grid, labels)
         writers[NIFTI] = lambda path: save_image(path, image)
     if delivery.overview:
-        figure = _overview(record, labels, source, delivery)
+        figure = _render_overview(record, labels, source, delivery)
         writers[OVERVIEWS] = lambda path: figure.savefig(path, format="png")
-    # From here on the case is incomplete until its record is there again.
-    forget(destination, case)
+    # Without a record the case counts as incomplete while its files are replaced.
+    remove_record(destination, case)
     files = {}
-    for place, suffix in PLACES.items():
-        path = destination / place / f"{case}{suffix}"
-        if place not in writers:
+    for folder, suffix in SUFFIXES.items():
+        path = destination / folder / f"{case}{suffix}"
+        if folder not in writers:
             path.unlink(missing_ok=True)
             continue
         with quiet_readers(), atomic_write(path) as partial:
-            writers[place](partial)
+            writers[folder](partial)
         files[path.relative_to(destination).as_posix()] = path.stat().st_size
     record = replace(record, files=files, notes=tuple(notes))
     write_record(destination, record)
     return record
 
 
-def _segmentation(headers: SourceHeaders, labels: np.ndarray, delivery: Delivery) -> Segmentation:
-    with _unquoted(), quiet_readers():
-        return dicom_segmentation(headers, labels, delivery.structures, delivery.algorithm)
+def _build_segmentation(headers: SourceHeaders, labels: np.ndarray, delivery: Delivery) -> Segmentation:
+    with _hide_tag_values(), quiet_readers():
+        return build_segmentation(headers, labels, delivery.structures, delivery.algorithm)
 
 
-def _save(segmentation: Segmentation, path: Path) -> None:
-    with _unquoted():
+def _save_segmentation(segmentation: Segmentation, path: Path) -> None:
+    with _hide_tag_values():
         segmentation.save_as(path)
 
 
 @contextmanager
-def _unquoted() -> Iterator[None]:
-    """One message for all that pydicom and highdicom refuse, since theirs quote tags."""
+def _hide_tag_values() -> Iterator[None]:
+    """Replace the errors of pydicom and highdicom, which quote tag values."""
     try:
         yield
     except (OSError, MemoryError):
         raise
     except Exception as error:
         raise InputError(
-            f"the headers of the source make no valid SEG ({type(error).__name__}); use --format nifti, or mend its patient and study tags"
+            f"cannot make a valid SEG from the headers of the source ({type(error).__name__}); "
+            "use --format nifti, or correct its patient and study tags"
         ) from None
 
 
-def _overview(record: Record, labels: np.ndarray, source: CaseSource, delivery: Delivery) -> Figure:
+def _render_overview(record: Record, labels: np.ndarray, source: CaseSource, delivery: Delivery) -> Figure:
     path = image_file(delivery.intake, record.case, 0, source.file_ending)
     if not path.is_file():
-        raise InputError(f"{path} is gone, which the overview shows; run intake again, or use --no-overview")
+        raise InputError(f"the overview needs {path}, which is missing; run intake again, or use --no-overview")
     channel = source.channels[0].name
-    return overview(
-        image_on(source.grid, on_source_grid(read_image(path, "scan"), source.grid)),
+    return render_overview(
+        image_on(source.grid, reorder_to_grid(read_image(path, "scan"), source.grid)),
         image_on(source.grid, labels),
         delivery.structures,
         [volume.volume_ml for volume in record.volumes],
@@ -272,19 +286,16 @@ def _overview(record: Record, labels: np.ndarray, source: CaseSource, delivery: 
     )
 
 
-def _said(record: Record) -> str:
+def _summarize(record: Record) -> str:
+    """Return the log line of a delivered case."""
     found = sum(volume.voxels > 0 for volume in record.volumes)
     written = [
         name
-        for name, place in (("SEG", SEGMENTATIONS), ("NIfTI", NIFTI), ("overview", OVERVIEWS))
-        if _has(record, place)
+        for name, folder in (("SEG", SEGMENTATIONS), ("NIfTI", NIFTI), ("overview", OVERVIEWS))
+        if any(file.startswith(f"{folder}/") for file in record.files)
     ]
     return "; ".join([f"{found} of {len(record.volumes)} structures, {', '.join(written)}", *record.notes])
 
 
-def _has(record: Record, place: str) -> bool:
-    return any(file.startswith(f"{place}/") for file in record.files)
-
-
-def _some(names: list[str]) -> str:
+def _abbreviate(names: list[str]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

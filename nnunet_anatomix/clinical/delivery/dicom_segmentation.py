@@ -1,4 +1,4 @@
-"""A prediction as DICOM SEG: linked to the source's slices, with names, codes and colours of its segments."""
+"""DICOM SEG of a prediction, with references to the source slices and coded segments."""
 
 from __future__ import annotations
 
@@ -20,59 +20,56 @@ from nnunet_anatomix.clinical.delivery.structure_colours import structure_colour
 from nnunet_anatomix.clinical.delivery.structures import Structure, Structures
 
 NAME = "nnunet-anatomix"
-_LO, _SH_LIST = 64, 1024
-"""Characters that DICOM gives a long string, and algorithm parameters (short text)."""
+_MAX_TEXT, _MAX_PARAMETERS = 64, 1024
+"""Largest number of characters of a DICOM long string (LO) and of the algorithm parameters."""
 _SERIES_NUMBER = 9000
-"""Far from those that scanners give."""
+"""Series number, higher than those that scanners use."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Algorithm:
-    """What segmented."""
+    """Description of the model that made the prediction."""
 
     model: str = ""
-    """Name of the dataset it was trained on."""
+    """Name of the training dataset."""
     parameters: Mapping[str, str] = field(default_factory=dict)
-    """Trainer, plans, configuration: what is known."""
+    """Trainer, plans and configuration, as far as they are known."""
 
 
-def dicom_segmentation(
+def build_segmentation(
     source: SourceHeaders, labels: np.ndarray, structures: Structures, algorithm: Algorithm
 ) -> Segmentation:
-    """Make a binary segmentation object, one segment a structure.
+    """Build a binary segmentation object with one segment per structure.
 
     Args:
-        source: Headers of the source series; patient, study and frame of reference are theirs.
-        labels: (Z, Y, X) checked labels; plane k lies on the source's slice k, pixel by pixel.
-        structures: What the labels mean; segment n is the n-th. Overlapping regions overlap as
-            segments.
-        algorithm: Told in every segment.
+        source: Headers of the source series; they give patient, study and frame of reference.
+        labels: (Z, Y, X) checked labels; plane k has the pixels of slice k of the source.
+        structures: Names and labels; segment n is the n-th structure. Overlapping regions become
+            overlapping segments.
+        algorithm: Description of the model, written into every segment.
 
     Returns:
-        Frames without a voxel are left out, except in an empty prediction: that has one empty frame
-            a segment, on the middle slice, so
-        that "looked for, not found" arrives too.
+        Segmentation without empty frames. An empty prediction has one empty frame per segment, on
+            the middle slice, which states that the structures were not found.
     """
-    only = None
+    plane_positions = None
     if not labels.any():
         middle = len(labels) // 2
-        labels, only = (
-            labels[middle : middle + 1],
-            [highdicom.PlanePositionSequence("PATIENT", source.positions_mm[middle].tolist())],
-        )
+        labels = labels[middle : middle + 1]
+        plane_positions = [highdicom.PlanePositionSequence("PATIENT", source.positions_mm[middle].tolist())]
     elif source.frames:
-        # In the order of the file; frames of other volumes in it stay empty, and are left out.
+        # highdicom expects the order of the file and omits frames that stay empty.
         ordered = np.zeros((int(source.images[0].NumberOfFrames), *labels.shape[1:]), dtype=labels.dtype)
         ordered[np.array(source.frames) - 1] = labels
         labels = ordered
     colours = structure_colours(len(structures.all))
     return Segmentation(
         source_images=source.images,
-        plane_positions=only,
-        pixel_array=_pixels(labels, structures),
+        plane_positions=plane_positions,
+        pixel_array=_number_segments(labels, structures),
         segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=[
-            _described(number, structure, colour, algorithm)
+            _describe_segment(number, structure, colour, algorithm)
             for number, (structure, colour) in enumerate(zip(structures.all, colours, strict=True), 1)
         ],
         series_instance_uid=highdicom.UID(),
@@ -81,19 +78,19 @@ def dicom_segmentation(
         instance_number=1,
         manufacturer=NAME,
         manufacturer_model_name=NAME,
-        software_versions=(nnunet_anatomix.__version__, _text(f"nnunetv2 {version('nnunetv2')}")),  # type: ignore[arg-type]  # any number
+        software_versions=(nnunet_anatomix.__version__, _clean_text(f"nnunetv2 {version('nnunetv2')}")),  # type: ignore[arg-type]  # any number
         device_serial_number="1",
-        series_description=_text(f"Segmentation {algorithm.model}".strip()),
+        series_description=_clean_text(f"Segmentation {algorithm.model}".strip()),
         content_label="SEGMENTATION",
         content_description="Automatic segmentation, not checked by a person",
         content_creator_name=None,
         omit_empty_frames=bool(labels.any()),
-        specific_character_set="ISO_IR 192",  # names of structures and patients may be of any language
+        specific_character_set="ISO_IR 192",  # UTF-8
     )
 
 
-def _pixels(labels: np.ndarray, structures: Structures) -> np.ndarray:
-    """Segment numbers (Z, Y, X), or, where regions overlap, one mask a segment (Z, Y, X, N)."""
+def _number_segments(labels: np.ndarray, structures: Structures) -> np.ndarray:
+    """Return segment numbers (Z, Y, X); if regions overlap, masks per segment (Z, Y, X, N)."""
     if structures.overlap:
         return np.stack([structures.mask(labels, structure) for structure in structures.all], axis=-1).astype(np.uint8)
     greatest = max(label for structure in structures.all for label in structure.labels)
@@ -103,13 +100,15 @@ def _pixels(labels: np.ndarray, structures: Structures) -> np.ndarray:
     return numbers[labels]
 
 
-def _described(number: int, structure: Structure, colour: np.ndarray, algorithm: Algorithm) -> SegmentDescription:
+def _describe_segment(
+    number: int, structure: Structure, colour: np.ndarray, algorithm: Algorithm
+) -> SegmentDescription:
     from skimage.color import rgb2lab
 
     code = structure_code(structure.name)
     described = SegmentDescription(
         segment_number=number,
-        segment_label=_text(structure.name),
+        segment_label=_clean_text(structure.name),
         segmented_property_category=code.category,
         segmented_property_type=code.type,
         algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
@@ -117,8 +116,8 @@ def _described(number: int, structure: Structure, colour: np.ndarray, algorithm:
             name=NAME,
             family=codes.DCM.ArtificialIntelligence,
             version=nnunet_anatomix.__version__,
-            source=_text(algorithm.model) or None,
-            parameters=_parameters(algorithm.parameters),
+            source=_clean_text(algorithm.model) or None,
+            parameters=_clean_parameters(algorithm.parameters),
         ),
         anatomic_regions=[code.region] if code.region else None,
         display_color=CIELabColor(*np.clip(rgb2lab(colour), (0, -128, -128), (100, 127, 127))),
@@ -132,13 +131,13 @@ def _described(number: int, structure: Structure, colour: np.ndarray, algorithm:
     return described
 
 
-def _parameters(parameters: Mapping[str, str]) -> dict[str, str] | None:
-    kept = {key: _text(value) for key, value in parameters.items() if value}
-    return kept if kept and sum(len(key) + len(value) + 2 for key, value in kept.items()) <= _SH_LIST else None
+def _clean_parameters(parameters: Mapping[str, str]) -> dict[str, str] | None:
+    kept = {key: _clean_text(value) for key, value in parameters.items() if value}
+    return kept if kept and sum(len(key) + len(value) + 2 for key, value in kept.items()) <= _MAX_PARAMETERS else None
 
 
-def _text(value: str) -> str:
-    """As much of a text as DICOM takes in a long string, without what would end it."""
+def _clean_text(value: str) -> str:
+    """Return a valid DICOM long string: at most 64 printable characters, no backslash."""
     return "".join(" " if character == "\\" or not character.isprintable() else character for character in value)[
-        :_LO
+        :_MAX_TEXT
     ].strip()

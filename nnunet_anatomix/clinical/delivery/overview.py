@@ -1,4 +1,4 @@
-"""A picture of a prediction: three planes where most of it is to be seen, outlines and names."""
+"""Overview picture of a prediction: three planes with fills, outlines and a legend."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SIDE_PX = 800
-"""Longest side of the axial view; coronal and sagittal together are at most as high."""
+"""Longest side of the axial view, and greatest height of the other two together, pixels."""
 _PER_INCH = 130
-"""Pixels of a view."""
+"""Resolution of the picture, pixels per inch."""
 _FILL = 0.3
-"""Of the colour inside an outline."""
+"""Opacity of the colour inside an outline."""
 _MARGIN = 0.02
-"""Of the size of a scan, what is left around its content."""
+"""Margin around the content, fraction of the size of the scan."""
 _LINES = 26
-"""Of a column of the legend."""
+"""Number of lines per column of the legend."""
 
 
-def overview(
+def render_overview(
     scan: sitk.Image,
     labels: sitk.Image,
     structures: Structures,
@@ -36,52 +36,56 @@ def overview(
     title: str,
     is_ct: bool,
 ) -> Figure:
-    """Draw a prediction over its scan, to scale, as radiologists hang pictures.
+    """Render a prediction over its scan, to scale, in radiological orientation.
 
     Args:
-        scan, labels: On one grid, of any orientation.
-        structures: What the labels mean.
-        volumes_ml: Of the structures, in their order.
-        title: Above the picture.
-        is_ct: Whether the scan is in Hounsfield units.
+        scan: 3D image of any orientation.
+        labels: Label map on the grid of ``scan``.
+        structures: Names and labels of the structures.
+        volumes_ml: Volumes of the structures, ml, in their order.
+        title: Title of the picture.
+        is_ct: True if the scan is in Hounsfield units.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    panels = overview_panels(scan, labels, structures, is_ct=is_ct)
+    panels = render_panels(scan, labels, structures, is_ct=is_ct)
     colours = structure_colours(len(structures.all))
     found = [number for number, volume in enumerate(volumes_ml) if volume > 0]
     columns = max(1, -(-len(found) // _LINES))
-    longest = max([len(_short(structures.all[number].name)) for number in found], default=12)
+    longest = max([len(_shorten(structures.all[number].name)) for number in found], default=12)
     height = max(panels["axial"].shape[0], panels["coronal"].shape[0] + panels["sagittal"].shape[0])
-    beside = max(panels["coronal"].shape[1], panels["sagittal"].shape[1])
-    widths = [panels["axial"].shape[1] / _PER_INCH, beside / _PER_INCH, columns * (1.1 + 0.075 * longest)]
+    side_width = max(panels["coronal"].shape[1], panels["sagittal"].shape[1])
+    widths = [panels["axial"].shape[1] / _PER_INCH, side_width / _PER_INCH, columns * (1.1 + 0.075 * longest)]
     figure = Figure(
         figsize=(sum(widths) + 1, height / _PER_INCH + 1), dpi=_PER_INCH, layout="constrained", facecolor="black"
     )
     FigureCanvasAgg(figure)
     figure.suptitle(title, color="white", fontsize=13)
     grid = figure.add_gridspec(2, 3, width_ratios=widths)
-    places = {"axial": grid[:, 0], "coronal": grid[0, 1], "sagittal": grid[1, 1]}
+    cells = {"axial": grid[:, 0], "coronal": grid[0, 1], "sagittal": grid[1, 1]}
     for view, panel in panels.items():
-        axis = figure.add_subplot(places[view])
+        axis = figure.add_subplot(cells[view])
         axis.imshow(panel)
-        if view != "axial":  # both as wide, so that both are of one scale
-            room = (beside - panel.shape[1]) / 2
-            axis.set_xlim(-0.5 - room, panel.shape[1] - 0.5 + room)
+        if view != "axial":  # equal widths give both views the same scale
+            padding = (side_width - panel.shape[1]) / 2
+            axis.set_xlim(-0.5 - padding, panel.shape[1] - 0.5 + padding)
         axis.set_axis_off()
         letter_sides(axis, view, outside=True, size=10)
         axis.text(0, 1.01, view, color="white", fontsize=10, ha="left", va="bottom", transform=axis.transAxes)
     legend = figure.add_subplot(grid[:, 2])
     legend.set_axis_off()
     handles = [
-        Patch(color=colours[number], label=f"{_short(structures.all[number].name)}  {_volume(volumes_ml[number])}")
+        Patch(
+            color=colours[number],
+            label=f"{_shorten(structures.all[number].name)}  {_format_volume(volumes_ml[number])}",
+        )
         for number in found
     ]
     missing = len(structures.all) - len(found)
     if missing:
-        handles.append(Patch(color="none", label=f"not found: {_missing(structures, found)}"))
+        handles.append(Patch(color="none", label=f"not found: {_format_missing(structures, found)}"))
     legend.legend(
         handles=handles,
         loc="center left",
@@ -94,36 +98,45 @@ def overview(
     return figure
 
 
-def overview_panels(
+def render_panels(
     scan: sitk.Image, labels: sitk.Image, structures: Structures, *, is_ct: bool
 ) -> dict[str, np.ndarray]:
-    """View → (H, W, 3) in [0, 1], of square pixels; the axial view is as large as the others together.
+    """Render the axial, coronal and sagittal panels of an overview.
 
-    Each plane lies where the structures are to be seen at their largest: the sum of their areas,
-    each relative to its own greatest one.
+    Each panel shows the plane with the largest sum of structure areas, each relative to the largest
+    area of that structure along the axis.
+
+    Args:
+        scan: 3D image of any orientation.
+        labels: Label map on the grid of ``scan``.
+        structures: Names and labels of the structures.
+        is_ct: True if the scan is in Hounsfield units.
+
+    Returns:
+        View → (H, W, 3) sRGB in [0, 1] with square pixels.
     """
-    # With Z turned, the first voxel is the patient's right, front and top: where pictures begin.
+    # Flip z: pictures start at the right, anterior and superior side of the patient.
     oriented = [sitk.DICOMOrient(image, "LPS") for image in (scan, labels)]
     grey, numbers = (sitk.GetArrayViewFromImage(image).transpose(2, 1, 0)[..., ::-1] for image in oriented)
     window = display_window(grey, is_ct=is_ct, structures=grey[numbers > 0])
-    box = _content(grey, numbers, window)
+    box = _content_box(grey, numbers, window)
     grey, numbers, spacing_mm = grey[box], numbers[box], np.array(oriented[0].GetSpacing())
     at = _best_planes(numbers)
     colours = structure_colours(len(structures.all))
     size_mm = spacing_mm * grey.shape
     per_mm = _SIDE_PX / max(size_mm[:2])
-    beside_per_mm = min(per_mm, _SIDE_PX / 2 / size_mm[2])
+    side_per_mm = min(per_mm, _SIDE_PX / 2 / size_mm[2])
     panels = {}
     for view, (axes, _) in VIEWS.items():
         plane = tuple(slice(None) if axis in axes else at[axis] for axis in range(3))
-        scale = per_mm if view == "axial" else beside_per_mm
+        scale = per_mm if view == "axial" else side_per_mm
         shape = tuple(max(1, round(size_mm[axis] * scale)) for axis in reversed(axes))
-        panels[view] = _drawn(grey[plane].T, numbers[plane].T, structures, shape, window, colours)
+        panels[view] = _render_plane(grey[plane].T, numbers[plane].T, structures, shape, window, colours)
     return panels
 
 
-def _content(grey: np.ndarray, numbers: np.ndarray, window: tuple[float, float]) -> tuple[slice, ...]:
-    """All that is not black, and all structures."""
+def _content_box(grey: np.ndarray, numbers: np.ndarray, window: tuple[float, float]) -> tuple[slice, ...]:
+    """Return the bounding box of all voxels that are not black or belong to a structure."""
     content = (grey > window[0] + CONTENT * (window[1] - window[0])) | (numbers > 0)
     box = []
     for axis, size in enumerate(content.shape):
@@ -134,7 +147,7 @@ def _content(grey: np.ndarray, numbers: np.ndarray, window: tuple[float, float])
 
 
 def _best_planes(numbers: np.ndarray) -> list[int]:
-    """Along every axis the index of the plane to show; the middle of an empty prediction."""
+    """Return the index of the plane to show along each axis; the middle if there are no labels."""
     where = np.nonzero(numbers)
     values = numbers[where].astype(np.int64)
     planes = []
@@ -147,7 +160,7 @@ def _best_planes(numbers: np.ndarray) -> list[int]:
     return planes
 
 
-def _drawn(
+def _render_plane(
     grey: np.ndarray,
     numbers: np.ndarray,
     structures: Structures,
@@ -155,7 +168,7 @@ def _drawn(
     window: tuple[float, float],
     colours: np.ndarray,
 ) -> np.ndarray:
-    """(H, W, 3) of a plane."""
+    """Render one plane as (H, W, 3)."""
     from skimage.segmentation import find_boundaries
     from skimage.transform import resize
 
@@ -170,19 +183,19 @@ def _drawn(
     ]
     for mask, colour in masks:
         picture[mask] = (1 - _FILL) * picture[mask] + _FILL * colour
-    for mask, colour in masks:  # after all fills: nothing hides an outline
+    for mask, colour in masks:  # after all fills, which would cover outlines
         picture[find_boundaries(mask, mode="inner")] = colour
     return picture
 
 
-def _volume(volume_ml: float) -> str:
+def _format_volume(volume_ml: float) -> str:
     return f"{volume_ml:.0f} ml" if volume_ml >= 100 else f"{volume_ml:.3g} ml"
 
 
-def _short(name: str) -> str:
+def _shorten(name: str) -> str:
     return name if len(name) <= 30 else f"{name[:29]}…"
 
 
-def _missing(structures: Structures, found: Sequence[int]) -> str:
-    names = [_short(one.name) for number, one in enumerate(structures.all) if number not in set(found)]
+def _format_missing(structures: Structures, found: Sequence[int]) -> str:
+    names = [_shorten(one.name) for number, one in enumerate(structures.all) if number not in set(found)]
     return "\n  ".join(names) if len(names) <= 4 else f"{len(names)} of {len(structures.all)} structures"

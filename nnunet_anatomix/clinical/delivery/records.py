@@ -1,8 +1,8 @@
-"""What is delivered, and from which prediction.
+"""Files of a delivery and the records of delivered cases.
 
-``DST/segmentations/CASE.dcm``, ``DST/nifti/CASE.nii.gz``, ``DST/overviews/CASE.png``;
-``DST/volumes.csv`` and ``DST/deliver.csv`` for all cases. What a case was made from is noted in
-``DST/delivered/CASE.json``, written last: a case that has it is complete.
+Per case: ``DST/segmentations/CASE.dcm``, ``DST/nifti/CASE.nii.gz``, ``DST/overviews/CASE.png``.
+For all cases: ``DST/volumes.csv`` and ``DST/deliver.csv``. The record ``DST/delivered/CASE.json``
+is written last: a case that has one is complete.
 """
 
 from __future__ import annotations
@@ -23,27 +23,28 @@ from pretraining.common.tables import write_csv, write_records
 from pretraining.imaging.grids import Grid
 
 SEGMENTATIONS, NIFTI, OVERVIEWS, DELIVERED = "segmentations", "nifti", "overviews", "delivered"
-PLACES = {SEGMENTATIONS: ".dcm", NIFTI: ".nii.gz", OVERVIEWS: ".png"}
-"""Folder → suffix of a case's file in it."""
+SUFFIXES = {SEGMENTATIONS: ".dcm", NIFTI: ".nii.gz", OVERVIEWS: ".png"}
+"""Folder → suffix of its files, one file per case."""
 VOLUMES, TABLE = "volumes.csv", "deliver.csv"
 _FORMAT = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """A case that is delivered."""
+    """Record of a delivered case."""
 
     case: str
     prediction_sha256: str
     fingerprint: str
-    """Changes with all that the files depend on."""
+    """Hash of everything that the files depend on."""
     files: Mapping[str, int]
-    """Path below DST → bytes."""
+    """Path relative to DST → size, bytes."""
     volumes: tuple[StructureVolume, ...]
     notes: tuple[str, ...] = ()
+    """Remarks, such as that no structure was found."""
 
     def is_complete(self, destination: Path) -> bool:
-        """Whether all files are there, in full length."""
+        """Return whether all files exist with their recorded sizes."""
         try:
             return all((destination / file).stat().st_size == size for file, size in self.files.items())
         except OSError:
@@ -51,43 +52,45 @@ class Record:
 
 
 def read_record(destination: Path, case: str) -> Record | None:
-    """None if there is none, or none that can be read."""
+    """Read the record of a case; return None if it is missing or invalid."""
     try:
-        said: dict[str, Any] = json.loads(_file(destination, case).read_text(encoding="utf-8"))
-        if said.pop("format") != _FORMAT:
+        stored: dict[str, Any] = json.loads(_record_file(destination, case).read_text(encoding="utf-8"))
+        if stored.pop("format") != _FORMAT:
             return None
-        volumes = tuple(StructureVolume(**volume) for volume in said.pop("volumes"))
-        return Record(**{**said, "notes": tuple(said["notes"])}, volumes=volumes)
+        volumes = tuple(StructureVolume(**volume) for volume in stored.pop("volumes"))
+        return Record(**{**stored, "notes": tuple(stored["notes"])}, volumes=volumes)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
 def write_record(destination: Path, record: Record) -> None:
-    """Complete a case."""
-    write_text(_file(destination, record.case), json.dumps({"format": _FORMAT, **asdict(record)}, indent=1) + "\n")
+    """Write the record of a case atomically, which marks it as complete."""
+    write_text(
+        _record_file(destination, record.case), json.dumps({"format": _FORMAT, **asdict(record)}, indent=1) + "\n"
+    )
 
 
-def forget(destination: Path, case: str) -> None:
-    """Make a case incomplete, before its files are written anew."""
-    _file(destination, case).unlink(missing_ok=True)
+def remove_record(destination: Path, case: str) -> None:
+    """Remove the record of a case, which marks it as incomplete."""
+    _record_file(destination, case).unlink(missing_ok=True)
 
 
 def withdraw_outdated(destination: Path, case: str, prediction: Path) -> None:
-    """Take away what is left of another prediction, or of a delivery that broke off: beside this prediction it would mislead."""
+    """Remove files made from another prediction or by an incomplete delivery."""
     record = read_record(destination, case)
     if record and prediction.is_file() and record.prediction_sha256 == file_sha256(prediction):
         return
-    forget(destination, case)
-    for place, suffix in PLACES.items():
-        (destination / place / f"{case}{suffix}").unlink(missing_ok=True)
+    remove_record(destination, case)
+    for folder, suffix in SUFFIXES.items():
+        (destination / folder / f"{case}{suffix}").unlink(missing_ok=True)
 
 
 def write_tables(destination: Path, failed: Mapping[str, str]) -> None:
-    """Write ``volumes.csv`` and ``deliver.csv``, with every case that was ever delivered here.
+    """Write ``volumes.csv`` and ``deliver.csv`` with all cases delivered into this folder.
 
     Args:
-        destination: DST.
-        failed: Case → why it could not be delivered just now.
+        destination: Folder of the delivery, DST.
+        failed: Case → reason why this run could not deliver it.
     """
     paths = sorted((destination / DELIVERED).glob("*.json"), key=lambda path: (len(path.name), path.name))
     records = {path.stem: record for path in paths if (record := read_record(destination, path.stem))}
@@ -97,12 +100,12 @@ def write_tables(destination: Path, failed: Mapping[str, str]) -> None:
     rows = {
         case: [case, "delivered", "; ".join(record.notes), " ".join(record.files)] for case, record in records.items()
     }
-    for case, why in failed.items():  # with the files of an earlier delivery of the same prediction, if there was one
+    for case, why in failed.items():  # files of an earlier delivery of the same prediction are still valid
         rows[case] = [case, "failed", why, " ".join(records[case].files) if case in records else ""]
     write_csv(destination / TABLE, ["case", "status", "notes", "files"], rows.values())
 
 
-def _file(destination: Path, case: str) -> Path:
+def _record_file(destination: Path, case: str) -> Path:
     return destination / DELIVERED / f"{case}.json"
 
 
@@ -111,27 +114,27 @@ _MM3_PER_ML = 1000.0
 
 @dataclass(frozen=True, kw_only=True)
 class StructureVolume:
-    """One structure of one case."""
+    """Volume of one structure in one case; a row of ``volumes.csv``."""
 
     case: str
     structure: str
     labels: str
-    """Values in the prediction, blanks between."""
+    """Label values in the prediction, separated by spaces."""
     voxels: int
     volume_ml: float
 
 
 def measure_volumes(case: str, labels: np.ndarray, structures: Structures, grid: Grid) -> list[StructureVolume]:
-    """Volumes of all structures, also of those that were not found.
+    """Measure the volumes of all structures, including those that are absent.
 
     Args:
-        case: Its name.
-        labels: Checked labels on the grid.
-        structures: What they mean.
-        grid: Gives the voxel's size.
+        case: Name of the case.
+        labels: (Z, Y, X) checked labels.
+        structures: Names and labels of the structures.
+        grid: Grid of the labels.
     """
     voxel_ml = math.prod(grid.spacing_mm) / _MM3_PER_ML
-    voxels = structures.voxels(labels)
+    voxels = structures.count_voxels(labels)
     return [
         StructureVolume(
             case=case,

@@ -1,4 +1,4 @@
-"""A prediction's voxels in the order of the source grid's: the same points, whatever the order of a file's axes."""
+"""Reordering of a prediction's voxels to the axes of the source grid, without resampling."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from pretraining.common.errors import InputError
 from pretraining.imaging.grids import Grid, index_to_mm
 
 _TOLERANCE_VOX = 0.01
-"""Greatest distance of a voxel from its place; what single precision in headers leaves is a
-hundredth of it.
+"""Largest distance between the voxels of prediction and source, voxels. Single precision in headers
+causes a hundredth of it.
 """
 
 
-def on_source_grid(prediction: sitk.Image, grid: Grid) -> np.ndarray:
-    """The prediction's values in the order of the grid.
+def reorder_to_grid(prediction: sitk.Image, grid: Grid) -> np.ndarray:
+    """Return the values of a prediction in the order of the source grid.
 
     Args:
-        prediction: 3D, one component. Its axes may be in any order and direction.
-        grid: Of the source.
+        prediction: 3D image with one component; its axes may have any order and direction.
+        grid: Grid of the source.
 
     Returns:
-        (Z, Y, X), index [k, j, i] of the grid.
+        (Z, Y, X) array with index [k, j, i] of the grid.
 
     Raises:
-        InputError: If its voxels are not those of the grid. Nothing is resampled: nnU-Net writes on
-            the grid of what it was given, so another grid tells of another scan.
+        InputError: If prediction and source have different voxels. Nothing is resampled: nnU-Net
+            predicts on the grid of its input, so a different grid means a different scan.
     """
     if prediction.GetDimension() != 3 or prediction.GetNumberOfComponentsPerPixel() != 1:
         raise InputError(
-            f"expected a prediction of three axes with one number in a voxel, found {prediction.GetSize()} voxels of "
-            f"{prediction.GetNumberOfComponentsPerPixel()} numbers; deliver nnU-Net's label maps, not probabilities"
+            f"expected a 3D prediction with one value per voxel, found {prediction.GetSize()} voxels with "
+            f"{prediction.GetNumberOfComponentsPerPixel()} values; deliver nnU-Net's label maps, not probabilities"
         )
     axes = np.linalg.solve(grid.steps_mm, index_to_mm(prediction))
     order = np.rint(axes).astype(int)
     size = np.array(prediction.GetSize())
     first = np.linalg.solve(grid.steps_mm, np.subtract(prediction.GetOrigin(), grid.origin_mm))
-    flipped = order.sum(axis=1) < 0  # by the grid's axis
+    flipped = order.sum(axis=1) < 0  # per axis of the grid
     is_reordering = np.array_equal(np.abs(order).sum(axis=0), [1, 1, 1]) and np.array_equal(
         np.abs(order).sum(axis=1), [1, 1, 1]
     )
@@ -49,13 +49,15 @@ def on_source_grid(prediction: sitk.Image, grid: Grid) -> np.ndarray:
         or (np.abs(axes - order) @ size).max() > _TOLERANCE_VOX
     ):
         raise InputError(
-            f"the prediction has {_said(prediction.GetSize(), prediction.GetSpacing(), prediction.GetOrigin())}, the source "
-            f"{_said(grid.size, grid.spacing_mm, grid.origin_mm)}; predict again from what intake wrote, or resample it to that image"
+            "the prediction has "
+            f"{_format_grid(prediction.GetSize(), prediction.GetSpacing(), prediction.GetOrigin())}, the source "
+            f"{_format_grid(grid.size, grid.spacing_mm, grid.origin_mm)}; "
+            "predict again from the images of intake, or resample the prediction to them"
         )
     values = sitk.GetArrayFromImage(prediction).transpose(2, 1, 0).transpose(np.abs(order).argmax(axis=1))
     return np.ascontiguousarray(np.flip(values, np.flatnonzero(flipped)).transpose(2, 1, 0))
 
 
-def _said(size: tuple[int, ...], spacing_mm: tuple[float, ...], origin_mm: tuple[float, ...]) -> str:
+def _format_grid(size: tuple[int, ...], spacing_mm: tuple[float, ...], origin_mm: tuple[float, ...]) -> str:
     sizes, spacings = " x ".join(map(str, size)), " x ".join(f"{mm:.4g}" for mm in spacing_mm)
-    return f"{sizes} voxels of {spacings} mm from ({', '.join(f'{mm:.1f}' for mm in origin_mm)}) on"
+    return f"{sizes} voxels of {spacings} mm with origin ({', '.join(f'{mm:.1f}' for mm in origin_mm)})"

@@ -1,6 +1,6 @@
-"""Headers of the source series, read again for a DICOM SEG: still the same series, slice by slice where intake found it.
+"""Headers of the source series for a DICOM SEG, checked against the intake slice by slice.
 
-Messages tell slices by number: paths and values of tags may name a patient.
+Messages identify slices by number: paths and tag values may identify a patient.
 """
 
 from __future__ import annotations
@@ -29,78 +29,77 @@ _NEEDED = [
     "StudyTime",
     "ReferringPhysicianName",
 ]
-"""May be empty but must be there (type 2)."""
+"""Tags that must exist but may be empty (type 2)."""
 _TIMES = {"PatientBirthDate": DA, "StudyDate": DA, "StudyTime": TM}
-"""What must be a date or time, or empty: anonymization writes 19500000, of which no SEG can be
-made.
+"""Tags that must be empty or a valid date or time. Anonymization may write invalid dates such as
+19500000.
 """
 _TOLERANCE_VOX = 0.1
-"""Greatest distance of a slice's corner from where intake found it; far below a slice, far above
-rounding.
-"""
+"""Largest distance of a slice's corner from its position at intake, voxels."""
 
 
 class SourceHeaders(NamedTuple):
-    """A source series without its pixels."""
+    """Headers of a source series, without pixel data."""
 
     images: list[Dataset]
-    """A file a slice, in the order of the grid's slices; or the one multi-frame file."""
+    """One header per slice, in the order of the grid, or that of a single multi-frame file."""
     positions_mm: list[np.ndarray]
-    """Of the first voxel of each slice."""
+    """Position of the first voxel of each slice (LPS)."""
     frames: tuple[int, ...] = ()
-    """Of the multi-frame file, from 1, in the order of the grid's slices; else empty."""
-    invented: tuple[str, ...] = ()
-    """UIDs that the source lacks and that were made up; the same for every reading."""
+    """Frame numbers of a multi-frame file, from 1, in the order of the grid; otherwise empty."""
+    generated_uids: tuple[str, ...] = ()
+    """Keywords of UIDs missing in the source and generated from its headers, always the same."""
 
 
-class _Place(NamedTuple):
-    """Where one slice lies, by its tags."""
+class _SlicePlacement(NamedTuple):
+    """Position, orientation and spacing of one slice."""
 
     position_mm: np.ndarray
     orientation: np.ndarray
-    """(2, 3): along rows, along columns."""
+    """(2, 3) unit vectors along rows and along columns."""
     spacing_mm: tuple[float, float]
-    """Of rows, of columns."""
+    """Row spacing, column spacing."""
 
 
 def read_source_headers(source: CaseSource) -> SourceHeaders:
     """Read the headers of channel 0's DICOM series.
 
     Raises:
-        InputError: If files are gone or unreadable, belong to another series than at intake, or do
-            not lie on the grid.
+        InputError: If files are missing or unreadable, belong to another series than at intake, or
+            do not match the grid.
     """
     channel = source.channels[0]
-    images = [_read(channel, number) for number in range(len(channel.files))]
+    images = [_read_header(channel, number) for number in range(len(channel.files))]
     try:
         with quiet_readers():
             _require_same_series(images, channel)
-            places = _places(images, channel.frames)
+            places = _slice_placements(images, channel.frames)
             positions_mm = _require_grid(places, (int(images[0].Columns), int(images[0].Rows)), source.grid)
-            invented = _complete(images)
+            generated_uids = _fill_missing_tags(images)
             uids = [str(header.SOPInstanceUID) for header in images]
     except InputError:
         raise
-    except Exception as error:  # pydicom converts on access, fails in many ways, and quotes what it cannot convert
+    except Exception as error:  # pydicom converts on access and quotes invalid values
         raise InputError(
             f"the headers of the source are damaged ({type(error).__name__}); restore them, or use --format nifti"
         ) from None
     if len(set(uids)) < len(uids):
         raise InputError(
-            f"{len(uids) - len(set(uids)) + 1} slices of the source share a SOPInstanceUID: a SEG cannot refer to them"
+            f"{len(uids) - len(set(uids)) + 1} slices of the source have the same SOPInstanceUID: "
+            "a SEG cannot refer to them; use --format nifti"
         )
-    return SourceHeaders(images, positions_mm, channel.frames, invented)
+    return SourceHeaders(images, positions_mm, channel.frames, generated_uids)
 
 
-def _read(channel: ChannelSource, number: int) -> Dataset:
+def _read_header(channel: ChannelSource, number: int) -> Dataset:
     path = channel.paths()[number]
     slice_name = f"slice {number + 1} of {len(channel.files)} of the source series"
     if not path.is_file():
-        raise InputError(f"{slice_name} is gone from where intake found it; put the series back, or run intake again")
+        raise InputError(f"{slice_name} is missing; restore the series, or run intake again")
     try:
         with quiet_readers():
-            return dcmread(path, stop_before_pixels=True, force=True)  # old archives left the preamble out
-    except Exception as error:  # pydicom raises many kinds for damaged files, and quotes them
+            return dcmread(path, stop_before_pixels=True, force=True)  # old archives have no preamble
+    except Exception as error:  # pydicom raises many types, whose messages quote values
         raise InputError(
             f"{slice_name} can no longer be read ({type(error).__name__}); restore it, or run intake again"
         ) from None
@@ -111,53 +110,61 @@ def _require_same_series(slices: Sequence[Dataset], channel: ChannelSource) -> N
         found = tuple(str(header.get(keyword) or "") for keyword in ("SeriesInstanceUID", "StudyInstanceUID"))
         if found != (channel.series_uid, channel.study_uid):
             raise InputError(
-                f"slice {number} of {len(slices)} of the source belongs to another series or study than at intake; run intake again"
+                f"slice {number} of {len(slices)} of the source belongs to another series or study than at intake; "
+                "run intake again"
             )
 
 
-def _places(images: Sequence[Dataset], frames: Sequence[int]) -> list[_Place | None]:
-    """None for a slice that does not tell; of a multi-frame file, the places of these frames."""
+def _slice_placements(images: Sequence[Dataset], frames: Sequence[int]) -> list[_SlicePlacement | None]:
+    """Return the placement of each slice or listed frame; None if tags are missing or damaged."""
     if not frames:
-        return [_place(image, image, image) for image in images]
+        return [_read_placement(image, image, image) for image in images]
     shared = (images[0].get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
-    told = images[0].PerFrameFunctionalGroupsSequence
-    groups = [told[number - 1] if number <= len(told) else Dataset() for number in frames]
+    per_frame = images[0].PerFrameFunctionalGroupsSequence
+    groups = [per_frame[number - 1] if number <= len(per_frame) else Dataset() for number in frames]
 
     def item(group: Dataset, keyword: str) -> Dataset:
         return (group.get(keyword) or shared.get(keyword) or [Dataset()])[0]
 
     keywords = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
-    return [_place(*(item(group, keyword) for keyword in keywords)) for group in groups]
+    return [_read_placement(*(item(group, keyword) for keyword in keywords)) for group in groups]
 
 
-def _place(position: Dataset, orientation: Dataset, measures: Dataset) -> _Place | None:
+def _read_placement(position: Dataset, orientation: Dataset, measures: Dataset) -> _SlicePlacement | None:
     try:
         rows_mm, columns_mm = map(float, measures.PixelSpacing)
         axes = np.array(orientation.ImageOrientationPatient, dtype=float).reshape(2, 3)
-        return _Place(np.array(position.ImagePositionPatient, dtype=float).reshape(3), axes, (rows_mm, columns_mm))
-    except Exception:  # pydicom converts on access, and fails in many ways
+        return _SlicePlacement(
+            np.array(position.ImagePositionPatient, dtype=float).reshape(3), axes, (rows_mm, columns_mm)
+        )
+    except Exception:  # pydicom converts on access and raises many types
         return None
 
 
-def _require_grid(places: Sequence[_Place | None], size: tuple[int, int], grid: Grid) -> list[np.ndarray]:
-    """Positions of the slices, mm; voxel [k, j, i] of the grid must be row j, column i of slice k."""
+def _require_grid(places: Sequence[_SlicePlacement | None], size: tuple[int, int], grid: Grid) -> list[np.ndarray]:
+    """Return the positions of the slices, mm.
+
+    Raises:
+        InputError: Unless voxel [k, j, i] of the grid is row j, column i of slice k.
+    """
     steps_mm = np.reshape(grid.direction, (3, 3)) * np.asarray(grid.spacing_mm)
-    moved = "the source series no longer lies where intake found it; run intake again"
+    moved = "the geometry of the source series changed since intake; run intake again"
     if len(places) != grid.size[2] or size != tuple(grid.size[:2]):
-        raise InputError(f"{len(places)} slices of {size[0]} x {size[1]} for a grid of {grid.size}: {moved}")
+        raise InputError(
+            f"expected a grid of {grid.size}, found {len(places)} slices of {size[0]} x {size[1]}: {moved}"
+        )
     positions_mm = []
     for number, place in enumerate(places):
         if place is None:
-            raise InputError(
-                f"slice {number + 1} of {len(places)} has no position, orientation or spacing any more: {moved}"
-            )
-        of_rows_mm, of_columns_mm = place.spacing_mm
+            raise InputError(f"slice {number + 1} of {len(places)} has no position, orientation or spacing: {moved}")
+        row_spacing_mm, column_spacing_mm = place.spacing_mm
         along_row, along_column = place.orientation
-        there_mm = [
-            place.position_mm + i * of_columns_mm * along_row + j * of_rows_mm * along_column for i, j in _corners(size)
+        found_mm = [
+            place.position_mm + i * column_spacing_mm * along_row + j * row_spacing_mm * along_column
+            for i, j in _corners(size)
         ]
-        here_mm = [grid.origin_mm + steps_mm @ (i, j, number) for i, j in _corners(size)]
-        if not np.abs(np.linalg.solve(steps_mm, np.subtract(there_mm, here_mm).T)).max() <= _TOLERANCE_VOX:
+        expected_mm = [grid.origin_mm + steps_mm @ (i, j, number) for i, j in _corners(size)]
+        if not np.abs(np.linalg.solve(steps_mm, np.subtract(found_mm, expected_mm).T)).max() <= _TOLERANCE_VOX:
             raise InputError(f"slice {number + 1} of {len(places)}: {moved}")
         positions_mm.append(place.position_mm)
     return positions_mm
@@ -167,9 +174,9 @@ def _corners(size: tuple[int, int]) -> list[tuple[int, int]]:
     return [(0, 0), (size[0] - 1, 0), (0, size[1] - 1)]
 
 
-def _complete(slices: Sequence[Dataset]) -> tuple[str, ...]:
-    """Give the headers what DICOM demands and careless anonymization took away; which UIDs had to be made up."""
-    invented = []
+def _fill_missing_tags(slices: Sequence[Dataset]) -> tuple[str, ...]:
+    """Add missing tags that DICOM requires; return the keywords of the generated UIDs."""
+    generated_uids = []
     for number, header in enumerate(slices):
         meta = header.file_meta
         for keyword, from_meta in (
@@ -182,7 +189,7 @@ def _complete(slices: Sequence[Dataset]) -> tuple[str, ...]:
             raise InputError("the source has no SOPClassUID: a SEG cannot refer to it; use --format nifti")
         if not header.SOPInstanceUID:
             header.SOPInstanceUID = generate_uid(entropy_srcs=[*_identity(header), str(number)])
-            invented.append("SOPInstanceUID")
+            generated_uids.append("SOPInstanceUID")
         for keyword in _NEEDED:
             if header.get(keyword) is None:
                 setattr(header, keyword, "")
@@ -191,21 +198,20 @@ def _complete(slices: Sequence[Dataset]) -> tuple[str, ...]:
         for keyword, kind in _TIMES.items():
             if not _is_valid(kind, header.get(keyword)):
                 setattr(header, keyword, "")
-    # After the instances' UIDs, on which the others are based: one scan has the same ones at every
-    # delivery.
+    # Derived from the instance UIDs, so that every delivery of a scan generates the same UIDs.
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
         if not slices[0].get(keyword):
             uid = generate_uid(entropy_srcs=[keyword, *(header.SOPInstanceUID for header in slices)])
-            invented.append(keyword)
+            generated_uids.append(keyword)
             for header in slices:
                 setattr(header, keyword, uid)
-    return tuple(dict.fromkeys(invented))
+    return tuple(dict.fromkeys(generated_uids))
 
 
 def _is_valid(kind: type, value: object) -> bool:
     try:
         return not value or kind(str(value)) is not None
-    except Exception:  # of pydicom, in several kinds
+    except Exception:  # pydicom raises several types
         return False
 
 

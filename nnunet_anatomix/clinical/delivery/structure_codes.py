@@ -1,4 +1,4 @@
-"""Codes of DICOM for the names that people give structures: SNOMED CT where the name is known, "tissue" where it is not."""
+"""DICOM codes of structures by name: SNOMED CT for known names, "tissue" for others."""
 
 from __future__ import annotations
 
@@ -35,47 +35,46 @@ _SYNONYMS = {
     "muscle": "MuscleTissue",
     "bone": "BoneTissue",
 }
-"""Name without blanks → keyword of pydicom's dictionary."""
+"""Name without spaces → keyword of pydicom's dictionary."""
 
 
 @dataclass(frozen=True)
 class StructureCode:
-    """What DICOM wants to know of a segment."""
+    """Codes that describe a segment in DICOM SEG."""
 
     category: Code
     """Segmented property category (CID 7150)."""
     type: Code
     """Segmented property type (CID 7151)."""
     side: Code | None = None
-    """Left or right, where the type does not say it."""
+    """Laterality, if the type does not include it."""
     region: Code | None = None
-    """Where an abnormality lies."""
+    """Anatomic region of an abnormality."""
 
 
 def structure_code(name: str) -> StructureCode:
-    """The code of a structure.
+    """Return the codes of a structure.
 
     Args:
-        name: As in ``dataset.json``: ``liver``, ``kidney_left``, ``Left Atrium``, ``vertebrae_L1``,
-            ``liver tumour``, ...
+        name: Name in ``dataset.json``: ``liver``, ``kidney_left``, ``Left Atrium``,
+            ``vertebrae_L1``, ``liver tumour``, ...
 
     Returns:
-        Tissue of no further kind for a name that is not in DICOM's lists (CID 7192, 7194 and 7166):
-        a wrong code is worse than none.
+        Codes of DICOM's lists (CID 7192, 7194 and 7166). A name that is not in them gets the
+            unspecific code "tissue", since a wrong code is worse than none.
     """
     words = re.findall(r"[a-z]+[0-9]*|[0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
     sides = [word for word in words if word in _SIDES]
-    if found := _exact(words) or _exact(
-        [*words[-1:], *words[:-1]]
-    ):  # "left atrium" and "atrium left" are structures of their own
+    # First with the side: "left atrium" and "atrium left" are structures with their own code.
+    if found := _look_up(words) or _look_up([*words[-1:], *words[:-1]]):
         return found
     if len(sides) == 1:
         words = [word for word in words if word not in _SIDES]
     side = _SIDES[sides[0]] if len(sides) == 1 else None
-    if found := _exact(words) or _exact([word for word in words if not word.isdigit()]):
+    if found := _look_up(words) or _look_up([word for word in words if not word.isdigit()]):
         return replace(found, side=side)
     for last in range(len(words) - 1, 0, -1):
-        organ, abnormal = _exact(words[:last]), _exact(words[last:])
+        organ, abnormal = _look_up(words[:last]), _look_up(words[last:])
         if (
             organ
             and abnormal
@@ -86,17 +85,17 @@ def structure_code(name: str) -> StructureCode:
     return StructureCode(codes.SCT.Tissue, codes.SCT.Tissue)
 
 
-def _exact(words: list[str]) -> StructureCode | None:
-    """The code of exactly these words, singular or plural."""
-    joined, known = "".join(words), _known()
-    for spelled in (joined, re.sub(r"^vertebrae?([ctl][0-9]+)$", r"\1vertebra", joined), joined.removesuffix("s")):
-        if found := known.get(spelled):
+def _look_up(words: list[str]) -> StructureCode | None:
+    """Return the code of exactly these words, singular or plural."""
+    joined, known = "".join(words), _load_codes()
+    for spelling in (joined, re.sub(r"^vertebrae?([ctl][0-9]+)$", r"\1vertebra", joined), joined.removesuffix("s")):
+        if found := known.get(spelling):
             return found
     return None
 
 
 @lru_cache(maxsize=1)
-def _known() -> dict[str, StructureCode]:
+def _load_codes() -> dict[str, StructureCode]:
     known: dict[str, StructureCode] = {}
     for group, category in (
         (codes.cid7192, codes.SCT.AnatomicalStructure),
@@ -108,6 +107,6 @@ def _known() -> dict[str, StructureCode]:
     for name, keyword in _SYNONYMS.items():
         if found := known.get(keyword.lower()):
             known[name] = found
-    for name in ("background", "normal"):  # said of what is no structure
+    for name in ("background", "normal"):  # codes that are not structures
         known.pop(name, None)
     return known

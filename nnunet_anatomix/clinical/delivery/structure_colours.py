@@ -1,4 +1,4 @@
-"""One colour a structure, the same in DICOM SEG and overview."""
+"""Colours of structures, the same in DICOM SEG and overview pictures."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _FIRST = (
     "#dcbeff",
     "#9a6324",
 )
-"""Far apart from each other and from grey."""
+"""Colours that differ clearly from each other and from grey."""
 _GOLDEN = 0.618034
-"""Of the circle of hues: steps of it never come close to an earlier one for long."""
+"""Step of the hue: the golden ratio spreads any number of hues evenly."""
 
 
 def structure_colours(count: int) -> np.ndarray:
-    """(count, 3) sRGB in [0, 1]."""
+    """Return ``count`` distinct colours: (count, 3) sRGB in [0, 1]."""
     named = [[int(text[at : at + 2], 16) / 255 for at in (1, 3, 5)] for text in _FIRST[:count]]
     more = [
         colorsys.hsv_to_rgb(number * _GOLDEN % 1, (0.55, 0.9)[number % 2], (1.0, 0.8)[number % 3 == 0])

@@ -1,1 +1,1 @@
-"""DICOM: headers, frames, pixel data and slices."""
+"""Reading and validation of DICOM headers, frames, pixel data and slices."""

@@ -1,4 +1,4 @@
-"""Enhanced multi-frame DICOM: one file with the slices of a whole series, each frame with a position of its own."""
+"""Enhanced multi-frame DICOM: one file holds all slices of a series, each with its own position."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from typing import Any
 from pydicom import Dataset, dcmread
 
 from nnunet_anatomix.clinical.dicom.headers import SliceHeader
-from nnunet_anatomix.clinical.phrases import Unusable
+from pretraining.imaging.rejection import Unusable
 
 _SHARED, _PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
 
 
 def frame_headers(path: Path, header: SliceHeader) -> list[SliceHeader]:
-    """One header for each frame of a multi-frame file, in the order of the file.
+    """Return one header per frame of a multi-frame file, in the order of the file.
 
     Args:
-        path: Of the file.
-        header: Of the file.
+        path: Path of the file.
+        header: Header of the file.
 
     Raises:
-        Unusable: If frames say nothing about their places (as in ultrasound or angiography), or the
-            tags are damaged.
+        Unusable: If the frames have no positions (as in ultrasound or angiography), or the tags are
+            damaged.
     """
     try:
         dataset = dcmread(path, stop_before_pixels=True, force=True, specific_tags=[_SHARED, _PER_FRAME])
         if _PER_FRAME not in dataset:
-            raise Unusable("multi-frame file that does not tell where its frames lie")
-        headers = [replace(header, frame=number, **tags) for number, tags in enumerate(_tags(dataset), 1)]
+            raise Unusable("multi-frame file without frame positions")
+        headers = [replace(header, frame=number, **tags) for number, tags in enumerate(_frame_tags(dataset), 1)]
     except (Unusable, OSError):
         raise
-    except Exception:  # of pydicom's conversions
-        raise Unusable("multi-frame file whose tags are damaged") from None
+    except Exception:  # pydicom's conversions raise many types
+        raise Unusable("multi-frame file with damaged tags") from None
     if len(headers) != header.frames:
-        raise Unusable(f"multi-frame file of {header.frames} frames that describes {len(headers)}")
+        raise Unusable(f"multi-frame file of {header.frames} frames, of which {len(headers)} are described")
     return headers
 
 
-def _tags(dataset: Dataset) -> Iterator[dict[str, Any]]:
+def _frame_tags(dataset: Dataset) -> Iterator[dict[str, Any]]:
     shared = dataset.get(_SHARED) or [Dataset()]
     for frame in dataset[_PER_FRAME].value:
 

@@ -1,4 +1,4 @@
-"""One DICOM file: the few tags that intake needs, and whether its pixel data is all there."""
+"""Header of one DICOM file: the tags that intake needs, and a check of the pixel data's length."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.tag import Tag
 from pydicom.uid import UID, ImplicitVRLittleEndian, MediaStorageDirectoryStorage
 
-from nnunet_anatomix.clinical.dicom.pixel_data import DECODED, pixel_problem
-from nnunet_anatomix.clinical.phrases import Unusable
+from nnunet_anatomix.clinical.dicom.pixel_data import DECODABLE, find_pixel_problem
 from nnunet_anatomix.clinical.walk import FoundFile
+from pretraining.imaging.rejection import Unusable
 
 HEAD_BYTES = 1 << 16
-"""Most headers end before; parsing memory takes half the time of parsing a file."""
-DAMAGED = "damaged header: not even its series is known"
+"""Bytes read first. Most headers are shorter; parsing memory is twice as fast as parsing a file."""
+DAMAGED = "damaged header: the series of the file is unknown"
 _ESSENTIAL = (
-    "ImagePositionPatient ImageOrientationPatient PixelSpacing SamplesPerPixel NumberOfFrames Rows Columns BitsAllocated RescaleSlope "
-    "RescaleIntercept"
+    "ImagePositionPatient ImageOrientationPatient PixelSpacing SamplesPerPixel NumberOfFrames Rows Columns "
+    "BitsAllocated RescaleSlope RescaleIntercept"
 )
 _USEFUL = (
-    "ImageType SOPClassUID SOPInstanceUID Modality SeriesDescription PatientID StudyInstanceUID SeriesInstanceUID SeriesNumber "
-    "FrameOfReferenceUID PhotometricInterpretation RescaleType ConvolutionKernel EchoTime InversionTime FlipAngle TriggerTime "
-    "TemporalPositionIdentifier AcquisitionNumber InstanceNumber DiffusionBValue ContrastBolusAgent LossyImageCompression"
+    "ImageType SOPClassUID SOPInstanceUID Modality SeriesDescription PatientID StudyInstanceUID SeriesInstanceUID "
+    "SeriesNumber FrameOfReferenceUID PhotometricInterpretation RescaleType ConvolutionKernel EchoTime InversionTime "
+    "FlipAngle TriggerTime TemporalPositionIdentifier AcquisitionNumber InstanceNumber DiffusionBValue "
+    "ContrastBolusAgent LossyImageCompression"
 )
 _META = "MediaStorageSOPClassUID MediaStorageSOPInstanceUID TransferSyntaxUID"
 _TAG_OF = {keyword: Tag(keyword) for keyword in f"{_ESSENTIAL} {_USEFUL} {_META} SpecificCharacterSet".split()}
 _READ = list(_TAG_OF.values())
 _BINARY = {"Rows": "H", "Columns": "H", "SamplesPerPixel": "H", "BitsAllocated": "H", "DiffusionBValue": "d"}
-"""Keywords whose values are numbers, not text, and how ``struct`` calls their type."""
+"""Keyword of a binary number → its ``struct`` format character."""
 VOLUME_TAGS = (
     "echo_time",
     "b_value",
@@ -44,16 +45,16 @@ VOLUME_TAGS = (
     "acquisition",
     "image_type",
 )
-"""What tells several volumes of one series apart."""
+"""Fields that distinguish the volumes of one series."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SliceHeader:
-    """One DICOM file. Missing or damaged values are None, missing texts empty."""
+    """Header of one DICOM file. Missing or damaged numbers are None, missing texts are empty."""
 
     file: FoundFile
     problem: str = ""
-    """Of this file alone."""
+    """Reason why this file cannot be used; empty if there is none."""
     patient_id: str = ""
     study_uid: str = ""
     series_uid: str = ""
@@ -70,11 +71,11 @@ class SliceHeader:
     photometric: str = ""
     frames: int = 1
     frame: int = 0
-    """Number of the frame, from 1, if this is the header of one frame among several in a file."""
+    """Frame number, from 1, if the header is that of one frame of a multi-frame file; else 0."""
     position_mm: tuple[float, ...] | None = None
     orientation: tuple[float, ...] | None = None
     pixel_spacing_mm: tuple[float, ...] | None = None
-    """Distance of rows, then of columns, as in the tag."""
+    """Row spacing, then column spacing, as in the tag."""
     slope: float | None = None
     intercept: float | None = None
     rescale_type: str = ""
@@ -92,35 +93,39 @@ class SliceHeader:
 
 
 def is_dicom(head: bytes) -> bool:
-    """By the magic after the preamble, or, where old archives left the preamble out, by a first element of group 2 or 8."""
+    """Return whether a file starts like DICOM.
+
+    The first 132 bytes end in the DICM prefix, or, in old archives without a preamble, the file
+    starts with an element of group 2 or 8.
+    """
     if head[128:132] == b"DICM":
         return True
     return len(head) > 132 and head[:2] in (b"\x02\x00", b"\x08\x00") and head[2:4] <= b"\x18\x00" and head[3] == 0
 
 
 def read_slice_header(found: FoundFile, stream: BinaryIO, head: bytes) -> SliceHeader:
-    """The header of one file.
+    """Read the header of one file.
 
     Args:
-        found: The file, for its size.
-        stream: The file, opened.
-        head: Its first :data:`HEAD_BYTES`.
+        found: Path and size of the file.
+        stream: Open file.
+        head: First :data:`HEAD_BYTES` of the file.
 
     Raises:
-        Unusable: If the header is damaged so early that not even the series is known, or if it is
-            no image but a directory.
+        Unusable: If the header is damaged before the series UID, or if the file is a DICOM
+            directory.
     """
     with_preamble = head[128:132] == b"DICM"
     try:
-        dataset, data_at = _parsed(io.BytesIO(head), with_preamble)
+        dataset, data_at = _parse(io.BytesIO(head), with_preamble)
         if data_at is None and len(head) < found.size_bytes:
             stream.seek(0)
-            dataset, data_at = _parsed(stream, with_preamble)
-    except Exception:  # pydicom raises whatever a damaged byte leads it to
+            dataset, data_at = _parse(stream, with_preamble)
+    except Exception:  # pydicom raises many types for damaged bytes
         raise Unusable(DAMAGED) from None
     meta, values = _Values(dataset.file_meta), _Values(dataset)
     if meta.text("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
-        raise Unusable("DICOM directory file, no image")
+        raise Unusable("DICOM directory file, not an image")
     series_uid, instance_uid = values.text("SeriesInstanceUID"), values.text("SOPInstanceUID")
     if data_at is None and not series_uid and not values.number("Rows"):
         raise Unusable(DAMAGED)
@@ -150,7 +155,7 @@ def read_slice_header(found: FoundFile, stream: BinaryIO, head: bytes) -> SliceH
         "kernel": "\\".join(values.texts("ConvolutionKernel")),
         "contrast_agent": bool(values.text("ContrastBolusAgent")),
         "lossy": values.text("LossyImageCompression") == "01",
-        "coding": DECODED.get(syntax, ""),
+        "coding": DECODABLE.get(syntax, ""),
         "echo_time": values.number("EchoTime"),
         "b_value": values.number("DiffusionBValue"),
         "inversion_time": values.number("InversionTime"),
@@ -165,14 +170,14 @@ def read_slice_header(found: FoundFile, stream: BinaryIO, head: bytes) -> SliceH
     if damaged := [keyword for keyword in values.damaged if keyword in _ESSENTIAL.split()]:
         problem = f"tag {damaged[0]} is damaged"
     elif not header["rows"] or not header["columns"]:
-        problem = "no image"
+        problem = "not an image"
     else:
-        problem = pixel_problem(stream, data_at, found.size_bytes, expected_bytes, syntax)
+        problem = find_pixel_problem(stream, data_at, found.size_bytes, expected_bytes, syntax)
     return SliceHeader(file=found, problem=problem, **header)
 
 
-def _parsed(stream: BinaryIO, with_preamble: bool) -> tuple[Dataset, int | None]:
-    """The dataset, and where in the stream its pixel data element begins if that was reached."""
+def _parse(stream: BinaryIO, with_preamble: bool) -> tuple[Dataset, int | None]:
+    """Return the dataset and, if the parser reached it, the offset of its pixel data element."""
     dataset = dcmread(stream, stop_before_pixels=True, specific_tags=_READ, force=not with_preamble)
     at = stream.tell()
     reached = stream.read(4) in (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")
@@ -180,9 +185,10 @@ def _parsed(stream: BinaryIO, with_preamble: bool) -> tuple[Dataset, int | None]
 
 
 class _Values:
-    """Tags by keyword, from the bytes as they were read: pydicom's own conversion takes as long as its parsing.
+    """Tag values by keyword, converted from the raw bytes.
 
-    What cannot be converted is noted by its keyword, never quoted.
+    pydicom's own conversion takes as long as its parsing. The keyword of a value that cannot be
+    converted is added to ``damaged``; the value itself is never quoted.
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -190,38 +196,42 @@ class _Values:
         self.damaged: list[str] = []
 
     def _raw(self, keyword: str) -> tuple[bytes, bool] | None:
-        """The value as it was read, and whether it is little-endian."""
+        """Return the raw value and whether it is little-endian."""
         element = self._dataset.get_item(_TAG_OF[keyword])
         if element is None or not element.value:
             return None
         if isinstance(element, RawDataElement) and isinstance(element.value, bytes):
             return element.value, element.is_little_endian
-        self.damaged.append(keyword)  # a sequence, where a value was due
+        self.damaged.append(keyword)  # a sequence instead of a value
         return None
 
     def decode_text(self, keyword: str) -> str:
-        """In the file's character set."""
+        """Return a text decoded with the file's character set."""
         try:
             return str(self._dataset.get(keyword) or "").strip(" \0")
-        except Exception:  # of unknown character sets, among others
+        except Exception:  # for example, an unknown character set
             return self.text(keyword)
 
     def text(self, keyword: str) -> str:
+        """Return a text decoded as Latin-1; empty if the tag is missing."""
         element = self._dataset.get_item(_TAG_OF[keyword])
-        if isinstance(element, DataElement) and isinstance(element.value, str):  # pydicom itself needed it
+        if isinstance(element, DataElement) and isinstance(element.value, str):  # already converted by pydicom
             return element.value.strip(" \0")
         raw = self._raw(keyword)
         return raw[0].decode("latin-1").strip(" \0") if raw else ""
 
     def texts(self, keyword: str) -> tuple[str, ...]:
+        """Return the parts of a multi-valued text."""
         text = self.text(keyword)
         return tuple(part.strip() for part in text.split("\\")) if text else ()
 
     def number(self, keyword: str) -> float | None:
+        """Return a number; None if the tag is missing or damaged."""
         numbers = self.numbers(keyword, 1)
         return numbers[0] if numbers else None
 
     def numbers(self, keyword: str, count: int) -> tuple[float, ...] | None:
+        """Return exactly ``count`` finite numbers; None if the tag is missing or damaged."""
         raw = self._raw(keyword)
         if raw is None:
             return None

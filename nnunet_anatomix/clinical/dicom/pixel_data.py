@@ -1,4 +1,4 @@
-"""Whether the pixel data of a DICOM file can be all there, and decoded, without decoding it."""
+"""Check that the pixel data of a DICOM file is complete and decodable, without decoding it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import BinaryIO
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 MAX_IMAGE_BYTES = 1 << 33
-"""Of one file's pixels when unpacked: 8 GiB. More is a damaged or hostile header."""
+"""Largest size of one file's decoded pixels: 8 GiB. More means a damaged or hostile header."""
 
-DECODED = {  # by the GDCM inside SimpleITK
+DECODABLE = {  # by the GDCM that SimpleITK contains
     "1.2.840.10008.1.2": "implicit little endian",
     "1.2.840.10008.1.2.1": "explicit little endian",
     "1.2.840.10008.1.2.1.99": "deflated",
@@ -26,27 +26,31 @@ DECODED = {  # by the GDCM inside SimpleITK
     "1.2.840.10008.1.2.4.91": "JPEG 2000",
     "1.2.840.10008.1.2.5": "RLE",
 }
+"""Transfer syntax UID → name."""
 
 
-def pixel_problem(stream: BinaryIO, at: int | None, size_bytes: int, expected_bytes: int, syntax: UID) -> str:
-    """Why the pixel data cannot be read, or nothing; fragments of compressed data are followed to the end.
+def find_pixel_problem(stream: BinaryIO, at: int | None, size_bytes: int, expected_bytes: int, syntax: UID) -> str:
+    """Return why the pixel data cannot be read, or an empty text.
+
+    Fragments of compressed data are followed to the last one.
 
     Args:
-        stream: The file.
-        at: Where its pixel data element begins, if it was found.
-        size_bytes: Of the file.
-        expected_bytes: Of the unpacked pixels, by the header.
+        stream: Open file.
+        at: Offset of the pixel data element, bytes; None if it was not found.
+        size_bytes: Size of the file.
+        expected_bytes: Size of the decoded pixels according to the header.
+        syntax: Transfer syntax of the file.
     """
     if expected_bytes > MAX_IMAGE_BYTES:
         return f"header claims {expected_bytes / 1e9:.0f} GB of pixels"
-    if syntax not in DECODED:
-        # Damaged bytes could be anything, a name too.
-        shown = syntax.name if re.fullmatch(r"1\.2\.840\.10008\.[0-9.]+", syntax) else "of a private kind"
+    if syntax not in DECODABLE:
+        # Damaged bytes may hold anything, for example a name.
+        shown = syntax.name if re.fullmatch(r"1\.2\.840\.10008\.[0-9.]+", syntax) else "(private)"
         return f"transfer syntax {shown} cannot be decoded"
-    if syntax == DeflatedExplicitVRLittleEndian:  # all of it was unpacked to find the header
+    if syntax == DeflatedExplicitVRLittleEndian:  # the whole file was inflated to find the header
         return ""
     if at is None:
-        return "file is truncated, or has no pixel data"
+        return "file is truncated or has no pixel data"
     order = ">" if syntax == ExplicitVRBigEndian else "<"
     stream.seek(at + 4)
     element = stream.read(8)

@@ -1,4 +1,4 @@
-"""Readers that say nothing: their warnings quote paths and tag values, and so patients."""
+"""Muting of DICOM and ITK readers, whose warnings quote paths and tag values of patients."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from pydicom import config
 
 @contextmanager
 def quiet_readers() -> Iterator[None]:
-    """Mute pydicom's and ITK's warnings and what C libraries write to standard error, for the time of reading.
+    """Mute the warnings of pydicom and ITK and the standard error of C libraries while reading.
 
     Notes:
-        For one thread at a time: warnings, loggers and descriptor 2 belong to the process.
+        Use it in one thread at a time: warnings, loggers and descriptor 2 belong to the process.
     """
     logger = logging.getLogger("pydicom")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
-    with warnings.catch_warnings(), config.disable_value_validation(), _descriptor_muted():
+    with warnings.catch_warnings(), config.disable_value_validation(), _mute_stderr():
         warnings.simplefilter("ignore")
         try:
             yield
@@ -31,19 +31,19 @@ def quiet_readers() -> Iterator[None]:
 
 
 @contextmanager
-def _descriptor_muted() -> Iterator[None]:
+def _mute_stderr() -> Iterator[None]:
     with suppress(OSError, ValueError, AttributeError):
         sys.stderr.flush()
     try:
-        kept = os.dup(2)
-    except OSError:  # there is no standard error
+        saved = os.dup(2)
+    except OSError:  # the process has no standard error
         yield
         return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    devnull = os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 2)
+        os.dup2(devnull, 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(nowhere)
-        os.close(kept)
+        os.dup2(saved, 2)
+        os.close(devnull)
+        os.close(saved)

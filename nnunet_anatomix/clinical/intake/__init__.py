@@ -1,1 +1,1 @@
-"""From clinical folders to inputs of ``nnUNetv2_predict``."""
+"""Conversion of clinical folders to inputs of ``nnUNetv2_predict``."""

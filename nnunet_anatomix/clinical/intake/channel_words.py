@@ -1,14 +1,14 @@
-"""Words for what a scan shows, in descriptions, file names and ``channel_names``."""
+"""Recognition of modalities and MR contrasts in descriptions, file names and ``channel_names``."""
 
 from __future__ import annotations
 
 import re
 from pathlib import PurePosixPath
 
-from nnunet_anatomix.clinical.intake.image_files import image_ending, stem
+from nnunet_anatomix.clinical.intake.image_files import image_ending, image_stem
 
 CONTRASTS = ("T1", "T1CE", "T2", "T2*", "FLAIR", "PD")
-"""Of MR. T1CE is T1 after contrast agent."""
+"""MR contrasts. T1CE is T1 after contrast agent."""
 _SEQUENCE = "(tse|fse|tfe|ffe|se|gre)?"
 _PATTERNS = {
     "CT": r"ct|cta|ldct|ncct|cect",
@@ -28,18 +28,22 @@ _NEUTRAL = r"images?|scans?|nii|nifti|nrrd|volumes?|data|series|raw"
 _TOKEN = re.compile(r"[A-Za-z0-9*]+")
 
 
-def tokens(text: str) -> list[str]:
+def tokenize(text: str) -> list[str]:
+    """Split a text into lower-case words of letters, digits and ``*``."""
     return [token.lower() for token in _TOKEN.findall(text)]
 
 
 def modalities_in(text: str) -> set[str]:
-    """Modalities and MR contrasts that a text has words for: some of CT, MR, PET, SPECT and :data:`CONTRASTS`."""
-    words = tokens(text)
+    """Return the modalities and MR contrasts that a text names.
+
+    Values are CT, MR, PET, SPECT and :data:`CONTRASTS`.
+    """
+    words = tokenize(text)
     found = {kind for kind, pattern in _PATTERNS.items() if any(re.fullmatch(pattern, word) for word in words)}
     if {"dark", "fluid"} <= set(words) or "darkfluid" in words:
         found.add("FLAIR")
     if "FLAIR" in found:
-        if "T1" in found and "T2" not in found:  # an inversion-prepared T1 of GE's
+        if "T1" in found and "T2" not in found:  # GE's name for an inversion-prepared T1
             found.discard("FLAIR")
         found.discard("T2")
     if "T1" in found and (
@@ -54,40 +58,48 @@ def modalities_in(text: str) -> set[str]:
 
 
 def is_label_map(file: str) -> bool:
-    """Whether a file's name, or a folder of nnU-Net's, says that it holds labels."""
+    """Return whether the name of a file, or of its nnU-Net folder, marks it as a label map."""
     folder = PurePosixPath(file).parent.name
-    return any(re.fullmatch(_LABELS, word) for word in tokens(stem(file))) or bool(
+    return any(re.fullmatch(_LABELS, word) for word in tokenize(image_stem(file))) or bool(
         re.fullmatch(r"labels(Tr|Ts)?|gt_segmentations", folder)
     )
 
 
 def modalities_of_file(file: str) -> set[str]:
-    """What the name of an image file says; if it says nothing, what its folder says if that is all the folder says (``T1/patient.nii``)."""
-    return modalities_in(stem(file)) or (
+    """Return the modalities that the name of an image file states.
+
+    If it states none, the name of the folder counts, provided that it has no other words
+    (``T1/patient.nii``).
+    """
+    return modalities_in(image_stem(file)) or (
         modalities_in(PurePosixPath(file).parent.name) if _folder_is_channel(file) else set()
     )
 
 
 def _folder_is_channel(file: str) -> bool:
-    words = tokens(PurePosixPath(file).parent.name)
+    words = tokenize(PurePosixPath(file).parent.name)
     return (
         bool(words)
-        and all(_is_word(word) or re.fullmatch(_NEUTRAL, word) for word in words)
-        and any(map(_is_word, words))
+        and all(_is_modality_word(word) or re.fullmatch(_NEUTRAL, word) for word in words)
+        and any(map(_is_modality_word, words))
     )
 
 
-def _is_word(word: str) -> bool:
+def _is_modality_word(word: str) -> bool:
     return any(re.fullmatch(pattern, word) for pattern in _PATTERNS.values())
 
 
-def channel_number(file: str, names: set[str]) -> int | None:
-    """The channel that a name in nnU-Net's style tells (``case_0001.nii.gz``), if a file for channel 0 lies beside it.
+def parse_channel_number(file: str, names: set[str]) -> int | None:
+    """Return the channel number in an nnU-Net file name (``case_0001.nii.gz``).
 
     Args:
-        names: Of all image files.
+        file: Path of the image file.
+        names: Paths of all image files.
+
+    Returns:
+        None if the name has no such number, or if the folder has no file of channel 0.
     """
-    match = re.fullmatch(r"(.+)_(\d{4})", stem(file))
+    match = re.fullmatch(r"(.+)_(\d{4})", image_stem(file))
     if not match:
         return None
     folder = PurePosixPath(file).parent
@@ -95,13 +107,13 @@ def channel_number(file: str, names: set[str]) -> int | None:
     return int(match[2]) if str(folder / f"{match[1]}_0000{ending}") in names else None
 
 
-def case_of_image(file: str, names: set[str]) -> tuple[str, str]:
-    """Folder and name less the words for the channel: equal for the channels of one case."""
-    folder, name = str(PurePosixPath(file).parent), stem(file)
-    if channel_number(file, names) is not None:
+def image_case_key(file: str, names: set[str]) -> tuple[str, str]:
+    """Return folder and name without the words for the channel: the key of the case."""
+    folder, name = str(PurePosixPath(file).parent), image_stem(file)
+    if parse_channel_number(file, names) is not None:
         return folder, name[:-5]
     if modalities_in(name):
-        return folder, _TOKEN.sub(lambda match: "" if _is_word(match[0].lower()) else match[0], name)
+        return folder, _TOKEN.sub(lambda match: "" if _is_modality_word(match[0].lower()) else match[0], name)
     if _folder_is_channel(file):
         return str(PurePosixPath(folder).parent), name
     return folder, name

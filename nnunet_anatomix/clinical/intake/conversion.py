@@ -1,4 +1,7 @@
-"""One case to nnU-Net's input files, link last: a case with a link is complete."""
+"""Conversion of one case to nnU-Net input files.
+
+The source record is written last: a case that has one is complete.
+"""
 
 from __future__ import annotations
 
@@ -22,20 +25,20 @@ from nnunet_anatomix.clinical.dicom.quiet import quiet_readers
 from nnunet_anatomix.clinical.intake.needs import Channel
 from nnunet_anatomix.clinical.intake.reading import read_series
 from nnunet_anatomix.clinical.intake.series import Series
-from nnunet_anatomix.clinical.phrases import Unusable
 from pretraining.common.errors import InputError
 from pretraining.imaging.grids import ROUNDED_HEADERS_VOX, Grid, same_grid
+from pretraining.imaging.rejection import Unusable
 from pretraining.imaging.writing import write_image
 
 CONVERTING = "converting"
-"""Folder in DST for files that are being written; gone when a run ends."""
+"""Folder in DST for files that are being written; removed when a run ends."""
 MIN_COVERED = 0.5
-"""Share of channel 0's grid that another channel must cover to be resampled onto it."""
+"""Fraction of channel 0's grid that another channel must cover to be resampled onto it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaseJob:
-    """All that converting one case takes; goes to another process."""
+    """Input of one conversion; picklable, so that another process can run it."""
 
     root: Path
     destination: Path
@@ -43,11 +46,12 @@ class CaseJob:
     file_ending: str
     channels: tuple[Channel, ...]
     series: tuple[Series, ...]
-    """One for each channel."""
+    """One series per channel."""
     resampled: tuple[bool, ...]
+    """Per channel: True if it must be resampled onto the grid of channel 0."""
 
     def sources(self) -> tuple[ChannelSource, ...]:
-        """What the link says before anything is written."""
+        """Return the channels of the source record, without the size of the written images."""
         return tuple(
             ChannelSource(
                 channel=channel.number,
@@ -66,36 +70,39 @@ class CaseJob:
 
 
 @dataclass(frozen=True)
-class Converted:
-    """What became of a case: nothing to say if all went well, else a reason and the number of the channel it is about."""
+class ConversionResult:
+    """Result of one conversion."""
 
     reason: str = ""
+    """Reason why the case cannot be taken; empty on success."""
     channel: int = 0
+    """Index of the channel that the reason refers to."""
     note: str = ""
+    """Remark on a case that is taken."""
 
 
 def is_converted(job: CaseJob) -> bool:
-    """Whether an earlier run wrote this very case from these very files, and all of it is still there."""
+    """Return whether an earlier run converted the same files and all its images still exist."""
     try:
-        link = read_source(source_file(job.destination, job.case))
+        record = read_source(source_file(job.destination, job.case))
     except InputError:
         return False
-    if link.case != job.case or link.file_ending != job.file_ending:
+    if record.case != job.case or record.file_ending != job.file_ending:
         return False
-    if tuple(replace(channel, image_bytes=0) for channel in link.channels) != job.sources():
+    if tuple(replace(channel, image_bytes=0) for channel in record.channels) != job.sources():
         return False
-    files = [image_file(job.destination, job.case, channel.channel, job.file_ending) for channel in link.channels]
+    files = [image_file(job.destination, job.case, channel.channel, job.file_ending) for channel in record.channels]
     return all(
         file.is_file() and file.stat().st_size == channel.image_bytes
-        for file, channel in zip(files, link.channels, strict=True)
+        for file, channel in zip(files, record.channels, strict=True)
     )
 
 
-def convert(job: CaseJob) -> Converted:
+def convert(job: CaseJob) -> ConversionResult:
     """Read, check and write one case.
 
-    What an earlier run made of it stays until all new images are complete on disk; the new link is
-    written last. If the case turns out to be unusable, none of its files stay.
+    The files of an earlier run are kept until all new images are on disk. The source record is
+    written last. If the case turns out to be unusable, all its files are removed.
     """
     image_file(job.destination, job.case, 0, job.file_ending).parent.mkdir(parents=True, exist_ok=True)
     channel = 0
@@ -109,21 +116,21 @@ def convert(job: CaseJob) -> Converted:
             ):
                 image = first if channel == 0 else read_series(job.root, series)
                 if channel and resampled:
-                    image, covered = on_grid_of(first, image)
+                    image, covered = resample_to_grid(first, image)
                     if covered < 0.995:
                         notes.append(f"{job.channels[channel]} covers {100 * covered:.0f} % of the grid of channel 0")
                 elif channel:
                     if not same_grid(image, first, within_vox=ROUNDED_HEADERS_VOX):
-                        raise Unusable("lies on another grid than channel 0")
-                    image.CopyInformation(first)  # the last digits of headers differ
+                        raise Unusable("grid differs from that of channel 0")
+                    image.CopyInformation(first)  # headers may differ in the last digits
                 path = (
                     job.destination / CONVERTING / image_file(job.destination, job.case, channel, job.file_ending).name
                 )
-                write_image(path, image)  # beside the folder of images: nnU-Net would take a half-written file for one
+                write_image(path, image)  # outside of images/: nnU-Net would read a partial file
                 written.append(replace(source, image_bytes=path.stat().st_size))
     except Unusable as reason:
         remove_case(job.destination, job.case)
-        return Converted(str(reason), channel)
+        return ConversionResult(str(reason), channel)
     remove_case(job.destination, job.case)
     for source in written:
         path = image_file(job.destination, job.case, source.channel, job.file_ending)
@@ -132,17 +139,18 @@ def convert(job: CaseJob) -> Converted:
         job.destination,
         CaseSource(case=job.case, file_ending=job.file_ending, channels=tuple(written), grid=Grid.of(first)),
     )
-    return Converted(note="; ".join(notes))
+    return ConversionResult(note="; ".join(notes))
 
 
-def on_grid_of(fixed: sitk.Image, moving: sitk.Image) -> tuple[sitk.Image, float]:
-    """Resample ``moving`` linearly onto the grid of ``fixed``, where its own smallest value fills what it does not cover.
+def resample_to_grid(fixed: sitk.Image, moving: sitk.Image) -> tuple[sitk.Image, float]:
+    """Resample ``moving`` linearly onto the grid of ``fixed``.
 
     Returns:
-        The image, and the share of the grid that it covers.
+        The image, filled with the smallest value of ``moving`` where that has no voxels, and the
+            fraction of the grid that ``moving`` covers.
 
     Raises:
-        Unusable: If that is less than :data:`MIN_COVERED`.
+        Unusable: If that fraction is less than :data:`MIN_COVERED`.
     """
     size = moving.GetSize()
     covers = sitk.Image(size, sitk.sitkUInt8) + 1
@@ -157,7 +165,7 @@ def on_grid_of(fixed: sitk.Image, moving: sitk.Image) -> tuple[sitk.Image, float
 
 
 def remove_case(destination: Path, case: str) -> None:
-    """Remove the link, then the images, of one case."""
+    """Remove the source record, then the images, of one case."""
     source_file(destination, case).unlink(missing_ok=True)
     folder = image_file(destination, case, 0, "").parent
     if folder.is_dir():
@@ -165,7 +173,7 @@ def remove_case(destination: Path, case: str) -> None:
             file.unlink(missing_ok=True)
 
 
-def left_over(destination: Path, known: Sequence[str]) -> list[str]:
-    """Cases with a link in ``destination`` that are not among those named."""
-    links = (destination / SOURCES).glob("case_*.json")
-    return sorted({link.stem for link in links} - set(known))
+def find_orphan_cases(destination: Path, known: Sequence[str]) -> list[str]:
+    """Return the cases that have a source record in ``destination`` but are not in ``known``."""
+    records = (destination / SOURCES).glob("case_*.json")
+    return sorted({record.stem for record in records} - set(known))

@@ -1,4 +1,4 @@
-"""Scans that are no DICOM: NIfTI, NRRD and MetaImage, judged by their headers, detached data included."""
+"""Header checks of NIfTI, NRRD and MetaImage files, including detached data files."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from pathlib import Path, PurePosixPath
 
 import SimpleITK as sitk
 
-from nnunet_anatomix.clinical.phrases import Unusable, count_phrase
+from nnunet_anatomix.clinical.phrases import pluralize
 from pretraining.imaging.grids import Grid
 from pretraining.imaging.headers import read_header
 from pretraining.imaging.integrity import check_header, check_voxels, require_volume
 from pretraining.imaging.orientation import is_sheared_alone, orientation_note, ras_affine
+from pretraining.imaging.rejection import Unusable
 
 READERS = {
     ".nii": "NiftiImageIO",
@@ -23,102 +24,114 @@ READERS = {
     ".mha": "MetaImageIO",
     ".mhd": "MetaImageIO",
 }
+"""File ending → name of ITK's reader."""
 _TEXT_BYTES = 1 << 16
-"""Of a detached header."""
+"""Bytes of a text header that are searched."""
 
 
 def image_ending(name: str) -> str:
-    """The ending that says which reader a file needs; nothing for other files."""
+    """Return the ending of an image file, a key of :data:`READERS`; empty for other files."""
     lower = name.lower()
     return max((ending for ending in READERS if lower.endswith(ending)), key=len, default="")
 
 
-def stem(file: str) -> str:
+def image_stem(file: str) -> str:
+    """Return the name of an image file without folder and ending."""
     name = PurePosixPath(file).name
     return name[: len(name) - len(image_ending(name))]
 
 
-def image_reader(path: Path) -> sitk.ImageFileReader:
+def open_image_reader(path: Path) -> sitk.ImageFileReader:
+    """Return ITK's reader for an image file, chosen by its ending."""
     reader = sitk.ImageFileReader()
     reader.SetImageIO(READERS[image_ending(path.name)])
     reader.SetFileName(str(path))
     return reader
 
 
-def data_files(root: Path, file: str) -> tuple[str, ...]:
-    """The files with a detached header's voxels, relative to ``root``; nothing if the voxels follow the header.
+def find_data_files(root: Path, file: str) -> tuple[str, ...]:
+    """Return the data file of a detached header.
+
+    Args:
+        root: Resolved path of the tree.
+        file: Path of the header, relative to ``root``.
+
+    Returns:
+        Path relative to ``root``; empty if the voxels follow the header in the same file.
 
     Raises:
-        Unusable: If they lie outside ``root``, are missing, or are a list or pattern of files.
+        Unusable: If the data file is missing, is outside ``root``, or is a list or pattern of
+            files.
     """
     ending = image_ending(file)
     path = root / file
     if ending == ".hdr":
-        beside = [f"{stem(file)}.img", f"{stem(file)}.img.gz"]
-        named = next((name for name in beside if (path.parent / name).is_file()), beside[0])
+        candidates = [f"{image_stem(file)}.img", f"{image_stem(file)}.img.gz"]
+        named = next((name for name in candidates if (path.parent / name).is_file()), candidates[0])
     elif ending in (".mhd", ".mha"):
-        named = _header_value(path, ("elementdatafile",), "=")
+        named = _read_header_value(path, ("elementdatafile",), "=")
         if named.upper() == "LOCAL":
             return ()
     elif ending in (".nhdr", ".nrrd"):
-        named = _header_value(path, ("data file", "datafile"), ":")
+        named = _read_header_value(path, ("data file", "datafile"), ":")
         if not named and ending == ".nrrd":
             return ()
     else:
         return ()
     if not named:
-        raise Unusable("header names no file with voxels")
+        raise Unusable("header does not name its data file")
     if (
         named.upper().startswith("LIST")
         or "%" in named
         or (len(named.split()) > 1 and not (path.parent / named).is_file())
     ):
-        raise Unusable("voxels in several files, or a file that is missing")
+        raise Unusable("voxels in several files, or data file is missing")
     data = Path(os.path.realpath(path.parent / named))
     if not data.is_relative_to(root):
-        raise Unusable("header names a file with voxels outside of the folder: not opened")
+        raise Unusable("data file is outside of SRC: not opened")
     if not data.is_file():
-        raise Unusable("file with the voxels is missing")
+        raise Unusable("data file is missing")
     return (data.relative_to(root).as_posix(),)
 
 
-def image_grid(root: Path, file: str) -> tuple[Grid, str]:
-    """Read the grid of a 3D scan of single values from its header alone.
+def read_image_grid(root: Path, file: str) -> tuple[Grid, str]:
+    """Read the grid of a 3D scalar scan from its header.
 
     Args:
-        root: Folder that all is below.
-        file: Path of the header, relative to it.
+        root: Path of the tree.
+        file: Path of the header, relative to ``root``.
 
     Returns:
-        The grid, and a note: which of two placements in a NIfTI header is taken, or nothing.
+        The grid, and a note that says which of two transforms of a NIfTI header is used, or an
+            empty text.
 
     Raises:
-        Unusable: If the file cannot be read, is not 3D (a fourth axis of length 1 is), holds
-            several values per voxel, or its header is not sane (see
+        Unusable: If the file cannot be read, is not 3D (a fourth axis of length 1 is allowed),
+            holds several values per voxel, or its header is implausible (see
             :mod:`pretraining.imaging.integrity`).
     """
     path = root / file
     header = read_header(path)
     if header is None:
-        raise Unusable("no NIfTI, NRRD or MetaImage file")
+        raise Unusable("not a NIfTI, NRRD or MetaImage file")
     if header.is_analyze:
-        raise Unusable("Analyze file: says nothing about orientation")
+        raise Unusable("Analyze file: orientation unknown")
     check_header(header)
     require_volume(header)
     if 1 in header.size:
         raise Unusable("2D image")
     if header.is_nifti and not header.transforms:
-        raise Unusable("header says nothing about orientation (qform and sform codes are 0)")
-    reader = image_reader(path)
+        raise Unusable("orientation unknown (qform and sform codes are 0)")
+    reader = open_image_reader(path)
     try:
         reader.ReadImageInformation()
-    except Exception as error:  # ITK's, or SWIG's for strange names
+    except Exception as error:  # raised by ITK, or by SWIG for unusual names
         if is_sheared_alone(header) or "orthonormal" in str(error):
             raise Unusable("axes are not at right angles (sheared)") from None
-        check_voxels(header)  # knows the reason, perhaps
-        raise Unusable("damaged header, or file is truncated") from None
+        check_voxels(header)  # may raise a more precise reason
+        raise Unusable("damaged header or truncated file") from None
     if (components := reader.GetNumberOfComponents()) != 1:
-        raise Unusable(f"{count_phrase(components, 'value')} per voxel (colour or vectors)")
+        raise Unusable(f"{pluralize(components, 'value')} per voxel (colour or vectors)")
     dimension = len(reader.GetSize())
     direction = tuple(reader.GetDirection()[row * dimension + column] for row in range(3) for column in range(3))
     grid = Grid(
@@ -134,13 +147,13 @@ def image_grid(root: Path, file: str) -> tuple[Grid, str]:
     ) if header.is_nifti else ""
 
 
-def _header_value(path: Path, keys: tuple[str, ...], separator: str) -> str:
+def _read_header_value(path: Path, keys: tuple[str, ...], separator: str) -> str:
     with path.open("rb") as file:
         text = file.read(_TEXT_BYTES)
     for line in text.split(b"\n"):
         key, found, value = line.partition(separator.encode())
         if found and key.strip().lower().decode("latin-1") in keys:
             return value.strip().decode("utf-8", "replace")
-        if not line.strip() and separator == ":":  # voxels follow
+        if not line.strip() and separator == ":":  # the voxels follow an empty line
             break
     return ""

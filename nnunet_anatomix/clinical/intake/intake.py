@@ -1,4 +1,4 @@
-"""Clinical folders to nnU-Net's inputs: scan, choose, convert, and say of every series what became of it."""
+"""Conversion of clinical folders to nnU-Net inputs: scan, choose, convert, list."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from nnunet_anatomix.clinical.intake.choice import CaseChoice, choose
 from nnunet_anatomix.clinical.intake.conversion import (
     CONVERTING,
     CaseJob,
-    Converted,
+    ConversionResult,
     convert,
+    find_orphan_cases,
     is_converted,
-    left_over,
     remove_case,
 )
 from nnunet_anatomix.clinical.intake.mapping import ChannelMap, check_channels, check_uids, parse_maps
@@ -26,8 +26,8 @@ from nnunet_anatomix.clinical.intake.needs import Needs, find_needs
 from nnunet_anatomix.clinical.intake.numbering import Register, case_digest, case_name
 from nnunet_anatomix.clinical.intake.scan_tree import scan_tree
 from nnunet_anatomix.clinical.intake.series import Series
-from nnunet_anatomix.clinical.intake.table import NOT_TAKEN, TAKEN, WAITING, Row, table_text, write_table
-from nnunet_anatomix.clinical.phrases import count_phrase
+from nnunet_anatomix.clinical.intake.table import NOT_TAKEN, TAKEN, WAITING, SeriesDecision, format_table, write_table
+from nnunet_anatomix.clinical.phrases import pluralize
 from nnunet_anatomix.clinical.walk import Stray
 from pretraining.common.errors import CommandFailed, InputError
 from pretraining.common.lock import hold_lock
@@ -36,76 +36,80 @@ from pretraining.common.processes import ProcessLost, imap_unordered
 
 log = logging.getLogger(__name__)
 
-_SHOWN = 20
-"""Cases that are not taken, in the log; the table has all of them."""
+_MAX_LOGGED_CASES = 20
+"""Number of refused cases in the log; the table lists all of them."""
 
 
 @dataclass(frozen=True)
-class Intake:
-    """What came of it."""
+class IntakeResult:
+    """Result of an intake."""
 
     table: str
-    """CSV; names folders, descriptions and UIDs."""
+    """Text of ``intake.csv``; it contains folders, descriptions and UIDs."""
     cases: tuple[str, ...]
-    """That are taken."""
+    """Names of the cases taken."""
 
 
 def intake(
     source: Path, destination: Path, model: str, *, maps: Sequence[str] = (), workers: int = 1, dry_run: bool = False
-) -> Intake:
-    """Convert what a model needs from a tree of scans.
+) -> IntakeResult:
+    """Convert the scans that a model needs from a tree of files.
 
     Args:
         source: Any tree with DICOM, NIfTI, NRRD or MetaImage files; never written to.
-        destination: New, empty, or of an earlier intake of ``source``: then only what is missing or
-            has changed is converted, and cases keep their numbers. Gets ``images``, ``sources``
-            (links to the files that each case was made from), ``intake.csv`` and ``intake.json``.
-        model: See :func:`~nnunet_anatomix.clinical.intake.needs.find_needs`.
-        maps: See :func:`~nnunet_anatomix.clinical.intake.mapping.parse_maps`.
-        workers: Processes.
-        dry_run: Write nothing.
+        destination: New or empty folder, or that of an earlier intake of ``source``. In the latter
+            case only missing or changed cases are converted, and cases keep their numbers. It
+            receives ``images``, ``sources`` (source records), ``intake.csv`` and ``intake.json``.
+        model: Model or dataset; see
+            :func:`~nnunet_anatomix.clinical.intake.needs.find_needs`.
+        maps: Channel maps; see :func:`~nnunet_anatomix.clinical.intake.mapping.parse_maps`.
+        workers: Number of processes.
+        dry_run: True to write nothing.
+
+    Returns:
+        The table, and the cases taken.
 
     Raises:
-        InputError: For folders that lie in each other, an unknown model, wrong maps, or a
-            destination with something else in it.
-        CommandFailed: If no case could be taken, or the disk is full.
+        InputError: For folders inside each other, an unknown model, wrong maps, or a destination
+            with other content.
+        CommandFailed: If no case can be taken, or the disk is full.
         InUse: If another intake writes into ``destination``.
 
     Notes:
-        A case is one study of one patient (PatientID and StudyInstanceUID), or one image file with
-        its channels. Log messages name cases and series by number alone.
+        A case is one study of one patient (PatientID and StudyInstanceUID), or one image file per
+        channel. Log messages identify cases and series by number only.
     """
-    root, destination = _apart(source, destination)
+    root, destination = _resolve_disjoint(source, destination)
     needs = find_needs(model)
-    given = parse_maps(maps, needs.channels)
-    check_channels(given, needs.channels)
+    channel_maps = parse_maps(maps, needs.channels)
+    check_channels(channel_maps, needs.channels)
     if dry_run:
-        return _intake(root, destination, needs, given, workers=workers, dry_run=True)
+        return _intake(root, destination, needs, channel_maps, workers=workers, dry_run=True)
     try_folder(destination, "DST")
-    with hold_lock(destination):  # from before the numbers are read until all are written
-        return _intake(root, destination, needs, given, workers=workers, dry_run=False)
+    with hold_lock(destination):  # lock before reading the case numbers, release after the last write
+        return _intake(root, destination, needs, channel_maps, workers=workers, dry_run=False)
 
 
 def _intake(
-    root: Path, destination: Path, needs: Needs, given: dict[int, ChannelMap], *, workers: int, dry_run: bool
-) -> Intake:
+    root: Path, destination: Path, needs: Needs, channel_maps: dict[int, ChannelMap], *, workers: int, dry_run: bool
+) -> IntakeResult:
     register = Register.open(destination, root, needs)
     series, strays = scan_tree(root, workers=workers)
     found = dict(enumerate(series, 1))
-    check_uids(given, series)
-    choices = choose(found, needs.channels, given)
+    check_uids(channel_maps, series)
+    choices = choose(found, needs.channels, channel_maps)
     digests = {
         case_digest(found[choice.series[0]].kind, choice.key): choice
         for choice in choices
         if choice.has_candidates or case_digest(found[choice.series[0]].kind, choice.key) in register.numbers
     }
-    register.give(digests)
+    register.assign(digests)
     cases = {case_name(register.numbers[digest]): choice for digest, choice in digests.items()}
-    decided = _decisions(choices, cases)
-    _report(found, strays, cases)
+    decided = _decide(choices, cases)
+    _log_summary(found, strays, cases)
     if not dry_run:
         register.write(destination)
-        write_table(destination, table_text(found, decided, strays))
+        write_table(destination, format_table(found, decided, strays))
         jobs = [
             CaseJob(
                 root=root,
@@ -119,12 +123,12 @@ def _intake(
             for case, choice in cases.items()
             if choice.chosen
         ]
-        _clear(destination, cases)
+        _remove_outdated_cases(destination, cases)
         try:
             _convert_all(jobs, cases, decided, workers)
         finally:
             shutil.rmtree(destination / CONVERTING, ignore_errors=True)
-            write_table(destination, table_text(found, decided, strays))
+            write_table(destination, format_table(found, decided, strays))
     taken = tuple(
         sorted(
             {row.case for row in decided.values() if row.taken in (TAKEN, WAITING)}, key=lambda case: (len(case), case)
@@ -132,101 +136,103 @@ def _intake(
     )
     if not taken and not dry_run:
         raise CommandFailed(
-            f"none of {count_phrase(len(found), 'scan')} found can be used; {destination / 'intake.csv'} says why"
+            f"none of {pluralize(len(found), 'scan')} found can be used; {destination / 'intake.csv'} says why"
         )
-    return Intake(table_text(found, decided, strays), taken)
+    return IntakeResult(format_table(found, decided, strays), taken)
 
 
-def _apart(source: Path, destination: Path) -> tuple[Path, Path]:
-    """Both resolved, neither in the other."""
+def _resolve_disjoint(source: Path, destination: Path) -> tuple[Path, Path]:
+    """Return both paths resolved; raise ``InputError`` if one contains the other."""
     if not source.is_dir():
         raise InputError(f"SRC: expected a folder, found {'a file' if source.exists() else 'nothing'} at {source}")
     root, destination = source.resolve(), destination.resolve()
     if destination.is_relative_to(root) or root.is_relative_to(destination):
         raise InputError(
-            f"SRC and DST lie in each other ({source} and {destination}); SRC is never written to: name a DST elsewhere"
+            f"SRC and DST overlap ({source} and {destination}); SRC is never written to: choose a DST elsewhere"
         )
     return root, destination
 
 
-def _decisions(choices: Sequence[CaseChoice], cases: dict[str, CaseChoice]) -> dict[int, Row]:
+def _decide(choices: Sequence[CaseChoice], cases: dict[str, CaseChoice]) -> dict[int, SeriesDecision]:
     names = {id(choice): case for case, choice in cases.items()}
     rows = {}
     for choice in choices:
         for number in choice.series:
             channel = choice.channel_of.get(number)
-            rows[number] = Row(
+            rows[number] = SeriesDecision(
                 taken=NOT_TAKEN if channel is None else WAITING,
                 case=names.get(id(choice), ""),
                 channel="" if channel is None else str(channel),
-                reason=choice.said.get(number, ""),
+                reason=choice.reasons.get(number, ""),
             )
     return dict(sorted(rows.items()))
 
 
-def _report(found: dict[int, Series], strays: Sequence[Stray], cases: dict[str, CaseChoice]) -> None:
+def _log_summary(found: dict[int, Series], strays: Sequence[Stray], cases: dict[str, CaseChoice]) -> None:
     unsound = sum(bool(series.problem) for series in found.values())
     taken = sum(bool(choice.chosen) for choice in cases.values())
     log.info(
-        "%s found, %d of them unusable, and %s that belong to none; %s, %d of them complete",
-        count_phrase(len(found), "scan"),
+        "%s found, %d of them unusable, and %s outside any scan; %s, %d of them complete",
+        pluralize(len(found), "scan"),
         unsound,
-        count_phrase(len(strays), "file"),
-        count_phrase(len(cases), "case"),
+        pluralize(len(strays), "file"),
+        pluralize(len(cases), "case"),
         taken,
     )
     refused = [(case, choice) for case, choice in cases.items() if not choice.chosen]
-    for case, choice in refused[:_SHOWN]:
+    for case, choice in refused[:_MAX_LOGGED_CASES]:
         log.warning("%s is not taken: %s", case, choice.reason)
-    if len(refused) > _SHOWN:
-        log.warning("and %d more", len(refused) - _SHOWN)
+    if len(refused) > _MAX_LOGGED_CASES:
+        log.warning("and %d more", len(refused) - _MAX_LOGGED_CASES)
 
 
-def _clear(destination: Path, cases: dict[str, CaseChoice]) -> None:
-    """Remove what earlier runs made of cases that are not taken any more; what SRC does not hold any more stays."""
+def _remove_outdated_cases(destination: Path, cases: dict[str, CaseChoice]) -> None:
+    """Remove the files of cases that are no longer taken; keep those that SRC no longer holds."""
     for case, choice in cases.items():
         if not choice.chosen and source_file(destination, case).exists():
-            log.warning("%s of an earlier run is removed: it is not taken any more", case)
+            log.warning("%s of an earlier run is removed: it is no longer taken", case)
             remove_case(destination, case)
-    if gone := left_over(destination, list(cases)):
+    if orphans := find_orphan_cases(destination, list(cases)):
         log.warning(
-            "%s of earlier runs, not in SRC any more, stay in %s: %s",
-            count_phrase(len(gone), "case"),
+            "%s of earlier runs, no longer in SRC, kept in %s: %s",
+            pluralize(len(orphans), "case"),
             destination,
-            ", ".join(gone),
+            ", ".join(orphans),
         )
 
 
-def _convert_all(jobs: Sequence[CaseJob], cases: dict[str, CaseChoice], decided: dict[int, Row], workers: int) -> None:
-    waiting = []
+def _convert_all(
+    jobs: Sequence[CaseJob], cases: dict[str, CaseChoice], decided: dict[int, SeriesDecision], workers: int
+) -> None:
+    pending = []
     for job in jobs:
         if is_converted(job):
-            _note(cases[job.case], decided, Converted())
+            _record_result(cases[job.case], decided, ConversionResult())
         else:
-            waiting.append(job)
-    if len(waiting) < len(jobs):
-        log.info("%s converted before", count_phrase(len(jobs) - len(waiting), "case"))
-    processes = min(workers, len(waiting)) if len(waiting) > 2 else 1
+            pending.append(job)
+    if len(pending) < len(jobs):
+        log.info("%s already converted", pluralize(len(jobs) - len(pending), "case"))
+    processes = min(workers, len(pending)) if len(pending) > 2 else 1
     try:
         for job, converted in tqdm(
-            imap_unordered(convert, waiting, processes=processes),
-            total=len(waiting),
+            imap_unordered(convert, pending, processes=processes),
+            total=len(pending),
             desc="converting",
             unit="case",
             leave=False,
             disable=None,
         ):
-            _note(cases[job.case], decided, converted)
+            _record_result(cases[job.case], decided, converted)
             if converted.reason:
                 log.warning("%s is not taken: channel %d: %s", job.case, converted.channel, converted.reason)
     except ProcessLost as lost:
         names = ", ".join(job.case for job in lost.items)
         raise CommandFailed(
-            f"a process was ended from outside at {names}, perhaps for lack of memory; try --workers 1"
+            f"a process was killed while converting {names}, possibly for lack of memory; use --workers 1"
         ) from None
 
 
-def _note(choice: CaseChoice, decided: dict[int, Row], converted: Converted) -> None:
+def _record_result(choice: CaseChoice, decided: dict[int, SeriesDecision], converted: ConversionResult) -> None:
     for channel, number in enumerate(choice.chosen):
         row = decided[number]
         if not converted.reason:
@@ -234,5 +240,5 @@ def _note(choice: CaseChoice, decided: dict[int, Row], converted: Converted) -> 
             if converted.note and channel:
                 row.reason = "; ".join(filter(None, (row.reason, converted.note)))
         else:
-            about = f"case not taken: channel {converted.channel}: " if channel != converted.channel else ""
-            row.taken, row.channel, row.reason = NOT_TAKEN, "", f"{about}{converted.reason}"
+            prefix = f"case not taken: channel {converted.channel}: " if channel != converted.channel else ""
+            row.taken, row.channel, row.reason = NOT_TAKEN, "", f"{prefix}{converted.reason}"

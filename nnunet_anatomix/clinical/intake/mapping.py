@@ -1,4 +1,4 @@
-"""``--map``: what a user says about channels goes before the rules."""
+"""Parsing of ``--map``: the user's choice of series per channel, which overrides the rules."""
 
 from __future__ import annotations
 
@@ -19,23 +19,34 @@ _EXPECTED = "expected CHANNEL=FIELD:PATTERN such as 0=description:*T1* or 1=seri
 
 @dataclass(frozen=True)
 class ChannelMap:
-    """For one channel: each field's patterns; a series must match one of each field's. Its own UID is enough, and rules the case."""
+    """Patterns for the series of one channel.
+
+    A series must match one pattern of every field. A series UID alone selects a series, and
+    excludes all others of its case.
+    """
 
     patterns: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Field → patterns; fields are those of :data:`FIELDS`."""
 
     @property
     def series_uids(self) -> tuple[str, ...]:
+        """SeriesInstanceUIDs selected for the channel."""
         return self.patterns.get("series", ())
 
     @property
     def has_patterns(self) -> bool:
+        """True if there is a pattern for any field except the UID."""
         return bool(self.patterns.keys() - {"series"})
 
-    def names(self, series: Series) -> bool:
+    def selects(self, series: Series) -> bool:
+        """Return whether the map contains the UID of a series."""
         return bool(series.series_uid) and series.series_uid in self.series_uids
 
     def matches(self, series: Series) -> bool:
-        """Whether all fields but the UID match, letter case aside; ``*`` and ``?`` are wildcards, and ``*`` crosses folders."""
+        """Return whether a series matches all fields except the UID.
+
+        Letter case does not matter. ``*`` and ``?`` are wildcards; ``*`` also matches slashes.
+        """
         texts = {"description": (series.description,), "path": series.files, "modality": (series.modality,)}
         return all(
             any(fnmatchcase(text.lower(), pattern.lower()) for text in texts[name] for pattern in patterns)
@@ -48,59 +59,65 @@ def parse_maps(maps: Iterable[str], channels: Sequence[Channel]) -> dict[int, Ch
     """Read ``--map`` values.
 
     Args:
-        maps: ``CHANNEL=FIELD:PATTERN``; CHANNEL is a number or a name of ``channel_names``.
-        channels: Of the model.
+        maps: Values ``CHANNEL=FIELD:PATTERN``; CHANNEL is a number or a name of ``channel_names``.
+        channels: Channels of the model.
+
+    Returns:
+        Channel number → map.
 
     Raises:
-        InputError: For other spellings, channels that the model lacks, or a UID that is none.
+        InputError: For another syntax, a channel that the model does not have, or an invalid UID.
     """
     found: dict[int, dict[str, tuple[str, ...]]] = {}
     for text in maps:
         match = re.fullmatch(r"([^=]+)=(\w+):(.+)", text.strip())
         if not match or match[2].lower() not in FIELDS:
             raise InputError(f"--map '{text}': {_EXPECTED}")
-        who, name, pattern = match[1].strip(), match[2].lower(), match[3].strip()
-        numbers = [channel.number for channel in channels if who in (str(channel.number), channel.name)]
+        channel_text, name, pattern = match[1].strip(), match[2].lower(), match[3].strip()
+        numbers = [channel.number for channel in channels if channel_text in (str(channel.number), channel.name)]
         if len(numbers) != 1:
-            have = ", ".join(f"{channel.number} ({channel.name})" for channel in channels)
-            raise InputError(f"--map '{text}': the model's channels are {have}; found '{who}'")
+            available = ", ".join(f"{channel.number} ({channel.name})" for channel in channels)
+            raise InputError(f"--map '{text}': the model's channels are {available}; found '{channel_text}'")
         if name == "series" and not re.fullmatch(r"[0-9.]{1,64}", pattern):
-            raise InputError(f"--map '{text}': expected a SeriesInstanceUID, digits and dots")
+            raise InputError(
+                f"--map '{text}': expected a SeriesInstanceUID of digits and dots; copy it from intake.csv"
+            )
         fields = found.setdefault(numbers[0], {})
         fields[name] = (*fields.get(name, ()), pattern)
     return {number: ChannelMap(patterns) for number, patterns in found.items()}
 
 
 def check_uids(maps: Mapping[int, ChannelMap], series: Sequence[Series]) -> None:
-    """Refuse UIDs that no series has.
+    """Check that every UID of the maps belongs to a series.
 
     Raises:
-        InputError: Naming the UID.
+        InputError: If no series has the UID; the message names it.
     """
-    there = {each.series_uid for each in series}
+    known_uids = {each.series_uid for each in series}
     for number, channel_map in maps.items():
-        if missing := [uid for uid in channel_map.series_uids if uid not in there]:
+        if missing := [uid for uid in channel_map.series_uids if uid not in known_uids]:
             raise InputError(
-                f"--map {number}=series:{missing[0]}: no series with this UID is in SRC; intake.csv lists those that are"
+                f"--map {number}=series:{missing[0]}: SRC has no series with this UID; intake.csv lists all series"
             )
 
 
 def check_channels(maps: Mapping[int, ChannelMap], channels: Sequence[Channel]) -> None:
-    """Refuse channels that neither their names nor maps describe.
+    """Check that the name or a map of every channel tells which series to take.
 
     Raises:
-        InputError: Naming the channel.
+        InputError: If one does not; the message names the channel.
     """
     names = [channel.name.lower() for channel in channels]
     for channel in channels:
         if channel.number in maps:
             continue
-        if not channel.says_something:
+        if not channel.is_informative:
             raise InputError(
-                f"channel {channel.number} is called '{channel.name}' in the model, which does not say what to look for; "
-                f"say it with --map {channel.number}=description:PATTERN (or path, modality, series)"
+                f"channel {channel.number} is called '{channel.name}', which does not tell the series to take; "
+                f"use --map {channel.number}=description:PATTERN (or path, modality, series)"
             )
         if names.count(channel.name.lower()) > 1:
             raise InputError(
-                f"several channels are called '{channel.name}'; say which is which with --map {channel.number}=description:PATTERN"
+                f"several channels are called '{channel.name}'; tell them apart with "
+                f"--map {channel.number}=description:PATTERN"
             )

@@ -1,4 +1,4 @@
-"""What a model needs: its channels and the file format of its inputs, from the ``dataset.json`` of a model or dataset."""
+"""Inputs of a model: channels and file format, read from its ``dataset.json``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pretraining.common.errors import InputError
 from pretraining.imaging.dataset_json import DATASET_FILE, read_dataset_json
 
 WRITABLE = (".nii.gz", ".nii", ".nrrd", ".mha")
-_SAY_NOTHING = r"|\d+|nonorm|zscore|rescale_to_0_1|rgb_to_0_1|ctnormalization|image|channel\d*|unknown"
+_UNINFORMATIVE = r"|\d+|nonorm|zscore|rescale_to_0_1|rgb_to_0_1|ctnormalization|image|channel\d*|unknown"
 
 
 @dataclass(frozen=True)
@@ -20,18 +20,19 @@ class Channel:
 
     number: int
     name: str
-    """As in ``channel_names``."""
+    """Name in ``channel_names``."""
 
     @property
     def kind(self) -> str:
-        """CT, PET, MR (of any contrast), one of MR's contrasts, or nothing where the name is another word or says nothing."""
+        """CT, PET, SPECT, MR or one MR contrast; empty if the name has none or several of them."""
         kinds = modalities_in(self.name)
         contrasts = kinds & set(CONTRASTS)
         return (contrasts or kinds).pop() if len(contrasts or kinds) == 1 else ""
 
     @property
-    def says_something(self) -> bool:
-        return not re.fullmatch(_SAY_NOTHING, self.name.strip().lower())
+    def is_informative(self) -> bool:
+        """True unless the name is empty, a number, a normalization scheme or a generic word."""
+        return not re.fullmatch(_UNINFORMATIVE, self.name.strip().lower())
 
     def __str__(self) -> str:
         return f"channel {self.number} ({self.name})" if self.name else f"channel {self.number}"
@@ -39,15 +40,17 @@ class Channel:
 
 @dataclass(frozen=True)
 class Needs:
-    """Channels in the model's order, and what to write."""
+    """Inputs of a model."""
 
     model: str
+    """Folder of the ``dataset.json``."""
     channels: tuple[Channel, ...]
+    """Channels in the model's order."""
     file_ending: str
 
 
 def find_needs(model: str) -> Needs:
-    """What a model or dataset needs.
+    """Read the channels and the file format of a model or dataset.
 
     Args:
         model: A trained model's folder or one of its folds, a folder of models of one dataset, a
@@ -55,21 +58,22 @@ def find_needs(model: str) -> Needs:
             ``nnUNet_results``, ``nnUNet_preprocessed`` or ``nnUNet_raw``.
 
     Raises:
-        InputError: If there is no such thing, or it does not say what it needs, or needs what
-            cannot be written.
+        InputError: If there is no such model or dataset, if its ``dataset.json`` is incomplete, or
+            if its file format cannot be written.
     """
-    files = _described(model)
+    files = _find_dataset_files(model)
     needs = [_read(file) for file in files]
     if different := [file for file, needed in zip(files, needs, strict=True) if needed != needs[0]]:
         raise InputError(
-            f"{files[0].parent} and {different[0].parent} need different channels or file formats; give -m one of these folders"
+            f"{files[0].parent} and {different[0].parent} have different channels or file formats; "
+            "give one of these folders to -m"
         )
     channels, ending = needs[0]
     return Needs(model=str(files[0].parent), channels=channels, file_ending=ending)
 
 
-def _described(model: str) -> list[Path]:
-    """The ``dataset.json`` files that a model's or dataset's name leads to."""
+def _find_dataset_files(model: str) -> list[Path]:
+    """Return the ``dataset.json`` files of a model or dataset."""
     path = Path(model)
     if path.is_file() and path.name == DATASET_FILE:
         return [path]
@@ -80,7 +84,8 @@ def _described(model: str) -> list[Path]:
         if files := sorted(path.glob(f"*__*__*/{DATASET_FILE}")):
             return files
         raise InputError(
-            f"no dataset.json in {path}; expected a trained model's folder (TRAINER__PLANS__CONFIGURATION) or a dataset's"
+            f"no dataset.json in {path}; expected the folder of a dataset or of a trained model "
+            "(TRAINER__PLANS__CONFIGURATION)"
         )
     from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
 
@@ -96,8 +101,9 @@ def _described(model: str) -> list[Path]:
     if len(names) != 1:
         found = f"found {sorted(names)}" if names else "found none"
         raise InputError(
-            f"-m '{model}': expected a model's folder, a dataset's folder, or one dataset of this ID or name below nnUNet_results, "
-            f"nnUNet_preprocessed or nnUNet_raw; {found} (looked in {', '.join(map(str, roots)) or 'no folder, none of the three is set'})"
+            f"-m '{model}': expected the folder of a model or dataset, or the ID or name of one dataset below "
+            f"nnUNet_results, nnUNet_preprocessed or nnUNet_raw; {found} "
+            f"(searched {', '.join(map(str, roots)) or 'no folder, none of the three is set'})"
         )
     name = names.pop()
     for root in roots:
@@ -112,6 +118,6 @@ def _read(file: Path) -> tuple[tuple[Channel, ...], str]:
     names, ending = described.channel_names, described.file_ending
     if ending not in WRITABLE:
         raise InputError(
-            f"{file}: file_ending is {ending!r}, expected one for 3D scans: {', '.join(WRITABLE)}; take another model"
+            f"{file}: file_ending is {ending!r}, expected one for 3D scans: {', '.join(WRITABLE)}; use another model"
         )
     return tuple(Channel(number, name) for number, name in enumerate(names)), ending

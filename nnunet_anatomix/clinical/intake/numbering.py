@@ -1,4 +1,4 @@
-"""``DST/intake.json``: whose intake a folder is, and which case has which number, for good."""
+"""Register ``DST/intake.json``: the source of an intake, and the permanent numbers of its cases."""
 
 from __future__ import annotations
 
@@ -19,28 +19,38 @@ _FORMAT = 1
 
 
 def case_name(number: int) -> str:
+    """Return the name of a case, such as ``case_001``."""
     return f"case_{number:03d}"
 
 
 def case_digest(kind: str, key: tuple[str, str]) -> str:
-    """What stands for a case in the register: patient and study cannot be read from it (who knows both can check)."""
+    """Return the hash that identifies a case in the register.
+
+    It does not reveal patient and study; who knows both can verify it.
+
+    Args:
+        kind: ``dicom`` or ``image``.
+        key: Patient and study, or folder and name.
+    """
     return hashlib.sha256("\0".join((kind, *key)).encode()).hexdigest()[:24]
 
 
 @dataclass
 class Register:
-    """Numbers that cases have, by digest; a number is never given twice, nor changed."""
+    """Numbers of the cases of an intake. A number is never changed or used twice."""
 
     owner: dict[str, Any]
+    """Source, channels and file ending of the intake."""
     numbers: dict[str, int] = field(default_factory=dict)
+    """Hash of a case → its number."""
 
     @classmethod
     def open(cls, destination: Path, root: Path, needs: Needs) -> Register:
-        """The register of ``destination``, a new one if the folder is empty or missing.
+        """Read the register of ``destination``, or create one if the folder is empty or missing.
 
         Raises:
-            InputError: If the folder holds anything else, or the intake of another folder or for
-                other channels.
+            InputError: If the folder has other content, or holds an intake of another source or
+                for other channels.
         """
         owner = {
             "source": str(root),
@@ -51,32 +61,33 @@ class Register:
         if not path.is_file():
             if not is_vacant(destination):
                 raise InputError(
-                    f"{destination} holds something else; name a new or empty folder, or that of an earlier intake"
+                    f"{destination} has other content; use a new or empty folder, or that of an earlier intake"
                 )
             return cls(owner)
         try:
-            said = json.loads(path.read_text(encoding="utf-8"))
-            numbers, before = dict(said["cases"]), said["owner"]
-            if said["format"] != _FORMAT or not all(isinstance(number, int) for number in numbers.values()):
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            numbers, before = dict(stored["cases"]), stored["owner"]
+            if stored["format"] != _FORMAT or not all(isinstance(number, int) for number in numbers.values()):
                 raise ValueError("another format")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f"cannot read {path} ({type(error).__name__}); name another DST, or move this one away"
+                f"cannot read {path} ({type(error).__name__}); choose another DST or move this one away"
             ) from None
         if before != owner:
             different = sorted(key for key in owner if before.get(key) != owner[key])
             raise InputError(
-                f"{destination} holds another intake (other {', '.join(different)}); name another DST, or move it away"
+                f"{destination} holds another intake (other {', '.join(different)}); choose another DST or move it away"
             )
         return cls(owner, numbers)
 
-    def give(self, digests: Iterable[str]) -> None:
-        """Give a number to each case that has none, in this order."""
+    def assign(self, digests: Iterable[str]) -> None:
+        """Assign the next number to each case that has none, in the given order."""
         for digest in digests:
             if digest not in self.numbers:
                 self.numbers[digest] = max(self.numbers.values(), default=0) + 1
 
     def write(self, destination: Path) -> None:
+        """Write ``DST/intake.json`` atomically."""
         write_text(
             destination / REGISTER_FILE,
             json.dumps({"format": _FORMAT, "owner": self.owner, "cases": self.numbers}, indent=1) + "\n",

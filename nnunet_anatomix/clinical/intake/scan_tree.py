@@ -1,4 +1,4 @@
-"""A whole tree to series and strays: every file is opened once, by several processes where there are many."""
+"""Search of a tree for series. Every file is opened once, in parallel if there are many."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from tqdm import tqdm
 
 from nnunet_anatomix.clinical.dicom.headers import DAMAGED, HEAD_BYTES, SliceHeader, is_dicom, read_slice_header
 from nnunet_anatomix.clinical.dicom.quiet import quiet_readers
-from nnunet_anatomix.clinical.intake.channel_words import case_of_image
-from nnunet_anatomix.clinical.intake.image_files import data_files, image_ending, image_grid, stem
-from nnunet_anatomix.clinical.intake.series import Series, dicom_series, doubt, fingerprint
-from nnunet_anatomix.clinical.phrases import Unusable
-from nnunet_anatomix.clinical.walk import FoundFile, Stray, error_reason, walk
+from nnunet_anatomix.clinical.intake.channel_words import image_case_key
+from nnunet_anatomix.clinical.intake.image_files import find_data_files, image_ending, image_stem, read_image_grid
+from nnunet_anatomix.clinical.intake.series import Series, fingerprint_files, flag_missing_slices, group_dicom_series
+from nnunet_anatomix.clinical.phrases import describe_error
+from nnunet_anatomix.clinical.walk import FoundFile, Stray, walk
 from pretraining.common.processes import imap_unordered
 from pretraining.imaging.grids import Grid
+from pretraining.imaging.rejection import Unusable
 
 log = logging.getLogger(__name__)
 
 _EMPTY = "empty file"
 _CHUNK = 250
-"""Files handed to a process at once."""
+"""Number of files per task of a process."""
 _ARCHIVES = {
     b"PK\x03\x04": "zip",
     b"PK\x05\x06": "zip",
@@ -37,20 +38,32 @@ _ARCHIVES = {
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """An image file that is no DICOM."""
+    """Header of an image file that is not DICOM."""
 
     file: FoundFile
     data: tuple[str, ...] = ()
+    """Detached data file, if any; path relative to the tree."""
     grid: Grid | None = None
+    """Voxel grid; None if there is a problem."""
     problem: str = ""
+    """Reason why the file cannot be used; empty if there is none."""
     note: str = ""
+    """Remark on the orientation."""
 
 
-Seen = SliceHeader | ImageHeader | Stray
+Classified = SliceHeader | ImageHeader | Stray
 
 
-def look_at(root: Path, found: FoundFile) -> Seen:
-    """What one file is; reads its header alone."""
+def classify_file(root: Path, found: FoundFile) -> Classified:
+    """Classify one file by its header.
+
+    Args:
+        root: Path of the tree.
+        found: File of the tree.
+
+    Returns:
+        The header of a DICOM or image file; for any other file, the reason why it is skipped.
+    """
     if not found.size_bytes:
         return Stray(found.file, _EMPTY)
     try:
@@ -61,7 +74,7 @@ def look_at(root: Path, found: FoundFile) -> Seen:
         if not head.strip(b"\0"):
             return Stray(found.file, _EMPTY)
         if image_ending(found.file):
-            return _image_header(root, found)
+            return _read_image_header(root, found)
         if head[257:262] == b"ustar":
             return Stray(found.file, "tar archive: not opened; unpack it first")
         for magic, name in _ARCHIVES.items():
@@ -70,42 +83,46 @@ def look_at(root: Path, found: FoundFile) -> Seen:
     except Unusable as reason:
         return Stray(found.file, str(reason))
     except OSError as error:
-        return Stray(found.file, f"cannot be opened ({error_reason(error)})")
-    except Exception:  # one damaged file among thousands must not end the run
+        return Stray(found.file, f"cannot be opened ({describe_error(error)})")
+    except Exception:  # one damaged file must not abort the run
         return Stray(found.file, DAMAGED)
-    return Stray(found.file, "no image format that is known")
+    return Stray(found.file, "unknown file format")
 
 
-def _image_header(root: Path, found: FoundFile) -> ImageHeader:
+def _read_image_header(root: Path, found: FoundFile) -> ImageHeader:
     data: tuple[str, ...] = ()
     try:
-        data = data_files(root, found.file)
-        grid, note = image_grid(root, found.file)
+        data = find_data_files(root, found.file)
+        grid, note = read_image_grid(root, found.file)
         return ImageHeader(found, data, grid, note=note)
     except Unusable as reason:
         return ImageHeader(found, data, problem=str(reason))
 
 
-def _look_at_all(job: tuple[Path, Sequence[FoundFile]]) -> list[Seen]:
+def _classify_files(job: tuple[Path, Sequence[FoundFile]]) -> list[Classified]:
     root, files = job
     with quiet_readers():
-        return [look_at(root, found) for found in files]
+        return [classify_file(root, found) for found in files]
 
 
 def scan_tree(root: Path, *, workers: int = 1) -> tuple[list[Series], list[Stray]]:
-    """Find all series below a folder, in the order of their first files' paths, and what is none.
+    """Find all series of a tree.
 
     Args:
-        root: Absolute and resolved; nothing in it is written to, no link is followed.
-        workers: Processes.
+        root: Absolute, resolved path of the tree. Nothing is written to it; no link is followed.
+        workers: Number of processes.
+
+    Returns:
+        The series in the order of their first files' paths, and the files and folders that belong
+            to none.
     """
     files, strays = walk(root)
     chunks = [(root, files[start : start + _CHUNK]) for start in range(0, len(files), _CHUNK)]
-    seen: list[Seen] = []
+    seen: list[Classified] = []
     with tqdm(total=len(files), desc="reading headers", unit="file", leave=False, disable=None) as progress:
-        # A spawned process takes as long to start as a thousand headers to read.
+        # Starting a process takes as long as reading a thousand headers.
         for (_, chunk), found in imap_unordered(
-            _look_at_all, chunks, processes=min(workers, len(chunks)) if len(chunks) > 8 else 1
+            _classify_files, chunks, processes=min(workers, len(chunks)) if len(chunks) > 8 else 1
         ):
             seen += found
             progress.update(len(chunk))
@@ -118,31 +135,31 @@ def scan_tree(root: Path, *, workers: int = 1) -> tuple[list[Series], list[Stray
     damaged = [
         stray.file
         for stray in strays
-        if stray.reason == DAMAGED or (stray.reason == _EMPTY and _named_like_a_slice(stray.file))
+        if stray.reason == DAMAGED or (stray.reason == _EMPTY and _is_slice_name(stray.file))
     ]
-    series = doubt(dicom_series(root, headers), damaged)
-    series += [_image_series(image, by_name, names) for image in images]
+    series = flag_missing_slices(group_dicom_series(root, headers), damaged)
+    series += [_build_image_series(image, by_name, names) for image in images]
     return sorted(series, key=lambda each: (min(each.files), each.series_uid)), sorted(
         strays, key=lambda stray: stray.file
     )
 
 
-def _named_like_a_slice(file: str) -> bool:
+def _is_slice_name(file: str) -> bool:
     suffix = PurePosixPath(file).suffix.lower()
     return suffix in ("", ".dcm", ".dicom", ".ima") or suffix[1:].isdigit()
 
 
-def _image_series(image: ImageHeader, by_name: dict[str, FoundFile], names: set[str]) -> Series:
+def _build_image_series(image: ImageHeader, by_name: dict[str, FoundFile], names: set[str]) -> Series:
     files = (image.file.file, *image.data)
-    key = case_of_image(image.file.file, names)
+    key = image_case_key(image.file.file, names)
     return Series(
         kind="image",
         files=files,
-        fingerprint=fingerprint(by_name[file] for file in files if file in by_name),
+        fingerprint=fingerprint_files(by_name[file] for file in files if file in by_name),
         case_key=key,
         patient="/".join(key),
         problem=image.problem,
         notes=(image.note,) if image.note else (),
         grid=image.grid,
-        description=stem(image.file.file),
+        description=image_stem(image.file.file),
     )

@@ -1,7 +1,7 @@
-"""``intake.csv``: every series found, taken or not, and why.
+"""Table ``intake.csv``: every series found, whether it is taken, and why.
 
-It stays in the clinic: folder, description and UIDs lead back to patients. Names, IDs, birth dates
-and accession numbers are not in it unless a folder or a description holds them.
+It stays in the clinic: folder, description and UIDs identify patients. It has no names, IDs, birth
+dates or accession numbers, unless a folder or a description contains them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from nnunet_anatomix.clinical.intake.series import Series
-from nnunet_anatomix.clinical.intake.suitability import orientation
+from nnunet_anatomix.clinical.intake.suitability import slice_orientation
 from nnunet_anatomix.clinical.walk import Stray
 from pretraining.common.atomic import write_text
 from pretraining.common.tables import csv_text
@@ -42,20 +42,27 @@ COLUMNS = (
 
 
 @dataclass(kw_only=True)
-class Row:
-    """What was decided about one series."""
+class SeriesDecision:
+    """Decision about one series."""
 
     taken: str = NOT_TAKEN
+    """``yes``, ``waiting`` (chosen, not yet converted) or ``no``."""
     case: str = ""
     channel: str = ""
     reason: str = ""
+    """Reason why the series is not taken, or remarks on a series that is."""
 
 
-def table_text(found: Mapping[int, Series], decided: Mapping[int, Row], strays: Iterable[Stray]) -> str:
-    """The table as CSV: series by number, then files that are part of none, grouped by folder and reason.
+def format_table(found: Mapping[int, Series], decided: Mapping[int, SeriesDecision], strays: Iterable[Stray]) -> str:
+    """Format the table as CSV.
 
-    ``patient`` numbers the patients in the order of their first series; ``reason`` also holds
-    remarks on series that were taken.
+    Series come first, in the order of their numbers, then the files outside any series, grouped by
+    folder and reason. ``patient`` numbers the patients in the order of their first series.
+
+    Args:
+        found: Series number → series.
+        decided: Series number → decision.
+        strays: Files and folders that belong to no series.
     """
     patients: dict[str, int] = {}
     for series in found.values():
@@ -76,14 +83,15 @@ def table_text(found: Mapping[int, Series], decided: Mapping[int, Row], strays: 
         }
         for (folder, reason), names in sorted(grouped.items())
     ]
-    return csv_text(COLUMNS, ([_harmless(row.get(column, "")) for column in COLUMNS] for row in rows))
+    return csv_text(COLUMNS, ([_escape_formula(row.get(column, "")) for column in COLUMNS] for row in rows))
 
 
 def write_table(destination: Path, text: str) -> None:
+    """Write ``DST/intake.csv`` atomically."""
     write_text(destination / TABLE_FILE, text)
 
 
-def _series_row(number: int, series: Series, row: Row, patients: Mapping[str, int]) -> dict[str, object]:
+def _series_row(number: int, series: Series, row: SeriesDecision, patients: Mapping[str, int]) -> dict[str, object]:
     grid = series.grid
     return {
         "series": number,
@@ -98,7 +106,7 @@ def _series_row(number: int, series: Series, row: Row, patients: Mapping[str, in
         "image_type": "\\".join(series.image_type),
         "size": "×".join(map(str, grid.size)) if grid else "",
         "spacing_mm": "×".join(f"{mm:.4g}" for mm in grid.spacing_mm) if grid else "",
-        "orientation": orientation(grid) if grid else "",
+        "orientation": slice_orientation(grid) if grid else "",
         "files": len(series.files),
         "folder": series.folder,
         "first_file": PurePosixPath(min(series.files)).name,
@@ -107,8 +115,8 @@ def _series_row(number: int, series: Series, row: Row, patients: Mapping[str, in
     }
 
 
-def _harmless(value: object) -> object:
-    """Text that a spreadsheet will not run as a formula, on one line and in UTF-8."""
+def _escape_formula(value: object) -> object:
+    """Return a text on one line, in UTF-8, that a spreadsheet does not evaluate as a formula."""
     if not isinstance(value, str):
         return value
     text = " ".join(value.split()).encode("utf-8", "backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""Synthetic DICOM series, as a scanner would write them."""
+"""Synthetic DICOM series like those of a scanner."""
 
 from __future__ import annotations
 
@@ -30,11 +30,9 @@ Change = Callable[[Dataset, int], None]
 
 PATIENT = "Müller-Größe^Jürgen"
 PATIENT_NUMBER = "471108150042"
-"""So long that no random UID holds it by chance."""
+"""Patient number, too long to occur in a random UID by chance."""
 AXIAL = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
-"""Directions of columns, rows and slices: rows of this matrix are x, y and z of the image in LPS.
-
-"""
+"""Directions of columns, rows and slices (LPS): the rows of this matrix are axes x, y and z."""
 CORONAL = ((1, 0, 0), (0, 0, -1), (0, 1, 0))
 SAGITTAL = ((0, 1, 0), (0, 0, -1), (-1, 0, 0))
 
@@ -51,7 +49,7 @@ _SYNTAX = {
 
 
 def ramp(size: tuple[int, int, int] = (20, 16, 8), seed: int = 0) -> np.ndarray:
-    """(Z, Y, X) int16 stored values whose neighbours all differ; ``size`` is x, y, z."""
+    """Return stored values of which neighbours differ: (Z, Y, X) int16; ``size`` is x, y, z."""
     x, y, z = size
     noise = np.random.default_rng(seed).integers(0, 40, (z, y, x))
     return (noise + 10 * np.arange(x) + 20 * np.arange(y)[:, None] + 50 * np.arange(z)[:, None, None]).astype(np.int16)
@@ -82,15 +80,26 @@ def write_series(
     """Write one file per slice and return them in the order of slices.
 
     Args:
-        folder: Made if it is missing.
-        voxels: (Z, Y, X) int16 or uint16 stored values; :func:`ramp` by default. Shown values are
+        folder: Folder of the files; created if missing.
+        voxels: (Z, Y, X) int16 or uint16 stored values. Default: :func:`ramp`. Rescaled values are
             ``slope * stored + intercept``.
-        direction: Unit vectors of x, y and z of the image, in LPS.
-        study_uid, series_uid, frame_uid: New ones by default.
-        slope, intercept: None for no tag.
+        spacing_mm: Spacing along x, y and z of the image.
+        origin_mm: Position of the first voxel, LPS.
+        direction: Unit vectors of x, y and z of the image, LPS.
+        modality: Value of Modality.
+        description: Value of SeriesDescription.
+        patient_name: Value of PatientName.
+        patient_id: Value of PatientID.
+        study_uid: StudyInstanceUID. Default: a new one.
+        series_uid: SeriesInstanceUID. Default: a new one.
+        frame_uid: FrameOfReferenceUID. Default: a new one.
+        series_number: Value of SeriesNumber.
+        slope: RescaleSlope; None for no tag.
+        intercept: RescaleIntercept; None for no tag.
+        image_type: Values of ImageType.
         coding: Transfer syntax.
-        name: Of a file; ``number`` is shuffled, so that names never follow the slices.
-        change: Called with each slice's dataset and its number k before it is written.
+        name: Name of a file; ``number`` is shuffled, so that names do not follow the slices.
+        change: Function called with the dataset and the index k of each slice before writing.
     """
     voxels = ramp() if voxels is None else voxels
     folder.mkdir(parents=True, exist_ok=True)
@@ -161,7 +170,7 @@ def write_series(
 
 
 def _encoded_by_gdcm(plane: np.ndarray, coding: str) -> bytes:
-    """The encapsulated pixel data of one slice, lossless, by the one encoder at hand for these two."""
+    """Return the encapsulated pixel data of one slice, losslessly encoded by GDCM."""
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "slice.dcm"
         writer = sitk.ImageFileWriter()

@@ -1,4 +1,4 @@
-"""Folders as ``intake`` and ``nnUNetv2_predict`` write them, made without either."""
+"""Synthetic output folders of ``intake`` and ``nnUNetv2_predict``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,15 @@ LABELS = {"background": 0, "liver": 1, "kidney_left": 2, "Größe 3": 3}
 def take_series(
     intake: Path, root: Path, files: Sequence[Path], *, case: str = "case_001", channel: str = "CT"
 ) -> Grid:
-    """Take one DICOM series, its files in the order of slices; its values matter to nobody here but to pictures."""
+    """Write the intake of one DICOM series, with random voxels.
+
+    Args:
+        intake: Folder to write.
+        root: Folder of the series, SRC.
+        files: DICOM files in the order of slices.
+        case: Name of the case.
+        channel: Name of the channel.
+    """
     headers = [dcmread(path, stop_before_pixels=True) for path in files]
     first, second = headers[0], headers[1]
     along_x, along_y = np.array(first.ImageOrientationPatient, dtype=float).reshape(2, 3)
@@ -44,7 +52,7 @@ def take_series(
 
 
 def take_image(intake: Path, path: Path, *, case: str = "case_001", channel: str = "MRI") -> Grid:
-    """Take a scan that is no DICOM."""
+    """Write the intake of a scan that is not DICOM."""
     source = ChannelSource(channel=0, name=channel, kind="image", root=str(path.parent), files=(path.name,))
     return _take(intake, sitk.ReadImage(str(path)), source, case)
 
@@ -61,7 +69,7 @@ def _take(intake: Path, image: sitk.Image, source: ChannelSource, case: str) -> 
 def write_prediction(
     folder: Path, image: sitk.Image, *, case: str = "case_001", labels: dict | None = None, **more: object
 ) -> Path:
-    """Write a prediction with what nnU-Net puts beside it."""
+    """Write a prediction and the JSON files that nnU-Net writes next to it."""
     folder.mkdir(parents=True, exist_ok=True)
     described = {
         "channel_names": {"0": "CT"},

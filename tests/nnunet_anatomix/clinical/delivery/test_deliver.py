@@ -1,4 +1,4 @@
-"""What ``deliver`` leaves on disk, what it refuses, and what it never says."""
+"""Tests of ``deliver``: files written, input refused, and no patient data in messages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from matplotlib.image import imread
 
 from nnunet_anatomix.cli import main
 from nnunet_anatomix.clinical.delivery import deliver as deliver_module
-from nnunet_anatomix.clinical.delivery.overview import overview_panels
+from nnunet_anatomix.clinical.delivery.overview import render_panels
 from nnunet_anatomix.clinical.delivery.structure_colours import structure_colours
 from nnunet_anatomix.clinical.delivery.structures import read_structures
 from nnunet_anatomix.commands.deliver import deliver
@@ -34,7 +34,7 @@ CASES = ("case_001", "case_002")
 
 @pytest.fixture
 def clinic(tmp_path) -> SimpleNamespace:
-    """Two DICOM cases, taken in and predicted."""
+    """Return folders with two DICOM cases after intake and prediction."""
     folders = SimpleNamespace(
         src=tmp_path / "src", intake=tmp_path / "intake", pred=tmp_path / "pred", dst=tmp_path / "dst"
     )
@@ -69,7 +69,7 @@ def test_every_case_gets_all_its_files(clinic):
     before = [state(folder) for folder in (clinic.src, clinic.intake, clinic.pred)]
     run(clinic)
     assert [state(folder) for folder in (clinic.src, clinic.intake, clinic.pred)] == before
-    expected = {f"{place}/{case}{end}" for case in CASES for place, end in deliver_module.PLACES.items()}
+    expected = {f"{place}/{case}{end}" for case in CASES for place, end in deliver_module.SUFFIXES.items()}
     assert state(clinic.dst).keys() == expected | {f"delivered/{case}.json" for case in CASES} | {
         "volumes.csv",
         "deliver.csv",
@@ -141,7 +141,7 @@ def test_a_case_that_fails_does_not_stop_the_rest_and_leaves_nothing_misleading(
     labels = clinic.labels["case_001"].copy()
     labels[0, 0, 0] = 9
     write_prediction(clinic.pred, image_on(clinic.grids["case_001"], labels), case="case_001")
-    with pytest.raises(CommandFailed, match=r"1 of 2 cases failed.*label 9, dataset.json names 0 to 3"):
+    with pytest.raises(CommandFailed, match=r"1 of 2 cases failed.*label 9, expected labels of dataset.json: 0 to 3"):
         run(clinic, overview=False)
     assert not list(clinic.dst.rglob("case_001*")) and state(clinic.dst)["segmentations/case_002.dcm"] == kept
     assert [(row["case"], row["status"]) for row in rows(clinic.dst / "deliver.csv")] == [
@@ -155,7 +155,7 @@ def test_what_is_delivered_survives_a_source_that_is_gone(clinic):
     run(clinic, format="nifti", overview=False)
     kept = state(clinic.dst)["nifti/case_001.nii.gz"]
     clinic.src.rename(clinic.src.with_name("elsewhere"))
-    with pytest.raises(CommandFailed, match=r"2 of 2 cases failed.*slice 1 of 8 of the source series is gone"):
+    with pytest.raises(CommandFailed, match=r"2 of 2 cases failed.*slice 1 of 8 of the source series is missing"):
         run(clinic, overview=False)
     assert state(clinic.dst)["nifti/case_001.nii.gz"] == kept
     run(clinic, format="nifti", overview=False)
@@ -172,7 +172,7 @@ def test_a_source_that_is_no_dicom_gets_nifti_and_this_is_said(tmp_path, caplog)
     write_prediction(tmp_path / "pred", image_on(grid, labels))
     with caplog.at_level("INFO"):
         deliver(tmp_path / "pred", tmp_path / "dst", intake=tmp_path / "intake", format="dicom")
-    assert "the source is no DICOM: NIfTI in place of a SEG" in caplog.text
+    assert "the source is not DICOM: NIfTI instead of DICOM SEG" in caplog.text
     assert not list((tmp_path / "dst").rglob("*.dcm"))
     written = sitk.ReadImage(str(tmp_path / "dst/nifti/case_001.nii.gz"))
     assert same_grid(written, scan) and np.array_equal(sitk.GetArrayFromImage(written), labels)
@@ -212,7 +212,7 @@ def cropped(clinic, image):
         (fractions, "NaN or fractions"),
         (holes, "1 voxel is NaN on disk"),
         (negative, "label -1"),
-        (shifted, "predict again from what intake wrote"),
+        (shifted, "predict again from the images of intake"),
         (cropped, "the prediction has 20 x 16 x 7 voxels"),
     ],
 )
@@ -273,14 +273,14 @@ def two_of_a_case(clinic):
     [
         (no_predictions, "no predictions in"),
         (no_labels, "no dataset.json in"),
-        (no_intake, "no folder that nnunet-anatomix intake wrote"),
+        (no_intake, "was not written by nnunet-anatomix intake"),
         (damaged_labels, "expected labels as names with a number"),
-        (only_background, "names no foreground label"),
+        (only_background, "expected foreground labels from 1"),
         (contradicting_regions, "regions_class_order"),
-        (inside_predictions, "nothing may be written"),
-        (inside_source, "nothing may be written"),
-        (around_predictions, "nothing may be written"),
-        (two_of_a_case, "are of one case"),
+        (inside_predictions, "must not be changed"),
+        (inside_source, "must not be changed"),
+        (around_predictions, "must not be changed"),
+        (two_of_a_case, "belong to one case"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(spoil, message, clinic):
@@ -293,7 +293,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(spoil, message, clinic):
 
 def test_a_prediction_without_link_is_named(clinic):
     write_prediction(clinic.pred, image_on(clinic.grids["case_001"], clinic.labels["case_001"]), case="stranger")
-    with pytest.raises(CommandFailed, match=r"1 of 3 cases failed.*intake made no case of this name"):
+    with pytest.raises(CommandFailed, match=r"1 of 3 cases failed.*intake has no case of this name"):
         run(clinic, format="nifti", overview=False)
 
 
@@ -354,7 +354,7 @@ def test_killed_at_any_time_the_next_run_completes_what_is_missing(clinic):
 
 
 def test_asked_to_stop_it_stops_at_once_and_tells_what_is_delivered(clinic, monkeypatch):
-    real = deliver_module._delivered
+    real = deliver_module._deliver_case
 
     def stopping(case, *arguments):
         if case == "case_002":
@@ -362,7 +362,7 @@ def test_asked_to_stop_it_stops_at_once_and_tells_what_is_delivered(clinic, monk
             time.sleep(30)
         return real(case, *arguments)
 
-    monkeypatch.setattr(deliver_module, "_delivered", stopping)
+    monkeypatch.setattr(deliver_module, "_deliver_case", stopping)
     with pytest.raises(CommandFailed, match="stopped at case 2 of 2; run the same command again"):
         run(clinic, overview=False)
     assert [row["case"] for row in rows(clinic.dst / "deliver.csv")] == ["case_001"]
@@ -383,7 +383,7 @@ def test_the_overview_shows_structures_where_they_are_whatever_the_orientation(t
     upright = [sitk.GetImageFromArray(array) for array in (values, labels)]
     for image in upright:
         image.SetSpacing((1.0, 1.0, 2.0))
-    panels = overview_panels(*upright, structures, is_ct=True)
+    panels = render_panels(*upright, structures, is_ct=True)
     where = {
         view: np.argwhere(np.abs(panel - colours[0]).max(axis=-1) < 1e-6) / panel.shape[:2]
         for view, panel in panels.items()
@@ -391,6 +391,6 @@ def test_the_overview_shows_structures_where_they_are_whatever_the_orientation(t
     assert where["axial"][:, 0].max() < 0.3 and where["axial"][:, 1].min() > 0.7
     assert where["coronal"][:, 0].max() < 0.3 and where["coronal"][:, 1].min() > 0.7
     assert where["sagittal"][:, 0].max() < 0.3 and where["sagittal"][:, 1].max() < 0.3
-    turned = overview_panels(*(sitk.DICOMOrient(image, "SRA") for image in upright), structures, is_ct=True)
+    turned = render_panels(*(sitk.DICOMOrient(image, "SRA") for image in upright), structures, is_ct=True)
     assert all(np.allclose(turned[view], panels[view]) for view in panels)
     assert panels["coronal"].shape[0] == pytest.approx(panels["coronal"].shape[1], abs=2)  # 40 mm by 40 mm

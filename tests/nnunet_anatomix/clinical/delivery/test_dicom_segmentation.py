@@ -1,4 +1,4 @@
-"""DICOM SEG lies on its source, voxel by voxel, and says what it shows."""
+"""Tests of DICOM SEG: voxels match the source slices, and segments describe their structures."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from tests.nnunet_anatomix.clinical.intake_folder import take_series, write_pred
 _TILT = np.deg2rad(20)
 OBLIQUE = ((1, 0, 0), (0, np.cos(_TILT), np.sin(_TILT)), (0, -np.sin(_TILT), np.cos(_TILT)))
 DOWNWARD = ((1, 0, 0), (0, 1, 0), (0, 0, -1))
-"""Slices from head to foot, so that files in ascending order run against the normal."""
+"""Slice direction from head to foot, opposite to the normal x × y."""
 
 
 def labels_of(size: tuple[int, int, int], *, greatest: int = 3, seed: int = 1) -> np.ndarray:
-    """(Z, Y, X) without any symmetry, and the first slice without foreground."""
+    """Return (Z, Y, X) labels without symmetry, whose first slice has no foreground."""
     labels = np.random.default_rng(seed).integers(0, greatest + 1, size[::-1]).astype(np.uint8)
     labels[0] = 0
     return labels
@@ -43,7 +43,7 @@ def labels_of(size: tuple[int, int, int], *, greatest: int = 3, seed: int = 1) -
 def delivered(
     tmp_path: Path, image: sitk.Image, *, case: str = "case_001", **settings: object
 ) -> highdicom.seg.Segmentation:
-    """The SEG of one prediction."""
+    """Deliver one prediction and return its SEG."""
     described = {key: settings.pop(key) for key in ("labels", "regions_class_order") if key in settings}
     write_prediction(tmp_path / "pred", image, case=case, **described)
     delivery = Delivery(
@@ -60,7 +60,7 @@ def delivered(
 def assert_overlays(
     segmentation: highdicom.seg.Segmentation, instances: list[str], expected: dict[int, np.ndarray]
 ) -> None:
-    """Every segment equals its mask (Z, Y, X) on the slices of these SOPInstanceUIDs."""
+    """Assert that every segment equals its mask (Z, Y, X) on the slices of the given instances."""
     assert segmentation.segment_numbers == range(1, len(expected) + 1) or list(segmentation.segment_numbers) == list(
         expected
     )
@@ -217,7 +217,7 @@ def test_a_multi_frame_source_is_met_frame_by_frame(empty, tmp_path):
     first = dcmread(tmp_path / "src" / "enhanced")
     first.PerFrameFunctionalGroupsSequence[2].PlanePositionSequence[0].ImagePositionPatient = [0, 0, 0]
     first.save_as(tmp_path / "src" / "enhanced")
-    with pytest.raises(InputError, match="no longer lies where intake found it"):
+    with pytest.raises(InputError, match="geometry of the source series changed since intake"):
         read_source_headers(read_source(link))
 
 
@@ -250,9 +250,9 @@ def test_headers_without_uids_get_the_same_ones_every_time(tmp_path):
     segmentation = delivered(tmp_path, image_on(grid, labels))
     assert_overlays(segmentation, [dcmread(file).SOPInstanceUID for file in files], {n: labels == n for n in (1, 2, 3)})
     first, again = (read_source_headers(read_source(source_file(tmp_path / "intake", "case_001"))) for _ in range(2))
-    assert first.invented == ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
-    assert [first.images[0].get(keyword) for keyword in first.invented] == [
-        again.images[0].get(keyword) for keyword in again.invented
+    assert first.generated_uids == ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
+    assert [first.images[0].get(keyword) for keyword in first.generated_uids] == [
+        again.images[0].get(keyword) for keyword in again.generated_uids
     ]
     assert (
         segmentation.PatientBirthDate == segmentation.PatientSex == ""
@@ -272,9 +272,9 @@ def rename(dataset):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (move, "slice 3 of 8: the source series no longer lies where intake found it"),
+        (move, "slice 3 of 8: the geometry of the source series changed since intake"),
         (rename, "slice 3 of 8 of the source belongs to another series"),
-        (None, "slice 3 of 8 of the source series is gone"),
+        (None, "slice 3 of 8 of the source series is missing"),
         ("cut", "slice 3 of 8"),
     ],
 )

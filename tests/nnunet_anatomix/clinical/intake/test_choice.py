@@ -1,4 +1,4 @@
-"""Which series serves which channel: rules, ranks, --map, and channels that must lie together."""
+"""Tests of the choice of series: rules, ranks, ``--map``, and channels in a common space."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from nnunet_anatomix.clinical.intake.channel_words import case_of_image, modalities_in
+from nnunet_anatomix.clinical.intake.channel_words import image_case_key, modalities_in
 from nnunet_anatomix.clinical.intake.choice import CaseChoice, choose
 from nnunet_anatomix.clinical.intake.mapping import check_channels, check_uids, parse_maps
 from nnunet_anatomix.clinical.intake.needs import Channel, find_needs
@@ -41,7 +41,7 @@ def image(file: str, grid: Grid = GRID, names: tuple[str, ...] = ()) -> Series:
         kind="image",
         files=(file,),
         fingerprint="",
-        case_key=case_of_image(file, {file, *names}),
+        case_key=image_case_key(file, {file, *names}),
         grid=grid,
         description=name,
     )
@@ -58,8 +58,8 @@ def chosen(series: list[Series], needed: tuple[Channel, ...], maps: tuple[str, .
 @pytest.mark.parametrize(
     ("unfit", "reason"),
     [
-        (scan(modality="MR"), "modality MR, needed is CT"),
-        (scan(modality="Hans^M"), r"modality \?, needed is CT"),
+        (scan(modality="MR"), "modality MR, expected CT"),
+        (scan(modality="Hans^M"), r"modality \?, expected CT"),
         (scan("Topogram 0.6"), r"localizer \(description\)"),
         (scan("x", image_type=("ORIGINAL", "PRIMARY", "LOCALIZER")), r"localizer \(ImageType\)"),
         (
@@ -81,7 +81,7 @@ def chosen(series: list[Series], needed: tuple[Channel, ...], maps: tuple[str, .
 def test_what_is_no_ct_has_its_reason(unfit, reason):
     (case,) = chosen([unfit, scan("Abdomen 3.0", series_uid="good")], channels("CT"))
     assert case.chosen == (2,)
-    assert re.search(reason, case.said[1])
+    assert re.search(reason, case.reasons[1])
 
 
 def test_low_dose_is_no_dose_report():
@@ -98,15 +98,15 @@ def test_ranks_prefer_more_then_finer_then_larger_and_softer():
     ]
     (case,) = chosen([*others, best], channels("CT"))
     assert case.chosen == (5,)
-    reasons = [case.said[number] for number in (1, 2, 3, 4)]
+    reasons = [case.reasons[number] for number in (1, 2, 3, 4)]
     expected = ("more slices", "thinner slices", "larger field of view", "softer kernel")
     assert all(reason == f"series 5 fits better: {why}" for reason, why in zip(reasons, expected, strict=True))
 
 
 def test_a_tie_is_decided_by_order_and_said():
     (case,) = chosen([scan("a"), scan("b")], channels("CT"))
-    assert case.chosen == (1,) and "series 2 would fit as well" in case.said[1]
-    assert case.said[2] == "series 1 fits better: equally well, but comes first"
+    assert case.chosen == (1,) and "series 2 would fit equally well" in case.reasons[1]
+    assert case.reasons[2] == "series 1 fits better: same rank, lower number"
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_another_word_must_stand_in_the_description():
     (case,) = chosen(
         [scan("ep2d_diff_ADC", "MR", image_type=("DERIVED", "PRIMARY", "ADC")), scan("t2", "MR")], channels("ADC")
     )
-    assert case.chosen == (1,) and case.said[2] == "description does not say ADC"
+    assert case.chosen == (1,) and case.reasons[2] == "description does not contain ADC"
 
 
 def test_channels_must_share_a_frame_of_reference():
@@ -172,13 +172,15 @@ def test_channels_must_share_a_frame_of_reference():
     )
     (case,) = chosen([ct, far], channels("CT", "T1"))
     assert (
-        not case.chosen and "different frames of reference" in case.reason and case.said[1].startswith("case not taken")
+        not case.chosen
+        and "different frames of reference" in case.reason
+        and case.reasons[1].startswith("case not taken")
     )
     (case,) = chosen([ct, far, near], channels("CT", "T1"))
     assert (
         case.chosen == (1, 3)
         and case.resampled == (False, True)
-        and "resampled onto the grid of channel 0" in case.said[3]
+        and "resampled onto the grid of channel 0" in case.reasons[3]
     )
     (case,) = chosen([ct, near, scan("t1 c", "MR")], channels("CT", "T1"))
     assert case.chosen == (1, 3) and case.resampled == (False, False)
@@ -210,7 +212,7 @@ def test_an_unsound_series_is_never_taken_even_if_mapped():
     broken = scan("a", problem="missing slices: 1 of 30", grid=None, series_uid="1.5")
     for maps in ((), ("0=description:a",), ("0=series:1.5",)):
         (case,) = chosen([broken], channels("CT"), maps)
-        assert not case.chosen and case.said[1] == "missing slices: 1 of 30"
+        assert not case.chosen and case.reasons[1] == "missing slices: 1 of 30"
 
 
 def test_maps_go_before_rules():
@@ -224,7 +226,7 @@ def test_maps_go_before_rules():
         ("0=modality:ct", "0=description:W*"),
     ):
         (case,) = chosen(series, needed, maps)
-        assert case.chosen == (2,) and "--map" in case.said[1]
+        assert case.chosen == (2,) and "--map" in case.reasons[1]
 
 
 def test_a_mapped_uid_rules_its_own_case_alone():
@@ -249,9 +251,9 @@ def test_wrong_maps_are_refused(maps, said):
 
 
 def test_maps_that_name_nothing_and_channels_that_say_nothing_are_refused():
-    with pytest.raises(InputError, match="no series with this UID"):
+    with pytest.raises(InputError, match="has no series with this UID"):
         check_uids(parse_maps(("0=series:9.9",), channels("CT")), [scan(series_uid="1.1")])
-    with pytest.raises(InputError, match="does not say what to look for"):
+    with pytest.raises(InputError, match="does not tell the series to take"):
         check_channels({}, channels("noNorm"))
     with pytest.raises(InputError, match="several channels are called 'CT'"):
         check_channels({}, channels("CT", "CT"))
@@ -273,7 +275,7 @@ def test_image_files_in_nnunets_own_naming():
     series = [image(file, names=files) for file in files]
     assert chosen(series, channels("CT", "MRI"))[0].chosen == (1, 2)
     (case,) = chosen(series, channels("CT"))
-    assert case.chosen == (1,) and case.said[2] == "name says channel 1"
+    assert case.chosen == (1,) and case.reasons[2] == "file name says channel 1"
 
 
 def test_image_files_on_other_grids_are_no_case():
@@ -285,8 +287,8 @@ def test_image_files_on_other_grids_are_no_case():
 def test_an_image_that_says_nothing_serves_the_only_channel():
     cases = chosen([image("a.nii"), image("b_mr.nii"), image("c_label.nii"), image("cordseg.nii")], channels("CT"))
     assert [case.chosen for case in cases] == [(1,), (), (), ()]
-    assert "does not tell its modality" in cases[0].said[1]
-    assert cases[1].said[2] == "name says MR, needed is CT"
+    assert "modality unknown from the file" in cases[0].reasons[1]
+    assert cases[1].reasons[2] == "file name says MR, expected CT"
 
 
 def dataset_json(folder, names=("CT",), ending=".nii.gz", key="channel_names"):

@@ -1,4 +1,4 @@
-"""What else lies in a tree: other formats, archives, links, pipes, and files that nobody may open."""
+"""Tests of other files in a tree: image formats, archives, links, pipes, unreadable files."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import SimpleITK as sitk
 
 from nnunet_anatomix.clinical.dicom.quiet import quiet_readers
 from nnunet_anatomix.clinical.intake.reading import read_series
-from nnunet_anatomix.clinical.intake.scan_tree import look_at, scan_tree
-from nnunet_anatomix.clinical.phrases import Unusable
+from nnunet_anatomix.clinical.intake.scan_tree import classify_file, scan_tree
 from nnunet_anatomix.clinical.walk import Stray, walk
+from pretraining.imaging.rejection import Unusable
 from tests.nnunet_anatomix.clinical.dicom_series import write_series
 
 links = pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
@@ -110,7 +110,7 @@ def patched(path: Path, at: int, data: bytes) -> None:
         (280, struct.pack("<f", float("nan")), "NaN or infinity"),
         (80, struct.pack("<f", float("inf")), "spacing of inf×"),
         (84, struct.pack("<f", 0.0), "spacing of 0.5×0×2 mm"),
-        (252, struct.pack("<hh", 0, 0), "says nothing about orientation"),
+        (252, struct.pack("<hh", 0, 0), "orientation unknown"),
         (344, b"\0\0\0\0", "Analyze"),
         (42, struct.pack("<3h", 32000, 32000, 32000), "claims 32000 x 32000 x 32000 voxels"),
     ],
@@ -129,7 +129,7 @@ def test_a_truncated_file_has_a_reason(tmp_path, ending, kept, capfd):
     path.write_bytes(data[: kept if kept > 1 else int(kept * len(data))])
     (series,), _ = scan_tree(tmp_path.resolve())
     if series.problem:
-        assert any(words in series.problem for words in ("cut short", "damaged", "names no file"))
+        assert any(words in series.problem for words in ("cut short", "damaged", "does not name its data file"))
     else:
         with quiet_readers(), pytest.raises(Unusable, match=r"cut short|damaged"):
             read_series(tmp_path, series)
@@ -159,8 +159,8 @@ def test_detached_data_never_climbs_out(tmp_path, name, header):
     inside = tmp_path / "src"
     inside.mkdir()
     for target, reason in (
-        ("../secret.raw", "outside of the folder"),
-        (str(tmp_path / "secret.raw"), "outside of the folder"),
+        ("../secret.raw", "outside of SRC"),
+        (str(tmp_path / "secret.raw"), "outside of SRC"),
         ("gone.raw", "missing"),
         ("a%03d.raw 1 8 1", "several files"),
         ("LIST", "several files"),
@@ -170,7 +170,7 @@ def test_detached_data_never_climbs_out(tmp_path, name, header):
     if sys.platform != "win32":
         (inside / "linked.raw").symlink_to(tmp_path / "secret.raw")
         (inside / name).write_text(header.format("linked.raw"))
-        assert "outside of the folder" in only_problem(inside)
+        assert "outside of SRC" in only_problem(inside)
 
 
 def test_archives_are_listed_and_not_opened(tmp_path):
@@ -213,7 +213,7 @@ def test_a_name_that_is_no_utf8_is_said(tmp_path):
 
 
 def test_what_may_not_be_opened_is_said(tmp_path, monkeypatch):
-    """Root may open everything: the refusal is played."""
+    """Simulate the refusal, since root may open every file."""
     write_series(tmp_path / "closed")
     (tmp_path / "file").write_bytes(b"x")
     scandir = os.scandir
@@ -228,7 +228,7 @@ def test_what_may_not_be_opened_is_said(tmp_path, monkeypatch):
     assert [found.file for found in files] == ["file"]
     assert strays == [Stray("closed/", "folder cannot be opened (permission denied)")]
     monkeypatch.setattr(Path, "open", lambda *_, **__: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
-    assert look_at(tmp_path.resolve(), files[0]) == Stray("file", "cannot be opened (permission denied)")
+    assert classify_file(tmp_path.resolve(), files[0]) == Stray("file", "cannot be opened (permission denied)")
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may open everything")
@@ -244,7 +244,7 @@ def test_a_file_without_rights_spoils_nothing_else(tmp_path):
 def test_empty_and_foreign_files_are_grouped(tmp_path):
     (tmp_path / "empty").write_bytes(b"")
     (tmp_path / "notes.txt").write_text("hello")
-    assert strays_of(tmp_path) == {"empty": "empty file", "notes.txt": "no image format that is known"}
+    assert strays_of(tmp_path) == {"empty": "empty file", "notes.txt": "unknown file format"}
 
 
 def test_several_processes_find_what_one_finds(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Clinical folders end to end: a real CT series, and a PACS dump of 20 series of which 5 are unusable."""
+"""Tests of ``intake`` on a real CT series and on a synthetic PACS export."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pydicom.uid import generate_uid
 
 from nnunet_anatomix.clinical.cases import image_file, read_source, read_sources, source_file
 from nnunet_anatomix.clinical.intake import intake as intake_module
-from nnunet_anatomix.clinical.intake.intake import Intake, intake
+from nnunet_anatomix.clinical.intake.intake import IntakeResult, intake
 from pretraining.common.errors import CommandFailed, InputError
 from pretraining.common.lock import InUse
 from pretraining.imaging.grids import Grid
@@ -55,8 +55,8 @@ def model_of(folder: Path, *names: str, ending: str = ".nii.gz") -> str:
     return str(folder)
 
 
-def rows(done: Intake | Path) -> list[dict[str, str]]:
-    text = done.table if isinstance(done, Intake) else (done / "intake.csv").read_text(encoding="utf-8")
+def rows(done: IntakeResult | Path) -> list[dict[str, str]]:
+    text = done.table if isinstance(done, IntakeResult) else (done / "intake.csv").read_text(encoding="utf-8")
     return list(csv.DictReader(io.StringIO(text)))
 
 
@@ -83,7 +83,7 @@ def test_a_real_series(data_root, tmp_path, ct_model):
     inside = sitk.GetArrayFromImage(upright)[sitk.GetArrayFromImage(segmentation) > 0]
     assert inside.size and inside.mean() > -200  # organs, not air
     taken, label = rows(tmp_path / "out")
-    assert taken["taken"] == "yes" and taken["files"] == "20" and label["reason"] == "label map, as its name says"
+    assert taken["taken"] == "yes" and taken["files"] == "20" and label["reason"] == "label map (file name)"
     (link,) = read_sources(tmp_path / "out")
     assert link.grid == Grid.of(oracle) or np.allclose(link.grid.origin_mm, oracle.GetOrigin(), atol=1e-4)
     for k, path in enumerate(link.channels[0].paths()):
@@ -92,7 +92,11 @@ def test_a_real_series(data_root, tmp_path, ct_model):
 
 
 def pacs_dump(folder: Path) -> dict[str, str]:
-    """20 series of three patients, five studies; five series are unusable. Returns each unusable series' UID and the reason expected."""
+    """Write 20 series of three patients and five studies; five series are unusable.
+
+    Returns:
+        SeriesInstanceUID of each unusable series → expected reason.
+    """
     studies = [generate_uid() for _ in range(5)]
     frames = [generate_uid() for _ in range(5)]
     patients = [
@@ -170,7 +174,7 @@ def pacs_dump(folder: Path) -> dict[str, str]:
     reasons |= {
         missing: "missing slices: 1 of",
         truncated: "file is truncated",
-        shared: "different series share one SeriesInstanceUID",
+        shared: "different series have the same SeriesInstanceUID",
     }
     (folder / "Müller, Jürgen 0" / "DICOMDIR.zip").write_bytes(b"PK\x03\x04" + bytes(50))
     (folder / "Brief an Müller.txt").write_text("Geheim")
@@ -205,7 +209,7 @@ def test_a_pacs_dump(dump, tmp_path, ct_model, caplog, capfd):
     assert all(row["reason"] for row in scans if row["taken"] == "no")
     assert len({row["patient"] for row in scans}) == 3
     others = {row["reason"] for row in table if not row["series"]}
-    assert others == {"zip archive: not opened; unpack it first", "no image format that is known"}
+    assert others == {"zip archive: not opened; unpack it first", "unknown file format"}
     said = "".join(capfd.readouterr()) + caplog.text + " ".join(str(path) for path in (tmp_path / "out").rglob("*"))
     assert not [word for word in IDENTIFYING if word in said.replace(str(folder), "")]
     for image in (tmp_path / "out" / "images").iterdir():
@@ -255,7 +259,7 @@ def test_a_second_run_converts_what_is_missing_or_has_changed(tmp_path, ct_model
     first = state_of(out / "images")
     times = {path: path.stat().st_mtime_ns for path in (out / "images").iterdir()}
     intake(source, out, ct_model)
-    assert "2 cases converted before" in caplog.text
+    assert "2 cases already converted" in caplog.text
     assert times == {path: path.stat().st_mtime_ns for path in (out / "images").iterdir()}
     # A new patient whose folder comes first gets the next number; a damaged image and a changed
     # source are made anew.
@@ -277,7 +281,7 @@ def test_a_second_run_converts_what_is_missing_or_has_changed(tmp_path, ct_model
     caplog.clear()
     shutil.rmtree(source / "b")
     assert intake(source, out, ct_model).cases == ("case_002", "case_003")
-    assert "not in SRC any more, stay" in caplog.text and source_file(out, "case_001").exists()
+    assert "no longer in SRC, kept" in caplog.text and source_file(out, "case_001").exists()
 
 
 def test_a_case_that_becomes_unusable_is_removed(tmp_path, ct_model):
@@ -292,7 +296,7 @@ def test_a_case_that_becomes_unusable_is_removed(tmp_path, ct_model):
 
 
 def test_two_intakes_into_one_folder_lose_no_case(tmp_path, ct_model):
-    """The second would give the first one's numbers again: it is refused, and done when the first is."""
+    """Refuse the second intake while the first one runs, since both would use the same numbers."""
     source, out = tmp_path / "src", tmp_path / "out"
     write_series(source / "a", patient_id="a")
 
@@ -358,11 +362,11 @@ def test_several_processes_write_the_same(dump, tmp_path, ct_model):
 @pytest.mark.parametrize(("source", "destination"), [("a", "a"), ("a", "a/b"), ("a/b", "a")])
 def test_folders_within_each_other_are_refused(tmp_path, ct_model, source, destination):
     (tmp_path / "a" / "b").mkdir(parents=True)
-    with pytest.raises(InputError, match="lie in each other"):
+    with pytest.raises(InputError, match="SRC and DST overlap"):
         intake(tmp_path / source, tmp_path / destination, ct_model)
     if sys.platform != "win32":
         (tmp_path / "link").symlink_to(tmp_path / "a")
-        with pytest.raises(InputError, match="lie in each other"):
+        with pytest.raises(InputError, match="SRC and DST overlap"):
             intake(tmp_path / source, tmp_path / "link", ct_model)
     assert not list((tmp_path / "a" / "b").iterdir())
 
@@ -371,7 +375,7 @@ def test_a_destination_with_something_else_is_refused(tmp_path, ct_model):
     write_series(tmp_path / "src")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("mine")
-    with pytest.raises(InputError, match="holds something else"):
+    with pytest.raises(InputError, match="has other content"):
         intake(tmp_path / "src", tmp_path / "out", ct_model)
     intake(tmp_path / "src", tmp_path / "mine", ct_model)
     write_series(tmp_path / "src2")
@@ -390,7 +394,7 @@ def test_nothing_usable_is_an_error_with_a_table(tmp_path, ct_model):
     write_series(tmp_path / "src", modality="MR")
     with pytest.raises(CommandFailed, match=r"none of 1 scan found can be used; .*intake.csv says why"):
         intake(tmp_path / "src", tmp_path / "out", ct_model)
-    assert rows(tmp_path / "out")[0]["reason"] == "modality MR, needed is CT"
+    assert rows(tmp_path / "out")[0]["reason"] == "modality MR, expected CT"
 
 
 def test_pixels_that_cannot_be_decoded_cost_the_case_its_place(tmp_path, ct_model, caplog):

@@ -1,4 +1,4 @@
-"""Each way in which a DICOM series can be unusable has its reason, and what is harmless is taken."""
+"""Tests of DICOM series: every defect has its reason, and harmless variants are read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nnunet_anatomix.clinical.dicom.quiet import quiet_readers
 from nnunet_anatomix.clinical.intake.reading import read_series
 from nnunet_anatomix.clinical.intake.scan_tree import scan_tree
 from nnunet_anatomix.clinical.intake.series import Series
-from nnunet_anatomix.clinical.phrases import Unusable
+from pretraining.imaging.rejection import Unusable
 from tests.nnunet_anatomix.clinical.dicom_series import AXIAL, CORONAL, SAGITTAL, ramp, write_series
 
 
@@ -31,7 +31,7 @@ def only_series(folder: Path) -> Series:
 
 
 def oblique() -> np.ndarray:
-    """Rows are the directions of x, y and z."""
+    """Return a random rotation; its rows are the directions of x, y and z."""
     turned = np.linalg.qr(np.random.default_rng(2).normal(size=(3, 3)))[0]
     turned[2] = np.cross(turned[0], turned[1])
     return turned
@@ -76,7 +76,7 @@ def test_a_file_without_preamble_is_read(tmp_path):
 
 
 def enhanced(folder: Path, change=lambda dataset: None, **series) -> Path:
-    """A folder with one multi-frame file that holds a series, its last slice first."""
+    """Write a series as one multi-frame file and return its folder."""
     modality = series.setdefault("modality", "CT")
     slices = [dcmread(path) for path in write_series(folder / "single", **series)]
     for dataset in slices:  # highdicom wants names as the standard has them
@@ -124,7 +124,7 @@ def test_frames_with_rescale_tags_of_their_own(tmp_path):
     image = read_series(folder, only_series(folder))
     assert np.array_equal(sitk.GetArrayFromImage(image), 3 * ramp() - 1024)
     folder = enhanced(tmp_path / "other", rescaled_by_frame([1.0, 2.0] * 4))
-    assert "rescaled differently" in only_series(folder).problem
+    assert "different rescale tags" in only_series(folder).problem
 
 
 def test_frames_without_places_or_with_one_place_are_refused(tmp_path):
@@ -139,8 +139,8 @@ def test_frames_without_places_or_with_one_place_are_refused(tmp_path):
         second.PlanePositionSequence = first.PlanePositionSequence
 
     for change, reason in (
-        (without_places, "does not tell where its frames lie"),
-        (without_one, "8 frames that describes 7"),
+        (without_places, "without frame positions"),
+        (without_one, "8 frames, of which 7 are described"),
         (at_one_place, "duplicate slices"),
     ):
         assert reason in only_series(enhanced(tmp_path / change.__name__, change)).problem
@@ -160,7 +160,7 @@ def test_identical_copies_are_left_out_and_said(tmp_path):
     for path in paths[:3]:
         shutil.copy(path, tmp_path / "b" / path.name)
     series = only_series(tmp_path)
-    assert not series.problem and len(series.files) == 8 and "3 identical duplicates left out" in series.notes
+    assert not series.problem and len(series.files) == 8 and "3 identical duplicates ignored" in series.notes
 
 
 def set_tag(keyword, value, at=None):
@@ -175,7 +175,7 @@ def set_tag(keyword, value, at=None):
 
 
 def moved(vector):
-    """Positions as a function of the slice."""
+    """Return a change that shifts the position of slice k by ``vector(k)`` mm."""
 
     def change(dataset, k):
         dataset.ImagePositionPatient = [
@@ -207,7 +207,7 @@ def two_frames(dataset, k):
 
 
 UNUSABLE = {
-    "gantry tilt": (moved(lambda k: np.array([0, 0.4 * k, 0])), "gantry tilt: each slice lies 0.4 mm"),
+    "gantry tilt": (moved(lambda k: np.array([0, 0.4 * k, 0])), "gantry tilt: each slice is shifted by 0.4 mm"),
     "shift": (moved(lambda k: np.array([3.0 * (k == 4), 0, 0])), "shifted against each other"),
     "mixed spacing": (
         moved(lambda k: np.array([0, 0, 1.1 * max(0, k - 4)])),
@@ -218,8 +218,8 @@ UNUSABLE = {
     "no position": (set_tag("ImagePositionPatient", None, {2}), "1 file of 8 without ImagePositionPatient"),
     "no orientation": (set_tag("ImageOrientationPatient", None), "8 files of 8 without ImageOrientationPatient"),
     "no pixel spacing": (set_tag("PixelSpacing", None), "without PixelSpacing"),
-    "no unit vectors": (set_tag("ImageOrientationPatient", [1, 0, 0, 0, 0.5, 0]), "no unit vectors"),
-    "no right angle": (set_tag("ImageOrientationPatient", [1, 0, 0, 0.6, 0.8, 0]), "no right angle"),
+    "no unit vectors": (set_tag("ImageOrientationPatient", [1, 0, 0, 0, 0.5, 0]), "does not hold unit vectors"),
+    "no right angle": (set_tag("ImageOrientationPatient", [1, 0, 0, 0.6, 0.8, 0]), "not at a right angle"),
     "sizes": (wider, "slices differ in size (20×16, 16×20)"),
     "pixel spacings": (set_tag("PixelSpacing", [0.9, 0.9], {6, 7}), "slices differ in pixel spacing"),
     "orientations": (leaning, "slices differ in orientation"),
@@ -227,17 +227,20 @@ UNUSABLE = {
     "slope 0": (set_tag("RescaleSlope", 0), "rescale slope is 0"),
     "frame of reference": (
         set_tag("FrameOfReferenceUID", generate_uid(), {0, 1}),
-        "share one SeriesInstanceUID: they differ in frame of",
+        "have the same SeriesInstanceUID: they differ in frame of",
     ),
     "modality": (set_tag("Modality", "MR", {0, 1}), "differ in modality"),
     "patient": (set_tag("PatientID", "4712", {0, 1}), "differ in patient"),
     "study": (set_tag("StudyInstanceUID", generate_uid(), {3}), "differ in study"),
-    "one instance twice": (set_tag("SOPInstanceUID", "1.2.3", {0, 1}), "two different files carry one SOPInstanceUID"),
+    "one instance twice": (
+        set_tag("SOPInstanceUID", "1.2.3", {0, 1}),
+        "two different files have the same SOPInstanceUID",
+    ),
     "echoes at other places": (set_tag("EchoTime", lambda dataset, k: 10 + 70 * (k % 2)), "slices differ in echo time"),
     "colour": (coloured, "colour image"),
     "inverted": (set_tag("PhotometricInterpretation", "MONOCHROME1"), "inverted (MONOCHROME1)"),
-    "segmentation": (set_tag("Modality", "SEG"), "no scan: segmentation"),
-    "multi-frame": (two_frames, "8 files, of which some hold several frames"),
+    "segmentation": (set_tag("Modality", "SEG"), "not a scan: segmentation"),
+    "multi-frame": (two_frames, "8 files, some of them multi-frame"),
     "short of pixels": (set_tag("Rows", 17), "fewer pixels than the header says"),
     "huge": (set_tag("Rows", 65535), "fewer pixels than the header says"),
 }
@@ -283,7 +286,7 @@ def test_a_file_cut_before_its_series_uid_spoils_the_series_it_lies_with(tmp_pat
     path.write_bytes(data[: data.index(at)])
     series, strays = scan_tree(tmp_path.resolve())
     problems = {each.folder: each.problem for each in series if len(each.files) > 1}
-    assert "1 damaged DICOM file lies in its folder" in problems["one"] and not problems["other"]
+    assert "1 damaged DICOM file in its folder" in problems["one"] and not problems["other"]
     assert any(
         "damaged" in reason for reason in [*(each.problem for each in series), *(stray.reason for stray in strays)]
     )
@@ -293,7 +296,7 @@ def test_a_file_cut_before_its_series_uid_spoils_the_series_it_lies_with(tmp_pat
 def test_an_interrupted_copy_spoils_its_series(tmp_path, left):
     write_series(tmp_path)[7].write_bytes(left)
     (series,), strays = scan_tree(tmp_path.resolve())
-    assert "1 damaged DICOM file lies in its folder" in series.problem and strays[0].reason == "empty file"
+    assert "1 damaged DICOM file in its folder" in series.problem and strays[0].reason == "empty file"
 
 
 def test_where_several_series_lie_a_damaged_file_is_a_remark(tmp_path):
@@ -302,7 +305,7 @@ def test_where_several_series_lie_a_damaged_file_is_a_remark(tmp_path):
     (tmp_path / "C").write_bytes(path.read_bytes()[:300])
     series, _ = scan_tree(tmp_path.resolve())
     assert [each.problem for each in series] == ["", ""]
-    assert all("perhaps a slice of it" in each.notes[-1] for each in series)
+    assert all("possibly missing slices of this series" in each.notes[-1] for each in series)
 
 
 def test_a_file_cut_after_the_series_uid_belongs_to_its_series(tmp_path):
