@@ -1,4 +1,4 @@
-"""Flags of a configuration: every field a flag, with a value made from its type and what it holds."""
+"""Flags of a configuration: one for every field, with a value made from its type and value."""
 
 from __future__ import annotations
 
@@ -42,7 +42,10 @@ def flags_of(config: Any, prefix: str = "") -> list[str]:
 
 
 def with_values(config: Any, values: dict[str, Any]) -> Any:
-    """The configuration with other values of the fields of these dotted names; InputError if it refuses them."""
+    """Return the configuration with other values of these fields, given by dotted names.
+
+    InputError if it refuses them.
+    """
     data = to_dict(config)
     for name, value in values.items():
         *path, last = name.split(".")
@@ -75,7 +78,7 @@ def other_values(type_: Any, value: Any) -> list[Any]:
 
 
 def changed(config: Any, fixed: set[str]) -> Any:
-    """The configuration with another value of every field but the fixed ones, one after the other, each such that all is allowed."""
+    """Return the configuration with another allowed value of every field but the fixed ones."""
     for name, type_ in leaves(type(config)):
         if name in fixed:
             continue

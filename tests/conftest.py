@@ -1,4 +1,4 @@
-"""What the whole suite shares: real data, golden files, nnU-Net's folders with a small real dataset, weights to start from."""
+"""Fixtures of the whole suite: real data, golden files, nnU-Net's folders, initial weights."""
 
 from __future__ import annotations
 
@@ -14,11 +14,17 @@ from types import SimpleNamespace
 # nothing from threads, and threads that outnumber the cores wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# nnU-Net reads these when it is imported. Without them it starts 8 processes for a handful of small
+# volumes, and each of them imports torch and nnU-Net for several seconds.
+os.environ.setdefault("nnUNet_def_n_proc", "1")
+os.environ.setdefault("nnUNet_n_proc_DA", "1")
+
 import pytest
 import torch
 
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.backbone.weights import save_weights
+from pretraining.probing import judge
 
 # A shell without job control starts what runs in the background with signals ignored, and every
 # process that a test starts inherits that.
@@ -96,6 +102,13 @@ def weights_file(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def small_judged_samples(monkeypatch) -> None:
+    """Let judging make samples of 48 voxels a side; those of 96 for users take minutes."""
+    monkeypatch.setattr(judge, "SAMPLE_SIDE", 48)
+    monkeypatch.setattr(judge, "SAMPLE_SHIFT", 16)
+
+
+@pytest.fixture
 def nnunet(tmp_path, monkeypatch) -> SimpleNamespace:
     """Empty nnU-Net folders, known to this process and its children."""
     folders = {name: tmp_path / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
@@ -103,8 +116,8 @@ def nnunet(tmp_path, monkeypatch) -> SimpleNamespace:
         folder.mkdir()
         monkeypatch.setenv(name, str(folder))
     for name, value in (
-        ("nnUNet_def_n_proc", "2"),
-        ("nnUNet_n_proc_DA", "2"),
+        ("nnUNet_def_n_proc", "1"),
+        ("nnUNet_n_proc_DA", "1"),
         ("nnUNet_extTrainer", str(_REPOSITORY / "nnunet_anatomix" / "trainers")),
     ):
         monkeypatch.setenv(name, value)
@@ -117,7 +130,7 @@ def nnunet(tmp_path, monkeypatch) -> SimpleNamespace:
 
 @pytest.fixture(scope="session")
 def planned_hippocampus(data_root, tmp_path_factory) -> Iterator[Path]:
-    """``nnUNet_preprocessed`` with Dataset901 planned and preprocessed, by stock nnU-Net and by us; not to be written to."""
+    """``nnUNet_preprocessed`` with Dataset901, planned by stock nnU-Net and by us; read-only."""
     from batchgenerators.utilities.file_and_folder_operations import load_json
     from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
     from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
@@ -129,7 +142,7 @@ def planned_hippocampus(data_root, tmp_path_factory) -> Iterator[Path]:
     raw, preprocessed = data_root / "nnUNet_raw", tmp_path_factory.mktemp("preprocessed")
     name = "Dataset901_Hippocampus"
     with pytest.MonkeyPatch.context() as patch:
-        for variable, value in (("nnUNet_raw", raw), ("nnUNet_preprocessed", preprocessed), ("nnUNet_n_proc_DA", 2)):
+        for variable, value in (("nnUNet_raw", raw), ("nnUNet_preprocessed", preprocessed)):
             patch.setenv(variable, str(value))
         write_plan("901")
         ExperimentPlanner(name).plan_experiment()

@@ -75,22 +75,24 @@ CASES = (
     case(
         "synthesize",
         PRETRAIN,
-        """synthesize --templates {bank} --out store --count 2 --seed 3 --shard 0/1 --workers 1 --device cpu --executor local
-        --preset short [changed-engine]""",
-        """synthesize --templates {bank} --out store --count 2 --seed 3 --workers 1 --verify --preset short [changed-engine]""",
+        """synthesize --templates {bank} --out store --count 2 --seed 3 --shard 0/1 --workers 1 --device cpu
+        --executor local --preset short [changed-engine]""",
+        """synthesize --templates {bank} --out store --count 2 --seed 3 --workers 1 --verify --preset short
+        [changed-engine]""",
         makes="store/*",
     ),
     case(
         "synthesize by Slurm",
         PRETRAIN,
-        """synthesize --templates {bank} --out store --count 2 --executor slurm --shards 2 --slurm-partition night --slurm-minutes 5
-        --workers 1 --preset {small}""",
+        """synthesize --templates {bank} --out store --count 2 --executor slurm --shards 2 --slurm-partition
+        night --slurm-minutes 5 --workers 1 --preset {small}""",
         makes="submitted.sh",
     ),
     case(
         "train",
         PRETRAIN,
-        """train --out run --templates {bank} --preset short --init-from {changed_start} --device cpu --workers 0 [changed]""",
+        """train --out run --templates {bank} --preset short --init-from {changed_start} --device cpu --workers
+        0 [changed]""",
         "export run --out a.safetensors --format safetensors --which last --half --notes 'of a test'",
         "export run --out a.pth --format published --which best",
         makes="run/config.json run/checkpoint.pt a.safetensors a.pth",
@@ -98,44 +100,46 @@ CASES = (
     case(
         "train on a store",
         PRETRAIN,
-        "train --out run --samples {store} --preset {small} --minutes 0.01 --init-from {start} --device cpu --workers 0",
+        """train --out run --samples {store} --preset {small} --minutes 0.01 --init-from {start} --device cpu
+        --workers 0""",
         "train --out run --samples {store} --resume --minutes 0.02 --device cpu --workers 0",
         makes="run/config.json run/checkpoint.pt",
     ),
     case(
         "sweep",
         PRETRAIN,
-        "sweep --variants {variants} --out sweep --data {brain} --templates {bank} --preset {small} --minutes 0.005 --device cpu",
+        """sweep --variants {variants} --out sweep --data {brain} --templates {bank} --preset {small} --minutes
+        0.005 --device cpu""",
         makes="sweep/table.md sweep/base/result.json",
     ),
     case(
         "judge",
         PRETRAIN,
-        "judge {tiny} --data {brain} --json scores.json --templates {bank} --frames aligned moved --device cpu --voxels 50 --seed 3",
+        """judge {tiny} --data {brain} --json scores.json --templates {bank} --frames aligned moved --device
+        cpu --voxels 50 --seed 3""",
         makes="scores.json",
-        slow=True,
     ),
     case("import", PRETRAIN, "import {published} --out back.safetensors", makes="back.safetensors"),
     case(
         "plan",
         NNUNET,
-        """plan -d 43 --iterations 5 --weights {weights} -gpu_memory_target 6 -overwrite_target_spacing 2 1.25 1
-        -overwrite_plans_name Short --architecture anatomix_unet16 --statistics own""",
-        """plan --dataset 43 --gpu-memory-target 6 --overwrite-target-spacing 2 1.25 1 --overwrite-plans-name Long --weights {weights}""",
+        """plan -d 43 --iterations 5 --weights {weights} -gpu_memory_target 6 -overwrite_target_spacing 2 1.25
+        1 -overwrite_plans_name Short --architecture anatomix_unet16 --statistics own""",
+        """plan --dataset 43 --gpu-memory-target 6 --overwrite-target-spacing 2 1.25 1 --overwrite-plans-name
+        Long --weights {weights}""",
         makes="nnUNet_preprocessed/Dataset043_Blobs/Short.json nnUNet_preprocessed/Dataset043_Blobs/Long.json",
-        slow=True,
     ),
     case(
         "plan and preprocess",
         NNUNET,
-        """plan-and-preprocess -d 43 --iterations 5 --weights {weights} -gpu_memory_target 6 -overwrite_target_spacing 4 2.5 2
-        -overwrite_plans_name Short --architecture anatomix_unet16 --statistics running -np 1""",
-        """plan-and-preprocess --dataset 43 --gpu-memory-target 6 --overwrite-target-spacing 4 2.5 2 --overwrite-plans-name Long
-        --weights {weights} --np 1""",
+        """plan-and-preprocess -d 43 --iterations 5 --weights {weights} -gpu_memory_target 6
+        -overwrite_target_spacing 4 2.5 2 -overwrite_plans_name Short --architecture anatomix_unet16
+        --statistics running -np 1""",
+        """plan-and-preprocess --dataset 43 --gpu-memory-target 6 --overwrite-target-spacing 4 2.5 2
+        --overwrite-plans-name Long --weights {weights} --np 1""",
         "split -d 43 --shots 1 --seed 1 --repeats 2",
         "split --dataset 43 --shots 2",
         makes="nnUNet_preprocessed/Dataset043_Blobs/splits_final.json nnUNet_preprocessed/Dataset043_Blobs/Long*/*",
-        slow=True,
     ),
     case(
         "prepare",
@@ -147,21 +151,25 @@ CASES = (
     case(
         "reproduce",
         NNUNET,
-        """reproduce table1 --data {raw} --out out --rows Ours --datasets 43 --shots 1 --weights {weights} --starts stock
-        --transfer {weights} --miniature --iterations 5 --seeds 0 --max-patch 16 --batch 1 --device cpu --dry-run""",
-        """reproduce table2 --data {raw} --out out --pairs {pair} --networks {tiny} --overlap 0.25 --no-miniature -device cpu --dry-run""",
-        """reproduce table3 --data {raw} --out out --datasets 43 --templates {bank} --brains {bank} --templates-and-brains {bank}
-        --pretraining-steps 2 --pretraining-side 32 --device cpu --dry-run""",
-        "reproduce figure7 --data {raw} --out out --images {pair}/fixed.nii.gz --templates {bank} --device cpu --dry-run",
+        """reproduce table1 --data {raw} --out out --rows Ours --datasets 43 --shots 1 --weights {weights}
+        --starts stock --transfer {weights} --miniature --iterations 5 --seeds 0 --max-patch 16 --batch 1
+        --device cpu --dry-run""",
+        """reproduce table2 --data {raw} --out out --pairs {pair} --networks {tiny} --overlap 0.25
+        --no-miniature -device cpu --dry-run""",
+        """reproduce table3 --data {raw} --out out --datasets 43 --templates {bank} --brains {bank}
+        --templates-and-brains {bank} --pretraining-steps 2 --pretraining-side 32 --device cpu --dry-run""",
+        """reproduce figure7 --data {raw} --out out --images {pair}/fixed.nii.gz --templates {bank} --device
+        cpu --dry-run""",
         "reproduce figure8 --data {raw} --out out --datasets 43 --budgets 1 2 --seeds 0 --device cpu --dry-run",
         says="nnunet-anatomix study",
     ),
     case(
         "study",
         NNUNET,
-        """study -d 43 --out study --shots 1 --seeds 0 --starts scratch --iterations 2 --max-patch 16 --batch 1 --device cpu""",
-        """study --dataset 43 --out other --shots 1 --seeds 0 --starts scratch --iterations 2 --patch 16 16 16 --spacing 4 2.5 2
-        -device cpu""",
+        """study -d 43 --out study --shots 1 --seeds 0 --starts scratch --iterations 2 --max-patch 32 --batch 1
+        --device cpu""",
+        """study --dataset 43 --out other --shots 1 --seeds 0 --starts scratch --iterations 2 --patch 32 32 32
+        --spacing 4 2.5 2 -device cpu""",
         makes="study/*.md other/*.md",
         slow=True,
     ),
@@ -176,24 +184,26 @@ CASES = (
     case(
         "features",
         NNUNET,
-        """features {pair}/fixed.nii.gz --out a.nii.gz --weights {tiny} --clip -2 2 --spacing 2 --side 16 --overlap 0.25 --no-whole
-        --precision fp32 --memory 1G --picture --trust-code --statistics own --device cpu""",
+        """features {pair}/fixed.nii.gz --out a.nii.gz --weights {tiny} --clip -2 2 --spacing 2 --side 16
+        --overlap 0.25 --no-whole --precision fp32 --memory 1G --picture --trust-code --statistics own
+        --device cpu""",
         "features {pair}/fixed.nii.gz --out b.nrrd --weights {tiny} --whole --no-picture --no-trust-code -device cpu",
         makes="a.nii.gz a.png b.nrrd",
     ),
     case(
         "register",
         NNUNET,
-        """register --out one --fixed {pair}/fixed.nii.gz --moving {pair}/moving.nii.gz --solver convexadam --features {tiny} --mind
-        --feature-weight 0.5 --init auto --affine rigid --fixed-mask {pair}/fixed_mask.nii.gz --moving-mask {pair}/moving_mask.nii.gz
-        --fixed-labels {pair}/fixed_labels.nii.gz --moving-labels {pair}/moving_labels.nii.gz --fixed-landmarks {pair}/fixed.csv
-        --moving-landmarks {pair}/moving.csv --fixed-clip -2 2 --moving-clip -4 4 --spacing 2 --smoothness 1 --grid-spacing 4 --reach 2
-        --adam-spacing 2 --overlap 0.25 --precision fp32 --memory 2G --no-trust-code --statistics own --device cpu""",
-        """register --out many --pairs {pair}/pairs.csv --features {tiny} --no-mind --trust-code --init none --grid-spacing 4 --reach 2
-        -device cpu""",
+        """register --out one --fixed {pair}/fixed.nii.gz --moving {pair}/moving.nii.gz --solver convexadam
+        --features {tiny} --mind --feature-weight 0.5 --init auto --affine rigid --fixed-mask
+        {pair}/fixed_mask.nii.gz --moving-mask {pair}/moving_mask.nii.gz --fixed-labels
+        {pair}/fixed_labels.nii.gz --moving-labels {pair}/moving_labels.nii.gz --fixed-landmarks
+        {pair}/fixed.csv --moving-landmarks {pair}/moving.csv --fixed-clip -2 2 --moving-clip -4 4 --spacing
+        2 --smoothness 1 --grid-spacing 4 --reach 2 --adam-spacing 2 --overlap 0.25 --precision fp32
+        --memory 2G --no-trust-code --statistics own --device cpu""",
+        """register --out many --pairs {pair}/pairs.csv --features {tiny} --no-mind --trust-code --init none
+        --grid-spacing 4 --reach 2 -device cpu""",
         "evaluate registration many --out summary",
         makes="one/registration.json many/one/registration.json summary/*",
-        slow=True,
     ),
     case(
         "evaluate segmentations",
@@ -204,19 +214,19 @@ CASES = (
     case(
         "align",
         NNUNET,
-        """align --scans {pair}/scans.csv --out given --atlas {pair}/fixed.nii.gz --rounds 1 --weights {tiny} --clip -4 4 --atlas-clip -2 2
-        --trust-code --statistics own --device cpu""",
+        """align --scans {pair}/scans.csv --out given --atlas {pair}/fixed.nii.gz --rounds 1 --weights {tiny}
+        --clip -4 4 --atlas-clip -2 2 --trust-code --statistics own --device cpu""",
         "align --scans {pair}/scans.csv --out made --rounds 1 --weights none --spacing 2 --no-trust-code -device cpu",
         makes="given/alignment.json made/atlas.nii.gz",
-        slow=True,
     ),
     case(
         "search",
         NNUNET,
-        """search --pairs {pair}/pairs.csv --out search --methods features --smoothness 1 --grid-spacing 4 --reach 2 --adam-spacing 2
-        --weights {tiny} --trust-code --statistics own --fixed-clip -2 2 --moving-clip -4 4 --device cpu""",
-        """search --pairs {pair}/pairs.csv --out search2 --methods mind --smoothness 1 --grid-spacing 4 --reach 2 --adam-spacing 2
-        --no-trust-code -device cpu""",
+        """search --pairs {pair}/pairs.csv --out search --methods features --smoothness 1 --grid-spacing 4
+        --reach 2 --adam-spacing 2 --weights {tiny} --trust-code --statistics own --fixed-clip -2 2
+        --moving-clip -4 4 --device cpu""",
+        """search --pairs {pair}/pairs.csv --out search2 --methods mind --smoothness 1 --grid-spacing 4 --reach
+        2 --adam-spacing 2 --no-trust-code -device cpu""",
         makes="search/results.csv search2/summary.md",
     ),
     case(

@@ -1,4 +1,4 @@
-"""What the command lines of ``flag_cases.py`` are given: small files, each made when a line first names it."""
+"""Small files for the command lines of ``flag_cases.py``, each made when a line names it first."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ class Material:
 
     @cached_property
     def pair(self) -> Path:
-        """Two scans of blobs, the second shifted, with masks, labels and landmarks; lists that name them."""
+        """Two scans of blobs, one shifted, with masks, labels, landmarks, and lists of them."""
         folder = self._new("pair/x").parent
         for number, role in enumerate(("fixed", "moving")):
             noise = np.roll(blobs(SHAPE, 0), number, axis=2)
@@ -231,7 +231,7 @@ class Material:
 
     @cached_property
     def clinic(self) -> Path:
-        """A DICOM series in ``src``, taken into ``intake`` and predicted in ``pred``; ``model`` needs CT."""
+        """A DICOM series in ``src``, its ``intake`` and prediction ``pred``; ``model`` needs CT."""
         folder = self._new("clinic/x").parent
         files = write_series(folder / "src" / "series")
         grid = take_series(folder / "intake", folder / "src", files)

@@ -58,7 +58,7 @@ def modules() -> dict[str, Path]:
 
 
 def imports(path: Path, known: dict[str, Path]) -> set[str]:
-    """Modules of this repository that a file imports, in functions too, but not for annotations alone."""
+    """Return modules of ours that a file imports, in functions too, not for annotations alone."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for_types = {
         id(inner)

@@ -1,4 +1,4 @@
-"""Every flag of every command runs once, on miniature data; a flag that no line gives fails here by name."""
+"""Every flag of every command runs once on miniature data; a missing one fails here by name."""
 
 from __future__ import annotations
 
@@ -31,11 +31,10 @@ def commands() -> list[tuple[str, str, Callable[..., None]]]:
 
 
 def options(command: Callable[..., None]) -> set[str]:
-    """Every spelling of every flag, from the command's own parser; positional arguments by their name."""
+    """Return every spelling of every flag of a command, positional arguments by their name."""
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # tyro's parser objects will go one day, and its help lists the same
+        # tyro's parser objects are deprecated; its help lists the same flags.
+        warnings.simplefilter("ignore", DeprecationWarning)
         parser = tyro.extras.get_parser(command)
     names = {name for action in parser._actions for name in action.option_strings or [f"<{action.dest}>"]}
     return names - {"-h", "--help"}
@@ -47,9 +46,8 @@ def given(program: str, command: str) -> set[str]:
     words = {word for line in lines if line[0] == command for word in line[1:] if word.startswith("-")}
     if {"--engine.side", "--steps"} & words:  # the other way of a switch is parsed below
         both = {*flags_of(changed_config()), *flags_of(second_config())}
-        words |= {
-            word for word in both if word.startswith("--") and (command != "synthesize" or word.startswith("--engine."))
-        }
+        prefix = "--engine." if command == "synthesize" else "--"
+        words |= {word for word in both if word.startswith(prefix)}
     return words
 
 
@@ -82,8 +80,8 @@ def material(tmp_path_factory) -> Material:
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch, nnunet, material) -> Path:
-    """A new folder to run in, with nnU-Net's folders, a dataset in them and commands that stand for Slurm's."""
+def place(tmp_path, monkeypatch, nnunet, material, small_judged_samples) -> Path:
+    """A new folder to run in, with a dataset for nnU-Net and commands that stand for Slurm's."""
     binaries = tmp_path / "bin"
     binaries.mkdir()
     for name, text in (("srun", "exit 0"), ("sbatch", f'cp "$1" {tmp_path}/submitted.sh\necho Submitted batch job 71')):
@@ -135,10 +133,16 @@ def test_every_field_is_changed_in_one_of_both_configurations():
 
 def test_half_precision_and_notes_reach_the_exported_file(place, material, monkeypatch):
     """Flags whose effect no file's name shows."""
-    train = next(case for case in CASES if case.name == "train on a store")
-    lines = [train.lines[0], "export run --out a.safetensors --half --notes 'of a test'"]
-    for line in lines:
-        monkeypatch.setattr(sys, "argv", [PRETRAIN, *train.words(line, material)])
+    lines = Case(
+        "export",
+        PRETRAIN,
+        (
+            "train --out run --samples {store} --preset {small} --device cpu --workers 0",
+            "export run --out a.safetensors --half --notes 'of a test'",
+        ),
+    )
+    for line in lines.lines:
+        monkeypatch.setattr(sys, "argv", [PRETRAIN, *lines.words(line, material)])
         pretraining.cli.main()
     with safe_open("a.safetensors", "pt") as file:
         assert {file.get_tensor(name).dtype for name in file.keys()} >= {torch.float16}  # noqa: SIM118

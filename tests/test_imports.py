@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import ast
 import configparser
+import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+import pytest
+
+TESTS = Path(__file__).resolve().parent
+REPOSITORY = TESTS.parent
 SOURCES = sorted(
     path for package in ("pretraining", "nnunet_anatomix") for path in (REPOSITORY / package).rglob("*.py")
 )
@@ -112,3 +117,24 @@ def test_every_package_is_installed():
     listed = set(setup["options"]["packages"].split())
     folders = {path.parent.relative_to(REPOSITORY) for path in SOURCES} | {Path("nnunet_anatomix/plans")}
     assert listed == {".".join(folder.parts) for folder in folders}
+
+
+def code_in_strings(path: Path) -> list[ast.ImportFrom]:
+    """Return the ``from … import …`` of our packages in programs that a test keeps in strings."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            for line in re.split(r"[\n;]", node.value):
+                if re.match(r"\s*from (pretraining|nnunet_anatomix)[\w.]* import [\w, *]+$", line):
+                    found.append(ast.parse(line.strip()).body[0])
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: path.relative_to(TESTS).as_posix())
+def test_programs_in_strings_import_what_exists(path):
+    """No import sorter and no type checker sees them; in slow tests they break unnoticed."""
+    for statement in code_in_strings(path):
+        module = importlib.import_module(statement.module)
+        for alias in statement.names:
+            known = alias.name == "*" or hasattr(module, alias.name)
+            assert known or importlib.util.find_spec(f"{statement.module}.{alias.name}"), ast.unparse(statement)

@@ -1,4 +1,4 @@
-"""The workflows on GitHub and the hooks before a commit agree with the metadata and the Makefile; actions are pinned."""
+"""Workflows and pre-commit hooks agree with metadata and Makefile; actions are pinned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plans, checkpoints and weights that an earlier version wrote, see tests/written_before/README.md."""
+"""Plans, checkpoints and weights that an earlier version wrote (tests/written_before/README.md)."""
 
 from __future__ import annotations
 

@@ -107,3 +107,24 @@ def _end_forked_worker(number: int) -> None:
     """
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
+
+
+_mask_before_fork = threading.local()
+
+
+def _hold_signals() -> None:
+    """Block stop signals while this process forks.
+
+    CPython drops signals that reach a child before it has left ``fork``. A worker that nnU-Net's
+    pool ends that early would live on, and the pool would wait for it forever.
+    """
+    _mask_before_fork.value = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def _release_signals() -> None:
+    """Unblock what ``_hold_signals`` has blocked, in the parent and in the child."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, _mask_before_fork.value)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_hold_signals, after_in_parent=_release_signals, after_in_child=_release_signals)

@@ -1,11 +1,15 @@
-"""Do descriptors follow the anatomy or the place in the volume? A scan is moved by whole voxels, and blocks are found again.
+"""Measure whether descriptors follow the anatomy or the place in the volume.
+
+A scan is moved by whole voxels, and blocks are found again.
 
 ``python -m tests.benchmarks.feature_shifts --data ../shared/data`` prints, for MIND-SSC, for the
 bundled network's features as registration uses them, and for the same with so wide an empty margin
 around the scan that no part of it is near the border of the network's window:
 
-- share: how much of a true displacement of four voxels the minima of the block costs move by; 1 follows anatomy alone, 0 place alone;
-- error: how far the minima lie from the true displacement, median over blocks, voxels along one axis.
+- share: how much of a true displacement of four voxels the minima of the block costs move by;
+  1 follows anatomy alone, 0 place alone;
+- error: distance of the minima from the true displacement, median over blocks, voxels along one
+  axis.
 
 With tests/benchmarks/known_warps.py it says why features guide registration as they do
 (docs/results.md).
@@ -41,7 +45,10 @@ def moved(volume: Tensor, shift_vox: int) -> Tensor:
 
 
 def found_shifts(fixed: Tensor, moving: Tensor, around_vox: int, blocks: Tensor) -> Tensor:
-    """Where the mean squared difference of each block is least, voxels, by a parabola between candidates; (number of blocks,)."""
+    """Return where the mean squared difference of each block is least, (number of blocks,).
+
+    In voxels, by a parabola between candidates.
+    """
     candidates = torch.arange(around_vox - REACH_VOX, around_vox + REACH_VOX + 1)
     costs = torch.stack(
         [
@@ -61,7 +68,7 @@ def found_shifts(fixed: Tensor, moving: Tensor, around_vox: int, blocks: Tensor)
 
 
 def block_centres(volume: Tensor) -> Tensor:
-    """(X, Y, Z) bool, centres of blocks inside the head, far enough from the border for every candidate."""
+    """Return (X, Y, Z) bool: centres of blocks in the head, with all candidates in the volume."""
     head = ndimage.binary_fill_holes(ndimage.binary_closing((volume > volume.mean()).numpy(), iterations=2))
     chosen = torch.zeros_like(volume, dtype=torch.bool)
     chosen[8:-8:STEP_VOX, 12:-12:STEP_VOX, 8:-8:STEP_VOX] = True

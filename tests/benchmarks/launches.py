@@ -32,7 +32,7 @@ _USERS_OF_TRITON = (padding, median, placement, resample, gaussian)
 
 
 class Launches(TorchDispatchMode):
-    """Counts launches by the file of this package that asks for them; those of a backward pass are ``autograd``."""
+    """Count launches by the file of this package that makes them; backward passes: ``autograd``."""
 
     def __init__(self, device: str) -> None:
         super().__init__()

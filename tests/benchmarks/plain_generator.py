@@ -1,4 +1,6 @@
-"""The paper's generator as one would write it with nibabel, SciPy, scikit-image, MONAI and TorchIO: the reference for speed.
+"""The paper's generator written plainly with public libraries: the reference for speed.
+
+The libraries are nibabel, SciPy, scikit-image, MONAI and TorchIO.
 
 Every step is the library call that lies nearest (FACTS sections 3 and 4). Nothing is slowed down on
 purpose and nothing tuned. Templates are read from ``.nii.gz`` files at every draw, as the published
@@ -47,7 +49,10 @@ def label_ensemble(templates: Sequence[Path], side: int, rng: np.random.Generato
 
 
 def placed(mask: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
-    """A template cropped, padded, mapped about voxel 0 of its periodic repetition, and cut to the volume: (X, Y, Z) bool."""
+    """Return a template, (X, Y, Z) bool, cropped, padded, mapped and cut to the volume.
+
+    The map is about voxel 0 of the template's periodic repetition.
+    """
     mask = mask[ndimage.find_objects(mask.astype(np.uint8))[0]].astype(np.uint8)
     missing = [max(side - n, 0) for n in mask.shape]
     mask = np.pad(mask, [(n // 2, n - n // 2) for n in missing])

@@ -1,4 +1,7 @@
-"""The backbone against the same network with padding, upsampling and concatenation by PyTorch's own operations, in one run."""
+"""Time of the backbone, relative to the same network by PyTorch's own operations in one run.
+
+These operations are padding, upsampling and concatenation.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +61,8 @@ def test_is_faster_than_pytorchs_own_operations(one_thread, bf16):
     best = {name: [min(each) for each in zip(*rounds, strict=True)] for name, rounds in taken.items()}
     prediction, step = (ours / plain for ours, plain in zip(best["ours"], best["plain"], strict=True))
     log.warning(
-        "2 views of %d³ in %s: prediction %.2f s, plain %.2f, ratio %.2f; with backward pass %.2f s, plain %.2f, ratio %.2f",
+        "2 views of %d³ in %s: prediction %.2f s, plain %.2f, ratio %.2f; "
+        "with backward pass %.2f s, plain %.2f, ratio %.2f",
         *(
             SIDE,
             "bf16" if bf16 else "fp32",

@@ -1,4 +1,4 @@
-"""A bank as large as the full dataset's, 45,000 masks, against one of 450: time as ratios in one run, and memory."""
+"""Time and memory of a bank of 45,000 masks, as the full dataset has, relative to one of 450."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ORGANS = 40
 
 @pytest.fixture(scope="module")
 def banks(tmp_path_factory) -> Iterator[dict[int, Path]]:
-    """Banks of the same kind of masks, organ-like shapes of 28 to 104 voxels a side, as many as their key says."""
+    """Banks by their number of masks: organ-like shapes of 28 to 104 voxels a side."""
     shapes = procedural_bank(MASKS)
     masks = [pack(shapes.mask(i).numpy()) for i in range(MASKS)]
     folder = tmp_path_factory.mktemp("banks")
@@ -113,7 +113,7 @@ def test_a_samples_time_does_not_grow_with_the_bank(banks):
 MEASURE = """
 import json, pickle, sys
 import numpy as np
-from pretraining.engine.templates import TemplateBank
+from pretraining.bank.template_bank import TemplateBank
 
 def status():
     lines = dict(line.split(":", 1) for line in open("/proc/self/status"))

@@ -1,4 +1,7 @@
-"""The data engine against the same pipeline written plainly with public libraries, as a ratio measured in one run on one core."""
+"""Time of the data engine, relative to the same pipeline written plainly with public libraries.
+
+Both are measured in one run on one core.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,10 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def templates(data_root, tmp_path_factory) -> tuple[TemplateBank, list[Path]]:
-    """The organs of a TotalSegmentator subject, ribs and vertebrae merged: as a bank, and as one ``.nii.gz`` each on the subject's grid."""
+    """Return the organs of a TotalSegmentator subject as a bank and as files on its grid.
+
+    Ribs and vertebrae are merged; each organ is one ``.nii.gz``.
+    """
     folder = tmp_path_factory.mktemp("templates")
     files: dict[str, list[Path]] = {}
     for path in sorted((data_root / "templates/totalsegmentator/s0327/segmentations").glob("*.nii.gz")):

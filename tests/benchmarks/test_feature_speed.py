@@ -1,4 +1,7 @@
-"""What cheaper ways to extract features cost in accuracy, against the paper's windows of 128 voxels that overlap by .8 (App. B.4)."""
+"""Accuracy that cheaper ways to extract features cost.
+
+The reference is the paper's: windows of 128 voxels that overlap by .8 (App. B.4).
+"""
 
 from __future__ import annotations
 

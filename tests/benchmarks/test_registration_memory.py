@@ -1,4 +1,7 @@
-"""Whether registration keeps to its memory target: peak of a process of its own, above one that imports torch alone."""
+"""Registration keeps to its memory target.
+
+Measured is the peak of a process, above that of one that imports torch alone.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ import sys
 import SimpleITK as sitk
 from nnunet_anatomix.registration.descriptors import DescriptorConfig
 from nnunet_anatomix.registration.register import RegistrationConfig, register
-from pretraining.byte_sizes import parse_bytes
+from pretraining.common.byte_sizes import parse_bytes
 
 def enlarged(path, side):
     scan = sitk.ReadImage(path, sitk.sitkFloat32)

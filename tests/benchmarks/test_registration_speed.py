@@ -53,7 +53,8 @@ def test_mind_alone_is_at_least_as_fast_as_the_convexadam_package(data_root):
     begin = time.perf_counter()
     found = register(t1, tensor_image(moving, t1), config=pair)
     log.warning(
-        "91x109x91, MIND alone: ours %.2f s, convexadam package %.2f s, ratio %.2f; with features %.1f s, folds %.4f %% (%d threads)",
+        "91x109x91, MIND alone: ours %.2f s, convexadam package %.2f s, ratio %.2f; "
+        "with features %.1f s, folds %.4f %% (%d threads)",
         ours_s,
         theirs_s,
         ours_s / theirs_s,

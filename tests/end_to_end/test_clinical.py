@@ -1,4 +1,4 @@
-"""From a folder of scans to segmentations beside them: intake, nnUNetv2_predict, deliver, as a user types them."""
+"""From a folder of scans to delivered segmentations: intake, nnUNetv2_predict, deliver."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from pydicom import dcmread
 
 from nnunet_anatomix.clinical.cases import read_source
 from tests.end_to_end.workplace import Workplace
+from tests.in_process import run_here
 from tests.nnunet_anatomix.clinical.intake.test_intake import IDENTIFYING, pacs_dump
 
 LABELS = {"background": 0, "liver": 1, "spleen": 2}
@@ -55,7 +56,7 @@ def predict(images: Path, predictions: Path, model: Path) -> None:
 
 
 def assert_delivered(intake: Path, delivered: Path, expected) -> None:
-    """All that is delivered says ``expected(file of a slice, case, k)`` of every source slice, whichever way it is read."""
+    """Assert that all deliveries say ``expected(file of a slice, case, k)`` of every slice."""
     with (delivered / "volumes.csv").open(newline="", encoding="utf-8") as file:
         volumes = {(row["case"], row["structure"]): float(row["volume_ml"]) for row in csv.DictReader(file)}
     links = sorted((intake / "sources").glob("*.json"))
@@ -105,9 +106,11 @@ def test_a_pacs_dump(tmp_path):
     dump, model = tmp_path / "Export", model_in(tmp_path / "model")
     pacs_dump(dump)
     intake, predictions, delivered = tmp_path / "intake", tmp_path / "pred", tmp_path / "out"
-    said = command("intake", dump, intake, "-m", model, "--workers", "1")
+    taken = run_here("nnunet-anatomix", "intake", dump, intake, "-m", model, "--workers", "1")
     predict(intake / "images", predictions, model)
-    said += command("deliver", predictions, delivered, "--intake", intake, "-m", model)
+    given = run_here("nnunet-anatomix", "deliver", predictions, delivered, "--intake", intake, "-m", model)
+    said = taken.stdout + taken.stderr + given.stdout + given.stderr
+    assert taken.returncode == given.returncode == 0, said
     assert said.count(" of 2 structures, SEG, NIfTI, overview") == 4
     assert_delivered(
         intake, delivered, lambda file, *_: segmented(sitk.GetArrayFromImage(sitk.ReadImage(str(file)))[0])
@@ -122,7 +125,7 @@ def test_a_pacs_dump(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_trained_model_and_stock_prediction(data_root, tmp_path):
-    """One labelled scan, a short training, then the scan's own DICOM folder through all three commands."""
+    """Train briefly on one labelled scan, then take its DICOM folder through all commands."""
     dataset = model_in(tmp_path / "Dataset905_Abdomen")
     command("intake", data_root / "dicom", tmp_path / "first", "-m", dataset, "--workers", "1")
     image = sitk.ReadImage(str(tmp_path / "first" / "images" / "case_001_0000.nii.gz"))

@@ -1,4 +1,7 @@
-"""Every real dataset and its variants, by stock commands, with no flag but ``-d``: plan, preprocess, train, predict, evaluate."""
+"""Every real dataset and its variants, by stock commands, with no flag but ``-d``.
+
+Plan, preprocess, train, predict, evaluate.
+"""
 
 from __future__ import annotations
 

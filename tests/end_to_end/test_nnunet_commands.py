@@ -152,7 +152,7 @@ def test_a_killed_training_continues_in_every_phase_of_a_schedule(planned, phase
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
 def test_the_best_configuration_is_found_and_models_are_combined(planned):
-    """Cross-validation over both trainers, nnU-Net's choice between them and their ensemble, and its postprocessing."""
+    """Cross-validate both trainers; nnU-Net chooses among them and their ensemble."""
     trainers = ("AnatomixTrainer", "AnatomixTrainerScratch")
     plans = ("-p", "nnUNetAnatomixPlans")
     for trainer in trainers:
@@ -185,7 +185,7 @@ def test_the_best_configuration_is_found_and_models_are_combined(planned):
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
 def test_stock_plans_from_planning_to_an_exported_model(workplace):
-    """Bundled weights on default plans: one epoch, all 27 test scans, then through a zip into another installation."""
+    """Train from bundled weights on default plans for an epoch, predict, export and import."""
     workplace.run("nnUNetv2_plan_and_preprocess", "-d", "901", "-c", "3d_fullres", "-np", "1")
     train = ("nnUNetv2_train", "901", "3d_fullres", "all", *CPU, "-tr")
     workplace.run(*train, "AnatomixTrainerScratch", ANATOMIX_ITERATIONS="3")

@@ -1,4 +1,4 @@
-"""What a release would hand out: wheel and source distribution are whole, and installing either gives the commands.
+"""Wheel and source distribution are complete, and installing either gives the commands.
 
 In the ordinary suite the environments borrow their dependencies from the tests' own; the slow test
 installs into empty ones.
@@ -59,7 +59,7 @@ def run(*command: str | Path, folder: Path, environment: dict[str, str] | None =
 
 @pytest.fixture(scope="module")
 def distributions(tmp_path_factory) -> dict[str, Path]:
-    """``sdist``, built from a copy of the tree, and ``wheel``, built from the sdist as ``python -m build`` does."""
+    """``sdist``, built from a copy of the tree, and ``wheel``, built from the sdist."""
     source = tmp_path_factory.mktemp("release") / "source"
     source.mkdir()
     for name in FOLDERS:

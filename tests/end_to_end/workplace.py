@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 class Workplace:
-    """Empty folders beside ``dataset``, a folder in nnU-Net's raw format; training starts from ``weights``."""
+    """Empty folders next to ``dataset``, in nnU-Net's raw format, and ``weights`` to start from."""
 
     def __init__(self, folder: Path, dataset: Path, weights: Path) -> None:
         self.folder, self.name = folder, dataset.name
@@ -25,8 +25,8 @@ class Workplace:
             "nnUNet_raw": str(self.raw),
             "nnUNet_preprocessed": str(self.preprocessed),
             "nnUNet_results": str(self.results),
-            "nnUNet_def_n_proc": "2",
-            "nnUNet_n_proc_DA": "2",
+            "nnUNet_def_n_proc": "1",
+            "nnUNet_n_proc_DA": "1",
             "ANATOMIX_WEIGHTS": str(weights),
         }
 

@@ -22,7 +22,7 @@ def mapped_coordinates(matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray
 
 
 def published_template(mask: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """(X, Y, Z) bool: affine about voxel 0 of the periodically repeated, padded template, nearest."""
+    """Return (X, Y, Z) bool: affine about voxel 0 of the repeated, padded template, nearest."""
     return (
         ndimage.map_coordinates(
             padded(mask.astype(np.uint8), shape), mapped_coordinates(matrix, shape), order=0, mode="grid-wrap"
@@ -32,7 +32,10 @@ def published_template(mask: np.ndarray, matrix: np.ndarray, shape: tuple[int, .
 
 
 def paper_template(mask: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """(X, Y, Z) bool: centre-cropped or padded template, affine about the centre, nothing outside, nearest."""
+    """Return (X, Y, Z) bool: cropped or padded template, affine about the centre, nearest.
+
+    Outside of the template is nothing.
+    """
     box = padded(mask.astype(np.uint8), shape)
     cut = tuple(slice((n - size) // 2, (n - size) // 2 + size) for n, size in zip(box.shape, shape, strict=True))
     middle = (np.array(shape) - 1) / 2

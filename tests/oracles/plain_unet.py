@@ -1,4 +1,7 @@
-"""The backbone's forward pass written plainly: padding, upsampling and concatenation by PyTorch's own operations."""
+"""The backbone's forward pass written plainly with PyTorch's own operations.
+
+These are padding, upsampling and concatenation.
+"""
 
 from __future__ import annotations
 

@@ -5,23 +5,28 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
 from nnunet_anatomix.cli import _commands
+from tests.in_process import run_here
 
 COMMANDS = tuple(_commands())
 
 
-def run(*arguments: str, **options) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "nnunet_anatomix", *arguments], capture_output=True, text=True, check=False, **options
-    )
+run = partial(run_here, "nnunet-anatomix")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], *([command, "--help"] for command in COMMANDS)])
 def test_every_command_has_help(arguments):
     result = run(*arguments)
+    assert result.returncode == 0 and "usage: nnunet-anatomix" in result.stdout
+
+
+def test_the_package_can_be_run_as_a_module():
+    command = [sys.executable, "-m", "nnunet_anatomix", "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0 and "usage: nnunet-anatomix" in result.stdout
 
 

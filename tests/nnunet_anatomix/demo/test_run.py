@@ -103,19 +103,8 @@ def test_labels_keep_their_colours_in_the_figure(tmp_path):
 def test_a_stopped_demo_stops_its_training(tmp_path, number):
     """Stop a real training and check that none of nnU-Net's worker processes survives."""
     out = tmp_path / "demo"
-    command = [
-        sys.executable,
-        "-m",
-        "nnunet_anatomix.cli",
-        "demo",
-        "--out",
-        str(out),
-        "--iterations",
-        "500",
-        "--device",
-        "cpu",
-    ]
-    process = subprocess.Popen(command)
+    options = ["--out", str(out), "--iterations", "500", "--device", "cpu"]
+    process = subprocess.Popen([sys.executable, "-m", "nnunet_anatomix", "demo", *options])
     deadline = time.monotonic() + 400
     while "Epoch 0" not in ((out / "log.txt").read_text() if (out / "log.txt").exists() else ""):
         assert process.poll() is None and time.monotonic() < deadline

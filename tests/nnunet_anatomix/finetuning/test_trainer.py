@@ -31,11 +31,13 @@ def hippocampus(nnunet, planned_hippocampus, weights_file, monkeypatch):
 
 
 def trainer_of(
-    folders, kind=AnatomixTrainer, plans="nnUNetAnatomixPlans", fold=0, resume=False, edit=None
+    folders, kind=AnatomixTrainer, plans="nnUNetAnatomixPlans", fold=0, resume=False, edit=None, batch=2
 ) -> nnUNetTrainer:
     base = folders.preprocessed / NAME
     plan, description = (json.loads((base / f"{name}.json").read_text()) for name in (plans, "dataset"))
     plan["continue_training"] = resume
+    if batch:  # the plans have up to 9, seconds a step
+        plan["configurations"]["3d_fullres"]["batch_size"] = batch
     if edit:
         edit(plan, description)
     return kind(plan, "3d_fullres", fold, description, torch.device("cpu"))
@@ -96,7 +98,7 @@ def test_scratch_differs_only_in_the_weights(hippocampus, weights_file, monkeypa
 
 def test_the_trainer_applies_the_recipe(hippocampus, monkeypatch):
     monkeypatch.setenv("ANATOMIX_ITERATIONS", "260")
-    trainer = trainer_of(hippocampus)
+    trainer = trainer_of(hippocampus, batch=None)
     trainer.initialize()
     assert (trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch) == (2, 250, 50)
     assert trainer.batch_size == 4 and not trainer.enable_deep_supervision

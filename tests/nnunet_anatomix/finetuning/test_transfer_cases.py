@@ -37,6 +37,7 @@ def trainer_of(
     base = folders.preprocessed / NAME
     plan, description = (json.loads((base / f"{name}.json").read_text()) for name in (plans, "dataset"))
     plan["continue_training"] = False
+    plan["configurations"]["3d_fullres"]["batch_size"] = 2  # the plans have up to 9: seconds a step
     if edit:
         edit(plan, description)
     return kind(plan, configuration, 0, description, torch.device("cpu"))

@@ -8,11 +8,11 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,7 @@ from pretraining.backbone.weights import Weights, load_weights, save_weights
 from pretraining.common.errors import CommandFailed, InputError, Interrupted
 from pretraining.common.lock import InUse
 from pretraining.imaging.grids import tensor_image
+from tests.in_process import run_here
 
 SHAPE = (30, 28, 34)
 SOLVER = ConvexAdamConfig(grid_spacing=4, reach=2, iterations=20)
@@ -306,10 +307,7 @@ def test_landmarks_come_in_pairs(own, tmp_path):
     assert not out.exists()
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "nnunet_anatomix", *arguments], capture_output=True, text=True, check=False
-    )
+command = partial(run_here, "nnunet-anatomix")
 
 
 def test_a_batch_and_its_table_by_command(folder, tmp_path):

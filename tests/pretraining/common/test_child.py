@@ -20,11 +20,11 @@ import os, sys
 from pathlib import Path
 from pretraining.common.command_line import run_commands
 from pretraining.common.child import run_child
-from pretraining.common.lock import locked
+from pretraining.common.lock import hold_lock
 
 def work(out: Path, program: str, grace: float = 20) -> None:
     '''Like study: a lock, and a command that runs for long.'''
-    with locked(out):
+    with hold_lock(out):
         run_child([sys.executable, "-c", program], os.environ, out / "log.txt", grace_s=grace)
 
 run_commands("parent", lambda: {"work": work, "other": work}, "")

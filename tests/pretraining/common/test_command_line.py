@@ -116,7 +116,7 @@ def test_from_masks_to_weights_and_back(run, tmp_path, preset):
     assert load_weights(tmp_path / "again.safetensors").sha256 == load_weights(weights).sha256
 
 
-def test_judging_prints_a_table_and_writes_it(run, fails, tmp_path, weights_file):
+def test_judging_prints_a_table_and_writes_it(run, fails, tmp_path, weights_file, small_judged_samples):
     brain_folder(tmp_path / "brain", modalities=("t2",))
     said = run(
         "judge",
@@ -136,7 +136,7 @@ def test_judging_prints_a_table_and_writes_it(run, fails, tmp_path, weights_file
     assert "name the folder" in fails("judge", weights_file, "--data", tmp_path / "nothing")
 
 
-def test_a_sweep_goes_on_where_it_was(run, fails, tmp_path, preset):
+def test_a_sweep_goes_on_where_it_was(run, fails, tmp_path, preset, small_judged_samples):
     brain_folder(tmp_path / "brain")
     (tmp_path / "variants.json").write_text(json.dumps({"base": {}, "faster": {"optimizer": {"rate": 1e-3}}}))
     start = (

@@ -41,3 +41,20 @@ def test_a_forked_worker_is_ended_as_ever(capfd, handlers):
         worker.terminate()
         worker.join(10)
     assert worker.exitcode == -signal.SIGTERM and capfd.readouterr().err == ""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.parametrize("handlers", [stop_signals_interrupt, stop_requests])
+def test_no_signal_is_lost_in_a_worker_that_is_just_being_forked(handlers):
+    """End workers at once, as nnU-Net's pools do that have more workers than items."""
+    with handlers():
+        for _ in range(20):
+            worker = os.fork()
+            if not worker:
+                try:
+                    time.sleep(30)
+                finally:
+                    os._exit(0)
+            os.kill(worker, signal.SIGTERM)
+            _, status = os.waitpid(worker, 0)
+            assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGTERM

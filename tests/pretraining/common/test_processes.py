@@ -57,6 +57,7 @@ def test_a_process_ended_from_outside_is_reported_with_its_work():
 def test_no_process_outlives_a_killed_parent():
     with subprocess.Popen([sys.executable, "-c", WAITS], stderr=subprocess.DEVNULL) as parent:
         while len(workers := spawned(parent.pid)) < 2:
+            assert parent.poll() is None, "the parent ended before its workers began"
             time.sleep(0.05)
         time.sleep(1.0)  # until they have started
         parent.send_signal(signal.SIGKILL)
@@ -75,6 +76,7 @@ def test_ctrl_c_is_the_parents_alone():
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as parent:
         while len(workers := spawned(parent.pid)) < 2:
+            assert parent.poll() is None, "the parent ended before its workers began"
             time.sleep(0.01)
         for worker in workers:  # while they start, when Python would print a traceback
             os.kill(worker, signal.SIGINT)

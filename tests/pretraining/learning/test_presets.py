@@ -39,10 +39,14 @@ def in_small(name: str, banks: dict[bool, TemplateBank]) -> tuple[TrainConfig, n
     """Return configuration, model and sample function of a preset at reduced size."""
     config = load_preset(TrainConfig, name)
     contrastive = config.objective.contrastive
-    shift = min(contrastive.max_shift_vox, 16)
-    objective = replace(config.objective, contrastive=replace(contrastive, max_shift_vox=shift))
-    engine = replace(config.engine, side=32 + shift)
-    model = build(lambda: make_objective(objective, UNetConfig(width=8)), torch.Generator().manual_seed(0))
+    shift = min(contrastive.max_shift_vox, 8)
+    objective = replace(
+        config.objective,
+        contrastive=replace(contrastive, max_shift_vox=shift),
+        projection=replace(config.objective.projection, width=64),
+    )
+    engine = replace(config.engine, side=32 if shift else 16)
+    model = build(lambda: make_objective(objective, UNetConfig(width=8, poolings=3)), torch.Generator().manual_seed(0))
     make = sample_maker(config.objective)
     return config, model, lambda index: make(banks[engine.labels.anatomy > 0], engine, seed=0, index=index)
 

@@ -17,6 +17,7 @@ from pretraining.learning.train_config import TrainConfig
 from pretraining.probing import sweep as sweep_module
 from pretraining.probing.sweep import read_variants, sweep
 from pretraining.templates.procedural import procedural_bank
+from tests.pretraining.probing.aligned_folders import brain_folder
 
 BASE = TrainConfig(
     validation_pairs=1,
@@ -26,23 +27,30 @@ BASE = TrainConfig(
 )
 
 
-def test_every_variant_is_trained_once_and_ranked(tmp_path, data_root):
+@pytest.fixture
+def brain(tmp_path, small_judged_samples):
+    brain_folder(tmp_path / "brain")
+    return tmp_path / "brain"
+
+
+def test_every_variant_is_trained_once_and_ranked(tmp_path, brain):
     (tmp_path / "variants.json").write_text(json.dumps({"as it is": {}, "averaged": {"average_decay": 0.9}}))
     variants = read_variants(tmp_path / "variants.json", BASE)
     assert variants["as it is"] == BASE and variants["averaged"].average_decay == 0.9
-    folder, brain = tmp_path / "sweep", data_root / "registration" / "mni_multimodal"
-    table = sweep(variants, procedural_bank(8), brain, folder, minutes=0.01, device="cpu")
+    folder = tmp_path / "sweep"
+    # Long enough for a step on a busy machine, the first of which compiles.
+    table = sweep(variants, procedural_bank(8), brain, folder, minutes=0.05, device="cpu")
     assert {line.split("|")[1].strip() for line in table.splitlines()[2:]} == set(variants)
     means = [float(line.split("|")[-2]) for line in table.splitlines()[2:]]
     assert means == sorted(means, reverse=True) and min(means) >= 0 and max(means) <= 1
     stamps = {path: path.stat().st_mtime_ns for path in folder.rglob("checkpoint.pt")}
     assert len(stamps) == 2
-    assert sweep(variants, procedural_bank(8), brain, folder, minutes=0.01, device="cpu") == table
+    assert sweep(variants, procedural_bank(8), brain, folder, minutes=0.05, device="cpu") == table
     assert stamps == {path: path.stat().st_mtime_ns for path in folder.rglob("checkpoint.pt")}
 
 
-def test_a_variant_that_fails_or_is_anothers_does_not_stop_the_others(tmp_path, data_root, monkeypatch):
-    folder, brain = tmp_path / "sweep", data_root / "registration" / "mni_multimodal"
+def test_a_variant_that_fails_or_is_anothers_does_not_stop_the_others(tmp_path, brain, monkeypatch):
+    folder = tmp_path / "sweep"
     trained = []
 
     def stand_in(run, config, *_, **__):

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from pretraining.backbone.unet import UNetConfig
+from pretraining.bank.template_bank import TemplateBank
 from pretraining.cli import main
 from pretraining.common.config import to_dict
 from pretraining.common.errors import CommandFailed, InputError
@@ -28,7 +29,7 @@ from pretraining.learning.train_config import TrainConfig
 from pretraining.samples import synthesize as module
 from pretraining.samples.shards import pack
 from pretraining.samples.store import begin_store, finish_store, open_store
-from pretraining.samples.synthesize import Share, synthesize
+from pretraining.samples.synthesize import Request, Share, synthesize
 
 
 @pytest.fixture(params=[1, 3], ids=lambda samples: f"{samples} a shard")
@@ -90,31 +91,41 @@ def test_16_samples_are_the_same_however_they_were_made(request_of, bank_file, t
         assert files(tmp_path / folder).items() >= files(tmp_path / "one worker").items(), folder
 
 
+MANY = 60
+"""Samples, so many that a busy machine notices in time that some are there."""
+
+
+@pytest.fixture(scope="module")
+def many(bank_file) -> tuple[str, ...]:
+    """Return the checksums of ``MANY`` samples."""
+    request = Request(bank=TemplateBank.open(bank_file), engine=EngineConfig(side=48), count=MANY, seed=3)
+    return made_directly(request)
+
+
 @pytest.mark.parametrize(("how", "workers"), [(signal.SIGKILL, 2), (signal.SIGTERM, 2), (signal.SIGINT, 1)])
-def test_a_stopped_command_goes_on_where_it_was(request_of, bank_file, tmp_path, how, workers):
-    count = 150  # so many that a busy machine notices in time
-    arguments = command(bank_file, tmp_path / "store", "--count", count, "--workers", workers)
+def test_a_stopped_command_goes_on_where_it_was(request_of, bank_file, tmp_path, many, how, workers):
+    arguments = command(bank_file, tmp_path / "store", "--count", MANY, "--workers", workers)
     code, said = stopped_after(10, how, arguments, tmp_path / "store")
     there = files(tmp_path / "store")
-    assert 10 <= len([name for name in there if name.startswith("shard-")]) < count
+    assert 10 <= len([name for name in there if name.startswith("shard-")]) < MANY
     if how == signal.SIGKILL:
         assert code == -how
     else:
         assert code == 128 + how and "stopped; run the same command again to resume" in said and "Traceback" not in said
         assert not any(name.startswith(".") for name in there)
-    request = request_of(count=count, engine=EngineConfig(side=48))
+    request = request_of(count=MANY, engine=EngineConfig(side=48))
     assert synthesize(request, tmp_path / "store") == 0
     assert all(
         files(tmp_path / "store")[name] == content for name, content in there.items() if name.startswith("shard-")
     )
-    assert stored(tmp_path / "store") == made_directly(request)
+    assert stored(tmp_path / "store") == many
 
 
 def test_two_commands_at_once_do_each_other_no_harm(request_of, bank_file, tmp_path):
-    arguments = command(bank_file, tmp_path / "store", "--count", 40, "--workers", 1)
+    arguments = command(bank_file, tmp_path / "store", "--count", 16, "--workers", 1)
     both = [subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(2)]
     assert [process.wait() for process in both] == [0, 0]
-    assert stored(tmp_path / "store") == made_directly(request_of(count=40, engine=EngineConfig(side=48)))
+    assert stored(tmp_path / "store") == made_directly(request_of(count=16, engine=EngineConfig(side=48)))
 
 
 def test_what_is_there_is_not_made_again(request_of, store_folder, monkeypatch):

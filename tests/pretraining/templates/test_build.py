@@ -22,6 +22,7 @@ from pretraining.common.errors import CommandFailed, InputError
 from pretraining.templates import build as bank_parts
 from pretraining.templates.build import SHOWN_PROBLEMS, build_bank
 from pretraining.templates.procedural import procedural_bank
+from tests.in_process import run_here
 from tests.pretraining.templates.label_maps import box, save
 
 NOT_FINITE = np.ones((6, 6, 6), dtype=np.float32)
@@ -427,19 +428,10 @@ def test_the_command_on_real_data(data_root, tmp_path):
         str(data_root / "templates" / name) for name in ("totalsegmentator", "totalsegmentator_multilabel", "head_neck")
     ]
     bank = tmp_path / "a.bank"
-    command = [
-        sys.executable,
-        "-m",
-        "pretraining",
-        "templates",
-        "--source",
-        *sources,
-        "--out",
-        str(bank),
-        "--workers",
-        "2",
-    ]
-    said = subprocess.run([*command, "--licence", "CC BY 4.0"], check=True, capture_output=True, text=True).stderr
+    command = ["templates", "--source", *sources, "--out", str(bank), "--workers", "1", "--licence", "CC BY 4.0"]
+    ran = run_here("anatomix-pretrain", *command)
+    assert ran.returncode == 0, ran.stderr
+    said = ran.stderr
     report = (tmp_path / "a.bank.report.txt").read_text()
     empty = [line for line in report.splitlines() if line.endswith(": the mask is empty")]
     assert len(empty) == 9 and "\n9 empty masks\n" in report and "9 empty masks" in said

@@ -26,6 +26,7 @@ from nnunet_anatomix.clinical.intake.intake import IntakeResult, intake
 from pretraining.common.errors import CommandFailed, InputError
 from pretraining.common.lock import InUse
 from pretraining.imaging.grids import Grid
+from tests.in_process import run_here
 from tests.nnunet_anatomix.clinical.dicom_series import CORONAL, PATIENT, PATIENT_NUMBER, ramp, write_series
 
 IDENTIFYING = (
@@ -425,15 +426,16 @@ def test_spreadsheets_get_no_formulas(tmp_path, ct_model):
     assert rows(intake(tmp_path / "src", tmp_path / "out", ct_model))[0]["description"].startswith("'=")
 
 
-def test_the_command(tmp_path, ct_model):
+def test_the_command(tmp_path, ct_model, monkeypatch):
     write_series(tmp_path / "Müller 1", description="Thorax ä")
     command = [sys.executable, "-m", "nnunet_anatomix", "intake", "Müller 1", "out", "-m", ct_model]
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
     options = {"cwd": tmp_path, "capture_output": True, "check": False, "env": environment, "encoding": "utf-8"}
     dry = subprocess.run([*command, "--dry-run", "--map", "0=description:Thorax*", "0=modality:CT"], **options)
     assert dry.returncode == 0 and "Thorax ä" in dry.stdout and not (tmp_path / "out").exists(), dry.stderr
-    wet = subprocess.run(command, **options)
+    monkeypatch.chdir(tmp_path)
+    wet = run_here("nnunet-anatomix", *command[3:])
     assert wet.returncode == 0 and not wet.stdout and "1 case" in wet.stderr, wet.stderr
     assert not [word for word in IDENTIFYING if word in wet.stderr]
-    bad = subprocess.run([*command, "--map", "5=description:x"], **options)
+    bad = run_here("nnunet-anatomix", *command[3:], "--map", "5=description:x")
     assert bad.returncode == 1 and len(bad.stderr.splitlines()) == 1 and "the model's channels are 0 (CT)" in bad.stderr

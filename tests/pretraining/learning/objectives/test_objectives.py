@@ -41,7 +41,7 @@ from pretraining.learning.objectives.projection import ProjectionConfig
 from pretraining.templates.procedural import KINDS, procedural_bank
 
 KIND_NAMES = ("contrastive", "label_free", "denoising", "segmentation")
-ENGINE = EngineConfig(side=32)
+ENGINE = EngineConfig(side=16)
 
 
 def config(kind: str) -> ObjectiveConfig:
