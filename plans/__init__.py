@@ -1,1 +1,1 @@
-"""Plan templates, which tell nnU-Net how to run the weights; installed as ``nnunet_anatomix.plans``."""
+"""Plan templates, which describe the network to nnU-Net; installed as ``nnunet_anatomix.plans``."""

@@ -75,7 +75,7 @@ def _determinants(displacement: Tensor) -> Iterator[tuple[int, Tensor]]:
 def inverse_error_mm(
     forward: Tensor, inverse: Tensor, spacing_mm: Sequence[float], mask: Tensor | None = None
 ) -> tuple[float, float]:
-    """Compute the inverse consistency error, |forward(p) + inverse(p + forward(p))|.
+    """Compute the inverse consistency error, ``|forward(p) + inverse(p + forward(p))|``.
 
     Args:
         forward: (3, X, Y, Z) displacement, voxels.

@@ -23,7 +23,7 @@ _TOLERANCE = 1e-3
 
 
 def identity(shape: torch.Size | tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
-    """Return the (3, *shape) positions of all voxels, in voxels."""
+    """Return the ``(3, *shape)`` positions of all voxels, in voxels."""
     return torch.stack(
         torch.meshgrid(*(torch.arange(side, dtype=torch.float32, device=device) for side in shape), indexing="ij")
     )

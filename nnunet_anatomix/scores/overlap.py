@@ -21,7 +21,7 @@ def shared_labels(fixed: LabelMap, moving: LabelMap) -> list[int]:
 
 
 def dice_by_label(fixed: LabelMap, moved: LabelMap) -> dict[int, float]:
-    """Compute the Dice coefficient 2 |A ∩ B| / (|A| + |B|) of every label above 0 in either map.
+    """Compute the Dice, ``2 |A ∩ B| / (|A| + |B|)``, of every label above 0 in either map.
 
     Args:
         fixed: (X, Y, Z) labels.

@@ -165,7 +165,8 @@ def find_weights(explicit: str | None = None, plan: str | None = None) -> Path:
         path = _fetch(name) if name.startswith(HUB) else Path(name).expanduser()
     if not path.is_file():
         raise InputError(
-            f"{source} names {name}, but there is no such file; correct it, or use bundled weights: {', '.join(bundled)}"
+            f"{source} names {name}, but there is no such file; correct it, "
+            f"or use bundled weights: {', '.join(bundled)}"
         )
     return path
 

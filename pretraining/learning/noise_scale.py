@@ -1,8 +1,8 @@
 """Simple noise scale of the gradient: label maps per step that average its noise out.
 
-B = tr(Σ) / |G|², where G is the mean gradient of a label map and Σ the covariance of the gradients
-of single label maps. A step of far fewer label maps than B is mostly noise; a step of far more
-learns hardly more than a smaller one.
+``B = tr(Σ) / |G|²``, where G is the mean gradient of a label map and Σ the covariance of the
+gradients of single label maps. A step of far fewer label maps than B is mostly noise; a step of
+far more learns hardly more than a smaller one.
 
 References:
     McCandlish et al., An Empirical Model of Large-Batch Training, 2018, arXiv:1812.06162, sec. 2.2
@@ -21,11 +21,11 @@ averaged separately.
 
 
 class GradientNoise:
-    """Estimator of |G|² and tr(Σ) from the gradients that a step computes anyway.
+    """Estimator of ``|G|²`` and tr(Σ) from the gradients that a step computes anyway.
 
     With several label maps per step, the gradients of single label maps are compared with their
     mean. With one, the gradients of two consecutive steps are compared: they come from independent
-    samples, so their product has the expectation |G|² as long as the weights hardly change in a
+    samples, so their product has the expectation ``|G|²`` as long as the weights hardly change in a
     step. Both estimates are unbiased; neither reads a value back from the device.
 
     Args:
@@ -65,14 +65,14 @@ class GradientNoise:
         return torch.stack(squares).mean() if squares else torch.zeros((), device=self._parameters[0].device)
 
     def estimate(self, single_square: Tensor) -> Tensor | None:
-        """Estimate |G|² and tr(Σ) from the mean gradient of the step, in ``grad``.
+        """Estimate ``|G|²`` and tr(Σ) from the mean gradient of the step, in ``grad``.
 
         Args:
             single_square: () mean squared norm of single gradients, over all label maps of the
                 step.
 
         Returns:
-            (2,) estimates of |G|² and tr(Σ); None at the first step with one label map.
+            (2,) estimates of ``|G|²`` and tr(Σ); None at the first step with one label map.
         """
         gradient, count = _flat(self._parameters), self._label_maps
         if count > 1:
@@ -95,11 +95,11 @@ class NoiseScale:
         """Add estimates of consecutive steps; this synchronizes with the GPU.
 
         Args:
-            estimates: (2,) estimates of |G|² and tr(Σ), one per step.
+            estimates: (2,) estimates of ``|G|²`` and tr(Σ), one per step.
 
         Returns:
-            Noise scale, label maps; None while the estimate of |G|² is not above 0, because noise
-            dominates it.
+            Noise scale, label maps; None while the estimate of ``|G|²`` is not above 0, because
+            noise dominates it.
         """
         if estimates:
             new = torch.stack(estimates).double().sum(dim=0).cpu()

@@ -1,4 +1,7 @@
-"""Triton's kernels equal the ways that need no Triton: run by its interpreter, in a process of its own, and compiled for GPUs."""
+"""Triton kernels equal the code without Triton.
+
+They run in Triton's interpreter, in a process of its own, and are compiled for GPUs.
+"""
 
 from __future__ import annotations
 
@@ -158,7 +161,7 @@ KERNELS = {
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize(("name", "types"), [(name, types) for name, variants in KERNELS.items() for types in variants])
 def test_compiles_for_gpus(name, types, capability):
-    """No GPU is needed to compile; types that do not go together are found here, which the interpreter lets through."""
+    """Compiling needs no GPU, and finds mismatched types that the interpreter accepts."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource

@@ -58,7 +58,7 @@ def warp_affine(
         mode: Interpolation, ``bilinear`` or ``nearest``.
 
     Returns:
-        (C, *size); 0 beyond the volume.
+        ``(C, *size)``; 0 beyond the volume.
     """
     spacing = np.asarray(spacing_mm, dtype=float)
     matrix_vox = matrix * spacing / spacing[:, None]

@@ -1,7 +1,7 @@
 """Global stage of ConvexAdam: coupled convex optimization over discrete displacements.
 
 Similarity and smoothness alternate with increasing coupling: each voxel of a coarse grid selects
-the displacement ``d`` of least cost + coupling · |d - u|², and ``u`` is the smoothed selection
+the displacement ``d`` of least cost + coupling · ``|d - u|²``, and ``u`` is the smoothed selection
 (Siebert, Hansen & Heinrich, ConvexAdam, 2021/2024; App. B.4 of the paper).
 """
 
@@ -106,7 +106,7 @@ def _mean_difference(fixed: Tensor, moving: Tensor, fixed_weight: Tensor | None,
 
 
 def _optimize(cost: Tensor, offsets: Tensor, shape: torch.Size) -> Tensor:
-    """Alternate selection and smoothing; (3, *shape) from the (K, V) cost."""
+    """Alternate selection and smoothing; ``(3, *shape)`` from the (K, V) cost."""
     selected = cost.argmin(0)
     lengths = offsets.square().sum(1, keepdim=True)
     for coupling in COUPLINGS:

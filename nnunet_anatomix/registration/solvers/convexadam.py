@@ -198,7 +198,7 @@ def regrid(displacement: Tensor, spacing: int, new_spacing: int, shape: tuple[in
         shape: Shape of the new grid.
 
     Returns:
-        (3, *shape), voxels of the new grid.
+        ``(3, *shape)``, voxels of the new grid.
     """
     centres = (identity(shape, displacement.device) + 0.5) * (new_spacing / spacing) - 0.5
     return interpolate_at(displacement, centres, beyond="border") * (spacing / new_spacing)
@@ -215,7 +215,7 @@ def on_full_grid(displacement: Tensor, spacing: int, shape: tuple[int, int, int]
 
 
 def _pad_to(displacement: Tensor, shape: Sequence[int]) -> Tensor:
-    """Pad to (3, *shape) by repeating the last voxels."""
+    """Pad to ``(3, *shape)`` by repeating the last voxels."""
     margins = [side - covered for side, covered in zip(shape, displacement.shape[1:], strict=True)]
     if not any(margins):
         return displacement
