@@ -13,7 +13,7 @@ from pretraining.backbone.inference import Clip
 from pretraining.common.atomic import atomic_write
 from pretraining.imaging.feature_colours import RANGE, FeatureColours
 from pretraining.imaging.grids import image_tensor
-from pretraining.imaging.views import VIEWS, letter_sides
+from pretraining.imaging.views import VIEWS, name_row
 
 CHANNELS = 6
 """Number of single channels shown: those that vary most."""
@@ -76,18 +76,7 @@ def draw_features(path: str | Path, image: sitk.Image, features: Tensor, *, clip
             )
         for axis in row:
             axis.set_axis_off()
-        letter_sides(row[0], view)
-        row[0].text(
-            -0.02,
-            0.5,
-            view,
-            color="white",
-            fontsize=10,
-            rotation=90,
-            ha="right",
-            va="center",
-            transform=row[0].transAxes,
-        )
+        name_row(row[0], view)
     for axis, name in zip(
         rows[0], ("scan", "principal components", *(f"channel {channel}" for channel in selected)), strict=True
     ):

@@ -12,7 +12,7 @@ from torch import Tensor
 from pretraining.common.atomic import atomic_write
 from pretraining.common.errors import InputError
 from pretraining.imaging.grids import same_grid
-from pretraining.imaging.views import CONTENT, VIEWS, apply_window, display_window, letter_sides
+from pretraining.imaging.views import CONTENT, VIEWS, apply_window, display_window, name_row
 
 Plane = TypeVar("Plane", np.ndarray, Tensor)
 
@@ -122,18 +122,7 @@ def draw_registration(out: Path, fixed: sitk.Image, before: sitk.Image, after: s
         for axis, panel in zip(row, images, strict=True):
             axis.imshow(panel, cmap="gray", vmin=0, vmax=1, interpolation="bilinear")
             axis.set_axis_off()
-        letter_sides(row[0], view)
-        row[0].text(
-            -0.02,
-            0.5,
-            view,
-            color="white",
-            fontsize=10,
-            rotation=90,
-            ha="right",
-            va="center",
-            transform=row[0].transAxes,
-        )
+        name_row(row[0], view)
     for axis, name in zip(rows[0], COLUMNS, strict=True):
         axis.set_title(name, color="white", fontsize=10)
     with atomic_write(out) as partial:

@@ -95,3 +95,16 @@ def letter_sides(axis: Axes, view: str, *, outside: bool = False, size: float = 
             va=vertical,
             transform=axis.transAxes,
         )
+
+
+def name_row(axis: Axes, view: str) -> None:
+    """Write the letters of the sides into the first picture of a row, and the view's name beside it.
+
+    Args:
+        axis: Matplotlib axes with the picture.
+        view: Key of :data:`VIEWS`.
+    """
+    letter_sides(axis, view)
+    axis.text(
+        -0.02, 0.5, view, color="white", fontsize=10, rotation=90, ha="right", va="center", transform=axis.transAxes
+    )
