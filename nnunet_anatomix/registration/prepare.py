@@ -1,4 +1,4 @@
-"""First stage of a registration: settings that fit the memory, the start, both scans on one grid."""
+"""First stage of a registration: settings that fit the memory, the start, scans on one grid."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def letter_sides(axis: Axes, view: str, *, outside: bool = False, size: float = 
 
 
 def name_row(axis: Axes, view: str) -> None:
-    """Write the letters of the sides into the first picture of a row, and the view's name beside it.
+    """Write the letters of the sides into a row's first picture, and the view's name next to it.
 
     Args:
         axis: Matplotlib axes with the picture.
