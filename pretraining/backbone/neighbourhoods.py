@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+NEIGHBOURS = 27
+"""Voxels read per position; the dense convolution is cheaper for more than one voxel in so many."""
+
 
 def convolution_at(
     x: Tensor, positions: Tensor, weight: Tensor, bias: Tensor | None, *, padding: Literal["reflect", "zeros"]
@@ -27,8 +30,8 @@ def convolution_at(
         rounding.
 
     Notes:
-        Reads and stores 27 C values per position, so that the dense convolution is cheaper for
-        more than about one voxel in 27. The backward pass sums in a fixed order on every device.
+        Reads and stores 27 C values per position (see :data:`NEIGHBOURS`). The backward pass sums
+        in a fixed order on every device.
     """
     batch, channels, *shape = x.shape
     per_volume = positions if positions.ndim == 2 else positions.expand(batch, -1)

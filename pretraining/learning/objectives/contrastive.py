@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Generator, Tensor, nn
 
+from pretraining.backbone.neighbourhoods import NEIGHBOURS
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.common.checks import check_not_negative, check_positive, check_probability, check_within
 from pretraining.common.random import noise_generator
 from pretraining.engine.synthesis import Pair
 from pretraining.learning.objectives.local_matching import LocalMatching, LocalMatchingConfig
 from pretraining.learning.objectives.loss import supervised_contrastive_loss
-from pretraining.learning.objectives.moved_views import PoseConfig, common_box, move_views
+from pretraining.learning.objectives.moved_views import CommonBox, PoseConfig, common_box, move_views
 from pretraining.learning.objectives.projection import ProjectionConfig, ProjectionHead
 from pretraining.learning.objectives.sampling import BlockLabel, sample_positions
 
@@ -103,12 +104,27 @@ class ContrastiveModel(nn.Module):
         # device.
         moved = move_views(sample, config.max_shift_vox, noise_generator(generator.initial_seed(), "cpu"), config.pose)
         matched = {level: config.local.tap(level) for level in config.local.levels} if self.local else {}
-        features = self.backbone.features(moved.views[:, None], tuple(dict.fromkeys((*self.taps, *matched.values()))))
+        taps = tuple(dict.fromkeys((*self.taps, *matched.values())))
+        device_type = moved.views.device.type
+        autocast = torch.autocast(
+            device_type, torch.get_autocast_dtype(device_type), enabled=torch.is_autocast_enabled(device_type)
+        )
+        if "output" in matched.values() or config.positions * NEIGHBOURS > moved.labels.numel():
+            features, last = self.backbone.features(moved.views[:, None], taps), None
+        else:  # the output is computed at the drawn voxels only
+            features, last = self.backbone.features_before_output(moved.views[:, None], taps)
         boxes = {
             level: common_box(moved, level, config.block_label) for level in dict.fromkeys((*self.levels, *matched))
         }
+
+        def read(tap: str, box: CommonBox, drawn: Tensor) -> Tensor:
+            if last is None or tap != "output":
+                return box.features_of_both(features[tap], drawn)
+            with autocast:
+                return self.backbone.output_at(last, box.positions_in_both(drawn))
+
         losses = []
-        with torch.autocast(moved.views.device.type, enabled=False):
+        with torch.autocast(device_type, enabled=False):
             for tap, level, head in zip(self.taps, self.levels, self.heads, strict=True):
                 box = boxes[level]
                 drawn = sample_positions(
@@ -116,7 +132,7 @@ class ContrastiveModel(nn.Module):
                 )
                 losses.append(
                     supervised_contrastive_loss(
-                        head(box.features_of_both(features[tap], drawn).float()),
+                        head(read(tap, box, drawn).float()),
                         box.labels.flatten()[drawn],
                         temperature=config.temperature,
                         balanced_denominator=config.balanced_denominator,

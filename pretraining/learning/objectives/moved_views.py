@@ -91,6 +91,12 @@ class CommonBox:
         back = np.linalg.inv(self.matrix[:, :3])
         return _transform(np.column_stack([back, -back @ self.matrix[:, 3]]), counterparts)
 
+    def positions_in_both(self, drawn: Tensor) -> Tensor:
+        """Convert (n,) flat positions in the box to (2, n) flat positions in both views."""
+        places = self.places(drawn)
+        voxels = torch.stack((places, self.counterparts(places).round().long()))
+        return flat_index(voxels, self.shape)
+
     def features_of_both(self, features: Tensor, drawn: Tensor) -> Tensor:
         """Read the features of corresponding voxels in both views.
 
@@ -101,9 +107,7 @@ class CommonBox:
         Returns:
             (2, n, C), the first view before the second.
         """
-        places = self.places(drawn)
-        voxels = torch.stack((places, self.counterparts(places).round().long()))
-        return features_at(features, flat_index(voxels, self.shape))
+        return features_at(features, self.positions_in_both(drawn))
 
 
 def _transform(matrix: np.ndarray, places: Tensor) -> Tensor:

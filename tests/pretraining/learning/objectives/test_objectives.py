@@ -195,3 +195,33 @@ def test_dice_of_the_truth_is_perfect_and_of_its_opposite_the_worst():
 def test_impossible_objectives_are_refused(wrong):
     with pytest.raises(ValueError, match="kind"):
         ObjectiveConfig(**wrong)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_the_output_at_drawn_voxels_gives_the_dense_loss(bf16, monkeypatch):
+    """Few positions in a large window: the last convolution is computed at these voxels only."""
+    settings = ObjectiveConfig(contrastive=ContrastiveConfig(positions=64, max_shift_vox=4))
+    model = build(lambda: make_objective(settings, UNetConfig(width=4, poolings=2)), torch.Generator().manual_seed(0))
+    sample = synthesize_pair(procedural_bank(8), EngineConfig(side=32), seed=0, index=0)
+    sample = Pair(sample.labels[:20, :20, :20], sample.views[:, :20, :20, :20].contiguous())
+    calls = []
+    sparse = type(model.backbone).output_at
+    monkeypatch.setattr(
+        type(model.backbone), "output_at", lambda net, *arguments: calls.append(1) or sparse(net, *arguments)
+    )
+
+    def loss_and_gradient() -> tuple[torch.Tensor, torch.Tensor]:
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = total_loss(model, model(sample, generator=torch.Generator().manual_seed(1)))
+        loss.backward()
+        return loss.detach(), model.backbone.output.weight.grad.clone()
+
+    found = loss_and_gradient()
+    assert calls
+    monkeypatch.setattr("pretraining.learning.objectives.contrastive.NEIGHBOURS", 10**9)
+    expected = loss_and_gradient()
+    assert len(calls) == 1
+    tolerance = 0.02 if bf16 else 1e-5
+    torch.testing.assert_close(found[0], expected[0], atol=tolerance, rtol=tolerance)
+    torch.testing.assert_close(found[1], expected[1], atol=tolerance, rtol=10 * tolerance)
