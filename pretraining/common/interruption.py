@@ -43,12 +43,7 @@ def stop_requests() -> Iterator[Stop]:
     # Signals that nohup ignores stay ignored.
     before = {number: handler for number in SIGNALS if (handler := signal.getsignal(number)) != signal.SIG_IGN}
 
-    owner = os.getpid()
-
     def record(number: int, frame: object) -> None:
-        if os.getpid() != owner:
-            _end_forked_worker(number)
-            return
         stop.signal = signal.Signals(number)
         for other, handler in before.items():
             signal.signal(other, handler)
@@ -75,12 +70,8 @@ def stop_signals_interrupt() -> Iterator[None]:
         return
     handled = [number for number in SIGNALS if signal.getsignal(number) == signal.SIG_DFL]
 
-    owner = os.getpid()
-
     def interrupt(number: int, frame: object) -> None:
-        if os.getpid() == owner:
-            raise KeyboardInterrupt(number)
-        _end_forked_worker(number)
+        raise KeyboardInterrupt(number)
 
     for number in handled:
         signal.signal(number, interrupt)
@@ -100,31 +91,29 @@ def signal_of(interrupt: KeyboardInterrupt) -> int:
     return interrupt.args[0] if interrupt.args else signal.SIGINT
 
 
-def _end_forked_worker(number: int) -> None:
-    """Apply the signal's default action.
-
-    A forked worker inherits the handlers, but its parent ends it by signals.
-    """
-    signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
-
-
 _mask_before_fork = threading.local()
 
 
-def _hold_signals() -> None:
-    """Block stop signals while this process forks.
-
-    CPython drops signals that reach a child before it has left ``fork``. A worker that nnU-Net's
-    pool ends that early would live on, and the pool would wait for it forever.
-    """
+def _block_signals() -> None:
+    """Block stop signals while this process forks, since CPython drops those that arrive then."""
     _mask_before_fork.value = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
-def _release_signals() -> None:
-    """Unblock what ``_hold_signals`` has blocked, in the parent and in the child."""
+def _unblock_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, _mask_before_fork.value)
 
 
+def _reset_forked_worker() -> None:
+    """Give stop signals their default action in a forked worker, which its parent ends by signals.
+
+    A Python handler needs a running interpreter. A worker that is stuck in a lock that another
+    thread held at the fork would never run it, and nnU-Net's pools would wait for it forever.
+    """
+    for number in SIGNALS:
+        if getattr(signal.getsignal(number), "__module__", None) == __name__:
+            signal.signal(number, signal.SIG_DFL)
+    _unblock_signals()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_hold_signals, after_in_parent=_release_signals, after_in_child=_release_signals)
+    os.register_at_fork(before=_block_signals, after_in_parent=_unblock_signals, after_in_child=_reset_forked_worker)

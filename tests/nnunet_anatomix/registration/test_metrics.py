@@ -180,5 +180,5 @@ def test_a_bad_file_of_landmarks_is_refused_by_its_line(tmp_path, name, text, sa
 
 
 def test_a_missing_file_of_landmarks_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"gone\.csv can't be read"):
+    with pytest.raises(InputError, match=r"gone\.csv cannot be read"):
         read_landmarks(tmp_path / "gone.csv")

@@ -58,11 +58,16 @@ def parent(out: Path, started: Path, program: str, *flags: str) -> tuple[subproc
     return process, [int(number) for number in started.read_text().split()]
 
 
+def is_running(number: int) -> bool:
+    try:
+        return psutil.Process(number).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def gone(numbers: list[int], within_s: float) -> bool:
     deadline = time.monotonic() + within_s
-    while any(
-        psutil.pid_exists(number) and psutil.Process(number).status() != psutil.STATUS_ZOMBIE for number in numbers
-    ):
+    while any(map(is_running, numbers)):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.05)

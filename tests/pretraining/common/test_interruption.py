@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -58,3 +59,26 @@ def test_no_signal_is_lost_in_a_worker_that_is_just_being_forked(handlers):
             os.kill(worker, signal.SIGTERM)
             _, status = os.waitpid(worker, 0)
             assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGTERM
+
+
+def wait_for_a_lock_of_its_own() -> None:
+    """Lock a mutex twice without releasing the interpreter, which no Python handler can end."""
+    libc = ctypes.PyDLL(None)
+    mutex = ctypes.create_string_buffer(64)
+    libc.pthread_mutex_lock(mutex)
+    libc.pthread_mutex_lock(mutex)
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system does not fork")
+@pytest.mark.parametrize("handlers", [stop_signals_interrupt, stop_requests])
+def test_a_stuck_forked_worker_is_ended(handlers):
+    """A lock that another thread held at the fork is never released in the worker."""
+    with handlers():
+        worker = multiprocessing.get_context("fork").Process(target=wait_for_a_lock_of_its_own)
+        worker.start()
+        time.sleep(0.3)
+        worker.terminate()
+        worker.join(10)
+        ended = worker.exitcode
+        worker.kill()
+    assert ended == -signal.SIGTERM

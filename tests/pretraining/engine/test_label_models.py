@@ -49,5 +49,5 @@ def test_all_models_are_used_alike(name):
     "wrong", [{"ensemble": -1.0}, {"ensemble": 0.0}, {"smshapes": math.nan}, {"anatomy": math.inf}, {"anatomy": -0.5}]
 )
 def test_impossible_shares_are_refused(wrong):
-    with pytest.raises(ValueError, match=r"expected (a number of at least 0|one above 0)"):
+    with pytest.raises(ValueError, match=r"expected (a number of at least 0|at least one above 0)"):
         LabelModelConfig(**wrong)

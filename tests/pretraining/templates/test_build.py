@@ -169,7 +169,7 @@ def test_a_build_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch, re
 def test_a_finished_subject_is_used_for_what_it_was_read_for_alone(tmp_path, monkeypatch, read_subjects, changed):
     source, bank = cases(tmp_path / "maps"), tmp_path / "a.bank"
     with monkeypatch.context() as patch:
-        patch.setattr("pretraining.templates.build.write_bank", lambda *_arguments, **_options: 1 / 0)
+        patch.setattr("pretraining.templates.build._iterate_templates", lambda *_arguments, **_options: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             build_bank([source], bank)
     read_subjects.clear()

@@ -110,7 +110,7 @@ def test_label_free_learning_looks_at_no_label(bank):
 
 
 def test_the_variance_term_sees_a_collapse():
-    from pretraining.learning.objectives.label_free import _spread
+    from pretraining.learning.objectives.label_free import _collapse_terms
 
     generator = torch.Generator().manual_seed(0)
     spread, collapsed = (
@@ -118,8 +118,8 @@ def test_the_variance_term_sees_a_collapse():
         torch.ones(500, 16) + 1e-4 * torch.randn(500, 16, generator=generator),
     )
     low = torch.randn(500, 1, generator=generator) * torch.ones(16)
-    assert _spread(spread)[0] < 0.1 and _spread(collapsed)[0] > 0.9
-    assert _spread(spread)[1] < 0.5 and _spread(low)[1] > 5
+    assert _collapse_terms(spread)[0] < 0.1 and _collapse_terms(collapsed)[0] > 0.9
+    assert _collapse_terms(spread)[1] < 0.5 and _collapse_terms(low)[1] > 5
 
 
 def test_clean_images_are_the_views_without_artefacts(bank):
