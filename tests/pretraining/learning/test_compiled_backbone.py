@@ -44,7 +44,7 @@ def test_the_graph_is_whole_and_nothing_else_changes(tmp_path, monkeypatch):
         for name in expected:
             if "backbone" in name and "weight" in name:  # they have moved by up to 6e-4
                 torch.testing.assert_close(found[name], expected[name], rtol=0, atol=2e-6)
-    assert compiled.validation_loss == pytest.approx(plain.validation_loss, rel=1e-5), "that of the average"
+    assert compiled.validation_loss == pytest.approx(plain.validation_loss, rel=1e-4), "that of the average"
     assert not any("_orig_mod" in name for name in (*compiled.model, *compiled.average))
     export_run(tmp_path / "compiled", tmp_path / "weights.safetensors")
 
