@@ -48,7 +48,7 @@ def align(
     # Import torch here, which --help does not need.
     from nnunet_anatomix.registration.atlas.align import align_scans
     from nnunet_anatomix.registration.descriptors import DescriptorConfig
-    from pretraining.backbone.external import load_feature_weights
+    from pretraining.backbone.external_weights import load_feature_weights
     from pretraining.common.device import has_bf16_units, resolve_device
     from pretraining.common.outputs import try_folder
 

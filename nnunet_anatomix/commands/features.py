@@ -49,7 +49,7 @@ def features(
     from nnunet_anatomix.features.extract import extract_features
     from nnunet_anatomix.features.files import feature_ending, write_features
     from nnunet_anatomix.features.pictures import draw_features
-    from pretraining.backbone.external import load_feature_weights
+    from pretraining.backbone.external_weights import load_feature_weights
     from pretraining.common.byte_sizes import parse_bytes
     from pretraining.common.device import resolve_device
     from pretraining.common.outputs import try_file

@@ -200,7 +200,7 @@ def _load_settings(
     device: Literal["auto", "cpu", "cuda"],
 ) -> BatchSettings:
     from nnunet_anatomix.registration.batch import BatchSettings
-    from pretraining.backbone.external import load_feature_weights
+    from pretraining.backbone.external_weights import load_feature_weights
     from pretraining.common.byte_sizes import parse_bytes
     from pretraining.common.device import resolve_device
 

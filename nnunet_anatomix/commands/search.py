@@ -55,7 +55,7 @@ def registration_search(
     from nnunet_anatomix.registration.descriptors import DescriptorConfig
     from nnunet_anatomix.registration.tuning.pairs import read_search_pairs
     from nnunet_anatomix.registration.tuning.search import METHODS, grid_search
-    from pretraining.backbone.external import load_feature_weights
+    from pretraining.backbone.external_weights import load_feature_weights
     from pretraining.common.device import has_bf16_units, resolve_device
     from pretraining.common.errors import UsageError
     from pretraining.common.outputs import try_folder

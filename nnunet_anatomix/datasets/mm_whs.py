@@ -28,7 +28,7 @@ from nnunet_anatomix.datasets.registration_pairs import PairRow, PairSettings, w
 from nnunet_anatomix.registration.atlas.align import align_scans
 from nnunet_anatomix.registration.atlas.scan_list import read_atlas_scans
 from nnunet_anatomix.registration.descriptors import DescriptorConfig
-from pretraining.backbone.external import load_feature_weights
+from pretraining.backbone.external_weights import load_feature_weights
 from pretraining.common.device import has_bf16_units, resolve_device
 from pretraining.common.errors import InputError
 from pretraining.common.tables import write_csv

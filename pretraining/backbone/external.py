@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-import posixpath
-import pydoc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,13 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pretraining.backbone.feature_network import FeatureNetwork
-from pretraining.backbone.statistics import DEFAULT as DEFAULT_STATISTICS
-from pretraining.backbone.statistics import Statistics, with_statistics
-from pretraining.backbone.tensor_files import check_state, load_tensor_file
 from pretraining.backbone.unet import UNet
-from pretraining.backbone.weights import HUB, Weights, find_weights, load_weights, resolve_weights, tensors_sha256
 from pretraining.common.checks import check_count
-from pretraining.common.config import read_json
 from pretraining.common.errors import InputError
 
 _LIVE_SHARE = 0.5
@@ -224,154 +215,3 @@ def fit_window_side(net: FeatureNetwork, side: int) -> int:
         return side
     side = min(side, net.config.max_side or side)
     return max(net.config.min_side, side // net.config.multiple * net.config.multiple)
-
-
-@dataclass(frozen=True)
-class ExternalWeights:
-    """Weights of another network, with the interface of :class:`~.weights.Weights`.
-
-    Attributes:
-        net: Network ready for use.
-        sha256: Digest of its tensors and its description.
-    """
-
-    net: ExternalNetwork
-    sha256: str
-
-    @property
-    def architecture(self) -> ExternalConfig:
-        """Properties of the network for feature extraction."""
-        return self.net.config
-
-    def network(self) -> ExternalNetwork:
-        """Return the network in evaluation mode."""
-        return self.net.eval()
-
-
-def load_feature_weights(
-    name: str | None = None, *, trust_code: bool = False, statistics: Statistics = DEFAULT_STATISTICS
-) -> Weights | ExternalWeights:
-    """Load backbone weights, or another network that a ``.json`` file describes.
-
-    Args:
-        name: Name of the weights, see :func:`~pretraining.backbone.weights.find_weights`.
-        trust_code: Whether to allow a ``.json`` file from the hub, or one that names code other
-            than a network class.
-        statistics: Statistics for batch normalization of backbone weights, see
-            :func:`~pretraining.backbone.statistics.with_statistics`.
-
-    Raises:
-        InputError: If the file is missing or invalid, or needs ``trust_code``.
-    """
-    address = resolve_weights(name)[1]
-    is_remote = address.startswith(HUB)
-    if is_remote and _without_revision(address).endswith(".json") and not trust_code:
-        raise InputError(
-            f"{address} names code that would be run here; if you know and trust its authors, add --trust-code"
-        )
-    path = find_weights(name)
-    if path.suffix != ".json":
-        return with_statistics(load_weights(path), statistics)
-    return load_external(path, trust_code=trust_code, address=address if is_remote else None)
-
-
-def load_external(path: Path, *, trust_code: bool = False, address: str | None = None) -> ExternalWeights:
-    """Build the network that a JSON file describes.
-
-    Args:
-        path: JSON file with the fields of :class:`NetworkSpec`.
-        trust_code: Whether to allow code other than a network class.
-        address: Hub address of the file, if any; the state is fetched from the same repository.
-
-    Raises:
-        InputError: If the JSON is invalid, the class is missing, not a network or cannot be built,
-            or the state dict is missing, damaged or of another network.
-    """
-    spec = read_json(NetworkSpec, path)
-    network_class = _locate_network(spec, path, trust_code)
-    state_path = path.parent / spec.state if address is None else find_weights(_sibling_address(address, spec.state))
-    state = _rename_keys(_read_state(state_path, spec.state_key), spec)
-    try:
-        net = network_class(**spec.kwargs)
-    except Exception as error:  # constructors raise many types
-        raise InputError(
-            f"{path}: {spec.network} does not accept these kwargs: {' '.join(str(error).split())[:200]}"
-        ) from None
-    if not isinstance(net, nn.Module):
-        raise InputError(
-            f"{path}: expected {spec.network} to return a torch.nn.Module, found a {type(net).__name__}; "
-            "correct the dotted path"
-        )
-    _load_state(net, state, spec, state_path)
-    external = ExternalNetwork(net, spec)
-    return ExternalWeights(external, tensors_sha256(external.state_dict()))
-
-
-def _locate_network(spec: NetworkSpec, path: Path, trust_code: bool) -> Callable[..., Any]:
-    """Import the class that a dotted path names, or other code if trusted; call nothing."""
-    try:
-        kind = pydoc.locate(spec.network)
-    except pydoc.ErrorDuringImport as error:
-        raise InputError(f"{path}: importing {spec.network} fails: {' '.join(str(error).split())[:200]}") from None
-    if not callable(kind):
-        raise InputError(f"{path}: found no {spec.network} here; install its package, or correct the dotted path")
-    if not (inspect.isclass(kind) and issubclass(kind, nn.Module)) and not trust_code:
-        found = "a class" if inspect.isclass(kind) else "a function"
-        raise InputError(
-            f"{path}: {spec.network} is {found}, expected a subclass of torch.nn.Module; "
-            "if you know and trust it, add --trust-code"
-        )
-    return kind
-
-
-def _without_revision(address: str) -> str:
-    """Remove the revision of an address such as ``hf://owner/repo/folder/net.json@main``."""
-    return address.partition("@")[0]
-
-
-def _sibling_address(address: str, file: str) -> str:
-    """Return the address of a file, given relative to the folder of another file."""
-    repo, revision = "/".join(address.split("/")[:4]), address.partition("@")[2]
-    folder = posixpath.dirname(_without_revision(address).removeprefix(f"{repo}/"))
-    sibling = posixpath.normpath(posixpath.join(folder, file))
-    if sibling.startswith(("..", "/")):
-        raise InputError(f"{address}: 'state' is {file}, expected a file of the same repository")
-    return f"{repo}/{sibling}@{revision}"
-
-
-def _read_state(path: Path, key: str | None) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise InputError(f"no state dict at {path}; correct 'state', which is relative to the JSON file")
-    content = load_tensor_file(path, "save only net.state_dict(), objects are not unpickled here")
-    if key is not None:
-        if not isinstance(content, dict) or key not in content:
-            found = list(content)[:5] if isinstance(content, dict) else f"a {type(content).__name__}"
-            raise InputError(f"{path} has no '{key}', found {found}; correct 'state_key'")
-        content = content[key]
-    if not isinstance(content, dict) or not content or not all(isinstance(value, Tensor) for value in content.values()):
-        kind = f"keys {list(content)[:3]}" if isinstance(content, dict) else f"a {type(content).__name__}"
-        raise InputError(
-            f"{path}: expected names to tensors, found {kind}; set 'state_key' to the key of the state dict"
-        )
-    check_state(path, content, floats_only=False)
-    return content
-
-
-def _rename_keys(state: dict[str, Tensor], spec: NetworkSpec) -> dict[str, Tensor]:
-    names = {name: name.removeprefix(spec.strip_prefix) for name in state}
-    return {names[name]: value for name, value in state.items() if not names[name].startswith(spec.ignore)}
-
-
-def _load_state(net: nn.Module, state: dict[str, Tensor], spec: NetworkSpec, path: Path) -> None:
-    """Load all tensors except ignored ones; a missing one is an error, never left random."""
-    expected = {name: value.shape for name, value in net.state_dict().items() if not name.startswith(spec.ignore)}
-    found = {name: value.shape for name, value in state.items()}
-    if wrong := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
-        name = wrong[0]
-        shapes = [tuple(tensors[name]) if name in tensors else "none" for tensors in (expected, found)]
-        raise InputError(
-            f"{path} does not fit {spec.network}: {len(wrong)} tensors differ, the first is '{name}' "
-            f"(expected {shapes[0]}, found {shapes[1]}); correct kwargs or strip_prefix, "
-            "or list unneeded tensors in 'ignore'"
-        )
-    net.load_state_dict(state, strict=False)

@@ -109,10 +109,12 @@ def _reset_forked_worker() -> None:
     A Python handler needs a running interpreter. A worker that is stuck in a lock that another
     thread held at the fork would never run it, and nnU-Net's pools would wait for it forever.
     """
-    for number in SIGNALS:
-        if getattr(signal.getsignal(number), "__module__", None) == __name__:
-            signal.signal(number, signal.SIG_DFL)
-    _unblock_signals()
+    try:
+        for number in SIGNALS:
+            if getattr(signal.getsignal(number), "__module__", None) == __name__:
+                signal.signal(number, signal.SIG_DFL)
+    finally:
+        _unblock_signals()
 
 
 if hasattr(os, "register_at_fork"):

@@ -7,7 +7,7 @@ import torch
 from nnunet_anatomix.finetuning.network import AnatomixNetwork
 from nnunet_anatomix.finetuning.plan_template import load_template
 from nnunet_anatomix.finetuning.transfer import start_from
-from pretraining.backbone.external import load_feature_weights
+from pretraining.backbone.external_weights import load_feature_weights
 from pretraining.backbone.weights import find_weights, load_weights
 
 

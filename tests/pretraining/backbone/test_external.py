@@ -21,7 +21,7 @@ from nnunet_anatomix.registration.config import RegistrationConfig
 from nnunet_anatomix.registration.register import register
 from nnunet_anatomix.registration.solvers.ants import AntsConfig
 from nnunet_anatomix.study.runs import parse_starts
-from pretraining.backbone.external import ExternalWeights, load_feature_weights
+from pretraining.backbone.external_weights import ExternalWeights, load_feature_weights
 from pretraining.backbone.inference import rescale_intensity
 from pretraining.backbone.weights import Weights
 from pretraining.common.errors import InputError
