@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from nnunet_anatomix.clinical.delivery.dicom_options import DicomOptions
+
 if TYPE_CHECKING:
     from nnunet_anatomix.clinical.delivery.dicom_segmentation import Algorithm
 
@@ -22,6 +24,7 @@ def deliver(
     model: Annotated[str | None, tyro.conf.arg(aliases=["-m"])] = None,
     format: Literal["dicom", "nifti", "both"] = "both",
     overview: bool = True,
+    dicom: Annotated[DicomOptions, tyro.conf.arg(name="")] = DicomOptions(),  # noqa: B008  # frozen
 ) -> None:
     """Deliver predictions as DICOM SEG, NIfTI on the source grid, pictures and volumes in ml.
 
@@ -36,10 +39,12 @@ def deliver(
         model: Model, dataset or dataset.json that names the labels. Default: PRED/dataset.json.
         format: Formats to write; a case whose source is not DICOM always gets NIfTI.
         overview: One overview picture per case.
+        dicom: DICOM objects to write.
     """
     from nnunet_anatomix.clinical.delivery.deliver import Delivery
     from nnunet_anatomix.clinical.delivery.deliver import deliver as run_delivery
     from nnunet_anatomix.clinical.delivery.structures import read_structures
+    from nnunet_anatomix.clinical.delivery.trained_model import identify_predicting_model
     from nnunet_anatomix.clinical.intake.needs import find_needs
     from pretraining.common.errors import InputError
     from pretraining.imaging.dataset_json import DATASET_FILE
@@ -58,6 +63,8 @@ def deliver(
         algorithm=_describe_algorithm(predictions, dataset_file.resolve().parent.name),
         format=format,
         overview=overview,
+        dicom=dicom,
+        model=identify_predicting_model(predictions, model, dataset_file.resolve().parent),
     )
     delivered = run_delivery(predictions, delivery)
     log.info("%d cases delivered by this run, all files are in %s", delivered, destination)

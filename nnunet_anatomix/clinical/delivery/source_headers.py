@@ -49,9 +49,11 @@ class SourceHeaders(NamedTuple):
     """Frame numbers of a multi-frame file, from 1, in the order of the grid; otherwise empty."""
     generated_uids: tuple[str, ...] = ()
     """Keywords of UIDs missing in the source and generated from its headers, always the same."""
+    placements: tuple[SlicePlacement, ...] = ()
+    """Position, orientation and spacing of each slice, in the order of the grid."""
 
 
-class _SlicePlacement(NamedTuple):
+class SlicePlacement(NamedTuple):
     """Position, orientation and spacing of one slice."""
 
     position_mm: np.ndarray
@@ -88,7 +90,8 @@ def read_source_headers(source: CaseSource) -> SourceHeaders:
             f"{len(uids) - len(set(uids)) + 1} slices of the source have the same SOPInstanceUID: "
             "a SEG cannot refer to them; use --format nifti"
         )
-    return SourceHeaders(images, positions_mm, channel.frames, generated_uids)
+    placements = tuple(place for place in places if place is not None)
+    return SourceHeaders(images, positions_mm, channel.frames, generated_uids, placements)
 
 
 def _read_header(channel: ChannelSource, number: int) -> Dataset:
@@ -115,7 +118,7 @@ def _require_same_series(slices: Sequence[Dataset], channel: ChannelSource) -> N
             )
 
 
-def _slice_placements(images: Sequence[Dataset], frames: Sequence[int]) -> list[_SlicePlacement | None]:
+def _slice_placements(images: Sequence[Dataset], frames: Sequence[int]) -> list[SlicePlacement | None]:
     """Return the placement of each slice or listed frame; None if tags are missing or damaged."""
     if not frames:
         return [_read_placement(image, image, image) for image in images]
@@ -130,18 +133,18 @@ def _slice_placements(images: Sequence[Dataset], frames: Sequence[int]) -> list[
     return [_read_placement(*(item(group, keyword) for keyword in keywords)) for group in groups]
 
 
-def _read_placement(position: Dataset, orientation: Dataset, measures: Dataset) -> _SlicePlacement | None:
+def _read_placement(position: Dataset, orientation: Dataset, measures: Dataset) -> SlicePlacement | None:
     try:
         rows_mm, columns_mm = map(float, measures.PixelSpacing)
         axes = np.array(orientation.ImageOrientationPatient, dtype=float).reshape(2, 3)
-        return _SlicePlacement(
+        return SlicePlacement(
             np.array(position.ImagePositionPatient, dtype=float).reshape(3), axes, (rows_mm, columns_mm)
         )
     except Exception:  # pydicom converts on access and raises many types
         return None
 
 
-def _require_grid(places: Sequence[_SlicePlacement | None], size: tuple[int, int], grid: Grid) -> list[np.ndarray]:
+def _require_grid(places: Sequence[SlicePlacement | None], size: tuple[int, int], grid: Grid) -> list[np.ndarray]:
     """Return the positions of the slices, mm.
 
     Raises:
