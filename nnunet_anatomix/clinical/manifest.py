@@ -1,9 +1,8 @@
 """Run manifests: who made which results from which scans, with which weights, when, and why not.
 
 Every run of ``intake`` or ``deliver`` that changes its folder writes one file,
-``DST/manifests/TIME_COMMAND.json``, and none is overwritten. A manifest holds UIDs, which may
-identify a patient, but no names, descriptions or paths of scans beyond those in ``--map``: it stays
-in the clinic.
+``DST/manifests/TIME_COMMAND.json``, and none is overwritten. It holds UIDs, and reasons may quote
+descriptions of series: like ``intake.csv``, it stays in the clinic.
 """
 
 from __future__ import annotations
@@ -81,7 +80,7 @@ class Manifest:
 
 @contextmanager
 def record_run(
-    destination: Path, command: str, *, model: ModelFiles, settings: Mapping[str, Any]
+    destination: Path, command: str, *, model: ModelFiles, settings: Mapping[str, Any], started: str = ""
 ) -> Iterator[Manifest]:
     """Write the manifest of a run: when it starts, and again when it ends, however it ends.
 
@@ -92,11 +91,12 @@ def record_run(
         command: Name of the command, a part of the file's name.
         model: Identity of the model.
         settings: Settings of the run: JSON types.
+        started: Value of :func:`format_time` when the run started. Default: now.
 
     Yields:
         The manifest, to be filled with cases.
     """
-    manifest = Manifest(command=command, settings=settings, model=model, started=format_time())
+    manifest = Manifest(command=command, settings=settings, model=model, started=started or format_time())
     path = _new_file(destination, manifest)
     _write(path, manifest)
     try:
@@ -115,7 +115,12 @@ def record_run(
 
 
 def identify_model(
-    folder: Path, *, name: str = "", parameters: Mapping[str, str] | None = None, checkpoints: Iterable[Path] = ()
+    folder: Path,
+    *,
+    name: str = "",
+    parameters: Mapping[str, str] | None = None,
+    checkpoints: Iterable[Path] = (),
+    weights: bool = True,
 ) -> ModelFiles:
     """Identify a model by hashes of its files.
 
@@ -125,14 +130,18 @@ def identify_model(
         parameters: Trainer, plans and configuration, as far as they are known.
         checkpoints: Checkpoints that predict, in folders of ``folder``. Default: the final
             checkpoint of every fold, or all checkpoints of a fold that has no final one.
+        weights: False for a command that uses no weights.
     """
-    chosen = sorted(checkpoints) or [file for fold in sorted(folder.glob("fold_*")) for file in _checkpoints(fold)]
+    chosen = sorted(checkpoints)
+    if weights and not chosen:
+        chosen = [file for fold in sorted(folder.glob("fold_*")) for file in _checkpoints(fold)]
     files = [path for path in (folder / "dataset.json", folder / "plans.json") if path.is_file()]
+    known = chosen or not weights
     return ModelFiles(
         name=name or folder.name,
         parameters=dict(parameters or {}),
         sha256={path.relative_to(folder).as_posix(): file_sha256(path) for path in (*files, *chosen)},
-        remark="" if chosen else "weights unknown: no checkpoints here; give the folder of the trained model to -m",
+        remark="" if known else "weights unknown: no checkpoints here; give the folder of the trained model to -m",
     )
 
 

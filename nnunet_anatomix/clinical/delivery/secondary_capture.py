@@ -29,7 +29,7 @@ def build_secondary_capture(source: SourceHeaders, picture: np.ndarray, model: s
         series_description=clean_text(f"Overview {model}".strip()),
         **describe_instance(PICTURE_SERIES),
     )
-    result.PatientOrientation = None  # one picture shows several planes
+    result.PatientOrientation = []  # one picture shows several planes
     result.Laterality = ""
     result.BurnedInAnnotation = "NO"  # the picture names the case, not the patient
     return result

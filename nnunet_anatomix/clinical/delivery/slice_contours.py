@@ -23,12 +23,17 @@ def trace_outlines(mask: np.ndarray) -> list[np.ndarray]:
     from scipy.ndimage import find_objects, label
     from skimage.measure import find_contours
 
-    components, _ = label(mask)  # neighbours by edges, as find_contours joins them
+    lines = [np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0)]
+    if not len(lines[0]):
+        return []
+    first, last = zip(*((int(line[0]), int(line[-1]) + 1) for line in lines), strict=True)
+    content = mask[first[0] : last[0], first[1] : last[1]]
+    components, _ = label(content)  # neighbours by edges, as find_contours joins them
     polygons = []
     for number, box in enumerate(find_objects(components), 1):
         # The margin closes outlines at the edges of the image.
         inside = np.pad(components[box] == number, 1)
-        offset = np.array([part.start - 1 for part in box])
+        offset = np.array([start + part.start - 1 for start, part in zip(first, box, strict=True)])
         rings = [_drop_collinear(ring[:-1]) + offset for ring in find_contours(inside.astype(np.float32), 0.5)]
         rings.sort(key=_area, reverse=True)  # the outline encloses all holes
         polygon = rings[0]

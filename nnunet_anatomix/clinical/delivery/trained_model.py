@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +30,19 @@ def identify_predicting_model(predictions: Path, model: str | None, folder: Path
             not known here, so those of all folds are listed.
     """
     plans = _read_json(predictions / _PLANS_FILE)
-    parameters = {"plans": str(plans.get("plans_name") or "")}
+    name, parameters = str(plans.get("dataset_name") or ""), {"plans": str(plans.get("plans_name") or "")}
     if model is not None and (Path(model) / DATASET_FILE).is_file() | (Path(model).parent / DATASET_FILE).is_file():
         candidates = [folder]  # the very folder, one of its folds, or its dataset.json
     elif model is not None:
         candidates = [path for path in sorted(folder.parent.glob("*__*__*")) if path.is_dir()]
     else:
-        candidates = _trained_models(str(plans.get("dataset_name") or ""))
+        candidates = _trained_models(name)
     matching = [path for path in candidates if _has_weights(path) and _same_plans(path, plans)]
-    name = str(plans.get("dataset_name") or "")
     if len(matching) != 1:
-        known = identify_model(folder, name=name, parameters=parameters)
+        known = identify_model(folder, name=name, parameters=parameters, weights=False)
         found = f"{len(matching)} trained models have" if matching else "no trained model has"
         remark = f"{_UNKNOWN}{found} the plans of the predictions; give its folder to -m"
-        hashes = {file: digest for file, digest in known.sha256.items() if not file.endswith(".pth")}
-        return ModelFiles(name=known.name, parameters=known.parameters, sha256=hashes, remark=remark)
+        return replace(known, remark=remark)
     parts = matching[0].name.split("__")
     if len(parts) == 3:
         parameters |= dict(zip(("trainer", "plans", "configuration"), parts, strict=True))

@@ -21,12 +21,14 @@ from nnunet_anatomix.clinical.intake.conversion import (
     is_converted,
     remove_case,
 )
+from nnunet_anatomix.clinical.intake.manifest_entries import describe_intake
 from nnunet_anatomix.clinical.intake.mapping import ChannelMap, check_channels, check_uids, parse_maps
 from nnunet_anatomix.clinical.intake.needs import Needs, find_needs
 from nnunet_anatomix.clinical.intake.numbering import Register, case_digest, case_name
 from nnunet_anatomix.clinical.intake.scan_tree import scan_tree
 from nnunet_anatomix.clinical.intake.series import Series
 from nnunet_anatomix.clinical.intake.table import NOT_TAKEN, TAKEN, WAITING, SeriesDecision, format_table, write_table
+from nnunet_anatomix.clinical.manifest import format_time, identify_model, record_run
 from nnunet_anatomix.clinical.phrases import pluralize
 from nnunet_anatomix.clinical.walk import Stray
 from pretraining.common.errors import CommandFailed, InputError
@@ -59,7 +61,8 @@ def intake(
         source: Any tree with DICOM, NIfTI, NRRD or MetaImage files; never written to.
         destination: New or empty folder, or that of an earlier intake of ``source``. In the latter
             case only missing or changed cases are converted, and cases keep their numbers. It
-            receives ``images``, ``sources`` (source records), ``intake.csv`` and ``intake.json``.
+            receives ``images``, ``sources`` (source records), ``intake.csv``, ``intake.json`` and
+            ``manifests``.
         model: Model or dataset; see
             :func:`~nnunet_anatomix.clinical.intake.needs.find_needs`.
         maps: Channel maps; see :func:`~nnunet_anatomix.clinical.intake.mapping.parse_maps`.
@@ -84,15 +87,23 @@ def intake(
     channel_maps = parse_maps(maps, needs.channels)
     check_channels(channel_maps, needs.channels)
     if dry_run:
-        return _intake(root, destination, needs, channel_maps, workers=workers, dry_run=True)
+        return _intake(root, destination, needs, channel_maps, maps=maps, workers=workers, dry_run=True)
     try_folder(destination, "DST")
     with hold_lock(destination):  # lock before reading the case numbers, release after the last write
-        return _intake(root, destination, needs, channel_maps, workers=workers, dry_run=False)
+        return _intake(root, destination, needs, channel_maps, maps=maps, workers=workers, dry_run=False)
 
 
 def _intake(
-    root: Path, destination: Path, needs: Needs, channel_maps: dict[int, ChannelMap], *, workers: int, dry_run: bool
+    root: Path,
+    destination: Path,
+    needs: Needs,
+    channel_maps: dict[int, ChannelMap],
+    *,
+    maps: Sequence[str],
+    workers: int,
+    dry_run: bool,
 ) -> IntakeResult:
+    started = format_time()
     register = Register.open(destination, root, needs)
     series, strays = scan_tree(root, workers=workers)
     found = dict(enumerate(series, 1))
@@ -124,11 +135,15 @@ def _intake(
             if choice.chosen
         ]
         _remove_outdated_cases(destination, cases)
-        try:
-            _convert_all(jobs, cases, decided, workers)
-        finally:
-            shutil.rmtree(destination / CONVERTING, ignore_errors=True)
-            write_table(destination, format_table(found, decided, strays))
+        model, settings = identify_model(Path(needs.model), weights=False), {"map": list(maps)}
+        with record_run(destination, "intake", model=model, settings=settings, started=started) as manifest:
+            done: set[str] = set()
+            try:
+                _convert_all(jobs, cases, decided, workers, done)
+            finally:
+                shutil.rmtree(destination / CONVERTING, ignore_errors=True)
+                write_table(destination, format_table(found, decided, strays))
+                describe_intake(manifest, destination, found, decided, cases, done=done)
     taken = tuple(
         sorted(
             {row.case for row in decided.values() if row.taken in (TAKEN, WAITING)}, key=lambda case: (len(case), case)
@@ -202,8 +217,13 @@ def _remove_outdated_cases(destination: Path, cases: dict[str, CaseChoice]) -> N
 
 
 def _convert_all(
-    jobs: Sequence[CaseJob], cases: dict[str, CaseChoice], decided: dict[int, SeriesDecision], workers: int
+    jobs: Sequence[CaseJob],
+    cases: dict[str, CaseChoice],
+    decided: dict[int, SeriesDecision],
+    workers: int,
+    done: set[str],
 ) -> None:
+    """Convert all cases that are not converted yet, and add them to ``done`` one by one."""
     pending = []
     for job in jobs:
         if is_converted(job):
@@ -223,6 +243,7 @@ def _convert_all(
             disable=None,
         ):
             _record_result(cases[job.case], decided, converted)
+            done.add(job.case)
             if converted.reason:
                 log.warning("%s is not taken: channel %d: %s", job.case, converted.channel, converted.reason)
     except ProcessLost as lost:
