@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,6 @@ from pretraining.imaging.scans import read_image
 from pretraining.imaging.writing import save_image
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from pydicom import Dataset
 
     from nnunet_anatomix.clinical.delivery.deliver import Delivery
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 class CaseFiles:
     """Files to write for a case."""
 
-    writers: dict[str, Callable[[Path], None]] = field(default_factory=dict)
+    writers: dict[str, Callable[[Path], object]] = field(default_factory=dict)
     """Folder → function that writes the file of this case to a path."""
     notes: list[str] = field(default_factory=list)
     """Remarks for the record."""
@@ -75,20 +75,19 @@ def build_case_files(
             valid DICOM object can be made from the headers of the source.
     """
     result, is_dicom = CaseFiles(notes=[] if labels.any() else ["no structure found"]), _is_dicom(source)
-    figure = None
+    overview = b""
     if delivery.overview or (delivery.dicom.secondary_capture and is_dicom):
-        figure = _render_overview(case, labels, source, volumes, delivery)
+        overview = _render_overview(case, labels, source, volumes, delivery)
     if delivery.format != "nifti" and is_dicom:
-        _add_dicom_objects(result, read_source_headers(source), labels, volumes, figure, delivery)
+        _add_dicom_objects(result, read_source_headers(source), labels, volumes, overview, delivery)
     elif delivery.format != "nifti":
         also = " and other DICOM objects" if delivery.dicom.wants_more_than_segmentation else ""
         result.notes.append(f"the source is not DICOM: NIfTI instead of DICOM SEG{also}")
     if delivery.format != "dicom" or not is_dicom:
         image = image_on(source.grid, labels)
         result.writers[NIFTI] = lambda path: save_image(path, image)
-    if delivery.overview and figure is not None:
-        picture = figure
-        result.writers[OVERVIEWS] = lambda path: picture.savefig(path, format="png")
+    if delivery.overview:
+        result.writers[OVERVIEWS] = lambda path: path.write_bytes(overview)
     return result
 
 
@@ -101,7 +100,7 @@ def _add_dicom_objects(
     headers: SourceHeaders,
     labels: np.ndarray,
     volumes: list[StructureVolume],
-    figure: Figure | None,
+    overview: bytes,
     delivery: Delivery,
 ) -> None:
     options, structures, model = delivery.dicom, delivery.structures, delivery.algorithm.model
@@ -113,8 +112,8 @@ def _add_dicom_objects(
         if options.report:
             volumes_ml = [volume.volume_ml for volume in volumes]
             result.add_dicom(REPORTS, build_volume_report(headers, segmentation, structures, volumes_ml, model))
-        if options.secondary_capture and figure is not None:
-            result.add_dicom(CAPTURES, build_secondary_capture(headers, _draw(figure), model))
+        if options.secondary_capture:
+            result.add_dicom(CAPTURES, build_secondary_capture(headers, _decode_png(overview), model))
     if headers.generated_uids:
         result.notes.append(
             f"the source has no {', '.join(headers.generated_uids)}: generated for the SEG, "
@@ -122,13 +121,11 @@ def _add_dicom_objects(
         )
 
 
-def _draw(figure: Figure) -> np.ndarray:
-    """Return the picture of a figure: (H, W, 3) uint8."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+def _decode_png(png: bytes) -> np.ndarray:
+    """Return the colours of a picture: (H, W, 3) uint8."""
+    from matplotlib.image import imread
 
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return np.rint(255 * imread(BytesIO(png), format="png")[..., :3]).astype(np.uint8)
 
 
 def _save_dicom(dataset: Dataset, path: Path) -> None:
@@ -152,12 +149,13 @@ def _hide_tag_values() -> Iterator[None]:
 
 def _render_overview(
     case: str, labels: np.ndarray, source: CaseSource, volumes: list[StructureVolume], delivery: Delivery
-) -> Figure:
+) -> bytes:
+    """Return the overview picture as PNG."""
     path = image_file(delivery.intake, case, 0, source.file_ending)
     if not path.is_file():
         raise InputError(f"the overview needs {path}, which is missing; run intake again, or use --no-overview")
     channel = source.channels[0].name
-    return render_overview(
+    figure = render_overview(
         image_on(source.grid, reorder_to_grid(read_image(path, "scan"), source.grid)),
         image_on(source.grid, labels),
         delivery.structures,
@@ -165,3 +163,6 @@ def _render_overview(
         title=f"{case}, {channel}" if channel else case,
         is_ct="CT" in modalities_in(channel),
     )
+    png = BytesIO()
+    figure.savefig(png, format="png")
+    return png.getvalue()

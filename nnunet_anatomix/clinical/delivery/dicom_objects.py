@@ -30,7 +30,7 @@ def describe_instance(series_number: int) -> dict[str, Any]:
         "instance_number": 1,
         "manufacturer": NAME,
         "manufacturer_model_name": NAME,
-        "software_versions": (VERSION, clean_text(f"nnunetv2 {version('nnunetv2')}")),
+        "software_versions": [VERSION, clean_text(f"nnunetv2 {version('nnunetv2')}")],
         "device_serial_number": "1",
         "specific_character_set": "ISO_IR 192",  # UTF-8
     }
