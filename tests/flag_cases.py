@@ -239,9 +239,13 @@ CASES = (
     case(
         "deliver",
         NNUNET,
-        "deliver {clinic}/pred dicom --intake {clinic}/intake -m {clinic}/model --format dicom --overview",
-        "deliver {clinic}/pred nifti --intake {clinic}/intake --model {clinic}/model --format nifti --no-overview",
-        makes="dicom/segmentations/case_001.dcm dicom/overviews/case_001.png nifti/nifti/case_001.nii.gz",
+        """deliver {clinic}/pred dicom --intake {clinic}/intake -m {clinic}/model --format dicom --overview
+        --segmentation-type labelmap --compress --keep-empty-frames --rtstruct --report --secondary-capture""",
+        """deliver {clinic}/pred nifti --intake {clinic}/intake --model {clinic}/model --format nifti --no-overview
+        --no-compress --no-keep-empty-frames --no-rtstruct --no-report --no-secondary-capture""",
+        makes="""dicom/segmentations/case_001.dcm dicom/overviews/case_001.png dicom/rtstructs/case_001.dcm
+        dicom/reports/case_001.dcm dicom/secondary_captures/case_001.dcm dicom/manifests/*_deliver.json
+        nifti/nifti/case_001.nii.gz""",
     ),
     case("weights", NNUNET, "weights {tiny} --json-card", "weights {tiny} --no-json-card", says="sha256"),
     case("backbone", NNUNET, "backbone {checkpoint} --out a.safetensors", makes="a.safetensors"),

@@ -28,9 +28,10 @@ def deliver(
 ) -> None:
     """Deliver predictions as DICOM SEG, NIfTI on the source grid, pictures and volumes in ml.
 
-    A SEG contains patient and study of its source, as DICOM requires. File names, tables, pictures
-    and messages contain case names only. A case is delivered again only if its prediction or the
-    settings changed. PRED, the intake and the sources are read only.
+    DICOM objects contain patient and study of their source, as DICOM requires. File names, tables,
+    pictures and messages contain case names only. A case is delivered again only if its prediction
+    or the settings changed. PRED, the intake and the sources are read only. DST/manifests lists the
+    software, weights, input UIDs and outcome of each run.
 
     Args:
         predictions: Folder that nnUNetv2_predict wrote (-o) from INTAKE/images.
