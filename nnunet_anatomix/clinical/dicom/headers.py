@@ -5,21 +5,34 @@ from __future__ import annotations
 import io
 import math
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
-from pydicom import Dataset, dcmread
+from pydicom import Dataset, FileMetaDataset, dcmread
 from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.filereader import read_dataset, read_partial
 from pydicom.tag import Tag
-from pydicom.uid import UID, ImplicitVRLittleEndian, MediaStorageDirectoryStorage
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    MediaStorageDirectoryStorage,
+    UID_dictionary,
+)
 
-from nnunet_anatomix.clinical.dicom.pixel_data import DECODABLE, find_pixel_problem
+from nnunet_anatomix.clinical.dicom.deflated import find_inflation_problem, inflate_start
+from nnunet_anatomix.clinical.dicom.pixel_data import DECODABLE, MAX_IMAGE_BYTES, find_pixel_problem
 from nnunet_anatomix.clinical.walk import FoundFile
 from pretraining.imaging.rejection import Unusable
 
 HEAD_BYTES = 1 << 16
 """Bytes read first. Most headers are shorter; parsing memory is twice as fast as parsing a file."""
 DAMAGED = "damaged header: the series of the file is unknown"
+NOT_AN_IMAGE = "not an image"
+_DEFLATED = DeflatedExplicitVRLittleEndian.encode()
+_META_BYTES = 1 << 12
+"""Bytes searched for the transfer syntax; the file meta information is shorter."""
 _ESSENTIAL = (
     "ImagePositionPatient ImageOrientationPatient PixelSpacing SamplesPerPixel NumberOfFrames Rows Columns "
     "BitsAllocated RescaleSlope RescaleIntercept"
@@ -115,15 +128,13 @@ def read_slice_header(found: FoundFile, stream: BinaryIO, head: bytes) -> SliceH
         Unusable: If the header is damaged before the series UID, or if the file is a DICOM
             directory.
     """
-    with_preamble = head[128:132] == b"DICM"
     try:
-        dataset, data_at = _parse(io.BytesIO(head), with_preamble)
-        if data_at is None and len(head) < found.size_bytes:
-            stream.seek(0)
-            dataset, data_at = _parse(stream, with_preamble)
+        parsed = _parse_file(found, stream, head)
     except Exception:  # pydicom raises many types for damaged bytes
-        raise Unusable(DAMAGED) from None
+        raise Unusable(_describe_damage(head)) from None
+    dataset, data_at = parsed.dataset, parsed.data_at
     meta, values = _Values(dataset.file_meta), _Values(dataset)
+    sop_class = values.text("SOPClassUID") or meta.text("MediaStorageSOPClassUID")
     if meta.text("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
         raise Unusable("DICOM directory file, not an image")
     series_uid, instance_uid = values.text("SeriesInstanceUID"), values.text("SOPInstanceUID")
@@ -170,10 +181,83 @@ def read_slice_header(found: FoundFile, stream: BinaryIO, head: bytes) -> SliceH
     if damaged := [keyword for keyword in values.damaged if keyword in _ESSENTIAL.split()]:
         problem = f"tag {damaged[0]} is damaged"
     elif not header["rows"] or not header["columns"]:
-        problem = "not an image"
+        problem = NOT_AN_IMAGE if is_other_object(sop_class) else "no image size"
+    elif parsed.deflated_at is not None and data_at is not None and expected_bytes <= MAX_IMAGE_BYTES:
+        problem = find_inflation_problem(stream, parsed.deflated_at, found.size_bytes, data_at, expected_bytes)
     else:
         problem = find_pixel_problem(stream, data_at, found.size_bytes, expected_bytes, syntax)
     return SliceHeader(file=found, problem=problem, **header)
+
+
+def is_other_object(sop_class: str) -> bool:
+    """Return whether a SOP class is known and not that of an image, such as a report or a plan."""
+    return sop_class in UID_dictionary and "Image" not in UID(sop_class).name
+
+
+class _Parsed(NamedTuple):
+    """Parsed header."""
+
+    dataset: Dataset
+    data_at: int | None
+    """Offset of the pixel data element, in the inflated data set of a deflated file; None if the
+    parser did not reach it.
+    """
+    deflated_at: int | None = None
+    """Offset of the deflated data set; None if the file is not deflated."""
+
+
+def _parse_file(found: FoundFile, stream: BinaryIO, head: bytes) -> _Parsed:
+    """Parse the head of a file; parse the whole file if its header is longer."""
+    with_preamble = head[128:132] == b"DICM"
+    if _DEFLATED in head[:_META_BYTES]:
+        start = io.BytesIO(head)
+        start.seek(132 if with_preamble else 0)
+        meta = FileMetaDataset(read_dataset(start, False, True, stop_when=lambda tag, *_: tag >> 16 != 2))
+        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            return _parse_deflated(stream, start.tell(), meta)
+    if len(head) < found.size_bytes:
+        with suppress(Exception):  # a sequence of undefined length crosses the end of the head
+            dataset, data_at = _parse(io.BytesIO(head), with_preamble)
+            if data_at is not None:
+                return _Parsed(dataset, data_at)
+        stream.seek(0)
+        return _Parsed(*_parse(stream, with_preamble))
+    return _Parsed(*_parse(io.BytesIO(head), with_preamble))
+
+
+def _parse_deflated(stream: BinaryIO, at: int, meta: FileMetaDataset) -> _Parsed:
+    """Parse the first inflated bytes of a data set; parse more if its header is longer."""
+    size_bytes = HEAD_BYTES
+    while True:
+        inflated = inflate_start(stream, at, size_bytes)
+        whole = len(inflated) < size_bytes
+        data_at = None
+        try:
+            start = io.BytesIO(inflated)
+            dataset = read_dataset(start, False, True, stop_when=_is_pixel_data, specific_tags=_READ)
+            stopped_at = start.tell()
+            data_at = stopped_at if start.read(4) == b"\xe0\x7f\x10\x00" else None
+        except Exception:
+            if whole:
+                raise
+        if whole or data_at is not None:
+            dataset.file_meta = meta
+            return _Parsed(dataset, data_at, at)
+        size_bytes *= 8
+
+
+def _is_pixel_data(tag: int, *_: object) -> bool:
+    return tag >= 0x7FE00008
+
+
+def _describe_damage(head: bytes) -> str:
+    """Return :data:`DAMAGED`, or another reason if the file is certainly not an image."""
+    try:
+        start = read_partial(io.BytesIO(head), lambda tag, *_: tag > _TAG_OF["SOPClassUID"], force=True)
+        sop_class = str(start.get("SOPClassUID") or start.file_meta.get("MediaStorageSOPClassUID") or "")
+    except Exception:  # pydicom raises many types for damaged bytes
+        return DAMAGED
+    return "damaged header of an object that is not an image" if is_other_object(sop_class) else DAMAGED
 
 
 def _parse(stream: BinaryIO, with_preamble: bool) -> tuple[Dataset, int | None]:

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from nnunet_anatomix.clinical.dicom.frames import frame_headers
-from nnunet_anatomix.clinical.dicom.headers import SliceHeader
+from nnunet_anatomix.clinical.dicom.headers import NOT_AN_IMAGE, SliceHeader
 from nnunet_anatomix.clinical.dicom.slices import stack_slices
 from nnunet_anatomix.clinical.phrases import pluralize
 from nnunet_anatomix.clinical.walk import FoundFile
@@ -131,7 +131,11 @@ def flag_missing_slices(series: Sequence[Series], damaged: Iterable[str]) -> lis
         The series. A series that is alone in such a folder gets a problem; if there are several,
             each gets a note.
     """
-    alone = {number for number, each in enumerate(series) if each.problem.startswith(_ONE_DAMAGED)}
+    alone = {
+        number
+        for number, each in enumerate(series)
+        if each.problem.startswith(_ONE_DAMAGED) and each.problem != _ONE_DAMAGED + NOT_AN_IMAGE
+    }
     damaged_in = Counter(
         str(PurePosixPath(file).parent) for file in [*damaged, *(series[number].files[0] for number in alone)]
     )
