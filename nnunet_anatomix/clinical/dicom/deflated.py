@@ -1,4 +1,4 @@
-"""Bounded inflation of deflated DICOM files, so that a small hostile file cannot fill the memory."""
+"""Bounded inflation of deflated DICOM files: a small hostile file must not fill the memory."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -132,10 +133,11 @@ def scan_tree(root: Path, *, workers: int = 1) -> tuple[list[Series], list[Stray
     detached = {file for image in images for file in image.data}
     strays += [item for item in seen if isinstance(item, Stray) and item.file not in detached]
     names = {image.file.file for image in images}
+    slice_names = {_name_pattern(header.file.file) for header in headers}
     damaged = [
         stray.file
         for stray in strays
-        if stray.reason == DAMAGED or (stray.reason == _EMPTY and _is_slice_name(stray.file))
+        if stray.reason == DAMAGED or (stray.reason == _EMPTY and _is_slice_name(stray.file, slice_names))
     ]
     series = flag_missing_slices(group_dicom_series(root, headers), damaged)
     series += [_build_image_series(image, by_name, names) for image in images]
@@ -144,9 +146,27 @@ def scan_tree(root: Path, *, workers: int = 1) -> tuple[list[Series], list[Stray
     )
 
 
-def _is_slice_name(file: str) -> bool:
-    suffix = PurePosixPath(file).suffix.lower()
-    return suffix in ("", ".dcm", ".dicom", ".ima") or suffix[1:].isdigit()
+def _is_slice_name(file: str, slice_names: set[str]) -> bool:
+    """Return whether an empty file may be an interrupted copy of a slice, not a marker.
+
+    Programs mark folders by empty files such as ``.done``, ``_SUCCESS`` or ``IM0001.lock``. A slice
+    is named like its neighbours, has the ending of DICOM, or has no ending and a number.
+    """
+    if _name_pattern(file) in slice_names:
+        return True
+    path = PurePosixPath(file)
+    suffix = path.suffix.lower()
+    if path.name.startswith("."):
+        return False
+    return suffix in (".dcm", ".dicom", ".ima") or (
+        (suffix == "" or suffix[1:].isdigit()) and any(character.isdigit() for character in path.name)
+    )
+
+
+def _name_pattern(file: str) -> str:
+    """Return folder and name with each number replaced by ``#``."""
+    folder, _, name = file.rpartition("/")
+    return f"{folder}/{re.sub(r'[0-9]+', '#', name)}"
 
 
 def _build_image_series(image: ImageHeader, by_name: dict[str, FoundFile], names: set[str]) -> Series:

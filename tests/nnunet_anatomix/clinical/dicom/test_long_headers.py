@@ -1,4 +1,4 @@
-"""Tests of headers longer than the first bytes read, of deflated files, and of objects without pixels."""
+"""Tests of headers longer than the first bytes read, deflated files, objects without pixels."""
 
 from __future__ import annotations
 

@@ -299,6 +299,31 @@ def test_an_interrupted_copy_spoils_its_series(tmp_path, left):
     assert "1 damaged DICOM file in its folder" in series.problem and strays[0].reason == "empty file"
 
 
+@pytest.mark.parametrize("name", [".done", ".lock", "DONE", "_SUCCESS", "IM00003.lock", ".IM00003.done", "lock"])
+@pytest.mark.parametrize("content", [b"", bytes(100)], ids=["empty", "zeros"])
+def test_a_marker_file_is_not_a_slice(tmp_path, name, content):
+    write_series(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    (series,), strays = scan_tree(tmp_path.resolve())
+    assert not series.problem and not series.notes and strays[0].reason == "empty file"
+
+
+@pytest.mark.parametrize("name", ["IM00009", "copy.dcm", "00009", "1.2.3.9", "a7.ima", "3f9c"])
+def test_an_empty_file_named_like_a_slice_may_be_one(tmp_path, name):
+    write_series(tmp_path)
+    (tmp_path / name).write_bytes(b"")
+    (series,), _ = scan_tree(tmp_path.resolve())
+    assert "1 damaged DICOM file in its folder" in series.problem
+
+
+def test_empty_files_named_by_letters_are_like_their_neighbours(tmp_path):
+    for number, path in enumerate(write_series(tmp_path)):
+        path.rename(tmp_path / f"slice_{'abcdefgh'[number]}_1")
+    (tmp_path / "slice_h_1").write_bytes(b"")
+    (series,), _ = scan_tree(tmp_path.resolve())
+    assert "1 damaged DICOM file in its folder" in series.problem
+
+
 def test_where_several_series_lie_a_damaged_file_is_a_remark(tmp_path):
     path = write_series(tmp_path, name="A{number}")[7]
     write_series(tmp_path, name="B{number}")
