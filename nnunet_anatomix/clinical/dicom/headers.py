@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import math
+import re
 import struct
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
-from pydicom import Dataset, FileMetaDataset, dcmread
+from pydicom import Dataset
 from pydicom.dataelem import DataElement, RawDataElement
-from pydicom.filereader import read_dataset, read_partial
 from pydicom.tag import Tag
-from pydicom.uid import (
-    UID,
-    DeflatedExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    MediaStorageDirectoryStorage,
-    UID_dictionary,
-)
+from pydicom.uid import UID, ImplicitVRLittleEndian, MediaStorageDirectoryStorage
 
-from nnunet_anatomix.clinical.dicom.deflated import find_inflation_problem, inflate_start
+from nnunet_anatomix.clinical.dicom.deflated import find_inflation_problem
+from nnunet_anatomix.clinical.dicom.parsing import DAMAGED, NOT_AN_IMAGE, describe_damage, is_other_object, parse_header
 from nnunet_anatomix.clinical.dicom.pixel_data import DECODABLE, MAX_IMAGE_BYTES, find_pixel_problem
 from nnunet_anatomix.clinical.walk import FoundFile
 from pretraining.imaging.rejection import Unusable
 
-HEAD_BYTES = 1 << 16
-"""Bytes read first. Most headers are shorter; parsing memory is twice as fast as parsing a file."""
-DAMAGED = "damaged header: the series of the file is unknown"
-NOT_AN_IMAGE = "not an image"
-_DEFLATED = DeflatedExplicitVRLittleEndian.encode()
-_META_BYTES = 1 << 12
-"""Bytes searched for the transfer syntax; the file meta information is shorter."""
 _ESSENTIAL = (
     "ImagePositionPatient ImageOrientationPatient PixelSpacing SamplesPerPixel NumberOfFrames Rows Columns "
     "BitsAllocated RescaleSlope RescaleIntercept"
@@ -41,12 +27,27 @@ _USEFUL = (
     "ImageType SOPClassUID SOPInstanceUID Modality SeriesDescription PatientID StudyInstanceUID SeriesInstanceUID "
     "SeriesNumber FrameOfReferenceUID PhotometricInterpretation RescaleType ConvolutionKernel EchoTime InversionTime "
     "FlipAngle TriggerTime TemporalPositionIdentifier AcquisitionNumber InstanceNumber DiffusionBValue "
-    "ContrastBolusAgent LossyImageCompression"
+    "ContrastBolusAgent LossyImageCompression SliceThickness"
 )
 _META = "MediaStorageSOPClassUID MediaStorageSOPInstanceUID TransferSyntaxUID"
 _TAG_OF = {keyword: Tag(keyword) for keyword in f"{_ESSENTIAL} {_USEFUL} {_META} SpecificCharacterSet".split()}
+_B_VALUES = {
+    "SiemensBValue": ("SIEMENS MR HEADER", 0x0019100C),
+    "PhilipsBValue": ("Philips Imaging DD 001", 0x20011003),
+    "GEBValue": ("GEMS_PARM_01", 0x00431039),
+}
+"""Name → private creator and tag, in the block that the scanner uses."""
+for _name, (_, _tag) in _B_VALUES.items():
+    _TAG_OF |= {_name: Tag(_tag), f"{_name}Creator": Tag(_tag & 0xFFFF0000 | 0x10)}
 _READ = list(_TAG_OF.values())
-_BINARY = {"Rows": "H", "Columns": "H", "SamplesPerPixel": "H", "BitsAllocated": "H", "DiffusionBValue": "d"}
+_BINARY = {
+    "Rows": "H",
+    "Columns": "H",
+    "SamplesPerPixel": "H",
+    "BitsAllocated": "H",
+    "DiffusionBValue": "d",
+    "PhilipsBValue": "f",
+}
 """Keyword of a binary number → its ``struct`` format character."""
 VOLUME_TAGS = (
     "echo_time",
@@ -95,6 +96,10 @@ class SliceHeader:
     kernel: str = ""
     contrast_agent: bool = False
     lossy: bool = False
+    sop_class: str = ""
+    thickness_mm: float | None = None
+    tiles: int = 0
+    """Number of slices in each row of a mosaic, if this is the header of one of them; else 0."""
     coding: str = ""
     echo_time: float | None = None
     b_value: float | None = None
@@ -103,6 +108,11 @@ class SliceHeader:
     temporal_position: float | None = None
     trigger_time: float | None = None
     acquisition: float | None = None
+
+    @property
+    def is_enhanced(self) -> bool:
+        """True if the places of the frames stand in functional groups."""
+        return "Enhanced" in UID(self.sop_class).name
 
 
 def is_dicom(head: bytes) -> bool:
@@ -129,9 +139,9 @@ def read_slice_header(found: FoundFile, stream: BinaryIO, head: bytes) -> SliceH
             directory.
     """
     try:
-        parsed = _parse_file(found, stream, head)
+        parsed = parse_header(stream, head, found.size_bytes, _READ)
     except Exception:  # pydicom raises many types for damaged bytes
-        raise Unusable(_describe_damage(head)) from None
+        raise Unusable(describe_damage(head)) from None
     dataset, data_at = parsed.dataset, parsed.data_at
     meta, values = _Values(dataset.file_meta), _Values(dataset)
     sop_class = values.text("SOPClassUID") or meta.text("MediaStorageSOPClassUID")
@@ -166,9 +176,11 @@ def read_slice_header(found: FoundFile, stream: BinaryIO, head: bytes) -> SliceH
         "kernel": "\\".join(values.texts("ConvolutionKernel")),
         "contrast_agent": bool(values.text("ContrastBolusAgent")),
         "lossy": values.text("LossyImageCompression") == "01",
+        "sop_class": sop_class,
+        "thickness_mm": values.number("SliceThickness"),
         "coding": DECODABLE.get(syntax, ""),
         "echo_time": values.number("EchoTime"),
-        "b_value": values.number("DiffusionBValue"),
+        "b_value": values.b_value(),
         "inversion_time": values.number("InversionTime"),
         "flip_angle": values.number("FlipAngle"),
         "temporal_position": values.number("TemporalPositionIdentifier"),
@@ -187,85 +199,6 @@ def read_slice_header(found: FoundFile, stream: BinaryIO, head: bytes) -> SliceH
     else:
         problem = find_pixel_problem(stream, data_at, found.size_bytes, expected_bytes, syntax)
     return SliceHeader(file=found, problem=problem, **header)
-
-
-def is_other_object(sop_class: str) -> bool:
-    """Return whether a SOP class is known and not that of an image, such as a report or a plan."""
-    return sop_class in UID_dictionary and "Image" not in UID(sop_class).name
-
-
-class _Parsed(NamedTuple):
-    """Parsed header."""
-
-    dataset: Dataset
-    data_at: int | None
-    """Offset of the pixel data element, in the inflated data set of a deflated file; None if the
-    parser did not reach it.
-    """
-    deflated_at: int | None = None
-    """Offset of the deflated data set; None if the file is not deflated."""
-
-
-def _parse_file(found: FoundFile, stream: BinaryIO, head: bytes) -> _Parsed:
-    """Parse the head of a file; parse the whole file if its header is longer."""
-    with_preamble = head[128:132] == b"DICM"
-    if _DEFLATED in head[:_META_BYTES]:
-        start = io.BytesIO(head)
-        start.seek(132 if with_preamble else 0)
-        meta = FileMetaDataset(read_dataset(start, False, True, stop_when=lambda tag, *_: tag >> 16 != 2))
-        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-            return _parse_deflated(stream, start.tell(), meta)
-    if len(head) < found.size_bytes:
-        with suppress(Exception):  # a sequence of undefined length crosses the end of the head
-            dataset, data_at = _parse(io.BytesIO(head), with_preamble)
-            if data_at is not None:
-                return _Parsed(dataset, data_at)
-        stream.seek(0)
-        return _Parsed(*_parse(stream, with_preamble))
-    return _Parsed(*_parse(io.BytesIO(head), with_preamble))
-
-
-def _parse_deflated(stream: BinaryIO, at: int, meta: FileMetaDataset) -> _Parsed:
-    """Parse the first inflated bytes of a data set; parse more if its header is longer."""
-    size_bytes = HEAD_BYTES
-    while True:
-        inflated = inflate_start(stream, at, size_bytes)
-        whole = len(inflated) < size_bytes
-        data_at = None
-        try:
-            start = io.BytesIO(inflated)
-            dataset = read_dataset(start, False, True, stop_when=_is_pixel_data, specific_tags=_READ)
-            stopped_at = start.tell()
-            data_at = stopped_at if start.read(4) == b"\xe0\x7f\x10\x00" else None
-        except Exception:
-            if whole:
-                raise
-        if whole or data_at is not None:
-            dataset.file_meta = meta
-            return _Parsed(dataset, data_at, at)
-        size_bytes *= 8
-
-
-def _is_pixel_data(tag: int, *_: object) -> bool:
-    return tag >= 0x7FE00008
-
-
-def _describe_damage(head: bytes) -> str:
-    """Return :data:`DAMAGED`, or another reason if the file is certainly not an image."""
-    try:
-        start = read_partial(io.BytesIO(head), lambda tag, *_: tag > _TAG_OF["SOPClassUID"], force=True)
-        sop_class = str(start.get("SOPClassUID") or start.file_meta.get("MediaStorageSOPClassUID") or "")
-    except Exception:  # pydicom raises many types for damaged bytes
-        return DAMAGED
-    return "damaged header of an object that is not an image" if is_other_object(sop_class) else DAMAGED
-
-
-def _parse(stream: BinaryIO, with_preamble: bool) -> tuple[Dataset, int | None]:
-    """Return the dataset and, if the parser reached it, the offset of its pixel data element."""
-    dataset = dcmread(stream, stop_before_pixels=True, specific_tags=_READ, force=not with_preamble)
-    at = stream.tell()
-    reached = stream.read(4) in (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")
-    return dataset, at if reached else None
 
 
 class _Values:
@@ -309,6 +242,17 @@ class _Values:
         text = self.text(keyword)
         return tuple(part.strip() for part in text.split("\\")) if text else ()
 
+    def b_value(self) -> float | None:
+        """Return the b-value of the standard tag, or of the scanner's private one."""
+        if (b_value := self.number("DiffusionBValue")) is not None:
+            return b_value
+        for name, (creator, _) in _B_VALUES.items():
+            if self.text(f"{name}Creator") == creator:
+                if name == "GEBValue":  # four values; the first holds a flag of 1e9
+                    return _first_number(self.text(name), modulo=10**6)
+                return self.number(name)
+        return None
+
     def number(self, keyword: str) -> float | None:
         """Return a number; None if the tag is missing or damaged."""
         numbers = self.numbers(keyword, 1)
@@ -335,3 +279,8 @@ class _Values:
             self.damaged.append(keyword)
             return None
         return numbers
+
+
+def _first_number(text: str, modulo: int) -> float | None:
+    match = re.match(r"\s*(\d+)", text)
+    return float(int(match[1]) % modulo) if match else None

@@ -14,6 +14,7 @@ from nnunet_anatomix.clinical.intake.mapping import ChannelMap
 from nnunet_anatomix.clinical.intake.needs import Channel
 from nnunet_anatomix.clinical.intake.series import Series
 from nnunet_anatomix.clinical.intake.suitability import RANK_CRITERIA, find_mismatch, rank_key
+from nnunet_anatomix.clinical.intake.volume_choice import asked_words, find_ambiguous, find_volume_mismatch
 from pretraining.imaging.grids import ROUNDED_HEADERS_VOX, same_grid
 
 _NO_MAP = ChannelMap()
@@ -106,7 +107,8 @@ def _choose_series(
     for channel in channels:
         fitting = []
         mapped = maps.get(channel.number, _NO_MAP)
-        named = any(mapped.selects(found[number]) for number in case.series)
+        named = any(mapped.names(found[number]) for number in case.series)
+        reasons = {}
         for number in case.series:
             series = found[number]
             if named:
@@ -115,8 +117,13 @@ def _choose_series(
                 reason = "" if mapped.matches(series) else "does not match --map"
             else:
                 reason = "" if series.problem else find_mismatch(series, channel, alone=len(channels) == 1, names=names)
-            rejections[number].append(series.problem or reason)
-            if not (series.problem or reason):
+                reason = reason or find_volume_mismatch(series, channel.name)
+            reasons[number] = series.problem or reason
+        asked = "volume" in mapped.patterns or (channel.number not in maps and bool(asked_words(channel.name)))
+        reasons |= find_ambiguous(case.series, reasons, found, channel.number, asked=asked)
+        for number, reason in reasons.items():
+            rejections[number].append(reason)
+            if not reason:
                 fitting.append(number)
         candidates.append(
             [number for _, number in sorted((rank_key(found[number], channel), number) for number in fitting)]

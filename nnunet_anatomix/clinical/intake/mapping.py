@@ -11,7 +11,7 @@ from nnunet_anatomix.clinical.intake.needs import Channel
 from nnunet_anatomix.clinical.intake.series import Series
 from pretraining.common.errors import InputError
 
-FIELDS = ("description", "path", "modality", "series")
+FIELDS = ("description", "path", "modality", "volume", "series")
 _EXPECTED = "expected CHANNEL=FIELD:PATTERN such as 0=description:*T1* or 1=series:1.2.3, FIELD one of " + ", ".join(
     FIELDS
 )
@@ -38,21 +38,35 @@ class ChannelMap:
         """True if there is a pattern for any field except the UID."""
         return bool(self.patterns.keys() - {"series"})
 
-    def selects(self, series: Series) -> bool:
+    def names(self, series: Series) -> bool:
         """Return whether the map contains the UID of a series."""
         return bool(series.series_uid) and series.series_uid in self.series_uids
+
+    def selects(self, series: Series) -> bool:
+        """Return whether the map contains the UID of a series, and the volume if it names one."""
+        volumes = self.patterns.get("volume", ())
+        return self.names(series) and (not volumes or any(_match(series.volume, pattern) for pattern in volumes))
 
     def matches(self, series: Series) -> bool:
         """Return whether a series matches all fields except the UID.
 
         Letter case does not matter. ``*`` and ``?`` are wildcards; ``*`` also matches slashes.
         """
-        texts = {"description": (series.description,), "path": series.files, "modality": (series.modality,)}
+        texts = {
+            "description": (series.description,),
+            "path": series.files,
+            "modality": (series.modality,),
+            "volume": (series.volume,),
+        }
         return all(
-            any(fnmatchcase(text.lower(), pattern.lower()) for text in texts[name] for pattern in patterns)
+            any(_match(text, pattern) for text in texts[name] for pattern in patterns)
             for name, patterns in self.patterns.items()
             if name != "series"
         )
+
+
+def _match(text: str, pattern: str) -> bool:
+    return fnmatchcase(text.lower(), pattern.lower())
 
 
 def parse_maps(maps: Iterable[str], channels: Sequence[Channel]) -> dict[int, ChannelMap]:

@@ -10,11 +10,13 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from nnunet_anatomix.clinical.dicom.headers import DAMAGED, HEAD_BYTES, SliceHeader, is_dicom, read_slice_header
+from nnunet_anatomix.clinical.dicom.headers import SliceHeader, is_dicom, read_slice_header
+from nnunet_anatomix.clinical.dicom.parsing import DAMAGED, HEAD_BYTES
 from nnunet_anatomix.clinical.dicom.quiet import quiet_readers
 from nnunet_anatomix.clinical.intake.channel_words import image_case_key
+from nnunet_anatomix.clinical.intake.damaged_files import flag_missing_slices
 from nnunet_anatomix.clinical.intake.image_files import find_data_files, image_ending, image_stem, read_image_grid
-from nnunet_anatomix.clinical.intake.series import Series, fingerprint_files, flag_missing_slices, group_dicom_series
+from nnunet_anatomix.clinical.intake.series import Series, fingerprint_files, group_dicom_series
 from nnunet_anatomix.clinical.phrases import describe_error
 from nnunet_anatomix.clinical.walk import FoundFile, Stray, walk
 from pretraining.common.processes import imap_unordered
@@ -139,11 +141,13 @@ def scan_tree(root: Path, *, workers: int = 1) -> tuple[list[Series], list[Stray
         for stray in strays
         if stray.reason == DAMAGED or (stray.reason == _EMPTY and _is_slice_name(stray.file, slice_names))
     ]
-    series = flag_missing_slices(group_dicom_series(root, headers), damaged)
+    with quiet_readers():
+        series = flag_missing_slices(group_dicom_series(root, headers), damaged)
     series += [_build_image_series(image, by_name, names) for image in images]
-    return sorted(series, key=lambda each: (min(each.files), each.series_uid)), sorted(
-        strays, key=lambda stray: stray.file
-    )
+    first_files = {each.series_uid: min(each.files) for each in reversed(series)}
+    return sorted(
+        series, key=lambda each: (first_files.get(each.series_uid, min(each.files)), each.series_uid)
+    ), sorted(strays, key=lambda stray: stray.file)
 
 
 def _is_slice_name(file: str, slice_names: set[str]) -> bool:

@@ -19,7 +19,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from nnunet_anatomix.clinical.dicom.headers import HEAD_BYTES
+from nnunet_anatomix.clinical.dicom.parsing import HEAD_BYTES
 from nnunet_anatomix.clinical.intake.reading import read_series
 from nnunet_anatomix.clinical.intake.scan_tree import scan_tree
 from tests.nnunet_anatomix.clinical.dicom_series import ramp, write_series
