@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -72,6 +72,12 @@ class CaseSource:
     channels: tuple[ChannelSource, ...]
     grid: Grid
     """Voxel grid of channel 0, shared by all channels."""
+
+    def moved_to(self, root: Path | None) -> CaseSource:
+        """Return the record with the files below another folder; the same record for None."""
+        if root is None:
+            return self
+        return replace(self, channels=tuple(replace(channel, root=str(root)) for channel in self.channels))
 
 
 def image_file(destination: Path, case: str, channel: int, file_ending: str) -> Path:

@@ -22,6 +22,7 @@ def deliver(
     model: Annotated[str | None, tyro.conf.arg(aliases=["-m"])] = None,
     format: Literal["dicom", "nifti", "both"] = "both",
     overview: bool = True,
+    sources: Path | None = None,
 ) -> None:
     """Deliver predictions as DICOM SEG, NIfTI on the source grid, pictures and volumes in ml.
 
@@ -36,6 +37,7 @@ def deliver(
         model: Model, dataset or dataset.json that names the labels. Default: PRED/dataset.json.
         format: Formats to write; a case whose source is not DICOM always gets NIfTI.
         overview: One overview picture per case.
+        sources: Folder that SRC of the intake was moved to. Default: where it was.
     """
     from nnunet_anatomix.clinical.delivery.deliver import Delivery
     from nnunet_anatomix.clinical.delivery.deliver import deliver as run_delivery
@@ -58,6 +60,7 @@ def deliver(
         algorithm=_describe_algorithm(predictions, dataset_file.resolve().parent.name),
         format=format,
         overview=overview,
+        sources=sources,
     )
     delivered = run_delivery(predictions, delivery)
     log.info("%d cases delivered by this run, all files are in %s", delivered, destination)

@@ -13,6 +13,7 @@ import numpy as np
 
 from nnunet_anatomix.clinical.cases import SOURCES, CaseSource, image_file, read_source, source_file
 from nnunet_anatomix.clinical.delivery.dicom_segmentation import Algorithm, build_segmentation
+from nnunet_anatomix.clinical.delivery.frame_slices import restore_references
 from nnunet_anatomix.clinical.delivery.overview import render_overview
 from nnunet_anatomix.clinical.delivery.records import (
     DELIVERED,
@@ -29,7 +30,7 @@ from nnunet_anatomix.clinical.delivery.records import (
     write_record,
     write_tables,
 )
-from nnunet_anatomix.clinical.delivery.source_grid import reorder_to_grid
+from nnunet_anatomix.clinical.delivery.source_grid import place_on_slices, reorder_to_grid
 from nnunet_anatomix.clinical.delivery.source_headers import SourceHeaders, read_source_headers
 from nnunet_anatomix.clinical.delivery.structures import Structures, check_labels
 from nnunet_anatomix.clinical.dicom.quiet import quiet_readers
@@ -73,6 +74,8 @@ class Delivery:
     """Formats to write; a source that is not DICOM always gets NIfTI."""
     overview: bool = True
     """True to write an overview picture per case."""
+    sources: Path | None = None
+    """Folder that SRC was moved to since intake. Default: where it was."""
 
     def fingerprint(self, prediction_sha256: str, source: Path) -> str:
         """Hash everything that the files of a case depend on.
@@ -163,6 +166,10 @@ def _require_disjoint(predictions: Path, delivery: Delivery) -> None:
             "use the output folder of intake for --intake"
         )
     roots = {channel.root for path in sources.glob("*.json") for channel in _read_channels(path)}
+    if delivery.sources is not None:
+        roots.add(str(delivery.sources))
+        if not delivery.sources.is_dir():
+            raise InputError(f"--sources: expected the folder that SRC was moved to, no folder {delivery.sources}")
     others = {
         "the predictions": predictions,
         "the intake": delivery.intake,
@@ -199,7 +206,7 @@ def _deliver_case(case: str, prediction: Path, delivery: Delivery) -> Record:
             f"intake has no case of this name: there is no {source_record}; "
             f"expected predictions of {delivery.intake / 'images'}"
         )
-    source, prediction_sha256 = read_source(source_record), file_sha256(prediction)
+    source, prediction_sha256 = read_source(source_record).moved_to(delivery.sources), file_sha256(prediction)
     labels = check_labels(reorder_to_grid(read_image(prediction, "prediction"), source.grid), delivery.structures)
     volumes = measure_volumes(case, labels, delivery.structures, source.grid)
     fingerprint = delivery.fingerprint(prediction_sha256, source_record)
@@ -216,7 +223,7 @@ def _write_case(record: Record, labels: np.ndarray, source: CaseSource, delivery
     writers: dict[str, Callable[[Path], None]] = {}
     if delivery.format != "nifti" and is_dicom:
         headers = read_source_headers(source)
-        segmentation = _build_segmentation(headers, labels, delivery)
+        segmentation = _build_segmentation(headers, place_on_slices(labels, source), delivery)
         writers[SEGMENTATIONS] = lambda path: _save_segmentation(segmentation, path)
         if headers.generated_uids:
             notes.append(
@@ -249,7 +256,9 @@ def _write_case(record: Record, labels: np.ndarray, source: CaseSource, delivery
 
 def _build_segmentation(headers: SourceHeaders, labels: np.ndarray, delivery: Delivery) -> Segmentation:
     with _hide_tag_values(), quiet_readers():
-        return build_segmentation(headers, labels, delivery.structures, delivery.algorithm)
+        segmentation = build_segmentation(headers, labels, delivery.structures, delivery.algorithm)
+        restore_references(segmentation, headers.references)
+    return segmentation
 
 
 def _save_segmentation(segmentation: Segmentation, path: Path) -> None:

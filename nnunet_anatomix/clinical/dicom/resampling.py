@@ -17,6 +17,9 @@ from pretraining.imaging.grids import Grid
 _ON_PLANE = 1e-3
 """Distance from a plane below which no other plane counts, fraction of the distance of planes."""
 
+_MARGIN = 2
+"""Voxels around a label in which distances to its surface are computed."""
+
 
 def resample_slices(values: np.ndarray, positions_mm: Sequence[Sequence[float]], grid: Grid) -> np.ndarray:
     """Resample slices linearly to a grid with the same in-plane axes and spacing.
@@ -53,7 +56,8 @@ def labels_on_slices(
 ) -> np.ndarray:
     """Resample labels from a grid to the slices that it was made from.
 
-    Each pixel gets the label with the largest linearly interpolated share.
+    Each pixel gets the label inside of which it lies deepest, by linearly interpolated signed
+    distances to the surfaces.
 
     Args:
         labels: (Z, Y, X) integer labels on the grid.
@@ -66,16 +70,52 @@ def labels_on_slices(
     """
     offsets_vox, heights_vox = _place_on_grid(positions_mm, grid)
     back = np.zeros((len(positions_mm), size[1], size[0]), labels.dtype)
-    for k, height in enumerate(heights_vox):
-        below, above, weight = _neighbours(height, np.arange(grid.size[2]))
-        first, second = labels[below], labels[above]
-        best = np.zeros(back[k].shape, np.float32)
-        for label in np.union1d(first, second):
-            share = ((1 - weight) * (first == label) + weight * (second == label)).astype(np.float32)
-            share = _translate(share, offsets_vox[k], size, outside=float(label == 0))
-            back[k][share > best] = label
-            best = np.maximum(best, share)
+    deepest = np.full(back.shape, -np.inf, np.float32)
+    for label in _labels_in(labels):
+        mask = labels == label
+        box = _bounding_box(labels != 0 if label == 0 else mask)
+        if box is None:
+            continue
+        depths = _signed_depths(mask[box], grid.spacing_mm[::-1])
+        first_z, start = box[0].start, np.array([box[2].start, box[1].start])
+        for k, height in enumerate(heights_vox):
+            below, above, weight = _neighbours(height, np.arange(grid.size[2]))
+            if below < first_z or above >= box[0].stop:
+                continue
+            depth = (1 - weight) * depths[below - first_z] + weight * depths[above - first_z]
+            depth = _translate(depth, offsets_vox[k] - start, size, outside=-np.inf)
+            wins = depth > deepest[k]
+            back[k][wins], deepest[k][wins] = label, depth[wins]
     return back
+
+
+def _labels_in(labels: np.ndarray) -> list[int]:
+    """Return the labels that occur, ascending, background first."""
+    found: set[int] = {0}
+    for plane in labels:
+        found.update(np.unique(plane).tolist())
+    return sorted(found)
+
+
+def _bounding_box(mask: np.ndarray) -> tuple[slice, slice, slice] | None:
+    """Return the box around a mask and a margin; None if the mask is empty."""
+    box = []
+    for axis, side in enumerate(mask.shape):
+        where = np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis})))
+        if not len(where):
+            return None
+        box.append(slice(max(0, where[0] - _MARGIN), min(side, where[-1] + 1 + _MARGIN)))
+    return box[0], box[1], box[2]
+
+
+def _signed_depths(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+    """Return distances to the surface of a mask, mm: positive inside, negative outside; float32."""
+    from scipy.ndimage import distance_transform_edt
+
+    if mask.all():
+        return np.full(mask.shape, np.inf, np.float32)
+    inside = distance_transform_edt(mask, sampling=spacing_mm).astype(np.float32)
+    return inside - distance_transform_edt(~mask, sampling=spacing_mm).astype(np.float32)
 
 
 def _place_on_grid(positions_mm: Sequence[Sequence[float]], grid: Grid) -> tuple[np.ndarray, np.ndarray]:

@@ -37,7 +37,8 @@ def find_spacing(heights_mm: np.ndarray, thicknesses_mm: np.ndarray) -> SliceSpa
         thicknesses_mm: Thickness of each slice; NaN if unknown.
 
     Returns:
-        The spacing; of uneven slices, the smallest one.
+        The spacing; of uneven slices, the smallest one, or a half or a third of it if all slices
+            are planes of that grid.
 
     Raises:
         Unusable: If slices are missing, or the spacing changes without a pattern.
@@ -64,10 +65,23 @@ def find_spacing(heights_mm: np.ndarray, thicknesses_mm: np.ndarray) -> SliceSpa
                 f"(gaps of {gaps.max():.4g} mm, spacing {typical:.4g} mm)"
             )
         raise Unusable(f"mixed slice spacing: from {gaps.min():.4g} to {gaps.max():.4g} mm")
-    height = heights_mm[-1] - heights_mm[0]
-    finest = float(gaps.min()) if height / gaps.min() <= _MAX_FINER * len(heights_mm) else typical
-    _require_sane(finest)
-    return SliceSpacing(finest, int(np.ceil(height / finest - UNEVEN_SHARE)) + 1, False)
+    spacing_mm = _choose_spacing(heights_mm - heights_mm[0], gaps)
+    _require_sane(spacing_mm)
+    planes = int(np.ceil((heights_mm[-1] - heights_mm[0]) / spacing_mm - UNEVEN_SHARE)) + 1
+    return SliceSpacing(spacing_mm, planes, False)
+
+
+def _choose_spacing(heights_mm: np.ndarray, gaps: np.ndarray) -> float:
+    """Return the smallest gap, or a part of it by which all slices are planes of the grid."""
+    allowed = [
+        float(gap)
+        for gap in (gaps.min(), gaps.min() / 2, gaps.min() / 3)
+        if heights_mm[-1] / gap <= _MAX_FINER * len(heights_mm)
+    ]
+    for gap in allowed:
+        if np.abs(heights_mm - gap * np.round(heights_mm / gap)).max() <= UNEVEN_SHARE * gap:
+            return gap
+    return allowed[0] if allowed else float(np.median(gaps))
 
 
 def _follows_protocol(gaps: np.ndarray, thicknesses_mm: np.ndarray) -> bool:
