@@ -9,6 +9,8 @@ from typing import Any
 
 from pydicom import Dataset, dcmread
 
+from nnunet_anatomix.clinical.dicom.content import Content
+from nnunet_anatomix.clinical.dicom.frame_content import AGENTS, frame_content, read_agents
 from nnunet_anatomix.clinical.dicom.headers import SliceHeader
 from pretraining.imaging.rejection import Unusable
 
@@ -27,10 +29,13 @@ def frame_headers(path: Path, header: SliceHeader) -> list[SliceHeader]:
             damaged.
     """
     try:
-        dataset = dcmread(path, stop_before_pixels=True, force=True, specific_tags=[_SHARED, _PER_FRAME])
+        dataset = dcmread(path, stop_before_pixels=True, force=True, specific_tags=[_SHARED, _PER_FRAME, AGENTS])
         if _PER_FRAME not in dataset:
             raise Unusable("multi-frame file without frame positions")
-        headers = [replace(header, frame=number, **tags) for number, tags in enumerate(_frame_tags(dataset), 1)]
+        content = read_agents(header.content, dataset)
+        headers = [
+            replace(header, frame=number, **tags) for number, tags in enumerate(_frame_tags(dataset, content), 1)
+        ]
     except (Unusable, OSError):
         raise
     except Exception:  # pydicom's conversions raise many types
@@ -40,7 +45,7 @@ def frame_headers(path: Path, header: SliceHeader) -> list[SliceHeader]:
     return headers
 
 
-def _frame_tags(dataset: Dataset) -> Iterator[dict[str, Any]]:
+def _frame_tags(dataset: Dataset, content: Content) -> Iterator[dict[str, Any]]:
     shared = dataset.get(_SHARED) or [Dataset()]
     for frame in dataset[_PER_FRAME].value:
 
@@ -66,5 +71,6 @@ def _frame_tags(dataset: Dataset) -> Iterator[dict[str, Any]]:
             "rescale_type": str(value("PixelValueTransformationSequence", "RescaleType") or ""),
             "echo_time": number("MREchoSequence", "EffectiveEchoTime"),
             "b_value": number("MRDiffusionSequence", "DiffusionBValue"),
+            "content": frame_content(content, value, frame),
             "temporal_position": number("FrameContentSequence", "TemporalPositionIndex"),
         }

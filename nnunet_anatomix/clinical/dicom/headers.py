@@ -13,6 +13,14 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.tag import Tag
 from pydicom.uid import UID, ImplicitVRLittleEndian, MediaStorageDirectoryStorage
 
+from nnunet_anatomix.clinical.dicom.content import (
+    KEYWORDS,
+    PRIVATE_TAGS,
+    UNKNOWN,
+    Content,
+    find_unit_codes,
+    read_content,
+)
 from nnunet_anatomix.clinical.dicom.pixel_data import DECODABLE, find_pixel_problem
 from nnunet_anatomix.clinical.walk import FoundFile
 from pretraining.imaging.rejection import Unusable
@@ -32,8 +40,14 @@ _USEFUL = (
 )
 _META = "MediaStorageSOPClassUID MediaStorageSOPInstanceUID TransferSyntaxUID"
 _TAG_OF = {keyword: Tag(keyword) for keyword in f"{_ESSENTIAL} {_USEFUL} {_META} SpecificCharacterSet".split()}
+_TAG_OF |= {keyword: Tag(keyword) for keyword in KEYWORDS} | {name: Tag(tag) for name, tag in PRIVATE_TAGS.items()}
 _READ = list(_TAG_OF.values())
-_BINARY = {"Rows": "H", "Columns": "H", "SamplesPerPixel": "H", "BitsAllocated": "H", "DiffusionBValue": "d"}
+_BINARY = {
+    **dict.fromkeys(("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "PixelRepresentation"), "H"),
+    "PixelPaddingValue": "H",
+    "GEImageType": "h",
+    "DiffusionBValue": "d",
+}
 """Keyword of a binary number → its ``struct`` format character."""
 VOLUME_TAGS = (
     "echo_time",
@@ -44,6 +58,7 @@ VOLUME_TAGS = (
     "trigger_time",
     "acquisition",
     "image_type",
+    "part",
 )
 """Fields that distinguish the volumes of one series."""
 
@@ -80,7 +95,8 @@ class SliceHeader:
     intercept: float | None = None
     rescale_type: str = ""
     kernel: str = ""
-    contrast_agent: bool = False
+    content: Content = UNKNOWN
+    """What the pixels hold besides their place."""
     lossy: bool = False
     coding: str = ""
     echo_time: float | None = None
@@ -90,6 +106,11 @@ class SliceHeader:
     temporal_position: float | None = None
     trigger_time: float | None = None
     acquisition: float | None = None
+
+    @property
+    def part(self) -> str:
+        """What an MR image shows instead of magnitudes; see :attr:`Content.part`."""
+        return self.content.part
 
 
 def is_dicom(head: bytes) -> bool:
@@ -153,7 +174,7 @@ def read_slice_header(found: FoundFile, stream: BinaryIO, head: bytes) -> SliceH
         "intercept": values.number("RescaleIntercept"),
         "rescale_type": values.text("RescaleType"),
         "kernel": "\\".join(values.texts("ConvolutionKernel")),
-        "contrast_agent": bool(values.text("ContrastBolusAgent")),
+        "content": read_content(values, values.text("Modality"), values.texts("ImageType")),
         "lossy": values.text("LossyImageCompression") == "01",
         "coding": DECODABLE.get(syntax, ""),
         "echo_time": values.number("EchoTime"),
@@ -224,6 +245,12 @@ class _Values:
         """Return the parts of a multi-valued text."""
         text = self.text(keyword)
         return tuple(part.strip() for part in text.split("\\")) if text else ()
+
+    def unit_codes(self) -> tuple[str, ...]:
+        """Return the codes of the units to which real-world value mappings convert."""
+        if self._dataset.get_item(_TAG_OF["RealWorldValueMappingSequence"]) is None:
+            return ()
+        return find_unit_codes(self._dataset)
 
     def number(self, keyword: str) -> float | None:
         """Return a number; None if the tag is missing or damaged."""

@@ -33,6 +33,7 @@ _NAMES = {
     "trigger_time": "trigger time",
     "acquisition": "acquisition number",
     "image_type": "image type",
+    "part": "magnitude, phase, real and imaginary part",
 }
 
 

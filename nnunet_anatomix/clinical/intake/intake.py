@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -21,7 +21,7 @@ from nnunet_anatomix.clinical.intake.conversion import (
     is_converted,
     remove_case,
 )
-from nnunet_anatomix.clinical.intake.mapping import ChannelMap, check_channels, check_uids, parse_maps
+from nnunet_anatomix.clinical.intake.mapping import ChannelMap, check_channels, check_uids, parse_maps, set_units
 from nnunet_anatomix.clinical.intake.needs import Needs, find_needs
 from nnunet_anatomix.clinical.intake.numbering import Register, case_digest, case_name
 from nnunet_anatomix.clinical.intake.scan_tree import scan_tree
@@ -83,6 +83,7 @@ def intake(
     needs = find_needs(model)
     channel_maps = parse_maps(maps, needs.channels)
     check_channels(channel_maps, needs.channels)
+    needs = replace(needs, channels=set_units(needs.channels, channel_maps))
     if dry_run:
         return _intake(root, destination, needs, channel_maps, workers=workers, dry_run=True)
     try_folder(destination, "DST")

@@ -10,9 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from nnunet_anatomix.clinical.dicom.content import UNKNOWN_SERIES, SeriesContent, summarize_content
 from nnunet_anatomix.clinical.dicom.frames import frame_headers
 from nnunet_anatomix.clinical.dicom.headers import SliceHeader
+from nnunet_anatomix.clinical.dicom.pet import PetFacts, read_pet_facts
 from nnunet_anatomix.clinical.dicom.slices import stack_slices
+from nnunet_anatomix.clinical.intake.agent_evidence import UNMARKED, AgentEvidence
 from nnunet_anatomix.clinical.phrases import pluralize
 from nnunet_anatomix.clinical.walk import FoundFile
 from pretraining.imaging.grids import Grid
@@ -61,12 +64,19 @@ class Series:
     image_type: tuple[str, ...] = ()
     kernel: str = ""
     rescale_type: str = ""
-    contrast_agent: bool = False
+    content: SeriesContent = UNKNOWN_SERIES
+    """What the images hold besides their place."""
+    pet: PetFacts | None = None
+    """Tags that SUV is computed from; None unless the series is PET."""
+    has_label_values: bool = False
+    """True if the values of an image file are those of a mask or label map."""
+    agent: AgentEvidence = UNMARKED
+    """Whether an MR scan shows a contrast agent, judged within its study."""
     study_uid: str = ""
     series_uid: str = ""
     frame_uid: str = ""
     rescales_differ: bool = False
-    """True if the slices have different rescale tags."""
+    """True if the slices differ in rescale tags, sign or bits."""
     coding: str = ""
     """Name of the transfer syntax."""
 
@@ -169,7 +179,7 @@ def _assess_series(root: Path, headers: list[SliceHeader]) -> Series:
         image_type=first.image_type,
         kernel=first.kernel,
         rescale_type=first.rescale_type,
-        contrast_agent=any(header.contrast_agent for header in headers),
+        content=_summarize(headers),
         study_uid=first.study_uid,
         series_uid=first.series_uid,
         frame_uid=first.frame_uid,
@@ -195,9 +205,17 @@ def _assess_series(root: Path, headers: list[SliceHeader]) -> Series:
         frames=tuple(header.frame for header in ordered) if ordered[0].frame else (),
         fingerprint=fingerprint_files(dict.fromkeys(header.file for header in ordered)),
         rescale_type=ordered[0].rescale_type,
-        rescales_differ=len({(header.slope, header.intercept) for header in ordered}) > 1,
+        content=_summarize(ordered),
+        pet=read_pet_facts(root / ordered[0].file.file) if first.modality == "PT" else None,
+        rescales_differ=len({(header.slope, header.intercept, header.content.encoding) for header in ordered}) > 1,
         grid=grid,
         notes=tuple(notes),
+    )
+
+
+def _summarize(headers: Sequence[SliceHeader]) -> SeriesContent:
+    return summarize_content(
+        [header.content for header in headers], [(header.slope, header.intercept) for header in headers]
     )
 
 
