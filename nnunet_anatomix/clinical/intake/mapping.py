@@ -66,8 +66,8 @@ class ChannelMap:
     def names(self, series: Series) -> bool:
         """Return whether the map names a series closely enough to take what the rules exclude.
 
-        A UID does, a description or path of DICOM that is more than a wildcard, and the whole path of
-        an image file.
+        A UID does, a description or path of DICOM that is more than a wildcard, and the whole path
+        of an image file.
         """
         if self.selects(series):
             return True
