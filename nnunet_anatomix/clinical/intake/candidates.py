@@ -15,6 +15,7 @@ from nnunet_anatomix.clinical.intake.suitability import (
     find_suv_problem,
     rank_key,
 )
+from nnunet_anatomix.clinical.intake.volume_choice import asked_words, find_ambiguous, find_volume_mismatch
 
 _DOUBT, _MISMATCH, _EXCLUSION = 1, 2, 3
 
@@ -39,6 +40,12 @@ class Verdict:
     offers: list[int] = field(default_factory=list)
     """Rejected series that ``--map`` would take; the reason of the rejection has the option."""
 
+    def reject_all(self, reasons: Mapping[int, str]) -> None:
+        """Reject fitting series, each for its reason."""
+        self.rejections |= reasons
+        self.fitting = [number for number in self.fitting if number not in reasons]
+        self.offers += reasons
+
     def rank(self, found: Mapping[int, Series], number: int) -> tuple[float, ...]:
         """Return the sort key of a fitting series; the smallest key fits best."""
         misfit = self.misfits.get(number)
@@ -61,12 +68,12 @@ def judge_candidates(
         found: Series number → series.
         channel: Channel of the model.
         mapped: The user's map of the channel. The rules rank the series that it matches. Those that
-            a rule excludes are taken only if the map names them; see :meth:`ChannelMap.names`.
+            a rule excludes are taken only if the map names them; see :meth:`ChannelMap.overrides_rules`.
         alone: True if the model has one channel.
         names: Paths of all image files.
     """
     verdict = Verdict()
-    by_uid = any(mapped.selects(found[number]) for number in numbers)
+    by_uid = any(mapped.names(found[number]) for number in numbers)
     for number in numbers:
         series = found[number]
         if by_uid and not mapped.selects(series):
@@ -79,13 +86,18 @@ def judge_candidates(
             verdict.rejections[number] = reason
         elif by_uid or mapped.has_patterns:
             _judge_mapped(verdict, number, series, channel, mapped, alone=alone, names=names)
-        elif reason := find_mismatch(series, channel, alone=alone, names=names):
+        elif reason := (
+            find_mismatch(series, channel, alone=alone, names=names) or find_volume_mismatch(series, channel.name)
+        ):
             verdict.rejections[number] = reason
         elif doubt := find_doubt(series, channel):
             verdict.rejections[number] = f"{doubt}; to take it: {map_line(channel, series)}"
             verdict.offers.append(number)
         else:
             verdict.fitting.append(number)
+    asked = "volume" in mapped.patterns or (not mapped.chooses and bool(asked_words(channel.name)))
+    reasons = {number: verdict.rejections.get(number, "") for number in numbers}
+    verdict.reject_all(find_ambiguous(numbers, reasons, found, channel.number, asked=asked))
     return verdict
 
 
@@ -103,7 +115,7 @@ def _judge_mapped(
         verdict.rejections[number] = f"{problem}; --map {channel.number}=unit:stored takes its values as stored"
         return
     exclusion = find_exclusion(series, channel.kind or series.modality or series.kind)
-    if exclusion and not mapped.names(series):
+    if exclusion and not mapped.overrides_rules(series):
         verdict.rejections[number] = f"{exclusion}; to take it: {map_line(channel, series)}"
         verdict.offers.append(number)
         return

@@ -13,7 +13,7 @@ from nnunet_anatomix.clinical.intake.needs import Channel
 from nnunet_anatomix.clinical.intake.series import Series
 from pretraining.common.errors import InputError
 
-FIELDS = ("description", "path", "modality", "series", "unit")
+FIELDS = ("description", "path", "modality", "volume", "series", "unit")
 UNITS = ("suv", "stored")
 """Values of the field ``unit``: SUV by body weight, or PET values as they are stored."""
 _EXPECTED = "expected CHANNEL=FIELD:PATTERN such as 0=description:*T1* or 1=series:1.2.3, FIELD one of " + ", ".join(
@@ -43,27 +43,42 @@ class ChannelMap:
         return bool(self.patterns.keys() - {"series", "unit"})
 
     @property
+    def chooses(self) -> bool:
+        """True if the map chooses series, not only their unit."""
+        return bool(self.series_uids) or self.has_patterns
+
+    @property
     def unit(self) -> str:
         """One of :data:`UNITS`; empty if the name of the channel decides."""
         return self.patterns.get("unit", ("",))[-1]
 
-    def selects(self, series: Series) -> bool:
+    def names(self, series: Series) -> bool:
         """Return whether the map contains the UID of a series."""
         return bool(series.series_uid) and series.series_uid in self.series_uids
+
+    def selects(self, series: Series) -> bool:
+        """Return whether the map contains the UID of a series, and the volume if it names one."""
+        volumes = self.patterns.get("volume", ())
+        return self.names(series) and (not volumes or any(_match(series.volume, pattern) for pattern in volumes))
 
     def matches(self, series: Series) -> bool:
         """Return whether a series matches all fields except the UID.
 
         Letter case does not matter. ``*`` and ``?`` are wildcards; ``*`` also matches slashes.
         """
-        texts = {"description": (series.description,), "path": series.files, "modality": (series.modality,)}
+        texts = {
+            "description": (series.description,),
+            "path": series.files,
+            "modality": (series.modality,),
+            "volume": (series.volume,),
+        }
         return all(
-            any(fnmatchcase(text.lower(), pattern.lower()) for text in texts[name] for pattern in patterns)
+            any(_match(text, pattern) for text in texts[name] for pattern in patterns)
             for name, patterns in self.patterns.items()
             if name not in ("series", "unit")
         )
 
-    def names(self, series: Series) -> bool:
+    def overrides_rules(self, series: Series) -> bool:
         """Return whether the map names a series closely enough to take what the rules exclude.
 
         A UID does, a description or path of DICOM that is more than a wildcard, and the whole path
@@ -80,7 +95,8 @@ class ChannelMap:
 def map_line(channel: Channel, series: Series) -> str:
     """Return the option that takes a series for a channel, ready for a shell."""
     if series.series_uid:
-        return f"--map {channel.number}=series:{series.series_uid}"
+        volume = [f"{channel.number}=volume:{glob.escape(series.volume)}"] if series.volume else []
+        return shlex.join(["--map", f"{channel.number}=series:{series.series_uid}", *volume])
     return shlex.join(["--map", f"{channel.number}=path:{glob.escape(series.files[0])}"])
 
 
@@ -93,6 +109,10 @@ def set_units(channels: Sequence[Channel], maps: Mapping[int, ChannelMap]) -> tu
     return tuple(
         replace(channel, unit=maps[channel.number].unit) if channel.number in maps else channel for channel in channels
     )
+
+
+def _match(text: str, pattern: str) -> bool:
+    return fnmatchcase(text.lower(), pattern.lower())
 
 
 def parse_maps(maps: Iterable[str], channels: Sequence[Channel]) -> dict[int, ChannelMap]:
@@ -151,7 +171,7 @@ def check_channels(maps: Mapping[int, ChannelMap], channels: Sequence[Channel]) 
     """
     names = [channel.name.lower() for channel in channels]
     for channel in channels:
-        if channel.number in maps and (maps[channel.number].series_uids or maps[channel.number].has_patterns):
+        if channel.number in maps and maps[channel.number].chooses:
             continue
         if not channel.is_informative:
             raise InputError(

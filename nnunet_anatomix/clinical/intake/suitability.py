@@ -21,6 +21,7 @@ from nnunet_anatomix.clinical.intake.channel_words import (
 from nnunet_anatomix.clinical.intake.image_files import image_stem
 from nnunet_anatomix.clinical.intake.needs import Channel
 from nnunet_anatomix.clinical.intake.series import Series
+from nnunet_anatomix.clinical.intake.volume_choice import TOO_FEW, volume_words
 from nnunet_anatomix.clinical.phrases import redact_free_text
 from pretraining.imaging.grids import Grid
 from pretraining.imaging.rejection import Unusable
@@ -73,7 +74,7 @@ def find_mismatch(series: Series, channel: Channel, *, alone: bool, names: set[s
     if not kind:
         return (
             ""
-            if set(tokenize(channel.name)) <= set(tokenize(series.description))
+            if set(tokenize(channel.name)) <= {*tokenize(series.description), *volume_words(series)}
             else f"description does not contain {channel.name}"
         )
     if kind in CONTRASTS:
@@ -98,7 +99,7 @@ def find_exclusion(series: Series, kind: str = "") -> str:
             so that only size and values count.
     """
     if (slices := series.known_grid.size[2]) < MIN_SLICES:
-        return f"only {slices} slices"
+        return f"{TOO_FEW}{slices} slices"
     if series.kind == "image":
         return _find_image_exclusion(series.files[0], series.has_label_values, kind)
     if not kind:
