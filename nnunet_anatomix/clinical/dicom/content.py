@@ -38,6 +38,8 @@ PRIVATE_TAGS = {
     "PhilipsImageType": (0x2005, 0x1011),
 }
 """Name → private tag, in the block that the vendor always uses; its creator is checked."""
+MAX_TISSUE_HU = 3071.0
+"""Largest value of the usual scale of 12 bits."""
 DAY_S = 86400.0
 """Seconds of a day."""
 _NO_AGENT = r"|no(ne|t? .*)?|n/?a|nil|null|nein|ohne.*|without.*|w/o.*|non.*|sans.*|kein.*|-+|0"
@@ -74,6 +76,8 @@ UNKNOWN = Content()
 class TagValues(Protocol):
     """Access to tag values by keyword."""
 
+    dataset: Dataset
+
     def text(self, keyword: str) -> str:
         """Return a text; empty if the tag is missing."""
 
@@ -82,9 +86,6 @@ class TagValues(Protocol):
 
     def number(self, keyword: str) -> float | None:
         """Return a number; None if the tag is missing or damaged."""
-
-    def unit_codes(self) -> tuple[str, ...]:
-        """Return the codes of the units to which real-world value mappings convert."""
 
 
 def read_content(values: TagValues, modality: str, image_type: tuple[str, ...]) -> Content:
@@ -127,13 +128,15 @@ def _read_part(values: TagValues, image_type: tuple[str, ...]) -> str:
         component=values.text("ComplexImageComponent"),
         ge_image_type=ge,
         philips_image_type=philips,
-        units=(values.text("RescaleType"), *values.unit_codes()),
+        units=(values.text("RescaleType"), *find_unit_codes(values.dataset)),
         rescale=(values.number("RescaleSlope"), values.number("RescaleIntercept")),
     )
 
 
 def find_unit_codes(item: Dataset) -> tuple[str, ...]:
-    """Return the unit codes of the real-world value mappings of a dataset or functional group."""
+    """Return the codes of the units to which a dataset or functional group maps its values."""
+    if "RealWorldValueMappingSequence" not in item:
+        return ()
     try:
         mappings = item.get("RealWorldValueMappingSequence") or ()
         return tuple(
@@ -205,6 +208,11 @@ class SeriesContent:
     """None if the tags of PET do not say it, or if the modality is another one."""
     corrections: tuple[str, ...] = ()
     """Values of CorrectedImage that all images have."""
+
+    @property
+    def implausible_padding(self) -> tuple[float, ...]:
+        """Padding values of a CT that are brighter than any tissue, because their sign is lost."""
+        return tuple(value for value in self.padding_values if value > MAX_TISSUE_HU)
 
 
 UNKNOWN_SERIES = SeriesContent()

@@ -13,14 +13,7 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.tag import Tag
 from pydicom.uid import UID, ImplicitVRLittleEndian, MediaStorageDirectoryStorage
 
-from nnunet_anatomix.clinical.dicom.content import (
-    KEYWORDS,
-    PRIVATE_TAGS,
-    UNKNOWN,
-    Content,
-    find_unit_codes,
-    read_content,
-)
+from nnunet_anatomix.clinical.dicom.content import KEYWORDS, PRIVATE_TAGS, UNKNOWN, Content, read_content
 from nnunet_anatomix.clinical.dicom.deflated import find_inflation_problem
 from nnunet_anatomix.clinical.dicom.parsing import DAMAGED, NOT_AN_IMAGE, describe_damage, is_other_object, parse_header
 from nnunet_anatomix.clinical.dicom.pixel_data import DECODABLE, MAX_IMAGE_BYTES, find_pixel_problem
@@ -224,12 +217,12 @@ class _Values:
     """
 
     def __init__(self, dataset: Dataset) -> None:
-        self._dataset = dataset
+        self.dataset = dataset
         self.damaged: list[str] = []
 
     def _raw(self, keyword: str) -> tuple[bytes, bool] | None:
         """Return the raw value and whether it is little-endian."""
-        element = self._dataset.get_item(_TAG_OF[keyword])
+        element = self.dataset.get_item(_TAG_OF[keyword])
         if element is None or not element.value:
             return None
         if isinstance(element, RawDataElement) and isinstance(element.value, bytes):
@@ -240,13 +233,13 @@ class _Values:
     def decode_text(self, keyword: str) -> str:
         """Return a text decoded with the file's character set."""
         try:
-            return str(self._dataset.get(keyword) or "").strip(" \0")
+            return str(self.dataset.get(keyword) or "").strip(" \0")
         except Exception:  # for example, an unknown character set
             return self.text(keyword)
 
     def text(self, keyword: str) -> str:
         """Return a text decoded as Latin-1; empty if the tag is missing."""
-        element = self._dataset.get_item(_TAG_OF[keyword])
+        element = self.dataset.get_item(_TAG_OF[keyword])
         if isinstance(element, DataElement) and isinstance(element.value, str):  # already converted by pydicom
             return element.value.strip(" \0")
         raw = self._raw(keyword)
@@ -256,12 +249,6 @@ class _Values:
         """Return the parts of a multi-valued text."""
         text = self.text(keyword)
         return tuple(part.strip() for part in text.split("\\")) if text else ()
-
-    def unit_codes(self) -> tuple[str, ...]:
-        """Return the codes of the units to which real-world value mappings convert."""
-        if self._dataset.get_item(_TAG_OF["RealWorldValueMappingSequence"]) is None:
-            return ()
-        return find_unit_codes(self._dataset)
 
     def b_value(self) -> float | None:
         """Return the b-value of the standard tag, or of the scanner's private one."""

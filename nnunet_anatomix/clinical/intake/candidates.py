@@ -68,7 +68,8 @@ def judge_candidates(
         found: Series number → series.
         channel: Channel of the model.
         mapped: The user's map of the channel. The rules rank the series that it matches. Those that
-            a rule excludes are taken only if the map names them; see :meth:`ChannelMap.overrides_rules`.
+            a rule excludes are taken only if the map names them; see
+            :meth:`ChannelMap.overrides_rules`.
         alone: True if the model has one channel.
         names: Paths of all image files.
     """

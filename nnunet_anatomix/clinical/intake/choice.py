@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from nnunet_anatomix.clinical.dicom.padding import PADDING_HU
 from nnunet_anatomix.clinical.intake.candidates import Verdict, judge_candidates
 from nnunet_anatomix.clinical.intake.contrast_agent import judge_agents
 from nnunet_anatomix.clinical.intake.mapping import ChannelMap
@@ -204,6 +205,8 @@ def _explain_rank(best: int, other: int, found: Mapping[int, Series], verdict: V
 def _format_notes(series: Series, channel: Channel, resampled: bool, ties: list[int], remark: str) -> str:
     parts = [remark] if remark else []
     parts += series.notes
+    if series.modality == "CT" and (padding := series.content.implausible_padding):
+        parts.append(f"padding of {padding[0]:.0f} HU replaced by {PADDING_HU}")
     if resampled:
         parts.append("resampled onto the grid of channel 0 (same frame of reference)")
     if series.kind == "image" and not series.modality:

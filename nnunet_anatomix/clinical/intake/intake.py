@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from nnunet_anatomix.clinical.cases import source_file
+from nnunet_anatomix.clinical.cases import read_source, source_file
 from nnunet_anatomix.clinical.intake.choice import CaseChoice, choose
 from nnunet_anatomix.clinical.intake.conversion import (
     CONVERTING,
@@ -208,7 +208,9 @@ def _convert_all(
     pending = []
     for job in jobs:
         if is_converted(job):
-            _record_result(cases[job.case], decided, ConversionResult())
+            record = read_source(source_file(job.destination, job.case))
+            notes = tuple(channel.note for channel in record.channels)
+            _record_result(cases[job.case], decided, ConversionResult(notes=notes))
         else:
             pending.append(job)
     if len(pending) < len(jobs):
@@ -238,8 +240,7 @@ def _record_result(choice: CaseChoice, decided: dict[int, SeriesDecision], conve
         row = decided[number]
         if not converted.reason:
             row.taken = TAKEN
-            if converted.note and channel:
-                row.reason = "; ".join(filter(None, (row.reason, converted.note)))
+            row.reason = "; ".join(filter(None, (row.reason, converted.notes[channel])))
         else:
             prefix = f"case not taken: channel {converted.channel}: " if channel != converted.channel else ""
             row.taken, row.channel, row.reason = NOT_TAKEN, "", f"{prefix}{converted.reason}"
