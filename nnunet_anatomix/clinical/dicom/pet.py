@@ -122,7 +122,7 @@ def suv_factor(facts: PetFacts, content: SeriesContent) -> float:
     if content.unit == "CNTS" and facts.philips_activity:
         to_activity = facts.philips_activity
     elif content.unit != "BQML":
-        raise Unusable(f"no SUV: Units is {redact_free_text(content.unit) or 'missing'}, expected BQML")
+        raise Unusable(f"no SUV: Units is {_say(content.unit)}, expected BQML")
     weight_kg = _require("PatientWeight", facts.weight_kg, WEIGHT_KG, "kg")
     if facts.tracers != 1:
         raise Unusable(f"no SUV: {facts.tracers} radiopharmaceuticals, expected 1")
@@ -144,8 +144,11 @@ def _require_corrections(facts: PetFacts, content: SeriesContent) -> None:
         if code not in content.corrections:
             raise Unusable(f"no SUV: CorrectedImage does not list {code} ({name})")
     if facts.decay_correction not in ("START", "ADMIN"):
-        said = redact_free_text(facts.decay_correction) if facts.decay_correction else "missing"
-        raise Unusable(f"no SUV: DecayCorrection is {said}, expected START or ADMIN")
+        raise Unusable(f"no SUV: DecayCorrection is {_say(facts.decay_correction)}, expected START or ADMIN")
+
+
+def _say(code: str) -> str:
+    return redact_free_text(code) if code else "missing"
 
 
 def _require(tag: str, value: float | None, limits: tuple[float, float], unit: str) -> float:

@@ -91,7 +91,7 @@ def judge_candidates(
             find_mismatch(series, channel, alone=alone, names=names) or find_volume_mismatch(series, channel.name)
         ):
             verdict.rejections[number] = reason
-        elif doubt := find_doubt(series, channel):
+        elif doubt := find_doubt(series, channel, names=names):
             verdict.rejections[number] = f"{doubt}; to take it: {map_line(channel, series)}"
             verdict.offers.append(number)
         else:
@@ -125,5 +125,5 @@ def _judge_mapped(
         verdict.misfits[number] = Misfit(_EXCLUSION, exclusion)
     elif channel.is_informative and (mismatch := find_mismatch(series, channel, alone=alone, names=names)):
         verdict.misfits[number] = Misfit(_MISMATCH, mismatch)
-    elif doubt := find_doubt(series, channel):
+    elif doubt := find_doubt(series, channel, names=names):
         verdict.misfits[number] = Misfit(_DOUBT, doubt)

@@ -88,16 +88,20 @@ def modalities_of_file(file: str) -> set[str]:
     If it states none, the name of the folder counts, provided that it has no other words
     (``T1/patient.nii``).
     """
-    return modalities_in(image_stem(file)) or (
-        modalities_in(PurePosixPath(file).parent.name) if _folder_is_channel(file) else set()
-    )
+    return modalities_in(channel_text_of_file(file))
+
+
+def channel_text_of_file(file: str) -> str:
+    """Return the name of an image file, or that of its folder if only that states a modality."""
+    name = image_stem(file)
+    return PurePosixPath(file).parent.name if not modalities_in(name) and _folder_is_channel(file) else name
 
 
 def _folder_is_channel(file: str) -> bool:
     words = tokenize(PurePosixPath(file).parent.name)
     return (
         bool(words)
-        and all(_is_modality_word(word) or re.fullmatch(_NEUTRAL, word) for word in words)
+        and all(_is_channel_word(word) or re.fullmatch(_NEUTRAL, word) for word in words)
         and any(map(_is_modality_word, words))
     )
 

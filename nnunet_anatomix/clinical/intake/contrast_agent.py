@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from nnunet_anatomix.clinical.dicom.content import DAY_S
 from nnunet_anatomix.clinical.intake.agent_evidence import UNMARKED, AgentEvidence
-from nnunet_anatomix.clinical.intake.channel_words import modalities_in, tokenize
+from nnunet_anatomix.clinical.intake.channel_words import channel_text_of_file, modalities_in, tokenize
 from nnunet_anatomix.clinical.intake.contrast_words import agent_in
 from nnunet_anatomix.clinical.intake.series import Series
 from pretraining.imaging.grids import same_grid
@@ -45,7 +45,7 @@ def judge_agents(found: Mapping[int, Series]) -> dict[int, Series]:
 
 def judge_alone(series: Series) -> AgentEvidence:
     """Judge a scan by its own words and tags."""
-    words = set(agent_in(series.description))
+    words = set(agent_in(series.description if series.kind == "dicom" else channel_text_of_file(series.files[0])))
     flavours = {value.upper() for value in series.image_type[2:]}
     words |= {said for said, flavour in ((True, "POST_CONTRAST"), (False, "PRE_CONTRAST")) if flavour in flavours}
     tags = _agent_by_tags(series)

@@ -50,6 +50,8 @@ _EXCLUDED_NAMES = {
 """Words of file names; those of descriptions would exclude, for example, the subjects of BIDS."""
 _MODALITY = {"CT": "CT", "PET": "PT", "SPECT": "NM"}
 _SHARP_KERNEL = r"lung|bone|bone\+|boneplus|edge|detail|[a-z]{1,2}[5-9]\d[a-z]{0,2}|ya|yb|yc|yd|d|l|fc[358]\d|.*sharp.*"
+_SIEMENS_KERNEL = r"[bhij][a-z]?[5-9]\d[a-z]?"
+"""Sharp kernels of Siemens in descriptions of CT whose kernel tag is missing."""
 _ATTENUATION_CORRECTED = r"ac|ctac|mrac|acct|attn|corrected"
 
 
@@ -116,19 +118,29 @@ def find_exclusion(series: Series, kind: str = "") -> str:
     return ""
 
 
-def find_doubt(series: Series, channel: Channel) -> str:
+def find_doubt(series: Series, channel: Channel, *, names: set[str]) -> str:
     """Return why a series that fits is not taken unless ``--map`` names it, or an empty text.
 
     Args:
         series: Series for which :func:`find_mismatch` found nothing.
         channel: Channel of the model.
+        names: Paths of all image files.
     """
     state, content = series.agent.state, series.content
+    if series.kind == "image":
+        file = series.files[0]
+        stated = modalities_of_file(file)
+        if not stated or parse_channel_number(file, names) is not None:  # the folder says what it holds
+            return ""
+        if channel.wants_suv and "suv" not in image_stem(file).lower():
+            return "file name does not tell whether its values are SUV"
+        if not stated & {"T1", "T1CE"}:
+            return ""
     if channel.kind in ("T1", "T1CE"):
         if state == "unclear":
             return series.agent.reason
         if state == "unmarked" and channel.kind == "T1CE":
-            return "neither description nor tags tell whether it is after contrast agent"
+            return "nothing tells whether it is after contrast agent"
     if (
         channel.kind == "PET"
         and series.modality == "PT"
@@ -136,8 +148,6 @@ def find_doubt(series: Series, channel: Channel) -> str:
         and not any(re.fullmatch(_ATTENUATION_CORRECTED, word) for word in tokenize(series.description))
     ):
         return "no tag tells whether it is attenuation-corrected"
-    if channel.wants_suv and series.kind == "image" and not re.search(r"suv", image_stem(series.files[0]).lower()):
-        return "file name does not tell whether its values are SUV"
     return ""
 
 
@@ -238,6 +248,8 @@ RANK_CRITERIA = ("softer kernel", "more slices", "thinner slices", "larger field
 
 
 def _is_sharp(series: Series) -> bool:
+    if not series.kernel:
+        return any(re.fullmatch(_SIEMENS_KERNEL, word) for word in tokenize(series.description))
     return any(re.fullmatch(_SHARP_KERNEL, word) for word in re.split(r"[\s\\,;]+", series.kernel.lower()) if word)
 
 
