@@ -57,6 +57,10 @@ class ChannelSource:
     """Hash of the files' names, sizes and modification times when they were read."""
     image_bytes: int = 0
     """Size of the written image, bytes."""
+    unit: str = ""
+    """``SUVbw`` if the values are converted to it; otherwise empty."""
+    note: str = ""
+    """Remark on the values of the written image."""
 
     def paths(self) -> list[Path]:
         """Return the absolute paths of the files."""

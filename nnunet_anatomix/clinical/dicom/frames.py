@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset, dcmread
 
+from nnunet_anatomix.clinical.dicom.frame_content import AGENTS, frame_content, read_agents
 from nnunet_anatomix.clinical.dicom.headers import SliceHeader
 from pretraining.imaging.rejection import Unusable
 
@@ -29,10 +30,14 @@ def frame_headers(path: Path, header: SliceHeader) -> list[SliceHeader]:
             damaged.
     """
     try:
-        dataset = dcmread(path, stop_before_pixels=True, force=True, specific_tags=[_SHARED, _PER_FRAME])
+        dataset = dcmread(path, stop_before_pixels=True, force=True, specific_tags=[_SHARED, _PER_FRAME, AGENTS])
         if _PER_FRAME not in dataset:
             raise Unusable("multi-frame file without frame positions")
-        headers = [replace(header, frame=number, **tags) for number, tags in enumerate(_frame_tags(dataset, header), 1)]
+        content = read_agents(header.content, dataset)
+        headers = [
+            replace(header, frame=number, **tags)
+            for number, tags in enumerate(_frame_tags(dataset, replace(header, content=content)), 1)
+        ]
     except (Unusable, OSError):
         raise
     except Exception:  # pydicom's conversions raise many types
@@ -68,6 +73,7 @@ def _frame_tags(dataset: Dataset, header: SliceHeader) -> Iterator[dict[str, Any
             "rescale_type": str(value("PixelValueTransformationSequence", "RescaleType") or ""),
             "echo_time": number("MREchoSequence", "EffectiveEchoTime"),
             "b_value": number("MRDiffusionSequence", "DiffusionBValue"),
+            "content": frame_content(header.content, value, frame),
             "temporal_position": number("FrameContentSequence", "TemporalPositionIndex"),
             **_contrast_tags(header, value, number),
         }

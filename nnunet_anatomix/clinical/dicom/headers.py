@@ -13,6 +13,7 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.tag import Tag
 from pydicom.uid import UID, ImplicitVRLittleEndian, MediaStorageDirectoryStorage
 
+from nnunet_anatomix.clinical.dicom.content import KEYWORDS, PRIVATE_TAGS, UNKNOWN, Content, read_content
 from nnunet_anatomix.clinical.dicom.deflated import find_inflation_problem
 from nnunet_anatomix.clinical.dicom.parsing import DAMAGED, NOT_AN_IMAGE, describe_damage, is_other_object, parse_header
 from nnunet_anatomix.clinical.dicom.pixel_data import DECODABLE, MAX_IMAGE_BYTES, find_pixel_problem
@@ -31,6 +32,7 @@ _USEFUL = (
 )
 _META = "MediaStorageSOPClassUID MediaStorageSOPInstanceUID TransferSyntaxUID"
 _TAG_OF = {keyword: Tag(keyword) for keyword in f"{_ESSENTIAL} {_USEFUL} {_META} SpecificCharacterSet".split()}
+_TAG_OF |= {keyword: Tag(keyword) for keyword in KEYWORDS} | {name: Tag(tag) for name, tag in PRIVATE_TAGS.items()}
 _B_VALUES = {
     "SiemensBValue": ("SIEMENS MR HEADER", 0x0019100C),
     "PhilipsBValue": ("Philips Imaging DD 001", 0x20011003),
@@ -41,10 +43,9 @@ for _name, (_, _tag) in _B_VALUES.items():
     _TAG_OF |= {_name: Tag(_tag), f"{_name}Creator": Tag(_tag & 0xFFFF0000 | 0x10)}
 _READ = list(_TAG_OF.values())
 _BINARY = {
-    "Rows": "H",
-    "Columns": "H",
-    "SamplesPerPixel": "H",
-    "BitsAllocated": "H",
+    **dict.fromkeys(("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "PixelRepresentation"), "H"),
+    "PixelPaddingValue": "H",
+    "GEImageType": "h",
     "DiffusionBValue": "d",
     "PhilipsBValue": "f",
 }
@@ -58,6 +59,7 @@ VOLUME_TAGS = (
     "trigger_time",
     "acquisition",
     "image_type",
+    "part",
 )
 """Fields that distinguish the volumes of one series."""
 
@@ -94,7 +96,8 @@ class SliceHeader:
     intercept: float | None = None
     rescale_type: str = ""
     kernel: str = ""
-    contrast_agent: bool = False
+    content: Content = UNKNOWN
+    """What the pixels hold besides their place."""
     lossy: bool = False
     sop_class: str = ""
     thickness_mm: float | None = None
@@ -108,6 +111,11 @@ class SliceHeader:
     temporal_position: float | None = None
     trigger_time: float | None = None
     acquisition: float | None = None
+
+    @property
+    def part(self) -> str:
+        """What an MR image shows instead of magnitudes; see :attr:`Content.part`."""
+        return self.content.part
 
     @property
     def is_enhanced(self) -> bool:
@@ -174,7 +182,7 @@ def read_slice_header(found: FoundFile, stream: BinaryIO, head: bytes) -> SliceH
         "intercept": values.number("RescaleIntercept"),
         "rescale_type": values.text("RescaleType"),
         "kernel": "\\".join(values.texts("ConvolutionKernel")),
-        "contrast_agent": bool(values.text("ContrastBolusAgent")),
+        "content": read_content(values, values.text("Modality"), values.texts("ImageType")),
         "lossy": values.text("LossyImageCompression") == "01",
         "sop_class": sop_class,
         "thickness_mm": values.number("SliceThickness"),
@@ -209,12 +217,12 @@ class _Values:
     """
 
     def __init__(self, dataset: Dataset) -> None:
-        self._dataset = dataset
+        self.dataset = dataset
         self.damaged: list[str] = []
 
     def _raw(self, keyword: str) -> tuple[bytes, bool] | None:
         """Return the raw value and whether it is little-endian."""
-        element = self._dataset.get_item(_TAG_OF[keyword])
+        element = self.dataset.get_item(_TAG_OF[keyword])
         if element is None or not element.value:
             return None
         if isinstance(element, RawDataElement) and isinstance(element.value, bytes):
@@ -225,13 +233,13 @@ class _Values:
     def decode_text(self, keyword: str) -> str:
         """Return a text decoded with the file's character set."""
         try:
-            return str(self._dataset.get(keyword) or "").strip(" \0")
+            return str(self.dataset.get(keyword) or "").strip(" \0")
         except Exception:  # for example, an unknown character set
             return self.text(keyword)
 
     def text(self, keyword: str) -> str:
         """Return a text decoded as Latin-1; empty if the tag is missing."""
-        element = self._dataset.get_item(_TAG_OF[keyword])
+        element = self.dataset.get_item(_TAG_OF[keyword])
         if isinstance(element, DataElement) and isinstance(element.value, str):  # already converted by pydicom
             return element.value.strip(" \0")
         raw = self._raw(keyword)

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 from nnunet_anatomix.clinical.phrases import pluralize
 from pretraining.imaging.grids import Grid
-from pretraining.imaging.headers import read_header
+from pretraining.imaging.headers import VolumeHeader, read_header
 from pretraining.imaging.integrity import check_header, check_voxels, require_volume
 from pretraining.imaging.orientation import is_sheared_alone, orientation_note, ras_affine
 from pretraining.imaging.rejection import Unusable
@@ -94,7 +94,7 @@ def find_data_files(root: Path, file: str) -> tuple[str, ...]:
     return (data.relative_to(root).as_posix(),)
 
 
-def read_image_grid(root: Path, file: str) -> tuple[Grid, str]:
+def read_image_grid(root: Path, file: str) -> tuple[Grid, str, VolumeHeader]:
     """Read the grid of a 3D scalar scan from its header.
 
     Args:
@@ -102,8 +102,8 @@ def read_image_grid(root: Path, file: str) -> tuple[Grid, str]:
         file: Path of the header, relative to ``root``.
 
     Returns:
-        The grid, and a note that says which of two transforms of a NIfTI header is used, or an
-            empty text.
+        The grid; a note that says which of two transforms of a NIfTI header is used, or an empty
+            text; the header.
 
     Raises:
         Unusable: If the file cannot be read, is not 3D (a fourth axis of length 1 is allowed),
@@ -142,9 +142,8 @@ def read_image_grid(root: Path, file: str) -> tuple[Grid, str]:
     )
     if not all(map(math.isfinite, (*grid.spacing_mm, *grid.origin_mm, *grid.direction))):
         raise Unusable("header holds NaN or infinity")
-    return grid, orientation_note(
-        header, ras_affine(grid.direction, grid.spacing_mm, grid.origin_mm)
-    ) if header.is_nifti else ""
+    used = ras_affine(grid.direction, grid.spacing_mm, grid.origin_mm)
+    return grid, orientation_note(header, used) if header.is_nifti else "", header
 
 
 def _read_header_value(path: Path, keys: tuple[str, ...], separator: str) -> str:

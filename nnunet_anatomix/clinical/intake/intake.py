@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
-from nnunet_anatomix.clinical.cases import source_file
+from nnunet_anatomix.clinical.cases import read_source, source_file
 from nnunet_anatomix.clinical.intake.choice import CaseChoice, choose
 from nnunet_anatomix.clinical.intake.conversion import (
     CONVERTING,
@@ -21,7 +21,7 @@ from nnunet_anatomix.clinical.intake.conversion import (
     is_converted,
     remove_case,
 )
-from nnunet_anatomix.clinical.intake.mapping import ChannelMap, check_channels, check_uids, parse_maps
+from nnunet_anatomix.clinical.intake.mapping import ChannelMap, check_channels, check_uids, parse_maps, set_units
 from nnunet_anatomix.clinical.intake.needs import Needs, find_needs
 from nnunet_anatomix.clinical.intake.numbering import Register, case_digest, case_name
 from nnunet_anatomix.clinical.intake.scan_tree import scan_tree
@@ -83,6 +83,7 @@ def intake(
     needs = find_needs(model)
     channel_maps = parse_maps(maps, needs.channels)
     check_channels(channel_maps, needs.channels)
+    needs = replace(needs, channels=set_units(needs.channels, channel_maps))
     if dry_run:
         return _intake(root, destination, needs, channel_maps, workers=workers, dry_run=True)
     try_folder(destination, "DST")
@@ -207,7 +208,9 @@ def _convert_all(
     pending = []
     for job in jobs:
         if is_converted(job):
-            _record_result(cases[job.case], decided, ConversionResult())
+            record = read_source(source_file(job.destination, job.case))
+            notes = tuple(channel.note for channel in record.channels)
+            _record_result(cases[job.case], decided, ConversionResult(notes=notes))
         else:
             pending.append(job)
     if len(pending) < len(jobs):
@@ -237,8 +240,7 @@ def _record_result(choice: CaseChoice, decided: dict[int, SeriesDecision], conve
         row = decided[number]
         if not converted.reason:
             row.taken = TAKEN
-            if converted.note and channel:
-                row.reason = "; ".join(filter(None, (row.reason, converted.note)))
+            row.reason = "; ".join(filter(None, (row.reason, converted.notes[channel])))
         else:
             prefix = f"case not taken: channel {converted.channel}: " if channel != converted.channel else ""
             row.taken, row.channel, row.reason = NOT_TAKEN, "", f"{prefix}{converted.reason}"

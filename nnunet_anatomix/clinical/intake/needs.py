@@ -21,6 +21,8 @@ class Channel:
     number: int
     name: str
     """Name in ``channel_names``."""
+    unit: str = ""
+    """``suv`` or ``stored`` if ``--map`` asks for the unit of PET values; else the name tells."""
 
     @property
     def kind(self) -> str:
@@ -28,6 +30,11 @@ class Channel:
         kinds = modalities_in(self.name)
         contrasts = kinds & set(CONTRASTS)
         return (contrasts or kinds).pop() if len(contrasts or kinds) == 1 else ""
+
+    @property
+    def wants_suv(self) -> bool:
+        """True if PET values are needed as SUV by body weight."""
+        return self.unit == "suv" or (not self.unit and re.search(r"suv(?!lbm)", self.name.lower()) is not None)
 
     @property
     def is_informative(self) -> bool:

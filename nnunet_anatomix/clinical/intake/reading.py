@@ -10,6 +10,7 @@ import SimpleITK as sitk
 
 from nnunet_anatomix.clinical.dicom.decoding import SliceStack, decode_slices, rescale
 from nnunet_anatomix.clinical.dicom.expansion import read_slices
+from nnunet_anatomix.clinical.dicom.padding import replace_padding
 from nnunet_anatomix.clinical.dicom.resampling import resample_slices
 from nnunet_anatomix.clinical.intake.image_files import open_image_reader
 from nnunet_anatomix.clinical.intake.series import Series
@@ -83,7 +84,10 @@ def _read_dicom(root: Path, series: Series) -> sitk.Image:
         headers = {header.frame: header for header in read_slices(root / file, file)}
         chosen = [headers[frames[k]] for k in numbers]
         for k, header, stored in zip(numbers, chosen, decode_slices(root / file, chosen), strict=True):
-            stack.put(k, rescale(stored, _or(header.slope, 1.0), _or(header.intercept, 0.0)))
+            plane = rescale(stored, _or(header.slope, 1.0), _or(header.intercept, 0.0))
+            if header.modality == "CT":
+                plane = replace_padding(plane, series.content.implausible_padding)
+            stack.put(k, plane)
     values = stack.values
     if series.positions_mm:
         values = resample_slices(values, series.positions_mm, series.known_grid)

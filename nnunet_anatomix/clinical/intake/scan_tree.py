@@ -13,9 +13,10 @@ from tqdm import tqdm
 from nnunet_anatomix.clinical.dicom.headers import SliceHeader, is_dicom, read_slice_header
 from nnunet_anatomix.clinical.dicom.parsing import DAMAGED, HEAD_BYTES
 from nnunet_anatomix.clinical.dicom.quiet import quiet_readers
-from nnunet_anatomix.clinical.intake.channel_words import image_case_key
+from nnunet_anatomix.clinical.intake.channel_words import image_case_key, is_label_map
 from nnunet_anatomix.clinical.intake.damaged_files import flag_missing_slices
 from nnunet_anatomix.clinical.intake.image_files import find_data_files, image_ending, image_stem, read_image_grid
+from nnunet_anatomix.clinical.intake.label_values import has_label_values
 from nnunet_anatomix.clinical.intake.series import Series, fingerprint_files, group_dicom_series
 from nnunet_anatomix.clinical.phrases import describe_error
 from nnunet_anatomix.clinical.walk import FoundFile, Stray, walk
@@ -52,6 +53,8 @@ class ImageHeader:
     """Reason why the file cannot be used; empty if there is none."""
     note: str = ""
     """Remark on the orientation."""
+    has_label_values: bool = False
+    """True if the values are those of a mask or label map."""
 
 
 Classified = SliceHeader | ImageHeader | Stray
@@ -96,8 +99,9 @@ def _read_image_header(root: Path, found: FoundFile) -> ImageHeader:
     data: tuple[str, ...] = ()
     try:
         data = find_data_files(root, found.file)
-        grid, note = read_image_grid(root, found.file)
-        return ImageHeader(found, data, grid, note=note)
+        grid, note, header = read_image_grid(root, found.file)
+        labels = not is_label_map(found.file) and has_label_values(header)
+        return ImageHeader(found, data, grid, note=note, has_label_values=labels)
     except Unusable as reason:
         return ImageHeader(found, data, problem=str(reason))
 
@@ -184,6 +188,7 @@ def _build_image_series(image: ImageHeader, by_name: dict[str, FoundFile], names
         patient="/".join(key),
         problem=image.problem,
         notes=(image.note,) if image.note else (),
+        has_label_values=image.has_label_values,
         grid=image.grid,
         description=image_stem(image.file.file),
     )

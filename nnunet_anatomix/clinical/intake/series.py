@@ -10,10 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from nnunet_anatomix.clinical.dicom.content import UNKNOWN_SERIES, SeriesContent, summarize_content
 from nnunet_anatomix.clinical.dicom.expansion import slice_headers
 from nnunet_anatomix.clinical.dicom.headers import SliceHeader
+from nnunet_anatomix.clinical.dicom.pet import PetFacts, read_pet_facts
 from nnunet_anatomix.clinical.dicom.slices import stack_slices
 from nnunet_anatomix.clinical.dicom.volumes import Volume, split_volumes
+from nnunet_anatomix.clinical.intake.agent_evidence import UNMARKED, AgentEvidence
 from nnunet_anatomix.clinical.phrases import pluralize
 from nnunet_anatomix.clinical.walk import FoundFile
 from pretraining.imaging.grids import Grid
@@ -64,7 +67,14 @@ class Series:
     image_type: tuple[str, ...] = ()
     kernel: str = ""
     rescale_type: str = ""
-    contrast_agent: bool = False
+    content: SeriesContent = UNKNOWN_SERIES
+    """What the images hold besides their place."""
+    pet: PetFacts | None = None
+    """Tags that SUV is computed from; None unless the series is PET."""
+    has_label_values: bool = False
+    """True if the values of an image file are those of a mask or label map."""
+    agent: AgentEvidence = UNMARKED
+    """Whether an MR scan shows a contrast agent, judged within its study."""
     study_uid: str = ""
     series_uid: str = ""
     frame_uid: str = ""
@@ -155,7 +165,8 @@ def _assess_series(root: Path, headers: list[SliceHeader]) -> list[Series]:
         image_type=first.image_type,
         kernel=first.kernel,
         rescale_type=first.rescale_type,
-        contrast_agent=any(header.contrast_agent for header in headers),
+        content=_summarize(headers),
+        pet=read_pet_facts(root / files[0]) if first.modality == "PT" else None,
         study_uid=first.study_uid,
         series_uid=first.series_uid,
         frame_uid=first.frame_uid,
@@ -204,10 +215,17 @@ def _assess_volume(series: Series, volume: Volume, *, several: bool) -> Series:
         frames=tuple(header.frame for header in ordered) if ordered[0].frame else (),
         fingerprint=fingerprint_files(dict.fromkeys(header.file for header in ordered)),
         rescale_type=ordered[0].rescale_type,
+        content=_summarize(ordered),
         grid=stack.grid,
         positions_mm=stack.positions_mm,
         slice_size=(first.columns, first.rows) if stack.positions_mm else (),
         notes=tuple(notes),
+    )
+
+
+def _summarize(headers: Sequence[SliceHeader]) -> SeriesContent:
+    return summarize_content(
+        [header.content for header in headers], [(header.slope, header.intercept) for header in headers]
     )
 
 
