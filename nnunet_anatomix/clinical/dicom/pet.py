@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydicom import Dataset, dcmread
-from pydicom.tag import Tag
+from pydicom.tag import BaseTag, Tag
 
 from nnunet_anatomix.clinical.dicom.content import DAY_S, SeriesContent, parse_date_time
 from nnunet_anatomix.clinical.phrases import redact_free_text
@@ -28,19 +28,16 @@ MAX_HALF_LIVES = 10.0
 _GE_SCAN_CREATOR, _GE_SCAN_TIME = Tag(0x0009, 0x0010), Tag(0x0009, 0x100D)
 _PHILIPS_CREATOR = Tag(0x7053, 0x0010)
 _PHILIPS_SUV, _PHILIPS_ACTIVITY = Tag(0x7053, 0x1000), Tag(0x7053, 0x1009)
-_READ = [
+_KEYWORDS = (
     "PatientWeight",
     "DecayCorrection",
     "SUVType",
     "SeriesDate",
     "SeriesTime",
     "RadiopharmaceuticalInformationSequence",
-    _GE_SCAN_CREATOR,
-    _GE_SCAN_TIME,
-    _PHILIPS_CREATOR,
-    _PHILIPS_SUV,
-    _PHILIPS_ACTIVITY,
-]
+)
+_PRIVATE = (_GE_SCAN_CREATOR, _GE_SCAN_TIME, _PHILIPS_CREATOR, _PHILIPS_SUV, _PHILIPS_ACTIVITY)
+_READ: list[BaseTag] = [*map(Tag, _KEYWORDS), *_PRIVATE]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,14 +185,14 @@ def _number(item: Dataset, keyword: str) -> float | None:
     return number if number is not None and math.isfinite(number) else None
 
 
-def _private_text(dataset: Dataset, creator: Tag, expected: str, tag: Tag) -> str:
+def _private_text(dataset: Dataset, creator: BaseTag, expected: str, tag: BaseTag) -> str:
     if creator not in dataset or tag not in dataset or str(dataset[creator].value).strip() != expected:
         return ""
     value = dataset[tag].value
     return value.decode("ascii").strip(" \0") if isinstance(value, bytes) else str(value)
 
 
-def _private_number(dataset: Dataset, tag: Tag) -> float | None:
+def _private_number(dataset: Dataset, tag: BaseTag) -> float | None:
     text = _private_text(dataset, _PHILIPS_CREATOR, "Philips PET Private Group", tag)
     number = float(text) if text else 0.0
     return number if math.isfinite(number) and number > 0 else None

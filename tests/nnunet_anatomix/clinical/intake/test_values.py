@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -197,3 +198,12 @@ def test_sharp_kernels_go_behind_soft_ones(kernel):
 def test_a_kernel_in_the_description_counts_if_its_tag_is_missing():
     (case,) = chosen([scan("Thorax 1.0 Bl57"), scan("Thorax 1.0 Br40")], channels("CT"))
     assert case.chosen == (2,)
+
+
+def test_placements_that_disagree_are_named(tmp_path):
+    placed = nibabel.Nifti1Image(body().T, np.eye(4))
+    placed.set_qform(np.diag([1.0, 1.0, 2.0, 1.0]), 1)
+    placed.set_sform(np.eye(4), 1)
+    (tmp_path / "src").mkdir()
+    nibabel.save(placed, tmp_path / "src" / "ct.nii.gz")
+    assert "sform and qform disagree" in convert(tmp_path)[1]
