@@ -232,8 +232,8 @@ CASES = (
     case(
         "intake",
         NNUNET,
-        "intake {clinic}/src taken -m {clinic}/model --map '0=modality:CT' --workers 1 --no-dry-run",
-        "intake {clinic}/src taken --model {clinic}/model --dry-run --map '0=modality:CT'",
+        "intake {clinic}/src taken -m {clinic}/model --map '0=modality:CT' --workers 1 --no-dry-run --originals-only",
+        "intake {clinic}/src taken --model {clinic}/model --dry-run --map '0=modality:CT' --no-originals-only",
         makes="taken/intake.csv taken/images/case_001_0000.nii.gz",
     ),
     case(
@@ -243,6 +243,7 @@ CASES = (
         --segmentation-type labelmap --compress --keep-empty-frames --rtstruct --report --secondary-capture""",
         """deliver {clinic}/pred nifti --intake {clinic}/intake --model {clinic}/model --format nifti --no-overview
         --no-compress --no-keep-empty-frames --no-rtstruct --no-report --no-secondary-capture""",
+        "deliver {clinic}/pred moved --intake {clinic}/intake -m {clinic}/model --no-overview --sources {clinic}/src",
         makes="""dicom/segmentations/case_001.dcm dicom/overviews/case_001.png dicom/rtstructs/case_001.dcm
         dicom/reports/case_001.dcm dicom/secondary_captures/case_001.dcm dicom/manifests/*_deliver.json
         nifti/nifti/case_001.nii.gz""",

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from pretraining.common.atomic import write_text
 from pretraining.common.errors import InputError
+from pretraining.common.triple import triple
 from pretraining.imaging.grids import Grid
 
 IMAGES, SOURCES = "images", "sources"
@@ -33,11 +34,21 @@ class ChannelSource:
     files: tuple[str, ...]
     """Paths relative to ``root``, with forward slashes.
 
-    DICOM: one file per slice k = 0 ... n-1 of the written image, or one multi-frame file. Other
-    formats: the image file, then its detached data file, if any.
+    DICOM: the file of each slice k = 0 ... n-1 of the written image, or one file of all slices.
+    Other formats: the image file, then its detached data file, if any.
     """
     frames: tuple[int, ...] = ()
-    """Frame numbers (from 1) of a multi-frame file, in the order of slices; otherwise empty."""
+    """Number (from 1) of each slice in its file: frame of a multi-frame file, or tile of a mosaic.
+    Empty if each file is a slice.
+    """
+    volume: str = ""
+    """What tells the volume from the others of its series; empty if the series is one volume."""
+    positions_mm: tuple[tuple[float, float, float], ...] = ()
+    """Positions of tilted or unevenly spaced slices (LPS), which the written image is resampled
+    from; empty if the slices are its planes.
+    """
+    slice_size: tuple[int, ...] = ()
+    """Columns and rows of those slices; otherwise empty."""
     series_uid: str = ""
     study_uid: str = ""
     resampled: bool = False
@@ -46,6 +57,10 @@ class ChannelSource:
     """Hash of the files' names, sizes and modification times when they were read."""
     image_bytes: int = 0
     """Size of the written image, bytes."""
+    unit: str = ""
+    """``SUVbw`` if the values are converted to it; otherwise empty."""
+    note: str = ""
+    """Remark on the values of the written image."""
 
     def paths(self) -> list[Path]:
         """Return the absolute paths of the files."""
@@ -61,6 +76,12 @@ class CaseSource:
     channels: tuple[ChannelSource, ...]
     grid: Grid
     """Voxel grid of channel 0, shared by all channels."""
+
+    def moved_to(self, root: Path | None) -> CaseSource:
+        """Return the record with the files below another folder; the same record for None."""
+        if root is None:
+            return self
+        return replace(self, channels=tuple(replace(channel, root=str(root)) for channel in self.channels))
 
 
 def image_file(destination: Path, case: str, channel: int, file_ending: str) -> Path:
@@ -92,7 +113,13 @@ def read_source(path: Path) -> CaseSource:
             raise ValueError("another format")
         grid = Grid(**{name: tuple(value) for name, value in stored.pop("grid").items()})
         channels = tuple(
-            ChannelSource(**{**channel, "files": tuple(channel["files"]), "frames": tuple(channel.get("frames", ()))})
+            ChannelSource(
+                **{
+                    **channel,
+                    "positions_mm": tuple(triple(place) for place in channel.get("positions_mm", ())),
+                    **{name: tuple(channel.get(name, ())) for name in ("files", "frames", "slice_size")},
+                }
+            )
             for channel in stored.pop("channels")
         )
         return CaseSource(**stored, channels=channels, grid=grid)

@@ -24,6 +24,7 @@ def deliver(
     model: Annotated[str | None, tyro.conf.arg(aliases=["-m"])] = None,
     format: Literal["dicom", "nifti", "both"] = "both",
     overview: bool = True,
+    sources: Path | None = None,
     dicom: Annotated[DicomOptions, tyro.conf.arg(name="")] = DicomOptions(),  # noqa: B008  # frozen
 ) -> None:
     """Deliver predictions as DICOM SEG, NIfTI on the source grid, pictures and volumes in ml.
@@ -40,6 +41,7 @@ def deliver(
         model: Model, dataset or dataset.json that names the labels. Default: PRED/dataset.json.
         format: Formats to write; a case whose source is not DICOM always gets NIfTI.
         overview: One overview picture per case.
+        sources: Folder that SRC of the intake was moved to. Default: where it was.
         dicom: DICOM objects to write.
     """
     from nnunet_anatomix.clinical.delivery.deliver import Delivery
@@ -64,6 +66,7 @@ def deliver(
         algorithm=_describe_algorithm(predictions, dataset_file.resolve().parent.name),
         format=format,
         overview=overview,
+        sources=sources,
         dicom=dicom,
         model=identify_predicting_model(predictions, model, dataset_file.resolve().parent),
     )

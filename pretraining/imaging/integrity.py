@@ -107,7 +107,7 @@ def check_voxels(header: VolumeHeader, *, finite: bool = True) -> None:
     seen = nan = infinite = 0
     is_checked = finite and kind.kind in "fc"
     try:
-        for chunk in _read_data(header, header.data, expected):
+        for chunk in read_voxel_bytes(header, header.data, expected):
             if is_checked and seen < expected:
                 used = rest + chunk[: expected - seen]
                 whole = len(used) - len(used) % kind.itemsize
@@ -154,8 +154,18 @@ def require_volume(header: VolumeHeader) -> None:
         raise Rejected(f"complex numbers, {expected}; extract one channel")
 
 
-def _read_data(header: VolumeHeader, data: Path, expected: int) -> Iterator[bytes]:
-    """Yield the ``expected`` bytes of the voxels and all bytes after them."""
+def read_voxel_bytes(header: VolumeHeader, data: Path, expected: int) -> Iterator[bytes]:
+    """Yield the bytes of the voxels, decompressed in chunks, and all bytes after them.
+
+    Args:
+        header: Header of the file.
+        data: File with the voxels, :attr:`VolumeHeader.data`.
+        expected: Number of bytes of the voxels, :attr:`VolumeHeader.data_bytes`.
+
+    Raises:
+        EOFError: If compressed data ends too early.
+        zlib.error: If compressed data is damaged.
+    """
     with data.open("rb") as file:
         skip = header.offset
         if header.compression == "none":

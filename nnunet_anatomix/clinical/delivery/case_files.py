@@ -13,6 +13,7 @@ import numpy as np
 
 from nnunet_anatomix.clinical.cases import CaseSource, image_file
 from nnunet_anatomix.clinical.delivery.dicom_segmentation import build_segmentation
+from nnunet_anatomix.clinical.delivery.frame_slices import restore_references
 from nnunet_anatomix.clinical.delivery.overview import render_overview
 from nnunet_anatomix.clinical.delivery.records import (
     CAPTURES,
@@ -24,14 +25,14 @@ from nnunet_anatomix.clinical.delivery.records import (
     StructureVolume,
 )
 from nnunet_anatomix.clinical.delivery.secondary_capture import build_secondary_capture
-from nnunet_anatomix.clinical.delivery.source_grid import reorder_to_grid
+from nnunet_anatomix.clinical.delivery.source_grid import place_on_slices, reorder_to_grid
 from nnunet_anatomix.clinical.delivery.source_headers import SourceHeaders, read_source_headers
 from nnunet_anatomix.clinical.delivery.structure_set import build_structure_set
 from nnunet_anatomix.clinical.delivery.volume_report import build_volume_report
 from nnunet_anatomix.clinical.dicom.quiet import quiet_readers
 from nnunet_anatomix.clinical.intake.channel_words import modalities_in
 from pretraining.common.errors import InputError
-from pretraining.imaging.grids import image_on
+from pretraining.imaging.grids import image_on, same_grid
 from pretraining.imaging.scans import read_image
 from pretraining.imaging.writing import save_image
 
@@ -79,7 +80,8 @@ def build_case_files(
     if delivery.overview or (delivery.dicom.secondary_capture and is_dicom):
         overview = _render_overview(case, labels, source, volumes, delivery)
     if delivery.format != "nifti" and is_dicom:
-        _add_dicom_objects(result, read_source_headers(source), labels, volumes, overview, delivery)
+        on_slices = place_on_slices(labels, source)
+        _add_dicom_objects(result, read_source_headers(source), on_slices, volumes, overview, delivery)
     elif delivery.format != "nifti":
         also = " and other DICOM objects" if delivery.dicom.wants_more_than_segmentation else ""
         result.notes.append(f"the source is not DICOM: NIfTI instead of DICOM SEG{also}")
@@ -106,6 +108,7 @@ def _add_dicom_objects(
     options, structures, model = delivery.dicom, delivery.structures, delivery.algorithm.model
     with _hide_tag_values(), quiet_readers():
         segmentation = build_segmentation(headers, labels, structures, delivery.algorithm, options)
+        restore_references(segmentation, headers.references)
         result.add_dicom(SEGMENTATIONS, segmentation)
         if options.rtstruct:
             result.add_dicom(RTSTRUCTS, build_structure_set(headers, labels, structures, model))
@@ -154,9 +157,11 @@ def _render_overview(
     path = image_file(delivery.intake, case, 0, source.file_ending)
     if not path.is_file():
         raise InputError(f"the overview needs {path}, which is missing; run intake again, or use --no-overview")
-    channel = source.channels[0].name
+    channel, scan = source.channels[0].name, read_image(path, "scan")
+    if not same_grid(scan, source.grid):  # a copy, which large scans avoid
+        scan = image_on(source.grid, reorder_to_grid(scan, source.grid))
     figure = render_overview(
-        image_on(source.grid, reorder_to_grid(read_image(path, "scan"), source.grid)),
+        scan,
         image_on(source.grid, labels),
         delivery.structures,
         [volume.volume_ml for volume in volumes],

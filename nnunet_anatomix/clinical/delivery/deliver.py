@@ -78,6 +78,8 @@ class Delivery:
     """Formats to write; a source that is not DICOM always gets NIfTI."""
     overview: bool = True
     """True to write an overview picture per case."""
+    sources: Path | None = None
+    """Folder that SRC was moved to since intake. Default: where it was."""
     dicom: DicomOptions = field(default_factory=DicomOptions)
     """DICOM objects to write."""
     model: ModelFiles = field(default_factory=ModelFiles)
@@ -195,6 +197,10 @@ def _require_disjoint(predictions: Path, delivery: Delivery) -> None:
             "use the output folder of intake for --intake"
         )
     roots = {channel.root for path in sources.glob("*.json") for channel in _read_channels(path)}
+    if delivery.sources is not None:
+        roots.add(str(delivery.sources))
+        if not delivery.sources.is_dir():
+            raise InputError(f"--sources: expected the folder that SRC was moved to, no folder {delivery.sources}")
     others = {
         "the predictions": predictions,
         "the intake": delivery.intake,
@@ -231,7 +237,7 @@ def _deliver_case(case: str, prediction: Path, delivery: Delivery) -> Record:
             f"intake has no case of this name: there is no {source_record}; "
             f"expected predictions of {delivery.intake / 'images'}"
         )
-    source, prediction_sha256 = read_source(source_record), file_sha256(prediction)
+    source, prediction_sha256 = read_source(source_record).moved_to(delivery.sources), file_sha256(prediction)
     labels = check_labels(reorder_to_grid(read_image(prediction, "prediction"), source.grid), delivery.structures)
     volumes = measure_volumes(case, labels, delivery.structures, source.grid)
     fingerprint = delivery.fingerprint(prediction_sha256, source_record)

@@ -1,10 +1,12 @@
-"""Reordering of a prediction's voxels to the axes of the source grid, without resampling."""
+"""Placing of a prediction's voxels on the axes of the source grid, and on the source slices."""
 
 from __future__ import annotations
 
 import numpy as np
 import SimpleITK as sitk
 
+from nnunet_anatomix.clinical.cases import CaseSource
+from nnunet_anatomix.clinical.dicom.resampling import labels_on_slices
 from pretraining.common.errors import InputError
 from pretraining.imaging.grids import Grid, index_to_mm
 
@@ -56,6 +58,24 @@ def reorder_to_grid(prediction: sitk.Image, grid: Grid) -> np.ndarray:
         )
     values = sitk.GetArrayFromImage(prediction).transpose(2, 1, 0).transpose(np.abs(order).argmax(axis=1))
     return np.ascontiguousarray(np.flip(values, np.flatnonzero(flipped)).transpose(2, 1, 0))
+
+
+def place_on_slices(labels: np.ndarray, source: CaseSource) -> np.ndarray:
+    """Return the labels on the slices of the source series.
+
+    Args:
+        labels: (Z, Y, X) labels on the grid of the source record.
+        source: Source record of the case.
+
+    Returns:
+        (N, rows, columns). The same array if the slices are the planes of the grid; resampled if
+            they are tilted or unevenly spaced.
+    """
+    channel = source.channels[0]
+    if not channel.positions_mm:
+        return labels
+    columns, rows = channel.slice_size
+    return labels_on_slices(labels, source.grid, channel.positions_mm, (columns, rows))
 
 
 def _format_grid(size: tuple[int, ...], spacing_mm: tuple[float, ...], origin_mm: tuple[float, ...]) -> str:

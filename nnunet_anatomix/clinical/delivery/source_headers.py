@@ -5,7 +5,7 @@ Messages identify slices by number: paths and tag values may identify a patient.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,9 +14,10 @@ from pydicom.uid import generate_uid
 from pydicom.valuerep import DA, TM
 
 from nnunet_anatomix.clinical.cases import CaseSource, ChannelSource
+from nnunet_anatomix.clinical.delivery.frame_slices import FrameReference, needs_single_headers, single_headers
 from nnunet_anatomix.clinical.dicom.quiet import quiet_readers
 from pretraining.common.errors import InputError
-from pretraining.imaging.grids import Grid
+from pretraining.imaging.rejection import Unusable
 
 _NEEDED = [
     "PatientID",
@@ -51,6 +52,8 @@ class SourceHeaders(NamedTuple):
     """Keywords of UIDs missing in the source and generated from its headers, always the same."""
     placements: tuple[SlicePlacement, ...] = ()
     """Position, orientation and spacing of each slice, in the order of the grid."""
+    references: Mapping[str, FrameReference] = {}
+    """Instance UID of a header → file and frame that it stands for; see ``restore_references``."""
 
 
 class SlicePlacement(NamedTuple):
@@ -71,16 +74,23 @@ def read_source_headers(source: CaseSource) -> SourceHeaders:
             do not match the grid.
     """
     channel = source.channels[0]
-    images = [_read_header(channel, number) for number in range(len(channel.files))]
+    files = list(dict.fromkeys(channel.files))
+    images = [_read_header(channel, channel.files.index(file)) for file in files]
+    frames, references = channel.frames, {}
     try:
         with quiet_readers():
             _require_same_series(images, channel)
-            places = _slice_placements(images, channel.frames)
-            positions_mm = _require_grid(places, (int(images[0].Columns), int(images[0].Rows)), source.grid)
             generated_uids = _fill_missing_tags(images)
             uids = [str(header.SOPInstanceUID) for header in images]
+            if needs_single_headers(channel, images):
+                images, references = single_headers(channel, dict(zip(files, images, strict=True)))
+                frames = ()
+            places = _slice_placements(images, frames)
+            positions_mm = _require_grid(places, (int(images[0].Columns), int(images[0].Rows)), source)
     except InputError:
         raise
+    except Unusable as reason:
+        raise InputError(f"{reason}; restore the source series, or run intake again") from None
     except Exception as error:  # pydicom converts on access and quotes invalid values
         raise InputError(
             f"the headers of the source are damaged ({type(error).__name__}); restore them, or use --format nifti"
@@ -91,14 +101,16 @@ def read_source_headers(source: CaseSource) -> SourceHeaders:
             "a SEG cannot refer to them; use --format nifti"
         )
     placements = tuple(place for place in places if place is not None)
-    return SourceHeaders(images, positions_mm, channel.frames, generated_uids, placements)
+    return SourceHeaders(images, positions_mm, frames, generated_uids, placements, references)
 
 
 def _read_header(channel: ChannelSource, number: int) -> Dataset:
     path = channel.paths()[number]
     slice_name = f"slice {number + 1} of {len(channel.files)} of the source series"
     if not path.is_file():
-        raise InputError(f"{slice_name} is missing; restore the series, or run intake again")
+        raise InputError(
+            f"{slice_name} is missing; restore the series, use --sources if SRC was moved, or run intake again"
+        )
     try:
         with quiet_readers():
             return dcmread(path, stop_before_pixels=True, force=True)  # old archives have no preamble
@@ -144,17 +156,24 @@ def _read_placement(position: Dataset, orientation: Dataset, measures: Dataset) 
         return None
 
 
-def _require_grid(places: Sequence[SlicePlacement | None], size: tuple[int, int], grid: Grid) -> list[np.ndarray]:
+def _require_grid(
+    places: Sequence[SlicePlacement | None], size: tuple[int, int], source: CaseSource
+) -> list[np.ndarray]:
     """Return the positions of the slices, mm.
 
     Raises:
-        InputError: Unless voxel [k, j, i] of the grid is row j, column i of slice k.
+        InputError: Unless voxel [k, j, i] of the grid is row j, column i of slice k; unless tilted
+            or unevenly spaced slices are where they were at intake.
     """
-    steps_mm = np.reshape(grid.direction, (3, 3)) * np.asarray(grid.spacing_mm)
+    channel, grid = source.channels[0], source.grid
+    steps_mm = grid.steps_mm
+    origins_mm = channel.positions_mm or [grid.origin_mm + steps_mm @ (0, 0, number) for number in range(grid.size[2])]
+    columns, rows = channel.slice_size or grid.size[:2]
     moved = "the geometry of the source series changed since intake; run intake again"
-    if len(places) != grid.size[2] or size != tuple(grid.size[:2]):
+    if len(places) != len(origins_mm) or size != (columns, rows):
         raise InputError(
-            f"expected a grid of {grid.size}, found {len(places)} slices of {size[0]} x {size[1]}: {moved}"
+            f"expected {len(origins_mm)} slices of {columns} x {rows}, "
+            f"found {len(places)} of {size[0]} x {size[1]}: {moved}"
         )
     positions_mm = []
     for number, place in enumerate(places):
@@ -166,7 +185,7 @@ def _require_grid(places: Sequence[SlicePlacement | None], size: tuple[int, int]
             place.position_mm + i * column_spacing_mm * along_row + j * row_spacing_mm * along_column
             for i, j in _corners(size)
         ]
-        expected_mm = [grid.origin_mm + steps_mm @ (i, j, number) for i, j in _corners(size)]
+        expected_mm = [origins_mm[number] + steps_mm @ (i, j, 0) for i, j in _corners(size)]
         if not np.abs(np.linalg.solve(steps_mm, np.subtract(found_mm, expected_mm).T)).max() <= _TOLERANCE_VOX:
             raise InputError(f"slice {number + 1} of {len(places)}: {moved}")
         positions_mm.append(place.position_mm)

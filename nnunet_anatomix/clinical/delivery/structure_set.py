@@ -65,8 +65,8 @@ def build_structure_set(source: SourceHeaders, labels: np.ndarray, structures: S
     result.StructureSetDate, result.StructureSetTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
     result.FrameOfReferenceUID = image.FrameOfReferenceUID
     result.PositionReferenceIndicator = image.get("PositionReferenceIndicator") or ""
-    result.ReferencedFrameOfReferenceSequence = [_refer_to_source(source)]
-    references = _slice_references(source)
+    references = _refer_to_slices(source)
+    result.ReferencedFrameOfReferenceSequence = [_refer_to_source(source, references)]
     result.StructureSetROISequence, result.ROIContourSequence, result.RTROIObservationsSequence = [], [], []
     colours = structure_colours(len(structures.all))
     for number, (structure, colour) in enumerate(zip(structures.all, colours, strict=True), 1):
@@ -79,11 +79,12 @@ def build_structure_set(source: SourceHeaders, labels: np.ndarray, structures: S
     return result
 
 
-def _refer_to_source(source: SourceHeaders) -> Dataset:
+def _refer_to_source(source: SourceHeaders, references: Sequence[Dataset]) -> Dataset:
     image = source.images[0]
     series = Dataset()
     series.SeriesInstanceUID = image.SeriesInstanceUID
-    series.ContourImageSequence = [_refer_to_instance(header) for header in source.images]
+    files = {one.ReferencedSOPInstanceUID: one.ReferencedSOPClassUID for one in references}
+    series.ContourImageSequence = [_make_reference(sop_class, uid) for uid, sop_class in files.items()]
     study = Dataset()
     study.ReferencedSOPClassUID = _STUDY_CLASS
     study.ReferencedSOPInstanceUID = image.StudyInstanceUID
@@ -94,20 +95,25 @@ def _refer_to_source(source: SourceHeaders) -> Dataset:
     return frame_of_reference
 
 
-def _refer_to_instance(header: Dataset, frame: int | None = None) -> Dataset:
+def _make_reference(sop_class: str, sop_instance: str, frame: int | None = None) -> Dataset:
     reference = Dataset()
-    reference.ReferencedSOPClassUID = header.SOPClassUID
-    reference.ReferencedSOPInstanceUID = header.SOPInstanceUID
+    reference.ReferencedSOPClassUID = sop_class
+    reference.ReferencedSOPInstanceUID = sop_instance
     if frame is not None:
         reference.ReferencedFrameNumber = frame
     return reference
 
 
-def _slice_references(source: SourceHeaders) -> list[Dataset]:
-    """Return a reference to the image or frame of each slice."""
+def _refer_to_slices(source: SourceHeaders) -> list[Dataset]:
+    """Return a reference to the file or frame of each slice."""
     if source.frames:
-        return [_refer_to_instance(source.images[0], frame) for frame in source.frames]
-    return [_refer_to_instance(header) for header in source.images]
+        image = source.images[0]
+        return [_make_reference(image.SOPClassUID, image.SOPInstanceUID, frame) for frame in source.frames]
+    stood_for = (source.references.get(str(header.SOPInstanceUID)) for header in source.images)
+    return [
+        _make_reference(header.SOPClassUID, header.SOPInstanceUID) if frame is None else _make_reference(*frame)
+        for header, frame in zip(source.images, stood_for, strict=True)
+    ]
 
 
 def _trace_slices(

@@ -95,7 +95,8 @@ def build_volume_report(
         title=codes.DCM.ImagingMeasurementReport,
     )
     return Comprehensive3DSR(
-        evidence=[segmentation, *source.images],
+        # Headers that stand for frames are no instances of their own.
+        evidence=[segmentation] if source.references else [segmentation, *source.images],
         content=report,
         is_complete=True,
         series_description=clean_text(f"Volumes {model}".strip()),

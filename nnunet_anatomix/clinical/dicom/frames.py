@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydicom import Dataset, dcmread
 
+from nnunet_anatomix.clinical.dicom.frame_content import AGENTS, frame_content, read_agents
 from nnunet_anatomix.clinical.dicom.headers import SliceHeader
 from pretraining.imaging.rejection import Unusable
 
+_FRAME_TYPES = ("MRImageFrameTypeSequence", "CTImageFrameTypeSequence", "PETFrameTypeSequence")
 _SHARED, _PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
 
 
@@ -27,10 +30,14 @@ def frame_headers(path: Path, header: SliceHeader) -> list[SliceHeader]:
             damaged.
     """
     try:
-        dataset = dcmread(path, stop_before_pixels=True, force=True, specific_tags=[_SHARED, _PER_FRAME])
+        dataset = dcmread(path, stop_before_pixels=True, force=True, specific_tags=[_SHARED, _PER_FRAME, AGENTS])
         if _PER_FRAME not in dataset:
             raise Unusable("multi-frame file without frame positions")
-        headers = [replace(header, frame=number, **tags) for number, tags in enumerate(_frame_tags(dataset), 1)]
+        content = read_agents(header.content, dataset)
+        headers = [
+            replace(header, frame=number, **tags)
+            for number, tags in enumerate(_frame_tags(dataset, replace(header, content=content)), 1)
+        ]
     except (Unusable, OSError):
         raise
     except Exception:  # pydicom's conversions raise many types
@@ -40,7 +47,7 @@ def frame_headers(path: Path, header: SliceHeader) -> list[SliceHeader]:
     return headers
 
 
-def _frame_tags(dataset: Dataset) -> Iterator[dict[str, Any]]:
+def _frame_tags(dataset: Dataset, header: SliceHeader) -> Iterator[dict[str, Any]]:
     shared = dataset.get(_SHARED) or [Dataset()]
     for frame in dataset[_PER_FRAME].value:
 
@@ -66,5 +73,21 @@ def _frame_tags(dataset: Dataset) -> Iterator[dict[str, Any]]:
             "rescale_type": str(value("PixelValueTransformationSequence", "RescaleType") or ""),
             "echo_time": number("MREchoSequence", "EffectiveEchoTime"),
             "b_value": number("MRDiffusionSequence", "DiffusionBValue"),
+            "content": frame_content(header.content, value, frame),
             "temporal_position": number("FrameContentSequence", "TemporalPositionIndex"),
+            **_contrast_tags(header, value, number),
         }
+
+
+def _contrast_tags(header: SliceHeader, value: Callable, number: Callable) -> dict[str, Any]:
+    """Return the tags, besides echo time and b-value, that tell the volumes of a file apart."""
+    inversion_times = np.atleast_1d(value("MRModifierSequence", "InversionTimes") or [])
+    frame_type = next((found for keyword in _FRAME_TYPES if (found := value(keyword, "FrameType"))), None)
+    return {
+        "inversion_time": float(inversion_times[0]) if inversion_times.size else header.inversion_time,
+        "flip_angle": number("MRTimingAndRelatedParametersSequence", "FlipAngle"),
+        "trigger_time": number("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime"),
+        "acquisition": number("FrameContentSequence", "FrameAcquisitionNumber"),
+        "thickness_mm": number("PixelMeasuresSequence", "SliceThickness"),
+        "image_type": tuple(map(str, frame_type)) if frame_type else header.image_type,
+    }

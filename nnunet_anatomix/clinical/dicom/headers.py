@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import math
+import re
 import struct
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.tag import Tag
 from pydicom.uid import UID, ImplicitVRLittleEndian, MediaStorageDirectoryStorage
 
-from nnunet_anatomix.clinical.dicom.pixel_data import DECODABLE, find_pixel_problem
+from nnunet_anatomix.clinical.dicom.content import KEYWORDS, PRIVATE_TAGS, UNKNOWN, Content, read_content
+from nnunet_anatomix.clinical.dicom.deflated import find_inflation_problem
+from nnunet_anatomix.clinical.dicom.parsing import DAMAGED, NOT_AN_IMAGE, describe_damage, is_other_object, parse_header
+from nnunet_anatomix.clinical.dicom.pixel_data import DECODABLE, MAX_IMAGE_BYTES, find_pixel_problem
 from nnunet_anatomix.clinical.walk import FoundFile
 from pretraining.imaging.rejection import Unusable
 
-HEAD_BYTES = 1 << 16
-"""Bytes read first. Most headers are shorter; parsing memory is twice as fast as parsing a file."""
-DAMAGED = "damaged header: the series of the file is unknown"
 _ESSENTIAL = (
     "ImagePositionPatient ImageOrientationPatient PixelSpacing SamplesPerPixel NumberOfFrames Rows Columns "
     "BitsAllocated RescaleSlope RescaleIntercept"
@@ -28,12 +28,27 @@ _USEFUL = (
     "ImageType SOPClassUID SOPInstanceUID Modality SeriesDescription PatientID StudyInstanceUID SeriesInstanceUID "
     "SeriesNumber FrameOfReferenceUID PhotometricInterpretation RescaleType ConvolutionKernel EchoTime InversionTime "
     "FlipAngle TriggerTime TemporalPositionIdentifier AcquisitionNumber InstanceNumber DiffusionBValue "
-    "ContrastBolusAgent LossyImageCompression"
+    "ContrastBolusAgent LossyImageCompression SliceThickness"
 )
 _META = "MediaStorageSOPClassUID MediaStorageSOPInstanceUID TransferSyntaxUID"
 _TAG_OF = {keyword: Tag(keyword) for keyword in f"{_ESSENTIAL} {_USEFUL} {_META} SpecificCharacterSet".split()}
+_TAG_OF |= {keyword: Tag(keyword) for keyword in KEYWORDS} | {name: Tag(tag) for name, tag in PRIVATE_TAGS.items()}
+_B_VALUES = {
+    "SiemensBValue": ("SIEMENS MR HEADER", 0x0019100C),
+    "PhilipsBValue": ("Philips Imaging DD 001", 0x20011003),
+    "GEBValue": ("GEMS_PARM_01", 0x00431039),
+}
+"""Name → private creator and tag, in the block that the scanner uses."""
+for _name, (_, _tag) in _B_VALUES.items():
+    _TAG_OF |= {_name: Tag(_tag), f"{_name}Creator": Tag(_tag & 0xFFFF0000 | 0x10)}
 _READ = list(_TAG_OF.values())
-_BINARY = {"Rows": "H", "Columns": "H", "SamplesPerPixel": "H", "BitsAllocated": "H", "DiffusionBValue": "d"}
+_BINARY = {
+    **dict.fromkeys(("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "PixelRepresentation"), "H"),
+    "PixelPaddingValue": "H",
+    "GEImageType": "h",
+    "DiffusionBValue": "d",
+    "PhilipsBValue": "f",
+}
 """Keyword of a binary number → its ``struct`` format character."""
 VOLUME_TAGS = (
     "echo_time",
@@ -44,6 +59,7 @@ VOLUME_TAGS = (
     "trigger_time",
     "acquisition",
     "image_type",
+    "part",
 )
 """Fields that distinguish the volumes of one series."""
 
@@ -80,8 +96,13 @@ class SliceHeader:
     intercept: float | None = None
     rescale_type: str = ""
     kernel: str = ""
-    contrast_agent: bool = False
+    content: Content = UNKNOWN
+    """What the pixels hold besides their place."""
     lossy: bool = False
+    sop_class: str = ""
+    thickness_mm: float | None = None
+    tiles: int = 0
+    """Number of slices in each row of a mosaic, if this is the header of one of them; else 0."""
     coding: str = ""
     echo_time: float | None = None
     b_value: float | None = None
@@ -90,6 +111,16 @@ class SliceHeader:
     temporal_position: float | None = None
     trigger_time: float | None = None
     acquisition: float | None = None
+
+    @property
+    def part(self) -> str:
+        """What an MR image shows instead of magnitudes; see :attr:`Content.part`."""
+        return self.content.part
+
+    @property
+    def is_enhanced(self) -> bool:
+        """True if the places of the frames stand in functional groups."""
+        return "Enhanced" in UID(self.sop_class).name
 
 
 def is_dicom(head: bytes) -> bool:
@@ -115,15 +146,13 @@ def read_slice_header(found: FoundFile, stream: BinaryIO, head: bytes) -> SliceH
         Unusable: If the header is damaged before the series UID, or if the file is a DICOM
             directory.
     """
-    with_preamble = head[128:132] == b"DICM"
     try:
-        dataset, data_at = _parse(io.BytesIO(head), with_preamble)
-        if data_at is None and len(head) < found.size_bytes:
-            stream.seek(0)
-            dataset, data_at = _parse(stream, with_preamble)
+        parsed = parse_header(stream, head, found.size_bytes, _READ)
     except Exception:  # pydicom raises many types for damaged bytes
-        raise Unusable(DAMAGED) from None
+        raise Unusable(describe_damage(head)) from None
+    dataset, data_at = parsed.dataset, parsed.data_at
     meta, values = _Values(dataset.file_meta), _Values(dataset)
+    sop_class = values.text("SOPClassUID") or meta.text("MediaStorageSOPClassUID")
     if meta.text("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
         raise Unusable("DICOM directory file, not an image")
     series_uid, instance_uid = values.text("SeriesInstanceUID"), values.text("SOPInstanceUID")
@@ -153,11 +182,13 @@ def read_slice_header(found: FoundFile, stream: BinaryIO, head: bytes) -> SliceH
         "intercept": values.number("RescaleIntercept"),
         "rescale_type": values.text("RescaleType"),
         "kernel": "\\".join(values.texts("ConvolutionKernel")),
-        "contrast_agent": bool(values.text("ContrastBolusAgent")),
+        "content": read_content(values, values.text("Modality"), values.texts("ImageType")),
         "lossy": values.text("LossyImageCompression") == "01",
+        "sop_class": sop_class,
+        "thickness_mm": values.number("SliceThickness"),
         "coding": DECODABLE.get(syntax, ""),
         "echo_time": values.number("EchoTime"),
-        "b_value": values.number("DiffusionBValue"),
+        "b_value": values.b_value(),
         "inversion_time": values.number("InversionTime"),
         "flip_angle": values.number("FlipAngle"),
         "temporal_position": values.number("TemporalPositionIdentifier"),
@@ -170,18 +201,12 @@ def read_slice_header(found: FoundFile, stream: BinaryIO, head: bytes) -> SliceH
     if damaged := [keyword for keyword in values.damaged if keyword in _ESSENTIAL.split()]:
         problem = f"tag {damaged[0]} is damaged"
     elif not header["rows"] or not header["columns"]:
-        problem = "not an image"
+        problem = NOT_AN_IMAGE if is_other_object(sop_class) else "no image size"
+    elif parsed.deflated_at is not None and data_at is not None and expected_bytes <= MAX_IMAGE_BYTES:
+        problem = find_inflation_problem(stream, parsed.deflated_at, found.size_bytes, data_at, expected_bytes)
     else:
         problem = find_pixel_problem(stream, data_at, found.size_bytes, expected_bytes, syntax)
     return SliceHeader(file=found, problem=problem, **header)
-
-
-def _parse(stream: BinaryIO, with_preamble: bool) -> tuple[Dataset, int | None]:
-    """Return the dataset and, if the parser reached it, the offset of its pixel data element."""
-    dataset = dcmread(stream, stop_before_pixels=True, specific_tags=_READ, force=not with_preamble)
-    at = stream.tell()
-    reached = stream.read(4) in (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")
-    return dataset, at if reached else None
 
 
 class _Values:
@@ -192,12 +217,12 @@ class _Values:
     """
 
     def __init__(self, dataset: Dataset) -> None:
-        self._dataset = dataset
+        self.dataset = dataset
         self.damaged: list[str] = []
 
     def _raw(self, keyword: str) -> tuple[bytes, bool] | None:
         """Return the raw value and whether it is little-endian."""
-        element = self._dataset.get_item(_TAG_OF[keyword])
+        element = self.dataset.get_item(_TAG_OF[keyword])
         if element is None or not element.value:
             return None
         if isinstance(element, RawDataElement) and isinstance(element.value, bytes):
@@ -208,13 +233,13 @@ class _Values:
     def decode_text(self, keyword: str) -> str:
         """Return a text decoded with the file's character set."""
         try:
-            return str(self._dataset.get(keyword) or "").strip(" \0")
+            return str(self.dataset.get(keyword) or "").strip(" \0")
         except Exception:  # for example, an unknown character set
             return self.text(keyword)
 
     def text(self, keyword: str) -> str:
         """Return a text decoded as Latin-1; empty if the tag is missing."""
-        element = self._dataset.get_item(_TAG_OF[keyword])
+        element = self.dataset.get_item(_TAG_OF[keyword])
         if isinstance(element, DataElement) and isinstance(element.value, str):  # already converted by pydicom
             return element.value.strip(" \0")
         raw = self._raw(keyword)
@@ -224,6 +249,17 @@ class _Values:
         """Return the parts of a multi-valued text."""
         text = self.text(keyword)
         return tuple(part.strip() for part in text.split("\\")) if text else ()
+
+    def b_value(self) -> float | None:
+        """Return the b-value of the standard tag, or of the scanner's private one."""
+        if (b_value := self.number("DiffusionBValue")) is not None:
+            return b_value
+        for name, (creator, _) in _B_VALUES.items():
+            if self.text(f"{name}Creator") == creator:
+                if name == "GEBValue":  # four values; the first holds a flag of 1e9
+                    return _first_number(self.text(name), modulo=10**6)
+                return self.number(name)
+        return None
 
     def number(self, keyword: str) -> float | None:
         """Return a number; None if the tag is missing or damaged."""
@@ -251,3 +287,8 @@ class _Values:
             self.damaged.append(keyword)
             return None
         return numbers
+
+
+def _first_number(text: str, modulo: int) -> float | None:
+    match = re.match(r"\s*(\d+)", text)
+    return float(int(match[1]) % modulo) if match else None

@@ -6,7 +6,7 @@ import re
 import struct
 from typing import BinaryIO
 
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 MAX_IMAGE_BYTES = 1 << 33
 """Largest size of one file's decoded pixels: 8 GiB. More means a damaged or hostile header."""
@@ -47,8 +47,6 @@ def find_pixel_problem(stream: BinaryIO, at: int | None, size_bytes: int, expect
         # Damaged bytes may hold anything, for example a name.
         shown = syntax.name if re.fullmatch(r"1\.2\.840\.10008\.[0-9.]+", syntax) else "(private)"
         return f"transfer syntax {shown} cannot be decoded"
-    if syntax == DeflatedExplicitVRLittleEndian:  # the whole file was inflated to find the header
-        return ""
     if at is None:
         return "file is truncated or has no pixel data"
     order = ">" if syntax == ExplicitVRBigEndian else "<"

@@ -1,55 +1,59 @@
-"""Stacking of slices: a valid stack is ordered, complete, equally spaced and not sheared."""
+"""Stacking of slices: order, completeness, spacing, tilt, and the grid of the image."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from nnunet_anatomix.clinical.dicom.headers import VOLUME_TAGS, SliceHeader
+from nnunet_anatomix.clinical.dicom.headers import SliceHeader
+from nnunet_anatomix.clinical.dicom.spacing import SliceSpacing, find_spacing
+from nnunet_anatomix.clinical.dicom.volumes import DIRECTION_TOLERANCE, SAME_POSITION_MM, SPACING_TOLERANCE
 from nnunet_anatomix.clinical.phrases import pluralize
 from pretraining.common.triple import triple
 from pretraining.imaging.grids import Grid
 from pretraining.imaging.limits import SANE_SPACING_MM
 from pretraining.imaging.rejection import Unusable
 
-SAME_POSITION_MM = 1e-2
-"""Positions closer than this count as one; scanners round to a hundredth or finer."""
-UNEVEN_SHARE = 0.05
-"""Largest deviation of a slice from an evenly spaced stack, fraction of the slice spacing."""
 SHEAR_PIXELS = 0.5
 """Largest in-plane shift over the whole height, pixels. More is a gantry tilt, which a voxel grid
 with right angles cannot represent.
 """
-_DIRECTION_TOLERANCE = 1e-3
-_SPACING_TOLERANCE = 1e-4
-_NAMES = {
-    "echo_time": "echo time",
-    "b_value": "b-value",
-    "inversion_time": "inversion time",
-    "flip_angle": "flip angle",
-    "temporal_position": "temporal position",
-    "trigger_time": "trigger time",
-    "acquisition": "acquisition number",
-    "image_type": "image type",
-}
+MAX_TILT_DEGREES = 45.0
+_ROUNDED_PIXELS = 1e-3
 
 
-def stack_slices(slices: Sequence[SliceHeader]) -> tuple[list[SliceHeader], Grid]:
-    """Order slices along their normal and check that they form a regular volume.
+@dataclass(frozen=True, kw_only=True)
+class Stack:
+    """Slices of a volume in the order along their normal."""
+
+    slices: list[SliceHeader]
+    grid: Grid
+    """Grid of the image (LPS). Its third direction is x × y, so that the position along it
+    increases with k.
+    """
+    positions_mm: tuple[tuple[float, float, float], ...] = ()
+    """Positions of the slices, if they are not the planes of the grid; otherwise empty."""
+    note: str = ""
+    """Remark on a stack that must be resampled to the grid."""
+
+
+def stack_slices(slices: Sequence[SliceHeader]) -> Stack:
+    """Order slices along their normal and check that they form a volume.
 
     Args:
-        slices: Headers of one series, without duplicates.
+        slices: Headers of one volume, without duplicates.
 
     Returns:
-        The slices in the order of the voxel index k, and the grid (LPS; the third direction is
-            x × y, so that the position along it increases with k).
+        The slices in order, and their grid. Slices with a gantry tilt or changing distances are
+            not the planes of the grid.
 
     Raises:
         Unusable: For missing position tags; slices that differ in size, pixel spacing or
-            orientation; several volumes; duplicate or missing slices; mixed spacing; a sheared
-            stack.
+            orientation; duplicate or missing slices; distances without a pattern; slices shifted
+            against each other.
 
     Notes:
         A slice missing at either end cannot be detected: the geometry does not show it, and
@@ -59,16 +63,13 @@ def stack_slices(slices: Sequence[SliceHeader]) -> tuple[list[SliceHeader], Grid
         if lacking := sum(getattr(header, tag) is None for header in slices):
             raise Unusable(f"{pluralize(lacking, 'file')} of {len(slices)} without {_TAG_NAMES[tag]}: geometry unknown")
     _require_same("size", slices, lambda header: (header.columns, header.rows))
-    _require_same("pixel spacing", slices, lambda header: header.pixel_spacing_mm, _SPACING_TOLERANCE)
-    _require_same("orientation", slices, lambda header: header.orientation, _DIRECTION_TOLERANCE)
+    _require_same("pixel spacing", slices, lambda header: header.pixel_spacing_mm, SPACING_TOLERANCE)
+    _require_same("orientation", slices, lambda header: header.orientation, DIRECTION_TOLERANCE)
     first = slices[0]
     along_x, along_y = np.array(first.orientation).reshape(2, 3)
-    if (
-        abs(np.linalg.norm(along_x) - 1) > _DIRECTION_TOLERANCE
-        or abs(np.linalg.norm(along_y) - 1) > _DIRECTION_TOLERANCE
-    ):
+    if abs(np.linalg.norm(along_x) - 1) > DIRECTION_TOLERANCE or abs(np.linalg.norm(along_y) - 1) > DIRECTION_TOLERANCE:
         raise Unusable("orientation tag does not hold unit vectors")
-    if abs(along_x @ along_y) > _DIRECTION_TOLERANCE:
+    if abs(along_x @ along_y) > DIRECTION_TOLERANCE:
         raise Unusable("orientation vectors are not at a right angle")
     # ITK requires exact orthonormal vectors; tags are rounded.
     along_x /= np.linalg.norm(along_x)
@@ -81,19 +82,40 @@ def stack_slices(slices: Sequence[SliceHeader]) -> tuple[list[SliceHeader], Grid
     heights = np.array([np.array(header.position_mm) @ normal for header in slices])
     order = np.argsort(heights, kind="stable")
     ordered, heights = [slices[i] for i in order], heights[order]
-    _require_one_volume(ordered, heights)
+    _require_no_duplicates(heights)
     if len(ordered) < 2:
         raise Unusable("2D: a single slice")
-    spacing_z = _require_even_spacing(heights)
+    thicknesses_mm = np.array([header.thickness_mm or np.nan for header in ordered])
+    spacing = find_spacing(heights, thicknesses_mm)
     positions = np.array([header.position_mm for header in ordered])
-    _require_no_shear(positions, np.stack([along_x, along_y]), (spacing_x, spacing_y))
+    shifts = (positions - positions[0]) @ np.stack([along_x, along_y], axis=1)
+    tilt = _measure_tilt(shifts, heights, (spacing_x, spacing_y))
+    columns, rows, origin = first.columns, first.rows, positions[0]
+    if tilt:
+        low, high = shifts.min(axis=0), shifts.max(axis=0)
+        origin = origin + low @ np.stack([along_x, along_y])
+        columns += int(np.ceil((high - low)[0] / spacing_x - _ROUNDED_PIXELS))
+        rows += int(np.ceil((high - low)[1] / spacing_y - _ROUNDED_PIXELS))
     direction = np.stack([along_x, along_y, normal], axis=1)
-    return ordered, Grid(
-        size=(first.columns, first.rows, len(ordered)),
-        spacing_mm=(float(spacing_x), float(spacing_y), spacing_z),
-        origin_mm=triple(float(mm) for mm in positions[0]),
-        direction=tuple(float(cosine) for cosine in direction.ravel()),
+    regular = spacing.is_even and not tilt
+    return Stack(
+        slices=ordered,
+        grid=Grid(
+            size=(columns, rows, spacing.planes),
+            spacing_mm=(float(spacing_x), float(spacing_y), spacing.spacing_mm),
+            origin_mm=triple(float(mm) for mm in origin),
+            direction=tuple(float(cosine) for cosine in direction.ravel()),
+        ),
+        positions_mm=() if regular else tuple(triple(float(mm) for mm in place) for place in positions),
+        note="" if regular else _describe_resampling(tilt, spacing, np.diff(heights)),
     )
+
+
+def _describe_resampling(tilt: float, spacing: SliceSpacing, gaps: np.ndarray) -> str:
+    causes = [f"gantry tilt of {tilt:.1f}°"] if tilt else []
+    if not spacing.is_even:
+        causes.append(f"slice spacing from {gaps.min():.4g} to {gaps.max():.4g} mm")
+    return f"{' and '.join(causes)}: resampled to a right-angled, even grid; a SEG is on the original slices"
 
 
 _TAG_NAMES = {
@@ -115,56 +137,32 @@ def _require_same(
     raise Unusable(f"slices differ in {quantity}{detail}: possibly two series with one UID")
 
 
-def _require_one_volume(ordered: Sequence[SliceHeader], heights: np.ndarray) -> None:
-    groups = np.split(np.arange(len(heights)), np.flatnonzero(np.diff(heights) > SAME_POSITION_MM) + 1)
-    counts = {len(group) for group in groups}
-    differing = [_NAMES[tag] for tag in VOLUME_TAGS if len({getattr(header, tag) for header in ordered}) > 1]
-    if counts == {1}:
-        # Slices of one acquisition may differ in acquisition number and time, but not in contrast.
-        contrasts = [
-            _NAMES[tag]
-            for tag in ("b_value", "inversion_time")
-            if len({getattr(header, tag) for header in ordered}) > 1
-        ]
-        if len({round(header.echo_time or 0, 1) for header in ordered}) > 1:
-            contrasts.append(_NAMES["echo_time"])
-        if contrasts:
-            raise Unusable(f"slices differ in {', '.join(contrasts)}: several volumes in one series")
-        return
-    if len(counts) == 1 and differing:
-        raise Unusable(f"{counts.pop()} volumes in one series (4D): they differ in {', '.join(differing)}")
-    duplicates = sum(len(group) > 1 for group in groups)
-    raise Unusable(f"duplicate slices: {pluralize(duplicates, 'position')} of {len(groups)} with more than one slice")
-
-
-def _require_even_spacing(heights: np.ndarray) -> float:
-    """Return the distance of neighbouring slices, mm; raise ``Unusable`` if it varies."""
-    gaps = np.diff(heights)
-    typical = float(np.median(gaps))
-    even = (heights[-1] - heights[0]) / (len(heights) - 1)
-    off_place = np.abs(heights - heights[0] - even * np.arange(len(heights)))
-    slack = max(UNEVEN_SHARE * even, 2 * SAME_POSITION_MM if even > 10 * SAME_POSITION_MM else 0)
-    if off_place.max() <= slack and np.abs(gaps - even).max() <= slack:
-        if not SANE_SPACING_MM[0] <= even <= SANE_SPACING_MM[1]:
-            raise Unusable(f"slice spacing of {even:g} mm is implausible")
-        return float(even)
-    steps = np.round(gaps / typical)
-    whole = np.abs(gaps - steps * typical) <= np.maximum(UNEVEN_SHARE * typical, 2 * SAME_POSITION_MM)
-    if whole.all() and (steps >= 1).all() and np.mean(steps > 1) <= 1 / 3:
-        missing = int((steps - 1).sum())
+def _require_no_duplicates(heights: np.ndarray) -> None:
+    groups = np.split(heights, np.flatnonzero(np.diff(heights) > SAME_POSITION_MM) + 1)
+    if duplicates := sum(len(group) > 1 for group in groups):
         raise Unusable(
-            f"missing slices: {missing} of {len(heights) + missing} "
-            f"(gaps of {gaps.max():.4g} mm, spacing {typical:.4g} mm)"
+            f"duplicate slices: {pluralize(duplicates, 'position')} of {len(groups)} with more than one slice"
         )
-    raise Unusable(f"mixed slice spacing: from {gaps.min():.4g} to {gaps.max():.4g} mm")
 
 
-def _require_no_shear(positions: np.ndarray, in_plane: np.ndarray, spacing_mm: tuple[float, float]) -> None:
-    shifts = (positions - positions[0]) @ in_plane.T
+def _measure_tilt(shifts: np.ndarray, heights: np.ndarray, spacing_mm: tuple[float, float]) -> float:
+    """Return the gantry tilt, degrees; 0 if it is not visible.
+
+    Args:
+        shifts: (N, 2) in-plane positions of the slices relative to the first one, mm.
+        heights: (N,) positions along the normal, mm.
+        spacing_mm: Pixel spacing along x and y.
+
+    Raises:
+        Unusable: If the shift does not grow with the height, or exceeds
+            :data:`MAX_TILT_DEGREES`.
+    """
     if (np.abs(shifts) / spacing_mm).max() <= SHEAR_PIXELS:
-        return
-    even = np.outer(np.arange(len(shifts)), shifts[-1] / (len(shifts) - 1))
-    if np.abs(shifts - even).max() <= SHEAR_PIXELS * max(spacing_mm):
-        lean = np.linalg.norm(shifts[-1]) / (len(shifts) - 1)
-        raise Unusable(f"gantry tilt: each slice is shifted by {lean:.3g} mm in plane (sheared stack)")
-    raise Unusable("slices are shifted against each other in plane")
+        return 0.0
+    slope = shifts[-1] / (heights[-1] - heights[0])
+    if np.abs(shifts - np.outer(heights - heights[0], slope)).max() > SHEAR_PIXELS * max(spacing_mm):
+        raise Unusable("slices are shifted against each other in plane")
+    degrees = float(np.degrees(np.arctan(np.linalg.norm(slope))))
+    if degrees > MAX_TILT_DEGREES:
+        raise Unusable(f"slices are shifted by a gantry tilt of {degrees:.0f}°, more than any scanner has")
+    return degrees

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath
 
+from nnunet_anatomix.clinical.intake.contrast_words import SUFFIX_ENHANCED, SUFFIX_NATIVE, agent_in
 from nnunet_anatomix.clinical.intake.image_files import image_ending, image_stem
 
 CONTRASTS = ("T1", "T1CE", "T2", "T2*", "FLAIR", "PD")
@@ -13,16 +14,23 @@ _SEQUENCE = "(tse|fse|tfe|ffe|se|gre)?"
 _PATTERNS = {
     "CT": r"ct|cta|ldct|ncct|cect",
     "MR": r"mr|mri|mrt",
-    "PET": r"pet|pt",
+    "PET": r"pet|pt|suv|suvbw|suvlbm",
     "SPECT": r"spect",
-    "T1": rf"[es]?t1(w|wi|n)?{_SEQUENCE}|mprage|bravo|spgr|fspgr|vibe",
-    "T1CE": r"t1(w)?(ce|c|gd|km|post)",
+    "T1": rf"[es]?t1(wi?)?{_SEQUENCE}({SUFFIX_NATIVE}|{SUFFIX_ENHANCED})?|mprage|bravo|spgr|fspgr|vibe",
     "T2": rf"[es]?t2(w|wi)?{_SEQUENCE}",
     "T2*": r"t2\*w?|t2w?\*|t2s|t2star|swi|swan|hemo",
-    "FLAIR": r"[es]?(t2)?flair",
+    "FLAIR": r"[es]?(t2)?flair|t2f",
     "PD": rf"pd(w|wi)?{_SEQUENCE}",
 }
-_CONTRAST_AGENT = r"gd|gad|ce|km|post|postgd|contrast|contrasted|gadovist|dotarem|enhanced"
+_MAPPING = r"(t1|t2|t2s|b0)?(maps?|mapping)|molli|shmolli|sasha|relaxometry|t1rho|rho|quantitative"
+"""Words of measurements of T1 or T2, which are no images weighted by them."""
+_VERTEBRA = r"(?:[cls]|th?)\s?\d{1,2}"
+_VERTEBRAE = re.compile(
+    rf"(?<![a-z0-9])(?:{_VERTEBRA}\s?(?:[-–/]|to|bis|thru|through|a|à)\s?{_VERTEBRA}|t[12]_t(?:[3-9]|1[0-2])|"
+    rf"(?:level|vertebrae?|body|wirbel|segment)\s{_VERTEBRA}|"
+    rf"{_VERTEBRA}\s(?:level|vertebrae?|body|fracture|fraktur|root|nerve|wirbel\w*|burst)(?!\s?th?\d))(?![a-z0-9])"
+)
+_SEQUENCE_PAIR = re.compile(r"(?:t[12][-–/ ]?){2}")
 _LABELS = r"[a-z]*(seg|segmentation|label|labelmap|mask|annotation)s?|rois?|gt"
 _NEUTRAL = r"images?|scans?|nii|nifti|nrrd|volumes?|data|series|raw"
 _TOKEN = re.compile(r"[A-Za-z0-9*]+")
@@ -36,9 +44,10 @@ def tokenize(text: str) -> list[str]:
 def modalities_in(text: str) -> set[str]:
     """Return the modalities and MR contrasts that a text names.
 
-    Values are CT, MR, PET, SPECT and :data:`CONTRASTS`.
+    Values are CT, MR, PET, SPECT and :data:`CONTRASTS`; both T1 and T1CE if the text contradicts
+    itself on the contrast agent.
     """
-    words = tokenize(text)
+    words = tokenize(_strip_vertebrae(text))
     found = {kind for kind, pattern in _PATTERNS.items() if any(re.fullmatch(pattern, word) for word in words)}
     if {"dark", "fluid"} <= set(words) or "darkfluid" in words:
         found.add("FLAIR")
@@ -46,22 +55,30 @@ def modalities_in(text: str) -> set[str]:
         if "T1" in found and "T2" not in found:  # GE's name for an inversion-prepared T1
             found.discard("FLAIR")
         found.discard("T2")
-    if "T1" in found and (
-        any(re.fullmatch(_CONTRAST_AGENT, word) for word in words) or re.search(r"\+\s?c\b|\bc\+", text.lower())
-    ):
-        found = found - {"T1"} | {"T1CE"}
-    if "T1CE" in found:
-        found.discard("T1")
+    if "T1" in found:
+        agent = agent_in(text)
+        found = found - {"T1"} | ({"T1CE"} if agent == {True} else {"T1", "T1CE"} if len(agent) > 1 else {"T1"})
     if "T2*" in found:
         found.discard("T2")
+    if any(re.fullmatch(_MAPPING, word) for word in words):
+        found -= set(CONTRASTS)
     return found
+
+
+def _strip_vertebrae(text: str) -> str:
+    """Remove vertebrae (C7-T1, T1-T12, "level T1"), of which some are spelled like sequences."""
+
+    def replace(match: re.Match[str]) -> str:
+        return match[0] if _SEQUENCE_PAIR.fullmatch(match[0]) else " "
+
+    return _VERTEBRAE.sub(replace, text.lower())
 
 
 def is_label_map(file: str) -> bool:
     """Return whether the name of a file, or of its nnU-Net folder, marks it as a label map."""
     folder = PurePosixPath(file).parent.name
     return any(re.fullmatch(_LABELS, word) for word in tokenize(image_stem(file))) or bool(
-        re.fullmatch(r"labels(Tr|Ts)?|gt_segmentations", folder)
+        re.fullmatch(r"labels(Tr|Ts|Val)?|(gt_)?segmentations?|segs?|masks?", folder)
     )
 
 
@@ -71,18 +88,26 @@ def modalities_of_file(file: str) -> set[str]:
     If it states none, the name of the folder counts, provided that it has no other words
     (``T1/patient.nii``).
     """
-    return modalities_in(image_stem(file)) or (
-        modalities_in(PurePosixPath(file).parent.name) if _folder_is_channel(file) else set()
-    )
+    return modalities_in(channel_text_of_file(file))
+
+
+def channel_text_of_file(file: str) -> str:
+    """Return the name of an image file, or that of its folder if only that states a modality."""
+    name = image_stem(file)
+    return PurePosixPath(file).parent.name if not modalities_in(name) and _folder_is_channel(file) else name
 
 
 def _folder_is_channel(file: str) -> bool:
     words = tokenize(PurePosixPath(file).parent.name)
     return (
         bool(words)
-        and all(_is_modality_word(word) or re.fullmatch(_NEUTRAL, word) for word in words)
+        and all(_is_channel_word(word) or re.fullmatch(_NEUTRAL, word) for word in words)
         and any(map(_is_modality_word, words))
     )
+
+
+def _is_channel_word(word: str) -> bool:
+    return _is_modality_word(word) or bool(agent_in(word))
 
 
 def _is_modality_word(word: str) -> bool:
@@ -113,7 +138,7 @@ def image_case_key(file: str, names: set[str]) -> tuple[str, str]:
     if parse_channel_number(file, names) is not None:
         return folder, name[:-5]
     if modalities_in(name):
-        return folder, _TOKEN.sub(lambda match: "" if _is_modality_word(match[0].lower()) else match[0], name)
+        return folder, _TOKEN.sub(lambda match: "" if _is_channel_word(match[0].lower()) else match[0], name)
     if _folder_is_channel(file):
         return str(PurePosixPath(folder).parent), name
     return folder, name

@@ -10,8 +10,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from nnunet_anatomix.clinical.dicom.padding import PADDING_HU
+from nnunet_anatomix.clinical.intake.candidates import Verdict, judge_candidates
+from nnunet_anatomix.clinical.intake.contrast_agent import judge_agents
 from nnunet_anatomix.clinical.intake.mapping import ChannelMap
 from nnunet_anatomix.clinical.intake.needs import Channel
+from nnunet_anatomix.clinical.intake.originality import find_change, is_changed_ct
 from nnunet_anatomix.clinical.intake.series import Series
 from nnunet_anatomix.clinical.intake.suitability import RANK_CRITERIA, find_mismatch, rank_key
 from pretraining.imaging.grids import ROUNDED_HEADERS_VOX, same_grid
@@ -49,8 +53,8 @@ def choose(
     Args:
         found: Series number → series.
         channels: Channels of the model.
-        maps: Channel number → the user's choice. It overrides the rules, but a series with a
-            problem is never taken.
+        maps: Channel number → the user's choice. It decides which series may be taken, of which
+            the rules choose one; a series with a problem is never taken.
 
     Returns:
         The cases, in the order of their first series.
@@ -59,6 +63,7 @@ def choose(
         The choice is deterministic: the series number decides between equal ranks, and the reason
             says so.
     """
+    found = judge_agents(found)
     names = {series.files[0] for series in found.values() if series.kind == "image"}
     cases: dict[tuple[str, str, str], CaseChoice] = {}
     for number, series in found.items():
@@ -101,28 +106,15 @@ def _choose_series(
     maps: Mapping[int, ChannelMap],
     names: set[str],
 ) -> None:
-    rejections: dict[int, list[str]] = {number: [] for number in case.series}
-    candidates: list[list[int]] = []
-    for channel in channels:
-        fitting = []
-        mapped = maps.get(channel.number, _NO_MAP)
-        named = any(mapped.selects(found[number]) for number in case.series)
-        for number in case.series:
-            series = found[number]
-            if named:
-                reason = "" if mapped.selects(series) else "--map selects another series"
-            elif mapped.has_patterns:
-                reason = "" if mapped.matches(series) else "does not match --map"
-            else:
-                reason = "" if series.problem else find_mismatch(series, channel, alone=len(channels) == 1, names=names)
-            rejections[number].append(series.problem or reason)
-            if not (series.problem or reason):
-                fitting.append(number)
-        candidates.append(
-            [number for _, number in sorted((rank_key(found[number], channel), number) for number in fitting)]
-        )
-    case.has_candidates = any(candidates)
-    for number, per_channel in rejections.items():
+    alone = len(channels) == 1
+    verdicts = [
+        judge_candidates(case.series, found, channel, maps.get(channel.number, _NO_MAP), alone=alone, names=names)
+        for channel in channels
+    ]
+    candidates = [sorted(each.fitting, key=lambda number: (each.rank(found, number), number)) for each in verdicts]
+    case.has_candidates = any(candidates) or any(each.offers for each in verdicts)
+    for number in case.series:
+        per_channel = [each.rejections.get(number, "") for each in verdicts]
         if all(per_channel):
             different = list(dict.fromkeys(per_channel))
             if len(different) > 1:
@@ -130,15 +122,11 @@ def _choose_series(
             case.reasons[number] = "; ".join(different)
     combination = _combine_channels(candidates, found)
     if not combination:
-        missing = [str(channel) for channel, fitting in zip(channels, candidates, strict=True) if not fitting]
-        if missing:
-            case.reason = f"no series for {' and '.join(missing)}"
-        else:
-            case.reason = "the series of the channels have different grids and different frames of reference"
+        case.reason = _explain_missing(channels, candidates, verdicts)
     else:
         case.chosen = tuple(number for number, _ in combination)
         case.resampled = tuple(resampled for _, resampled in combination)
-    for channel, fitting in zip(channels, candidates, strict=True):
+    for channel, fitting, verdict in zip(channels, candidates, verdicts, strict=True):
         for number in fitting:
             if number in case.reasons and number not in case.chosen:
                 continue
@@ -148,17 +136,30 @@ def _choose_series(
                 case.channel_of[number] = case.chosen.index(number)
             else:
                 best = case.chosen[channel.number]
-                case.reasons[number] = (
-                    f"series {best} fits better: {_explain_rank(found[best], found[number], channel)}"
-                )
+                case.reasons[number] = f"series {best} fits better: {_explain_rank(best, number, found, verdict)}"
     for number, index in case.channel_of.items():
+        verdict = verdicts[index]
         ties = [
             other
             for other in candidates[index]
-            if other not in case.chosen
-            and rank_key(found[other], channels[index]) == rank_key(found[number], channels[index])
+            if other not in case.chosen and verdict.rank(found, other) == verdict.rank(found, number)
         ]
-        case.reasons[number] = _format_notes(found[number], case.resampled[index], ties)
+        misfit = verdict.misfits.get(number)
+        remark = f"taken by --map although: {misfit.reason}" if misfit else ""
+        case.reasons[number] = _format_notes(found[number], channels[index], case.resampled[index], ties, remark)
+
+
+def _explain_missing(
+    channels: Sequence[Channel], candidates: Sequence[Sequence[int]], verdicts: Sequence[Verdict]
+) -> str:
+    missing = [index for index, fitting in enumerate(candidates) if not fitting]
+    if not missing:
+        return "the series of the channels have different grids and different frames of reference"
+    reason = f"no series for {' and '.join(str(channels[index]) for index in missing)}"
+    offered = sorted({number for index in missing for number in verdicts[index].offers})
+    if offered:
+        reason += f"; series {', '.join(map(str, offered))} may be: intake.csv tells the --map to take it"
+    return reason
 
 
 def _combine_channels(candidates: list[list[int]], found: Mapping[int, Series]) -> list[tuple[int, bool]]:
@@ -191,8 +192,10 @@ def common_space(first: Series, other: Series) -> str:
     return "frame" if first.kind == "dicom" else ""
 
 
-def _explain_rank(best: Series, other: Series, channel: Channel) -> str:
-    for better, worse, criterion in zip(rank_key(best, channel), rank_key(other, channel), RANK_CRITERIA, strict=True):
+def _explain_rank(best: int, other: int, found: Mapping[int, Series], verdict: Verdict) -> str:
+    if verdict.rank(found, best)[0] < verdict.rank(found, other)[0]:
+        return verdict.misfits[other].reason
+    for better, worse, criterion in zip(rank_key(found[best]), rank_key(found[other]), RANK_CRITERIA, strict=True):
         if better < worse:
             return criterion
         if better > worse:
@@ -200,14 +203,25 @@ def _explain_rank(best: Series, other: Series, channel: Channel) -> str:
     return "same rank, lower number"
 
 
-def _format_notes(series: Series, resampled: bool, ties: list[int]) -> str:
-    parts = list(series.notes)
+def _format_notes(series: Series, channel: Channel, resampled: bool, ties: list[int], remark: str) -> str:
+    parts = [remark] if remark else []
+    parts += series.notes
+    if series.modality == "CT" and (padding := series.content.implausible_padding):
+        parts.append(f"padding of {padding[0]:.0f} HU replaced by {PADDING_HU}")
+    if is_changed_ct(series):
+        parts.append(find_change(series))
     if resampled:
         parts.append("resampled onto the grid of channel 0 (same frame of reference)")
     if series.kind == "image" and not series.modality:
         parts.append("modality unknown from the file")
     if series.kind == "dicom" and series.modality == "PT":
-        parts.append("values as stored, not converted to SUV")
+        parts.append(
+            "converted to SUV by body weight"
+            if channel.wants_suv
+            else f"values as stored, not converted to SUV; --map {channel.number}=unit:suv converts them"
+        )
+    if channel.kind == "T1" and series.kind == "dicom" and series.agent.state == "unmarked":
+        parts.append("no sign of contrast agent")
     if ties:
         parts.append(f"series {', '.join(map(str, ties))} would fit equally well; use --map to choose")
     return "; ".join(parts)

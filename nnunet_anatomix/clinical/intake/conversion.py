@@ -25,6 +25,7 @@ from nnunet_anatomix.clinical.dicom.quiet import quiet_readers
 from nnunet_anatomix.clinical.intake.needs import Channel
 from nnunet_anatomix.clinical.intake.reading import read_series
 from nnunet_anatomix.clinical.intake.series import Series
+from nnunet_anatomix.clinical.intake.values import prepare_values
 from pretraining.common.errors import InputError
 from pretraining.imaging.grids import ROUNDED_HEADERS_VOX, Grid, same_grid
 from pretraining.imaging.rejection import Unusable
@@ -60,10 +61,14 @@ class CaseJob:
                 root=str(self.root),
                 files=series.files,
                 frames=series.frames,
+                volume=series.volume,
+                positions_mm=series.positions_mm,
+                slice_size=series.slice_size,
                 series_uid=series.series_uid,
                 study_uid=series.study_uid,
                 resampled=resampled,
                 fingerprint=series.fingerprint,
+                unit="SUVbw" if channel.wants_suv and series.modality == "PT" else "",
             )
             for channel, series, resampled in zip(self.channels, self.series, self.resampled, strict=True)
         )
@@ -77,8 +82,8 @@ class ConversionResult:
     """Reason why the case cannot be taken; empty on success."""
     channel: int = 0
     """Index of the channel that the reason refers to."""
-    note: str = ""
-    """Remark on a case that is taken."""
+    notes: tuple[str, ...] = ()
+    """Remarks on each channel of a case that is taken."""
 
 
 def is_converted(job: CaseJob) -> bool:
@@ -89,7 +94,7 @@ def is_converted(job: CaseJob) -> bool:
         return False
     if record.case != job.case or record.file_ending != job.file_ending:
         return False
-    if tuple(replace(channel, image_bytes=0) for channel in record.channels) != job.sources():
+    if tuple(replace(channel, image_bytes=0, note="") for channel in record.channels) != job.sources():
         return False
     files = [image_file(job.destination, job.case, channel.channel, job.file_ending) for channel in record.channels]
     return all(
@@ -106,19 +111,22 @@ def convert(job: CaseJob) -> ConversionResult:
     """
     image_file(job.destination, job.case, 0, job.file_ending).parent.mkdir(parents=True, exist_ok=True)
     channel = 0
-    notes: list[str] = []
+    notes: dict[int, str] = {}
     try:
         with quiet_readers():
-            first = read_series(job.root, job.series[0])
+            first, notes[0] = prepare_values(read_series(job.root, job.series[0]), job.series[0], job.channels[0])
             written = []
             for channel, (series, resampled, source) in enumerate(
                 zip(job.series, job.resampled, job.sources(), strict=True)
             ):
-                image = first if channel == 0 else read_series(job.root, series)
+                image = first
+                if channel:
+                    image, notes[channel] = prepare_values(read_series(job.root, series), series, job.channels[channel])
                 if channel and resampled:
                     image, covered = resample_to_grid(first, image)
                     if covered < 0.995:
-                        notes.append(f"{job.channels[channel]} covers {100 * covered:.0f} % of the grid of channel 0")
+                        said = f"covers {100 * covered:.0f} % of the grid of channel 0"
+                        notes[channel] = "; ".join(filter(None, (notes[channel], said)))
                 elif channel:
                     if not same_grid(image, first, within_vox=ROUNDED_HEADERS_VOX):
                         raise Unusable("grid differs from that of channel 0")
@@ -127,7 +135,7 @@ def convert(job: CaseJob) -> ConversionResult:
                     job.destination / CONVERTING / image_file(job.destination, job.case, channel, job.file_ending).name
                 )
                 write_image(path, image)  # outside of images/: nnU-Net would read a partial file
-                written.append(replace(source, image_bytes=path.stat().st_size))
+                written.append(replace(source, image_bytes=path.stat().st_size, note=notes[channel]))
     except Unusable as reason:
         remove_case(job.destination, job.case)
         return ConversionResult(str(reason), channel)
@@ -139,7 +147,7 @@ def convert(job: CaseJob) -> ConversionResult:
         job.destination,
         CaseSource(case=job.case, file_ending=job.file_ending, channels=tuple(written), grid=Grid.of(first)),
     )
-    return ConversionResult(note="; ".join(notes))
+    return ConversionResult(notes=tuple(source.note for source in written))
 
 
 def resample_to_grid(fixed: sitk.Image, moving: sitk.Image) -> tuple[sitk.Image, float]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
-from nnunet_anatomix.clinical.cases import source_file
+from nnunet_anatomix.clinical.cases import read_source, source_file
 from nnunet_anatomix.clinical.intake.choice import CaseChoice, choose
 from nnunet_anatomix.clinical.intake.conversion import (
     CONVERTING,
@@ -22,7 +22,7 @@ from nnunet_anatomix.clinical.intake.conversion import (
     remove_case,
 )
 from nnunet_anatomix.clinical.intake.manifest_entries import describe_intake
-from nnunet_anatomix.clinical.intake.mapping import ChannelMap, check_channels, check_uids, parse_maps
+from nnunet_anatomix.clinical.intake.mapping import ChannelMap, check_channels, check_uids, parse_maps, set_units
 from nnunet_anatomix.clinical.intake.needs import Needs, find_needs
 from nnunet_anatomix.clinical.intake.numbering import Register, case_digest, case_name
 from nnunet_anatomix.clinical.intake.scan_tree import scan_tree
@@ -53,7 +53,14 @@ class IntakeResult:
 
 
 def intake(
-    source: Path, destination: Path, model: str, *, maps: Sequence[str] = (), workers: int = 1, dry_run: bool = False
+    source: Path,
+    destination: Path,
+    model: str,
+    *,
+    maps: Sequence[str] = (),
+    workers: int = 1,
+    originals_only: bool = False,
+    dry_run: bool = False,
 ) -> IntakeResult:
     """Convert the scans that a model needs from a tree of files.
 
@@ -67,6 +74,8 @@ def intake(
             :func:`~nnunet_anatomix.clinical.intake.needs.find_needs`.
         maps: Channel maps; see :func:`~nnunet_anatomix.clinical.intake.mapping.parse_maps`.
         workers: Number of processes.
+        originals_only: True to take no lossy compressed CT, and none whose ImageType is not that
+            of an original.
         dry_run: True to write nothing.
 
     Returns:
@@ -86,6 +95,8 @@ def intake(
     needs = find_needs(model)
     channel_maps = parse_maps(maps, needs.channels)
     check_channels(channel_maps, needs.channels)
+    channels = set_units(needs.channels, channel_maps)
+    needs = replace(needs, channels=tuple(replace(each, originals_only=originals_only) for each in channels))
     if dry_run:
         return _intake(root, destination, needs, channel_maps, maps=maps, workers=workers, dry_run=True)
     try_folder(destination, "DST")
@@ -227,7 +238,9 @@ def _convert_all(
     pending = []
     for job in jobs:
         if is_converted(job):
-            _record_result(cases[job.case], decided, ConversionResult())
+            record = read_source(source_file(job.destination, job.case))
+            notes = tuple(channel.note for channel in record.channels)
+            _record_result(cases[job.case], decided, ConversionResult(notes=notes))
         else:
             pending.append(job)
     if len(pending) < len(jobs):
@@ -258,8 +271,7 @@ def _record_result(choice: CaseChoice, decided: dict[int, SeriesDecision], conve
         row = decided[number]
         if not converted.reason:
             row.taken = TAKEN
-            if converted.note and channel:
-                row.reason = "; ".join(filter(None, (row.reason, converted.note)))
+            row.reason = "; ".join(filter(None, (row.reason, converted.notes[channel])))
         else:
             prefix = f"case not taken: channel {converted.channel}: " if channel != converted.channel else ""
             row.taken, row.channel, row.reason = NOT_TAKEN, "", f"{prefix}{converted.reason}"

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import glob
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from nnunet_anatomix.clinical.intake.needs import Channel
 from nnunet_anatomix.clinical.intake.series import Series
 from pretraining.common.errors import InputError
 
-FIELDS = ("description", "path", "modality", "series")
+FIELDS = ("description", "path", "modality", "volume", "series", "unit")
+UNITS = ("suv", "stored")
+"""Values of the field ``unit``: SUV by body weight, or PET values as they are stored."""
 _EXPECTED = "expected CHANNEL=FIELD:PATTERN such as 0=description:*T1* or 1=series:1.2.3, FIELD one of " + ", ".join(
     FIELDS
 )
@@ -35,24 +39,80 @@ class ChannelMap:
 
     @property
     def has_patterns(self) -> bool:
-        """True if there is a pattern for any field except the UID."""
-        return bool(self.patterns.keys() - {"series"})
+        """True if there is a pattern for any field except the UID and the unit."""
+        return bool(self.patterns.keys() - {"series", "unit"})
 
-    def selects(self, series: Series) -> bool:
+    @property
+    def chooses(self) -> bool:
+        """True if the map chooses series, not only their unit."""
+        return bool(self.series_uids) or self.has_patterns
+
+    @property
+    def unit(self) -> str:
+        """One of :data:`UNITS`; empty if the name of the channel decides."""
+        return self.patterns.get("unit", ("",))[-1]
+
+    def names(self, series: Series) -> bool:
         """Return whether the map contains the UID of a series."""
         return bool(series.series_uid) and series.series_uid in self.series_uids
+
+    def selects(self, series: Series) -> bool:
+        """Return whether the map contains the UID of a series, and the volume if it names one."""
+        volumes = self.patterns.get("volume", ())
+        return self.names(series) and (not volumes or any(_match(series.volume, pattern) for pattern in volumes))
 
     def matches(self, series: Series) -> bool:
         """Return whether a series matches all fields except the UID.
 
         Letter case does not matter. ``*`` and ``?`` are wildcards; ``*`` also matches slashes.
         """
-        texts = {"description": (series.description,), "path": series.files, "modality": (series.modality,)}
+        texts = {
+            "description": (series.description,),
+            "path": series.files,
+            "modality": (series.modality,),
+            "volume": (series.volume,),
+        }
         return all(
-            any(fnmatchcase(text.lower(), pattern.lower()) for text in texts[name] for pattern in patterns)
+            any(_match(text, pattern) for text in texts[name] for pattern in patterns)
             for name, patterns in self.patterns.items()
-            if name != "series"
+            if name not in ("series", "unit")
         )
+
+    def overrides_rules(self, series: Series) -> bool:
+        """Return whether the map names a series closely enough to take what the rules exclude.
+
+        A UID does, a description or path of DICOM that is more than a wildcard, and the whole path
+        of an image file.
+        """
+        if self.selects(series):
+            return True
+        if series.kind == "image":
+            return series.files[0].lower() in map(_unescape, self.patterns.get("path", ()))
+        patterns = (*self.patterns.get("description", ()), *self.patterns.get("path", ()))
+        return any(re.search(r"\w", pattern.removesuffix(".dcm")) for pattern in patterns)
+
+
+def map_line(channel: Channel, series: Series) -> str:
+    """Return the option that takes a series for a channel, ready for a shell."""
+    if series.series_uid:
+        volume = [f"{channel.number}=volume:{glob.escape(series.volume)}"] if series.volume else []
+        return shlex.join(["--map", f"{channel.number}=series:{series.series_uid}", *volume])
+    return shlex.join(["--map", f"{channel.number}=path:{glob.escape(series.files[0])}"])
+
+
+def _unescape(pattern: str) -> str:
+    return re.sub(r"\[([*?[])\]", r"\1", pattern).lower()
+
+
+def set_units(channels: Sequence[Channel], maps: Mapping[int, ChannelMap]) -> tuple[Channel, ...]:
+    """Return the channels with the units that the maps ask for."""
+    return tuple(
+        replace(channel, unit=maps[channel.number].unit) if channel.number in maps else channel for channel in channels
+    )
+
+
+def _match(text: str, pattern: str) -> bool:
+    return fnmatchcase(text.lower(), pattern.lower())
 
 
 def parse_maps(maps: Iterable[str], channels: Sequence[Channel]) -> dict[int, ChannelMap]:
@@ -82,6 +142,8 @@ def parse_maps(maps: Iterable[str], channels: Sequence[Channel]) -> dict[int, Ch
             raise InputError(
                 f"--map '{text}': expected a SeriesInstanceUID of digits and dots; copy it from intake.csv"
             )
+        if name == "unit" and (pattern := pattern.lower()) not in UNITS:
+            raise InputError(f"--map '{text}': expected the unit {' or '.join(UNITS)}")
         fields = found.setdefault(numbers[0], {})
         fields[name] = (*fields.get(name, ()), pattern)
     return {number: ChannelMap(patterns) for number, patterns in found.items()}
@@ -109,7 +171,7 @@ def check_channels(maps: Mapping[int, ChannelMap], channels: Sequence[Channel]) 
     """
     names = [channel.name.lower() for channel in channels]
     for channel in channels:
-        if channel.number in maps:
+        if channel.number in maps and maps[channel.number].chooses:
             continue
         if not channel.is_informative:
             raise InputError(

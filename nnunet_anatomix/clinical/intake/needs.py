@@ -21,6 +21,10 @@ class Channel:
     number: int
     name: str
     """Name in ``channel_names``."""
+    unit: str = ""
+    """``suv`` or ``stored`` if ``--map`` asks for the unit of PET values; else the name tells."""
+    originals_only: bool = False
+    """True to take no lossy compressed CT, and none whose ImageType is not that of an original."""
 
     @property
     def kind(self) -> str:
@@ -28,6 +32,11 @@ class Channel:
         kinds = modalities_in(self.name)
         contrasts = kinds & set(CONTRASTS)
         return (contrasts or kinds).pop() if len(contrasts or kinds) == 1 else ""
+
+    @property
+    def wants_suv(self) -> bool:
+        """True if PET values are needed as SUV by body weight."""
+        return self.unit == "suv" or (not self.unit and re.search(r"suv(?!lbm)", self.name.lower()) is not None)
 
     @property
     def is_informative(self) -> bool:

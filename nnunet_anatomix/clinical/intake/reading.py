@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
+from nnunet_anatomix.clinical.dicom.decoding import SliceStack, decode_slices, rescale
+from nnunet_anatomix.clinical.dicom.expansion import read_slices
+from nnunet_anatomix.clinical.dicom.padding import replace_padding
+from nnunet_anatomix.clinical.dicom.resampling import resample_slices
 from nnunet_anatomix.clinical.intake.image_files import open_image_reader
 from nnunet_anatomix.clinical.intake.series import Series
-from pretraining.imaging.grids import same_grid
+from pretraining.imaging.grids import image_on, same_grid
 from pretraining.imaging.integrity import check_file
 from pretraining.imaging.rejection import Unusable
 
@@ -43,6 +48,8 @@ def read_series(root: Path, series: Series) -> sitk.Image:
         image = (
             _read_dicom(root, series) if series.kind == "dicom" else open_image_reader(root / series.files[0]).Execute()
         )
+    except MemoryError:
+        raise
     except Exception:  # ITK's messages quote paths
         coding = f" ({series.coding})" if series.coding else ""
         raise Unusable(f"pixel data cannot be decoded{coding}") from None
@@ -66,24 +73,29 @@ def read_series(root: Path, series: Series) -> sitk.Image:
 
 
 def _read_dicom(root: Path, series: Series) -> sitk.Image:
-    if series.frames:
-        return _read_multi_frame(root / series.files[0], series)
-    reader = sitk.ImageSeriesReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetFileNames([str(root / file) for file in series.files])
-    if series.rescales_differ:  # otherwise ITK uses the pixel type of the first slice for all
-        reader.SetOutputPixelType(sitk.sitkFloat32)
-    return reader.Execute()
+    """Decode each slice by its own header, and resample slices that are not planes of the grid."""
+    files = series.files if len(series.files) > 1 else series.files * len(series.frames)
+    frames = series.frames or (0,) * len(files)
+    slices_of: dict[str, list[int]] = defaultdict(list)
+    for k, file in enumerate(files):
+        slices_of[file].append(k)
+    stack = SliceStack(len(files))
+    for file, numbers in slices_of.items():
+        headers = {header.frame: header for header in read_slices(root / file, file)}
+        chosen = [headers[frames[k]] for k in numbers]
+        for k, header, stored in zip(numbers, chosen, decode_slices(root / file, chosen), strict=True):
+            plane = rescale(stored, _or(header.slope, 1.0), _or(header.intercept, 0.0))
+            if header.modality == "CT":
+                plane = replace_padding(plane, series.content.implausible_padding)
+            stack.put(k, plane)
+    values = stack.values
+    if series.positions_mm:
+        values = resample_slices(values, series.positions_mm, series.known_grid)
+    return image_on(series.known_grid, values)
 
 
-def _read_multi_frame(path: Path, series: Series) -> sitk.Image:
-    """Read a multi-frame file, whose frames may be in any order, in the order of slices."""
-    frames = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="GDCMImageIO"))
-    image = sitk.GetImageFromArray(frames[[number - 1 for number in series.frames]])
-    image.SetSpacing(series.known_grid.spacing_mm)
-    image.SetOrigin(series.known_grid.origin_mm)
-    image.SetDirection(series.known_grid.direction)
-    return image
+def _or(number: float | None, default: float) -> float:
+    return default if number is None else number
 
 
 def _choose_pixel_type(pixel_type: int, low: float, high: float) -> int:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from nnunet_anatomix.clinical.dicom.headers import DAMAGED, HEAD_BYTES, SliceHeader, is_dicom, read_slice_header
+from nnunet_anatomix.clinical.dicom.headers import SliceHeader, is_dicom, read_slice_header
+from nnunet_anatomix.clinical.dicom.parsing import DAMAGED, HEAD_BYTES
 from nnunet_anatomix.clinical.dicom.quiet import quiet_readers
-from nnunet_anatomix.clinical.intake.channel_words import image_case_key
+from nnunet_anatomix.clinical.intake.channel_words import image_case_key, is_label_map
+from nnunet_anatomix.clinical.intake.damaged_files import flag_missing_slices
 from nnunet_anatomix.clinical.intake.image_files import find_data_files, image_ending, image_stem, read_image_grid
-from nnunet_anatomix.clinical.intake.series import Series, fingerprint_files, flag_missing_slices, group_dicom_series
+from nnunet_anatomix.clinical.intake.label_values import has_label_values
+from nnunet_anatomix.clinical.intake.series import Series, fingerprint_files, group_dicom_series
 from nnunet_anatomix.clinical.phrases import describe_error
 from nnunet_anatomix.clinical.walk import FoundFile, Stray, walk
 from pretraining.common.processes import imap_unordered
@@ -49,6 +53,8 @@ class ImageHeader:
     """Reason why the file cannot be used; empty if there is none."""
     note: str = ""
     """Remark on the orientation."""
+    has_label_values: bool = False
+    """True if the values are those of a mask or label map."""
 
 
 Classified = SliceHeader | ImageHeader | Stray
@@ -93,8 +99,9 @@ def _read_image_header(root: Path, found: FoundFile) -> ImageHeader:
     data: tuple[str, ...] = ()
     try:
         data = find_data_files(root, found.file)
-        grid, note = read_image_grid(root, found.file)
-        return ImageHeader(found, data, grid, note=note)
+        grid, note, header = read_image_grid(root, found.file)
+        labels = not is_label_map(found.file) and has_label_values(header)
+        return ImageHeader(found, data, grid, note=note, has_label_values=labels)
     except Unusable as reason:
         return ImageHeader(found, data, problem=str(reason))
 
@@ -132,21 +139,42 @@ def scan_tree(root: Path, *, workers: int = 1) -> tuple[list[Series], list[Stray
     detached = {file for image in images for file in image.data}
     strays += [item for item in seen if isinstance(item, Stray) and item.file not in detached]
     names = {image.file.file for image in images}
+    slice_names = {_name_pattern(header.file.file) for header in headers}
     damaged = [
         stray.file
         for stray in strays
-        if stray.reason == DAMAGED or (stray.reason == _EMPTY and _is_slice_name(stray.file))
+        if stray.reason == DAMAGED or (stray.reason == _EMPTY and _is_slice_name(stray.file, slice_names))
     ]
-    series = flag_missing_slices(group_dicom_series(root, headers), damaged)
+    with quiet_readers():
+        series = flag_missing_slices(group_dicom_series(root, headers), damaged)
     series += [_build_image_series(image, by_name, names) for image in images]
-    return sorted(series, key=lambda each: (min(each.files), each.series_uid)), sorted(
-        strays, key=lambda stray: stray.file
+    first_files = {each.series_uid: min(each.files) for each in reversed(series)}
+    return sorted(
+        series, key=lambda each: (first_files.get(each.series_uid, min(each.files)), each.series_uid)
+    ), sorted(strays, key=lambda stray: stray.file)
+
+
+def _is_slice_name(file: str, slice_names: set[str]) -> bool:
+    """Return whether an empty file may be an interrupted copy of a slice, not a marker.
+
+    Programs mark folders by empty files such as ``.done``, ``_SUCCESS`` or ``IM0001.lock``. A slice
+    is named like its neighbours, has the ending of DICOM, or has no ending and a number.
+    """
+    if _name_pattern(file) in slice_names:
+        return True
+    path = PurePosixPath(file)
+    suffix = path.suffix.lower()
+    if path.name.startswith("."):
+        return False
+    return suffix in (".dcm", ".dicom", ".ima") or (
+        (suffix == "" or suffix[1:].isdigit()) and any(character.isdigit() for character in path.name)
     )
 
 
-def _is_slice_name(file: str) -> bool:
-    suffix = PurePosixPath(file).suffix.lower()
-    return suffix in ("", ".dcm", ".dicom", ".ima") or suffix[1:].isdigit()
+def _name_pattern(file: str) -> str:
+    """Return folder and name with each number replaced by ``#``."""
+    folder, _, name = file.rpartition("/")
+    return f"{folder}/{re.sub(r'[0-9]+', '#', name)}"
 
 
 def _build_image_series(image: ImageHeader, by_name: dict[str, FoundFile], names: set[str]) -> Series:
@@ -160,6 +188,7 @@ def _build_image_series(image: ImageHeader, by_name: dict[str, FoundFile], names
         patient="/".join(key),
         problem=image.problem,
         notes=(image.note,) if image.note else (),
+        has_label_values=image.has_label_values,
         grid=image.grid,
         description=image_stem(image.file.file),
     )

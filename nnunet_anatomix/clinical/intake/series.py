@@ -10,9 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from nnunet_anatomix.clinical.dicom.frames import frame_headers
+from nnunet_anatomix.clinical.dicom.content import UNKNOWN_SERIES, SeriesContent, summarize_content
+from nnunet_anatomix.clinical.dicom.expansion import slice_headers
 from nnunet_anatomix.clinical.dicom.headers import SliceHeader
+from nnunet_anatomix.clinical.dicom.pet import PetFacts, read_pet_facts
 from nnunet_anatomix.clinical.dicom.slices import stack_slices
+from nnunet_anatomix.clinical.dicom.volumes import Volume, split_volumes
+from nnunet_anatomix.clinical.intake.agent_evidence import UNMARKED, AgentEvidence
 from nnunet_anatomix.clinical.phrases import pluralize
 from nnunet_anatomix.clinical.walk import FoundFile
 from pretraining.imaging.grids import Grid
@@ -29,8 +33,8 @@ _NOT_SCANS = {
     "REG": "registration",
     "DOC": "document",
 }
-_ONE_DAMAGED = "1 file of 1: "
-"""Start of the problem of a series that consists of one damaged file."""
+LOSSY = "lossy compression"
+"""Remark on a series."""
 _UNITS = {"CT": "Hounsfield units", "PT": "activity"}
 """Units of the modalities whose stored values have no meaning without rescale tags."""
 
@@ -41,9 +45,13 @@ class Series:
 
     kind: Literal["dicom", "image"]
     files: tuple[str, ...]
-    """Paths in the order of slices; in the order of names if the series has a problem."""
+    """Paths in the order of slices; in the order of names if the series has a problem. One path if
+    all slices are in one file.
+    """
     frames: tuple[int, ...] = ()
-    """Frame numbers of a multi-frame file, from 1, in the order of slices; otherwise empty."""
+    """Number of each slice in its file, from 1: the frame of a multi-frame file, or the tile of a
+    mosaic. Empty if each file is a slice.
+    """
     fingerprint: str
     """Hash of the files' names, sizes and modification times."""
     case_key: tuple[str, str]
@@ -61,12 +69,29 @@ class Series:
     image_type: tuple[str, ...] = ()
     kernel: str = ""
     rescale_type: str = ""
-    contrast_agent: bool = False
+    content: SeriesContent = UNKNOWN_SERIES
+    """What the images hold besides their place."""
+    pet: PetFacts | None = None
+    """Tags that SUV is computed from; None unless the series is PET."""
+    has_label_values: bool = False
+    """True if the values of an image file are those of a mask or label map."""
+    agent: AgentEvidence = UNMARKED
+    """Whether an MR scan shows a contrast agent, judged within its study."""
     study_uid: str = ""
     series_uid: str = ""
     frame_uid: str = ""
-    rescales_differ: bool = False
-    """True if the slices have different rescale tags."""
+    volume: str = ""
+    """What tells a volume from the others of its series, such as ``echo_time=80``; empty if the
+    series is one volume.
+    """
+    is_scout: bool = False
+    """True for a localizer within a series of other slices."""
+    positions_mm: tuple[tuple[float, float, float], ...] = ()
+    """Positions of tilted or unevenly spaced slices (LPS), which are resampled to ``grid``; empty
+    if the slices are the planes of the grid.
+    """
+    slice_size: tuple[int, ...] = ()
+    """Columns and rows of those slices; otherwise empty."""
     coding: str = ""
     """Name of the transfer syntax."""
 
@@ -103,6 +128,9 @@ def group_dicom_series(root: Path, headers: Iterable[SliceHeader]) -> list[Serie
     Args:
         root: Path of the tree.
         headers: Headers of all DICOM files.
+
+    Returns:
+        One entry per volume: a series of several echoes, b-values or time points has several.
     """
     groups: dict[tuple, list[SliceHeader]] = defaultdict(list)
     for header in headers:
@@ -116,44 +144,14 @@ def group_dicom_series(root: Path, headers: Iterable[SliceHeader]) -> list[Serie
             header.frame_uid,
         )
         groups[(header.series_uid,) if header.series_uid else unnamed].append(header)
-    return [_assess_series(root, sorted(group, key=lambda header: header.file.file)) for group in groups.values()]
+    return [
+        series
+        for group in groups.values()
+        for series in _assess_series(root, sorted(group, key=lambda header: header.file.file))
+    ]
 
 
-def flag_missing_slices(series: Sequence[Series], damaged: Iterable[str]) -> list[Series]:
-    """Flag series that may lack slices because their folder holds damaged DICOM files.
-
-    Args:
-        series: All DICOM series.
-        damaged: Paths of files whose series is unknown. Damaged files that form a series of their
-            own are added to them.
-
-    Returns:
-        The series. A series that is alone in such a folder gets a problem; if there are several,
-            each gets a note.
-    """
-    alone = {number for number, each in enumerate(series) if each.problem.startswith(_ONE_DAMAGED)}
-    damaged_in = Counter(
-        str(PurePosixPath(file).parent) for file in [*damaged, *(series[number].files[0] for number in alone)]
-    )
-    series_in: dict[str, set[int]] = defaultdict(set)
-    for number, each in enumerate(series):
-        if number not in alone:
-            for folder in {file.rpartition("/")[0] or "." for file in each.files} & damaged_in.keys():
-                series_in[folder].add(number)
-    result = list(series)
-    for folder, count in damaged_in.items():
-        numbers = series_in[folder]
-        remark = f"{pluralize(count, 'damaged DICOM file')} in its folder: possibly missing slices of this series"
-        for number in numbers:
-            each = result[number]
-            if len(numbers) > 1:
-                result[number] = replace(each, notes=(*each.notes, remark))
-            elif not each.problem:
-                result[number] = replace(each, problem=remark)
-    return result
-
-
-def _assess_series(root: Path, headers: list[SliceHeader]) -> Series:
+def _assess_series(root: Path, headers: list[SliceHeader]) -> list[Series]:
     first = headers[0]
     files = tuple(header.file.file for header in headers)
     # Without a StudyInstanceUID, files of one folder count as one study.
@@ -169,7 +167,8 @@ def _assess_series(root: Path, headers: list[SliceHeader]) -> Series:
         image_type=first.image_type,
         kernel=first.kernel,
         rescale_type=first.rescale_type,
-        contrast_agent=any(header.contrast_agent for header in headers),
+        content=_summarize(headers),
+        pet=read_pet_facts(root / files[0]) if first.modality == "PT" else None,
         study_uid=first.study_uid,
         series_uid=first.series_uid,
         frame_uid=first.frame_uid,
@@ -179,38 +178,57 @@ def _assess_series(root: Path, headers: list[SliceHeader]) -> Series:
         distinct, copies = _drop_copies(root, headers)
         _require_sound_files(distinct)
         _require_one_identity(distinct)
-        slices = _expand_frames(root, distinct)
-        ordered, grid = stack_slices(slices)
-        _require_rescale(slices)
+        slices = [part for header in distinct for part in slice_headers(root / header.file.file, header)]
+    except Unusable as reason:
+        return [replace(series, problem=str(reason))]
+    notes = (f"{pluralize(copies, 'identical duplicate')} ignored",) if copies else ()
+    volumes = split_volumes(slices)
+    return [_assess_volume(replace(series, notes=notes), volume, several=len(volumes) > 1) for volume in volumes]
+
+
+def _assess_volume(series: Series, volume: Volume, *, several: bool) -> Series:
+    """Return the series of one volume: its slices, grid and remarks, or its problem."""
+    first = volume.slices[0]
+    series = replace(
+        series,
+        files=tuple(dict.fromkeys(header.file.file for header in volume.slices)),
+        volume=volume.name,
+        is_scout=volume.is_scout and several,
+        image_type=first.image_type,
+    )
+    try:
+        _require_grey(volume.slices)
+        stack = stack_slices(volume.slices)
+        _require_rescale(volume.slices)
     except Unusable as reason:
         return replace(series, problem=str(reason))
-    notes = [f"{pluralize(copies, 'identical duplicate')} ignored"] if copies else []
-    if (first_number := min(header.instance or 1 for header in ordered)) > 1:
+    ordered = stack.slices
+    notes = list(series.notes)
+    if not several and (first_number := min(header.instance or 1 for header in ordered)) > 1:
         notes.append(f"instance numbers begin at {first_number:.0f}: slices may be missing at one end")
     if any(header.lossy for header in ordered):
-        notes.append("lossy compression")
+        notes.append(LOSSY)
+    if stack.note:
+        notes.append(stack.note)
+    files = tuple(header.file.file for header in ordered)
     return replace(
         series,
-        files=tuple(dict.fromkeys(header.file.file for header in ordered)),
+        files=files[:1] if len(set(files)) == 1 else files,
         frames=tuple(header.frame for header in ordered) if ordered[0].frame else (),
         fingerprint=fingerprint_files(dict.fromkeys(header.file for header in ordered)),
         rescale_type=ordered[0].rescale_type,
-        rescales_differ=len({(header.slope, header.intercept) for header in ordered}) > 1,
-        grid=grid,
+        content=_summarize(ordered),
+        grid=stack.grid,
+        positions_mm=stack.positions_mm,
+        slice_size=(first.columns, first.rows) if stack.positions_mm else (),
         notes=tuple(notes),
     )
 
 
-def _expand_frames(root: Path, headers: list[SliceHeader]) -> list[SliceHeader]:
-    """Return the headers of the files, or of the frames of a single multi-frame file."""
-    if all(header.frames == 1 for header in headers):
-        return headers
-    if len(headers) > 1:
-        raise Unusable(f"{len(headers)} files, some of them multi-frame")
-    slices = frame_headers(root / headers[0].file.file, headers[0])
-    if len({(header.slope, header.intercept) for header in slices}) > 1:
-        raise Unusable("frames of one file have different rescale tags: export them as single-frame DICOM")
-    return slices
+def _summarize(headers: Sequence[SliceHeader]) -> SeriesContent:
+    return summarize_content(
+        [header.content for header in headers], [(header.slope, header.intercept) for header in headers]
+    )
 
 
 def _drop_copies(root: Path, headers: Sequence[SliceHeader]) -> tuple[list[SliceHeader], int]:
@@ -242,11 +260,14 @@ def _require_sound_files(headers: Sequence[SliceHeader]) -> None:
     modalities = {header.modality for header in headers}
     if len(modalities) == 1 and headers[0].modality in _NOT_SCANS:
         raise Unusable(f"not a scan: {_NOT_SCANS[headers[0].modality]} ({headers[0].modality})")
-    if any(header.samples > 1 or header.photometric not in ("MONOCHROME1", "MONOCHROME2", "") for header in headers):
-        raise Unusable("colour image (such as a secondary capture of a screen)")
     if problems := Counter(header.problem for header in headers if header.problem):
         problem = problems.most_common(1)[0][0]
         raise Unusable(f"{pluralize(sum(problems.values()), 'file')} of {len(headers)}: {problem}")
+
+
+def _require_grey(headers: Sequence[SliceHeader]) -> None:
+    if any(header.samples > 1 or header.photometric not in ("MONOCHROME1", "MONOCHROME2", "") for header in headers):
+        raise Unusable("colour image (such as a secondary capture of a screen)")
     if any(header.photometric == "MONOCHROME1" for header in headers):
         raise Unusable("grey values are inverted (MONOCHROME1)")
 

@@ -9,6 +9,7 @@ import re
 
 import numpy as np
 
+from nnunet_anatomix.clinical.dicom.pet import PetFacts, suv_factor
 from nnunet_anatomix.clinical.intake.channel_words import (
     CONTRASTS,
     is_label_map,
@@ -17,10 +18,14 @@ from nnunet_anatomix.clinical.intake.channel_words import (
     parse_channel_number,
     tokenize,
 )
+from nnunet_anatomix.clinical.intake.image_files import image_stem
 from nnunet_anatomix.clinical.intake.needs import Channel
+from nnunet_anatomix.clinical.intake.originality import find_change, is_changed_ct, shown_image_type
 from nnunet_anatomix.clinical.intake.series import Series
+from nnunet_anatomix.clinical.intake.volume_choice import TOO_FEW, volume_words
 from nnunet_anatomix.clinical.phrases import redact_free_text
 from pretraining.imaging.grids import Grid
+from pretraining.imaging.rejection import Unusable
 
 MIN_SLICES = 5
 """Smallest number of slices of a volume. A localizer has fewer."""
@@ -32,11 +37,23 @@ _EXCLUDED_WORDS = {
     "subtraction": r"sub|subtr|subtraction|subtracted|dsa",
     "screenshot": r"screenshot|screensave|screencapture|capture|fusion|fused",
     "monitoring of contrast agent": r"monitoring|premonitoring|smartprep",
-    "derived map": r"derived|adc|eadc|trace|tracew|fa|colfa|cbf|cbv|rcbf|rcbv|mtt|ttp|tmax|map|maps|t1map|t2map|b0map",
-    "not attenuation-corrected": r"nac|uncorrected",
+    "derived map": r"derived|adc|eadc|trace|tracew|fa|colfa|cbf|cbv|rcbf|rcbv|mtt|ttp|tmax|maps?|mapping|"
+    r"([tb][0-2]|field)map|molli|shmolli|sasha",
+    "phase, real or imaginary part": r"phase (image|map)s?|(real|imaginary) (part|image)s?|pha|imaginary|velocity",
+    "not attenuation-corrected": r"nac|noac|(no|non|without|wo) ac|(un|non )corrected",
 }
+_EXCLUDED_NAMES = {
+    "localizer": r"locali[sz]er|scout|topogram",
+    "derived map": r"e?adc|(t1|t2|t2star|b0|b1|field)(map|mapping)|maps?|molli",
+    "phase, real or imaginary part": r"part (phase|real|imag)|phasediff|phase[12]|(ph|real|imaginary)(?=$)",
+    "projection (MIP or rendering)": r"mip|minip",
+}
+"""Words of file names; those of descriptions would exclude, for example, the subjects of BIDS."""
 _MODALITY = {"CT": "CT", "PET": "PT", "SPECT": "NM"}
-_SHARP_KERNEL = r"lung|bone|bone\+|boneplus|edge|detail|[a-z]{1,2}[6-9]\d[a-z]?|ya|yb|yc|yd|d|l|fc[358]\d"
+_SHARP_KERNEL = r"lung|bone|bone\+|boneplus|edge|detail|[a-z]{1,2}[5-9]\d[a-z]{0,2}|ya|yb|yc|yd|d|l|fc[358]\d|.*sharp.*"
+_SIEMENS_KERNEL = r"[bhij][a-z]?[5-9]\d[a-z]?"
+"""Sharp kernels of Siemens in descriptions of CT whose kernel tag is missing."""
+_ATTENUATION_CORRECTED = r"ac|ctac|mrac|acct|attn|corrected"
 
 
 def find_mismatch(series: Series, channel: Channel, *, alone: bool, names: set[str]) -> str:
@@ -49,8 +66,10 @@ def find_mismatch(series: Series, channel: Channel, *, alone: bool, names: set[s
             fits.
         names: Paths of all image files.
     """
-    if (slices := series.known_grid.size[2]) < MIN_SLICES:
-        return f"only {slices} slices"
+    if reason := find_exclusion(series, channel.kind):
+        return reason
+    if channel.originals_only and (reason := find_change(series)):
+        return reason
     if series.kind == "image":
         return _find_image_mismatch(series, channel, alone, names)
     kind = channel.kind
@@ -60,32 +79,113 @@ def find_mismatch(series: Series, channel: Channel, *, alone: bool, names: set[s
     if not kind:
         return (
             ""
-            if set(tokenize(channel.name)) <= set(tokenize(series.description))
+            if set(tokenize(channel.name)) <= {*tokenize(series.description), *volume_words(series)}
             else f"description does not contain {channel.name}"
         )
-    if reason := _find_processing(series):
-        return reason
-    if kind == "CT" and slice_orientation(series.known_grid) not in ("axial", "oblique axial"):
-        return f"reformatted ({slice_orientation(series.known_grid)}; CT is acquired in axial slices)"
-    if kind == "CT" and series.rescale_type.upper() not in ("", "HU", "US"):
-        return f"values are {redact_free_text(series.rescale_type.upper())}, not Hounsfield units"
     if kind in CONTRASTS:
         contrasts = modalities_in(series.description) & set(CONTRASTS)
-        if contrasts == {"T1"} and series.contrast_agent and kind == "T1CE":
-            contrasts = {"T1CE"}
-        if contrasts != {kind}:
-            return (
-                f"description says {_format_kinds(contrasts)}, expected {_format_kinds({kind})}"
-                if contrasts
-                else f"description does not say {_format_kinds({kind})}"
-            )
+        fitting = {"T1", "T1CE"} if kind in ("T1", "T1CE") else {kind}
+        if not contrasts:
+            return f"description does not say {_format_kinds({kind})}"
+        if not contrasts <= fitting:
+            return f"description says {_format_kinds(contrasts)}, expected {_format_kinds({kind})}"
+        return _find_agent_mismatch(series, kind)
+    if channel.wants_suv:
+        return find_suv_problem(series)
+    return ""
+
+
+def find_exclusion(series: Series, kind: str = "") -> str:
+    """Return why a series is no original image of its modality, or an empty text.
+
+    Args:
+        series: Series without a problem.
+        kind: Kind of the channel. Channels without one may ask for derived images by their name,
+            so that only size and values count.
+    """
+    if (slices := series.known_grid.size[2]) < MIN_SLICES:
+        return f"{TOO_FEW}{slices} slices"
+    if series.kind == "image":
+        return _find_image_exclusion(series.files[0], series.has_label_values, kind)
+    if not kind:
+        return ""
+    if reason := _find_processing(series):
+        return reason
+    if series.modality == "CT":
+        if slice_orientation(series.known_grid) not in ("axial", "oblique axial"):
+            return f"reformatted ({slice_orientation(series.known_grid)}; CT is acquired in axial slices)"
+        if series.rescale_type.upper() not in ("", "HU", "US"):
+            return f"values are {redact_free_text(series.rescale_type.upper())}, not Hounsfield units"
+    if series.modality == "PT" and series.content.is_attenuation_corrected is False:
+        return "not attenuation-corrected (CorrectedImage)"
+    return ""
+
+
+def find_doubt(series: Series, channel: Channel, *, names: set[str]) -> str:
+    """Return why a series that fits is not taken unless ``--map`` names it, or an empty text.
+
+    Args:
+        series: Series for which :func:`find_mismatch` found nothing.
+        channel: Channel of the model.
+        names: Paths of all image files.
+    """
+    state, content = series.agent.state, series.content
+    if series.kind == "image":
+        file = series.files[0]
+        stated = modalities_of_file(file)
+        if not stated or parse_channel_number(file, names) is not None:  # the folder says what it holds
+            return ""
+        if channel.wants_suv and "suv" not in image_stem(file).lower():
+            return "file name does not tell whether its values are SUV"
+        if not stated & {"T1", "T1CE"}:
+            return ""
+    if channel.kind in ("T1", "T1CE"):
+        if state == "unclear":
+            return series.agent.reason
+        if state == "unmarked" and channel.kind == "T1CE":
+            return "nothing tells whether it is after contrast agent"
+    if (
+        channel.kind == "PET"
+        and series.modality == "PT"
+        and content.is_attenuation_corrected is None
+        and not any(re.fullmatch(_ATTENUATION_CORRECTED, word) for word in tokenize(series.description))
+    ):
+        return "no tag tells whether it is attenuation-corrected"
+    return ""
+
+
+def find_suv_problem(series: Series) -> str:
+    """Return why SUV cannot be computed from a series, or an empty text."""
+    if series.kind == "dicom" and series.modality == "PT":
+        try:
+            suv_factor(series.pet or PetFacts(), series.content)
+        except Unusable as reason:
+            return str(reason)
+    return ""
+
+
+def _find_agent_mismatch(series: Series, kind: str) -> str:
+    if kind == "T1" and series.agent.state == "enhanced":
+        return "T1 after contrast agent, expected T1"
+    if kind == "T1CE" and series.agent.state == "native":
+        return "T1 without contrast agent, expected T1 after contrast agent"
+    return ""
+
+
+def _find_image_exclusion(file: str, has_label_values: bool, kind: str) -> str:
+    if is_label_map(file):
+        return "label map (file name)"
+    if has_label_values:
+        return "mask or label map (values)"
+    words = " ".join(tokenize(image_stem(file)))
+    for exclusion, pattern in _EXCLUDED_NAMES.items() if kind else ():
+        if re.search(rf"(?<!\S)({pattern})(?!\S)", words):
+            return f"{exclusion} (file name)"
     return ""
 
 
 def _find_image_mismatch(series: Series, channel: Channel, alone: bool, names: set[str]) -> str:
     file = series.files[0]
-    if is_label_map(file):
-        return "label map (file name)"
     number = parse_channel_number(file, names)
     if number is not None:
         return "" if number == channel.number else f"file name says channel {number}"
@@ -96,33 +196,35 @@ def _find_image_mismatch(series: Series, channel: Channel, alone: bool, names: s
         )
     if kind == "MR":
         fits = bool(stated & {"MR", *CONTRASTS})
+    elif kind in ("T1", "T1CE") and "T1" in stated | ({"T1"} if "T1CE" in stated else set()):
+        return _find_agent_mismatch(series, kind) if stated & set(CONTRASTS) <= {"T1", "T1CE"} else _says(stated, kind)
     elif kind in CONTRASTS:
         fits = stated & set(CONTRASTS) == {kind} or (alone and stated == {"MR"})
     else:
         fits = kind in stated
     if fits or (alone and not stated):
         return ""
-    return (
-        f"file name says {_format_kinds(stated)}, expected {_format_kinds({kind})}"
-        if stated
-        else "file name does not tell the channel"
-    )
+    return _says(stated, kind) if stated else "file name does not tell the channel"
+
+
+def _says(stated: set[str], kind: str) -> str:
+    return f"file name says {_format_kinds(stated)}, expected {_format_kinds({kind})}"
 
 
 def _find_processing(series: Series) -> str:
     """Return why a series is not an original image, or an empty text."""
     kinds = [value.upper() for value in series.image_type]
-    shown_type = "\\".join(map(redact_free_text, kinds[:3]))
+    shown_type, changed = shown_image_type(series), is_changed_ct(series)
     if "LOCALIZER" in kinds:
         return "localizer (ImageType)"
-    if kinds[1:2] == ["SECONDARY"]:
+    if kinds[1:2] == ["SECONDARY"] and not changed:
         return f"secondary image (ImageType {shown_type})"
     if any(value in ("MPR", "PROJECTION IMAGE", "MIP", "MINIP", "REFORMATTED") for value in kinds[2:]):
         return f"reformatted or projected (ImageType {shown_type})"
-    if kinds[:1] == ["DERIVED"]:
+    if kinds[:1] == ["DERIVED"] and not changed:
         return f"derived image (ImageType {shown_type})"
-    if series.modality == "MR" and kinds[2:3] in (["P"], ["PHASE"], ["PHASE MAP"], ["R"], ["I"]):
-        return "phase, real or imaginary part, not magnitude (ImageType)"
+    if series.content.part:
+        return f"not magnitude: {series.content.part}"
     words = " ".join(tokenize(series.description))
     for exclusion, pattern in _EXCLUDED_WORDS.items():
         # Siemens abbreviates MPRAGE to "mpr": in original MR images it does not mean reformatted.
@@ -133,23 +235,24 @@ def _find_processing(series: Series) -> str:
     return ""
 
 
-def rank_key(series: Series, channel: Channel) -> tuple[float, ...]:
+def rank_key(series: Series) -> tuple[float, ...]:
     """Return the sort key of a series for a channel; the smallest key fits best.
 
-    Its parts are those of :data:`RANK_CRITERIA`, most important first. A contrast agent counts only
-    for T1.
+    Its parts are those of :data:`RANK_CRITERIA`, most important first.
     """
     grid = series.known_grid
-    agent = channel.kind == "T1" and series.contrast_agent
+    sharp = series.modality == "CT" and _is_sharp(series)
     field_mm2 = grid.size[0] * grid.spacing_mm[0] * grid.size[1] * grid.spacing_mm[1]
-    return agent, -grid.size[2], round(grid.spacing_mm[2], 3), -round(field_mm2), _is_sharp(series)
+    return is_changed_ct(series), sharp, -grid.size[2], round(grid.spacing_mm[2], 3), -round(field_mm2)
 
 
-RANK_CRITERIA = ("no contrast agent", "more slices", "thinner slices", "larger field of view", "softer kernel")
+RANK_CRITERIA = ("original image", "softer kernel", "more slices", "thinner slices", "larger field of view")
 """Meaning of the parts of :func:`rank_key`."""
 
 
 def _is_sharp(series: Series) -> bool:
+    if not series.kernel:
+        return any(re.fullmatch(_SIEMENS_KERNEL, word) for word in tokenize(series.description))
     return any(re.fullmatch(_SHARP_KERNEL, word) for word in re.split(r"[\s\\,;]+", series.kernel.lower()) if word)
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from nnunet_anatomix.clinical.dicom.content import SeriesContent
 from nnunet_anatomix.clinical.intake.channel_words import image_case_key, modalities_in
 from nnunet_anatomix.clinical.intake.choice import CaseChoice, choose
 from nnunet_anatomix.clinical.intake.mapping import check_channels, check_uids, parse_maps
@@ -66,7 +67,7 @@ def chosen(series: list[Series], needed: tuple[Channel, ...], maps: tuple[str, .
             scan("x", image_type=("DERIVED", "SECONDARY", "OTHER")),
             r"secondary image \(ImageType DERIVED\\SECONDARY\\OTHER\)",
         ),
-        (scan("x", image_type=("DERIVED", "PRIMARY", "AXIAL")), "derived image"),
+        (scan("x", image_type=("DERIVED", "PRIMARY", "OTHER")), "derived image"),
         (scan("x", image_type=("ORIGINAL", "PRIMARY", "MPR")), "reformatted"),
         (scan("Abdomen MPR cor"), r"reformatted \(description\)"),
         (scan("Thorax MIP 10"), "projection"),
@@ -151,7 +152,7 @@ def test_siemens_mprage_is_no_reformat_and_an_mpr_of_it_is():
 def test_contrast_agent_is_avoided_unless_asked_for():
     plain, enhanced = (
         scan("t1_tse", "MR"),
-        scan("t1_tse late", "MR", contrast_agent=True, grid=replace(GRID, size=(64, 64, 90))),
+        scan("t1_tse late", "MR", content=SeriesContent(agent=True), grid=replace(GRID, size=(64, 64, 90))),
     )
     assert chosen([enhanced, plain], channels("T1"))[0].chosen == (2,)
     assert chosen([enhanced, plain], channels("T1ce"))[0].chosen == (1,)

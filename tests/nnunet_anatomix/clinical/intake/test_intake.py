@@ -153,7 +153,7 @@ def pacs_dump(folder: Path) -> dict[str, str]:
 
     def tilted(dataset, k):
         x, y, z = dataset.ImagePositionPatient
-        dataset.ImagePositionPatient = [x, f"{y + 0.5 * k:g}", z]
+        dataset.ImagePositionPatient = [x, f"{y + 4 * k:g}", z]
 
     def painted(dataset, k):
         dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, "RGB", 0

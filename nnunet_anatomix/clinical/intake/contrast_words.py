@@ -1,0 +1,130 @@
+"""Words for scans before and after contrast agent in descriptions, in the languages of clinics.
+
+English, German, French, Italian, Spanish, Portuguese, Dutch, Swedish, Danish, Norwegian, Polish.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_AGENT = (
+    r"gd|gad|gado\w*|gadd?ovist|gd(dtpa|dota|bopta|hpdo3a|eob|eobdtpa)|gadolin\w*|gadav\w*|dtpa|dota|bopta|magnevist\w*|"
+    r"omniscan|dotarem|dotagraf|clariscan|cyclolux|pro-?hance|multi-?hance|eovist|primovist|vasovist|ablavar|vueway|"
+    r"elucirem|artirem|optimark|magnograf|kms?|kontr|kontras\w*|contr|contrast\w*|cte|enhanced?|enh|enhancement|ce|mdc|"
+    r"pdc|inj|injec\w*|injek\w*|iniez\w*|iniett\w*|inyec\w*|injet\w*"
+)
+_NO = (
+    r"no|non|not|without|wo|w/o|ohne|o|kein\w*|sans|s/|utan|ej|inte|icke|ikke|uden|uten|senza|sin|sem|zonder|geen|bez|"
+    r"un"
+)
+_BEFORE = r"pre|pra|prae|vor|before|avant|fore|innan|antes|prima|voor|przed|forud|for"
+_AFTER = r"post|nach|apres|after|efter|etter|dopo|despues|depois|pos|po|na"
+_WITH = r"with|w|w/|mit|m|avec|con|c/|com|met|med|\+"
+_ALONE_BEFORE, _ALONE_AFTER = r"pre|pra|prae|vor|avant|fore", r"post|nach|apres|after|efter|etter|dopo|despues"
+_FILLER = (
+    r"i|v|iv|i\.v|intraven\w*|de|del|della|di|d|do|du|des|der|the|any|le|la|l|a|mezzo|produit|prod|medio|meio|media|"
+    r"medium|agent|agente|mittel|bolus"
+)
+_AND = r"and|und|et|e|y|en|och|og|oder|or|ou|o|i|&|/|,"
+_NATIVE = (
+    r"nativ[aeo]?|natifs?|natives?|nativt|unenhanced|nonenhanced|uncontrasted|plain|blanco|"
+    r"(pre|prae|non|no|wo|sans|ohne|without|nativ)(gd|gad\w*|km|contr\w*|kontr\w*|con|ce|inj\w*)|c-|-c|s/c"
+)
+_ENHANCED = (
+    r"(post|with|mit|nach|avec)(gd|gad\w*|km|contr\w*|kontr\w*|con|ce|inj\w*)|c\+|\+c|\+k|c/c|hbp|hepatobiliary|"
+    r"arterial\w*|arteriell\w*|arterielle|venous|venoes|venos\w*|portal|portale?|portalvenous|equilibrium|delayed|"
+    r"late|spat|spaet|tardi\w*"
+)
+_BOTH = r"w/wo|\+/-|\+-|w\+wo|w&wo|wandwo|gd-|gad-|km-|-gd|-gad|-km|t1\+|dyn|dynamic\w*|dynam\w*|dce|twist|tricks"
+_REFUSAL = r"nein|none|nej|nee"
+_TREATMENT = (
+    r"op|ops|operativ\w*|operator\w*|operat\w*|surg\w*|rt|rad\w*|chemo\w*|bio|biops\w*|treat\w*|tx|therap\w*|"
+    r"resect\w*|contouring|processing|proc|processed"
+)
+SUFFIX_NATIVE, SUFFIX_ENHANCED = r"n|nat|nativ|native|pre", r"ce|c|gd|gad|gado|km|k|post|postgd|ca"
+"""Endings of the word T1, as in the names of BraTS."""
+_SHORT_AGENT = r"c|k|con|cont"
+"""Agents only right after one of :data:`_SHORT_PREFIX`."""
+_SHORT_PREFIX = r"no|non|without|w/o|wo|pre|post|with|w/|ohne|mit|nach|vor"
+
+_LEXER = re.compile(
+    r"w\s*/\s*wo(?![a-z])|w\s*(?:&|\+|and)\s*wo(?![a-z])|w\s*/\s*o(?![a-z])|(?<![a-z])[cs]\s?/\s?c(?![a-z])|"
+    r"(?<![a-z])[wcs]/|"  # abbreviated prepositions
+    r"\+\s?/\s?-|\+-|\+\s?[ck](?![a-z0-9])|(?<![a-z0-9])c\+|(?<![a-z0-9])c-(?![a-z0-9])|(?<=\s)-(?:c|gd|gad|km)(?![a-z0-9-])|"
+    r"(?<![a-z0-9])(?:gd|gad|km)-(?![a-z0-9])|(?<![a-z0-9])t1w?\+(?!\s*[a-z])|(?:pro|multi)-hance|i\.v|"
+    r"[a-z0-9*]+|[+&/,]"
+)
+
+
+def agent_in(text: str) -> frozenset[bool]:
+    """Return what a text says of a contrast agent.
+
+    Args:
+        text: Description of a series, name of a file, or name of a channel.
+
+    Returns:
+        True for "after contrast agent" and False for "before" or "without" it; both if the text
+            says both or is ambiguous; empty if it says nothing.
+    """
+    words = _split_words(text)
+    said: set[bool] = set()
+    for place, word in enumerate(words):
+        following = words[place + 1] if place + 1 < len(words) else ""
+        if re.fullmatch(_BOTH, word):
+            said |= {True, False}
+        elif re.fullmatch(_NATIVE, word):
+            said.add(False)
+        elif re.fullmatch(_ENHANCED, word):
+            said.add(True)
+        elif re.fullmatch(_ALONE_BEFORE, word) and not re.fullmatch(_TREATMENT, following):
+            said.add(False)
+        elif re.fullmatch(_ALONE_AFTER, word) and not re.fullmatch(_TREATMENT, following):
+            said.add(True)
+        elif not following and re.fullmatch(r"w/o?|wo", word):
+            said.add(word == "w/")
+        elif _is_agent(words, place):
+            if re.fullmatch(_REFUSAL, following):
+                said.add(False)
+            else:
+                said |= _modifiers(words[:place]) or {True}
+        elif suffix := re.fullmatch(r"[es]?t1(?:wi?)?([a-z]+)", word):
+            if re.fullmatch(SUFFIX_NATIVE, suffix[1]):
+                said.add(False)
+            elif re.fullmatch(SUFFIX_ENHANCED, suffix[1]):
+                said.add(True)
+    return frozenset(said)
+
+
+def _split_words(text: str) -> list[str]:
+    plain = unicodedata.normalize("NFKD", text.replace("±", "+/-").replace("ø", "o").replace("Ø", "o"))
+    plain = "".join(letter for letter in plain if not unicodedata.combining(letter)).lower().replace("_", " ")
+    plain = re.sub(r"(?<=t1)(w?)-c(?![a-z0-9-])", r"\1 +/- ", plain)  # a hyphen, or a minus
+    plain = re.sub(r"\b(phase|multi|tissue|magnetization transfer|susceptibility)[ -]contrast\b", " ", plain)
+    return ["".join(word.split()) for word in _LEXER.findall(plain)]
+
+
+def _is_agent(words: list[str], place: int) -> bool:
+    word = words[place]
+    if re.fullmatch(_AGENT, word):
+        return True
+    following = words[place + 1] if place + 1 < len(words) else ""
+    return bool(
+        re.fullmatch(_SHORT_AGENT, word)
+        and place
+        and re.fullmatch(_SHORT_PREFIX, words[place - 1])
+        and not re.fullmatch(r"spine|sp|col\w*|ws|hws", following)
+    )
+
+
+def _modifiers(before: list[str]) -> set[bool]:
+    """Return what the words right before an agent say, over fillers and conjunctions."""
+    said = set()
+    for word in reversed(before):
+        if re.fullmatch(rf"{_NO}|{_BEFORE}", word):
+            said.add(False)
+        elif re.fullmatch(rf"{_AFTER}|{_WITH}", word):
+            said.add(True)
+        elif not re.fullmatch(rf"{_FILLER}|{_AND}|{_AGENT}", word):
+            break
+    return said
