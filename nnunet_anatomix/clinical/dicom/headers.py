@@ -44,16 +44,8 @@ for _name, (_, _tag) in _B_VALUES.items():
 # Most tags are missing, and numbers are looked up faster than pydicom's tags.
 _NUMBER_OF = {keyword: int(tag) for keyword, tag in _TAG_OF.items()}
 _READ = list(_TAG_OF.values())
-_SHORTS = (
-    "Rows",
-    "Columns",
-    "SamplesPerPixel",
-    "BitsAllocated",
-    "BitsStored",
-    "PixelRepresentation",
-    "PixelPaddingValue",
-)
-_BINARY = dict.fromkeys(_SHORTS, "H") | {"GEImageType": "h", "DiffusionBValue": "d", "PhilipsBValue": "f"}
+_SHORTS = "Rows Columns SamplesPerPixel BitsAllocated BitsStored PixelRepresentation PixelPaddingValue"
+_BINARY = dict.fromkeys(_SHORTS.split(), "H") | {"GEImageType": "h", "DiffusionBValue": "d", "PhilipsBValue": "f"}
 """Keyword of a binary number → its ``struct`` format character."""
 VOLUME_TAGS = (
     "echo_time",
