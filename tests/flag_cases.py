@@ -232,8 +232,8 @@ CASES = (
     case(
         "intake",
         NNUNET,
-        "intake {clinic}/src taken -m {clinic}/model --map '0=modality:CT' --workers 1 --no-dry-run",
-        "intake {clinic}/src taken --model {clinic}/model --dry-run --map '0=modality:CT'",
+        "intake {clinic}/src taken -m {clinic}/model --map '0=modality:CT' --workers 1 --no-dry-run --originals-only",
+        "intake {clinic}/src taken --model {clinic}/model --dry-run --map '0=modality:CT' --no-originals-only",
         makes="taken/intake.csv taken/images/case_001_0000.nii.gz",
     ),
     case(
@@ -241,6 +241,7 @@ CASES = (
         NNUNET,
         "deliver {clinic}/pred dicom --intake {clinic}/intake -m {clinic}/model --format dicom --overview",
         "deliver {clinic}/pred nifti --intake {clinic}/intake --model {clinic}/model --format nifti --no-overview",
+        "deliver {clinic}/pred moved --intake {clinic}/intake -m {clinic}/model --no-overview --sources {clinic}/src",
         makes="dicom/segmentations/case_001.dcm dicom/overviews/case_001.png nifti/nifti/case_001.nii.gz",
     ),
     case("weights", NNUNET, "weights {tiny} --json-card", "weights {tiny} --no-json-card", says="sha256"),

@@ -20,6 +20,7 @@ def intake(
     model: Annotated[str, tyro.conf.arg(aliases=["-m"])],
     maps: Annotated[tuple[str, ...], tyro.conf.arg(name="map")] = (),
     workers: int | None = None,
+    originals_only: bool = False,
     dry_run: bool = False,
 ) -> None:
     """Convert clinical folders (DICOM, NIfTI, NRRD, MetaImage) to inputs of nnUNetv2_predict.
@@ -35,10 +36,13 @@ def intake(
         dst: New or empty folder, or that of an earlier intake of SRC.
         model: Folder of a model or dataset, or ID or name of a dataset, that defines the channels.
         maps: Rules CHANNEL=FIELD:PATTERN that override the automatic choice of series. FIELD is
-            description, path, modality (patterns with * and ?, case-insensitive) or series (a
-            SeriesInstanceUID). All fields of a channel must match, and one pattern of each field.
-            Example: --map 0=description:*t1* 0=modality:MR 1=series:1.2.3.
+            description, path, modality, volume (patterns with * and ?, case-insensitive) or series
+            (a SeriesInstanceUID); volume is the column of intake.csv that tells the echoes,
+            b-values or time points of a series apart. All fields of a channel must match, and one
+            pattern of each field. Example: --map 0=description:*t1* 0=modality:MR 1=series:1.2.3.
         workers: Number of processes. Default: all cores.
+        originals_only: Take no CT that is lossy compressed, or whose ImageType begins with DERIVED
+            or has SECONDARY. Default: take axial ones if there is no original, and say so.
         dry_run: Write nothing; print the content of intake.csv.
     """
     from nnunet_anatomix.clinical.intake.intake import intake as run_intake
@@ -47,7 +51,15 @@ def intake(
 
     if workers is not None and workers < 1:
         raise InputError(f"--workers: expected 1 or more, found {workers}")
-    result = run_intake(src, dst, model, maps=maps, workers=workers or available_cores(), dry_run=dry_run)
+    result = run_intake(
+        src,
+        dst,
+        model,
+        maps=maps,
+        workers=workers or available_cores(),
+        originals_only=originals_only,
+        dry_run=dry_run,
+    )
     if dry_run:
         sys.stdout.write(result.table)
         log.info("%s would be taken; nothing is written", pluralize(len(result.cases), "case"))

@@ -15,6 +15,7 @@ from nnunet_anatomix.clinical.intake.candidates import Verdict, judge_candidates
 from nnunet_anatomix.clinical.intake.contrast_agent import judge_agents
 from nnunet_anatomix.clinical.intake.mapping import ChannelMap
 from nnunet_anatomix.clinical.intake.needs import Channel
+from nnunet_anatomix.clinical.intake.originality import find_change, is_changed_ct
 from nnunet_anatomix.clinical.intake.series import Series
 from nnunet_anatomix.clinical.intake.suitability import RANK_CRITERIA, find_mismatch, rank_key
 from pretraining.imaging.grids import ROUNDED_HEADERS_VOX, same_grid
@@ -207,6 +208,8 @@ def _format_notes(series: Series, channel: Channel, resampled: bool, ties: list[
     parts += series.notes
     if series.modality == "CT" and (padding := series.content.implausible_padding):
         parts.append(f"padding of {padding[0]:.0f} HU replaced by {PADDING_HU}")
+    if is_changed_ct(series):
+        parts.append(find_change(series))
     if resampled:
         parts.append("resampled onto the grid of channel 0 (same frame of reference)")
     if series.kind == "image" and not series.modality:

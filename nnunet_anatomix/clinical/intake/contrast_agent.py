@@ -17,6 +17,7 @@ from nnunet_anatomix.clinical.intake.agent_evidence import UNMARKED, AgentEviden
 from nnunet_anatomix.clinical.intake.channel_words import channel_text_of_file, modalities_in, tokenize
 from nnunet_anatomix.clinical.intake.contrast_words import agent_in
 from nnunet_anatomix.clinical.intake.series import Series
+from nnunet_anatomix.clinical.intake.volume_choice import differ_in_time
 from pretraining.imaging.grids import same_grid
 
 _PERFUSION = r"perf|perfusion|dsc|dce|twist|tricks|permeability"
@@ -123,6 +124,12 @@ def _is_twin(series: Series, other: Series, evidence: AgentEvidence) -> bool:
         return False
     if series.content.part or other.content.part or series.description.lower() != other.description.lower():
         return False
+    if (
+        series.series_uid
+        and series.series_uid == other.series_uid
+        and not (differ_in_time(series) or differ_in_time(other))
+    ):
+        return False  # echoes or Dixon images of one acquisition
     times = series.content.acquired_s, other.content.acquired_s
     if times[0] is not None and times[0] == times[1]:  # one acquisition, reconstructed twice
         return False

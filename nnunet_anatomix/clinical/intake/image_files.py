@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from pathlib import Path, PurePosixPath
 
 import SimpleITK as sitk
@@ -12,6 +13,7 @@ from nnunet_anatomix.clinical.phrases import pluralize
 from pretraining.imaging.grids import Grid
 from pretraining.imaging.headers import VolumeHeader, read_header
 from pretraining.imaging.integrity import check_header, check_voxels, require_volume
+from pretraining.imaging.limits import TEXT_HEADER_BYTES
 from pretraining.imaging.orientation import is_sheared_alone, orientation_note, ras_affine
 from pretraining.imaging.rejection import Unusable
 
@@ -25,8 +27,10 @@ READERS = {
     ".mhd": "MetaImageIO",
 }
 """File ending → name of ITK's reader."""
-_TEXT_BYTES = 1 << 16
-"""Bytes of a text header that are searched."""
+_META_KEY = re.compile(rb"elementdatafile", re.IGNORECASE)
+_META_LINE = re.compile(rb"(?:^|\n)[ \t]*ElementDataFile[ \t]*[=:]([^\r\n]*)")
+_NRRD_KEY = re.compile(rb"data[ _]?file[ \t]*:", re.IGNORECASE)
+_NRRD_LINE = re.compile(rb"(?:^|[\r\n])data ?file:([^\r\n]*)", re.IGNORECASE)
 
 
 def image_ending(name: str) -> str:
@@ -69,11 +73,11 @@ def find_data_files(root: Path, file: str) -> tuple[str, ...]:
         candidates = [f"{image_stem(file)}.img", f"{image_stem(file)}.img.gz"]
         named = next((name for name in candidates if (path.parent / name).is_file()), candidates[0])
     elif ending in (".mhd", ".mha"):
-        named = _read_header_value(path, ("elementdatafile",), "=")
+        named = _read_data_file(path, _META_KEY, _META_LINE)
         if named.upper() == "LOCAL":
             return ()
     elif ending in (".nhdr", ".nrrd"):
-        named = _read_header_value(path, ("data file", "datafile"), ":")
+        named = _read_data_file(path, _NRRD_KEY, _NRRD_LINE, ends=(b"\n\n", b"\r\n\r\n"))
         if not named and ending == ".nrrd":
             return ()
     else:
@@ -146,13 +150,29 @@ def read_image_grid(root: Path, file: str) -> tuple[Grid, str, VolumeHeader]:
     return grid, orientation_note(header, used) if header.is_nifti else "", header
 
 
-def _read_header_value(path: Path, keys: tuple[str, ...], separator: str) -> str:
+def _read_data_file(path: Path, key: re.Pattern[bytes], line: re.Pattern[bytes], ends: tuple[bytes, ...] = ()) -> str:
+    """Return the data file that a text header names; empty if it names none.
+
+    ITK and this function must never read different names, so a header is refused unless the key
+    occurs once, in a line of its own, in whatever case.
+
+    Args:
+        path: File that begins with the header.
+        key: Pattern of everything that might be the key.
+        line: Pattern of a line with the key, whose only group is the value.
+        ends: Ends of the header. Default: none, as the key itself ends a MetaImage header.
+    """
     with path.open("rb") as file:
-        text = file.read(_TEXT_BYTES)
-    for line in text.split(b"\n"):
-        key, found, value = line.partition(separator.encode())
-        if found and key.strip().lower().decode("latin-1") in keys:
-            return value.strip().decode("utf-8", "replace")
-        if not line.strip() and separator == ":":  # the voxels follow an empty line
-            break
-    return ""
+        text = file.read(TEXT_HEADER_BYTES)
+        is_whole = len(text) < TEXT_HEADER_BYTES
+    found = list(key.finditer(text))
+    if len(found) > 1:
+        raise Unusable("header names its data file more than once: not opened")
+    match = line.search(text)
+    if not found:
+        if not is_whole and not any(end in text for end in ends):
+            raise Unusable(f"header is longer than {TEXT_HEADER_BYTES >> 20} MiB: not opened")
+        return ""
+    if match is None:
+        raise Unusable("header does not name its data file as ITK reads it: not opened")
+    return match[1].strip().decode("utf-8", "replace")

@@ -51,7 +51,14 @@ class IntakeResult:
 
 
 def intake(
-    source: Path, destination: Path, model: str, *, maps: Sequence[str] = (), workers: int = 1, dry_run: bool = False
+    source: Path,
+    destination: Path,
+    model: str,
+    *,
+    maps: Sequence[str] = (),
+    workers: int = 1,
+    originals_only: bool = False,
+    dry_run: bool = False,
 ) -> IntakeResult:
     """Convert the scans that a model needs from a tree of files.
 
@@ -64,6 +71,8 @@ def intake(
             :func:`~nnunet_anatomix.clinical.intake.needs.find_needs`.
         maps: Channel maps; see :func:`~nnunet_anatomix.clinical.intake.mapping.parse_maps`.
         workers: Number of processes.
+        originals_only: True to take no lossy compressed CT, and none whose ImageType is not that
+            of an original.
         dry_run: True to write nothing.
 
     Returns:
@@ -83,7 +92,8 @@ def intake(
     needs = find_needs(model)
     channel_maps = parse_maps(maps, needs.channels)
     check_channels(channel_maps, needs.channels)
-    needs = replace(needs, channels=set_units(needs.channels, channel_maps))
+    channels = set_units(needs.channels, channel_maps)
+    needs = replace(needs, channels=tuple(replace(each, originals_only=originals_only) for each in channels))
     if dry_run:
         return _intake(root, destination, needs, channel_maps, workers=workers, dry_run=True)
     try_folder(destination, "DST")

@@ -23,6 +23,8 @@ class Channel:
     """Name in ``channel_names``."""
     unit: str = ""
     """``suv`` or ``stored`` if ``--map`` asks for the unit of PET values; else the name tells."""
+    originals_only: bool = False
+    """True to take no lossy compressed CT, and none whose ImageType is not that of an original."""
 
     @property
     def kind(self) -> str:

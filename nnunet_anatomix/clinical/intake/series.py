@@ -33,6 +33,8 @@ _NOT_SCANS = {
     "REG": "registration",
     "DOC": "document",
 }
+LOSSY = "lossy compression"
+"""Remark on a series."""
 _UNITS = {"CT": "Hounsfield units", "PT": "activity"}
 """Units of the modalities whose stored values have no meaning without rescale tags."""
 
@@ -205,7 +207,7 @@ def _assess_volume(series: Series, volume: Volume, *, several: bool) -> Series:
     if not several and (first_number := min(header.instance or 1 for header in ordered)) > 1:
         notes.append(f"instance numbers begin at {first_number:.0f}: slices may be missing at one end")
     if any(header.lossy for header in ordered):
-        notes.append("lossy compression")
+        notes.append(LOSSY)
     if stack.note:
         notes.append(stack.note)
     files = tuple(header.file.file for header in ordered)

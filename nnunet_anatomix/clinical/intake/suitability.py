@@ -20,6 +20,7 @@ from nnunet_anatomix.clinical.intake.channel_words import (
 )
 from nnunet_anatomix.clinical.intake.image_files import image_stem
 from nnunet_anatomix.clinical.intake.needs import Channel
+from nnunet_anatomix.clinical.intake.originality import find_change, is_changed_ct, shown_image_type
 from nnunet_anatomix.clinical.intake.series import Series
 from nnunet_anatomix.clinical.intake.volume_choice import TOO_FEW, volume_words
 from nnunet_anatomix.clinical.phrases import redact_free_text
@@ -66,6 +67,8 @@ def find_mismatch(series: Series, channel: Channel, *, alone: bool, names: set[s
         names: Paths of all image files.
     """
     if reason := find_exclusion(series, channel.kind):
+        return reason
+    if channel.originals_only and (reason := find_change(series)):
         return reason
     if series.kind == "image":
         return _find_image_mismatch(series, channel, alone, names)
@@ -211,14 +214,14 @@ def _says(stated: set[str], kind: str) -> str:
 def _find_processing(series: Series) -> str:
     """Return why a series is not an original image, or an empty text."""
     kinds = [value.upper() for value in series.image_type]
-    shown_type = "\\".join(map(redact_free_text, kinds[:3]))
+    shown_type, changed = shown_image_type(series), is_changed_ct(series)
     if "LOCALIZER" in kinds:
         return "localizer (ImageType)"
-    if kinds[1:2] == ["SECONDARY"]:
+    if kinds[1:2] == ["SECONDARY"] and not changed:
         return f"secondary image (ImageType {shown_type})"
     if any(value in ("MPR", "PROJECTION IMAGE", "MIP", "MINIP", "REFORMATTED") for value in kinds[2:]):
         return f"reformatted or projected (ImageType {shown_type})"
-    if kinds[:1] == ["DERIVED"]:
+    if kinds[:1] == ["DERIVED"] and not changed:
         return f"derived image (ImageType {shown_type})"
     if series.content.part:
         return f"not magnitude: {series.content.part}"
@@ -240,10 +243,10 @@ def rank_key(series: Series) -> tuple[float, ...]:
     grid = series.known_grid
     sharp = series.modality == "CT" and _is_sharp(series)
     field_mm2 = grid.size[0] * grid.spacing_mm[0] * grid.size[1] * grid.spacing_mm[1]
-    return sharp, -grid.size[2], round(grid.spacing_mm[2], 3), -round(field_mm2)
+    return is_changed_ct(series), sharp, -grid.size[2], round(grid.spacing_mm[2], 3), -round(field_mm2)
 
 
-RANK_CRITERIA = ("softer kernel", "more slices", "thinner slices", "larger field of view")
+RANK_CRITERIA = ("original image", "softer kernel", "more slices", "thinner slices", "larger field of view")
 """Meaning of the parts of :func:`rank_key`."""
 
 

@@ -29,6 +29,8 @@ _SYNONYMS = {
 _NUMBERED = {"echo_time": "te", "b_value": "b", "inversion_time": "ti", "flip_angle": "flip"}
 """Field of a volume's name → start of the word that asks for its value, such as ``b1000``."""
 _COUNTED = {"temporal_position": "dynamic", "acquisition": "acquisition", "volume": "volume"}
+_TIMES = ("temporal_position", "trigger_time", "acquisition", "volume")
+"""Fields of a volume's name that tell its time."""
 _ASKED = r"(te|b|ti|flip|dynamic|acquisition|volume|echo)\d+"
 
 
@@ -45,6 +47,11 @@ def volume_words(series: Series) -> set[str]:
         elif field == "plane":
             words.add(value)
     return words
+
+
+def differ_in_time(series: Series) -> bool:
+    """Return whether a volume may be of another time than the other volumes of its series."""
+    return any(label.partition("=")[0] in _TIMES for label in series.volume.split(" "))
 
 
 def asked_words(name: str) -> set[str]:

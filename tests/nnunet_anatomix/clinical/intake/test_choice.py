@@ -67,7 +67,7 @@ def chosen(series: list[Series], needed: tuple[Channel, ...], maps: tuple[str, .
             scan("x", image_type=("DERIVED", "SECONDARY", "OTHER")),
             r"secondary image \(ImageType DERIVED\\SECONDARY\\OTHER\)",
         ),
-        (scan("x", image_type=("DERIVED", "PRIMARY", "AXIAL")), "derived image"),
+        (scan("x", image_type=("DERIVED", "PRIMARY", "OTHER")), "derived image"),
         (scan("x", image_type=("ORIGINAL", "PRIMARY", "MPR")), "reformatted"),
         (scan("Abdomen MPR cor"), r"reformatted \(description\)"),
         (scan("Thorax MIP 10"), "projection"),

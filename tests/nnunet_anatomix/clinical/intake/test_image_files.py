@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 import sys
 import zipfile
@@ -171,6 +172,56 @@ def test_detached_data_never_climbs_out(tmp_path, name, header):
         (inside / "linked.raw").symlink_to(tmp_path / "secret.raw")
         (inside / name).write_text(header.format("linked.raw"))
         assert "outside of SRC" in only_problem(inside)
+
+
+_META = "ObjectType = Image\nNDims = 3\nDimSize = 6 7 12\nElementType = MET_UCHAR\n"
+_NRRD = "NRRD0004\ntype: uchar\ndimension: 3\nsizes: 6 7 12\nencoding: raw\n"
+HIDDEN_NAMES = {
+    "other case first": "elementdatafile = ok.raw\nElementDataFile = {}\n",
+    "other case, local": "ELEMENTDATAFILE = LOCAL\nElementDataFile = {}\n",
+    "twice": "ElementDataFile = ok.raw\nElementDataFile = {}\n",
+    "colon": "ElementDataFile : {}\n",
+    "indented": "  ElementDataFile = {}\nElementDataFile = ok.raw\n",
+    "in a comment": "Comment = x ElementDataFile = ok.raw\nElementDataFile = {}\n",
+    "long": "Comment = " + "x" * 70_000 + "\nelementdatafile = ok.raw\nElementDataFile = {}\n",
+    "very long": "ObjectSubType = x\n" * 70_000 + "ElementDataFile = {}\n",
+    "nrrd, case": "Data File: {}\n",
+    "nrrd, one word": "DATAFILE: {}\n",
+    "nrrd, long": "# " + "x" * 70_000 + "\ndata file: {}\n",
+    "nrrd, carriage return": "# x\rdata file: {}\n",
+    "nrrd, very long": "# x\n" * 400_000 + "data file: {}\n\n",
+    "nrrd, key": "data file:=ok.raw\ndata file: {}\n",
+}
+
+
+@pytest.mark.parametrize("how", HIDDEN_NAMES)
+def test_no_way_of_writing_a_name_lets_itk_open_a_file_outside(tmp_path, how):
+    inside = tmp_path / "src"
+    inside.mkdir()
+    (tmp_path / "secret.raw").write_bytes(bytes(range(1, 253)) * 2)
+    (inside / "ok.raw").write_bytes(bytes(range(1, 253)) * 2)
+    endings, start = ((".nrrd", ".nhdr"), _NRRD) if "nrrd" in how else ((".mhd", ".mha"), _META)
+    for ending in endings:
+        path = inside / f"a{ending}"
+        path.write_text(start + HIDDEN_NAMES[how].format("../secret.raw"), newline="")
+        assert re.search(r"not opened|does not name its data file", only_problem(inside))
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("ending", "text"),
+    [
+        (".mhd", _META + "ElementDataFile = ok.raw\n"),
+        (".mhd", _META.replace("\n", "\r\n") + "ElementDataFile = ok.raw\r\n"),
+        (".nhdr", _NRRD + "data file: ok.raw\n"),
+        (".nhdr", _NRRD + "# " + "x" * 70_000 + "\ndatafile: ok.raw\n"),
+    ],
+)
+def test_a_sound_detached_header_is_read(tmp_path, ending, text):
+    (tmp_path / "ok.raw").write_bytes(bytes(range(1, 253)) * 2)
+    (tmp_path / f"a{ending}").write_text(text, newline="")
+    series, _ = scan_tree(tmp_path.resolve())
+    assert [each.files for each in series] == [(f"a{ending}", "ok.raw")] and not series[0].problem
 
 
 def test_archives_are_listed_and_not_opened(tmp_path):
