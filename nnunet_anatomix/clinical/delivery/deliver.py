@@ -42,7 +42,7 @@ from pretraining.common.fingerprint import file_sha256, fingerprint
 from pretraining.common.lock import hold_lock
 from pretraining.common.outputs import try_folder
 from pretraining.common.versions import VERSION
-from pretraining.imaging.grids import image_on
+from pretraining.imaging.grids import image_on, same_grid
 from pretraining.imaging.label_files import is_label_file, stem
 from pretraining.imaging.scans import read_image
 from pretraining.imaging.writing import save_image
@@ -284,9 +284,11 @@ def _render_overview(record: Record, labels: np.ndarray, source: CaseSource, del
     path = image_file(delivery.intake, record.case, 0, source.file_ending)
     if not path.is_file():
         raise InputError(f"the overview needs {path}, which is missing; run intake again, or use --no-overview")
-    channel = source.channels[0].name
+    channel, scan = source.channels[0].name, read_image(path, "scan")
+    if not same_grid(scan, source.grid):  # a copy, which large scans avoid
+        scan = image_on(source.grid, reorder_to_grid(scan, source.grid))
     return render_overview(
-        image_on(source.grid, reorder_to_grid(read_image(path, "scan"), source.grid)),
+        scan,
         image_on(source.grid, labels),
         delivery.structures,
         [volume.volume_ml for volume in record.volumes],

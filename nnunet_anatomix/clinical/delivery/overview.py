@@ -25,6 +25,8 @@ _MARGIN = 0.02
 """Margin around the content, fraction of the size of the scan."""
 _LINES = 26
 """Number of lines per column of the legend."""
+_SAMPLE = 2**20
+"""Number of voxels of structures from which the window is chosen."""
 
 
 def render_overview(
@@ -115,13 +117,17 @@ def render_panels(
     Returns:
         View → (H, W, 3) sRGB in [0, 1] with square pixels.
     """
-    # Flip z: pictures start at the right, anterior and superior side of the patient.
-    oriented = [sitk.DICOMOrient(image, "LPS") for image in (scan, labels)]
-    grey, numbers = (sitk.GetArrayViewFromImage(image).transpose(2, 1, 0)[..., ::-1] for image in oriented)
-    window = display_window(grey, is_ct=is_ct, structures=grey[numbers > 0])
-    box = _content_box(grey, numbers, window)
-    grey, numbers, spacing_mm = grey[box], numbers[box], np.array(oriented[0].GetSpacing())
-    at = _best_planes(numbers)
+    values, numbers = (sitk.GetArrayViewFromImage(image) for image in (scan, labels))
+    to_view, spacing_mm = _view_axes(scan)
+    areas = _count_areas(numbers)
+    window = display_window(values, is_ct=is_ct, structures=_sample_structures(values, numbers, areas))
+    box = _content_box(values, numbers, window)
+    at = [_best_plane(area[:, part], part) for area, part in zip(areas, box, strict=True)]
+    at = [index - part.start for index, part in zip(at, box, strict=True)]
+    # From here on, axes are those of the pictures; nothing is copied.
+    sizes = [part.stop - part.start for part in box]
+    at = [sizes[axis] - 1 - at[axis] if flipped else at[axis] for axis, flipped in to_view]
+    grey, numbers = (_turn(array[box], to_view) for array in (values, numbers))
     colours = structure_colours(len(structures.all))
     size_mm = spacing_mm * grey.shape
     per_mm = _SIDE_PX / max(size_mm[:2])
@@ -135,29 +141,86 @@ def render_panels(
     return panels
 
 
-def _content_box(grey: np.ndarray, numbers: np.ndarray, window: tuple[float, float]) -> tuple[slice, ...]:
+def _view_axes(image: sitk.Image) -> tuple[list[tuple[int, bool]], np.ndarray]:
+    """Return which axes of an image's array the axes of the pictures are.
+
+    Args:
+        image: 3D image of any orientation.
+
+    Returns:
+        Array axis, and whether it is flipped, of each axis of the pictures, which run from the
+            patient's right, front and top; and the spacing along them, mm.
+    """
+    code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
+    axes, spacing_mm = [], []
+    for letters, first in (("RL", "L"), ("AP", "P"), ("SI", "I")):  # ends of the axis, and the last one
+        index = next(number for number, letter in enumerate(code) if letter in letters)
+        axes.append((2 - index, code[index] != first))
+        spacing_mm.append(image.GetSpacing()[index])
+    return axes, np.array(spacing_mm)
+
+
+def _turn(array: np.ndarray, axes: Sequence[tuple[int, bool]]) -> np.ndarray:
+    """Return a view of an array with the axes of the pictures."""
+    turned = array.transpose([axis for axis, _ in axes])
+    return turned[tuple(slice(None, None, -1 if flipped else 1) for _, flipped in axes)]
+
+
+def _count_areas(numbers: np.ndarray) -> list[np.ndarray]:
+    """Count the voxels of each label in each plane.
+
+    Args:
+        numbers: (Z, Y, X) labels. They are read plane by plane: a copy as int64 would take eight
+            times the memory of the label map.
+
+    Returns:
+        Per array axis, (labels, planes) number of voxels.
+    """
+    greatest = int(numbers.max(initial=0))
+    areas = [np.zeros((greatest + 1, side), np.int64) for side in numbers.shape]
+    for z, plane in enumerate(numbers):
+        where = np.nonzero(plane)
+        values = plane[where].astype(np.int64)
+        areas[0][:, z] = np.bincount(values, minlength=greatest + 1)
+        for axis, side in enumerate(plane.shape):
+            counts = np.bincount(values * side + where[axis], minlength=(greatest + 1) * side)
+            areas[axis + 1] += counts.reshape(-1, side)
+    return areas
+
+
+def _sample_structures(values: np.ndarray, numbers: np.ndarray, areas: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the values of evenly chosen voxels of the structures, at most about a million."""
+    step = 1 + int(areas[0].sum()) // _SAMPLE
+    return np.concatenate([plane[labels > 0][::step] for plane, labels in zip(values, numbers, strict=True)])
+
+
+def _content_box(values: np.ndarray, numbers: np.ndarray, window: tuple[float, float]) -> tuple[slice, slice, slice]:
     """Return the bounding box of all voxels that are not black or belong to a structure."""
-    content = (grey > window[0] + CONTENT * (window[1] - window[0])) | (numbers > 0)
+    darkest = window[0] + CONTENT * (window[1] - window[0])
+    lines = [np.zeros(side, bool) for side in values.shape]
+    for z, (plane, labels) in enumerate(zip(values, numbers, strict=True)):
+        content = (plane > darkest) | (labels > 0)
+        lines[1] |= content.any(axis=1)
+        lines[2] |= content.any(axis=0)
+        lines[0][z] = content.any()
     box = []
-    for axis, size in enumerate(content.shape):
-        where = np.flatnonzero(content.any(axis=tuple({0, 1, 2} - {axis})))
-        margin = round(_MARGIN * size)
-        box.append(slice(max(0, where[0] - margin), where[-1] + 1 + margin) if len(where) else slice(None))
-    return tuple(box)
+    for line in lines:
+        where, margin = np.flatnonzero(line), round(_MARGIN * len(line))
+        first, last = (int(where[0]), int(where[-1])) if len(where) else (0, len(line) - 1)
+        box.append(slice(max(0, first - margin), min(len(line), last + 1 + margin)))
+    return box[0], box[1], box[2]
 
 
-def _best_planes(numbers: np.ndarray) -> list[int]:
-    """Return the index of the plane to show along each axis; the middle if there are no labels."""
-    where = np.nonzero(numbers)
-    values = numbers[where].astype(np.int64)
-    planes = []
-    for axis, size in enumerate(numbers.shape):
-        if len(values) == 0:
-            planes.append(size // 2)
-            continue
-        areas = np.bincount(values * size + where[axis], minlength=(int(values.max()) + 1) * size).reshape(-1, size)
-        planes.append(int((areas / np.maximum(areas.max(axis=1, keepdims=True), 1)).sum(axis=0).argmax()))
-    return planes
+def _best_plane(areas: np.ndarray, part: slice) -> int:
+    """Return the index of the plane to show along an axis; the middle if there are no labels.
+
+    Args:
+        areas: (labels, planes) number of voxels in the planes of ``part``.
+        part: Planes to choose from.
+    """
+    if not areas.any():
+        return part.start + areas.shape[1] // 2
+    return part.start + int((areas / np.maximum(areas.max(axis=1, keepdims=True), 1)).sum(axis=0).argmax())
 
 
 def _render_plane(

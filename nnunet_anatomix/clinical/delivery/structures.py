@@ -48,7 +48,9 @@ class Structures:
 
     def count_voxels(self, labels: np.ndarray) -> dict[str, int]:
         """Return the number of voxels of each structure in a prediction."""
-        counts = np.bincount(labels.ravel(), minlength=1 + max(max(structure.labels) for structure in self.all))
+        greatest = max(max(structure.labels) for structure in self.all)
+        # numpy counts a copy as int64, so count plane by plane.
+        counts = np.sum([np.bincount(plane.ravel(), minlength=1 + greatest) for plane in labels], axis=0)
         return {structure.name: int(counts[list(structure.labels)].sum()) for structure in self.all}
 
 
