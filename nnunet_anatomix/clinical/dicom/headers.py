@@ -111,8 +111,8 @@ class SliceHeader:
 
     @property
     def part(self) -> str:
-        """What an MR image shows instead of magnitudes; see :attr:`Content.part`."""
-        return self.content.part
+        """What an MR image shows, as one word: ``magnitude``, or see :attr:`Content.part`."""
+        return (self.content.part or "magnitude").removesuffix(" part").replace(" ", "_")
 
     @property
     def is_enhanced(self) -> bool:

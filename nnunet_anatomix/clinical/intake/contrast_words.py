@@ -92,7 +92,7 @@ def agent_in(text: str) -> frozenset[bool]:
                 said.add(False)
             else:
                 said |= _modifiers(words[:place]) or {True}
-        elif (word in ("c", "k", "con") and not following) or (word == "pos" and not re.fullmatch(_AGENT, following)):
+        elif (word == "con" and not following) or (word == "pos" and not re.fullmatch(_AGENT, following)):
             said |= {True, False}
         elif suffix := re.fullmatch(r"[es]?t1(?:wi?)?([a-z]+)", word):
             if re.fullmatch(SUFFIX_NATIVE, suffix[1]):

@@ -57,7 +57,7 @@ ENHANCED = (
 CONTRADICTORY = (
     *("T1 +/- KM", "T1 W/WO", "T1 W WO CONTRAST", "T1 W & WO", "T1 PRE/POST", "T1 pre and post gad", "T1 -KM", "T1-C"),
     *("T1 with and without contrast", "T1 mit und ohne KM", "T1 avec et sans gado", "T1 con y sin contraste", "T1 dyn"),
-    *("T1 WO/W", "T1 C", "T1 TRA K", "T1 AX POS", "T1 KM-", "T1 native + post"),
+    *("T1 WO/W", "T1 CON", "T1 AX POS", "T1 KM-", "T1 native + post"),
 )
 SILENT = (
     *(
