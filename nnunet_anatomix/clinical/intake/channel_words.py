@@ -78,7 +78,7 @@ def is_label_map(file: str) -> bool:
     """Return whether the name of a file, or of its nnU-Net folder, marks it as a label map."""
     folder = PurePosixPath(file).parent.name
     return any(re.fullmatch(_LABELS, word) for word in tokenize(image_stem(file))) or bool(
-        re.fullmatch(r"labels(Tr|Ts|Val)?|(gt_)?segmentations?|segs?|masks?", folder)
+        re.fullmatch(r"labels(Tr|Ts|Val)?|(gt_)?segmentations?|segs?|masks?", folder, re.IGNORECASE)
     )
 
 

@@ -9,49 +9,53 @@ import re
 import unicodedata
 
 _AGENT = (
-    r"gd|gad|gado\w*|gadd?ovist|gd(dtpa|dota|bopta|hpdo3a|eob|eobdtpa)|gadolin\w*|gadav\w*|dtpa|dota|bopta|magnevist\w*|"
+    r"gd|gad|gado\w*|gadd?ovist|gd(dtpa|dota|bopta|hpdo3a|eob|eobdtpa)|gadolin\w*|gadav\w*|dtpa|dota|bopta|eob|civ|iv|i\.v|magnevist\w*|"
     r"omniscan|dotarem|dotagraf|clariscan|cyclolux|pro-?hance|multi-?hance|eovist|primovist|vasovist|ablavar|vueway|"
     r"elucirem|artirem|optimark|magnograf|kms?|kontr|kontras\w*|contr|contrast\w*|cte|enhanced?|enh|enhancement|ce|mdc|"
     r"pdc|inj|injec\w*|injek\w*|iniez\w*|iniett\w*|inyec\w*|injet\w*"
 )
 _NO = (
-    r"no|non|not|without|wo|w/o|ohne|o|kein\w*|sans|s/|utan|ej|inte|icke|ikke|uden|uten|senza|sin|sem|zonder|geen|bez|"
+    r"no|non|not|without|wo|w/o|ohne|o|kein\w*|sans|s/|utan|ej|inte|icke|ikke|uden|uten|u|ilman|ss|senza|sin|sem|zonder|geen|bez|"
     r"un"
 )
-_BEFORE = r"pre|pra|prae|vor|before|avant|fore|innan|antes|prima|voor|przed|forud|for"
-_AFTER = r"post|nach|apres|after|efter|etter|dopo|despues|depois|pos|po|na"
+_BEFORE = r"pre|pra|prae|vor|before|avant|fore|innan|antes|prima|voor|przed|forud|for|av|v"
+_AFTER = r"post|nach|apres|after|efter|etter|dopo|despues|depois|pos|po|na|n|ap"
 _WITH = r"with|w|w/|mit|m|avec|con|c/|com|met|med|\+"
 _ALONE_BEFORE, _ALONE_AFTER = r"pre|pra|prae|vor|avant|fore", r"post|nach|apres|after|efter|etter|dopo|despues"
 _FILLER = (
-    r"i|v|iv|i\.v|intraven\w*|de|del|della|di|d|do|du|des|der|the|any|le|la|l|a|mezzo|produit|prod|medio|meio|media|"
+    r"i|intraven\w*|de|del|della|di|d|do|du|des|der|the|any|le|la|l|a|mezzo|produit|prod|medio|meio|media|"
     r"medium|agent|agente|mittel|bolus"
 )
 _AND = r"and|und|et|e|y|en|och|og|oder|or|ou|o|i|&|/|,"
 _NATIVE = (
-    r"nativ[aeo]?|natifs?|natives?|nativt|unenhanced|nonenhanced|uncontrasted|plain|blanco|"
-    r"(pre|prae|non|no|wo|sans|ohne|without|nativ)(gd|gad\w*|km|contr\w*|kontr\w*|con|ce|inj\w*)|c-|-c|s/c"
+    r"nativ[aeo]?|natifs?|natives?|nativt|unenhanced|nonenhanced|uncontrasted|plain|simple|basale|blanco|nc|okm|kontrast(siz|los|frei)\w*|"
+    r"(pre|prae|non|no|wo|sans|ohne|without|nativ)(gd|gad\w*|km|contr\w*|kontr\w*|con|ce|inj\w*)|c-|-c|-k|s/c"
 )
 _ENHANCED = (
-    r"(post|with|mit|nach|avec)(gd|gad\w*|km|contr\w*|kontr\w*|con|ce|inj\w*)|c\+|\+c|\+k|c/c|hbp|hepatobiliary|"
+    r"mkm|nkm|(post?|with|mit|nach|avec)(gd|gad\w*|km|contr\w*|kontr\w*|con|ce|inj\w*)|c\+|\+c|\+k|c/c|hbp|hepatobiliary|"
     r"arterial\w*|arteriell\w*|arterielle|venous|venoes|venos\w*|portal|portale?|portalvenous|equilibrium|delayed|"
     r"late|spat|spaet|tardi\w*"
 )
-_BOTH = r"w/wo|\+/-|\+-|w\+wo|w&wo|wandwo|gd-|gad-|km-|-gd|-gad|-km|t1\+|dyn|dynamic\w*|dynam\w*|dce|twist|tricks"
-_REFUSAL = r"nein|none|nej|nee"
+_BOTH = r"w/wo|wo/w|\+/-|\+-|w\+wo|w&wo|wandwo|gd-|gad-|km-|-gd|-gad|-km|t1\+|dyn|dynamic\w*|dynam\w*|dce|twist|tricks"
+_REFUSAL = r"nein|none|nej|nee|nelkul"
 _TREATMENT = (
-    r"op|ops|operativ\w*|operator\w*|operat\w*|surg\w*|rt|rad\w*|chemo\w*|bio|biops\w*|treat\w*|tx|therap\w*|"
+    r"op|ops|operativ\w*|operator\w*|operat\w*|surg\w*|rt|rad\w*|chemo\w*|bio|biops\w*|treat\w*|tx|therap\w*|fossa|fosse|horn|partum|ictal|mortem|trauma\w*|embol\w*|ablat\w*|bestrahl\w*|"
     r"resect\w*|contouring|processing|proc|processed"
 )
 SUFFIX_NATIVE, SUFFIX_ENHANCED = r"n|nat|nativ|native|pre", r"ce|c|gd|gad|gado|km|k|post|postgd|ca"
 """Endings of the word T1, as in the names of BraTS."""
 _SHORT_AGENT = r"c|k|con|cont"
 """Agents only right after one of :data:`_SHORT_PREFIX`."""
-_SHORT_PREFIX = r"no|non|without|w/o|wo|pre|post|with|w/|ohne|mit|nach|vor"
+_SHORT_PREFIX = (
+    r"no|non|without|w/o|wo|pre|post|with|w/|ohne|mit|nach|vor|utan|ej|u|med|m|fore|efter|innan|uden|uten|for|etter"
+)
+_LAST_WITHOUT, _LAST_WITH = r"w/o|wo|without|ohne|sans|sin|senza|utan|uden|uten", r"w/|with|mit|avec|med"
+"""Prepositions that speak of an agent if no word follows."""
 
 _LEXER = re.compile(
-    r"w\s*/\s*wo(?![a-z])|w\s*(?:&|\+|and)\s*wo(?![a-z])|w\s*/\s*o(?![a-z])|(?<![a-z])[cs]\s?/\s?c(?![a-z])|"
+    r"w\s*/\s*wo(?![a-z])|wo\s*/\s*w(?![a-z/])|w\s*(?:&|\+|and)\s*wo(?![a-z])|w\s*/\s*o(?![a-z])|(?<![a-z])[cs]\s?/\s?c(?![a-z])|"
     r"(?<![a-z])[wcs]/|"  # abbreviated prepositions
-    r"\+\s?/\s?-|\+-|\+\s?[ck](?![a-z0-9])|(?<![a-z0-9])c\+|(?<![a-z0-9])c-(?![a-z0-9])|(?<=\s)-(?:c|gd|gad|km)(?![a-z0-9-])|"
+    r"\+\s?/\s?-|\+-|\+\s?[ck](?![a-z0-9])|(?<![a-z0-9])c\+|(?<![a-z0-9])c-(?![a-z0-9])|(?<=\s)-(?:c|k|gd|gad|km)(?![a-z0-9-])|"
     r"(?<![a-z0-9])(?:gd|gad|km)-(?![a-z0-9])|(?<![a-z0-9])t1w?\+(?!\s*[a-z])|(?:pro|multi)-hance|i\.v|"
     r"[a-z0-9*]+|[+&/,]"
 )
@@ -81,13 +85,15 @@ def agent_in(text: str) -> frozenset[bool]:
             said.add(False)
         elif re.fullmatch(_ALONE_AFTER, word) and not re.fullmatch(_TREATMENT, following):
             said.add(True)
-        elif not following and re.fullmatch(r"w/o?|wo", word):
-            said.add(word == "w/")
+        elif not following and re.fullmatch(rf"{_LAST_WITHOUT}|{_LAST_WITH}", word):
+            said.add(re.fullmatch(_LAST_WITH, word) is not None)
         elif _is_agent(words, place):
             if re.fullmatch(_REFUSAL, following):
                 said.add(False)
             else:
                 said |= _modifiers(words[:place]) or {True}
+        elif (word == "con" and not following) or (word == "pos" and not re.fullmatch(_AGENT, following)):
+            said |= {True, False}
         elif suffix := re.fullmatch(r"[es]?t1(?:wi?)?([a-z]+)", word):
             if re.fullmatch(SUFFIX_NATIVE, suffix[1]):
                 said.add(False)
@@ -97,7 +103,9 @@ def agent_in(text: str) -> frozenset[bool]:
 
 
 def _split_words(text: str) -> list[str]:
-    plain = unicodedata.normalize("NFKD", text.replace("±", "+/-").replace("ø", "o").replace("Ø", "o"))
+    plain = unicodedata.normalize(
+        "NFKD", text.replace("±", "+/-").replace("ø", "o").replace("Ø", "o").replace("ı", "i")
+    )
     plain = "".join(letter for letter in plain if not unicodedata.combining(letter)).lower().replace("_", " ")
     plain = re.sub(r"(?<=t1)(w?)-c(?![a-z0-9-])", r"\1 +/- ", plain)  # a hyphen, or a minus
     plain = re.sub(r"\b(phase|multi|tissue|magnetization transfer|susceptibility)[ -]contrast\b", " ", plain)

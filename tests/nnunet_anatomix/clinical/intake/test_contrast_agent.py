@@ -110,6 +110,15 @@ def test_the_study_tells_an_unmarked_scan_from_an_enhanced_one():
     assert taken([mr("T1 tra", at=NOON + 60), mr("perf asl", at=NOON)], "T1") == (1,)
 
 
+def test_a_tag_that_every_series_has_does_not_decide():
+    everywhere = [mr("T1 tra", agent=True), mr("T2 tra", agent=True), mr("T1 tra KM", agent=True)]
+    assert taken(everywhere, "T1ce") == (3,)
+    assert "every series" in offered(everywhere, "T1") and "every series" in offered(everywhere, "T1ce")
+    mixed = [mr("T1 tra", agent=True), mr("T2 tra"), mr("T1 sag PRE", agent=True)]
+    assert "also in series without it" in offered(mixed, "T1ce")
+    assert taken([mr("T1 tra", agent=True), mr("T2 tra")], "T1ce") == (1,)
+
+
 def test_two_scans_with_the_same_words_are_offered():
     first, second = (mr("T1 tra", at=NOON + wait, series_uid=f"1.{wait}") for wait in (0, 600))
     assert "series 2 has the same description" in offered([first, second], "T1")
