@@ -46,8 +46,8 @@ def deliver(
     """
     from nnunet_anatomix.clinical.delivery.deliver import Delivery
     from nnunet_anatomix.clinical.delivery.deliver import deliver as run_delivery
+    from nnunet_anatomix.clinical.delivery.predicting_model import identify_predicting_model
     from nnunet_anatomix.clinical.delivery.structures import read_structures
-    from nnunet_anatomix.clinical.delivery.trained_model import identify_predicting_model
     from nnunet_anatomix.clinical.intake.needs import find_needs
     from pretraining.common.errors import InputError
     from pretraining.imaging.dataset_json import DATASET_FILE

@@ -23,6 +23,8 @@ from pretraining.common.versions import VERSION
 
 _MAX_PARAMETERS = 1024
 """Largest number of characters of the algorithm parameters."""
+_EVEN_MM = 0.01
+"""Largest difference between the distances of evenly spaced slices, mm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,10 +89,24 @@ def build_segmentation(
         content_creator_name=None,
         omit_empty_frames=bool(labels.any()) and not options.keep_empty_frames,
     )
+    _correct_slice_spacing(segmentation, source)
     if options.compress and not is_labelmap:
         # Frames of single bits have no other lossless coding that readers know.
         segmentation.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     return segmentation
+
+
+def _correct_slice_spacing(segmentation: Segmentation, source: SourceHeaders) -> None:
+    """Set the distance of slices by their positions: scanners also write 0, or a negative one."""
+    (measures,) = segmentation.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+    if "SpacingBetweenSlices" not in measures:
+        return
+    normal = np.cross(*source.placements[0].orientation)
+    gaps_mm = np.abs(np.diff([place.position_mm @ normal for place in source.placements]))
+    if len(gaps_mm) and np.ptp(gaps_mm) <= _EVEN_MM and gaps_mm.mean() > 0:
+        measures.SpacingBetweenSlices = float(f"{gaps_mm.mean():.6g}")
+    else:
+        del measures.SpacingBetweenSlices
 
 
 def _number_segments(labels: np.ndarray, structures: Structures) -> np.ndarray:
