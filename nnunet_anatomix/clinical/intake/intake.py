@@ -40,6 +40,14 @@ _MAX_LOGGED_CASES = 20
 """Number of refused cases in the log; the table lists all of them."""
 
 
+Scanned = tuple[Sequence[Series], Sequence[Stray]]
+"""Series of a tree, and its files that belong to none."""
+
+
+class NothingTaken(CommandFailed):
+    """An intake without any case; ``intake.csv`` gives the reasons."""
+
+
 @dataclass(frozen=True)
 class IntakeResult:
     """Result of an intake."""
@@ -51,7 +59,14 @@ class IntakeResult:
 
 
 def intake(
-    source: Path, destination: Path, model: str, *, maps: Sequence[str] = (), workers: int = 1, dry_run: bool = False
+    source: Path,
+    destination: Path,
+    model: str,
+    *,
+    maps: Sequence[str] = (),
+    workers: int = 1,
+    dry_run: bool = False,
+    scanned: Scanned | None = None,
 ) -> IntakeResult:
     """Convert the scans that a model needs from a tree of files.
 
@@ -65,6 +80,7 @@ def intake(
         maps: Channel maps; see :func:`~nnunet_anatomix.clinical.intake.mapping.parse_maps`.
         workers: Number of processes.
         dry_run: True to write nothing.
+        scanned: Series and other files of ``source``, if they are known. Default: search for them.
 
     Returns:
         The table, and the cases taken.
@@ -72,7 +88,8 @@ def intake(
     Raises:
         InputError: For folders inside each other, an unknown model, wrong maps, or a destination
             with other content.
-        CommandFailed: If no case can be taken, or the disk is full.
+        NothingTaken: If no case can be taken.
+        CommandFailed: If the disk is full.
         InUse: If another intake writes into ``destination``.
 
     Notes:
@@ -84,17 +101,24 @@ def intake(
     channel_maps = parse_maps(maps, needs.channels)
     check_channels(channel_maps, needs.channels)
     if dry_run:
-        return _intake(root, destination, needs, channel_maps, workers=workers, dry_run=True)
+        return _intake(root, destination, needs, channel_maps, scanned, workers=workers, dry_run=True)
     try_folder(destination, "DST")
     with hold_lock(destination):  # lock before reading the case numbers, release after the last write
-        return _intake(root, destination, needs, channel_maps, workers=workers, dry_run=False)
+        return _intake(root, destination, needs, channel_maps, scanned, workers=workers, dry_run=False)
 
 
 def _intake(
-    root: Path, destination: Path, needs: Needs, channel_maps: dict[int, ChannelMap], *, workers: int, dry_run: bool
+    root: Path,
+    destination: Path,
+    needs: Needs,
+    channel_maps: dict[int, ChannelMap],
+    scanned: Scanned | None,
+    *,
+    workers: int,
+    dry_run: bool,
 ) -> IntakeResult:
     register = Register.open(destination, root, needs)
-    series, strays = scan_tree(root, workers=workers)
+    series, strays = scanned or scan_tree(root, workers=workers)
     found = dict(enumerate(series, 1))
     check_uids(channel_maps, series)
     choices = choose(found, needs.channels, channel_maps)
@@ -135,7 +159,7 @@ def _intake(
         )
     )
     if not taken and not dry_run:
-        raise CommandFailed(
+        raise NothingTaken(
             f"none of {pluralize(len(found), 'scan')} found can be used; {destination / 'intake.csv'} says why"
         )
     return IntakeResult(format_table(found, decided, strays), taken)
