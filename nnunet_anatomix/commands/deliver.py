@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
-
-if TYPE_CHECKING:
-    from nnunet_anatomix.clinical.delivery.dicom_segmentation import Algorithm
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +33,7 @@ def deliver(
         format: Formats to write; a case whose source is not DICOM always gets NIfTI.
         overview: One overview picture per case.
     """
+    from nnunet_anatomix.clinical.delivery.algorithm import describe_algorithm
     from nnunet_anatomix.clinical.delivery.deliver import Delivery
     from nnunet_anatomix.clinical.delivery.deliver import deliver as run_delivery
     from nnunet_anatomix.clinical.delivery.structures import read_structures
@@ -55,24 +52,9 @@ def deliver(
         intake=intake,
         destination=destination,
         structures=read_structures(dataset_file),
-        algorithm=_describe_algorithm(predictions, dataset_file.resolve().parent.name),
+        algorithm=describe_algorithm(predictions / "plans.json", dataset_file.resolve().parent.name),
         format=format,
         overview=overview,
     )
     delivered = run_delivery(predictions, delivery)
     log.info("%d cases delivered by this run, all files are in %s", delivered, destination)
-
-
-def _describe_algorithm(predictions: Path, folder: str) -> Algorithm:
-    """Describe the model by ``plans.json`` in PRED and the name of a trained model's folder."""
-    from nnunet_anatomix.clinical.delivery.dicom_segmentation import Algorithm
-
-    try:
-        plans = json.loads((predictions / "plans.json").read_text(encoding="utf-8"))
-        known = {"plans": str(plans.get("plans_name") or ""), "model": str(plans.get("dataset_name") or "")}
-    except (OSError, ValueError, AttributeError):
-        known = {"plans": "", "model": ""}
-    model = known.pop("model")
-    if folder.count("__") == 2:
-        known |= dict(zip(("trainer", "plans", "configuration"), folder.split("__"), strict=True))
-    return Algorithm(model=model, parameters={name: value for name, value in known.items() if value})
