@@ -26,6 +26,7 @@ def run(
     folds: tuple[str, ...] = (),
     mirroring: bool = True,
     format: Literal["dicom", "nifti", "both"] = "both",
+    overview: bool = True,
     device: Device = "auto",
     workers: int | None = None,
     watch: bool = False,
@@ -51,6 +52,7 @@ def run(
         folds: Folds that predict. Default: all that are trained.
         mirroring: Predict mirrored scans as well, as nnU-Net does; up to eight times slower.
         format: Formats to deliver.
+        overview: One overview picture per case.
         device: Device for the prediction.
         workers: Number of processes of the intake. Default: all cores.
         watch: Do not end, but take each study that arrives in SRC.
@@ -78,7 +80,15 @@ def run(
     device = _choose_device() if device == "auto" else device
     workers = workers or available_cores()
     pipelines = [
-        build_pipeline(route, dst.resolve(), device=device, format=format, workers=workers, receivers=receivers)
+        build_pipeline(
+            route,
+            dst.resolve(),
+            device=device,
+            format=format,
+            overview=overview,
+            workers=workers,
+            receivers=receivers,
+        )
         for route in chosen
     ]
     run_routes(src, dst, pipelines, incoming=incoming, settle_s=settle_s if watch else None, workers=workers)

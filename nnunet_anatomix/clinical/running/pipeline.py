@@ -100,6 +100,7 @@ def build_pipeline(
     *,
     device: str,
     format: Format = "both",
+    overview: bool = True,
     workers: int = 1,
     receivers: Sequence[Receiver] = (),
 ) -> Pipeline:
@@ -110,6 +111,7 @@ def build_pipeline(
         destination: DST of the run.
         device: Value of nnU-Net's ``-device``.
         format: Formats to deliver.
+        overview: True to deliver an overview picture per case.
         workers: Number of processes of the intake.
         receivers: Systems that get the DICOM results.
 
@@ -126,6 +128,7 @@ def build_pipeline(
         structures=read_structures(model.dataset_file),
         algorithm=describe_algorithm(model.folder / PLANS_FILE, model.folder.name),
         format=format,
+        overview=overview,
     )
     return Pipeline(
         route=route,

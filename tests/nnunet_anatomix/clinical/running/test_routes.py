@@ -66,7 +66,7 @@ def test_a_wrong_file_is_refused_in_one_line(text, message, tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(InputError, match="none.yaml"):
+    with pytest.raises(InputError, match=r"none\.yaml"):
         read_routes(tmp_path / "none.yaml")
 
 
