@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,10 @@ TOKEN = "DICOMWEB_TOKEN"
 """Environment variable with a bearer token. Passwords are read from ``~/.netrc``."""
 SCANS = ("CT", "MR", "PT", "NM")
 """Modalities that are fetched."""
+_STUDY, _SERIES, _INSTANCE, _MODALITY, _COUNT = "0020000D", "0020000E", "00080018", "00080060", "00201208"
+"""Tags of UIDs, of Modality and of NumberOfStudyRelatedInstances."""
+_ATTEMPTS, _WAIT_MS = 3, 500
+"""Number of attempts of a request, and the unit of the waits between them, milliseconds."""
 TIMEOUT_S = (10.0, 300.0)
 """Longest wait for a connection, and for the next bytes, seconds."""
 
@@ -62,12 +67,17 @@ class Archive:
             CommandFailed: If the service cannot be reached or answers with an error.
         """
         with _errors_without_uids(self.url):
-            studies = self._client.search_for_studies(
-                search_filters=dict(query), fields=["NumberOfStudyRelatedInstances"], get_remaining=True
+            studies = _search_all(
+                partial(
+                    self._client.search_for_studies,
+                    search_filters=dict(query),
+                    fields=["NumberOfStudyRelatedInstances"],
+                ),
+                _STUDY,
             )
         fetched = 0
-        for study in tqdm(studies, desc="fetching", unit="study", leave=False, disable=None):
-            uid, count = _value(study, "0020000D"), int(_value(study, "00201208") or 0)
+        for uid, study in tqdm(studies.items(), desc="fetching", unit="study", leave=False, disable=None):
+            count = int(_value(study, _COUNT) or 0)
             if not is_uid(uid) or (count and self._counts.get(uid) == count):
                 continue
             with _errors_without_uids(self.url):
@@ -77,12 +87,11 @@ class Archive:
 
     def _fetch_study(self, study: str, root: Path, unfinished: Path) -> int:
         arrived = []
-        for series in self._client.search_for_series(study, fields=["Modality"], get_remaining=True):
-            if _value(series, "00080060") not in SCANS:
+        found = _search_all(partial(self._client.search_for_series, study, fields=["Modality"]), _SERIES)
+        for series_uid, series in found.items():
+            if _value(series, _MODALITY) not in SCANS:
                 continue
-            series_uid = _value(series, "0020000E")
-            for instance in self._client.search_for_instances(study, series_uid, get_remaining=True):
-                instance_uid = _value(instance, "00080018")
+            for instance_uid in _search_all(partial(self._client.search_for_instances, study, series_uid), _INSTANCE):
                 path, final = (instance_file(folder, study, instance_uid) for folder in (unfinished, root))
                 if final.is_file():
                     continue
@@ -97,8 +106,8 @@ class Archive:
 
     def _fetch_instance(self, uids: tuple[str, str, str], path: Path) -> None:
         dataset = self._client.retrieve_instance(*uids, media_types=(("application/dicom", "*"),))
-        with quiet_readers(), atomic_write(path) as partial:
-            dataset.save_as(partial)
+        with quiet_readers(), atomic_write(path) as unfinished:
+            dataset.save_as(unfinished)
 
     def store(self, path: Path) -> None:
         """Store one DICOM file.
@@ -128,7 +137,23 @@ def _open_client(url: str) -> DICOMwebClient:
     for scheme in ("http://", "https://"):
         session.mount(scheme, WithTimeout())
     headers = {"Authorization": f"Bearer {token}"} if (token := os.environ.get(TOKEN)) else {}
-    return DICOMwebClient(url=url, session=session, headers=headers)
+    client = DICOMwebClient(url=url, session=session, headers=headers)
+    client.set_http_retry_params(max_attempts=_ATTEMPTS, wait_exponential_multiplier=_WAIT_MS)
+    return client
+
+
+def _search_all(search: Callable[..., list[dict[str, Any]]], key: str) -> dict[str, dict[str, Any]]:
+    """Return the answers of all pages by their UID.
+
+    The end is a page without a new UID: some servers ignore ``offset`` and repeat the first page.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    while True:
+        page = {_value(answer, key): answer for answer in search(offset=len(found))}
+        new = {uid: answer for uid, answer in page.items() if uid not in found}
+        if not new:
+            return found
+        found |= new
 
 
 @contextmanager

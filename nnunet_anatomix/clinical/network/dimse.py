@@ -42,7 +42,7 @@ def receive(address: DimseAddress, root: Path) -> Iterator[None]:
     Raises:
         InputError: If pynetdicom is not installed, or the port cannot be used.
     """
-    require_package("pynetdicom", "dimse", "--receive")
+    _prepare("--receive")
     from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, evt
     from pynetdicom.sop_class import Verification
 
@@ -104,7 +104,7 @@ def send(address: DimseAddress, path: Path) -> None:
         InputError: If pynetdicom is not installed.
         CommandFailed: If the receiver cannot be reached, or refuses the object.
     """
-    require_package("pynetdicom", "dimse", "--send")
+    _prepare("--send")
     from pynetdicom import AE
 
     dataset = dcmread(path)
@@ -125,3 +125,9 @@ def send(address: DimseAddress, path: Path) -> None:
         raise CommandFailed(f"{address} did not answer; check the network")
     if code != _SUCCESS and code >> 12 != 0xB:  # 0xBxxx: stored, with a warning
         raise CommandFailed(f"{address} refuses the object (status 0x{code:04X})")
+
+
+def _prepare(flag: str) -> None:
+    """Check that pynetdicom is installed, and mute its log, which quotes tag values."""
+    require_package("pynetdicom", "dimse", flag)
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 MAX_POLL_S = 5.0
 """Longest time between two looks into the inbox, seconds."""
-FETCH_S = 30.0
+FETCH_S = 10.0
 """Time between two queries of an archive, seconds."""
 RETRY_S = 300.0
 """Time after which failed deliveries and transfers are tried again, seconds."""

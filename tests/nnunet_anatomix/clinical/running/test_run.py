@@ -43,7 +43,7 @@ def src(tmp_path) -> Path:
 
 def segmentation_of(src: Path, dst: Path, *options: object) -> CompletedProcess:
     """Run the command without pictures, which take longest."""
-    return run_here("nnunet-anatomix", "run", src, dst, "--no-overview", *options)
+    return run_here("nnunet-anatomix", "run", src, dst, "--no-overview", "--workers", "1", *options)
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ def test_a_folder_without_a_suitable_scan_ends_in_one_line(model, nnunet_command
         (("-m", "{model}", "--send", "ARCHIVE"), 1, "AET@HOST:PORT"),
         (("-m", "{model}", "--send", "A@b:104", "--format", "nifti"), 1, "needs DICOM results"),
         (("-m", "{model}", "--watch", "--settle-s", "0"), 1, "more than 0"),
-        (("-m", "{model}", "--workers", "0"), 1, "1 or more"),
+        (("-m", "{model}", "--workers=0"), 1, "1 or more"),
         (("-m", "{model}", "--map", "1=path:*"), 1, "channels are 0 (CT)"),
         (("-m", "{model}", "--folds", "4"), 1, "no trained fold 4"),
     ],
