@@ -243,6 +243,17 @@ CASES = (
         "deliver {clinic}/pred nifti --intake {clinic}/intake --model {clinic}/model --format nifti --no-overview",
         makes="dicom/segmentations/case_001.dcm dicom/overviews/case_001.png nifti/nifti/case_001.nii.gz",
     ),
+    case(
+        "run",
+        NNUNET,
+        """run {clinic}/src out -m {miniature} --map '0=modality:CT' --folds all --no-mirroring --format both
+        --no-overview --workers 1 --no-watch --settle-s 1 --device cpu""",
+        """run {clinic}/src many --routes {routes} --format nifti --mirroring --overview --workers 1 -device cpu""",
+        """run {clinic}/src out --model {miniature} --map '0=modality:CT' --folds all --no-mirroring --format both
+        --no-overview --workers 1 --fetch {archive} --query PatientID=1 --send {viewer} --device cpu""",
+        makes="out/sent/case_001.json many/ct/results/overviews/case_001.png",
+        slow=True,
+    ),
     case("weights", NNUNET, "weights {tiny} --json-card", "weights {tiny} --no-json-card", says="sha256"),
     case("backbone", NNUNET, "backbone {checkpoint} --out a.safetensors", makes="a.safetensors"),
     case("doctor", NNUNET, "doctor"),
@@ -253,6 +264,8 @@ LEFT_OUT = {
         "reproduce",
         "--no-dry-run",
     ): "runs a table; tests/nnunet_anatomix/reproduce/test_miniature.py runs them all, without the flag",
+    (NNUNET, "run", "--watch"): "does not end; tests/nnunet_anatomix/clinical/running/test_watch.py runs and stops it",
+    (NNUNET, "run", "--receive"): "needs --watch; tests/nnunet_anatomix/clinical/running/test_watch.py sends to it",
 }
 """(program, command, flag) -> why no line gives it."""
 

@@ -77,13 +77,12 @@ def run(
     chosen = _choose_routes(model, routes, maps, folds, mirroring)
     incoming = _choose_incoming(fetch, query, receive, watch)
     receivers = [find_receiver(text) for text in send]
-    device = _choose_device() if device == "auto" else device
     workers = workers or available_cores()
     pipelines = [
         build_pipeline(
             route,
             dst.resolve(),
-            device=device,
+            device=_choose_device() if device == "auto" else device,
             format=format,
             overview=overview,
             workers=workers,

@@ -43,14 +43,18 @@ def receive(address: DimseAddress, root: Path) -> Iterator[None]:
         InputError: If pynetdicom is not installed, or the port cannot be used.
     """
     _prepare("--receive")
-    from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, evt
-    from pynetdicom.sop_class import Verification
+    from pynetdicom import (
+        AE,
+        ALL_TRANSFER_SYNTAXES,
+        AllStoragePresentationContexts,
+        VerificationPresentationContexts,
+        evt,
+    )
 
     entity = AE(ae_title=address.title)
     entity.require_called_aet = True
-    entity.add_supported_context(Verification)
-    for context in AllStoragePresentationContexts:
-        entity.add_supported_context(context.abstract_syntax, ALL_TRANSFER_SYNTAXES)
+    for context in [*VerificationPresentationContexts, *AllStoragePresentationContexts]:
+        entity.add_supported_context(str(context.abstract_syntax), ALL_TRANSFER_SYNTAXES)
     try:
         server = entity.start_server(
             (address.host, address.port),
@@ -65,13 +69,14 @@ def receive(address: DimseAddress, root: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        server.shutdown()
+        if server is not None:
+            server.shutdown()
 
 
 def _store(event: Event, root: Path) -> int:
     """Write one received object and return the DIMSE status."""
     try:
-        study, instance = str(event.dataset.StudyInstanceUID), str(event.request.AffectedSOPInstanceUID)
+        study, instance = str(event.dataset.StudyInstanceUID), str(event.dataset.SOPInstanceUID)
         path, content = instance_file(root, study, instance), event.encoded_dataset()
     except Exception:  # damaged bytes of another system; pydicom raises many types
         log.warning("an object was refused: it has no valid StudyInstanceUID and SOPInstanceUID")
