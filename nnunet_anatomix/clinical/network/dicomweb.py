@@ -115,7 +115,7 @@ class Archive:
         Raises:
             CommandFailed: If the service cannot be reached, or refuses the object.
         """
-        with _errors_without_uids(self.url):
+        with _errors_without_uids(self.url), quiet_readers():
             answer = self._client.store_instances([dcmread(path)])
         failed: Sequence[Dataset] = answer.get("FailedSOPSequence") or ()
         if failed:

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 
+from nnunet_anatomix.clinical.dicom.quiet import quiet_readers
 from nnunet_anatomix.clinical.network.addresses import DimseAddress, instance_file, require_package
 from nnunet_anatomix.clinical.phrases import describe_error
 from pretraining.common.atomic import atomic_write
@@ -76,7 +77,7 @@ def receive(address: DimseAddress, root: Path) -> Iterator[None]:
 def _store(event: Event, root: Path) -> int:
     """Write one received object and return the DIMSE status."""
     try:
-        study, instance = str(event.dataset.StudyInstanceUID), str(event.dataset.SOPInstanceUID)
+        study, instance = (_uid(event.dataset, keyword) for keyword in ("StudyInstanceUID", "SOPInstanceUID"))
         path, content = instance_file(root, study, instance), event.encoded_dataset()
     except Exception:  # damaged bytes of another system; pydicom raises many types
         log.warning("an object was refused: it has no valid StudyInstanceUID and SOPInstanceUID")
@@ -91,6 +92,12 @@ def _store(event: Event, root: Path) -> int:
         log.error("an object could not be stored in %s: %s", root, reason)
         return _OUT_OF_RESOURCES
     return _SUCCESS
+
+
+def _uid(dataset: Dataset, keyword: str) -> str:
+    """Return a UID without pydicom's conversion, whose warnings quote the value."""
+    value = dataset.get_item(keyword).value
+    return value.decode("ascii").rstrip("\0 ") if isinstance(value, bytes) else str(value)
 
 
 def _require_bytes(path: Path, content: bytes) -> None:
@@ -112,7 +119,8 @@ def send(address: DimseAddress, path: Path) -> None:
     _prepare("--send")
     from pynetdicom import AE
 
-    dataset = dcmread(path)
+    with quiet_readers():
+        dataset = dcmread(path)
     entity = AE(ae_title=_SENDER)
     entity.add_requested_context(dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID)
     association = entity.associate(address.host, address.port, ae_title=address.title)
@@ -120,7 +128,8 @@ def send(address: DimseAddress, path: Path) -> None:
         reason = "it refuses the association or kind of object" if association.acceptor.primitive else "no answer"
         raise CommandFailed(f"{address} cannot be used ({reason}); check address, AE titles and network")
     try:
-        status = association.send_c_store(dataset)
+        with quiet_readers():
+            status = association.send_c_store(dataset)
     except (ValueError, RuntimeError) as error:
         raise CommandFailed(f"{address} cannot be used ({type(error).__name__})") from None
     finally:
