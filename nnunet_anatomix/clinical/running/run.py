@@ -124,7 +124,9 @@ def _watch(
         if incoming.archive and time.monotonic() >= fetch_at:
             _report_failure(_fetch, incoming, root, destination)
             fetch_at = time.monotonic() + FETCH_S
+        started = time.monotonic()
         scanned = inbox.poll(again=retry_at is not None and time.monotonic() >= retry_at)
+        poll_s = time.monotonic() - started
         if inbox.arriving != arriving:
             arriving = inbox.arriving
             log.info("%s arriving", "no study is" if not arriving else f"{pluralize(arriving, 'study folder')}")
@@ -132,7 +134,7 @@ def _watch(
             is_done = _report_failure(_run_once, root, pipelines, scanned)
             retry_at = None if is_done else time.monotonic() + RETRY_S
             log.info("watching %s again", root)
-        time.sleep(max(0.05, min(MAX_POLL_S, settle_s / 4)))
+        time.sleep(max(0.05, min(MAX_POLL_S, settle_s / 4), poll_s))  # a large inbox is not read without a pause
 
 
 def _fetch(incoming: Incoming, root: Path, destination: Path) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from pathlib import Path
 
 from nnunet_anatomix.clinical.intake.needs import find_needs
 from pretraining.common.errors import InputError
-from pretraining.common.fingerprint import file_sha256, fingerprint
+from pretraining.common.fingerprint import file_sha256, file_state, fingerprint
 from pretraining.imaging.dataset_json import DATASET_FILE, read_object
 
 log = logging.getLogger(__name__)
@@ -37,16 +37,24 @@ class TrainedModel:
         """Path of its ``dataset.json``, which names channels and labels."""
         return self.folder / DATASET_FILE
 
-    @cached_property
+    @property
     def sha256(self) -> Mapping[str, str]:
-        """SHA-256 of each file that a prediction depends on, by its path in the folder."""
-        files = [DATASET_FILE, PLANS_FILE, *(f"fold_{fold}/{CHECKPOINT}" for fold in self.folds)]
-        return {file: file_sha256(self.folder / file) for file in files}
+        """SHA-256 of each file that a prediction depends on, by its path in the folder.
 
-    @cached_property
+        A file is read again only if it has been replaced.
+        """
+        files = [DATASET_FILE, PLANS_FILE, *(f"fold_{fold}/{CHECKPOINT}" for fold in self.folds)]
+        return {file: _sha256_of_state(*file_state(self.folder / file)) for file in files}
+
+    @property
     def fingerprint(self) -> str:
         """Hash of all these files."""
         return fingerprint(self.sha256)
+
+
+@lru_cache(maxsize=256)
+def _sha256_of_state(path: str, size_bytes: int, mtime_ns: int) -> str:
+    return file_sha256(Path(path))
 
 
 def find_trained_model(model: str, folds: Sequence[str] = ()) -> TrainedModel:

@@ -28,8 +28,12 @@ def test_other_weights_give_another_fingerprint(tmp_path):
         find_trained_model(str(write_model(tmp_path / name / "Dataset777_Mini", seed=seed)))
         for name, seed in (("one", 1), ("same", 1), ("other", 2))
     )
+    other_fingerprint = other.fingerprint
     assert set(one.sha256) == {"dataset.json", "plans.json", "fold_all/checkpoint_final.pth"}
     assert one.fingerprint == same.fingerprint != other.fingerprint
+    weights = "fold_all/checkpoint_final.pth"
+    (other.folder / weights).replace(one.folder / weights)  # while a service runs
+    assert one.fingerprint == other_fingerprint
 
 
 def test_what_is_no_single_trained_model_is_refused(tmp_path):
