@@ -248,6 +248,19 @@ CASES = (
         dicom/reports/case_001.dcm dicom/secondary_captures/case_001.dcm dicom/manifests/*_deliver.json
         nifti/nifti/case_001.nii.gz""",
     ),
+    case(
+        "run",
+        NNUNET,
+        """run {clinic}/src out -m {miniature} --map '0=modality:CT' --folds all --no-mirroring --format both
+        --no-overview --workers 1 --no-watch --settle-s 1 --device cpu --segmentation-type labelmap --compress
+        --keep-empty-frames --rtstruct --report --secondary-capture""",
+        """run {clinic}/src many --routes {routes} --format nifti --mirroring --overview --workers 1 -device cpu
+        --no-compress --no-keep-empty-frames --no-rtstruct --no-report --no-secondary-capture""",
+        """run {clinic}/src out --model {miniature} --map '0=modality:CT' --folds all --no-mirroring --format both
+        --no-overview --workers 1 --fetch {archive} --query PatientID=1 --send {viewer} --device cpu""",
+        makes="out/sent/case_001.json many/ct/results/overviews/case_001.png",
+        slow=True,
+    ),
     case("weights", NNUNET, "weights {tiny} --json-card", "weights {tiny} --no-json-card", says="sha256"),
     case("backbone", NNUNET, "backbone {checkpoint} --out a.safetensors", makes="a.safetensors"),
     case("doctor", NNUNET, "doctor"),
@@ -258,6 +271,8 @@ LEFT_OUT = {
         "reproduce",
         "--no-dry-run",
     ): "runs a table; tests/nnunet_anatomix/reproduce/test_miniature.py runs them all, without the flag",
+    (NNUNET, "run", "--watch"): "does not end; tests/nnunet_anatomix/clinical/running/test_watch.py runs and stops it",
+    (NNUNET, "run", "--receive"): "needs --watch; tests/nnunet_anatomix/clinical/running/test_watch.py sends to it",
 }
 """(program, command, flag) -> why no line gives it."""
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from nnunet_anatomix.clinical.delivery.dicom_options import DicomOptions
-
-if TYPE_CHECKING:
-    from nnunet_anatomix.clinical.delivery.dicom_segmentation import Algorithm
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +40,7 @@ def deliver(
         sources: Folder that SRC of the intake was moved to. Default: where it was.
         dicom: DICOM objects to write.
     """
+    from nnunet_anatomix.clinical.delivery.algorithm import describe_algorithm
     from nnunet_anatomix.clinical.delivery.deliver import Delivery
     from nnunet_anatomix.clinical.delivery.deliver import deliver as run_delivery
     from nnunet_anatomix.clinical.delivery.predicting_model import identify_predicting_model
@@ -63,7 +60,7 @@ def deliver(
         intake=intake,
         destination=destination,
         structures=read_structures(dataset_file),
-        algorithm=_describe_algorithm(predictions, dataset_file.resolve().parent.name),
+        algorithm=describe_algorithm(predictions / "plans.json", dataset_file.resolve().parent.name),
         format=format,
         overview=overview,
         sources=sources,
@@ -72,18 +69,3 @@ def deliver(
     )
     delivered = run_delivery(predictions, delivery)
     log.info("%d cases delivered by this run, all files are in %s", delivered, destination)
-
-
-def _describe_algorithm(predictions: Path, folder: str) -> Algorithm:
-    """Describe the model by ``plans.json`` in PRED and the name of a trained model's folder."""
-    from nnunet_anatomix.clinical.delivery.dicom_segmentation import Algorithm
-
-    try:
-        plans = json.loads((predictions / "plans.json").read_text(encoding="utf-8"))
-        known = {"plans": str(plans.get("plans_name") or ""), "model": str(plans.get("dataset_name") or "")}
-    except (OSError, ValueError, AttributeError):
-        known = {"plans": "", "model": ""}
-    model = known.pop("model")
-    if folder.count("__") == 2:
-        known |= dict(zip(("trainer", "plans", "configuration"), folder.split("__"), strict=True))
-    return Algorithm(model=model, parameters={name: value for name, value in known.items() if value})

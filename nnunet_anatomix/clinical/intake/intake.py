@@ -42,6 +42,14 @@ _MAX_LOGGED_CASES = 20
 """Number of refused cases in the log; the table lists all of them."""
 
 
+Scanned = tuple[Sequence[Series], Sequence[Stray]]
+"""Series of a tree, and its files that belong to none."""
+
+
+class NothingTaken(CommandFailed):
+    """An intake without any case; ``intake.csv`` gives the reasons."""
+
+
 @dataclass(frozen=True)
 class IntakeResult:
     """Result of an intake."""
@@ -61,6 +69,7 @@ def intake(
     workers: int = 1,
     originals_only: bool = False,
     dry_run: bool = False,
+    scanned: Scanned | None = None,
 ) -> IntakeResult:
     """Convert the scans that a model needs from a tree of files.
 
@@ -77,6 +86,7 @@ def intake(
         originals_only: True to take no lossy compressed CT, and none whose ImageType is not that
             of an original.
         dry_run: True to write nothing.
+        scanned: Series and other files of ``source``, if they are known. Default: search for them.
 
     Returns:
         The table, and the cases taken.
@@ -84,7 +94,8 @@ def intake(
     Raises:
         InputError: For folders inside each other, an unknown model, wrong maps, or a destination
             with other content.
-        CommandFailed: If no case can be taken, or the disk is full.
+        NothingTaken: If no case can be taken.
+        CommandFailed: If the disk is full.
         InUse: If another intake writes into ``destination``.
 
     Notes:
@@ -98,10 +109,10 @@ def intake(
     channels = set_units(needs.channels, channel_maps)
     needs = replace(needs, channels=tuple(replace(each, originals_only=originals_only) for each in channels))
     if dry_run:
-        return _intake(root, destination, needs, channel_maps, maps=maps, workers=workers, dry_run=True)
+        return _intake(root, destination, needs, channel_maps, scanned, maps=maps, workers=workers, dry_run=True)
     try_folder(destination, "DST")
     with hold_lock(destination):  # lock before reading the case numbers, release after the last write
-        return _intake(root, destination, needs, channel_maps, maps=maps, workers=workers, dry_run=False)
+        return _intake(root, destination, needs, channel_maps, scanned, maps=maps, workers=workers, dry_run=False)
 
 
 def _intake(
@@ -109,6 +120,7 @@ def _intake(
     destination: Path,
     needs: Needs,
     channel_maps: dict[int, ChannelMap],
+    scanned: Scanned | None,
     *,
     maps: Sequence[str],
     workers: int,
@@ -116,7 +128,7 @@ def _intake(
 ) -> IntakeResult:
     started = format_time()
     register = Register.open(destination, root, needs)
-    series, strays = scan_tree(root, workers=workers)
+    series, strays = scanned or scan_tree(root, workers=workers)
     found = dict(enumerate(series, 1))
     check_uids(channel_maps, series)
     choices = choose(found, needs.channels, channel_maps)
@@ -161,7 +173,7 @@ def _intake(
         )
     )
     if not taken and not dry_run:
-        raise CommandFailed(
+        raise NothingTaken(
             f"none of {pluralize(len(found), 'scan')} found can be used; {destination / 'intake.csv'} says why"
         )
     return IntakeResult(format_table(found, decided, strays), taken)
