@@ -23,7 +23,7 @@ _AFTER = r"post|nach|apres|after|efter|etter|dopo|despues|depois|pos|po|na|n|ap"
 _WITH = r"with|w|w/|mit|m|avec|con|c/|com|met|med|\+"
 _ALONE_BEFORE, _ALONE_AFTER = r"pre|pra|prae|vor|avant|fore", r"post|nach|apres|after|efter|etter|dopo|despues"
 _FILLER = (
-    r"i|intraven\w*|de|del|della|di|d|do|du|des|der|the|any|le|la|l|a|mezzo|produit|prod|medio|meio|media|"
+    r"i|intraven\w*|de|del|della|di|d|do|du|des|der|den|dem|the|any|le|les|la|il|lo|el|l|a|mezzo|produit|prod|medio|meio|media|"
     r"medium|agent|agente|mittel|bolus"
 )
 _AND = r"and|und|et|e|y|en|och|og|oder|or|ou|o|i|&|/|,"

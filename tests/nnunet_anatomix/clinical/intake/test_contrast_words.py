@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from nnunet_anatomix.clinical.intake.channel_words import modalities_in
@@ -133,3 +135,57 @@ def test_maps_and_vertebrae_are_no_contrasts(text, kinds):
 )
 def test_names_of_channels_say_the_same(name, kind):
     assert Channel(0, name).kind == kind
+
+
+WITHOUT = (
+    *(
+        "without",
+        "w/o",
+        "wo",
+        "no",
+        "non",
+        "ohne",
+        "o.",
+        "kein",
+        "sans",
+        "utan",
+        "ej",
+        "senza",
+        "senza il",
+        "sin",
+        "sem",
+    ),
+    *("zonder", "uden", "uten", "bez", "pre", "vor", "prä", "before", "avant", "före", "antes de", "prima del", "før"),
+)
+WITH = (
+    *("with", "w/", "post", "mit", "m.", "nach", "avec", "après", "after", "con", "med", "met", "com", "efter", "dopo"),
+    *("después de", "depois", "po", "na", "etter"),
+)
+AGENTS = (
+    *(
+        "contrast",
+        "gad",
+        "gado",
+        "gd",
+        "gadolinium",
+        "KM",
+        "Kontrastmittel",
+        "contraste",
+        "contrasto",
+        "kontrast",
+        "inj",
+    ),
+    *("Gadovist", "mdc", "mezzo di contrasto", "produit de contraste", "contrast medium", "i.v. KM", "PDC", "Gd-DTPA"),
+    *("injection de gadolinium", "KM i.v.", "kontrastmedel", "contrast agent", "medio de contraste"),
+)
+PLACES = ("AX T1 {}", "t1_tse_{}", "{} T1 SAG", "T1-{}", "T1 ({})", "T1 tra fs {} 3mm", "SAG T1 {} FS")
+
+
+@pytest.mark.parametrize(("prepositions", "said"), [(WITHOUT, {False}), (WITH, {True})], ids=["without", "with"])
+def test_every_preposition_with_every_agent(prepositions, said):
+    texts = [
+        place.format(separator.join((preposition, agent)))
+        for place, preposition, agent in itertools.product(PLACES, prepositions, AGENTS)
+        for separator in (" ", "_")
+    ]
+    assert not {text: agent_in(text) for text in texts if agent_in(text) != said}
