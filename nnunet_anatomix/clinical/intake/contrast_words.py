@@ -10,7 +10,7 @@ import unicodedata
 
 _AGENT = (
     r"gd|gad|gado\w*|gadd?ovist|gd(dtpa|dota|bopta|hpdo3a|eob|eobdtpa)|gadolin\w*|gadav\w*|dtpa|dota|bopta|eob|civ|iv|i\.v|magnevist\w*|"
-    r"omniscan|dotarem|dotagraf|clariscan|cyclolux|pro-?hance|multi-?hance|eovist|primovist|vasovist|ablavar|vueway|"
+    r"omniscan|dotarem|dotagraf|clariscan|cyclolux|pro-?hance|multi-?hance|eovist|primovist|vasovist|ablavar|ferumoxytol|feraheme|teslascan|vueway|"
     r"elucirem|artirem|optimark|magnograf|kms?|kontr|kontras\w*|contr|contrast\w*|cte|enhanced?|enh|enhancement|ce|mdc|"
     r"pdc|inj|injec\w*|injek\w*|iniez\w*|iniett\w*|inyec\w*|injet\w*"
 )
@@ -36,7 +36,10 @@ _ENHANCED = (
     r"arterial\w*|arteriell\w*|arterielle|venous|venoes|venos\w*|portal|portale?|portalvenous|equilibrium|delayed|"
     r"late|spat|spaet|tardi\w*"
 )
-_BOTH = r"w/wo|wo/w|\+/-|\+-|w\+wo|w&wo|wandwo|gd-|gad-|km-|-gd|-gad|-km|t1\+|dyn|dynamic\w*|dynam\w*|dce|twist|tricks"
+_BOTH = (
+    r"w/wo|wo/w|\+/-|\+-|w\+wo|w&wo|wandwo|gd-|gad-|km-|-gd|-gad|-km|t1\+|dyn|dynam\w*|dce|twist|tricks|"
+    r"art|ven|pv|pvp|equil|delay|nephro\w*|excret\w*|perf|perfusion|permeability"
+)
 _REFUSAL = r"nein|none|nej|nee|nelkul"
 _TREATMENT = (
     r"op|ops|operativ\w*|operator\w*|operat\w*|surg\w*|rt|rad\w*|chemo\w*|bio|biops\w*|treat\w*|tx|therap\w*|fossa|fosse|horn|partum|ictal|mortem|trauma\w*|embol\w*|ablat\w*|bestrahl\w*|"
@@ -44,11 +47,9 @@ _TREATMENT = (
 )
 SUFFIX_NATIVE, SUFFIX_ENHANCED = r"n|nat|nativ|native|pre", r"ce|c|gd|gad|gado|km|k|post|postgd|ca"
 """Endings of the word T1, as in the names of BraTS."""
-_SHORT_AGENT = r"c|k|con|cont"
+_SHORT_AGENT = r"c|k|con|cont|cm|mc|pc"
 """Agents only right after one of :data:`_SHORT_PREFIX`."""
-_SHORT_PREFIX = (
-    r"no|non|without|w/o|wo|pre|post|with|w/|ohne|mit|nach|vor|utan|ej|u|med|m|fore|efter|innan|uden|uten|for|etter"
-)
+_SHORT_PREFIX = r"no|non|without|w/o|wo|pre|post|with|w/|ohne|mit|nach|vor|utan|ej|u|med|m|fore|efter|innan|uden|uten|for|etter|\+|s/|c/|sin|sans|senza|avec"
 _LAST_WITHOUT, _LAST_WITH = r"w/o|wo|without|ohne|sans|sin|senza|utan|uden|uten", r"w/|with|mit|avec|med"
 """Prepositions that speak of an agent if no word follows."""
 
@@ -92,13 +93,15 @@ def agent_in(text: str) -> frozenset[bool]:
                 said.add(False)
             else:
                 said |= _modifiers(words[:place]) or {True}
-        elif (word == "con" and not following) or (word == "pos" and not re.fullmatch(_AGENT, following)):
+        elif _is_ambiguous(word, following):
             said |= {True, False}
         elif suffix := re.fullmatch(r"[es]?t1(?:wi?)?([a-z]+)", word):
             if re.fullmatch(SUFFIX_NATIVE, suffix[1]):
                 said.add(False)
             elif re.fullmatch(SUFFIX_ENHANCED, suffix[1]):
                 said.add(True)
+    if not said and re.search(r"(?<![a-z0-9])\d+\s?min(ute)?s?\b", text.lower()):
+        return frozenset((True, False))  # minutes of the acquisition, or after the injection
     return frozenset(said)
 
 
@@ -122,6 +125,13 @@ def _is_agent(words: list[str], place: int) -> bool:
         and place
         and re.fullmatch(_SHORT_PREFIX, words[place - 1])
         and not re.fullmatch(r"spine|sp|col\w*|ws|hws", following)
+    )
+
+
+def _is_ambiguous(word: str, following: str) -> bool:
+    """Return whether a word that is no agent may be short for one, or for "after"."""
+    return bool(
+        (re.fullmatch(r"con|cm|mc", word) and not following) or (word == "pos" and not re.fullmatch(_AGENT, following))
     )
 
 
