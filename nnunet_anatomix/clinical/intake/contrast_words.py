@@ -8,58 +8,112 @@ from __future__ import annotations
 import re
 import unicodedata
 
-_AGENT = (
-    r"gd|gad|gado\w*|gadd?ovist|gd(dtpa|dota|bopta|hpdo3a|eob|eobdtpa)|gadolin\w*|gadav\w*|dtpa|dota|bopta|eob|civ|iv|i\.v|magnevist\w*|"
-    r"omniscan|dotarem|dotagraf|clariscan|cyclolux|pro-?hance|multi-?hance|eovist|primovist|vasovist|ablavar|ferumoxytol|feraheme|teslascan|vueway|"
-    r"elucirem|artirem|optimark|magnograf|kms?|kontr|kontras\w*|contr|contrast\w*|cte|enhanced?|enh|enhancement|ce|mdc|"
-    r"pdc|inj|injec\w*|injek\w*|iniez\w*|iniett\w*|inyec\w*|injet\w*"
+
+def _either(words: str) -> str:
+    """Return a pattern of any of the given patterns, which blanks separate."""
+    return "|".join(words.split())
+
+
+# All tables hold words in lower case without accents, as patterns.
+_AGENT = _either(
+    r"""
+    gd gad gado\w* gadd?ovist gd(dtpa|dota|bopta|hpdo3a|eob|eobdtpa) gadolin\w* gadav\w* dtpa
+    dota bopta eob civ iv i\.v magnevist\w* omniscan dotarem dotagraf clariscan cyclolux
+    pro-?hance multi-?hance eovist primovist vasovist ablavar ferumoxytol feraheme teslascan
+    vueway elucirem artirem optimark magnograf kms? kontr kontras\w* contr contrast\w* cte
+    enhanced? enh enhancement ce mdc pdc inj injec\w* injek\w* iniez\w* iniett\w* inyec\w*
+    injet\w*
+    """
 )
-_NO = (
-    r"no|non|not|without|wo|w/o|ohne|o|kein\w*|sans|s/|utan|ej|inte|icke|ikke|uden|uten|u|ilman|ss|senza|sin|sem|zonder|geen|bez|"
-    r"un"
+_NO = _either(
+    r"""
+    no non not without wo w/o ohne o kein\w* sans s/ utan ej inte icke ikke uden uten u ilman
+    ss senza sin sem zonder geen bez un
+    """
 )
-_BEFORE = r"pre|pra|prae|vor|before|avant|fore|innan|antes|prima|voor|przed|forud|for|av|v"
-_AFTER = r"post|nach|apres|after|efter|etter|dopo|despues|depois|pos|po|na|n|ap"
-_WITH = r"with|w|w/|mit|m|avec|con|c/|com|met|med|\+"
+_BEFORE = _either(
+    r"""
+    pre pra prae vor before avant fore innan antes prima voor przed forud for av v
+    """
+)
+_AFTER = _either(
+    r"""
+    post nach apres after efter etter dopo despues depois pos po na n ap
+    """
+)
+_WITH = _either(
+    r"""
+    with w w/ mit m avec con c/ com met med \+
+    """
+)
 _ALONE_BEFORE, _ALONE_AFTER = r"pre|pra|prae|vor|avant|fore", r"post|nach|apres|after|efter|etter|dopo|despues"
-_FILLER = (
-    r"i|intraven\w*|de|del|della|di|d|do|du|des|der|den|dem|the|any|le|les|la|il|lo|el|l|a|mezzo|produit|prod|medio|meio|media|"
-    r"medium|agent|agente|mittel|bolus"
+_FILLER = _either(
+    r"""
+    i intraven\w* de del della di d do du des der den dem the any le les la il lo el l a mezzo
+    produit prod medio meio media medium agent agente mittel bolus
+    """
 )
-_AND = r"and|und|et|e|y|en|och|og|oder|or|ou|o|i|&|/|,"
-_NATIVE = (
-    r"nativ[aeo]?|natifs?|natives?|nativt|unenhanced|nonenhanced|uncontrasted|plain|simple|basale|blanco|nc|okm|kontrast(siz|los|frei)\w*|"
-    r"(pre|prae|non|no|wo|sans|ohne|without|nativ)(gd|gad\w*|km|contr\w*|kontr\w*|con|ce|inj\w*)|c-|-c|-k|s/c"
+_AND = _either(
+    r"""
+    and und et e y en och og oder or ou o i & / ,
+    """
 )
-_ENHANCED = (
-    r"mkm|nkm|(post?|with|mit|nach|avec)(gd|gad\w*|km|contr\w*|kontr\w*|con|ce|inj\w*)|c\+|\+c|\+k|c/c|hbp|hepatobiliary|"
-    r"arterial\w*|arteriell\w*|arterielle|venous|venoes|venos\w*|portal|portale?|portalvenous|equilibrium|delayed|"
-    r"late|spat|spaet|tardi\w*"
+_NATIVE = _either(
+    r"""
+    nativ[aeo]? natifs? natives? nativt unenhanced nonenhanced uncontrasted plain simple basale
+    blanco nc okm kontrast(siz|los|frei)\w*
+    (pre|prae|non|no|wo|sans|ohne|without|nativ)(gd|gad\w*|km|contr\w*|kontr\w*|con|ce|inj\w*)
+    c- -c -k s/c
+    """
 )
-_BOTH = (
-    r"w/wo|wo/w|\+/-|\+-|w\+wo|w&wo|wandwo|gd-|gad-|km-|-gd|-gad|-km|t1\+|dyn|dynam\w*|dce|twist|tricks|"
-    r"art|ven|pv|pvp|equil|delay|nephro\w*|excret\w*|perf|perfusion|permeability"
+_ENHANCED = _either(
+    r"""
+    mkm nkm (post?|with|mit|nach|avec)(gd|gad\w*|km|contr\w*|kontr\w*|con|ce|inj\w*) c\+ \+c
+    \+k c/c hbp hepatobiliary arterial\w* arteriell\w* arterielle venous venoes venos\w* portal
+    portale? portalvenous equilibrium delayed late spat spaet tardi\w*
+    """
+)
+_BOTH = _either(
+    r"""
+    w/wo wo/w \+/- \+- w\+wo w&wo wandwo gd- gad- km- -gd -gad -km t1\+ dyn dynam\w* dce twist
+    tricks art ven pv pvp equil delay nephro\w* excret\w* perf perfusion permeability
+    """
 )
 _REFUSAL = r"nein|none|nej|nee|nelkul"
-_TREATMENT = (
-    r"op|ops|operativ\w*|operator\w*|operat\w*|surg\w*|rt|rad\w*|chemo\w*|bio|biops\w*|treat\w*|tx|therap\w*|fossa|fosse|horn|partum|ictal|mortem|trauma\w*|embol\w*|ablat\w*|bestrahl\w*|"
-    r"resect\w*|contouring|processing|proc|processed"
+_TREATMENT = _either(
+    r"""
+    op ops operativ\w* operator\w* operat\w* surg\w* rt rad\w* chemo\w* bio biops\w* treat\w*
+    tx therap\w* fossa fosse horn partum ictal mortem trauma\w* embol\w* ablat\w* bestrahl\w*
+    resect\w* contouring processing proc processed
+    """
 )
 SUFFIX_NATIVE, SUFFIX_ENHANCED = r"n|nat|nativ|native|pre", r"ce|c|gd|gad|gado|km|k|post|postgd|ca"
 """Endings of the word T1, as in the names of BraTS."""
 _SHORT_AGENT = r"c|k|con|cont|cm|mc|pc"
 """Agents only right after one of :data:`_SHORT_PREFIX`."""
-_SHORT_PREFIX = r"no|non|without|w/o|wo|pre|post|with|w/|ohne|mit|nach|vor|utan|ej|u|med|m|fore|efter|innan|uden|uten|for|etter|\+|s/|c/|sin|sans|senza|avec"
+_SHORT_PREFIX = _either(
+    r"""
+    no non without w/o wo pre post with w/ ohne mit nach vor utan ej u med m fore efter innan
+    uden uten for etter \+ s/ c/ sin sans senza avec
+    """
+)
 _LAST_WITHOUT, _LAST_WITH = r"w/o|wo|without|ohne|sans|sin|senza|utan|uden|uten", r"w/|with|mit|avec|med"
 """Prepositions that speak of an agent if no word follows."""
 
 _LEXER = re.compile(
-    r"w\s*/\s*wo(?![a-z])|wo\s*/\s*w(?![a-z/])|w\s*(?:&|\+|and)\s*wo(?![a-z])|w\s*/\s*o(?![a-z])|(?<![a-z])[cs]\s?/\s?c(?![a-z])|"
-    r"(?<![a-z])[wcs]/|"  # abbreviated prepositions
-    r"\+\s?/\s?-|\+-|\+\s?[ck](?![a-z0-9])|(?<![a-z0-9])c\+|(?<![a-z0-9])c-(?![a-z0-9])|(?<=\s)-(?:c|k|gd|gad|km)(?![a-z0-9-])|"
-    r"(?<![a-z0-9])(?:gd|gad|km)-(?![a-z0-9])|(?<![a-z0-9])t1w?\+(?!\s*[a-z])|(?:pro|multi)-hance|i\.v|"
-    r"[a-z0-9*]+|[+&/,]"
+    r"""
+    w\s*/\s*wo(?![a-z]) | wo\s*/\s*w(?![a-z/]) | w\s*(?:&|\+|and)\s*wo(?![a-z])  # with and without
+    | w\s*/\s*o(?![a-z]) | (?<![a-z])[cs]\s?/\s?c(?![a-z]) | (?<![a-z])[wcs]/  # abbreviations
+    | \+\s?/\s?- | \+-
+    | \+\s?[ck](?![a-z0-9]) | (?<![a-z0-9])c\+ | (?<![a-z0-9])c-(?![a-z0-9])
+    | (?<=\s)-(?:c|k|gd|gad|km)(?![a-z0-9-]) | (?<![a-z0-9])(?:gd|gad|km)-(?![a-z0-9])
+    | (?<![a-z0-9])t1w?\+(?!\s*[a-z])
+    | (?:pro|multi)-hance | i\.v
+    | [a-z0-9*]+ | [+&/,]
+    """,
+    re.VERBOSE,
 )
+"""Words and signs of a text in lower case without accents."""
 
 
 def agent_in(text: str) -> frozenset[bool]:
