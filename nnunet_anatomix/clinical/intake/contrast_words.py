@@ -159,6 +159,11 @@ def agent_in(text: str) -> frozenset[bool]:
     return frozenset(said)
 
 
+def is_agent(word: str) -> bool:
+    """Return whether a word in lower case is the name of a contrast agent, or short for one."""
+    return re.fullmatch(_AGENT, word) is not None
+
+
 def _split_words(text: str) -> list[str]:
     plain = unicodedata.normalize(
         "NFKD", text.replace("±", "+/-").replace("ø", "o").replace("Ø", "o").replace("ı", "i")
