@@ -39,7 +39,10 @@ def intake(
             description, path, modality, volume (patterns with * and ?, case-insensitive) or series
             (a SeriesInstanceUID); volume is the column of intake.csv that tells the echoes,
             b-values or time points of a series apart. All fields of a channel must match, and one
-            pattern of each field. Example: --map 0=description:*t1* 0=modality:MR 1=series:1.2.3.
+            pattern of each field. The rules rank what matches, and exclude reformats, masks and the
+            like unless a description, path or UID names them. unit:suv converts PET to SUV by body
+            weight, unit:stored does not. Example: --map 0=description:*t1* 0=modality:MR
+            1=series:1.2.3.
         workers: Number of processes. Default: all cores.
         originals_only: Take no CT that is lossy compressed, or whose ImageType begins with DERIVED
             or has SECONDARY. Default: take axial ones if there is no original, and say so.

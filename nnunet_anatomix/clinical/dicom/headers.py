@@ -41,14 +41,11 @@ _B_VALUES = {
 """Name → private creator and tag, in the block that the scanner uses."""
 for _name, (_, _tag) in _B_VALUES.items():
     _TAG_OF |= {_name: Tag(_tag), f"{_name}Creator": Tag(_tag & 0xFFFF0000 | 0x10)}
+# Most tags are missing, and numbers are looked up faster than pydicom's tags.
+_NUMBER_OF = {keyword: int(tag) for keyword, tag in _TAG_OF.items()}
 _READ = list(_TAG_OF.values())
-_BINARY = {
-    **dict.fromkeys(("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "PixelRepresentation"), "H"),
-    "PixelPaddingValue": "H",
-    "GEImageType": "h",
-    "DiffusionBValue": "d",
-    "PhilipsBValue": "f",
-}
+_SHORTS = "Rows Columns SamplesPerPixel BitsAllocated BitsStored PixelRepresentation PixelPaddingValue"
+_BINARY = dict.fromkeys(_SHORTS.split(), "H") | {"GEImageType": "h", "DiffusionBValue": "d", "PhilipsBValue": "f"}
 """Keyword of a binary number → its ``struct`` format character."""
 VOLUME_TAGS = (
     "echo_time",
@@ -114,8 +111,8 @@ class SliceHeader:
 
     @property
     def part(self) -> str:
-        """What an MR image shows instead of magnitudes; see :attr:`Content.part`."""
-        return self.content.part
+        """What an MR image shows, as one word: ``magnitude``, or see :attr:`Content.part`."""
+        return (self.content.part or "magnitude").removesuffix(" part").replace(" ", "_")
 
     @property
     def is_enhanced(self) -> bool:
@@ -159,17 +156,18 @@ def read_slice_header(found: FoundFile, stream: BinaryIO, head: bytes) -> SliceH
     if data_at is None and not series_uid and not values.number("Rows"):
         raise Unusable(DAMAGED)
     syntax = UID(meta.text("TransferSyntaxUID") or ImplicitVRLittleEndian)
+    modality, image_type = values.text("Modality"), values.texts("ImageType")
     header: dict[str, Any] = {
         "patient_id": values.text("PatientID"),
         "study_uid": values.text("StudyInstanceUID"),
         "series_uid": series_uid,
         "instance_uid": instance_uid or meta.text("MediaStorageSOPInstanceUID"),
         "frame_uid": values.text("FrameOfReferenceUID"),
-        "modality": values.text("Modality"),
+        "modality": modality,
         "description": values.decode_text("SeriesDescription"),
         "series_number": values.text("SeriesNumber"),
         "instance": values.number("InstanceNumber"),
-        "image_type": values.texts("ImageType"),
+        "image_type": image_type,
         "rows": int(values.number("Rows") or 0),
         "columns": int(values.number("Columns") or 0),
         "samples": int(values.number("SamplesPerPixel") or 1),
@@ -182,7 +180,7 @@ def read_slice_header(found: FoundFile, stream: BinaryIO, head: bytes) -> SliceH
         "intercept": values.number("RescaleIntercept"),
         "rescale_type": values.text("RescaleType"),
         "kernel": "\\".join(values.texts("ConvolutionKernel")),
-        "content": read_content(values, values.text("Modality"), values.texts("ImageType")),
+        "content": read_content(values, modality, image_type),
         "lossy": values.text("LossyImageCompression") == "01",
         "sop_class": sop_class,
         "thickness_mm": values.number("SliceThickness"),
@@ -219,9 +217,12 @@ class _Values:
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
         self.damaged: list[str] = []
+        self._present = set(map(int, dataset.keys()))
 
     def _raw(self, keyword: str) -> tuple[bytes, bool] | None:
         """Return the raw value and whether it is little-endian."""
+        if _NUMBER_OF[keyword] not in self._present:
+            return None
         element = self.dataset.get_item(_TAG_OF[keyword])
         if element is None or not element.value:
             return None
@@ -239,6 +240,8 @@ class _Values:
 
     def text(self, keyword: str) -> str:
         """Return a text decoded as Latin-1; empty if the tag is missing."""
+        if _NUMBER_OF[keyword] not in self._present:
+            return ""
         element = self.dataset.get_item(_TAG_OF[keyword])
         if isinstance(element, DataElement) and isinstance(element.value, str):  # already converted by pydicom
             return element.value.strip(" \0")

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from nnunet_anatomix.clinical.intake.channel_words import is_label_map
 from nnunet_anatomix.clinical.intake.mapping import ChannelMap, map_line
 from nnunet_anatomix.clinical.intake.needs import Channel
 from nnunet_anatomix.clinical.intake.series import Series
 from nnunet_anatomix.clinical.intake.suitability import (
+    extent_mm,
     find_doubt,
     find_exclusion,
     find_mismatch,
@@ -49,7 +51,8 @@ class Verdict:
     def rank(self, found: Mapping[int, Series], number: int) -> tuple[float, ...]:
         """Return the sort key of a fitting series; the smallest key fits best."""
         misfit = self.misfits.get(number)
-        return (misfit.level if misfit else 0, *rank_key(found[number]))
+        longest_mm = max(extent_mm(found[fitting]) for fitting in self.fitting)
+        return (misfit.level if misfit else 0, *rank_key(found[number], longest_mm))
 
 
 def judge_candidates(
@@ -118,7 +121,8 @@ def _judge_mapped(
     exclusion = find_exclusion(series, channel.kind or series.modality or series.kind)
     if exclusion and not mapped.overrides_rules(series):
         verdict.rejections[number] = f"{exclusion}; to take it: {map_line(channel, series)}"
-        verdict.offers.append(number)
+        if not (series.has_label_values or is_label_map(series.files[0])):  # a folder may hold hundreds
+            verdict.offers.append(number)
         return
     verdict.fitting.append(number)
     if exclusion:

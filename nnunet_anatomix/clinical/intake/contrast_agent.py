@@ -40,6 +40,8 @@ def judge_agents(found: Mapping[int, Series]) -> dict[int, Series]:
             evidence = own[number]
             if evidence.state == "unmarked" and series.modality == "MR":
                 evidence = _judge_in_study(number, study, own)
+            elif evidence.state == "enhanced" and _is_told_by_tag_alone(series):
+                evidence = _judge_tag(study, own, evidence)
             judged[number] = replace(series, agent=evidence)
     return {number: judged[number] for number in found}
 
@@ -71,6 +73,20 @@ def _agent_by_tags(series: Series) -> set[bool]:
         return {True} if content.agent else set()
     first, last = (_since(content.agent_start_s, moment) for moment in content.acquired_s)
     return {True} if first >= 0 else {False} if last < 0 else {True, False}
+
+
+def _is_told_by_tag_alone(series: Series) -> bool:
+    return not agent_in(series.description) and series.content.agent_start_s is None
+
+
+def _judge_tag(study: Mapping[int, Series], own: Mapping[int, AgentEvidence], evidence: AgentEvidence) -> AgentEvidence:
+    """Doubt a tag that does not tell the scans of a study apart, as if set at registration."""
+    others = [scan for scan in study.values() if scan.modality == "MR" and not scan.problem]
+    if len(others) > 1 and all(scan.content.agent for scan in others):
+        return AgentEvidence("unclear", "every series of the study names a contrast agent, also those before it")
+    if any(scan.content.agent and agent_in(scan.description) == {False} for scan in others):
+        return AgentEvidence("unclear", "the tags name a contrast agent also in series without it")
+    return evidence
 
 
 def _since(start_s: float, moment_s: float) -> float:

@@ -13,7 +13,7 @@ from nnunet_anatomix.clinical.dicom.signal_parts import find_part
 from nnunet_anatomix.clinical.intake.scan_tree import scan_tree
 from nnunet_anatomix.clinical.intake.suitability import find_mismatch
 from tests.nnunet_anatomix.clinical.dicom_series import write_series
-from tests.nnunet_anatomix.clinical.intake.test_choice import channels
+from tests.nnunet_anatomix.clinical.intake.test_choice import channels, chosen
 
 ORIGINAL = ("ORIGINAL", "PRIMARY")
 
@@ -166,3 +166,31 @@ def test_an_enhanced_file_lists_its_agents():
     oral = groups(ContrastBolusAdministrationRouteSequence={"CodeMeaning": "Oral route"})
     whole.ContrastBolusAgentSequence = Sequence([oral])
     assert read_agents(Content(), whole) == read_agents(Content(), Dataset()) == Content()
+
+
+def test_the_magnitude_of_a_series_of_all_parts_is_taken(tmp_path):
+    series_uid, study_uid, frame_uid = "1.2.3", "1.2.4", "1.2.5"
+    for number in range(4):
+
+        def part(dataset, k, number=number):
+            dataset.InstanceNumber = 8 * number + k + 1
+            dataset.add_new((0x0043, 0x0010), "LO", "GEMS_PARM_01")
+            dataset.add_new((0x0043, 0x102F), "SS", number)
+
+        write_series(
+            tmp_path,
+            modality="MR",
+            description="T1 FFE",
+            image_type=("ORIGINAL", "PRIMARY", "OTHER"),
+            name=f"{number}_{{number}}",
+            series_uid=series_uid,
+            study_uid=study_uid,
+            frame_uid=frame_uid,
+            slope=None,
+            intercept=None,
+            change=part,
+        )
+    found, _ = scan_tree(tmp_path.resolve())
+    assert {each.volume for each in found} == {"part=magnitude", "part=phase", "part=real", "part=imaginary"}
+    (case,) = chosen(found, channels("T1"))
+    assert [found[number - 1].volume for number in case.chosen] == ["part=magnitude"]

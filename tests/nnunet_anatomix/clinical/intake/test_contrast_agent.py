@@ -110,6 +110,15 @@ def test_the_study_tells_an_unmarked_scan_from_an_enhanced_one():
     assert taken([mr("T1 tra", at=NOON + 60), mr("perf asl", at=NOON)], "T1") == (1,)
 
 
+def test_a_tag_that_every_series_has_does_not_decide():
+    everywhere = [mr("T1 tra", agent=True), mr("T2 tra", agent=True), mr("T1 tra KM", agent=True)]
+    assert taken(everywhere, "T1ce") == (3,)
+    assert "every series" in offered(everywhere, "T1") and "every series" in offered(everywhere, "T1ce")
+    mixed = [mr("T1 tra", agent=True), mr("T2 tra"), mr("T1 sag PRE", agent=True)]
+    assert "also in series without it" in offered(mixed, "T1ce")
+    assert taken([mr("T1 tra", agent=True), mr("T2 tra")], "T1ce") == (1,)
+
+
 def test_two_scans_with_the_same_words_are_offered():
     first, second = (mr("T1 tra", at=NOON + wait, series_uid=f"1.{wait}") for wait in (0, 600))
     assert "series 2 has the same description" in offered([first, second], "T1")
@@ -122,6 +131,13 @@ def test_image_files_say_it_in_their_names():
     (case,) = chosen(brats, channels("T1", "T1ce", "T2", "FLAIR"))
     assert case.chosen == (1, 2, 3, 4)
     assert chosen([image("T1/p.nii"), image("T1_post/p.nii")], channels("T1", "T1ce"))[0].chosen == (1, 2)
+    pairs = [image(f"c/{patient}_{kind}.nii.gz") for patient in "PQ" for kind in ("t1", "t1_gado", "t2")]
+    cases = chosen(pairs, channels("T1", "T1ce", "T2"))
+    assert [each.chosen for each in cases] == [(1, 2, 3), (4, 5, 6)]
+    visits = [image(f"d/P_{visit}_{kind}.nii.gz") for visit in ("pre", "post") for kind in ("flair", "t2")]
+    assert [each.chosen for each in chosen(visits, channels("T2", "FLAIR"))] == [(2, 1), (4, 3)]
+    initials = [image("e/KM_t2.nii.gz"), image("e/GD_t2.nii.gz")]
+    assert [each.chosen for each in chosen(initials, channels("T2"))] == [(1,), (2,)]
     assert offered([image("[a]/p t1.nii.gz")], "T1ce")
     assert chosen([image("p.nii")], channels("T1ce"))[0].chosen == (1,)  # the folder says what it holds
 
