@@ -24,6 +24,7 @@ from nnunet_anatomix.clinical.delivery.records import (
     SEGMENTATIONS,
     StructureVolume,
 )
+from nnunet_anatomix.clinical.delivery.scan_planes import open_planes, planes_of
 from nnunet_anatomix.clinical.delivery.secondary_capture import build_secondary_capture
 from nnunet_anatomix.clinical.delivery.source_grid import place_on_slices, reorder_to_grid
 from nnunet_anatomix.clinical.delivery.source_headers import SourceHeaders, read_source_headers
@@ -157,9 +158,9 @@ def _render_overview(
     path = image_file(delivery.intake, case, 0, source.file_ending)
     if not path.is_file():
         raise InputError(f"the overview needs {path}, which is missing; run intake again, or use --no-overview")
-    channel, scan = source.channels[0].name, read_image(path, "scan")
-    if not same_grid(scan, source.grid):  # a copy, which large scans avoid
-        scan = image_on(source.grid, reorder_to_grid(scan, source.grid))
+    channel, scan = source.channels[0].name, open_planes(path)
+    if not same_grid(scan.grid, source.grid):
+        scan = planes_of(image_on(source.grid, reorder_to_grid(read_image(path, "scan"), source.grid)))
     figure = render_overview(
         scan,
         image_on(source.grid, labels),

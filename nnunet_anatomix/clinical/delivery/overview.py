@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import SimpleITK as sitk
 
+from nnunet_anatomix.clinical.delivery.scan_planes import ScanPlanes, planes_of
 from nnunet_anatomix.clinical.delivery.structure_colours import structure_colours
 from nnunet_anatomix.clinical.delivery.structures import Structures
+from pretraining.imaging.grids import Grid
 from pretraining.imaging.views import CONTENT, VIEWS, apply_window, display_window, letter_sides
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ _SAMPLE = 2**20
 
 
 def render_overview(
-    scan: sitk.Image,
+    scan: ScanPlanes | sitk.Image,
     labels: sitk.Image,
     structures: Structures,
     volumes_ml: Sequence[float],
@@ -41,7 +43,7 @@ def render_overview(
     """Render a prediction over its scan, to scale, in radiological orientation.
 
     Args:
-        scan: 3D image of any orientation.
+        scan: 3D image of any orientation. It is read plane by plane, three times.
         labels: Label map on the grid of ``scan``.
         structures: Names and labels of the structures.
         volumes_ml: Volumes of the structures, ml, in their order.
@@ -101,7 +103,7 @@ def render_overview(
 
 
 def render_panels(
-    scan: sitk.Image, labels: sitk.Image, structures: Structures, *, is_ct: bool
+    scan: ScanPlanes | sitk.Image, labels: sitk.Image, structures: Structures, *, is_ct: bool
 ) -> dict[str, np.ndarray]:
     """Render the axial, coronal and sagittal panels of an overview.
 
@@ -109,7 +111,7 @@ def render_panels(
     area of that structure along the axis.
 
     Args:
-        scan: 3D image of any orientation.
+        scan: 3D image of any orientation. It is read plane by plane, three times.
         labels: Label map on the grid of ``scan``.
         structures: Names and labels of the structures.
         is_ct: True if the scan is in Hounsfield units.
@@ -117,53 +119,78 @@ def render_panels(
     Returns:
         View → (H, W, 3) sRGB in [0, 1] with square pixels.
     """
-    values, numbers = (sitk.GetArrayViewFromImage(image) for image in (scan, labels))
-    to_view, spacing_mm = _view_axes(scan)
+    planes, numbers = _as_planes(scan), sitk.GetArrayViewFromImage(labels)
+    to_view, spacing_mm = _view_axes(planes.grid)
     areas = _count_areas(numbers)
-    window = display_window(values, is_ct=is_ct, structures=_sample_structures(values, numbers, areas))
-    box = _content_box(values, numbers, window)
+    window = _choose_window(planes, numbers, areas, is_ct)
+    box = _content_box(planes, numbers, window)
     at = [_best_plane(area[:, part], part) for area, part in zip(areas, box, strict=True)]
-    at = [index - part.start for index, part in zip(at, box, strict=True)]
-    # From here on, axes are those of the pictures; nothing is copied.
-    sizes = [part.stop - part.start for part in box]
-    at = [sizes[axis] - 1 - at[axis] if flipped else at[axis] for axis, flipped in to_view]
-    grey, numbers = (_turn(array[box], to_view) for array in (values, numbers))
+    grey = _take_planes(planes, at)
     colours = structure_colours(len(structures.all))
-    size_mm = spacing_mm * grey.shape
+    sizes = [box[axis].stop - box[axis].start for axis, _ in to_view]
+    size_mm = spacing_mm * sizes
     per_mm = _SIDE_PX / max(size_mm[:2])
     side_per_mm = min(per_mm, _SIDE_PX / 2 / size_mm[2])
     panels = {}
     for view, (axes, _) in VIEWS.items():
-        plane = tuple(slice(None) if axis in axes else at[axis] for axis in range(3))
+        (across,) = {0, 1, 2} - set(axes)
+        normal = to_view[across][0]
         scale = per_mm if view == "axial" else side_per_mm
-        shape = tuple(max(1, round(size_mm[axis] * scale)) for axis in reversed(axes))
-        panels[view] = _render_plane(grey[plane].T, numbers[plane].T, structures, shape, window, colours)
+        height, width = (max(1, round(size_mm[axis] * scale)) for axis in reversed(axes))
+        sides = [to_view[axis] for axis in axes]
+        shown = _turn_plane(grey[normal], normal, sides, box)
+        labelled = _turn_plane(numbers.take(at[normal], axis=normal), normal, sides, box)
+        panels[view] = _render_plane(shown, labelled, structures, (height, width), window, colours)
     return panels
 
 
-def _view_axes(image: sitk.Image) -> tuple[list[tuple[int, bool]], np.ndarray]:
+def _as_planes(scan: ScanPlanes | sitk.Image) -> ScanPlanes:
+    return planes_of(scan) if isinstance(scan, sitk.Image) else scan
+
+
+def _view_axes(grid: Grid) -> tuple[list[tuple[int, bool]], np.ndarray]:
     """Return which axes of an image's array the axes of the pictures are.
 
     Args:
-        image: 3D image of any orientation.
+        grid: Grid of any orientation.
 
     Returns:
         Array axis, and whether it is flipped, of each axis of the pictures, which run from the
             patient's right, front and top; and the spacing along them, mm.
     """
-    code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
+    code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(grid.direction)
     axes, spacing_mm = [], []
     for letters, first in (("RL", "L"), ("AP", "P"), ("SI", "I")):  # ends of the axis, and the last one
         index = next(number for number, letter in enumerate(code) if letter in letters)
         axes.append((2 - index, code[index] != first))
-        spacing_mm.append(image.GetSpacing()[index])
+        spacing_mm.append(grid.spacing_mm[index])
     return axes, np.array(spacing_mm)
 
 
-def _turn(array: np.ndarray, axes: Sequence[tuple[int, bool]]) -> np.ndarray:
-    """Return a view of an array with the axes of the pictures."""
-    turned = array.transpose([axis for axis, _ in axes])
-    return turned[tuple(slice(None, None, -1 if flipped else 1) for _, flipped in axes)]
+def _turn_plane(plane: np.ndarray, normal: int, axes: Sequence[tuple[int, bool]], box: Sequence[slice]) -> np.ndarray:
+    """Crop and turn one plane of an array: (downward, to the right) of the picture.
+
+    Args:
+        plane: Values of the plane.
+        normal: Array axis across the plane.
+        axes: Array axis to the right, then downward; and whether each is flipped.
+        box: Part of each array axis to show.
+    """
+    inside = [axis for axis in range(3) if axis != normal]
+    turned = plane[tuple(box[axis] for axis in inside)].transpose([inside.index(axis) for axis, _ in axes])
+    return turned[tuple(slice(None, None, -1 if flipped else 1) for _, flipped in axes)].T
+
+
+def _take_planes(scan: ScanPlanes, at: Sequence[int]) -> list[np.ndarray]:
+    """Return one plane across each array axis: (Y, X), (Z, X) and (Z, Y)."""
+    found = np.empty(0)
+    rows, columns = [], []
+    for z, plane in enumerate(scan.read()):
+        if z == at[0]:
+            found = plane.copy()
+        rows.append(plane[at[1]].copy())
+        columns.append(plane[:, at[2]].copy())
+    return [found, np.stack(rows), np.stack(columns)]
 
 
 def _count_areas(numbers: np.ndarray) -> list[np.ndarray]:
@@ -188,17 +215,24 @@ def _count_areas(numbers: np.ndarray) -> list[np.ndarray]:
     return areas
 
 
-def _sample_structures(values: np.ndarray, numbers: np.ndarray, areas: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the values of evenly chosen voxels of the structures, at most about a million."""
-    step = 1 + int(areas[0].sum()) // _SAMPLE
-    return np.concatenate([plane[labels > 0][::step] for plane, labels in zip(values, numbers, strict=True)])
+def _choose_window(
+    scan: ScanPlanes, numbers: np.ndarray, areas: Sequence[np.ndarray], is_ct: bool
+) -> tuple[float, float]:
+    """Choose the window from evenly chosen voxels of the scan and of its structures."""
+    step, structure_step = 1 + numbers.size // _SAMPLE, 1 + int(areas[0].sum()) // _SAMPLE
+    everywhere, inside, first = [], [], 0
+    for plane, labels in zip(scan.read(), numbers, strict=True):
+        everywhere.append(plane.ravel()[first::step].copy())
+        first = (first - plane.size) % step
+        inside.append(plane[labels > 0][::structure_step].copy())
+    return display_window(np.concatenate(everywhere), is_ct=is_ct, structures=np.concatenate(inside))
 
 
-def _content_box(values: np.ndarray, numbers: np.ndarray, window: tuple[float, float]) -> tuple[slice, slice, slice]:
+def _content_box(scan: ScanPlanes, numbers: np.ndarray, window: tuple[float, float]) -> tuple[slice, slice, slice]:
     """Return the bounding box of all voxels that are not black or belong to a structure."""
     darkest = window[0] + CONTENT * (window[1] - window[0])
-    lines = [np.zeros(side, bool) for side in values.shape]
-    for z, (plane, labels) in enumerate(zip(values, numbers, strict=True)):
+    lines = [np.zeros(side, bool) for side in numbers.shape]
+    for z, (plane, labels) in enumerate(zip(scan.read(), numbers, strict=True)):
         content = (plane > darkest) | (labels > 0)
         lines[1] |= content.any(axis=1)
         lines[2] |= content.any(axis=0)

@@ -260,6 +260,6 @@ def _is_attenuation_corrected(content: Content) -> bool | None:
 
 def _as_signed(value: float, encoding: tuple[float | None, ...]) -> float:
     """Return a stored value as the images decode it: the tag's own sign is often wrong."""
-    signed, bits = encoding[0], int(encoding[1] or 16)
+    signed, bits = encoding[0], min(int(encoding[1] or 16), 64)
     value %= 1 << bits
     return value - (1 << bits) if signed and value >= 1 << (bits - 1) else value

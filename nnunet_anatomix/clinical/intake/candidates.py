@@ -10,6 +10,7 @@ from nnunet_anatomix.clinical.intake.mapping import ChannelMap, map_line
 from nnunet_anatomix.clinical.intake.needs import Channel
 from nnunet_anatomix.clinical.intake.series import Series
 from nnunet_anatomix.clinical.intake.suitability import (
+    extent_mm,
     find_doubt,
     find_exclusion,
     find_mismatch,
@@ -50,7 +51,8 @@ class Verdict:
     def rank(self, found: Mapping[int, Series], number: int) -> tuple[float, ...]:
         """Return the sort key of a fitting series; the smallest key fits best."""
         misfit = self.misfits.get(number)
-        return (misfit.level if misfit else 0, *rank_key(found[number]))
+        longest_mm = max(extent_mm(found[fitting]) for fitting in self.fitting)
+        return (misfit.level if misfit else 0, *rank_key(found[number], longest_mm))
 
 
 def judge_candidates(

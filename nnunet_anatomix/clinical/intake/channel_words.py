@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath
 
-from nnunet_anatomix.clinical.intake.contrast_words import SUFFIX_ENHANCED, SUFFIX_NATIVE, agent_in
+from nnunet_anatomix.clinical.intake.contrast_words import SUFFIX_ENHANCED, SUFFIX_NATIVE, agent_in, is_agent
 from nnunet_anatomix.clinical.intake.image_files import image_ending, image_stem
 
 CONTRASTS = ("T1", "T1CE", "T2", "T2*", "FLAIR", "PD")
@@ -34,6 +34,7 @@ _SEQUENCE_PAIR = re.compile(r"(?:t[12][-–/ ]?){2}")
 _LABELS = r"[a-z]*(seg|segmentation|label|labelmap|mask|annotation)s?|rois?|gt"
 _NEUTRAL = r"images?|scans?|nii|nifti|nrrd|volumes?|data|series|raw"
 _TOKEN = re.compile(r"[A-Za-z0-9*]+")
+_SEPARATED = re.compile(r"([_\-. ]?)([A-Za-z0-9*]+)")
 
 
 def tokenize(text: str) -> list[str]:
@@ -106,6 +107,16 @@ def _folder_is_channel(file: str) -> bool:
     )
 
 
+def _without_channel(match: re.Match[str]) -> str:
+    """Return a separator and word of a name without the word for the channel.
+
+    Names of contrast agents go with their separator. Short words stay, which may be initials, and
+    "pre" and "post", which may be about an operation.
+    """
+    separator, word = match[1], match[2].lower()
+    return "" if len(word) > 3 and is_agent(word) else separator if _is_modality_word(word) else match[0]
+
+
 def _is_channel_word(word: str) -> bool:
     return _is_modality_word(word) or bool(agent_in(word))
 
@@ -138,7 +149,7 @@ def image_case_key(file: str, names: set[str]) -> tuple[str, str]:
     if parse_channel_number(file, names) is not None:
         return folder, name[:-5]
     if modalities_in(name):
-        return folder, _TOKEN.sub(lambda match: "" if _is_channel_word(match[0].lower()) else match[0], name)
+        return folder, _SEPARATED.sub(_without_channel, name)
     if _folder_is_channel(file):
         return str(PurePosixPath(folder).parent), name
     return folder, name

@@ -17,7 +17,7 @@ from nnunet_anatomix.clinical.intake.mapping import ChannelMap
 from nnunet_anatomix.clinical.intake.needs import Channel
 from nnunet_anatomix.clinical.intake.originality import find_change, is_changed_ct
 from nnunet_anatomix.clinical.intake.series import Series
-from nnunet_anatomix.clinical.intake.suitability import RANK_CRITERIA, find_mismatch, rank_key
+from nnunet_anatomix.clinical.intake.suitability import RANK_CRITERIA, find_mismatch
 from pretraining.imaging.grids import ROUNDED_HEADERS_VOX, same_grid
 
 _NO_MAP = ChannelMap()
@@ -193,14 +193,23 @@ def common_space(first: Series, other: Series) -> str:
 
 
 def _explain_rank(best: int, other: int, found: Mapping[int, Series], verdict: Verdict) -> str:
-    if verdict.rank(found, best)[0] < verdict.rank(found, other)[0]:
+    (level, *best_key), (other_level, *other_key) = verdict.rank(found, best), verdict.rank(found, other)
+    if level < other_level:
         return verdict.misfits[other].reason
-    for better, worse, criterion in zip(rank_key(found[best]), rank_key(found[other]), RANK_CRITERIA, strict=True):
+    for better, worse, criterion in zip(best_key, other_key, RANK_CRITERIA, strict=True):
         if better < worse:
             return criterion
         if better > worse:
             return "shares the grid or the frame of reference of channel 0"
     return "same rank, lower number"
+
+
+def _describe_unit(series: Series, channel: Channel) -> str:
+    if series.content.unit == "GML":
+        return "values are SUV as stored"
+    if channel.wants_suv:
+        return "converted to SUV by body weight"
+    return f"values as stored, not converted to SUV; --map {channel.number}=unit:suv converts them"
 
 
 def _format_notes(series: Series, channel: Channel, resampled: bool, ties: list[int], remark: str) -> str:
@@ -215,11 +224,7 @@ def _format_notes(series: Series, channel: Channel, resampled: bool, ties: list[
     if series.kind == "image" and not series.modality:
         parts.append("modality unknown from the file")
     if series.kind == "dicom" and series.modality == "PT":
-        parts.append(
-            "converted to SUV by body weight"
-            if channel.wants_suv
-            else f"values as stored, not converted to SUV; --map {channel.number}=unit:suv converts them"
-        )
+        parts.append(_describe_unit(series, channel))
     if channel.kind == "T1" and series.kind == "dicom" and series.agent.state == "unmarked":
         parts.append("no sign of contrast agent")
     if ties:

@@ -8,57 +8,112 @@ from __future__ import annotations
 import re
 import unicodedata
 
-_AGENT = (
-    r"gd|gad|gado\w*|gadd?ovist|gd(dtpa|dota|bopta|hpdo3a|eob|eobdtpa)|gadolin\w*|gadav\w*|dtpa|dota|bopta|eob|civ|iv|i\.v|magnevist\w*|"
-    r"omniscan|dotarem|dotagraf|clariscan|cyclolux|pro-?hance|multi-?hance|eovist|primovist|vasovist|ablavar|vueway|"
-    r"elucirem|artirem|optimark|magnograf|kms?|kontr|kontras\w*|contr|contrast\w*|cte|enhanced?|enh|enhancement|ce|mdc|"
-    r"pdc|inj|injec\w*|injek\w*|iniez\w*|iniett\w*|inyec\w*|injet\w*"
+
+def _either(words: str) -> str:
+    """Return a pattern of any of the given patterns, which blanks separate."""
+    return "|".join(words.split())
+
+
+# All tables hold words in lower case without accents, as patterns.
+_AGENT = _either(
+    r"""
+    gd gad gado\w* gadd?ovist gd(dtpa|dota|bopta|hpdo3a|eob|eobdtpa) gadolin\w* gadav\w* dtpa
+    dota bopta eob civ iv i\.v magnevist\w* omniscan dotarem dotagraf clariscan cyclolux
+    pro-?hance multi-?hance eovist primovist vasovist ablavar ferumoxytol feraheme teslascan
+    vueway elucirem artirem optimark magnograf kms? kontr kontras\w* contr contrast\w* cte
+    enhanced? enh enhancement ce mdc pdc inj injec\w* injek\w* iniez\w* iniett\w* inyec\w*
+    injet\w*
+    """
 )
-_NO = (
-    r"no|non|not|without|wo|w/o|ohne|o|kein\w*|sans|s/|utan|ej|inte|icke|ikke|uden|uten|u|ilman|ss|senza|sin|sem|zonder|geen|bez|"
-    r"un"
+_NO = _either(
+    r"""
+    no non not without wo w/o ohne o kein\w* sans s/ utan ej inte icke ikke uden uten u ilman
+    ss senza sin sem zonder geen bez un
+    """
 )
-_BEFORE = r"pre|pra|prae|vor|before|avant|fore|innan|antes|prima|voor|przed|forud|for|av|v"
-_AFTER = r"post|nach|apres|after|efter|etter|dopo|despues|depois|pos|po|na|n|ap"
-_WITH = r"with|w|w/|mit|m|avec|con|c/|com|met|med|\+"
+_BEFORE = _either(
+    r"""
+    pre pra prae vor before avant fore innan antes prima voor przed forud for av v
+    """
+)
+_AFTER = _either(
+    r"""
+    post nach apres after efter etter dopo despues depois pos po na n ap
+    """
+)
+_WITH = _either(
+    r"""
+    with w w/ mit m avec con c/ com met med \+
+    """
+)
 _ALONE_BEFORE, _ALONE_AFTER = r"pre|pra|prae|vor|avant|fore", r"post|nach|apres|after|efter|etter|dopo|despues"
-_FILLER = (
-    r"i|intraven\w*|de|del|della|di|d|do|du|des|der|the|any|le|la|l|a|mezzo|produit|prod|medio|meio|media|"
-    r"medium|agent|agente|mittel|bolus"
+_FILLER = _either(
+    r"""
+    i intraven\w* de del della di d do du des der den dem the any le les la il lo el l a mezzo
+    produit prod medio meio media medium agent agente mittel bolus
+    """
 )
-_AND = r"and|und|et|e|y|en|och|og|oder|or|ou|o|i|&|/|,"
-_NATIVE = (
-    r"nativ[aeo]?|natifs?|natives?|nativt|unenhanced|nonenhanced|uncontrasted|plain|simple|basale|blanco|nc|okm|kontrast(siz|los|frei)\w*|"
-    r"(pre|prae|non|no|wo|sans|ohne|without|nativ)(gd|gad\w*|km|contr\w*|kontr\w*|con|ce|inj\w*)|c-|-c|-k|s/c"
+_AND = _either(
+    r"""
+    and und et e y en och og oder or ou o i & / ,
+    """
 )
-_ENHANCED = (
-    r"mkm|nkm|(post?|with|mit|nach|avec)(gd|gad\w*|km|contr\w*|kontr\w*|con|ce|inj\w*)|c\+|\+c|\+k|c/c|hbp|hepatobiliary|"
-    r"arterial\w*|arteriell\w*|arterielle|venous|venoes|venos\w*|portal|portale?|portalvenous|equilibrium|delayed|"
-    r"late|spat|spaet|tardi\w*"
+_NATIVE = _either(
+    r"""
+    nativ[aeo]? natifs? natives? nativt unenhanced nonenhanced uncontrasted plain simple basale
+    blanco nc okm kontrast(siz|los|frei)\w*
+    (pre|prae|non|no|wo|sans|ohne|without|nativ)(gd|gad\w*|km|contr\w*|kontr\w*|con|ce|inj\w*)
+    c- -c -k s/c
+    """
 )
-_BOTH = r"w/wo|wo/w|\+/-|\+-|w\+wo|w&wo|wandwo|gd-|gad-|km-|-gd|-gad|-km|t1\+|dyn|dynamic\w*|dynam\w*|dce|twist|tricks"
+_ENHANCED = _either(
+    r"""
+    mkm nkm (post?|with|mit|nach|avec)(gd|gad\w*|km|contr\w*|kontr\w*|con|ce|inj\w*) c\+ \+c
+    \+k c/c hbp hepatobiliary arterial\w* arteriell\w* arterielle venous venoes venos\w* portal
+    portale? portalvenous equilibrium delayed late spat spaet tardi\w*
+    """
+)
+_BOTH = _either(
+    r"""
+    w/wo wo/w \+/- \+- w\+wo w&wo wandwo gd- gad- km- -gd -gad -km t1\+ dyn dynam\w* dce twist
+    tricks art ven pv pvp equil delay nephro\w* excret\w* perf perfusion permeability
+    """
+)
 _REFUSAL = r"nein|none|nej|nee|nelkul"
-_TREATMENT = (
-    r"op|ops|operativ\w*|operator\w*|operat\w*|surg\w*|rt|rad\w*|chemo\w*|bio|biops\w*|treat\w*|tx|therap\w*|fossa|fosse|horn|partum|ictal|mortem|trauma\w*|embol\w*|ablat\w*|bestrahl\w*|"
-    r"resect\w*|contouring|processing|proc|processed"
+_TREATMENT = _either(
+    r"""
+    op ops operativ\w* operator\w* operat\w* surg\w* rt rad\w* chemo\w* bio biops\w* treat\w*
+    tx therap\w* fossa fosse horn partum ictal mortem trauma\w* embol\w* ablat\w* bestrahl\w*
+    resect\w* contouring processing proc processed
+    """
 )
 SUFFIX_NATIVE, SUFFIX_ENHANCED = r"n|nat|nativ|native|pre", r"ce|c|gd|gad|gado|km|k|post|postgd|ca"
 """Endings of the word T1, as in the names of BraTS."""
-_SHORT_AGENT = r"c|k|con|cont"
+_SHORT_AGENT = r"c|k|con|cont|cm|mc|pc"
 """Agents only right after one of :data:`_SHORT_PREFIX`."""
-_SHORT_PREFIX = (
-    r"no|non|without|w/o|wo|pre|post|with|w/|ohne|mit|nach|vor|utan|ej|u|med|m|fore|efter|innan|uden|uten|for|etter"
+_SHORT_PREFIX = _either(
+    r"""
+    no non without w/o wo pre post with w/ ohne mit nach vor utan ej u med m fore efter innan
+    uden uten for etter \+ s/ c/ sin sans senza avec
+    """
 )
 _LAST_WITHOUT, _LAST_WITH = r"w/o|wo|without|ohne|sans|sin|senza|utan|uden|uten", r"w/|with|mit|avec|med"
 """Prepositions that speak of an agent if no word follows."""
 
 _LEXER = re.compile(
-    r"w\s*/\s*wo(?![a-z])|wo\s*/\s*w(?![a-z/])|w\s*(?:&|\+|and)\s*wo(?![a-z])|w\s*/\s*o(?![a-z])|(?<![a-z])[cs]\s?/\s?c(?![a-z])|"
-    r"(?<![a-z])[wcs]/|"  # abbreviated prepositions
-    r"\+\s?/\s?-|\+-|\+\s?[ck](?![a-z0-9])|(?<![a-z0-9])c\+|(?<![a-z0-9])c-(?![a-z0-9])|(?<=\s)-(?:c|k|gd|gad|km)(?![a-z0-9-])|"
-    r"(?<![a-z0-9])(?:gd|gad|km)-(?![a-z0-9])|(?<![a-z0-9])t1w?\+(?!\s*[a-z])|(?:pro|multi)-hance|i\.v|"
-    r"[a-z0-9*]+|[+&/,]"
+    r"""
+    w\s*/\s*wo(?![a-z]) | wo\s*/\s*w(?![a-z/]) | w\s*(?:&|\+|and)\s*wo(?![a-z])  # with and without
+    | w\s*/\s*o(?![a-z]) | (?<![a-z])[cs]\s?/\s?c(?![a-z]) | (?<![a-z])[wcs]/  # abbreviations
+    | \+\s?/\s?- | \+-
+    | \+\s?[ck](?![a-z0-9]) | (?<![a-z0-9])c\+ | (?<![a-z0-9])c-(?![a-z0-9])
+    | (?<=\s)-(?:c|k|gd|gad|km)(?![a-z0-9-]) | (?<![a-z0-9])(?:gd|gad|km)-(?![a-z0-9])
+    | (?<![a-z0-9])t1w?\+(?!\s*[a-z])
+    | (?:pro|multi)-hance | i\.v
+    | [a-z0-9*]+ | [+&/,]
+    """,
+    re.VERBOSE,
 )
+"""Words and signs of a text in lower case without accents."""
 
 
 def agent_in(text: str) -> frozenset[bool]:
@@ -92,14 +147,21 @@ def agent_in(text: str) -> frozenset[bool]:
                 said.add(False)
             else:
                 said |= _modifiers(words[:place]) or {True}
-        elif (word == "con" and not following) or (word == "pos" and not re.fullmatch(_AGENT, following)):
+        elif _is_ambiguous(word, following):
             said |= {True, False}
         elif suffix := re.fullmatch(r"[es]?t1(?:wi?)?([a-z]+)", word):
             if re.fullmatch(SUFFIX_NATIVE, suffix[1]):
                 said.add(False)
             elif re.fullmatch(SUFFIX_ENHANCED, suffix[1]):
                 said.add(True)
+    if not said and re.search(r"(?<![a-z0-9])\d+\s?min(ute)?s?\b", text.lower()):
+        return frozenset((True, False))  # minutes of the acquisition, or after the injection
     return frozenset(said)
+
+
+def is_agent(word: str) -> bool:
+    """Return whether a word in lower case is the name of a contrast agent, or short for one."""
+    return re.fullmatch(_AGENT, word) is not None
 
 
 def _split_words(text: str) -> list[str]:
@@ -122,6 +184,13 @@ def _is_agent(words: list[str], place: int) -> bool:
         and place
         and re.fullmatch(_SHORT_PREFIX, words[place - 1])
         and not re.fullmatch(r"spine|sp|col\w*|ws|hws", following)
+    )
+
+
+def _is_ambiguous(word: str, following: str) -> bool:
+    """Return whether a word that is no agent may be short for one, or for "after"."""
+    return bool(
+        (re.fullmatch(r"con|cm|mc", word) and not following) or (word == "pos" and not re.fullmatch(_AGENT, following))
     )
 
 

@@ -27,6 +27,8 @@ from nnunet_anatomix.clinical.phrases import redact_free_text
 from pretraining.imaging.grids import Grid
 from pretraining.imaging.rejection import Unusable
 
+MIN_EXTENT = 1 / 3
+"""Extent below which a series is only a part of the scan, fraction of the longest one."""
 MIN_SLICES = 5
 """Smallest number of slices of a volume. A localizer has fewer."""
 _EXCLUDED_WORDS = {
@@ -40,7 +42,7 @@ _EXCLUDED_WORDS = {
     "derived map": r"derived|adc|eadc|trace|tracew|fa|colfa|cbf|cbv|rcbf|rcbv|mtt|ttp|tmax|maps?|mapping|"
     r"([tb][0-2]|field)map|molli|shmolli|sasha",
     "phase, real or imaginary part": r"phase (image|map)s?|(real|imaginary) (part|image)s?|pha|imaginary|velocity",
-    "not attenuation-corrected": r"nac|noac|(no|non|without|wo) ac|(un|non )corrected",
+    "not attenuation-corrected": r"nac|(no|non|not|without|wo|un) ?(ac|corr|corrected)",
 }
 _EXCLUDED_NAMES = {
     "localizer": r"locali[sz]er|scout|topogram",
@@ -230,24 +232,43 @@ def _find_processing(series: Series) -> str:
         # Siemens abbreviates MPRAGE to "mpr": in original MR images it does not mean reformatted.
         if exclusion == "reformatted" and series.modality == "MR" and kinds[:1] == ["ORIGINAL"]:
             continue
+        if exclusion == "not attenuation-corrected" and series.modality not in ("PT", "NM"):
+            continue
         if re.search(rf"(?<!\S)({pattern})(?!\S)", words):
             return f"{exclusion} (description)"
     return ""
 
 
-def rank_key(series: Series) -> tuple[float, ...]:
+def rank_key(series: Series, longest_mm: float) -> tuple[float, ...]:
     """Return the sort key of a series for a channel; the smallest key fits best.
 
     Its parts are those of :data:`RANK_CRITERIA`, most important first.
+
+    Args:
+        series: Series without a problem.
+        longest_mm: Extent of the longest series of the choice across its slices.
     """
     grid = series.known_grid
+    is_part = extent_mm(series) < MIN_EXTENT * longest_mm
     sharp = series.modality == "CT" and _is_sharp(series)
     field_mm2 = grid.size[0] * grid.spacing_mm[0] * grid.size[1] * grid.spacing_mm[1]
-    return is_changed_ct(series), sharp, -grid.size[2], round(grid.spacing_mm[2], 3), -round(field_mm2)
+    return is_part, is_changed_ct(series), sharp, -grid.size[2], round(grid.spacing_mm[2], 3), -round(field_mm2)
 
 
-RANK_CRITERIA = ("original image", "softer kernel", "more slices", "thinner slices", "larger field of view")
+RANK_CRITERIA = (
+    "longer scan",
+    "original image",
+    "softer kernel",
+    "more slices",
+    "thinner slices",
+    "larger field of view",
+)
 """Meaning of the parts of :func:`rank_key`."""
+
+
+def extent_mm(series: Series) -> float:
+    """Return the extent of a series without a problem across its slices."""
+    return series.known_grid.size[2] * series.known_grid.spacing_mm[2]
 
 
 def _is_sharp(series: Series) -> bool:

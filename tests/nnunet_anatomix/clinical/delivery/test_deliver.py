@@ -21,6 +21,7 @@ from nnunet_anatomix.cli import main
 from nnunet_anatomix.clinical.delivery import deliver as deliver_module
 from nnunet_anatomix.clinical.delivery.dicom_options import DicomOptions
 from nnunet_anatomix.clinical.delivery.overview import render_panels
+from nnunet_anatomix.clinical.delivery.scan_planes import open_planes
 from nnunet_anatomix.clinical.delivery.structure_colours import structure_colours
 from nnunet_anatomix.clinical.delivery.structures import read_structures
 from nnunet_anatomix.commands.deliver import deliver
@@ -426,4 +427,8 @@ def test_the_overview_shows_structures_where_they_are_whatever_the_orientation(t
     assert where["sagittal"][:, 0].max() < 0.3 and where["sagittal"][:, 1].max() < 0.3
     turned = render_panels(*(sitk.DICOMOrient(image, "SRA") for image in upright), structures, is_ct=True)
     assert all(np.allclose(turned[view], panels[view]) for view in panels)
+    for ending in (".nii.gz", ".nrrd", ".mha", ".nii"):
+        sitk.WriteImage(upright[0], str(tmp_path / f"scan{ending}"), useCompression=ending != ".nii")
+        streamed = render_panels(open_planes(tmp_path / f"scan{ending}"), upright[1], structures, is_ct=True)
+        assert all(np.array_equal(streamed[view], panels[view]) for view in panels)
     assert panels["coronal"].shape[0] == pytest.approx(panels["coronal"].shape[1], abs=2)  # 40 mm by 40 mm

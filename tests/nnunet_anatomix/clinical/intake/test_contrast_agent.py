@@ -131,6 +131,13 @@ def test_image_files_say_it_in_their_names():
     (case,) = chosen(brats, channels("T1", "T1ce", "T2", "FLAIR"))
     assert case.chosen == (1, 2, 3, 4)
     assert chosen([image("T1/p.nii"), image("T1_post/p.nii")], channels("T1", "T1ce"))[0].chosen == (1, 2)
+    pairs = [image(f"c/{patient}_{kind}.nii.gz") for patient in "PQ" for kind in ("t1", "t1_gado", "t2")]
+    cases = chosen(pairs, channels("T1", "T1ce", "T2"))
+    assert [each.chosen for each in cases] == [(1, 2, 3), (4, 5, 6)]
+    visits = [image(f"d/P_{visit}_{kind}.nii.gz") for visit in ("pre", "post") for kind in ("flair", "t2")]
+    assert [each.chosen for each in chosen(visits, channels("T2", "FLAIR"))] == [(2, 1), (4, 3)]
+    initials = [image("e/KM_t2.nii.gz"), image("e/GD_t2.nii.gz")]
+    assert [each.chosen for each in chosen(initials, channels("T2"))] == [(1,), (2,)]
     assert offered([image("[a]/p t1.nii.gz")], "T1ce")
     assert chosen([image("p.nii")], channels("T1ce"))[0].chosen == (1,)  # the folder says what it holds
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from nnunet_anatomix.clinical.intake.channel_words import modalities_in
@@ -18,7 +20,18 @@ NATIVE = (
     *("T1 sans injection", "AX T1 SANS INJ", "T1 sans gado", "T1 avant injection", "T1 non injecté", "T1 natif"),
     *("T1 utan kontrast", "T1 ej kontrast", "T1 före kontrast", "T1 uden kontrast", "T1 bez kontrastu"),
     *("T1 senza mdc", "T1 senza mezzo di contrasto", "T1 prima del contrasto", "T1 nativo", "T1 zonder contrast"),
-    *("T1 SAG WITHOUT", "T1 -k", "T1 utan k", "T1 u. kontrast", "T1 oKM", "T1 v. KM", "T1 kontrastlos", "T1 AV INJ"),
+    *(
+        "T1 SAG WITHOUT",
+        "T1 -k",
+        "T1 utan k",
+        "T1 u. kontrast",
+        "T1 oKM",
+        "T1 s/ MC",
+        "T1 no CM",
+        "T1 v. KM",
+        "T1 kontrastlos",
+        "T1 AV INJ",
+    ),
     *("T1 ss inj", "T1 basale", "T1 simple", "T1 sin CIV", "T1 S/ GADO", "T1 kontrastsız", "T1 sans IV", "T1 NC"),
     *("T1 ohne KM i.v.", "T1 W/O GAD", "T1 AX W/O CON", "T1 fat sat no contrast", "AX T1 FS W/O", "T1 non-enhanced"),
     *("T1 sin contraste", "T1 SIN CTE", "T1 SAG S/C", "T1 sem contraste", "T1 antes de contraste"),
@@ -51,13 +64,34 @@ ENHANCED = (
         "T1 poscontraste",
         "T1 EOB 20min",
     ),
-    *("T1 AXIAL W/GAD", "AX T1 W/CON", "T1 AX WITH", "T1 no FS + GAD", "T1 without FS post gad", "T1 C/GD", "T1 PDC"),
+    *(
+        "T1 AXIAL W/GAD",
+        "AX T1 W/CON",
+        "T1 AX WITH",
+        "T1 no FS + GAD",
+        "T1 + CM",
+        "T1 C/ MC",
+        "T1 without FS post gad",
+        "T1 C/GD",
+        "T1 PDC",
+    ),
     *("sub-01_ce-gadolinium_T1w", "t1_vibe_fs_tra_arterial", "T1 enhanced"),
 )
 CONTRADICTORY = (
     *("T1 +/- KM", "T1 W/WO", "T1 W WO CONTRAST", "T1 W & WO", "T1 PRE/POST", "T1 pre and post gad", "T1 -KM", "T1-C"),
     *("T1 with and without contrast", "T1 mit und ohne KM", "T1 avec et sans gado", "T1 con y sin contraste", "T1 dyn"),
-    *("T1 WO/W", "T1 CON", "T1 AX POS", "T1 KM-", "T1 native + post"),
+    *(
+        "T1 WO/W",
+        "T1 CON",
+        "T1 CM",
+        "t1_vibe_fs_tra_art",
+        "T1 VIBE 20 min",
+        "T1 delay",
+        "T1 perfusion",
+        "T1 AX POS",
+        "T1 KM-",
+        "T1 native + post",
+    ),
 )
 SILENT = (
     *(
@@ -71,7 +105,16 @@ SILENT = (
         "T1 3D SPACE",
     ),
     *("T1 without fat sat", "T1 ohne FS", "T1 no FS", "T1 sans fat sat", "T1 C-SPINE", "T1 SAG C SPINE", "T1 C1-C7"),
-    *("SAG T1 W", "T1 post fossa", "T1 nach Bestrahlung", "T1 with FS", "T1 pre surgery", "T1 control"),
+    *(
+        "SAG T1 W",
+        "T1 post fossa",
+        "T1 nach Bestrahlung",
+        "T1 with FS",
+        "T1 TRA 5 mm",
+        "T1 min TE",
+        "T1 pre surgery",
+        "T1 control",
+    ),
     *("T1 phase contrast", "T1 AX POSTERIOR FOSSA", "T1W_FFE_TRA", "T1 SAG L-SPINE", "T1 cor", "T1 COL. CERVICALE"),
 )
 
@@ -133,3 +176,57 @@ def test_maps_and_vertebrae_are_no_contrasts(text, kinds):
 )
 def test_names_of_channels_say_the_same(name, kind):
     assert Channel(0, name).kind == kind
+
+
+WITHOUT = (
+    *(
+        "without",
+        "w/o",
+        "wo",
+        "no",
+        "non",
+        "ohne",
+        "o.",
+        "kein",
+        "sans",
+        "utan",
+        "ej",
+        "senza",
+        "senza il",
+        "sin",
+        "sem",
+    ),
+    *("zonder", "uden", "uten", "bez", "pre", "vor", "prä", "before", "avant", "före", "antes de", "prima del", "før"),
+)
+WITH = (
+    *("with", "w/", "post", "mit", "m.", "nach", "avec", "après", "after", "con", "med", "met", "com", "efter", "dopo"),
+    *("después de", "depois", "po", "na", "etter"),
+)
+AGENTS = (
+    *(
+        "contrast",
+        "gad",
+        "gado",
+        "gd",
+        "gadolinium",
+        "KM",
+        "Kontrastmittel",
+        "contraste",
+        "contrasto",
+        "kontrast",
+        "inj",
+    ),
+    *("Gadovist", "mdc", "mezzo di contrasto", "produit de contraste", "contrast medium", "i.v. KM", "PDC", "Gd-DTPA"),
+    *("injection de gadolinium", "KM i.v.", "kontrastmedel", "contrast agent", "medio de contraste"),
+)
+PLACES = ("AX T1 {}", "t1_tse_{}", "{} T1 SAG", "T1-{}", "T1 ({})", "T1 tra fs {} 3mm", "SAG T1 {} FS")
+
+
+@pytest.mark.parametrize(("prepositions", "said"), [(WITHOUT, {False}), (WITH, {True})], ids=["without", "with"])
+def test_every_preposition_with_every_agent(prepositions, said):
+    texts = [
+        place.format(separator.join((preposition, agent)))
+        for place, preposition, agent in itertools.product(PLACES, prepositions, AGENTS)
+        for separator in (" ", "_")
+    ]
+    assert not {text: agent_in(text) for text in texts if agent_in(text) != said}

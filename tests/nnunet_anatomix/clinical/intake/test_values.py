@@ -195,6 +195,12 @@ def test_sharp_kernels_go_behind_soft_ones(kernel):
         assert case.chosen == (2,) and case.reasons[1] == "series 2 fits better: softer kernel"
 
 
+def test_a_short_soft_series_does_not_replace_a_long_sharp_one():
+    short = scan("b", grid=replace(GRID, size=(64, 64, 8)), kernel="Br40")
+    (case,) = chosen([short, scan("a", kernel="Bl57")], channels("CT"))
+    assert case.chosen == (2,) and case.reasons[1] == "series 2 fits better: longer scan"
+
+
 def test_a_kernel_in_the_description_counts_if_its_tag_is_missing():
     (case,) = chosen([scan("Thorax 1.0 Bl57"), scan("Thorax 1.0 Br40")], channels("CT"))
     assert case.chosen == (2,)
