@@ -15,6 +15,7 @@ from pydicom.valuerep import DA, TM
 
 from nnunet_anatomix.clinical.cases import CaseSource, ChannelSource
 from nnunet_anatomix.clinical.delivery.frame_slices import FrameReference, needs_single_headers, single_headers
+from nnunet_anatomix.clinical.delivery.valid_tags import drop_invalid_tags
 from nnunet_anatomix.clinical.dicom.quiet import quiet_readers
 from pretraining.common.errors import InputError
 from pretraining.imaging.rejection import Unusable
@@ -31,6 +32,8 @@ _NEEDED = [
     "ReferringPhysicianName",
 ]
 """Tags that must exist but may be empty (type 2)."""
+_KEPT = (*_NEEDED, "SpecificCharacterSet", "ImageType", "Modality")
+"""Tags that are kept even if invalid: archives match patient and study by them."""
 _TIMES = {"PatientBirthDate": DA, "StudyDate": DA, "StudyTime": TM}
 """Tags that must be empty or a valid date or time. Anonymization may write invalid dates such as
 19500000.
@@ -220,6 +223,7 @@ def _fill_missing_tags(slices: Sequence[Dataset]) -> tuple[str, ...]:
         for keyword, kind in _TIMES.items():
             if not _is_valid(kind, header.get(keyword)):
                 setattr(header, keyword, "")
+        drop_invalid_tags(header, keep=_KEPT)
     # Derived from the instance UIDs, so that every delivery of a scan generates the same UIDs.
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
         if not slices[0].get(keyword):

@@ -17,11 +17,12 @@ from pydicom import dcmread
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, RLELossless
 
 from nnunet_anatomix.clinical.delivery.dicom_options import DicomOptions
+from nnunet_anatomix.clinical.dicom.quiet import quiet_readers
 from nnunet_anatomix.commands.deliver import deliver
 from pretraining.common.errors import InputError
 from pretraining.imaging.grids import image_on
 from tests.nnunet_anatomix.clinical.delivery.test_structure_set import OBLIQUE, anatomy
-from tests.nnunet_anatomix.clinical.dicom_series import AXIAL, ramp, write_series
+from tests.nnunet_anatomix.clinical.dicom_series import AXIAL, Change, ramp, write_series
 from tests.nnunet_anatomix.clinical.intake_folder import take_series, write_prediction
 
 NAMES = {"background": 0, "liver": 1, "kidney_left": 2, "Größe 3": 3, "liver tumour": 4}
@@ -39,10 +40,12 @@ KINDS = {
 class Clinic:
     """One series, its labels, and what is delivered of them."""
 
-    def __init__(self, folder: Path, labels: np.ndarray, *, direction=AXIAL, modality: str = "CT") -> None:
+    def __init__(
+        self, folder: Path, labels: np.ndarray, *, direction=AXIAL, modality: str = "CT", change: Change | None = None
+    ) -> None:
         self.folder, self.labels = folder, labels
         size = labels.shape[::-1]
-        self.files = write_series(folder / "src", ramp(size), direction=direction, modality=modality)
+        self.files = write_series(folder / "src", ramp(size), direction=direction, modality=modality, change=change)
         grid = take_series(folder / "intake", folder / "src", self.files, channel=modality)
         write_prediction(folder / "pred", image_on(grid, labels), labels=NAMES)
 
@@ -125,6 +128,23 @@ def test_dciodvfy_finds_no_error(kind, modality, direction, labelled, tmp_path):
             inflated.save_as(path)
         checked = subprocess.run(["dciodvfy", "-new", str(path)], capture_output=True, text=True, errors="replace")
         assert checked.returncode == 0 and "Error" not in checked.stdout + checked.stderr, checked.stderr
+
+
+def test_invalid_optional_tags_of_the_source_are_left_out(tmp_path):
+    def spoil(dataset, k):
+        with quiet_readers():  # pydicom doubts them too
+            dataset.PatientAge = "45"
+            dataset.PatientBirthTime = "99"
+            dataset.ProcedureCodeSequence = []
+            dataset.PatientWeight = "80.5"
+            dataset.AccessionNumber = "longer than sixteen characters"  # archives match by it
+
+    clinic = Clinic(tmp_path, anatomy(), change=spoil)
+    for path in clinic.deliver(rtstruct=True, report=True).rglob("*.dcm"):
+        stored = dcmread(path)
+        assert not {"PatientAge", "PatientBirthTime", "ProcedureCodeSequence"} & set(stored.dir())
+        assert stored.PatientWeight == 80.5 and stored.StudyDescription == "Studie Müller"
+        assert stored.AccessionNumber == "longer than sixteen characters"
 
 
 def run_dcmqi(program: str, *arguments: object) -> None:
