@@ -124,9 +124,34 @@ def test_resampled_values_are_those_of_the_phantom(tmp_path, how):
 def test_an_even_stack_is_not_resampled(tmp_path):
     scan = Scan(tmp_path / "src", EVEN, shear=(0, 0.3 / 72.5))  # less than half of a pixel in all
     _, image, reason = taken(tmp_path, tmp_path / "src")
-    assert not reason and np.array_equal(
-        sitk.GetArrayFromImage(image), np.round(intensities(scan.points_mm)).astype(int)
-    )
+    assert "resampled" not in reason
+    assert np.array_equal(sitk.GetArrayFromImage(image), np.round(intensities(scan.points_mm)).astype(int))
+
+
+def test_a_resampled_case_is_not_converted_again(tmp_path, caplog):
+    Scan(tmp_path / "src", **SCANS["two spacings, tilted"])
+    folder, _, _ = taken(tmp_path, tmp_path / "src")
+    first = {path.name: path.stat().st_mtime_ns for path in (folder / "images").iterdir()}
+    with caplog.at_level("INFO"):
+        intake(tmp_path / "src", folder, str(tmp_path / "model"))
+    assert "1 case already converted" in caplog.text
+    assert first == {path.name: path.stat().st_mtime_ns for path in (folder / "images").iterdir()}
+
+
+def test_other_channels_are_resampled_to_the_grid_of_a_tilted_one(tmp_path):
+    ids = {"study_uid": generate_uid(), "frame_uid": generate_uid()}
+    Scan(tmp_path / "src" / "ct", **SCANS["tilt"], **ids)
+    Scan(tmp_path / "src" / "mr", EVEN, modality="MR", description="t1", slope=1.0, intercept=-1024.0, **ids)
+    model = tmp_path / "model"
+    model.mkdir()
+    names = {"channel_names": {"0": "CT", "1": "T1"}, "file_ending": ".nii.gz"}
+    (model / "dataset.json").write_text(json.dumps(names))
+    intake(tmp_path / "src", tmp_path / "intake", str(model))
+    images = [sitk.ReadImage(str(tmp_path / "intake" / "images" / f"case_001_000{n}.nii.gz")) for n in (0, 1)]
+    assert Grid.of(images[0]) == Grid.of(images[1])
+    first, second = (sitk.GetArrayFromImage(image).astype(float) for image in images)
+    both = (first > first.min()) & (second > second.min())
+    assert both.mean() > 0.4 and np.percentile(np.abs(first - second)[both], 99) <= 5
 
 
 def test_whole_pixels_of_tilt_change_no_value():

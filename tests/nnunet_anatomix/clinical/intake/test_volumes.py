@@ -127,6 +127,16 @@ def test_an_aborted_dynamic_spoils_no_other(tmp_path):
     assert [each.known_grid.size[2] for each in series] == [8, 8, 8, 3]
 
 
+def test_a_damaged_file_voids_all_volumes_of_the_only_series_in_its_folder(tmp_path):
+    ids = one_series()
+    for number in range(2):
+        change = set_tags(EchoTime=10.0 * (number + 1))
+        paths = write_series(tmp_path, name=f"{number}" + "_{number}", change=change, **MR, **ids)
+    paths[3].write_bytes(b"")
+    series, _ = scan_tree(tmp_path.resolve())
+    assert len(series) == 2 and all(each.problem for each in series)
+
+
 def test_echoes_at_positions_of_their_own_are_volumes(tmp_path):
     change = set_tags(EchoTime=lambda k: 10 + 70 * (k % 2))
     write_series(tmp_path, ramp((20, 16, 12)), change=change, **MR)
