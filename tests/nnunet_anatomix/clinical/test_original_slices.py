@@ -58,8 +58,7 @@ def taken(tmp_path: Path, source: Path, channel: str = "CT") -> tuple[Path, sitk
     (model / "dataset.json").write_text(json.dumps({"channel_names": {"0": channel}, "file_ending": ".nii.gz"}))
     intake(source, tmp_path / "intake", str(model))
     with (tmp_path / "intake" / "intake.csv").open(newline="", encoding="utf-8") as file:
-        (row,) = csv.DictReader(file)
-    assert row["taken"] == "yes"
+        (row,) = [row for row in csv.DictReader(file) if row["taken"] == "yes"]
     image = sitk.ReadImage(str(tmp_path / "intake" / "images" / "case_001_0000.nii.gz"))
     return tmp_path / "intake", image, row["reason"]
 
@@ -239,7 +238,22 @@ def spect(folder: Path) -> list[tuple[Path, int]]:
     return [(path, 8 - k) for k in range(8)]
 
 
-@pytest.mark.parametrize(("write", "channel"), [(enhanced_files, "MRI"), (single_frames, "MRI"), (spect, "SPECT")])
+def one_of_two_echoes(folder: Path) -> list[tuple[Path, int]]:
+    """Write two echoes in one file, of which the channel T2 te80 asks for the second."""
+    planes = [ramp(seed=echo)[k] for k in range(8) for echo in (0, 1)]
+    places = [(0.0, 0.0, 2.0 * k) for k in range(8) for _ in (0, 1)]
+
+    def tags(frame):
+        return {"MREchoSequence": {"EffectiveEchoTime": (20.0, 80.0)[frame % 2]}}
+
+    path = write_enhanced(folder / "a", planes, places, tags, description="t2 tse")
+    return [(path, 2 * k + 2) for k in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("write", "channel"),
+    [(one_of_two_echoes, "T2 te80"), (enhanced_files, "MRI"), (single_frames, "MRI"), (spect, "SPECT")],
+)
 def test_a_seg_refers_to_files_and_frames(tmp_path, write, channel):
     (tmp_path / "src").mkdir()
     slices = write(tmp_path / "src")
