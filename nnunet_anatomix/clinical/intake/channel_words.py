@@ -14,7 +14,7 @@ _SEQUENCE = "(tse|fse|tfe|ffe|se|gre)?"
 _PATTERNS = {
     "CT": r"ct|cta|ldct|ncct|cect",
     "MR": r"mr|mri|mrt",
-    "PET": r"pet|pt|suv|suvbw|suvlbm",
+    "PET": r"pet|pt|suv(bw|lbm|bsa|ibw)?|sul",
     "SPECT": r"spect",
     "T1": rf"[es]?t1(wi?)?{_SEQUENCE}({SUFFIX_NATIVE}|{SUFFIX_ENHANCED})?|mprage|bravo|spgr|fspgr|vibe",
     "T2": rf"[es]?t2(w|wi)?{_SEQUENCE}",
