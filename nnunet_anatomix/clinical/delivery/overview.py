@@ -136,12 +136,11 @@ def render_panels(
         (across,) = {0, 1, 2} - set(axes)
         normal = to_view[across][0]
         scale = per_mm if view == "axial" else side_per_mm
-        shape = tuple(max(1, round(size_mm[axis] * scale)) for axis in reversed(axes))
-        shown = [
-            _turn_plane(plane, normal, [to_view[axis] for axis in axes], box)
-            for plane in (grey[normal], numbers.take(at[normal], axis=normal))
-        ]
-        panels[view] = _render_plane(*shown, structures, shape, window, colours)
+        height, width = (max(1, round(size_mm[axis] * scale)) for axis in reversed(axes))
+        sides = [to_view[axis] for axis in axes]
+        shown = _turn_plane(grey[normal], normal, sides, box)
+        labelled = _turn_plane(numbers.take(at[normal], axis=normal), normal, sides, box)
+        panels[view] = _render_plane(shown, labelled, structures, (height, width), window, colours)
     return panels
 
 

@@ -74,7 +74,7 @@ def read_source_headers(source: CaseSource) -> SourceHeaders:
     channel = source.channels[0]
     files = list(dict.fromkeys(channel.files))
     images = [_read_header(channel, channel.files.index(file)) for file in files]
-    frames, references = channel.frames, {}
+    frames, references = channel.frames, dict[str, FrameReference]()
     try:
         with quiet_readers():
             _require_same_series(images, channel)

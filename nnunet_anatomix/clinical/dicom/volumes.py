@@ -105,13 +105,15 @@ def _same_plane(first: SliceHeader, second: SliceHeader) -> bool:
     return (
         (first.rows, first.columns) == (second.rows, second.columns)
         and (first.samples, first.photometric) == (second.samples, second.photometric)
-        and bool(np.abs(np.subtract(first.pixel_spacing_mm, second.pixel_spacing_mm)).max() <= SPACING_TOLERANCE)
+        and bool(
+            np.abs(_numbers(first.pixel_spacing_mm) - _numbers(second.pixel_spacing_mm)).max() <= SPACING_TOLERANCE
+        )
         and _same_direction(first, second)
     )
 
 
 def _same_direction(first: SliceHeader, second: SliceHeader) -> bool:
-    return bool(np.abs(np.subtract(first.orientation, second.orientation)).max() <= DIRECTION_TOLERANCE)
+    return bool(np.abs(_numbers(first.orientation) - _numbers(second.orientation)).max() <= DIRECTION_TOLERANCE)
 
 
 def _overlap(first: Sequence[SliceHeader], second: Sequence[SliceHeader]) -> bool:
@@ -121,8 +123,13 @@ def _overlap(first: Sequence[SliceHeader], second: Sequence[SliceHeader]) -> boo
 
 
 def _normal(header: SliceHeader) -> np.ndarray:
-    along_x, along_y = np.reshape(header.orientation, (2, 3))
+    along_x, along_y = _numbers(header.orientation).reshape(2, 3)
     return np.cross(along_x, along_y)
+
+
+def _numbers(tag: tuple[float, ...] | None) -> np.ndarray:
+    """Return the numbers of a tag that :func:`split_volumes` requires."""
+    return np.array(tag if tag is not None else (), dtype=float)
 
 
 def _heights(slices: Sequence[SliceHeader], normal: np.ndarray) -> np.ndarray:

@@ -88,7 +88,7 @@ def find_ambiguous(
     for number in numbers:
         if found[number].volume:
             volumes[found[number].series_uid].append(number)
-    ambiguous = {}
+    ambiguous: dict[int, str] = {}
     for members in volumes.values():
         fitting = [number for number in members if not reasons[number]]
         if not asked:
