@@ -41,9 +41,9 @@ def needs_single_headers(channel: ChannelSource, images: Sequence[Dataset]) -> b
     """
     if not channel.frames:
         return False
-    first = images[0]
-    has_frames = int(first.get("NumberOfFrames") or 1) > 1 and "PerFrameFunctionalGroupsSequence" in first
-    return len(channel.files) > 1 or not has_frames
+    frames = int(images[0].get("NumberOfFrames") or 1)
+    is_enhanced = frames > 1 and "PerFrameFunctionalGroupsSequence" in images[0]
+    return len(channel.files) > 1 or not is_enhanced or len(channel.frames) < frames  # one volume of several
 
 
 def single_headers(

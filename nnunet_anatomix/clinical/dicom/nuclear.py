@@ -24,7 +24,7 @@ _VECTORS = {
 
 def is_nuclear_volume(header: SliceHeader) -> bool:
     """Return whether a file may hold reconstructed slices of nuclear medicine."""
-    return header.modality == "NM" and header.position_mm is None
+    return header.modality == "NM" and (header.frames > 1 or header.position_mm is None) and not header.is_enhanced
 
 
 def nuclear_headers(path: Path, header: SliceHeader) -> list[SliceHeader]:
@@ -52,19 +52,22 @@ def nuclear_headers(path: Path, header: SliceHeader) -> list[SliceHeader]:
 
 
 def _frames(dataset: Dataset, header: SliceHeader) -> Iterator[SliceHeader]:
-    detectors = dataset.get(_DETECTORS)
-    if not detectors or "SliceVector" not in dataset:
+    detectors = list(dataset.get(_DETECTORS) or [dataset])
+    is_tomographic = any(value.startswith("RECON") for value in header.image_type)
+    if "SliceVector" not in dataset and not is_tomographic:
         raise Unusable("multi-frame file without frame positions")
     spacing_mm = float(dataset.get("SpacingBetweenSlices") or dataset.get("SliceThickness") or 0)
-    slices = _indices(dataset, "SliceVector", header.frames)
+    slices = _indices(dataset, "SliceVector", header.frames) or list(range(1, header.frames + 1))
     of_detector = _indices(dataset, "DetectorVector", header.frames) or [1] * header.frames
     others = {field: _indices(dataset, keyword, header.frames) for keyword, field in _VECTORS.items()}
-    if not spacing_mm or not slices:
+    if not spacing_mm:
         raise Unusable("multi-frame file without slice spacing")
     for number in range(header.frames):
         detector = detectors[of_detector[number] - 1 if 0 < of_detector[number] <= len(detectors) else 0]
-        position = detector.get("ImagePositionPatient")
-        orientation = detector.get("ImageOrientationPatient")
+        position, orientation = (
+            detector.get(keyword) or dataset.get(keyword)
+            for keyword in ("ImagePositionPatient", "ImageOrientationPatient")
+        )
         if not position or not orientation:
             raise Unusable("multi-frame file without frame positions")
         along_x, along_y = np.array(orientation, dtype=float).reshape(2, 3)

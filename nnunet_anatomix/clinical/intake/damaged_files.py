@@ -25,7 +25,7 @@ def flag_missing_slices(series: Sequence[Series], damaged: Iterable[str]) -> lis
 
     Returns:
         The series. A series that is alone in such a folder gets a problem; if there are several,
-            each gets a note.
+            each gets a note. The volumes of one series count as one.
     """
     alone = {
         number
@@ -46,7 +46,7 @@ def flag_missing_slices(series: Sequence[Series], damaged: Iterable[str]) -> lis
         remark = f"{pluralize(count, 'damaged DICOM file')} in its folder: possibly missing slices of this series"
         for number in numbers:
             each = result[number]
-            if len(numbers) > 1:
+            if len({series[each].series_uid or each for each in numbers}) > 1:
                 result[number] = replace(each, notes=(*each.notes, remark))
             elif not each.problem:
                 result[number] = replace(each, problem=remark)

@@ -31,7 +31,7 @@ _NUMBERED = {"echo_time": "te", "b_value": "b", "inversion_time": "ti", "flip_an
 _COUNTED = {"temporal_position": "dynamic", "acquisition": "acquisition", "volume": "volume"}
 _TIMES = ("temporal_position", "trigger_time", "acquisition", "volume")
 """Fields of a volume's name that tell its time."""
-_ASKED = r"(te|b|ti|flip|dynamic|acquisition|volume|echo)\d+"
+_ASKED = r"(te|b|ti|flip|dynamic|acquisition|volume)\d+"
 
 
 def volume_words(series: Series) -> set[str]:

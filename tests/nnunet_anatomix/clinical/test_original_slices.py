@@ -58,8 +58,7 @@ def taken(tmp_path: Path, source: Path, channel: str = "CT") -> tuple[Path, sitk
     (model / "dataset.json").write_text(json.dumps({"channel_names": {"0": channel}, "file_ending": ".nii.gz"}))
     intake(source, tmp_path / "intake", str(model))
     with (tmp_path / "intake" / "intake.csv").open(newline="", encoding="utf-8") as file:
-        (row,) = csv.DictReader(file)
-    assert row["taken"] == "yes"
+        (row,) = [row for row in csv.DictReader(file) if row["taken"] == "yes"]
     image = sitk.ReadImage(str(tmp_path / "intake" / "images" / "case_001_0000.nii.gz"))
     return tmp_path / "intake", image, row["reason"]
 
@@ -124,9 +123,34 @@ def test_resampled_values_are_those_of_the_phantom(tmp_path, how):
 def test_an_even_stack_is_not_resampled(tmp_path):
     scan = Scan(tmp_path / "src", EVEN, shear=(0, 0.3 / 72.5))  # less than half of a pixel in all
     _, image, reason = taken(tmp_path, tmp_path / "src")
-    assert not reason and np.array_equal(
-        sitk.GetArrayFromImage(image), np.round(intensities(scan.points_mm)).astype(int)
-    )
+    assert "resampled" not in reason
+    assert np.array_equal(sitk.GetArrayFromImage(image), np.round(intensities(scan.points_mm)).astype(int))
+
+
+def test_a_resampled_case_is_not_converted_again(tmp_path, caplog):
+    Scan(tmp_path / "src", **SCANS["two spacings, tilted"])
+    folder, _, _ = taken(tmp_path, tmp_path / "src")
+    first = {path.name: path.stat().st_mtime_ns for path in (folder / "images").iterdir()}
+    with caplog.at_level("INFO"):
+        intake(tmp_path / "src", folder, str(tmp_path / "model"))
+    assert "1 case already converted" in caplog.text
+    assert first == {path.name: path.stat().st_mtime_ns for path in (folder / "images").iterdir()}
+
+
+def test_other_channels_are_resampled_to_the_grid_of_a_tilted_one(tmp_path):
+    ids = {"study_uid": generate_uid(), "frame_uid": generate_uid()}
+    Scan(tmp_path / "src" / "ct", **SCANS["tilt"], **ids)
+    Scan(tmp_path / "src" / "mr", EVEN, modality="MR", description="t1", slope=1.0, intercept=-1024.0, **ids)
+    model = tmp_path / "model"
+    model.mkdir()
+    names = {"channel_names": {"0": "CT", "1": "T1"}, "file_ending": ".nii.gz"}
+    (model / "dataset.json").write_text(json.dumps(names))
+    intake(tmp_path / "src", tmp_path / "intake", str(model))
+    images = [sitk.ReadImage(str(tmp_path / "intake" / "images" / f"case_001_000{n}.nii.gz")) for n in (0, 1)]
+    assert Grid.of(images[0]) == Grid.of(images[1])
+    first, second = (sitk.GetArrayFromImage(image).astype(float) for image in images)
+    both = (first > first.min()) & (second > second.min())
+    assert both.mean() > 0.4 and np.percentile(np.abs(first - second)[both], 99) <= 5
 
 
 def test_whole_pixels_of_tilt_change_no_value():
@@ -214,7 +238,22 @@ def spect(folder: Path) -> list[tuple[Path, int]]:
     return [(path, 8 - k) for k in range(8)]
 
 
-@pytest.mark.parametrize(("write", "channel"), [(enhanced_files, "MRI"), (single_frames, "MRI"), (spect, "SPECT")])
+def one_of_two_echoes(folder: Path) -> list[tuple[Path, int]]:
+    """Write two echoes in one file, of which the channel T2 te80 asks for the second."""
+    planes = [ramp(seed=echo)[k] for k in range(8) for echo in (0, 1)]
+    places = [(0.0, 0.0, 2.0 * k) for k in range(8) for _ in (0, 1)]
+
+    def tags(frame):
+        return {"MREchoSequence": {"EffectiveEchoTime": (20.0, 80.0)[frame % 2]}}
+
+    path = write_enhanced(folder / "a", planes, places, tags, description="t2 tse")
+    return [(path, 2 * k + 2) for k in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("write", "channel"),
+    [(one_of_two_echoes, "T2 te80"), (enhanced_files, "MRI"), (single_frames, "MRI"), (spect, "SPECT")],
+)
 def test_a_seg_refers_to_files_and_frames(tmp_path, write, channel):
     (tmp_path / "src").mkdir()
     slices = write(tmp_path / "src")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from pydicom import dcmread
 from pydicom.uid import generate_uid
 
 from nnunet_anatomix.clinical.intake.intake import intake
@@ -125,6 +126,16 @@ def test_an_aborted_dynamic_spoils_no_other(tmp_path):
         path.unlink()
     series, _ = scan_tree(tmp_path.resolve())
     assert [each.known_grid.size[2] for each in series] == [8, 8, 8, 3]
+
+
+def test_a_damaged_file_voids_all_volumes_of_the_only_series_in_its_folder(tmp_path):
+    ids = one_series()
+    for number in range(2):
+        change = set_tags(EchoTime=10.0 * (number + 1))
+        paths = write_series(tmp_path, name=f"{number}" + "_{number}", change=change, **MR, **ids)
+    paths[3].write_bytes(b"")
+    series, _ = scan_tree(tmp_path.resolve())
+    assert len(series) == 2 and all(each.problem for each in series)
 
 
 def test_echoes_at_positions_of_their_own_are_volumes(tmp_path):
@@ -305,6 +316,63 @@ def test_spect_has_its_places_in_the_detector(tmp_path, spacing_mm):
     assert np.array_equal(sitk.GetArrayFromImage(image), ramp() if spacing_mm > 0 else ramp()[::-1])
     first = image.TransformIndexToPhysicalPoint((0, 0, 0 if spacing_mm > 0 else 7))
     assert np.allclose(first, (-30, 20, 100)) and image.GetSpacing() == pytest.approx((0.8, 0.7, 3.0))
+
+
+def places_in_the_file(dataset):
+    detector = dataset.DetectorInformationSequence[0]
+    dataset.ImagePositionPatient = detector.ImagePositionPatient
+    dataset.ImageOrientationPatient = detector.ImageOrientationPatient
+    del dataset.DetectorInformationSequence
+
+
+def no_slice_vector(dataset):
+    del dataset.SliceVector
+
+
+def orientation_in_the_file(dataset):
+    dataset.ImageOrientationPatient = dataset.DetectorInformationSequence[0].ImageOrientationPatient
+    del dataset.DetectorInformationSequence[0].ImageOrientationPatient
+
+
+@pytest.mark.parametrize("change", [places_in_the_file, no_slice_vector, orientation_in_the_file])
+def test_other_ways_to_place_a_spect(tmp_path, change):
+    dataset = dcmread(write_nuclear(tmp_path / "a", ramp()))
+    change(dataset)
+    dataset.save_as(tmp_path / "a")
+    image = read_series(tmp_path.resolve(), only(tmp_path))
+    assert np.array_equal(sitk.GetArrayFromImage(image), ramp()) and np.allclose(image.GetOrigin(), (-30, 20, 100))
+
+
+def planar(dataset):
+    dataset.ImageType = ["ORIGINAL", "PRIMARY", "WHOLE BODY", "EMISSION"]
+    del dataset.SliceVector
+
+
+def projections(dataset):
+    dataset.ImageType = ["ORIGINAL", "PRIMARY", "TOMO", "EMISSION"]
+    del dataset.SliceVector
+
+
+def nowhere(dataset):
+    del dataset.DetectorInformationSequence
+
+
+@pytest.mark.parametrize("change", [planar, projections, nowhere])
+def test_frames_of_nuclear_medicine_that_are_not_slices_are_refused(tmp_path, change):
+    dataset = dcmread(write_nuclear(tmp_path / "a", ramp()))
+    change(dataset)
+    dataset.save_as(tmp_path / "a")
+    assert "without frame positions" in only(tmp_path).problem
+
+
+def test_gated_spect_is_split(tmp_path):
+    dataset = dcmread(write_nuclear(tmp_path / "a", ramp()))
+    dataset.NumberOfFrames, dataset.PixelData = 16, ramp().tobytes() + ramp(seed=1).tobytes()
+    dataset.SliceVector, dataset.TimeSlotVector = [*range(1, 9)] * 2, [1] * 8 + [2] * 8
+    dataset.save_as(tmp_path / "a")
+    found = volumes_of(tmp_path)
+    assert list(found) == ["temporal_position=1", "temporal_position=2"]
+    assert np.array_equal(found["temporal_position=2"], ramp(seed=1))
 
 
 def only(folder: Path) -> Series:
