@@ -115,7 +115,7 @@ def _judge_mapped(
     alone: bool,
     names: set[str],
 ) -> None:
-    if channel.wants_suv and (problem := find_suv_problem(series)):
+    if problem := find_suv_problem(series, channel):
         verdict.rejections[number] = f"{problem}; --map {channel.number}=unit:stored takes its values as stored"
         return
     exclusion = find_exclusion(series, channel.kind or series.modality or series.kind)

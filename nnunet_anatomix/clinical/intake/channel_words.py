@@ -5,22 +5,28 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath
 
-from nnunet_anatomix.clinical.intake.contrast_words import SUFFIX_ENHANCED, SUFFIX_NATIVE, agent_in, is_agent
+from nnunet_anatomix.clinical.intake.contrast_words import (
+    GLUED_AFTER,
+    GLUED_BEFORE,
+    SUFFIX_ENHANCED,
+    SUFFIX_NATIVE,
+    agent_in,
+    is_agent,
+)
 from nnunet_anatomix.clinical.intake.image_files import image_ending, image_stem
 
 CONTRASTS = ("T1", "T1CE", "T2", "T2*", "FLAIR", "PD")
 """MR contrasts. T1CE is T1 after contrast agent."""
-_SEQUENCE = "(tse|fse|tfe|ffe|se|gre)?"
 _PATTERNS = {
     "CT": r"ct|cta|ldct|ncct|cect",
     "MR": r"mr|mri|mrt",
-    "PET": r"pet|pt|suv|suvbw|suvlbm",
+    "PET": r"pet|pt|suv(bw|lbm|bsa|ibw)?|sul",
     "SPECT": r"spect",
-    "T1": rf"[es]?t1(wi?)?{_SEQUENCE}({SUFFIX_NATIVE}|{SUFFIX_ENHANCED})?|mprage|bravo|spgr|fspgr|vibe",
-    "T2": rf"[es]?t2(w|wi)?{_SEQUENCE}",
+    "T1": rf"{GLUED_BEFORE}t1(wi?)?{GLUED_AFTER}({SUFFIX_NATIVE}|{SUFFIX_ENHANCED})?|mprage|bravo|spgr|fspgr|vibe",
+    "T2": rf"{GLUED_BEFORE}t2(wi?)?{GLUED_AFTER}",
     "T2*": r"t2\*w?|t2w?\*|t2s|t2star|swi|swan|hemo",
     "FLAIR": r"[es]?(t2)?flair|t2f",
-    "PD": rf"pd(w|wi)?{_SEQUENCE}",
+    "PD": rf"{GLUED_BEFORE}pd(wi?)?{GLUED_AFTER}",
 }
 _MAPPING = r"(t1|t2|t2s|b0)?(maps?|mapping)|molli|shmolli|sasha|relaxometry|t1rho|rho|quantitative"
 """Words of measurements of T1 or T2, which are no images weighted by them."""

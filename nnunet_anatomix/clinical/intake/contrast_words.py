@@ -87,6 +87,9 @@ _TREATMENT = _either(
     resect\w* contouring processing proc processed
     """
 )
+GLUED_BEFORE = r"(?:[es]|ax|sag|cor|tra|3d|2d)?"
+GLUED_AFTER = r"(?:tse|fse|tfe|ffe|se|gre|fl[23]d|fs|fatsat|spir|spair|ir|ax|sag|cor|tra|[23]d|mpr|mprage|vibe|space)*"
+"""Words that descriptions glue to T1, T2 or PD, such as ``T1fs`` or ``sagT2tse``."""
 SUFFIX_NATIVE, SUFFIX_ENHANCED = r"n|nat|nativ|native|pre", r"ce|c|gd|gad|gado|km|k|post|postgd|ca"
 """Endings of the word T1, as in the names of BraTS."""
 _SHORT_AGENT = r"c|k|con|cont|cm|mc|pc"
@@ -114,6 +117,9 @@ _LEXER = re.compile(
     re.VERBOSE,
 )
 """Words and signs of a text in lower case without accents."""
+
+
+_GLUED = rf"{GLUED_BEFORE}t1(?:wi?)?{GLUED_AFTER}(?:(?P<native>{SUFFIX_NATIVE})|{SUFFIX_ENHANCED})"
 
 
 def agent_in(text: str) -> frozenset[bool]:
@@ -149,11 +155,8 @@ def agent_in(text: str) -> frozenset[bool]:
                 said |= _modifiers(words[:place]) or {True}
         elif _is_ambiguous(word, following):
             said |= {True, False}
-        elif suffix := re.fullmatch(r"[es]?t1(?:wi?)?([a-z]+)", word):
-            if re.fullmatch(SUFFIX_NATIVE, suffix[1]):
-                said.add(False)
-            elif re.fullmatch(SUFFIX_ENHANCED, suffix[1]):
-                said.add(True)
+        elif glued := re.fullmatch(_GLUED, word):
+            said.add(glued["native"] is None)
     if not said and re.search(r"(?<![a-z0-9])\d+\s?min(ute)?s?\b", text.lower()):
         return frozenset((True, False))  # minutes of the acquisition, or after the injection
     return frozenset(said)

@@ -11,6 +11,7 @@ from pretraining.common.errors import InputError
 from pretraining.imaging.dataset_json import DATASET_FILE, read_dataset_json
 
 WRITABLE = (".nii.gz", ".nii", ".nrrd", ".mha")
+_OTHER_SUV = r"suv[\s_-]*(lbm|lean|bsa|ibw)|(?<![a-z])sul(?![a-z])"
 _UNINFORMATIVE = r"|\d+|nonorm|zscore|rescale_to_0_1|rgb_to_0_1|ctnormalization|image|channel\d*|unknown"
 
 
@@ -36,7 +37,12 @@ class Channel:
     @property
     def wants_suv(self) -> bool:
         """True if PET values are needed as SUV by body weight."""
-        return self.unit == "suv" or (not self.unit and re.search(r"suv(?!lbm)", self.name.lower()) is not None)
+        return self.unit == "suv" or (not self.unit and "suv" in self.name.lower() and not self.wants_other_suv)
+
+    @property
+    def wants_other_suv(self) -> bool:
+        """True if the name asks for SUV by lean body mass or body surface."""
+        return not self.unit and re.search(_OTHER_SUV, self.name.lower()) is not None
 
     @property
     def is_informative(self) -> bool:

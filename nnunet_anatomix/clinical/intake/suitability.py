@@ -55,6 +55,8 @@ _MODALITY = {"CT": "CT", "PET": "PT", "SPECT": "NM"}
 _SHARP_KERNEL = r"lung|bone|bone\+|boneplus|edge|detail|[a-z]{1,2}[5-9]\d[a-z]{0,2}|ya|yb|yc|yd|d|l|fc[358]\d|.*sharp.*"
 _SIEMENS_KERNEL = r"[bhij][a-z]?[5-9]\d[a-z]?"
 """Sharp kernels of Siemens in descriptions of CT whose kernel tag is missing."""
+_ACTIVITY = ("", "BQML", "CNTS", "GML", "CPS", "PROPCNTS", "PROPCPS")
+"""Units of PET images that are no parametric maps."""
 _ATTENUATION_CORRECTED = r"ac|ctac|mrac|acct|attn|corrected"
 
 
@@ -92,9 +94,7 @@ def find_mismatch(series: Series, channel: Channel, *, alone: bool, names: set[s
         if not contrasts <= fitting:
             return f"description says {_format_kinds(contrasts)}, expected {_format_kinds({kind})}"
         return _find_agent_mismatch(series, kind)
-    if channel.wants_suv:
-        return find_suv_problem(series)
-    return ""
+    return find_suv_problem(series, channel)
 
 
 def find_exclusion(series: Series, kind: str = "") -> str:
@@ -118,6 +118,8 @@ def find_exclusion(series: Series, kind: str = "") -> str:
             return f"reformatted ({slice_orientation(series.known_grid)}; CT is acquired in axial slices)"
         if series.rescale_type.upper() not in ("", "HU", "US"):
             return f"values are {redact_free_text(series.rescale_type.upper())}, not Hounsfield units"
+    if series.modality == "PT" and series.content.unit not in _ACTIVITY:
+        return f"values are {redact_free_text(series.content.unit)}, not activity"
     if series.modality == "PT" and series.content.is_attenuation_corrected is False:
         return "not attenuation-corrected (CorrectedImage)"
     return ""
@@ -156,9 +158,13 @@ def find_doubt(series: Series, channel: Channel, *, names: set[str]) -> str:
     return ""
 
 
-def find_suv_problem(series: Series) -> str:
-    """Return why SUV cannot be computed from a series, or an empty text."""
-    if series.kind == "dicom" and series.modality == "PT":
+def find_suv_problem(series: Series, channel: Channel) -> str:
+    """Return why a channel's SUV cannot be computed from a series, or an empty text."""
+    if series.kind != "dicom" or series.modality != "PT":
+        return ""
+    if channel.wants_other_suv:
+        return f"no SUV except by body weight; --map {channel.number}=unit:suv takes that"
+    if channel.wants_suv:
         try:
             suv_factor(series.pet or PetFacts(), series.content)
         except Unusable as reason:

@@ -34,7 +34,16 @@ NATIVE = (
     ),
     *("T1 ss inj", "T1 basale", "T1 simple", "T1 sin CIV", "T1 S/ GADO", "T1 kontrastsız", "T1 sans IV", "T1 NC"),
     *("T1 ohne KM i.v.", "T1 W/O GAD", "T1 AX W/O CON", "T1 fat sat no contrast", "AX T1 FS W/O", "T1 non-enhanced"),
-    *("T1 sin contraste", "T1 SIN CTE", "T1 SAG S/C", "T1 sem contraste", "T1 antes de contraste"),
+    *(
+        "T1 sin contraste",
+        "T1fs pre",
+        "sagT1n",
+        "T1FSpre",
+        "T1 SIN CTE",
+        "T1 SAG S/C",
+        "T1 sem contraste",
+        "T1 antes de contraste",
+    ),
 )
 ENHANCED = (
     *("T1 GADO", "T1 magnevist", "T1 Omniscan", "T1 +k", "T1 + KM", "T1 +C", "T1 C+", "T1+C", "T1 Gd-DTPA", "T1 Gd"),
@@ -75,7 +84,7 @@ ENHANCED = (
         "T1 C/GD",
         "T1 PDC",
     ),
-    *("sub-01_ce-gadolinium_T1w", "t1_vibe_fs_tra_arterial", "T1 enhanced"),
+    *("sub-01_ce-gadolinium_T1w", "T1FSGD", "AXT1POST", "t1tsekm", "T1WPOST", "t1_vibe_fs_tra_arterial", "T1 enhanced"),
 )
 CONTRADICTORY = (
     *("T1 +/- KM", "T1 W/WO", "T1 W WO CONTRAST", "T1 W & WO", "T1 PRE/POST", "T1 pre and post gad", "T1 -KM", "T1-C"),
@@ -107,6 +116,10 @@ SILENT = (
     *("T1 without fat sat", "T1 ohne FS", "T1 no FS", "T1 sans fat sat", "T1 C-SPINE", "T1 SAG C SPINE", "T1 C1-C7"),
     *(
         "SAG T1 W",
+        "T1FS AX",
+        "sagT1tse",
+        "T1MPRAGE",
+        "T1SE TRA",
         "T1 post fossa",
         "T1 nach Bestrahlung",
         "T1 with FS",
@@ -155,6 +168,11 @@ def test_words_tell_before_from_after_contrast_agent(texts, said, kinds):
         ("CT T1-T12", {"CT"}),
         ("t2_tse level T1", {"T2"}),
         ("T1/T2", {"T1", "T2"}),
+        ("axT2fs", {"T2"}),
+        ("T2SPIR", {"T2"}),
+        ("T2se", {"T2"}),
+        ("t2s", {"T2*"}),
+        ("T1spine", set()),
         ("T1-T2", {"T1", "T2"}),
         ("SUV", {"PET"}),
     ],
