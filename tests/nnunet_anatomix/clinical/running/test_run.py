@@ -156,8 +156,11 @@ def test_several_models_take_their_own_scans(src, model, nnunet_command, tmp_pat
     write_series(src / "head", modality="MR", description="t1", patient_id="4")
     routes = tmp_path / "routes.yaml"
     routes.write_text(
-        f"- {{name: body, model: Dataset777_Mini, modality: CT, originals_only: true}}\n- {{name: brain, model: '{brain}', modality: MR}}\n"
-        "- {name: none, model: Dataset777_Mini, description: nothing}\n"
+        f"""
+- {{name: body, model: Dataset777_Mini, modality: CT, originals_only: true}}
+- {{name: brain, model: '{brain}', modality: MR}}
+- {{name: none, model: Dataset777_Mini, description: nothing}}
+"""
     )
     done = segmentation_of(src, tmp_path / "dst", "--routes", routes)
     assert done.returncode == 0, done.stderr
