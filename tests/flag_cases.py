@@ -253,9 +253,10 @@ CASES = (
         NNUNET,
         """run {clinic}/src out -m {miniature} --map '0=modality:CT' --folds all --no-mirroring --format both
         --no-overview --workers 1 --no-watch --settle-s 1 --device cpu --segmentation-type labelmap --compress
-        --keep-empty-frames --rtstruct --report --secondary-capture""",
+        --keep-empty-frames --rtstruct --report --secondary-capture --originals-only""",
         """run {clinic}/src many --routes {routes} --format nifti --mirroring --overview --workers 1 -device cpu
-        --no-compress --no-keep-empty-frames --no-rtstruct --no-report --no-secondary-capture""",
+        --no-compress --no-keep-empty-frames --no-rtstruct --no-report --no-secondary-capture
+        --no-originals-only""",
         """run {clinic}/src out --model {miniature} --map '0=modality:CT' --folds all --no-mirroring --format both
         --no-overview --workers 1 --fetch {archive} --query PatientID=1 --send {viewer} --device cpu""",
         makes="out/sent/case_001.json many/ct/results/overviews/case_001.png",

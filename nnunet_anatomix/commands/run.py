@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -25,6 +25,7 @@ def run(
     routes: Path | None = None,
     maps: Annotated[tuple[str, ...], tyro.conf.arg(name="map")] = (),
     folds: tuple[str, ...] = (),
+    originals_only: bool = False,
     mirroring: bool = True,
     format: Literal["dicom", "nifti", "both"] = "both",
     overview: bool = True,
@@ -52,6 +53,7 @@ def run(
             takes; instead of --model.
         maps: Rules CHANNEL=FIELD:PATTERN, as of nnunet-anatomix intake.
         folds: Folds that predict. Default: all that are trained.
+        originals_only: Take no CT that is lossy compressed or derived, as nnunet-anatomix intake.
         mirroring: Predict mirrored scans as well, as nnU-Net does; up to eight times slower.
         format: Formats to deliver.
         overview: One overview picture per case.
@@ -77,7 +79,8 @@ def run(
         raise InputError(f"--settle-s: expected more than 0 seconds, found {settle_s:g}")
     if send and format == "nifti":
         raise InputError("--send needs DICOM results; use --format dicom or both")
-    chosen = _choose_routes(model, routes, maps, folds, mirroring)
+    own = {"map": maps, "originals_only": originals_only, "folds": folds, "mirroring": mirroring}
+    chosen = _choose_routes(model, routes, own)
     incoming = _choose_incoming(fetch, query, receive, watch)
     receivers = [find_receiver(text) for text in send]
     workers = workers or available_cores()
@@ -97,19 +100,21 @@ def run(
     run_routes(src, dst, pipelines, incoming=incoming, settle_s=settle_s if watch else None, workers=workers)
 
 
-def _choose_routes(
-    model: str | None, routes: Path | None, maps: tuple[str, ...], folds: tuple[str, ...], mirroring: bool
-) -> Sequence[Route]:
+def _choose_routes(model: str | None, routes: Path | None, own: dict[str, Any]) -> Sequence[Route]:
+    """Return the only route, with the settings of ``own``, or those of a file."""
     from nnunet_anatomix.clinical.running.routes import Route, read_routes
     from pretraining.common.errors import UsageError
 
-    if (model is None) == (routes is None):
+    route = Route(name="", model=model or "", **own)
+    if routes is None and model is not None:
+        return [route]
+    if routes is None or model is not None:
         raise UsageError("give a model to -m, or a file with several models to --routes")
-    if model is not None:
-        return [Route(name="", model=model, map=maps, folds=folds, mirroring=mirroring)]
-    if maps or folds or not mirroring:
-        raise UsageError("--map, --folds and --no-mirroring belong to one model; write them into the file of --routes")
-    assert routes is not None
+    if route != Route(name="", model=""):
+        raise UsageError(
+            "--map, --originals-only, --folds and --no-mirroring belong to one model; "
+            "write them into the file of --routes"
+        )
     return read_routes(routes)
 
 

@@ -66,6 +66,7 @@ class Pipeline:
                 self.folders.intake,
                 str(self.predictor.model.folder),
                 maps=self.route.map,
+                originals_only=self.route.originals_only,
                 workers=self.workers,
                 scanned=(self.route.select(series), strays),
             )

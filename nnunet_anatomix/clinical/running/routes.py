@@ -18,8 +18,8 @@ from pretraining.common.errors import InputError
 _LISTS = ("modality", "body_part", "description", "map", "folds")
 """Keys that take one text or a list of texts."""
 _EXPECTED = (
-    "expected a list of routes, each with name, model and, as needed, modality, body_part, description, map, folds, "
-    'mirroring; patterns in quotes: description: "*venous*"'
+    "expected a list of routes, each with name, model and, as needed, modality, body_part, description, map, "
+    'originals_only, folds, mirroring; patterns in quotes: description: "*venous*"'
 )
 
 
@@ -44,6 +44,8 @@ class Route:
     """Patterns for SeriesDescription, or for the name of an image file."""
     map: tuple[str, ...] = ()
     """Channel maps, as in ``intake --map``."""
+    originals_only: bool = False
+    """True to take no CT that is lossy compressed or derived, as ``intake --originals-only``."""
     folds: tuple[str, ...] = ()
     """Folds of the model. Default: all that are trained."""
     mirroring: bool = True

@@ -156,8 +156,11 @@ def test_several_models_take_their_own_scans(src, model, nnunet_command, tmp_pat
     write_series(src / "head", modality="MR", description="t1", patient_id="4")
     routes = tmp_path / "routes.yaml"
     routes.write_text(
-        f"- {{name: body, model: Dataset777_Mini, modality: CT}}\n- {{name: brain, model: '{brain}', modality: MR}}\n"
-        "- {name: none, model: Dataset777_Mini, description: nothing}\n"
+        f"""
+- {{name: body, model: Dataset777_Mini, modality: CT, originals_only: true}}
+- {{name: brain, model: '{brain}', modality: MR}}
+- {{name: none, model: Dataset777_Mini, description: nothing}}
+"""
     )
     done = segmentation_of(src, tmp_path / "dst", "--routes", routes)
     assert done.returncode == 0, done.stderr
@@ -179,6 +182,7 @@ def test_a_folder_without_a_suitable_scan_ends_in_one_line(model, nnunet_command
         ((), 2, "give a model to -m"),
         (("-m", "{model}", "--routes", "routes.yaml"), 2, "give a model to -m"),
         (("--routes", "routes.yaml", "--folds", "0"), 2, "belong to one model"),
+        (("--routes", "routes.yaml", "--originals-only"), 2, "belong to one model"),
         (("-m", "{model}", "--fetch", "http://localhost"), 2, "belong together"),
         (("-m", "{model}", "--query", "StudyDate=20260101-"), 2, "belong together"),
         (("-m", "{model}", "--fetch", "localhost", "--query", "PatientID=1"), 1, "expected a URL"),
