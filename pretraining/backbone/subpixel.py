@@ -27,9 +27,6 @@ from torch.nn import functional
 
 from pretraining.backbone.padding import layout_of, pad_by_one
 
-_TAPS_OF_AXIS = (((1, 0, 0), (0, 1, 1)), ((1, 1, 0), (0, 0, 1)))
-"""Assignment of taps to coarse voxels, (even or odd output, coarse voxel of the window, tap)."""
-
 
 def add_upsampled_convolution(
     to: Tensor, below: Tensor, weight: Tensor, *, padding: Literal["reflect", "zeros"]
@@ -86,10 +83,20 @@ def subpixel_kernel(weight: Tensor, *, in_rows: bool = False) -> Tensor:
 
 
 def _merge_matrix(dtype: torch.dtype, device: torch.device, in_rows: bool) -> Tensor:
-    """Return the (64, 27) matrix of zeros and ones from taps to (phase, coarse voxel)."""
-    axis = torch.tensor(_TAPS_OF_AXIS, dtype=torch.float64)
-    matrix = torch.einsum("pax,qby,rcz->pqrabcxyz", axis, axis, axis.flip(0) if in_rows else axis).reshape(64, 27)
-    return matrix.to(device, dtype)
+    """Return the (64, 27) matrix of zeros and ones from taps to (phase, coarse voxel).
+
+    It is computed on the device: a copy from the host would make the host wait in a compiled step.
+    """
+    two, three = torch.arange(2, device=device), torch.arange(3, device=device)
+    # Tap x of an even output lies in coarse voxel (x + 1) // 2 of its window, else in x // 2.
+    axis = ((three + 1 - two[:, None]) // 2)[:, None] == two[:, None]
+    last = axis.flip(0) if in_rows else axis
+    matrix = (
+        axis[:, None, None, :, None, None, :, None, None]
+        & axis[None, :, None, None, :, None, None, :, None]
+        & last[None, None, :, None, None, :, None, None, :]
+    )
+    return matrix.reshape(64, 27).to(dtype)
 
 
 _cached_merge_matrix = cache(_merge_matrix)

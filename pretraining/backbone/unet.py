@@ -235,7 +235,7 @@ class UNet(nn.Module):
         Raises:
             ValueError: For an unknown tap, or an axis that is too short or not divisible.
         """
-        if unknown := set(taps) - self.tap_shapes().keys():
+        if unknown := set(taps).difference(self.tap_shapes()):  # a form that torch.compile understands
             raise ValueError(f"no tap {sorted(unknown)}, found {list(self.tap_shapes())}")
         self._check(x.shape[2:])
         outputs: dict[str, Tensor] = {}

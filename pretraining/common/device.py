@@ -29,7 +29,9 @@ def resolve_device(name: str) -> torch.device:
     known = ["cpu", *(["cuda"] if gpus else []), *(f"cuda:{number}" for number in range(gpus))]
     if selected not in known:
         hint = (
-            "; torchrun must start one process per GPU" if "LOCAL_RANK" in os.environ else "; use one of these or auto"
+            "; start one process per GPU with torchrun, or let all share one with --device cuda:0"
+            if "LOCAL_RANK" in os.environ
+            else "; use one of these or auto"
         )
         raise InputError(f"no device '{selected}' here, found {known}{hint}")
     return torch.device(selected)

@@ -50,12 +50,21 @@ def process_group(device: torch.device) -> Iterator[Ranks]:
     if world == 1:
         yield Ranks()
         return
-    # Host tensors use gloo on any machine, so that hosts can agree without waiting for devices.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=COLLECTIVE_TIMEOUT)
+    dist.init_process_group(_backend(device), timeout=COLLECTIVE_TIMEOUT)
     try:
         yield Ranks(rank=dist.get_rank(), world=world, local_rank=local_rank())
     finally:
         dist.destroy_process_group()
+
+
+def _backend(device: torch.device) -> str:
+    """Select how processes exchange tensors: NCCL between GPUs, else gloo.
+
+    NCCL refuses processes that share a GPU, which keeps it busy where the host is the limit. Host
+    tensors use gloo on any machine, so that hosts can agree without waiting for devices.
+    """
+    shared = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > torch.cuda.device_count()
+    return "gloo" if device.type != "cuda" or shared else "cpu:gloo,cuda:nccl"
 
 
 def average_gradients(parameters: list[nn.Parameter], ranks: Ranks, *others: Tensor) -> None:

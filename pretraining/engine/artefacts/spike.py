@@ -88,7 +88,7 @@ def _mean_over_whole_spectrum(half: Tensor, size: int) -> Tensor:
     Values must be equal at a frequency and its mirror image.
     """
     weight = torch.full((half.shape[2],), 2.0, device=half.device)
-    weight[0] = 1.0
+    weight[:1].fill_(1.0)  # assignment of a number to one element would wait for a GPU
     if size % 2 == 0:
-        weight[-1] = 1.0
+        weight[-1:].fill_(1.0)
     return (half.mean(dim=(0, 1)) * weight).sum() / size

@@ -11,12 +11,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from pretraining.common.checks import check_count, check_not_negative, check_positive, check_within
 from pretraining.common.errors import InputError
+from pretraining.engine.execution import upload
 from pretraining.learning.objectives.moved_views import CommonBox
 from pretraining.learning.objectives.sampling import features_at, flat_index, sample_positions
 
@@ -128,7 +130,7 @@ class LocalMatching(nn.Module):
         fractions = torch.stack((box.origins(second) - first, exact - second))
         around = places[:, :, None] + self.offsets
         # Read all features at once: every read has a gradient of the size of the volume.
-        last = around.new_tensor(box.shape) - 1
+        last = upload(np.array(box.shape) - 1, around.device)
         inside = ((around >= 0) & (around <= last)).all(dim=-1)
         candidates = features_at(features, flat_index(around.clamp(min=0).minimum(last), box.shape).flatten(1)).float()
         candidates = candidates.unflatten(1, around.shape[1:3])

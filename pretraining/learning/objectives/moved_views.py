@@ -19,6 +19,7 @@ from pretraining.common.checks import check_probability, check_within
 from pretraining.common.random import happens
 from pretraining.common.triple import triple
 from pretraining.engine.affine import AffineConfig, recentre, sample_affine
+from pretraining.engine.execution import upload
 from pretraining.engine.resample import resample_linear
 from pretraining.engine.synthesis import Pair
 from pretraining.learning.objectives.sampling import BlockLabel, features_at, flat_index, labels_at_level, unravel
@@ -80,7 +81,7 @@ class CommonBox:
 
     def places(self, drawn: Tensor) -> Tensor:
         """Convert (n,) flat positions in the box to (n, 3) voxel indices of the first view."""
-        return unravel(drawn, triple(self.labels.shape)) + drawn.new_tensor(self.first)
+        return unravel(drawn, triple(self.labels.shape)) + upload(np.array(self.first), drawn.device)
 
     def counterparts(self, places: Tensor) -> Tensor:
         """Map voxel indices of the first view to (n, 3) fractional indices of the second."""
@@ -111,7 +112,7 @@ class CommonBox:
 
 
 def _transform(matrix: np.ndarray, places: Tensor) -> Tensor:
-    on_device = torch.as_tensor(matrix, dtype=torch.float32).to(places.device, non_blocking=True)
+    on_device = upload(matrix.astype(np.float32), places.device)
     return places.float() @ on_device[:, :3].T + on_device[:, 3]
 
 

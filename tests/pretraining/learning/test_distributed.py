@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from pretraining.learning import distributed
 
 TASKS = Path("/proc/self/task")
 CODE = f"""
@@ -25,6 +28,17 @@ import torch.distributed.nn  # as torch.compile and optimizers do when they are 
 dist.destroy_process_group()
 assert threads() == before, f"{{threads()}} threads are left of {{before}}"
 """
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "processes", "backend"),
+    [("cpu", 0, 4, "gloo"), ("cuda:0", 4, 4, "cpu:gloo,cuda:nccl"), ("cuda:0", 1, 4, "gloo")],
+)
+def test_processes_that_share_a_gpu_exchange_by_gloo(monkeypatch, device, gpus, processes, backend):
+    """NCCL refuses several processes on one GPU."""
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert distributed._backend(torch.device(device)) == backend
 
 
 @pytest.mark.skipif(not TASKS.is_dir(), reason="threads are counted as Linux shows them")
