@@ -14,6 +14,7 @@ from nnunet_anatomix.commands.plan import plan, plan_and_preprocess
 from nnunet_anatomix.commands.prepare import prepare
 from nnunet_anatomix.commands.register import register
 from nnunet_anatomix.commands.reproduce import reproduce
+from nnunet_anatomix.commands.run import run
 from nnunet_anatomix.commands.search import registration_search
 from nnunet_anatomix.commands.setup import demo, doctor
 from nnunet_anatomix.commands.study import split, study
@@ -41,6 +42,7 @@ def _commands() -> dict[str, Callable[..., None]]:
         "evaluate": evaluate,
         "intake": intake,
         "deliver": deliver,
+        "run": run,
         "weights": weights,
         "backbone": backbone,
         "doctor": doctor,

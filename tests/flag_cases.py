@@ -239,10 +239,28 @@ CASES = (
     case(
         "deliver",
         NNUNET,
-        "deliver {clinic}/pred dicom --intake {clinic}/intake -m {clinic}/model --format dicom --overview",
-        "deliver {clinic}/pred nifti --intake {clinic}/intake --model {clinic}/model --format nifti --no-overview",
+        """deliver {clinic}/pred dicom --intake {clinic}/intake -m {clinic}/model --format dicom --overview
+        --segmentation-type labelmap --compress --keep-empty-frames --rtstruct --report --secondary-capture""",
+        """deliver {clinic}/pred nifti --intake {clinic}/intake --model {clinic}/model --format nifti --no-overview
+        --no-compress --no-keep-empty-frames --no-rtstruct --no-report --no-secondary-capture""",
         "deliver {clinic}/pred moved --intake {clinic}/intake -m {clinic}/model --no-overview --sources {clinic}/src",
-        makes="dicom/segmentations/case_001.dcm dicom/overviews/case_001.png nifti/nifti/case_001.nii.gz",
+        makes="""dicom/segmentations/case_001.dcm dicom/overviews/case_001.png dicom/rtstructs/case_001.dcm
+        dicom/reports/case_001.dcm dicom/secondary_captures/case_001.dcm dicom/manifests/*_deliver.json
+        nifti/nifti/case_001.nii.gz""",
+    ),
+    case(
+        "run",
+        NNUNET,
+        """run {clinic}/src out -m {miniature} --map '0=modality:CT' --folds all --no-mirroring --format both
+        --no-overview --workers 1 --no-watch --settle-s 1 --device cpu --segmentation-type labelmap --compress
+        --keep-empty-frames --rtstruct --report --secondary-capture --originals-only""",
+        """run {clinic}/src many --routes {routes} --format nifti --mirroring --overview --workers 1 -device cpu
+        --no-compress --no-keep-empty-frames --no-rtstruct --no-report --no-secondary-capture
+        --no-originals-only""",
+        """run {clinic}/src out --model {miniature} --map '0=modality:CT' --folds all --no-mirroring --format both
+        --no-overview --workers 1 --fetch {archive} --query PatientID=1 --send {viewer} --device cpu""",
+        makes="out/sent/case_001.json many/ct/results/overviews/case_001.png",
+        slow=True,
     ),
     case("weights", NNUNET, "weights {tiny} --json-card", "weights {tiny} --no-json-card", says="sha256"),
     case("backbone", NNUNET, "backbone {checkpoint} --out a.safetensors", makes="a.safetensors"),
@@ -254,6 +272,8 @@ LEFT_OUT = {
         "reproduce",
         "--no-dry-run",
     ): "runs a table; tests/nnunet_anatomix/reproduce/test_miniature.py runs them all, without the flag",
+    (NNUNET, "run", "--watch"): "does not end; tests/nnunet_anatomix/clinical/running/test_watch.py runs and stops it",
+    (NNUNET, "run", "--receive"): "needs --watch; tests/nnunet_anatomix/clinical/running/test_watch.py sends to it",
 }
 """(program, command, flag) -> why no line gives it."""
 

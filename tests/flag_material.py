@@ -23,6 +23,8 @@ from pretraining.samples.synthesize import Request, synthesize
 from tests.config_flags import changed, with_values
 from tests.nnunet_anatomix.clinical.dicom_series import write_series
 from tests.nnunet_anatomix.clinical.intake_folder import take_series, write_prediction
+from tests.nnunet_anatomix.clinical.miniature_model import write_model
+from tests.nnunet_anatomix.clinical.network.small_servers import serve_empty_archive, serve_segmentation_storage
 from tests.nnunet_anatomix.datasets.downloads import download, placed
 from tests.pretraining.engine.subjects import bank_of_subjects, body
 from tests.pretraining.probing.aligned_folders import brain_folder
@@ -247,6 +249,28 @@ class Material:
         (folder / "model").mkdir()
         (folder / "model" / "dataset.json").write_text(json.dumps(described))
         return folder
+
+    @cached_property
+    def miniature(self) -> Path:
+        """A trained model of nnU-Net for CT."""
+        return write_model(self._folder / "Dataset044_Miniature")
+
+    @cached_property
+    def routes(self) -> Path:
+        """A file that routes CT to the miniature model."""
+        path = self._new("routes.yaml")
+        path.write_text(f"- {{name: ct, model: '{self.miniature}', modality: CT}}\n")
+        return path
+
+    @cached_property
+    def archive(self) -> str:
+        """A DICOMweb service without studies."""
+        return serve_empty_archive()
+
+    @cached_property
+    def viewer(self) -> str:
+        """An application entity that accepts segmentations."""
+        return serve_segmentation_storage()
 
     @cached_property
     def checkpoint(self) -> Path:

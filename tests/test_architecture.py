@@ -43,7 +43,7 @@ NNUNET_ANATOMIX_FLOORS = (
 """The same for ``nnunet_anatomix``, which stands on ``pretraining``."""
 
 INNER_FLOORS = {
-    "nnunet_anatomix.clinical": ("dicom", "intake", "delivery"),
+    "nnunet_anatomix.clinical": ("dicom", "intake", "delivery", "network", "running"),
     "pretraining.learning": ("objectives",),
 }
 """The same for packages inside a package, which its own modules may use."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
 
-if TYPE_CHECKING:
-    from nnunet_anatomix.clinical.delivery.dicom_segmentation import Algorithm
+from nnunet_anatomix.clinical.delivery.dicom_options import DicomOptions
 
 log = logging.getLogger(__name__)
 
@@ -23,12 +21,14 @@ def deliver(
     format: Literal["dicom", "nifti", "both"] = "both",
     overview: bool = True,
     sources: Path | None = None,
+    dicom: Annotated[DicomOptions, tyro.conf.arg(name="")] = DicomOptions(),  # noqa: B008  # frozen
 ) -> None:
     """Deliver predictions as DICOM SEG, NIfTI on the source grid, pictures and volumes in ml.
 
-    A SEG contains patient and study of its source, as DICOM requires. File names, tables, pictures
-    and messages contain case names only. A case is delivered again only if its prediction or the
-    settings changed. PRED, the intake and the sources are read only.
+    DICOM objects contain patient and study of their source, as DICOM requires. File names, tables,
+    pictures and messages contain case names only. A case is delivered again only if its prediction
+    or the settings changed. PRED, the intake and the sources are read only. DST/manifests lists the
+    software, weights, input UIDs and outcome of each run.
 
     Args:
         predictions: Folder that nnUNetv2_predict wrote (-o) from INTAKE/images.
@@ -38,9 +38,12 @@ def deliver(
         format: Formats to write; a case whose source is not DICOM always gets NIfTI.
         overview: One overview picture per case.
         sources: Folder that SRC of the intake was moved to. Default: where it was.
+        dicom: DICOM objects to write.
     """
+    from nnunet_anatomix.clinical.delivery.algorithm import describe_algorithm
     from nnunet_anatomix.clinical.delivery.deliver import Delivery
     from nnunet_anatomix.clinical.delivery.deliver import deliver as run_delivery
+    from nnunet_anatomix.clinical.delivery.predicting_model import identify_predicting_model
     from nnunet_anatomix.clinical.delivery.structures import read_structures
     from nnunet_anatomix.clinical.intake.needs import find_needs
     from pretraining.common.errors import InputError
@@ -57,25 +60,12 @@ def deliver(
         intake=intake,
         destination=destination,
         structures=read_structures(dataset_file),
-        algorithm=_describe_algorithm(predictions, dataset_file.resolve().parent.name),
+        algorithm=describe_algorithm(predictions / "plans.json", dataset_file.resolve().parent.name),
         format=format,
         overview=overview,
         sources=sources,
+        dicom=dicom,
+        model=identify_predicting_model(predictions, model, dataset_file.resolve().parent),
     )
     delivered = run_delivery(predictions, delivery)
     log.info("%d cases delivered by this run, all files are in %s", delivered, destination)
-
-
-def _describe_algorithm(predictions: Path, folder: str) -> Algorithm:
-    """Describe the model by ``plans.json`` in PRED and the name of a trained model's folder."""
-    from nnunet_anatomix.clinical.delivery.dicom_segmentation import Algorithm
-
-    try:
-        plans = json.loads((predictions / "plans.json").read_text(encoding="utf-8"))
-        known = {"plans": str(plans.get("plans_name") or ""), "model": str(plans.get("dataset_name") or "")}
-    except (OSError, ValueError, AttributeError):
-        known = {"plans": "", "model": ""}
-    model = known.pop("model")
-    if folder.count("__") == 2:
-        known |= dict(zip(("trainer", "plans", "configuration"), folder.split("__"), strict=True))
-    return Algorithm(model=model, parameters={name: value for name, value in known.items() if value})

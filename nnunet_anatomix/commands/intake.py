@@ -26,10 +26,10 @@ def intake(
     """Convert clinical folders (DICOM, NIfTI, NRRD, MetaImage) to inputs of nnUNetv2_predict.
 
     DST/images is the input folder of nnUNetv2_predict. DST/intake.csv lists every series found,
-    whether it is taken, and why. DST/sources lists the files of each case. The latter two contain
-    paths, descriptions and UIDs and stay in the clinic. Images, their names and all messages
-    contain no patient data. A second run converts only missing or changed cases; cases keep their
-    numbers.
+    whether it is taken, and why. DST/sources lists the files of each case, DST/manifests what each
+    run did. The latter three contain paths, descriptions or UIDs and stay in the clinic. Images,
+    their names and all messages contain no patient data. A second run converts only missing or
+    changed cases; cases keep their numbers.
 
     Args:
         src: Folder with scans; read only. Links are not followed, archives are not opened.

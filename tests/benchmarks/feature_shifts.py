@@ -28,7 +28,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
-from nnunet_anatomix.registration.descriptors import DescriptorConfig, Scan
+from nnunet_anatomix.registration.descriptors import DescriptorConfig, Scan, describe
 from pretraining.backbone.weights import find_weights, load_weights
 from pretraining.imaging.grids import image_tensor
 
@@ -105,12 +105,12 @@ def main() -> None:
     logging.info(
         "| descriptor | share, T1 on T1 | share, T1 on T2 | error, T1 on T2 | error, T1 on CT |\n|---|---|---|---|---|"
     )
-    for name, describe in ways.items():
-        fixed = describe(t1)
-        same = found_shifts(fixed, describe(moved(t1, SHIFT_VOX)), SHIFT_VOX, blocks)
-        still = found_shifts(fixed, describe(t2), 0, blocks)
-        other = found_shifts(fixed, describe(moved(t2, SHIFT_VOX)), SHIFT_VOX, blocks)
-        far = found_shifts(fixed, describe(moved(ct, SHIFT_VOX)), SHIFT_VOX, blocks)
+    for name, describe_volume in ways.items():
+        fixed = describe_volume(t1)
+        same = found_shifts(fixed, describe_volume(moved(t1, SHIFT_VOX)), SHIFT_VOX, blocks)
+        still = found_shifts(fixed, describe_volume(t2), 0, blocks)
+        other = found_shifts(fixed, describe_volume(moved(t2, SHIFT_VOX)), SHIFT_VOX, blocks)
+        far = found_shifts(fixed, describe_volume(moved(ct, SHIFT_VOX)), SHIFT_VOX, blocks)
         shares = (same.mean() / SHIFT_VOX, (other - still).mean() / SHIFT_VOX)
         errors = ((found - SHIFT_VOX).abs().median() for found in (other, far))
         logging.info("| %s | %.2f | %.2f | %.2f | %.2f |", name, *shares, *errors)

@@ -25,7 +25,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "docs"
 PAGES = [DOCS / "index.md", *sorted((DOCS / "tutorial").glob("*.md")), *sorted((DOCS / "how-to").glob("*.md"))]
 RUNNABLE = ("bash", "python")
-SHOWN = ("text", "json", "sh")
+SHOWN = ("text", "json", "sh", "yaml")
 """Languages of blocks that are only shown: output, files, diagrams."""
 
 _COMMENT = re.compile(r"<!-- ([\w ]+): (.*) -->")

@@ -75,7 +75,17 @@ def test_every_explained_error_is_in_the_code():
             assert others or any(pattern.search(message) for message in messages), f"no error in the code says: {text}"
 
 
-ERRORS = ("InputError", "UsageError", "CommandFailed", "Unusable", "Rejected", "NotWritten", "NotFinite", "InUse")
+ERRORS = (
+    "InputError",
+    "UsageError",
+    "CommandFailed",
+    "Unusable",
+    "Rejected",
+    "NotWritten",
+    "NotFinite",
+    "InUse",
+    "NothingTaken",
+)
 EXPECTATIONS = ("_refusal", "_error")
 """Methods that make an error of what was expected and what was found."""
 

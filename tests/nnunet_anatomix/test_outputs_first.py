@@ -65,7 +65,8 @@ WRITERS = {
 ELSEWHERE = {
     "nnunet_anatomix/demo/pictures.py": {"savefig"},  # its callers pass the temporary path
     "nnunet_anatomix/study/report.py": {"savefig"},
-    "nnunet_anatomix/clinical/delivery/deliver.py": {"savefig", "save_as"},
+    "nnunet_anatomix/clinical/dicom/decoding.py": {"save_as"},  # in a temporary folder
+    "nnunet_anatomix/clinical/delivery/case_files.py": {"savefig", "save_as", "write_bytes"},
 }
 
 

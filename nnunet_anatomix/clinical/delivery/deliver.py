@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from nnunet_anatomix.clinical.cases import SOURCES, CaseSource, image_file, read_source, source_file
-from nnunet_anatomix.clinical.delivery.dicom_segmentation import Algorithm, build_segmentation
-from nnunet_anatomix.clinical.delivery.frame_slices import restore_references
-from nnunet_anatomix.clinical.delivery.overview import render_overview
+from nnunet_anatomix.clinical.cases import SOURCES, CaseSource, read_source, source_file
+from nnunet_anatomix.clinical.delivery.case_entries import list_cases
+from nnunet_anatomix.clinical.delivery.case_files import build_case_files
+from nnunet_anatomix.clinical.delivery.dicom_options import DicomOptions
+from nnunet_anatomix.clinical.delivery.dicom_segmentation import Algorithm
 from nnunet_anatomix.clinical.delivery.records import (
+    CAPTURES,
     DELIVERED,
     NIFTI,
     OVERVIEWS,
+    REPORTS,
+    RTSTRUCTS,
     SEGMENTATIONS,
     SUFFIXES,
     TABLE,
@@ -30,12 +33,10 @@ from nnunet_anatomix.clinical.delivery.records import (
     write_record,
     write_tables,
 )
-from nnunet_anatomix.clinical.delivery.scan_planes import open_planes, planes_of
-from nnunet_anatomix.clinical.delivery.source_grid import place_on_slices, reorder_to_grid
-from nnunet_anatomix.clinical.delivery.source_headers import SourceHeaders, read_source_headers
+from nnunet_anatomix.clinical.delivery.source_grid import reorder_to_grid
 from nnunet_anatomix.clinical.delivery.structures import Structures, check_labels
 from nnunet_anatomix.clinical.dicom.quiet import quiet_readers
-from nnunet_anatomix.clinical.intake.channel_words import modalities_in
+from nnunet_anatomix.clinical.manifest import MANIFESTS, ModelFiles, format_time, record_run
 from pretraining.common.atomic import atomic_write
 from pretraining.common.batch import run_batch
 from pretraining.common.errors import InputError
@@ -43,20 +44,22 @@ from pretraining.common.fingerprint import file_sha256, fingerprint
 from pretraining.common.lock import hold_lock
 from pretraining.common.outputs import try_folder
 from pretraining.common.versions import VERSION
-from pretraining.imaging.grids import image_on, same_grid
 from pretraining.imaging.label_files import is_label_file, stem
 from pretraining.imaging.scans import read_image
-from pretraining.imaging.writing import save_image
-
-if TYPE_CHECKING:
-    from highdicom.seg import Segmentation
-    from matplotlib.figure import Figure
 
 log = logging.getLogger(__name__)
 
 Format = Literal["dicom", "nifti", "both"]
 
-_NO_SEG = "the source is not DICOM: NIfTI instead of DICOM SEG"
+_SHORT_NAMES = {
+    SEGMENTATIONS: "SEG",
+    RTSTRUCTS: "RTSTRUCT",
+    REPORTS: "report",
+    NIFTI: "NIfTI",
+    OVERVIEWS: "overview",
+    CAPTURES: "secondary capture",
+}
+"""Folder → name of its files in the log."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +80,26 @@ class Delivery:
     """True to write an overview picture per case."""
     sources: Path | None = None
     """Folder that SRC was moved to since intake. Default: where it was."""
+    dicom: DicomOptions = field(default_factory=DicomOptions)
+    """DICOM objects to write."""
+    model: ModelFiles = field(default_factory=ModelFiles)
+    """Identity of the model, for the run manifest."""
+
+    def __post_init__(self) -> None:
+        if self.format == "nifti" and self.dicom.wants_more_than_segmentation:
+            raise InputError(
+                "--format nifti writes no DICOM, but RTSTRUCT, report or secondary capture are asked for; "
+                "use --format both"
+            )
+        if self.dicom.segmentation_type == "labelmap" and self.structures.overlap:
+            raise InputError(
+                "a label map holds one structure per voxel, but regions of this model overlap; "
+                "use --segmentation-type binary"
+            )
+
+    def describe_settings(self) -> dict[str, Any]:
+        """Return the settings that a run manifest lists: JSON types."""
+        return {"format": self.format, "overview": self.overview, **asdict(self.dicom)}
 
     def fingerprint(self, prediction_sha256: str, source: Path) -> str:
         """Hash everything that the files of a case depend on.
@@ -88,8 +111,7 @@ class Delivery:
         settings = [
             asdict(self.structures),
             asdict(self.algorithm),
-            self.format,
-            self.overview,
+            self.describe_settings(),
             VERSION,
         ]
         return fingerprint([settings, prediction_sha256, file_sha256(source)], length=64)
@@ -120,15 +142,22 @@ def deliver(predictions: Path, delivery: Delivery) -> int:
     if missing := [path.stem for path in sorted((delivery.intake / SOURCES).glob("*.json")) if path.stem not in files]:
         log.info("%d cases of the intake have no prediction: %s", len(missing), _abbreviate(missing))
     failed: dict[str, str] = {}
+    done: set[str] = set()
 
     def work(case: str) -> None:
         log.info("%s: %s", case, _summarize(_deliver_case(case, files[case], delivery)))
+        done.add(case)
 
     def on_failure(case: str, why: str) -> None:
         failed[case] = why
         withdraw_outdated(delivery.destination, case, files[case])
 
-    with hold_lock(delivery.destination):
+    with (
+        hold_lock(delivery.destination),
+        record_run(
+            delivery.destination, "deliver", model=delivery.model, settings=delivery.describe_settings()
+        ) as manifest,
+    ):
         try:
             outcome = run_batch(
                 {case: case for case in files},
@@ -139,7 +168,8 @@ def deliver(predictions: Path, delivery: Delivery) -> int:
             )
         finally:
             write_tables(delivery.destination, failed)
-    outcome.require_all("cases", see=delivery.destination / TABLE)
+            manifest.cases = list_cases(files, delivery.intake, delivery.destination, done=done, failed=failed)
+        outcome.require_all("cases", see=delivery.destination / TABLE)
     return outcome.done
 
 
@@ -176,7 +206,7 @@ def _require_disjoint(predictions: Path, delivery: Delivery) -> None:
         "the intake": delivery.intake,
         **{f"source folder {n}": Path(root) for n, root in enumerate(sorted(roots), 1)},
     }
-    written = [delivery.destination.resolve() / folder for folder in (*SUFFIXES, DELIVERED)]
+    written = [delivery.destination.resolve() / folder for folder in (*SUFFIXES, DELIVERED, MANIFESTS)]
     for role, other in others.items():
         other = other.resolve()
         if written[0].parent.is_relative_to(other) or any(other.is_relative_to(folder) for folder in written):
@@ -219,92 +249,34 @@ def _deliver_case(case: str, prediction: Path, delivery: Delivery) -> Record:
 
 def _write_case(record: Record, labels: np.ndarray, source: CaseSource, delivery: Delivery) -> Record:
     """Create all files of a case, write them, and then write its record."""
-    case, destination, is_dicom = record.case, delivery.destination, source.channels[0].kind == "dicom"
-    notes = [] if labels.any() else ["no structure found"]
-    writers: dict[str, Callable[[Path], None]] = {}
-    if delivery.format != "nifti" and is_dicom:
-        headers = read_source_headers(source)
-        segmentation = _build_segmentation(headers, place_on_slices(labels, source), delivery)
-        writers[SEGMENTATIONS] = lambda path: _save_segmentation(segmentation, path)
-        if headers.generated_uids:
-            notes.append(
-                f"the source has no {', '.join(headers.generated_uids)}: generated for the SEG, "
-                "an archive may not match it to the scan"
-            )
-    elif delivery.format != "nifti":
-        notes.append(_NO_SEG)
-    if delivery.format != "dicom" or not is_dicom:
-        image = image_on(source.grid, labels)
-        writers[NIFTI] = lambda path: save_image(path, image)
-    if delivery.overview:
-        figure = _render_overview(record, labels, source, delivery)
-        writers[OVERVIEWS] = lambda path: figure.savefig(path, format="png")
+    case, destination = record.case, delivery.destination
+    built = build_case_files(case, labels, source, list(record.volumes), delivery)
     # Without a record the case counts as incomplete while its files are replaced.
     remove_record(destination, case)
-    files = {}
+    files, instance_uids = {}, {}
     for folder, suffix in SUFFIXES.items():
         path = destination / folder / f"{case}{suffix}"
-        if folder not in writers:
+        if folder not in built.writers:
             path.unlink(missing_ok=True)
             continue
         with quiet_readers(), atomic_write(path) as partial:
-            writers[folder](partial)
-        files[path.relative_to(destination).as_posix()] = path.stat().st_size
-    record = replace(record, files=files, notes=tuple(notes))
+            built.writers[folder](partial)
+        name = path.relative_to(destination).as_posix()
+        files[name] = path.stat().st_size
+        if folder in built.instance_uids:
+            instance_uids[name] = built.instance_uids[folder]
+    record = replace(
+        record, files=files, notes=tuple(built.notes), instance_uids=instance_uids, delivered_at=format_time()
+    )
     write_record(destination, record)
     return record
-
-
-def _build_segmentation(headers: SourceHeaders, labels: np.ndarray, delivery: Delivery) -> Segmentation:
-    with _hide_tag_values(), quiet_readers():
-        segmentation = build_segmentation(headers, labels, delivery.structures, delivery.algorithm)
-        restore_references(segmentation, headers.references)
-    return segmentation
-
-
-def _save_segmentation(segmentation: Segmentation, path: Path) -> None:
-    with _hide_tag_values():
-        segmentation.save_as(path)
-
-
-@contextmanager
-def _hide_tag_values() -> Iterator[None]:
-    """Replace the errors of pydicom and highdicom, which quote tag values."""
-    try:
-        yield
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:
-        raise InputError(
-            f"cannot make a valid SEG from the headers of the source ({type(error).__name__}); "
-            "use --format nifti, or correct its patient and study tags"
-        ) from None
-
-
-def _render_overview(record: Record, labels: np.ndarray, source: CaseSource, delivery: Delivery) -> Figure:
-    path = image_file(delivery.intake, record.case, 0, source.file_ending)
-    if not path.is_file():
-        raise InputError(f"the overview needs {path}, which is missing; run intake again, or use --no-overview")
-    channel, scan = source.channels[0].name, open_planes(path)
-    if not same_grid(scan.grid, source.grid):
-        scan = planes_of(image_on(source.grid, reorder_to_grid(read_image(path, "scan"), source.grid)))
-    return render_overview(
-        scan,
-        image_on(source.grid, labels),
-        delivery.structures,
-        [volume.volume_ml for volume in record.volumes],
-        title=f"{record.case}, {channel}" if channel else record.case,
-        is_ct="CT" in modalities_in(channel),
-    )
 
 
 def _summarize(record: Record) -> str:
     """Return the log line of a delivered case."""
     found = sum(volume.voxels > 0 for volume in record.volumes)
     written = [
-        name
-        for name, folder in (("SEG", SEGMENTATIONS), ("NIfTI", NIFTI), ("overview", OVERVIEWS))
-        if any(file.startswith(f"{folder}/") for file in record.files)
+        name for folder, name in _SHORT_NAMES.items() if any(file.startswith(f"{folder}/") for file in record.files)
     ]
     return "; ".join([f"{found} of {len(record.volumes)} structures, {', '.join(written)}", *record.notes])
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 
 import highdicom
 import numpy as np
@@ -12,18 +11,20 @@ from highdicom.color import CIELabColor
 from highdicom.seg import Segmentation, SegmentDescription
 from highdicom.sr import CodedConcept
 from pydicom.sr.codedict import codes
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, RLELossless
 
+from nnunet_anatomix.clinical.delivery.dicom_objects import NAME, SEGMENTATION_SERIES, clean_text, describe_instance
+from nnunet_anatomix.clinical.delivery.dicom_options import DicomOptions
 from nnunet_anatomix.clinical.delivery.source_headers import SourceHeaders
 from nnunet_anatomix.clinical.delivery.structure_codes import structure_code
 from nnunet_anatomix.clinical.delivery.structure_colours import structure_colours
 from nnunet_anatomix.clinical.delivery.structures import Structure, Structures
 from pretraining.common.versions import VERSION
 
-NAME = "nnunet-anatomix"
-_MAX_TEXT, _MAX_PARAMETERS = 64, 1024
-"""Largest number of characters of a DICOM long string (LO) and of the algorithm parameters."""
-_SERIES_NUMBER = 9000
-"""Series number, higher than those that scanners use."""
+_MAX_PARAMETERS = 1024
+"""Largest number of characters of the algorithm parameters."""
+_EVEN_MM = 0.01
+"""Largest difference between the distances of evenly spaced slices, mm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +38,13 @@ class Algorithm:
 
 
 def build_segmentation(
-    source: SourceHeaders, labels: np.ndarray, structures: Structures, algorithm: Algorithm
+    source: SourceHeaders,
+    labels: np.ndarray,
+    structures: Structures,
+    algorithm: Algorithm,
+    options: DicomOptions | None = None,
 ) -> Segmentation:
-    """Build a binary segmentation object with one segment per structure.
+    """Build a segmentation object with one segment per structure.
 
     Args:
         source: Headers of the source series; they give patient, study and frame of reference.
@@ -47,13 +52,17 @@ def build_segmentation(
         structures: Names and labels; segment n is the n-th structure. Overlapping regions become
             overlapping segments.
         algorithm: Description of the model, written into every segment.
+        options: Type and coding. Default: binary, not compressed, without empty frames.
 
     Returns:
-        Segmentation without empty frames. An empty prediction has one empty frame per segment, on
-            the middle slice, which states that the structures were not found.
+        Segmentation without empty frames, unless the options keep them. An empty prediction has one
+            empty frame per segment, on the middle slice, which states that the structures were not
+            found.
     """
+    options = options or DicomOptions()
+    is_labelmap = options.segmentation_type == "labelmap"
     plane_positions = None
-    if not labels.any():
+    if not labels.any() and not options.keep_empty_frames:
         middle = len(labels) // 2
         labels = labels[middle : middle + 1]
         plane_positions = [highdicom.PlanePositionSequence("PATIENT", source.positions_mm[middle].tolist())]
@@ -63,30 +72,41 @@ def build_segmentation(
         ordered[np.array(source.frames) - 1] = labels
         labels = ordered
     colours = structure_colours(len(structures.all))
-    return Segmentation(
+    segmentation = Segmentation(
         source_images=source.images,
         plane_positions=plane_positions,
         pixel_array=_number_segments(labels, structures),
-        segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
+        segmentation_type=highdicom.seg.SegmentationTypeValues[options.segmentation_type.upper()],
+        transfer_syntax_uid=RLELossless if is_labelmap and options.compress else ExplicitVRLittleEndian,
         segment_descriptions=[
             _describe_segment(number, structure, colour, algorithm)
             for number, (structure, colour) in enumerate(zip(structures.all, colours, strict=True), 1)
         ],
-        series_instance_uid=highdicom.UID(),
-        series_number=_SERIES_NUMBER,
-        sop_instance_uid=highdicom.UID(),
-        instance_number=1,
-        manufacturer=NAME,
-        manufacturer_model_name=NAME,
-        software_versions=(VERSION, _clean_text(f"nnunetv2 {version('nnunetv2')}")),  # type: ignore[arg-type]  # any number
-        device_serial_number="1",
-        series_description=_clean_text(f"Segmentation {algorithm.model}".strip()),
+        **describe_instance(SEGMENTATION_SERIES),
+        series_description=clean_text(f"Segmentation {algorithm.model}".strip()),
         content_label="SEGMENTATION",
         content_description="Automatic segmentation, not checked by a person",
         content_creator_name=None,
-        omit_empty_frames=bool(labels.any()),
-        specific_character_set="ISO_IR 192",  # UTF-8
+        omit_empty_frames=bool(labels.any()) and not options.keep_empty_frames,
     )
+    _correct_slice_spacing(segmentation, source)
+    if options.compress and not is_labelmap:
+        # Frames of single bits have no other lossless coding that readers know.
+        segmentation.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    return segmentation
+
+
+def _correct_slice_spacing(segmentation: Segmentation, source: SourceHeaders) -> None:
+    """Set the distance of slices by their positions: scanners also write 0, or a negative one."""
+    (measures,) = segmentation.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+    if "SpacingBetweenSlices" not in measures:
+        return
+    normal = np.cross(*source.placements[0].orientation)
+    gaps_mm = np.abs(np.diff([place.position_mm @ normal for place in source.placements]))
+    if len(gaps_mm) and np.ptp(gaps_mm) <= _EVEN_MM and gaps_mm.mean() > 0:
+        measures.SpacingBetweenSlices = float(f"{gaps_mm.mean():.6g}")
+    else:
+        del measures.SpacingBetweenSlices
 
 
 def _number_segments(labels: np.ndarray, structures: Structures) -> np.ndarray:
@@ -108,7 +128,7 @@ def _describe_segment(
     code = structure_code(structure.name)
     described = SegmentDescription(
         segment_number=number,
-        segment_label=_clean_text(structure.name),
+        segment_label=clean_text(structure.name),
         segmented_property_category=code.category,
         segmented_property_type=code.type,
         algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
@@ -116,7 +136,7 @@ def _describe_segment(
             name=NAME,
             family=codes.DCM.ArtificialIntelligence,
             version=VERSION,
-            source=_clean_text(algorithm.model) or None,
+            source=clean_text(algorithm.model) or None,
             parameters=_clean_parameters(algorithm.parameters),
         ),
         anatomic_regions=[code.region] if code.region else None,
@@ -132,12 +152,5 @@ def _describe_segment(
 
 
 def _clean_parameters(parameters: Mapping[str, str]) -> dict[str, str] | None:
-    kept = {key: _clean_text(value) for key, value in parameters.items() if value}
+    kept = {key: clean_text(value) for key, value in parameters.items() if value}
     return kept if kept and sum(len(key) + len(value) + 2 for key, value in kept.items()) <= _MAX_PARAMETERS else None
-
-
-def _clean_text(value: str) -> str:
-    """Return a valid DICOM long string: at most 64 printable characters, no backslash."""
-    return "".join(" " if character == "\\" or not character.isprintable() else character for character in value)[
-        :_MAX_TEXT
-    ].strip()

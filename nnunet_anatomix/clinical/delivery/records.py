@@ -1,8 +1,9 @@
 """Files of a delivery and the records of delivered cases.
 
-Per case: ``DST/segmentations/CASE.dcm``, ``DST/nifti/CASE.nii.gz``, ``DST/overviews/CASE.png``.
-For all cases: ``DST/volumes.csv`` and ``DST/deliver.csv``. The record ``DST/delivered/CASE.json``
-is written last: a case that has one is complete.
+Per case: ``DST/segmentations/CASE.dcm``, ``DST/nifti/CASE.nii.gz``, ``DST/overviews/CASE.png``, and
+on request ``CASE.dcm`` in ``rtstructs``, ``reports`` and ``secondary_captures``. For all cases:
+``DST/volumes.csv`` and ``DST/deliver.csv``. The record ``DST/delivered/CASE.json`` is written last:
+a case that has one is complete.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,15 @@ from pretraining.common.tables import write_csv, write_records
 from pretraining.imaging.grids import Grid
 
 SEGMENTATIONS, NIFTI, OVERVIEWS, DELIVERED = "segmentations", "nifti", "overviews", "delivered"
-SUFFIXES = {SEGMENTATIONS: ".dcm", NIFTI: ".nii.gz", OVERVIEWS: ".png"}
+RTSTRUCTS, REPORTS, CAPTURES = "rtstructs", "reports", "secondary_captures"
+SUFFIXES = {
+    SEGMENTATIONS: ".dcm",
+    NIFTI: ".nii.gz",
+    OVERVIEWS: ".png",
+    RTSTRUCTS: ".dcm",
+    REPORTS: ".dcm",
+    CAPTURES: ".dcm",
+}
 """Folder → suffix of its files, one file per case."""
 VOLUMES, TABLE = "volumes.csv", "deliver.csv"
 _FORMAT = 1
@@ -42,6 +51,10 @@ class Record:
     volumes: tuple[StructureVolume, ...]
     notes: tuple[str, ...] = ()
     """Remarks, such as that no structure was found."""
+    instance_uids: Mapping[str, str] = field(default_factory=dict)
+    """Path relative to DST → SOPInstanceUID, of DICOM objects."""
+    delivered_at: str = ""
+    """Time when the last file was written: ISO 8601, UTC."""
 
     def is_complete(self, destination: Path) -> bool:
         """Return whether all files exist with their recorded sizes."""

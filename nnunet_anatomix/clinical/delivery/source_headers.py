@@ -15,6 +15,7 @@ from pydicom.valuerep import DA, TM
 
 from nnunet_anatomix.clinical.cases import CaseSource, ChannelSource
 from nnunet_anatomix.clinical.delivery.frame_slices import FrameReference, needs_single_headers, single_headers
+from nnunet_anatomix.clinical.delivery.valid_tags import drop_invalid_tags
 from nnunet_anatomix.clinical.dicom.quiet import quiet_readers
 from pretraining.common.errors import InputError
 from pretraining.imaging.rejection import Unusable
@@ -31,6 +32,8 @@ _NEEDED = [
     "ReferringPhysicianName",
 ]
 """Tags that must exist but may be empty (type 2)."""
+_KEPT = (*_NEEDED, "SpecificCharacterSet", "ImageType", "Modality")
+"""Tags that are kept even if invalid: archives match patient and study by them."""
 _TIMES = {"PatientBirthDate": DA, "StudyDate": DA, "StudyTime": TM}
 """Tags that must be empty or a valid date or time. Anonymization may write invalid dates such as
 19500000.
@@ -50,11 +53,13 @@ class SourceHeaders(NamedTuple):
     """Frame numbers of a multi-frame file, from 1, in the order of the grid; otherwise empty."""
     generated_uids: tuple[str, ...] = ()
     """Keywords of UIDs missing in the source and generated from its headers, always the same."""
+    placements: tuple[SlicePlacement, ...] = ()
+    """Position, orientation and spacing of each slice, in the order of the grid."""
     references: Mapping[str, FrameReference] = {}
     """Instance UID of a header → file and frame that it stands for; see ``restore_references``."""
 
 
-class _SlicePlacement(NamedTuple):
+class SlicePlacement(NamedTuple):
     """Position, orientation and spacing of one slice."""
 
     position_mm: np.ndarray
@@ -98,7 +103,8 @@ def read_source_headers(source: CaseSource) -> SourceHeaders:
             f"{len(uids) - len(set(uids)) + 1} slices of the source have the same SOPInstanceUID: "
             "a SEG cannot refer to them; use --format nifti"
         )
-    return SourceHeaders(images, positions_mm, frames, generated_uids, references)
+    placements = tuple(place for place in places if place is not None)
+    return SourceHeaders(images, positions_mm, frames, generated_uids, placements, references)
 
 
 def _read_header(channel: ChannelSource, number: int) -> Dataset:
@@ -127,7 +133,7 @@ def _require_same_series(slices: Sequence[Dataset], channel: ChannelSource) -> N
             )
 
 
-def _slice_placements(images: Sequence[Dataset], frames: Sequence[int]) -> list[_SlicePlacement | None]:
+def _slice_placements(images: Sequence[Dataset], frames: Sequence[int]) -> list[SlicePlacement | None]:
     """Return the placement of each slice or listed frame; None if tags are missing or damaged."""
     if not frames:
         return [_read_placement(image, image, image) for image in images]
@@ -142,11 +148,11 @@ def _slice_placements(images: Sequence[Dataset], frames: Sequence[int]) -> list[
     return [_read_placement(*(item(group, keyword) for keyword in keywords)) for group in groups]
 
 
-def _read_placement(position: Dataset, orientation: Dataset, measures: Dataset) -> _SlicePlacement | None:
+def _read_placement(position: Dataset, orientation: Dataset, measures: Dataset) -> SlicePlacement | None:
     try:
         rows_mm, columns_mm = map(float, measures.PixelSpacing)
         axes = np.array(orientation.ImageOrientationPatient, dtype=float).reshape(2, 3)
-        return _SlicePlacement(
+        return SlicePlacement(
             np.array(position.ImagePositionPatient, dtype=float).reshape(3), axes, (rows_mm, columns_mm)
         )
     except Exception:  # pydicom converts on access and raises many types
@@ -154,7 +160,7 @@ def _read_placement(position: Dataset, orientation: Dataset, measures: Dataset) 
 
 
 def _require_grid(
-    places: Sequence[_SlicePlacement | None], size: tuple[int, int], source: CaseSource
+    places: Sequence[SlicePlacement | None], size: tuple[int, int], source: CaseSource
 ) -> list[np.ndarray]:
     """Return the positions of the slices, mm.
 
@@ -217,6 +223,7 @@ def _fill_missing_tags(slices: Sequence[Dataset]) -> tuple[str, ...]:
         for keyword, kind in _TIMES.items():
             if not _is_valid(kind, header.get(keyword)):
                 setattr(header, keyword, "")
+        drop_invalid_tags(header, keep=_KEPT)
     # Derived from the instance UIDs, so that every delivery of a scan generates the same UIDs.
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
         if not slices[0].get(keyword):

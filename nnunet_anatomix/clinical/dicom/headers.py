@@ -27,7 +27,7 @@ _USEFUL = (
     "ImageType SOPClassUID SOPInstanceUID Modality SeriesDescription PatientID StudyInstanceUID SeriesInstanceUID "
     "SeriesNumber FrameOfReferenceUID PhotometricInterpretation RescaleType ConvolutionKernel EchoTime InversionTime "
     "FlipAngle TriggerTime TemporalPositionIdentifier AcquisitionNumber InstanceNumber DiffusionBValue "
-    "ContrastBolusAgent LossyImageCompression SliceThickness"
+    "ContrastBolusAgent LossyImageCompression SliceThickness BodyPartExamined"
 )
 _META = "MediaStorageSOPClassUID MediaStorageSOPInstanceUID TransferSyntaxUID"
 _TAG_OF = {keyword: Tag(keyword) for keyword in f"{_ESSENTIAL} {_USEFUL} {_META} SpecificCharacterSet".split()}
@@ -74,6 +74,7 @@ class SliceHeader:
     frame_uid: str = ""
     modality: str = ""
     description: str = ""
+    body_part: str = ""
     series_number: str = ""
     instance: float | None = None
     image_type: tuple[str, ...] = ()
@@ -164,6 +165,7 @@ def read_slice_header(found: FoundFile, stream: BinaryIO, head: bytes) -> SliceH
         "frame_uid": values.text("FrameOfReferenceUID"),
         "modality": modality,
         "description": values.decode_text("SeriesDescription"),
+        "body_part": values.text("BodyPartExamined"),
         "series_number": values.text("SeriesNumber"),
         "instance": values.number("InstanceNumber"),
         "image_type": image_type,

@@ -21,12 +21,14 @@ from nnunet_anatomix.clinical.intake.conversion import (
     is_converted,
     remove_case,
 )
+from nnunet_anatomix.clinical.intake.manifest_entries import describe_intake
 from nnunet_anatomix.clinical.intake.mapping import ChannelMap, check_channels, check_uids, parse_maps, set_units
 from nnunet_anatomix.clinical.intake.needs import Needs, find_needs
 from nnunet_anatomix.clinical.intake.numbering import Register, case_digest, case_name
 from nnunet_anatomix.clinical.intake.scan_tree import scan_tree
 from nnunet_anatomix.clinical.intake.series import Series
 from nnunet_anatomix.clinical.intake.table import NOT_TAKEN, TAKEN, WAITING, SeriesDecision, format_table, write_table
+from nnunet_anatomix.clinical.manifest import format_time, identify_model, record_run
 from nnunet_anatomix.clinical.phrases import pluralize
 from nnunet_anatomix.clinical.walk import Stray
 from pretraining.common.errors import CommandFailed, InputError
@@ -38,6 +40,14 @@ log = logging.getLogger(__name__)
 
 _MAX_LOGGED_CASES = 20
 """Number of refused cases in the log; the table lists all of them."""
+
+
+Scanned = tuple[Sequence[Series], Sequence[Stray]]
+"""Series of a tree, and its files that belong to none."""
+
+
+class NothingTaken(CommandFailed):
+    """An intake without any case; ``intake.csv`` gives the reasons."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,7 @@ def intake(
     workers: int = 1,
     originals_only: bool = False,
     dry_run: bool = False,
+    scanned: Scanned | None = None,
 ) -> IntakeResult:
     """Convert the scans that a model needs from a tree of files.
 
@@ -66,7 +77,8 @@ def intake(
         source: Any tree with DICOM, NIfTI, NRRD or MetaImage files; never written to.
         destination: New or empty folder, or that of an earlier intake of ``source``. In the latter
             case only missing or changed cases are converted, and cases keep their numbers. It
-            receives ``images``, ``sources`` (source records), ``intake.csv`` and ``intake.json``.
+            receives ``images``, ``sources`` (source records), ``intake.csv``, ``intake.json`` and
+            ``manifests``.
         model: Model or dataset; see
             :func:`~nnunet_anatomix.clinical.intake.needs.find_needs`.
         maps: Channel maps; see :func:`~nnunet_anatomix.clinical.intake.mapping.parse_maps`.
@@ -74,6 +86,7 @@ def intake(
         originals_only: True to take no lossy compressed CT, and none whose ImageType is not that
             of an original.
         dry_run: True to write nothing.
+        scanned: Series and other files of ``source``, if they are known. Default: search for them.
 
     Returns:
         The table, and the cases taken.
@@ -81,7 +94,8 @@ def intake(
     Raises:
         InputError: For folders inside each other, an unknown model, wrong maps, or a destination
             with other content.
-        CommandFailed: If no case can be taken, or the disk is full.
+        NothingTaken: If no case can be taken.
+        CommandFailed: If the disk is full.
         InUse: If another intake writes into ``destination``.
 
     Notes:
@@ -95,17 +109,26 @@ def intake(
     channels = set_units(needs.channels, channel_maps)
     needs = replace(needs, channels=tuple(replace(each, originals_only=originals_only) for each in channels))
     if dry_run:
-        return _intake(root, destination, needs, channel_maps, workers=workers, dry_run=True)
+        return _intake(root, destination, needs, channel_maps, scanned, maps=maps, workers=workers, dry_run=True)
     try_folder(destination, "DST")
     with hold_lock(destination):  # lock before reading the case numbers, release after the last write
-        return _intake(root, destination, needs, channel_maps, workers=workers, dry_run=False)
+        return _intake(root, destination, needs, channel_maps, scanned, maps=maps, workers=workers, dry_run=False)
 
 
 def _intake(
-    root: Path, destination: Path, needs: Needs, channel_maps: dict[int, ChannelMap], *, workers: int, dry_run: bool
+    root: Path,
+    destination: Path,
+    needs: Needs,
+    channel_maps: dict[int, ChannelMap],
+    scanned: Scanned | None,
+    *,
+    maps: Sequence[str],
+    workers: int,
+    dry_run: bool,
 ) -> IntakeResult:
+    started = format_time()
     register = Register.open(destination, root, needs)
-    series, strays = scan_tree(root, workers=workers)
+    series, strays = scanned or scan_tree(root, workers=workers)
     found = dict(enumerate(series, 1))
     check_uids(channel_maps, series)
     choices = choose(found, needs.channels, channel_maps)
@@ -135,18 +158,22 @@ def _intake(
             if choice.chosen
         ]
         _remove_outdated_cases(destination, cases)
-        try:
-            _convert_all(jobs, cases, decided, workers)
-        finally:
-            shutil.rmtree(destination / CONVERTING, ignore_errors=True)
-            write_table(destination, format_table(found, decided, strays))
+        model, settings = identify_model(Path(needs.model), weights=False), {"map": list(maps)}
+        with record_run(destination, "intake", model=model, settings=settings, started=started) as manifest:
+            done: set[str] = set()
+            try:
+                _convert_all(jobs, cases, decided, workers, done)
+            finally:
+                shutil.rmtree(destination / CONVERTING, ignore_errors=True)
+                write_table(destination, format_table(found, decided, strays))
+                describe_intake(manifest, destination, found, decided, cases, done=done)
     taken = tuple(
         sorted(
             {row.case for row in decided.values() if row.taken in (TAKEN, WAITING)}, key=lambda case: (len(case), case)
         )
     )
     if not taken and not dry_run:
-        raise CommandFailed(
+        raise NothingTaken(
             f"none of {pluralize(len(found), 'scan')} found can be used; {destination / 'intake.csv'} says why"
         )
     return IntakeResult(format_table(found, decided, strays), taken)
@@ -213,8 +240,13 @@ def _remove_outdated_cases(destination: Path, cases: dict[str, CaseChoice]) -> N
 
 
 def _convert_all(
-    jobs: Sequence[CaseJob], cases: dict[str, CaseChoice], decided: dict[int, SeriesDecision], workers: int
+    jobs: Sequence[CaseJob],
+    cases: dict[str, CaseChoice],
+    decided: dict[int, SeriesDecision],
+    workers: int,
+    done: set[str],
 ) -> None:
+    """Convert all cases that are not converted yet, and add them to ``done`` one by one."""
     pending = []
     for job in jobs:
         if is_converted(job):
@@ -236,6 +268,7 @@ def _convert_all(
             disable=None,
         ):
             _record_result(cases[job.case], decided, converted)
+            done.add(job.case)
             if converted.reason:
                 log.warning("%s is not taken: channel %d: %s", job.case, converted.channel, converted.reason)
     except ProcessLost as lost:

@@ -131,6 +131,17 @@ def scan_tree(root: Path, *, workers: int = 1) -> tuple[list[Series], list[Stray
             to none.
     """
     files, strays = walk(root)
+    return group_files(root, files, classify_files(root, files, workers=workers), strays)
+
+
+def classify_files(root: Path, files: Sequence[FoundFile], *, workers: int = 1) -> list[Classified]:
+    """Classify files by their headers, in the order of completion.
+
+    Args:
+        root: Absolute, resolved path of the tree.
+        files: Files of the tree.
+        workers: Number of processes.
+    """
     chunks = [(root, files[start : start + _CHUNK]) for start in range(0, len(files), _CHUNK)]
     seen: list[Classified] = []
     with tqdm(total=len(files), desc="reading headers", unit="file", leave=False, disable=None) as progress:
@@ -140,11 +151,28 @@ def scan_tree(root: Path, *, workers: int = 1) -> tuple[list[Series], list[Stray
         ):
             seen += found
             progress.update(len(chunk))
+    return seen
+
+
+def group_files(
+    root: Path, files: Sequence[FoundFile], seen: Sequence[Classified], strays: Sequence[Stray]
+) -> tuple[list[Series], list[Stray]]:
+    """Group classified files into series.
+
+    Args:
+        root: Absolute, resolved path of the tree.
+        files: Files of the tree.
+        seen: Result of :func:`classify_files` for these files.
+        strays: Entries of the tree that are not regular files.
+
+    Returns:
+        As :func:`scan_tree`.
+    """
     by_name = {found.file: found for found in files}
     headers = [item for item in seen if isinstance(item, SliceHeader)]
     images = [item for item in seen if isinstance(item, ImageHeader)]
     detached = {file for image in images for file in image.data}
-    strays += [item for item in seen if isinstance(item, Stray) and item.file not in detached]
+    strays = [*strays, *(item for item in seen if isinstance(item, Stray) and item.file not in detached)]
     names = {image.file.file for image in images}
     slice_names = {_name_pattern(header.file.file) for header in headers}
     damaged = [

@@ -66,6 +66,8 @@ class Series:
     grid: Grid | None = None
     modality: str = ""
     description: str = ""
+    body_part: str = ""
+    """BodyPartExamined; empty if unknown."""
     image_type: tuple[str, ...] = ()
     kernel: str = ""
     rescale_type: str = ""
@@ -164,6 +166,7 @@ def _assess_series(root: Path, headers: list[SliceHeader]) -> list[Series]:
         patient=first.patient_id or study,
         modality=first.modality,
         description=first.description,
+        body_part=first.body_part,
         image_type=first.image_type,
         kernel=first.kernel,
         rescale_type=first.rescale_type,

@@ -12,7 +12,7 @@ from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.common.checks import check_not_negative, check_positive, check_probability, check_within
 from pretraining.common.random import noise_generator
 from pretraining.engine.synthesis import Pair
-from pretraining.learning.objectives.local_matching import LocalMatching, LocalMatchingConfig
+from pretraining.learning.objectives.local_matching import LocalMatching, LocalMatchingConfig, average_cubes
 from pretraining.learning.objectives.loss import supervised_contrastive_loss
 from pretraining.learning.objectives.moved_views import CommonBox, PoseConfig, common_box, move_views
 from pretraining.learning.objectives.projection import ProjectionConfig, ProjectionHead
@@ -103,18 +103,19 @@ class ContrastiveModel(nn.Module):
         # Draw the windows on the host, which knows the generator's seed without waiting for the
         # device.
         moved = move_views(sample, config.max_shift_vox, noise_generator(generator.initial_seed(), "cpu"), config.pose)
-        matched = {level: config.local.tap(level) for level in config.local.levels} if self.local else {}
-        taps = tuple(dict.fromkeys((*self.taps, *matched.values())))
+        matched = config.local.grids if self.local else ()
+        taps = tuple(dict.fromkeys((*self.taps, *(tap for tap, _, _ in matched))))
         device_type = moved.views.device.type
         autocast = torch.autocast(
             device_type, torch.get_autocast_dtype(device_type), enabled=torch.is_autocast_enabled(device_type)
         )
-        if "output" in matched.values() or config.positions * NEIGHBOURS > moved.labels.numel():
+        if any(tap == "output" for tap, _, _ in matched) or config.positions * NEIGHBOURS > moved.labels.numel():
             features, last = self.backbone.features(moved.views[:, None], taps), None
         else:  # the output is computed at the drawn voxels only
             features, last = self.backbone.features_before_output(moved.views[:, None], taps)
         boxes = {
-            level: common_box(moved, level, config.block_label) for level in dict.fromkeys((*self.levels, *matched))
+            level: common_box(moved, level, config.block_label)
+            for level in dict.fromkeys((*self.levels, *(level + halvings for _, level, halvings in matched)))
         }
 
         def read(tap: str, box: CommonBox, drawn: Tensor) -> Tensor:
@@ -142,7 +143,9 @@ class ContrastiveModel(nn.Module):
             if self.local:
                 losses.append(
                     self.local(
-                        [boxes[level] for level in matched], [features[tap] for tap in matched.values()], generator
+                        [boxes[level + halvings] for _, level, halvings in matched],
+                        [average_cubes(features[tap], halvings) for tap, _, halvings in matched],
+                        generator,
                     )
                 )
         return torch.stack(losses)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn import functional
 
 from pretraining.common.checks import check_count, check_not_negative, check_positive, check_within
 from pretraining.common.errors import InputError
@@ -41,6 +42,10 @@ class LocalMatchingConfig:
     """Levels whose voxels are matched: 0 is the output, l the first convolution of decoder level l.
     Distances are in voxels of the level.
     """
+    averaged_levels: tuple[int, ...] = ()
+    """Levels at which the output is matched as well, averaged over cubes of 2^level voxels as
+    registration averages it.
+    """
     sigma_vox: float = 0.4
     """Standard deviation of the Gaussian target around the true location, voxels."""
     inverse_temperature: float = 5.0
@@ -48,6 +53,7 @@ class LocalMatchingConfig:
 
     def __post_init__(self) -> None:
         check_not_negative(weight=self.weight, levels=self.levels)
+        check_count(averaged_levels=self.averaged_levels)
         check_within("[2, inf)", anchors=self.anchors)
         check_count(near_vox=self.near_vox)
         check_positive(
@@ -55,10 +61,20 @@ class LocalMatchingConfig:
         )
         if not self.levels or len(set(self.levels)) != len(self.levels):
             raise InputError(f"levels: expected distinct numbers, at least one, found {self.levels}")
+        if len(set(self.averaged_levels)) != len(self.averaged_levels):
+            raise InputError(f"averaged_levels: expected distinct numbers, found {self.averaged_levels}")
 
     def tap(self, level: int) -> str:
         """Return the name of the convolution whose output is matched at a level."""
         return f"decoder.{level}.0" if level else "output"
+
+    @property
+    def grids(self) -> tuple[tuple[str, int, int], ...]:
+        """Matched grids: convolution, its level, and further halvings by averaging."""
+        return (
+            *((self.tap(level), level, 0) for level in self.levels),
+            *(("output", 0, halvings) for halvings in self.averaged_levels),
+        )
 
 
 class LocalMatching(nn.Module):
@@ -75,7 +91,7 @@ class LocalMatching(nn.Module):
         self.config = config
         self._true = len(_cube(config.near_vox)) // 2
         count = len(candidate_offsets(config.near_vox, config.shells_vox))
-        self.log_inverse_temperature = nn.Parameter(torch.empty(len(config.levels)))
+        self.log_inverse_temperature = nn.Parameter(torch.empty(len(config.grids)))
         self.register_buffer("offsets", torch.empty((count, 3), dtype=torch.int64), persistent=False)
         self.reset_parameters()
 
@@ -87,11 +103,11 @@ class LocalMatching(nn.Module):
             self.log_inverse_temperature.fill_(math.log(config.inverse_temperature))
 
     def forward(self, boxes: list[CommonBox], features: list[Tensor], generator: Generator) -> Tensor:
-        """Compute the mean loss over the levels.
+        """Compute the mean loss over the grids.
 
         Args:
-            boxes: Overlap of both views, for each of ``config.levels``.
-            features: (2, C, X, Y, Z) features of both views, for each level.
+            boxes: Overlap of both views, for each of ``config.grids``.
+            features: (2, C, X, Y, Z) features of both views, for each grid.
             generator: Random generator of the anchors; on the features' device.
 
         Returns:
@@ -144,6 +160,11 @@ class LocalMatching(nn.Module):
         )
         near = (places[:, None] - places).abs().amax(dim=-1) <= self.config.near_vox
         return (-factor * squared.clamp_min(0)).masked_fill(near, -torch.inf)
+
+
+def average_cubes(features: Tensor, halvings: int) -> Tensor:
+    """Average (2, C, X, Y, Z) features over cubes of 2^halvings voxels; unchanged for 0."""
+    return functional.avg_pool3d(features.float(), 2**halvings) if halvings else features
 
 
 def candidate_offsets(near_vox: int, shells_vox: tuple[int, ...]) -> Tensor:

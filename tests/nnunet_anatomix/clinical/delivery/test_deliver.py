@@ -19,6 +19,7 @@ from matplotlib.image import imread
 
 from nnunet_anatomix.cli import main
 from nnunet_anatomix.clinical.delivery import deliver as deliver_module
+from nnunet_anatomix.clinical.delivery.dicom_options import DicomOptions
 from nnunet_anatomix.clinical.delivery.overview import render_panels
 from nnunet_anatomix.clinical.delivery.scan_planes import open_planes
 from nnunet_anatomix.clinical.delivery.structure_colours import structure_colours
@@ -70,10 +71,13 @@ def test_every_case_gets_all_its_files(clinic):
     before = [state(folder) for folder in (clinic.src, clinic.intake, clinic.pred)]
     run(clinic)
     assert [state(folder) for folder in (clinic.src, clinic.intake, clinic.pred)] == before
-    expected = {f"{place}/{case}{end}" for case in CASES for place, end in deliver_module.SUFFIXES.items()}
+    plain = ("segmentations", "nifti", "overviews")
+    expected = {f"{place}/{case}{deliver_module.SUFFIXES[place]}" for case in CASES for place in plain}
+    (manifest,) = (clinic.dst / "manifests").iterdir()
     assert state(clinic.dst).keys() == expected | {f"delivered/{case}.json" for case in CASES} | {
         "volumes.csv",
         "deliver.csv",
+        f"manifests/{manifest.name}",
     }
     for case in CASES:
         image, scan = (
@@ -87,6 +91,29 @@ def test_every_case_gets_all_its_files(clinic):
     assert [(row["case"], row["status"], row["notes"]) for row in rows(clinic.dst / "deliver.csv")] == [
         (c, "delivered", "") for c in CASES
     ]
+
+
+def test_what_is_asked_for_is_written_and_what_no_longer_is_goes(clinic):
+    def folders() -> set[str]:
+        return {path.parent.name for path in clinic.dst.rglob("case_*") if path.parent.name in deliver_module.SUFFIXES}
+
+    run(clinic, overview=False, dicom=DicomOptions(rtstruct=True, report=True, secondary_capture=True))
+    assert folders() == deliver_module.SUFFIXES.keys() - {"overviews"}
+    run(clinic, overview=False, dicom=DicomOptions(rtstruct=True))
+    assert folders() == {"segmentations", "nifti", "rtstructs"}
+    labels = clinic.labels["case_001"].copy()
+    labels[0, 0, 0] = 9
+    write_prediction(clinic.pred, image_on(clinic.grids["case_001"], labels), case="case_001")
+    with pytest.raises(CommandFailed, match="1 of 2 cases failed"):
+        run(clinic, overview=False, dicom=DicomOptions(rtstruct=True))
+    assert not list(clinic.dst.rglob("case_001*"))
+
+
+@pytest.mark.parametrize("wanted", ["rtstruct", "report", "secondary_capture"])
+def test_dicom_objects_cannot_be_asked_for_without_dicom(wanted, clinic):
+    with pytest.raises(InputError, match=r"--format nifti writes no DICOM.*use --format both"):
+        run(clinic, format="nifti", dicom=DicomOptions(**{wanted: True}))
+    assert not clinic.dst.exists()
 
 
 def test_volumes_are_counts_times_the_voxels_volume(clinic):
@@ -308,10 +335,15 @@ def test_labels_are_those_of_the_model_that_is_named(clinic, tmp_path):
     assert b"trainer=AnatomixTrainer" in (clinic.dst / "segmentations/case_001.dcm").read_bytes()
 
 
-def test_nothing_but_the_segmentation_tells_a_patient(clinic, monkeypatch, capfd, caplog):
+def test_nothing_but_dicom_objects_tells_a_patient(clinic, monkeypatch, capfd, caplog):
     caplog.set_level("INFO")
     monkeypatch.setattr(
-        sys, "argv", ["nnunet-anatomix", "deliver", str(clinic.pred), str(clinic.dst), "--intake", str(clinic.intake)]
+        sys,
+        "argv",
+        [
+            *("nnunet-anatomix", "deliver", str(clinic.pred), str(clinic.dst), "--intake", str(clinic.intake)),
+            *("--rtstruct", "--report", "--secondary-capture"),
+        ],
     )
     main()
     for path in (clinic.src / "Müller 0").iterdir():
@@ -326,7 +358,8 @@ def test_nothing_but_the_segmentation_tells_a_patient(clinic, monkeypatch, capfd
     )
     secrets = ("Müller", "Jürgen", PATIENT, PATIENT_NUMBER, "19501231", "Schröder", "ACC-0815", "Geheim")
     assert not [secret for secret in secrets if secret in told]
-    assert PATIENT.encode() in (clinic.dst / "segmentations/case_002.dcm").read_bytes()
+    for folder in ("segmentations", "rtstructs", "reports", "secondary_captures"):
+        assert PATIENT.encode() in (clinic.dst / folder / "case_002.dcm").read_bytes()
 
 
 def test_killed_at_any_time_the_next_run_completes_what_is_missing(clinic):

@@ -261,6 +261,18 @@ def test_headers_without_uids_get_the_same_ones_every_time(tmp_path):
     assert first.images[0].StudyInstanceUID == segmentation.StudyInstanceUID
 
 
+@pytest.mark.parametrize("stored_mm", [0, -2.5, 4.0, 2.5])
+def test_the_distance_of_slices_is_that_of_their_positions(stored_mm, tmp_path):
+    def store(dataset, k):
+        dataset.SpacingBetweenSlices = stored_mm
+
+    files = write_series(tmp_path / "src", change=store)
+    grid = take_series(tmp_path / "intake", tmp_path / "src", files)
+    segmentation = delivered(tmp_path, image_on(grid, labels_of(grid.size)))
+    (measures,) = segmentation.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+    assert measures.SpacingBetweenSlices == 2.5
+
+
 def move(dataset):
     dataset.ImagePositionPatient = [1.0, 2.0, 3.0]
 

@@ -15,7 +15,12 @@ from pretraining.backbone.unet import UNetConfig
 from pretraining.engine.synthesis import EngineConfig, Pair, synthesize_pair
 from pretraining.learning.objectives.choice import compute_losses
 from pretraining.learning.objectives.contrastive import ContrastiveConfig, ContrastiveModel
-from pretraining.learning.objectives.local_matching import LocalMatching, LocalMatchingConfig, candidate_offsets
+from pretraining.learning.objectives.local_matching import (
+    LocalMatching,
+    LocalMatchingConfig,
+    average_cubes,
+    candidate_offsets,
+)
 from pretraining.learning.objectives.moved_views import CommonBox, MovedViews, common_box, move_views
 from pretraining.learning.objectives.projection import ProjectionConfig
 from pretraining.learning.objectives.sampling import sample_positions
@@ -141,6 +146,25 @@ def test_the_target_lies_at_the_true_place_between_voxels():
     assert loss_for(shift) < min(loss_for(torch.zeros(3)), loss_for(-shift)) - 0.05
 
 
+@pytest.mark.parametrize("halvings", [1, 2])
+def test_averaged_features_are_matched_on_their_own_grid(halvings):
+    side, shift, step = 32, 4, 2**halvings  # whole cubes, so that both views average the same voxels
+    noise = torch.randn((16, *(side + shift,) * 3), generator=generator(7))
+    features = torch.stack([noise[:, shift:, shift:, shift:], noise[:, :-shift, :-shift, :-shift]])
+    matrix = np.column_stack([np.eye(3), (shift,) * 3])
+    moved = MovedViews(torch.zeros((side,) * 3, dtype=torch.uint8), features[:, 0], (shift,) * 3, matrix)
+    averaged = average_cubes(features, halvings)
+    assert torch.allclose(averaged[:, :, 0, 0, 0], features[:, :, :step, :step, :step].mean((2, 3, 4)), atol=1e-6)
+    term = LocalMatching(LocalMatchingConfig(**{**vars(CONFIG), "averaged_levels": (halvings,)}))
+
+    def loss_of(pair: Tensor) -> float:
+        boxes = [common_box(moved, 0), common_box(moved, halvings)]
+        return term(boxes, [features, pair], generator(1)).item()
+
+    assert loss_of(averaged) < 0.01
+    assert loss_of(averaged[:1].expand(2, -1, -1, -1, -1)) > 5  # a code of the window
+
+
 def test_candidates_are_distinct_and_the_true_place_is_one_of_them():
     offsets = candidate_offsets(2, (2, 4, 8))
     assert len(offsets) == len(offsets.unique(dim=0)) == 125 + 26 + 26  # a shell within the near cube adds nothing
@@ -148,7 +172,9 @@ def test_candidates_are_distinct_and_the_true_place_is_one_of_them():
 
 
 def test_the_term_reaches_the_backbone_and_its_temperature():
-    config = ContrastiveConfig(max_shift_vox=16, local=LocalMatchingConfig(weight=0.5, anchors=64, levels=(0, 1)))
+    config = ContrastiveConfig(
+        max_shift_vox=16, local=LocalMatchingConfig(weight=0.5, anchors=64, levels=(0, 1), averaged_levels=(1, 2))
+    )
     model = build(
         lambda: ContrastiveModel(UNetConfig(width=4, poolings=2), ProjectionConfig(width=16), config), generator()
     )
@@ -167,6 +193,8 @@ def test_settings_that_make_no_sense_are_refused():
         {"shells_vox": (0,)},
         {"levels": ()},
         {"levels": (1, 1)},
+        {"averaged_levels": (0,)},
+        {"averaged_levels": (1, 1)},
         {"sigma_vox": 0},
     ):
         with pytest.raises(ValueError, match=f"{next(iter(wrong))}: expected"):

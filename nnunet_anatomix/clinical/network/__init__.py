@@ -1,0 +1,1 @@
+"""Archives and scanners: DICOMweb (QIDO, WADO, STOW) and DIMSE (C-STORE)."""
