@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,7 +13,13 @@ from pretraining.common.errors import InputError
 
 
 def list_cases(
-    cases: Iterable[str], intake: Path, destination: Path, *, done: set[str], failed: Mapping[str, str]
+    cases: Iterable[str],
+    intake: Path,
+    destination: Path,
+    *,
+    done: Collection[str],
+    unchanged: Collection[str],
+    failed: Mapping[str, str],
 ) -> list[CaseEntry]:
     """Return the entries of all cases of a run.
 
@@ -22,16 +28,21 @@ def list_cases(
         intake: Folder that ``intake`` wrote.
         destination: Folder of the delivery, DST.
         done: Cases that this run delivered.
+        unchanged: Cases that an earlier run delivered with the same settings.
         failed: Case → reason why this run could not deliver it.
     """
-    return [_describe_case(case, intake, destination, done=done, failed=failed) for case in cases]
+    entries = []
+    for case in cases:
+        status = "failed" if case in failed else "done" if case in done else "not reached"
+        if case in unchanged:
+            status = "unchanged"
+        entries.append(_describe_case(case, intake, destination, status, failed.get(case, "")))
+    return entries
 
 
-def _describe_case(
-    case: str, intake: Path, destination: Path, *, done: set[str], failed: Mapping[str, str]
-) -> CaseEntry:
-    entry = CaseEntry(case=case, status="failed", reason=failed.get(case, ""))
-    with suppress(InputError):  # its reason is in ``failed``
+def _describe_case(case: str, intake: Path, destination: Path, status: str, reason: str) -> CaseEntry:
+    entry = CaseEntry(case=case, status=status, reason=reason)
+    with suppress(InputError):  # the reason of a failure tells this, too
         entry.inputs = describe_inputs(read_source(source_file(intake, case)))
     record = read_record(destination, case)
     if record is not None:
@@ -41,7 +52,5 @@ def _describe_case(
             for file, size in record.files.items()
         }
         entry.finished = record.delivered_at
-    if case not in failed:
-        entry.status = "done" if case in done else "unchanged" if record is not None else "not reached"
-        entry.reason = "; ".join(record.notes) if record is not None else ""
+        entry.reason = reason or "; ".join(record.notes)
     return entry

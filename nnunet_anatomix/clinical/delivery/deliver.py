@@ -143,6 +143,12 @@ def deliver(predictions: Path, delivery: Delivery) -> int:
         log.info("%d cases of the intake have no prediction: %s", len(missing), _abbreviate(missing))
     failed: dict[str, str] = {}
     done: set[str] = set()
+    unchanged: set[str] = set()
+
+    def is_done(case: str) -> bool:
+        if _is_delivered(case, files[case], delivery):
+            unchanged.add(case)
+        return case in unchanged
 
     def work(case: str) -> None:
         log.info("%s: %s", case, _summarize(_deliver_case(case, files[case], delivery)))
@@ -163,12 +169,14 @@ def deliver(predictions: Path, delivery: Delivery) -> int:
                 {case: case for case in files},
                 work,
                 noun="case",
-                is_done=lambda case: _is_delivered(case, files[case], delivery),
+                is_done=is_done,
                 on_failure=on_failure,
             )
         finally:
             write_tables(delivery.destination, failed)
-            manifest.cases = list_cases(files, delivery.intake, delivery.destination, done=done, failed=failed)
+            manifest.cases = list_cases(
+                files, delivery.intake, delivery.destination, done=done, unchanged=unchanged, failed=failed
+            )
         outcome.require_all("cases", see=delivery.destination / TABLE)
     return outcome.done
 

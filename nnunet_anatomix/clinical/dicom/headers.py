@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import struct
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -43,7 +42,7 @@ for _name, (_, _tag) in _B_VALUES.items():
     _TAG_OF |= {_name: Tag(_tag), f"{_name}Creator": Tag(_tag & 0xFFFF0000 | 0x10)}
 # Most tags are missing, and numbers are looked up faster than pydicom's tags.
 _NUMBER_OF = {keyword: int(tag) for keyword, tag in _TAG_OF.items()}
-_READ = list(_TAG_OF.values())
+_READ = [int(tag) for tag in _TAG_OF.values()]
 _SHORTS = "Rows Columns SamplesPerPixel BitsAllocated BitsStored PixelRepresentation PixelPaddingValue"
 _BINARY = dict.fromkeys(_SHORTS.split(), "H") | {"GEImageType": "h", "DiffusionBValue": "d", "PhilipsBValue": "f"}
 """Keyword of a binary number → its ``struct`` format character."""
@@ -219,13 +218,11 @@ class _Values:
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
         self.damaged: list[str] = []
-        self._present = set(map(int, dataset.keys()))
+        self._elements = {int(tag): element for tag, element in zip(dataset.keys(), dataset.values(), strict=True)}
 
     def _raw(self, keyword: str) -> tuple[bytes, bool] | None:
         """Return the raw value and whether it is little-endian."""
-        if _NUMBER_OF[keyword] not in self._present:
-            return None
-        element = self.dataset.get_item(_TAG_OF[keyword])
+        element = self._elements.get(_NUMBER_OF[keyword])
         if element is None or not element.value:
             return None
         if isinstance(element, RawDataElement) and isinstance(element.value, bytes):
@@ -235,6 +232,9 @@ class _Values:
 
     def decode_text(self, keyword: str) -> str:
         """Return a text decoded with the file's character set."""
+        element = self._elements.get(_NUMBER_OF[keyword])
+        if isinstance(element, RawDataElement) and element.value and _is_plain(element.value):
+            return self.text(keyword)
         try:
             return str(self.dataset.get(keyword) or "").strip(" \0")
         except Exception:  # for example, an unknown character set
@@ -242,9 +242,9 @@ class _Values:
 
     def text(self, keyword: str) -> str:
         """Return a text decoded as Latin-1; empty if the tag is missing."""
-        if _NUMBER_OF[keyword] not in self._present:
+        element = self._elements.get(_NUMBER_OF[keyword])
+        if element is None:
             return ""
-        element = self.dataset.get_item(_TAG_OF[keyword])
         if isinstance(element, DataElement) and isinstance(element.value, str):  # already converted by pydicom
             return element.value.strip(" \0")
         raw = self._raw(keyword)
@@ -261,9 +261,10 @@ class _Values:
             return b_value
         for name, (creator, _) in _B_VALUES.items():
             if self.text(f"{name}Creator") == creator:
-                if name == "GEBValue":  # four values; the first holds a flag of 1e9
-                    return _first_number(self.text(name), modulo=10**6)
-                return self.number(name)
+                if name != "GEBValue":
+                    return self.number(name)
+                first = self.texts(name)[:1]  # of four values; it may have a flag of 1e9
+                return float(int(first[0]) % 10**6) if first and first[0].isdigit() else None
         return None
 
     def number(self, keyword: str) -> float | None:
@@ -294,6 +295,6 @@ class _Values:
         return numbers
 
 
-def _first_number(text: str, modulo: int) -> float | None:
-    match = re.match(r"\s*(\d+)", text)
-    return float(int(match[1]) % modulo) if match else None
+def _is_plain(value: bytes) -> bool:
+    """Return whether all character sets decode a value alike: ASCII without escape sequences."""
+    return value.isascii() and b"\x1b" not in value

@@ -6,7 +6,7 @@ import io
 from contextlib import suppress
 from typing import BinaryIO, NamedTuple
 
-from pydicom import Dataset, FileMetaDataset, dcmread
+from pydicom import Dataset, FileMetaDataset
 from pydicom.filereader import read_dataset, read_partial
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, UID_dictionary
 
@@ -20,6 +20,7 @@ _DEFLATED = DeflatedExplicitVRLittleEndian.encode()
 _META_BYTES = 1 << 12
 """Bytes searched for the transfer syntax; the file meta information is shorter."""
 _SOP_CLASS = 0x00080016
+_PIXEL_TAGS = {0x7FE00008, 0x7FE00009, 0x7FE00010}
 
 
 def is_other_object(sop_class: str) -> bool:
@@ -90,7 +91,7 @@ def _parse_deflated(stream: BinaryIO, at: int, meta: FileMetaDataset, tags: list
 
 
 def _is_pixel_data(tag: int, *_: object) -> bool:
-    return tag >= 0x7FE00008
+    return tag in _PIXEL_TAGS
 
 
 def describe_damage(head: bytes) -> str:
@@ -105,7 +106,8 @@ def describe_damage(head: bytes) -> str:
 
 def _parse(stream: BinaryIO, with_preamble: bool, tags: list) -> tuple[Dataset, int | None]:
     """Return the dataset and, if the parser reached it, the offset of its pixel data element."""
-    dataset = dcmread(stream, stop_before_pixels=True, specific_tags=tags, force=not with_preamble)
+    # As dcmread, which converts every tag to an object first.
+    dataset = read_partial(stream, _is_pixel_data, force=not with_preamble, specific_tags=tags)
     at = stream.tell()
     reached = stream.read(4) in (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")
     return dataset, at if reached else None

@@ -105,15 +105,17 @@ def _same_plane(first: SliceHeader, second: SliceHeader) -> bool:
     return (
         (first.rows, first.columns) == (second.rows, second.columns)
         and (first.samples, first.photometric) == (second.samples, second.photometric)
-        and bool(
-            np.abs(_numbers(first.pixel_spacing_mm) - _numbers(second.pixel_spacing_mm)).max() <= SPACING_TOLERANCE
-        )
+        and _equal(first.pixel_spacing_mm, second.pixel_spacing_mm, SPACING_TOLERANCE)
         and _same_direction(first, second)
     )
 
 
 def _same_direction(first: SliceHeader, second: SliceHeader) -> bool:
-    return bool(np.abs(_numbers(first.orientation) - _numbers(second.orientation)).max() <= DIRECTION_TOLERANCE)
+    return _equal(first.orientation, second.orientation, DIRECTION_TOLERANCE)
+
+
+def _equal(first: tuple[float, ...] | None, second: tuple[float, ...] | None, tolerance: float) -> bool:
+    return first == second or bool(np.abs(_numbers(first) - _numbers(second)).max() <= tolerance)
 
 
 def _overlap(first: Sequence[SliceHeader], second: Sequence[SliceHeader]) -> bool:

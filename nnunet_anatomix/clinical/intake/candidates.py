@@ -100,9 +100,21 @@ def judge_candidates(
         else:
             verdict.fitting.append(number)
     asked = "volume" in mapped.patterns or (not mapped.chooses and bool(asked_words(channel.name)))
+    if not asked:
+        _drop_excluded_volumes(verdict, found)
     reasons = {number: verdict.rejections.get(number, "") for number in numbers}
     verdict.reject_all(find_ambiguous(numbers, reasons, found, channel.number, asked=asked))
     return verdict
+
+
+def _drop_excluded_volumes(verdict: Verdict, found: Mapping[int, Series]) -> None:
+    """Reject volumes that a rule excludes if ``--map`` names their series, which has others."""
+    excluded = {number for number, misfit in verdict.misfits.items() if misfit.level == _EXCLUSION}
+    kept = {found[number].series_uid for number in verdict.fitting if number not in excluded}
+    for number in excluded:
+        if found[number].volume and found[number].series_uid in kept:
+            verdict.rejections[number] = verdict.misfits.pop(number).reason
+            verdict.fitting.remove(number)
 
 
 def _judge_mapped(

@@ -85,8 +85,13 @@ def is_label_map(file: str) -> bool:
     """Return whether the name of a file, or of its nnU-Net folder, marks it as a label map."""
     folder = PurePosixPath(file).parent.name
     return any(re.fullmatch(_LABELS, word) for word in tokenize(image_stem(file))) or bool(
-        re.fullmatch(r"labels(Tr|Ts|Val)?|(gt_)?segmentations?|segs?|masks?", folder, re.IGNORECASE)
+        re.fullmatch(r"labels(Tr|Ts|Val)?|gt_segmentations", folder)
     )
+
+
+def is_in_label_folder(file: str) -> bool:
+    """Return whether the folder of a file is called as if it held label maps, such as ``masks``."""
+    return bool(re.fullmatch(_LABELS, PurePosixPath(file).parent.name.lower()))
 
 
 def modalities_of_file(file: str) -> set[str]:

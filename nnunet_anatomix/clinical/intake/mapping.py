@@ -81,14 +81,14 @@ class ChannelMap:
     def overrides_rules(self, series: Series) -> bool:
         """Return whether the map names a series closely enough to take what the rules exclude.
 
-        A UID does, a description or path of DICOM that is more than a wildcard, and the whole path
-        of an image file.
+        A UID does, a description, path or volume of DICOM that is more than a wildcard, and the
+        whole path of an image file.
         """
         if self.selects(series):
             return True
         if series.kind == "image":
             return series.files[0].lower() in map(_unescape, self.patterns.get("path", ()))
-        patterns = (*self.patterns.get("description", ()), *self.patterns.get("path", ()))
+        patterns = [pattern for name in ("description", "path", "volume") for pattern in self.patterns.get(name, ())]
         return any(re.search(r"\w", pattern.removesuffix(".dcm")) for pattern in patterns)
 
 

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 from tqdm import tqdm
 
 from nnunet_anatomix.clinical.dicom.headers import SliceHeader, is_dicom, read_slice_header
 from nnunet_anatomix.clinical.dicom.parsing import DAMAGED, HEAD_BYTES
 from nnunet_anatomix.clinical.dicom.quiet import quiet_readers
-from nnunet_anatomix.clinical.intake.channel_words import image_case_key, is_label_map
+from nnunet_anatomix.clinical.intake.channel_words import image_case_key, is_in_label_folder, is_label_map
 from nnunet_anatomix.clinical.intake.damaged_files import flag_missing_slices
 from nnunet_anatomix.clinical.intake.image_files import find_data_files, image_ending, image_stem, read_image_grid
 from nnunet_anatomix.clinical.intake.label_values import has_label_values
@@ -22,6 +23,7 @@ from nnunet_anatomix.clinical.phrases import describe_error
 from nnunet_anatomix.clinical.walk import FoundFile, Stray, walk
 from pretraining.common.processes import imap_unordered
 from pretraining.imaging.grids import Grid
+from pretraining.imaging.headers import VolumeHeader
 from pretraining.imaging.rejection import Unusable
 
 log = logging.getLogger(__name__)
@@ -100,10 +102,15 @@ def _read_image_header(root: Path, found: FoundFile) -> ImageHeader:
     try:
         data = find_data_files(root, found.file)
         grid, note, header = read_image_grid(root, found.file)
-        labels = not is_label_map(found.file) and has_label_values(header)
+        labels = not is_label_map(found.file) and _has_labels(found.file, header)
         return ImageHeader(found, data, grid, note=note, has_label_values=labels)
     except Unusable as reason:
         return ImageHeader(found, data, problem=str(reason))
+
+
+def _has_labels(file: str, header: VolumeHeader) -> bool:
+    # Reading all masks of a scan takes longer than all else; no scan of 8 bits lies among them.
+    return (is_in_label_folder(file) and header.dtype == np.uint8) or has_label_values(header)
 
 
 def _classify_files(job: tuple[Path, Sequence[FoundFile]]) -> list[Classified]:

@@ -18,7 +18,7 @@ from nnunet_anatomix.clinical.delivery.dicom_options import DicomOptions
 from nnunet_anatomix.clinical.intake.intake import intake
 from nnunet_anatomix.clinical.manifest import ModelFiles, record_run
 from nnunet_anatomix.commands.deliver import deliver
-from pretraining.common.errors import CommandFailed, InputError
+from pretraining.common.errors import CommandFailed, InputError, Interrupted
 from pretraining.common.versions import VERSION
 from pretraining.imaging.grids import image_on
 from tests.nnunet_anatomix.clinical.dicom_series import PATIENT, PATIENT_NUMBER, write_series
@@ -151,6 +151,23 @@ def test_a_delivery_tells_why_a_case_failed_and_what_stayed(clinic):
     assert "of the source series is missing" in second["cases"][0]["reason"]
     assert second["outcome"].startswith("CommandFailed: 1 of 2 cases failed")
     assert second["cases"][1]["finished"] == first["cases"][1]["finished"]  # the time when it was made
+
+
+def test_a_stopped_delivery_tells_what_it_did_not_reach(clinic, monkeypatch):
+    run_delivery(clinic)
+    build = deliver_module.build_case_files
+
+    def stop_at_the_second(case: str, *arguments: object) -> object:
+        if case == "case_002":
+            raise KeyboardInterrupt
+        return build(case, *arguments)
+
+    monkeypatch.setattr(deliver_module, "build_case_files", stop_at_the_second)
+    with pytest.raises(Interrupted):
+        run_delivery(clinic, dicom=DicomOptions(rtstruct=True))
+    told = manifests(clinic / "dst")[-1]
+    assert told["outcome"].startswith("Interrupted: stopped at case 2 of 2") and told["finished"]
+    assert [entry["status"] for entry in told["cases"]] == ["done", "not reached"]
 
 
 def other_plans(clinic, model):

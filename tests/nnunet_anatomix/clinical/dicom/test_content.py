@@ -14,6 +14,7 @@ from nnunet_anatomix.clinical.intake.scan_tree import scan_tree
 from nnunet_anatomix.clinical.intake.suitability import find_mismatch
 from tests.nnunet_anatomix.clinical.dicom_series import write_series
 from tests.nnunet_anatomix.clinical.intake.test_choice import channels, chosen
+from tests.nnunet_anatomix.clinical.intake.test_series import enhanced
 
 ORIGINAL = ("ORIGINAL", "PRIMARY")
 
@@ -194,3 +195,23 @@ def test_the_magnitude_of_a_series_of_all_parts_is_taken(tmp_path):
     assert {each.volume for each in found} == {"part=magnitude", "part=phase", "part=real", "part=imaginary"}
     (case,) = chosen(found, channels("T1"))
     assert [found[number - 1].volume for number in case.chosen] == ["part=magnitude"]
+    for maps, taken in (
+        (("0=series:1.2.3",), "part=magnitude"),
+        (("0=description:T1*",), "part=magnitude"),
+        (("0=modality:MR",), "part=magnitude"),
+        (("0=volume:part=phase",), "part=phase"),
+        (("0=series:1.2.3", "0=volume:part=real"), "part=real"),
+    ):
+        (case,) = chosen(found, channels("T1"), maps)
+        assert [found[number - 1].volume for number in case.chosen] == [taken]
+
+
+def test_frames_of_a_file_tell_their_part(tmp_path):
+    def real(dataset):
+        dataset.SharedFunctionalGroupsSequence[0].MRImageFrameTypeSequence = groups(
+            MRImageFrameTypeSequence={"FrameType": [*ORIGINAL, "T1", "NONE"], "ComplexImageComponent": "REAL"}
+        ).MRImageFrameTypeSequence
+
+    folder = enhanced(tmp_path, real, modality="MR", description="T1 FFE")
+    (series,), _ = scan_tree(folder.resolve())
+    assert not series.problem and series.content.part == "real part"

@@ -80,7 +80,14 @@ def test_masks_are_not_taken_for_scans(tmp_path):
         "plain/patient1.nii.gz",
     }
     assert table["plain/patient1_liver.nii.gz"][1] == "mask or label map (values)"
-    assert table["s0001/segmentations/liver.nii.gz"][1] == "label map (file name)"
+    assert table["s0001/segmentations/liver.nii.gz"][1] == "mask or label map (values)"
+
+
+def test_a_scan_in_a_folder_for_masks_is_a_scan(tmp_path):
+    write(tmp_path / "src" / "segmentation" / "a.nii.gz", body())
+    write(tmp_path / "src" / "segmentation" / "b.nii.gz", labels(1, np.int16))
+    done = intake(tmp_path / "src", tmp_path / "out", model_of(tmp_path / "model", "CT"), dry_run=True)
+    assert [row["taken"] for row in rows(done)] == ["waiting", "no"]
 
 
 def test_a_mask_is_taken_if_its_path_is_mapped(tmp_path):
