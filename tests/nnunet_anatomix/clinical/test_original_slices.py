@@ -43,6 +43,8 @@ SCANS = {
     "two spacings, tilted": {"heights_mm": HEAD, "shear": (0, 0.25)},
     "transition": {"heights_mm": TRANSITION},
     "jitter": {"heights_mm": JITTER},
+    "smoothly growing": {"heights_mm": np.cumsum([0.0, *np.linspace(1.5, 4.0, 26)])},
+    "alternating": {"heights_mm": np.cumsum([0.0, *[2.0, 3.0] * 14])},
     "downward": {"heights_mm": HEAD[::-1], "shear": (0, 0.2)},
     "following the thickness": {
         "heights_mm": FOLLOWING,
@@ -171,6 +173,7 @@ MISSING = {
     "one": [2.5, 2.5, 2.5, 5.0, 2.5, 2.5, 2.5, 2.5],
     "two at once": [2.5, 2.5, 2.5, 7.5, 2.5, 2.5, 2.5, 2.5],
     "two spacings, one": [2.5, 2.5, 2.5, 2.5, 5.0, 2.5, 2.5, 2.5, 5.0, 5.0, 5.0, 5.0],
+    "in growing gaps": [2.0, 2.2, 2.4, 2.6, 5.6, 3.0, 3.2, 3.4],
     "random": [2.5, 0.7, 6.1, 3.3, 1.9, 4.4, 0.9, 2.2],
 }
 
