@@ -248,6 +248,31 @@ def test_channels_ask_by_words(tmp_path):
     }
 
 
+DERIVED = ("DERIVED", "PRIMARY", "DIXON")
+
+
+@pytest.mark.parametrize("one_uid", [True, False])
+def test_derived_dixon_images_are_taken_if_a_channel_asks_for_them(tmp_path, one_uid):
+    study, ids = one_series(), one_series()
+    for kind in ("IN_PHASE", "OPP_PHASE", "WATER", "FAT"):
+        ids = ids if one_uid else {**study, "series_uid": generate_uid()}
+        change = set_tags(ImageType=[*DERIVED, kind])
+        write_series(tmp_path / "src" / kind, description="t1_vibe_dixon", change=change, **MR, **ids)
+    rows = table(tmp_path / "src", tmp_path, "T1 water", "T1 in-phase")
+    found = {row["image_type"].split("\\")[-1]: row["channel"] for row in rows if row["taken"] == "waiting"}
+    assert found == {"WATER": "0", "IN_PHASE": "1"}
+    rows = table(tmp_path / "src", tmp_path, "T1")
+    assert not [row for row in rows if row["taken"] == "waiting"]
+
+
+def test_fat_is_not_always_an_image(tmp_path):
+    write_series(tmp_path / "src", description="t2 tse fs", **MR)
+    for name in ("T2 fat sat", "T2_fat_suppressed"):
+        assert [row["taken"] for row in table(tmp_path / "src", tmp_path, name)] == ["waiting"]
+    (row,) = table(tmp_path / "src", tmp_path, "T2 fat")
+    assert "nothing says that it is the image that the channel asks for (fat)" in row["reason"]
+
+
 def stacked(count: int, first_mm: float = -300.0) -> list[tuple[float, float, float]]:
     return [(-10.0, -20.0, first_mm + 3 * k) for k in range(count)]
 
