@@ -27,13 +27,13 @@ _AGENT = _either(
 )
 _NO = _either(
     r"""
-    no non not without wo w/o ohne o kein\w* sans s/ utan ej inte icke ikke uden uten u ilman
+    no non not without wo w/o ohne o kein\w* sans s s/ utan ej inte icke ikke uden uten u ilman
     ss senza sin sem zonder geen bez un
     """
 )
 _BEFORE = _either(
     r"""
-    pre pra prae vor before avant fore innan antes prima voor przed forud for av v
+    pre pra prae prior vor before avant fore innan antes prima voor przed forud for av v
     """
 )
 _AFTER = _either(
@@ -49,7 +49,7 @@ _WITH = _either(
 _ALONE_BEFORE, _ALONE_AFTER = r"pre|pra|prae|vor|avant|fore", r"post|nach|apres|after|efter|etter|dopo|despues"
 _FILLER = _either(
     r"""
-    i intraven\w* de del della di d do du des der den dem the any le les la il lo el l a mezzo
+    i to intraven\w* de del della di d do du des der den dem the any le les la il lo el l a mezzo
     produit prod medio meio media medium agent agente mittel bolus
     """
 )
@@ -75,7 +75,7 @@ _ENHANCED = _either(
 )
 _BOTH = _either(
     r"""
-    w/wo wo/w \+/- \+- w\+wo w&wo wandwo gd- gad- km- -gd -gad -km t1\+ dyn dynam\w* dce twist
+    \+/- \+- prepost gd- gad- km- -gd -gad -km t1\+ dyn dynam\w* dce twist
     tricks art ven pv pvp equil delay nephro\w* excret\w* perf perfusion permeability
     """
 )
@@ -90,14 +90,14 @@ _TREATMENT = _either(
 GLUED_BEFORE = r"(?:[es]|ax|sag|cor|tra|3d|2d)?"
 GLUED_AFTER = r"(?:tse|fse|tfe|ffe|se|gre|fl[23]d|fs|fatsat|spir|spair|ir|ax|sag|cor|tra|[23]d|mpr|mprage|vibe|space)*"
 """Words that descriptions glue to T1, T2 or PD, such as ``T1fs`` or ``sagT2tse``."""
-SUFFIX_NATIVE, SUFFIX_ENHANCED = r"n|nat|nativ|native|pre", r"ce|c|gd|gad|gado|km|k|post|postgd|ca"
+SUFFIX_NATIVE, SUFFIX_ENHANCED = r"n|nat|nativ|native|pre|okm|vkm", r"ce|c|gd|gad|gado|km|k|post|postgd|ca|mkm|nkm"
 """Endings of the word T1, as in the names of BraTS."""
 _SHORT_AGENT = r"c|k|con|cont|cm|mc|pc"
 """Agents only right after one of :data:`_SHORT_PREFIX`."""
 _SHORT_PREFIX = _either(
     r"""
     no non without w/o wo pre post with w/ ohne mit nach vor utan ej u med m fore efter innan
-    uden uten for etter \+ s/ c/ sin sans senza avec
+    uden uten for etter \+ s/ c/ sin sans senza avec con com
     """
 )
 _LAST_WITHOUT, _LAST_WITH = r"w/o|wo|without|ohne|sans|sin|senza|utan|uden|uten", r"w/|with|mit|avec|med"
@@ -105,8 +105,7 @@ _LAST_WITHOUT, _LAST_WITH = r"w/o|wo|without|ohne|sans|sin|senza|utan|uden|uten"
 
 _LEXER = re.compile(
     r"""
-    w\s*/\s*wo(?![a-z]) | wo\s*/\s*w(?![a-z/]) | w\s*(?:&|\+|and)\s*wo(?![a-z])  # with and without
-    | w\s*/\s*o(?![a-z]) | (?<![a-z])[cs]\s?/\s?c(?![a-z]) | (?<![a-z])[wcs]/  # abbreviations
+    w\s*/\s*o(?![a-z]) | (?<![a-z])[cs]\s?/\s?c(?![a-z]) | (?<![a-z])[wcs]/  # abbreviations
     | \+\s?/\s?- | \+-
     | \+\s?[ck](?![a-z0-9]) | (?<![a-z0-9])c\+ | (?<![a-z0-9])c-(?![a-z0-9])
     | (?<=\s)-(?:c|k|gd|gad|km)(?![a-z0-9-]) | (?<![a-z0-9])(?:gd|gad|km)-(?![a-z0-9])
@@ -151,6 +150,8 @@ def agent_in(text: str) -> frozenset[bool]:
         elif _is_agent(words, place):
             if re.fullmatch(_REFUSAL, following):
                 said.add(False)
+            elif re.fullmatch(r"non?", following):  # of the agent, or of what comes next
+                said |= {True, False}
             else:
                 said |= _modifiers(words[:place]) or {True}
         elif _is_ambiguous(word, following):
@@ -160,6 +161,21 @@ def agent_in(text: str) -> frozenset[bool]:
     if not said and re.search(r"(?<![a-z0-9])\d+\s?min(ute)?s?\b", text.lower()):
         return frozenset((True, False))  # minutes of the acquisition, or after the injection
     return frozenset(said)
+
+
+_SPELLINGS = (
+    (r"[–—]", "-"),
+    (r"(?<=t1)(w?)-c(?![a-z0-9-])", r"\1 +/- "),  # a hyphen, or a minus
+    (r"(?<=\s)-\s+(c|k|gd|gad|gado|km)(?![a-z0-9])(?!\s*spine)", " +/- "),
+    (r"(?<![a-z0-9])(c|gd|gad|gado|km)\s+-\s*$", " +/- "),
+    (r"(?<![a-z0-9])c\s+\+(?![a-z0-9])", " c+ "),
+    (r"(?<![a-z])w(?:wo|[\s/&+]*(?:[/&+]|and)[\s/&+]*w\s*/?\s*o)(?![a-z])", " +/- "),  # with and without
+    (r"(?<![a-z])w\s*/?\s*o\s*(?:[/&+]|and)\s*w(?![a-z])(?!\s*/?\s*o)", " +/- "),
+    (r"(?<![a-z])w\.\s?o\.?(?![a-z])", " w/o "),
+    (r"(?<![a-z])([cs])\.\s?c\.?(?![a-z])", r" \1/c "),
+    (r"\b(phase|multi|tissue|magnetization transfer|susceptibility)[ -]contrast\b", " "),
+)
+"""Spellings that become one sign or word before a text is split."""
 
 
 def is_agent(word: str) -> bool:
@@ -172,8 +188,8 @@ def _split_words(text: str) -> list[str]:
         "NFKD", text.replace("±", "+/-").replace("ø", "o").replace("Ø", "o").replace("ı", "i")
     )
     plain = "".join(letter for letter in plain if not unicodedata.combining(letter)).lower().replace("_", " ")
-    plain = re.sub(r"(?<=t1)(w?)-c(?![a-z0-9-])", r"\1 +/- ", plain)  # a hyphen, or a minus
-    plain = re.sub(r"\b(phase|multi|tissue|magnetization transfer|susceptibility)[ -]contrast\b", " ", plain)
+    for pattern, replacement in _SPELLINGS:
+        plain = re.sub(pattern, replacement, plain)
     return ["".join(word.split()) for word in _LEXER.findall(plain)]
 
 
