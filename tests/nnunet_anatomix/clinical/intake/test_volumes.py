@@ -306,6 +306,18 @@ def test_one_volume_in_several_files(tmp_path):
     assert list(found) == [""] and np.array_equal(found[""], voxels)
 
 
+@pytest.mark.parametrize("gap_mm", [90.0, 3.0])
+def test_stacks_side_by_side_are_volumes_and_one_stack_in_parts_is_not(tmp_path, gap_mm):
+    def tags(frame):
+        return {"FrameContentSequence": {"StackID": str(1 + frame // 6)}}
+
+    places = [*stacked(6), *stacked(6, -300.0 + 5 * 3 + gap_mm)]
+    write_enhanced(tmp_path / "a", ramp((20, 16, 12)), places, tags)
+    found = volumes_of(tmp_path)
+    assert list(found) == (["plane=axial stack=1", "plane=axial stack=2"] if gap_mm > 3 else [""])
+    assert np.array_equal(np.concatenate(list(found.values())), ramp((20, 16, 12)))
+
+
 def test_volumes_within_an_enhanced_file(tmp_path):
     b_values, kinds = (0.0, 800.0), ("M", "P")
     frames = list(itertools.product(range(8), range(2), range(2)))
