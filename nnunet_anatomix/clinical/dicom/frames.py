@@ -89,5 +89,6 @@ def _contrast_tags(header: SliceHeader, value: Callable, number: Callable) -> di
         "trigger_time": number("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime"),
         "acquisition": number("FrameContentSequence", "FrameAcquisitionNumber"),
         "thickness_mm": number("PixelMeasuresSequence", "SliceThickness"),
+        "stack": str(value("FrameContentSequence", "StackID") or ""),
         "image_type": tuple(map(str, frame_type)) if frame_type else header.image_type,
     }

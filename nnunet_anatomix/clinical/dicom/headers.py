@@ -98,6 +98,7 @@ class SliceHeader:
     lossy: bool = False
     sop_class: str = ""
     thickness_mm: float | None = None
+    stack: str = ""
     tiles: int = 0
     """Number of slices in each row of a mosaic, if this is the header of one of them; else 0."""
     coding: str = ""
@@ -233,7 +234,8 @@ class _Values:
     def decode_text(self, keyword: str) -> str:
         """Return a text decoded with the file's character set."""
         element = self._elements.get(_NUMBER_OF[keyword])
-        if isinstance(element, RawDataElement) and element.value and _is_plain(element.value):
+        value = element.value if isinstance(element, RawDataElement) else None
+        if value and value.isascii() and b"\x1b" not in value:  # all character sets decode it alike
             return self.text(keyword)
         try:
             return str(self.dataset.get(keyword) or "").strip(" \0")
@@ -293,8 +295,3 @@ class _Values:
             self.damaged.append(keyword)
             return None
         return numbers
-
-
-def _is_plain(value: bytes) -> bool:
-    """Return whether all character sets decode a value alike: ASCII without escape sequences."""
-    return value.isascii() and b"\x1b" not in value

@@ -17,8 +17,12 @@ from pretraining.imaging.grids import Grid
 _ON_PLANE = 1e-3
 """Distance from a plane below which no other plane counts, fraction of the distance of planes."""
 
-_MARGIN = 2
+_MARGIN = 3
 """Voxels around a label in which distances to its surface are computed."""
+_FAR_MM = 1e6
+"""Distance to a surface that there is not."""
+_CHUNK = 32
+"""Planes whose distances are in memory at a time."""
 
 
 def resample_slices(values: np.ndarray, positions_mm: Sequence[Sequence[float]], grid: Grid) -> np.ndarray:
@@ -69,51 +73,52 @@ def labels_on_slices(
         (N, rows, columns) of the type of ``labels``.
     """
     offsets_vox, heights_vox = _place_on_grid(positions_mm, grid)
+    neighbours = [_neighbours(height, np.arange(grid.size[2])) for height in heights_vox]
     back = np.zeros((len(positions_mm), size[1], size[0]), labels.dtype)
     deepest = np.full(back.shape, -np.inf, np.float32)
-    for label in _labels_in(labels):
-        mask = labels == label
-        box = _bounding_box(labels != 0 if label == 0 else mask)
-        if box is None:
-            continue
-        depths = _signed_depths(mask[box], grid.spacing_mm[::-1])
-        first_z, start = box[0].start, np.array([box[2].start, box[1].start])
-        for k, height in enumerate(heights_vox):
-            below, above, weight = _neighbours(height, np.arange(grid.size[2]))
-            if below < first_z or above >= box[0].stop:
-                continue
-            depth = (1 - weight) * depths[below - first_z] + weight * depths[above - first_z]
-            depth = _translate(depth, offsets_vox[k] - start, size, outside=-np.inf)
-            wins = depth > deepest[k]
-            back[k][wins], deepest[k][wins] = label, depth[wins]
+    for label, box in _boxes(labels).items():
+        start = np.array([box[2].start, box[1].start])
+        for first_z in range(box[0].start, box[0].stop, _CHUNK):
+            # A slab with a margin, in which all distances near its planes are exact.
+            end = min(first_z + _CHUNK, box[0].stop)
+            slab = slice(max(box[0].start, first_z - _MARGIN), min(box[0].stop, end + 1 + _MARGIN))
+            depths: np.ndarray | None = None
+            for k, (below, above, weight) in enumerate(neighbours):
+                if not first_z <= below < end or above >= box[0].stop:
+                    continue
+                if depths is None:
+                    depths = _signed_depths(labels[slab, box[1], box[2]] == label, grid.spacing_mm[::-1])
+                depth = (1 - weight) * depths[below - slab.start] + weight * depths[above - slab.start]
+                depth = _translate(depth, offsets_vox[k] - start, size, outside=-np.inf)
+                wins = depth > deepest[k]
+                back[k][wins], deepest[k][wins] = label, depth[wins]
     return back
 
 
-def _labels_in(labels: np.ndarray) -> list[int]:
-    """Return the labels that occur, ascending, background first."""
-    found: set[int] = {0}
-    for plane in labels:
-        found.update(np.unique(plane).tolist())
-    return sorted(found)
+def _boxes(labels: np.ndarray) -> dict[int, tuple[slice, slice, slice]]:
+    """Return the box around each label and a margin, background first: that of all others."""
+    from scipy.ndimage import find_objects
+
+    boxes = {label: box for label, box in enumerate(find_objects(labels), 1) if box is not None}
+    if boxes:
+        sides = zip(*boxes.values(), strict=True)
+        boxes = {0: tuple(slice(min(a.start for a in side), max(a.stop for a in side)) for side in sides), **boxes}
+    return {
+        label: (_widen(box[0], labels.shape[0]), _widen(box[1], labels.shape[1]), _widen(box[2], labels.shape[2]))
+        for label, box in boxes.items()
+    }
 
 
-def _bounding_box(mask: np.ndarray) -> tuple[slice, slice, slice] | None:
-    """Return the box around a mask and a margin; None if the mask is empty."""
-    box = []
-    for axis, side in enumerate(mask.shape):
-        where = np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis})))
-        if not len(where):
-            return None
-        box.append(slice(max(0, where[0] - _MARGIN), min(side, where[-1] + 1 + _MARGIN)))
-    return box[0], box[1], box[2]
+def _widen(part: slice, side: int) -> slice:
+    return slice(max(0, part.start - _MARGIN), min(side, part.stop + _MARGIN))
 
 
 def _signed_depths(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     """Return distances to the surface of a mask, mm: positive inside, negative outside; float32."""
     from scipy.ndimage import distance_transform_edt
 
-    if mask.all():
-        return np.full(mask.shape, np.inf, np.float32)
+    if mask.all() or not mask.any():  # no surface
+        return np.full(mask.shape, _FAR_MM if mask.any() else -_FAR_MM, np.float32)
     inside = distance_transform_edt(mask, sampling=spacing_mm).astype(np.float32)
     return inside - distance_transform_edt(~mask, sampling=spacing_mm).astype(np.float32)
 

@@ -14,8 +14,8 @@ UNEVEN_SHARE = 0.05
 """Largest deviation of a slice from an evenly spaced stack, fraction of the slice spacing."""
 _MIN_RUN = 3
 """Smallest number of equal gaps that a protocol with several slice spacings has."""
-_SIMILAR_GAPS = 1.5
-"""Largest ratio of gaps that are irregular but too similar for a missing slice."""
+_SIMILAR_GAPS = 1.51
+"""Largest ratio of neighbouring gaps that are irregular but too similar for a missing slice."""
 _MAX_FINER = 4
 """Largest number of planes of the even grid, relative to the number of slices."""
 
@@ -45,7 +45,8 @@ def find_spacing(heights_mm: np.ndarray, thicknesses_mm: np.ndarray) -> SliceSpa
 
     Notes:
         Head CT often has thin slices at the skull base and thick ones above, so that gaps come in
-        runs, or follow the thickness. A missing slice makes a single gap of twice the spacing.
+        runs, follow the thickness, or change smoothly. A missing slice makes a single gap of twice
+        the spacing.
     """
     gaps = np.diff(heights_mm)
     even = float((heights_mm[-1] - heights_mm[0]) / (len(heights_mm) - 1))
@@ -85,8 +86,8 @@ def _choose_spacing(heights_mm: np.ndarray, gaps: np.ndarray) -> float:
 
 
 def _follows_protocol(gaps: np.ndarray, thicknesses_mm: np.ndarray) -> bool:
-    """Return whether the gaps come in runs, follow the thickness, or hardly differ."""
-    if gaps.max() <= _SIMILAR_GAPS * gaps.min():
+    """Return whether the gaps come in runs, follow the thickness, or change smoothly."""
+    if np.abs(np.diff(np.log(gaps))).max(initial=0) <= np.log(_SIMILAR_GAPS):
         return True
     around = np.stack([thicknesses_mm[:-1], (thicknesses_mm[:-1] + thicknesses_mm[1:]) / 2, thicknesses_mm[1:]])
     if np.isfinite(around).all() and (np.abs(around - gaps).min(axis=0) <= 2 * UNEVEN_SHARE * gaps).all():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ _MIN_COVERED, _MIN_COVERING = 0.5, 0.8
 """A tag tells volumes apart if this share of the slices belongs to groups that cover at least half
 of all positions. Tags that vary from slice to slice, such as trigger times, do not.
 """
+_STACKS_APART = 1.5
+"""Smallest gap between stacks, relative to the largest one within them."""
 _MAX_SCOUT_SLICES = 4
 _OTHER_PLANE = 0.7
 """Cosine of the angle between normals below which planes count as different, such as axial and
@@ -98,7 +101,16 @@ def _split_by_plane(slices: Sequence[SliceHeader]) -> list[list[SliceHeader]]:
                 break
         else:
             merged.append(group)
-    return merged
+    return [part for group in merged for part in _split_by_stack(group)]
+
+
+def _split_by_stack(slices: list[SliceHeader]) -> list[list[SliceHeader]]:
+    """Split parallel slices by StackID if the stacks are far apart, such as those of two knees."""
+    stacks = list(_by_tag(slices, "stack").values())
+    heights = sorted((np.unique(_heights(part, _normal(slices[0]))) for part in stacks), key=lambda part: part[0])
+    widest = max((float(np.diff(part).max(initial=0)) for part in heights), default=0.0)
+    apart = [after[0] - before[-1] for before, after in itertools.pairwise(heights)]
+    return stacks if apart and min(apart) > _STACKS_APART * widest > 0 else [slices]
 
 
 def _same_plane(first: SliceHeader, second: SliceHeader) -> bool:

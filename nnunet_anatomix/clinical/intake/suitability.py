@@ -22,13 +22,14 @@ from nnunet_anatomix.clinical.intake.image_files import image_stem
 from nnunet_anatomix.clinical.intake.needs import Channel
 from nnunet_anatomix.clinical.intake.originality import find_change, is_changed_ct, shown_image_type
 from nnunet_anatomix.clinical.intake.series import Series
-from nnunet_anatomix.clinical.intake.volume_choice import TOO_FEW, volume_words
+from nnunet_anatomix.clinical.intake.volume_choice import TOO_FEW, asks_for_dixon, volume_words
 from nnunet_anatomix.clinical.phrases import redact_free_text
 from pretraining.imaging.grids import Grid
 from pretraining.imaging.rejection import Unusable
 
 MIN_EXTENT = 1 / 3
 """Extent below which a series is only a part of the scan, fraction of the longest one."""
+_DERIVED = "derived image"
 MIN_SLICES = 5
 """Smallest number of slices of a volume. A localizer has fewer."""
 _EXCLUDED_WORDS = {
@@ -70,7 +71,9 @@ def find_mismatch(series: Series, channel: Channel, *, alone: bool, names: set[s
             fits.
         names: Paths of all image files.
     """
-    if reason := find_exclusion(series, channel.kind):
+    # Scanners compute Dixon images, and mark most of them as derived.
+    is_dixon = series.modality == "MR" and asks_for_dixon(series, channel.name)
+    if (reason := find_exclusion(series, channel.kind)) and not (is_dixon and reason.startswith(_DERIVED)):
         return reason
     if channel.originals_only and (reason := find_change(series)):
         return reason
@@ -230,7 +233,7 @@ def _find_processing(series: Series) -> str:
     if any(value in ("MPR", "PROJECTION IMAGE", "MIP", "MINIP", "REFORMATTED") for value in kinds[2:]):
         return f"reformatted or projected (ImageType {shown_type})"
     if kinds[:1] == ["DERIVED"] and not changed:
-        return f"derived image (ImageType {shown_type})"
+        return f"{_DERIVED} (ImageType {shown_type})"
     if series.content.part:
         return f"not magnitude: {series.content.part}"
     words = " ".join(tokenize(series.description))

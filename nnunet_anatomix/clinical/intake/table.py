@@ -109,7 +109,7 @@ def _series_row(number: int, series: Series, row: SeriesDecision, patients: Mapp
         "size": "×".join(map(str, grid.size)) if grid else "",
         "spacing_mm": "×".join(f"{mm:.4g}" for mm in grid.spacing_mm) if grid else "",
         "orientation": slice_orientation(grid) if grid else "",
-        "files": len(series.files),
+        "files": len(set(series.files)),
         "folder": series.folder,
         "first_file": PurePosixPath(min(series.files)).name,
         "study_uid": series.study_uid,

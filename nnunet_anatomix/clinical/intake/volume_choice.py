@@ -26,6 +26,9 @@ _SYNONYMS = {
     "imaginary": r"i|imag|imaginary",
 }
 """Word for an image type → pattern of the ways to write it."""
+_DIXON = {"water", "fat", "inphase", "outphase"}
+_SUPPRESSED = r"sat|saturated|saturation|sup|supp|suppressed|suppression|excitation"
+"""Words by which fat and water name a preparation, not an image."""
 _NUMBERED = {"echo_time": "te", "b_value": "b", "inversion_time": "ti", "flip_angle": "flip"}
 """Field of a volume's name → start of the word that asks for its value, such as ``b1000``."""
 _COUNTED = {"temporal_position": "dynamic", "acquisition": "acquisition", "volume": "volume"}
@@ -58,12 +61,28 @@ def asked_words(name: str) -> set[str]:
     """Return the words of a channel's name that can ask for one volume of a series."""
     words = tokenize(name.replace("-phase", "phase"))
     asked = {word for word in words if re.fullmatch(_ASKED, word)}
-    return asked | {known for word in words if len(word) > 1 for known in _image_words(word)}
+    if "ct" in words:  # such as "CT portal venous phase"
+        return asked
+    images = {known for word in words if len(word) > 1 for known in _image_words(word)}
+    return asked | (images - _DIXON if any(re.fullmatch(_SUPPRESSED, word) for word in words) else images)
+
+
+def asks_for_dixon(series: Series, name: str) -> bool:
+    """Return whether a channel's name asks for the Dixon image that a series says it is."""
+    asked = asked_words(name) & _DIXON
+    return bool(asked) and asked <= _dixon_words(series)
+
+
+def _dixon_words(series: Series) -> set[str]:
+    stated = {word for value in series.image_type[2:] for word in _image_words(value)}
+    return (stated or {word for token in tokenize(series.description) for word in _image_words(token)}) & _DIXON
 
 
 def find_volume_mismatch(series: Series, name: str) -> str:
     """Return why a volume is not the one that a channel's name asks for, or an empty text."""
-    if not series.volume or not (missing := asked_words(name) - volume_words(series)):
+    if series.kind == "dicom" and (missing := (asked_words(name) & _DIXON) - _dixon_words(series)):
+        return f"nothing says that it is the image that the channel asks for ({' '.join(sorted(missing))})"
+    if not series.volume or not (missing := asked_words(name) - _DIXON - volume_words(series)):
         return ""
     return f"another volume of the series ({series.volume}); the channel asks for {' '.join(sorted(missing))}"
 

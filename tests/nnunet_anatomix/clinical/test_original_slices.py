@@ -43,6 +43,8 @@ SCANS = {
     "two spacings, tilted": {"heights_mm": HEAD, "shear": (0, 0.25)},
     "transition": {"heights_mm": TRANSITION},
     "jitter": {"heights_mm": JITTER},
+    "smoothly growing": {"heights_mm": np.cumsum([0.0, *np.linspace(1.5, 4.0, 26)])},
+    "alternating": {"heights_mm": np.cumsum([0.0, *[2.0, 3.0] * 14])},
     "downward": {"heights_mm": HEAD[::-1], "shear": (0, 0.2)},
     "following the thickness": {
         "heights_mm": FOLLOWING,
@@ -167,10 +169,25 @@ def test_whole_pixels_of_tilt_change_no_value():
     assert all(np.array_equal(back[k], seeds[k, 2 * k : 2 * k + 16]) for k in range(5))
 
 
+def test_labels_of_tall_volumes_return_chunk_by_chunk():
+    """Whole planes of a label, gaps within one, and touching labels, over several chunks."""
+    grid = Grid(size=(12, 10, 100), spacing_mm=(1, 1, 1), origin_mm=(0, 0, 0), direction=(1, 0, 0, 0, 1, 0, 0, 0, 1))
+    values = np.zeros(grid.size[::-1], np.uint8)
+    values[10:50] = 1
+    values[50:90, :, :6], values[95:98, :, 6:], values[20:70, 4:8, 4:8] = 2, 2, 3
+    between = [(0.0, 0.0, k + 0.25) for k in range(99)]
+    assert np.array_equal(labels_on_slices(values, grid, between, (12, 10)), values[:99])
+    aside = [(2.0, 1.0, float(k)) for k in range(100)]
+    back = labels_on_slices(values, grid, aside, (8, 7))
+    assert np.array_equal(back, values[:, 1:8, 2:10])
+    assert not labels_on_slices(np.zeros_like(values), grid, aside, (8, 7)).any()
+
+
 MISSING = {
     "one": [2.5, 2.5, 2.5, 5.0, 2.5, 2.5, 2.5, 2.5],
     "two at once": [2.5, 2.5, 2.5, 7.5, 2.5, 2.5, 2.5, 2.5],
     "two spacings, one": [2.5, 2.5, 2.5, 2.5, 5.0, 2.5, 2.5, 2.5, 5.0, 5.0, 5.0, 5.0],
+    "in growing gaps": [2.0, 2.2, 2.4, 2.6, 5.6, 3.0, 3.2, 3.4],
     "random": [2.5, 0.7, 6.1, 3.3, 1.9, 4.4, 0.9, 2.2],
 }
 

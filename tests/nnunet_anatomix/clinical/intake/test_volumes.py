@@ -248,6 +248,31 @@ def test_channels_ask_by_words(tmp_path):
     }
 
 
+DERIVED = ("DERIVED", "PRIMARY", "DIXON")
+
+
+@pytest.mark.parametrize("one_uid", [True, False])
+def test_derived_dixon_images_are_taken_if_a_channel_asks_for_them(tmp_path, one_uid):
+    study, ids = one_series(), one_series()
+    for kind in ("IN_PHASE", "OPP_PHASE", "WATER", "FAT"):
+        ids = ids if one_uid else {**study, "series_uid": generate_uid()}
+        change = set_tags(ImageType=[*DERIVED, kind])
+        write_series(tmp_path / "src" / kind, description="t1_vibe_dixon", change=change, **MR, **ids)
+    rows = table(tmp_path / "src", tmp_path, "T1 water", "T1 in-phase")
+    found = {row["image_type"].split("\\")[-1]: row["channel"] for row in rows if row["taken"] == "waiting"}
+    assert found == {"WATER": "0", "IN_PHASE": "1"}
+    rows = table(tmp_path / "src", tmp_path, "T1")
+    assert not [row for row in rows if row["taken"] == "waiting"]
+
+
+def test_fat_is_not_always_an_image(tmp_path):
+    write_series(tmp_path / "src", description="t2 tse fs", **MR)
+    for name in ("T2 fat sat", "T2_fat_suppressed"):
+        assert [row["taken"] for row in table(tmp_path / "src", tmp_path, name)] == ["waiting"]
+    (row,) = table(tmp_path / "src", tmp_path, "T2 fat")
+    assert "nothing says that it is the image that the channel asks for (fat)" in row["reason"]
+
+
 def stacked(count: int, first_mm: float = -300.0) -> list[tuple[float, float, float]]:
     return [(-10.0, -20.0, first_mm + 3 * k) for k in range(count)]
 
@@ -279,6 +304,18 @@ def test_one_volume_in_several_files(tmp_path):
         write_enhanced(tmp_path / f"{number}", voxels[list(frames)], [stacked(12)[k] for k in frames], **ids)
     found = volumes_of(tmp_path)
     assert list(found) == [""] and np.array_equal(found[""], voxels)
+
+
+@pytest.mark.parametrize("gap_mm", [90.0, 3.0])
+def test_stacks_side_by_side_are_volumes_and_one_stack_in_parts_is_not(tmp_path, gap_mm):
+    def tags(frame):
+        return {"FrameContentSequence": {"StackID": str(1 + frame // 6)}}
+
+    places = [*stacked(6), *stacked(6, -300.0 + 5 * 3 + gap_mm)]
+    write_enhanced(tmp_path / "a", ramp((20, 16, 12)), places, tags)
+    found = volumes_of(tmp_path)
+    assert list(found) == (["plane=axial stack=1", "plane=axial stack=2"] if gap_mm > 3 else [""])
+    assert np.array_equal(np.concatenate(list(found.values())), ramp((20, 16, 12)))
 
 
 def test_volumes_within_an_enhanced_file(tmp_path):
