@@ -124,7 +124,7 @@ class LocalMatching(nn.Module):
         drawn = sample_positions(box.labels, self.config.anchors, balanced_share=0.5, generator=generator)
         first = box.places(drawn)
         exact = box.counterparts(first)
-        second = exact.round().long()
+        second = box.nearest(exact)
         places = torch.stack((first, second))
         # Voxels agree to half a voxel; the target is centred at the exact location.
         fractions = torch.stack((box.origins(second) - first, exact - second))

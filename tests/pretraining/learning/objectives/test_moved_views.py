@@ -11,6 +11,7 @@ from torch.nn import functional
 from pretraining.backbone.initialization import build
 from pretraining.backbone.unet import UNetConfig
 from pretraining.engine.synthesis import EngineConfig, Pair, synthesize_pair
+from pretraining.imaging.interpolation import interpolate_at
 from pretraining.learning.objectives.choice import ObjectiveConfig, compute_losses
 from pretraining.learning.objectives.contrastive import ContrastiveConfig, ContrastiveModel
 from pretraining.learning.objectives.moved_views import MovedViews, PoseConfig, common_box, move_views
@@ -38,7 +39,7 @@ def moved(seed: int) -> MovedViews:
 def test_windows_lie_apart_by_what_is_said_and_labels_are_the_first_ones():
     shifts = []
     for seed in range(200):
-        labels, views, shift, matrix = moved(seed)
+        labels, views, shift, matrix, *_ = moved(seed)
         assert np.array_equal(matrix, np.column_stack([np.eye(3), shift]))
         assert labels.shape == (SIDE - APART,) * 3 and torch.equal(labels, views[0])
         apart = shift[0] * SIDE**2 + shift[1] * SIDE + shift[2]
@@ -48,7 +49,7 @@ def test_windows_lie_apart_by_what_is_said_and_labels_are_the_first_ones():
 
 
 def test_without_a_shift_nothing_is_cut_off():
-    labels, views, shift, _ = move_views(sample(), 0, torch.Generator())
+    labels, views, shift, *_ = move_views(sample(), 0, torch.Generator())
     assert shift == (0, 0, 0) and torch.equal(labels, sample().labels) and torch.equal(views, sample().views)
 
 
@@ -74,7 +75,13 @@ def coordinates() -> Tensor:
 
 @pytest.mark.parametrize("level", [0, 1, 2])
 @pytest.mark.parametrize(
-    "pose", [None, PoseConfig(share=1.0, max_rotation_deg=20, max_scale=0.1)], ids=["shifted", "turned"]
+    "pose",
+    [
+        None,
+        PoseConfig(share=1.0, max_rotation_deg=20, max_scale=0.1),
+        PoseConfig(share=1.0, bend_std_vox=1.0, bend_spacing_vox=12.0),
+    ],
+    ids=["shifted", "turned", "bent"],
 )
 @pytest.mark.parametrize("seed", range(5))
 def test_on_all_grids_places_agree_to_half_a_voxel(seed, level, pose):
@@ -104,6 +111,27 @@ def test_what_lies_in_the_common_box_lies_inside_the_second_view(seed):
         torch.testing.assert_close(box.origins(exact), places.float(), atol=1e-3, rtol=0)
         there = exact.round().long()
         assert there.min() >= 0 and (there < torch.tensor(box.shape)).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_bent_view_shows_what_its_displacement_says(seed):
+    pose = PoseConfig(share=1.0, bend_std_vox=1.5, bend_spacing_vox=12.0)
+    shown = [
+        move_views(Pair(along, along.expand(2, -1, -1, -1)), APART, torch.Generator().manual_seed(seed), pose)
+        for along in coordinates()
+    ]
+    windows, box = shown[0], common_box(shown[0], 0)
+    assert windows.bend.std() > 0.5
+    assert windows.bend.abs().max() <= windows.bend_bound_vox
+    places = box.places(torch.arange(box.labels.numel()))
+    exact = box.counterparts(places)
+    torch.testing.assert_close(box.origins(exact), places.float(), atol=0.02, rtol=0)
+    first = torch.stack([each.views[0] for each in shown])
+    second = torch.stack([each.views[1] for each in shown])
+    there = interpolate_at(second, [along[:, None, None] for along in exact.T]).flatten(1)
+    here = first[:, places[:, 0], places[:, 1], places[:, 2]]
+    close = (there - here).norm(dim=0) < 0.3  # all but those at the edge of the sample
+    assert close.float().mean() > 0.85
 
 
 def test_a_pose_is_drawn_as_often_as_it_is_asked_for():
