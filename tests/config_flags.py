@@ -66,6 +66,8 @@ def other_values(type_: Any, value: Any) -> list[Any]:
         return [value + 1, value - 1, 2 * value]
     if isinstance(value, float):
         return [0.9 * value, 1.1 * value, value / 2] if value else [0.25, 1.0]
+    if value == () and get_args(type_)[0] is int:
+        return [(1,)]
     if isinstance(value, tuple) and value and not isinstance(value[0], str):
         # A bound of 0 stays, lest it passes the other bound.
         still = [isinstance(number, float) and number == 0 for number in value]
