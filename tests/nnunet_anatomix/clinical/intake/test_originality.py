@@ -50,7 +50,7 @@ def test_a_ct_whose_image_type_was_changed_is_taken_and_this_is_said(tmp_path, h
     assert row["taken"] == "no" and ("not an original" in row["reason"] or "lossy compression" in row["reason"])
 
 
-@pytest.mark.parametrize("how", CHANGED.keys() - {"lossy"})
+@pytest.mark.parametrize("how", [how for how in CHANGED if how != "lossy"])
 def test_an_original_goes_first(tmp_path, how):
     ids = {"study_uid": "1.2.3", "frame_uid": "1.2.4"}
     write_series(tmp_path / "src" / "a", ramp((20, 16, 16)), **CHANGED[how], **ids)
