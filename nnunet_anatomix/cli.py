@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from nnunet_anatomix.commands.align import align
+from nnunet_anatomix.commands.apply import apply
 from nnunet_anatomix.commands.backbone import backbone
 from nnunet_anatomix.commands.deliver import deliver
 from nnunet_anatomix.commands.evaluate import evaluate
@@ -37,6 +38,7 @@ def _commands() -> dict[str, Callable[..., None]]:
         "study": study,
         "features": features,
         "register": register,
+        "apply": apply,
         "align": align,
         "search": registration_search,
         "evaluate": evaluate,

@@ -206,6 +206,14 @@ CASES = (
         makes="one/registration.json many/one/registration.json summary/*",
     ),
     case(
+        "apply",
+        NNUNET,
+        """apply {pair}/start.tfm --to {pair}/moving.nii.gz {pair}/moving_labels.nii.gz {pair}/moving.csv --reference
+        {pair}/fixed.nii.gz --no-inverse --interpolation auto --out moved""",
+        "apply --batch {pair}/apply.csv --inverse --interpolation nearest --out back",
+        makes="moved/moving.nii.gz moved/moving_labels.nii.gz moved/moving.csv back/001_fixed.nii.gz",
+    ),
+    case(
         "evaluate segmentations",
         NNUNET,
         "evaluate segmentation {labels}/predicted {labels}/true --out scores",

@@ -194,6 +194,8 @@ class Material:
         (folder / "scans.csv").write_text(
             "scan,labels\nfixed.nii.gz,fixed_labels.nii.gz\nmoving.nii.gz,moving_labels.nii.gz\n"
         )
+        sitk.WriteTransform(sitk.TranslationTransform(3, (1.0, 0.0, 0.0)), str(folder / "start.tfm"))
+        (folder / "apply.csv").write_text("transform,to,reference\nstart.tfm,fixed.nii.gz,moving.nii.gz\n")
         return folder
 
     @cached_property

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import SimpleITK as sitk
 import torch
 from torch import Tensor
 
+from nnunet_anatomix.registration.apply import move_image, move_labels
 from nnunet_anatomix.registration.config import RegistrationConfig
 from nnunet_anatomix.registration.prepare import Problem, load_network, prepare
 from nnunet_anatomix.registration.solve import Solution, solve
 from nnunet_anatomix.registration.start.initial import Start
 from nnunet_anatomix.registration.timing import time_stage
+from nnunet_anatomix.registration.transforms import find_sources, total_displacement_mm
 from nnunet_anatomix.registration.warp import displacement_of, invert, itk_transform
+from nnunet_anatomix.registration.writing import measure, write_registration
 from pretraining.backbone.external import ExternalNetwork
 from pretraining.backbone.feature_network import FeatureWeights
 from pretraining.backbone.inference import Clip
 from pretraining.backbone.inference_memory import available_bytes
 from pretraining.backbone.unet import UNet
+from pretraining.common.errors import InputError
 from pretraining.common.finite import require_finite
+from pretraining.common.lock import hold_lock
+from pretraining.imaging.contrast import check_contrast
 from pretraining.imaging.grids import resample_image
 from pretraining.imaging.limits import check_window
 from pretraining.imaging.scans import validate_scan
@@ -59,9 +67,76 @@ class Registration:
     seconds: dict[str, float]
     settings: dict[str, object]
 
-    def moved_labels(self, labels: sitk.Image) -> sitk.Image:
-        """Resample labels of the moving scan to the fixed grid, by nearest neighbour."""
-        return resample_image(labels, self.fixed, self.forward, nearest=True)
+    def apply(self, image: sitk.Image) -> sitk.Image:
+        """Move an image that lies on the moving scan to the fixed grid, by linear interpolation.
+
+        Args:
+            image: Image with three axes and one number per voxel, on any grid.
+
+        Returns:
+            The image on the fixed grid, of the same type; its minimum where it is unknown.
+
+        Raises:
+            InputError: If it is no such image.
+        """
+        return move_image(image, self.fixed, self.forward)
+
+    def apply_labels(self, labels: sitk.Image) -> sitk.Image:
+        """Move labels of the moving scan to the fixed grid, by nearest neighbour.
+
+        Args:
+            labels: Labels on any grid.
+
+        Returns:
+            The labels on the fixed grid, type and values kept; 0 where they are unknown.
+
+        Raises:
+            InputError: If they are no image with three axes and one number per voxel.
+        """
+        return move_labels(labels, self.fixed, self.forward)
+
+    def apply_points(self, points_mm: np.ndarray) -> np.ndarray:
+        """Move points of the moving scan to the fixed scan, as :meth:`apply` moves the image.
+
+        Args:
+            points_mm: (N, 3), LPS, mm.
+
+        Returns:
+            (N, 3), LPS, mm.
+
+        Raises:
+            InputError: If these are no such points.
+
+        Notes:
+            For points of the fixed scan use ``forward.TransformPoint``.
+        """
+        points = np.asarray(points_mm, dtype=float)
+        if points.ndim != 2 or points.shape[1] != 3 or not np.isfinite(points).all():
+            raise InputError(f"points: expected finite numbers of shape (N, 3), found {points.shape}; check them")
+        return find_sources(self.forward, points)[0]
+
+    def displacement_mm(self) -> np.ndarray:
+        """Compute where each voxel of the fixed scan comes from in the moving scan.
+
+        Returns:
+            (3, X, Y, Z) float32, mm, LPS: the position in the moving scan less that in the fixed
+            scan, the start included.
+        """
+        return total_displacement_mm(self.forward, self.fixed)
+
+    def save(self, folder: str | Path) -> None:
+        """Write all files of the registration, as ``nnunet-anatomix register`` does.
+
+        Args:
+            folder: Folder for the files, created if missing.
+
+        Raises:
+            InputError: If the folder cannot be written.
+            InUse: If another process writes into it.
+        """
+        folder = Path(folder)
+        with hold_lock(folder):
+            write_registration(folder, self, measure(self), pair=folder.resolve().name)
 
 
 def register(
@@ -98,17 +173,20 @@ def register(
         The moved scan, the transforms and the settings in effect.
 
     Raises:
-        InputError: If a scan cannot be registered (see :mod:`pretraining.imaging.scans`), the scans
-            do not overlap, or the memory does not suffice.
+        InputError: If a scan cannot be registered (see :mod:`pretraining.imaging.scans`), a clip
+            leaves no contrast, the scans do not overlap, or the memory does not suffice.
         NotFinite: If descriptors or solver compute NaN or infinity.
     """
     config = config or RegistrationConfig()
     check_window(fixed_clip, "clip of the fixed scan")
     check_window(moving_clip, "clip of the moving scan")
+    fixed, moving = validate_scan(fixed, "fixed"), validate_scan(moving, "moving")
+    check_contrast(fixed, fixed_clip, "clip of the fixed scan")
+    check_contrast(moving, moving_clip, "clip of the moving scan")
     seconds: dict[str, float] = {}
     problem, scans = prepare(
-        validate_scan(fixed, "fixed"),
-        validate_scan(moving, "moving"),
+        fixed,
+        moving,
         config,
         net=load_network(weights, config, torch.device(device)),
         masks=(fixed_mask, moving_mask),

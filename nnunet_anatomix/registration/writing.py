@@ -7,22 +7,29 @@ from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import SimpleITK as sitk
 
 from nnunet_anatomix.registration.metrics import folded_share, inverse_error_mm, tre_mm
 from nnunet_anatomix.registration.pictures import draw_registration
-from nnunet_anatomix.registration.register import Registration
 from nnunet_anatomix.registration.summary import REGISTRATION_FILE
+from nnunet_anatomix.registration.transforms import chain, steps
+from nnunet_anatomix.registration.warp import itk_transform
 from nnunet_anatomix.scores.overlap import dice_by_label, hd95_mm_by_label, shared_labels
 from pretraining.common.atomic import NotWritten, write_text
-from pretraining.imaging.grids import LARGEST_FIELD, near_isotropic_grid, resample_image
+from pretraining.imaging.grids import resample_image
 from pretraining.imaging.writing import write_image, write_transform
 
+if TYPE_CHECKING:
+    from nnunet_anatomix.registration.register import Registration
+
 MOVED, MOVED_LABELS = "moved.nii.gz", "moved_labels.nii.gz"
-FORWARD, INVERSE = "forward.nii.gz", "inverse.nii.gz"
+FORWARD, INVERSE = "forward", "inverse"
+"""Names of transforms without their endings."""
+START, START_DEFORMATION = "start.tfm", "start.h5"
+"""Start that is linear, and start that is not."""
 PICTURE = "overview.png"
 
 
@@ -61,7 +68,7 @@ def measure(
         metrics["one_sided_labels"] = sorted(
             int(label) for label in {*np.unique(fixed), *np.unique(moving)} - {0, *shared}
         )
-        moved = _array(registration.moved_labels(moving_labels))
+        moved = _array(registration.apply_labels(moving_labels))
         before = _array(resample_image(moving_labels, registration.fixed, registration.start.transform, nearest=True))
         spacing = registration.fixed.GetSpacing()
         for name, values in (
@@ -96,9 +103,11 @@ def write_registration(
         **about: More entries of the JSON report.
 
     Notes:
-        ``forward.nii.gz`` and ``inverse.nii.gz`` are displacement fields in mm, the start
-        included. ``forward.h5`` and ``inverse.h5`` are the same as ITK composite transforms,
-        written if the start is not the identity.
+        ``forward.h5`` and ``inverse.h5`` are complete, as composite transforms of ITK.
+        ``forward.nii.gz`` and ``inverse.nii.gz`` are the displacement alone, in mm, on the grid of
+        the registration, and ``start.tfm`` the start: a field moves nothing beyond its grid, where
+        the start still holds. A start that is not linear is ``start.h5``; its inverse is in
+        ``inverse.nii.gz``.
     """
     out.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".registration-", dir=out) as staged:
@@ -108,6 +117,8 @@ def write_registration(
             raise NotWritten(str(error).replace(staged, str(out))) from None
         written = sorted(Path(staged).iterdir(), key=lambda path: path.name == REGISTRATION_FILE)
         (out / REGISTRATION_FILE).unlink(missing_ok=True)
+        for stale in {START, START_DEFORMATION} - {path.name for path in written}:
+            (out / stale).unlink(missing_ok=True)
         for path in written:
             path.replace(out / path.name)
 
@@ -123,23 +134,18 @@ def _write_files(
 ) -> None:
     write_image(out / MOVED, registration.moved)
     if moving_labels is not None:
-        write_image(out / MOVED_LABELS, registration.moved_labels(moving_labels))
-    moving = registration.moving
-    too_large = moving.GetNumberOfPixels() > LARGEST_FIELD
-    moving_grid = (
-        near_isotropic_grid(moving, spacing_mm=min(moving.GetSpacing()), at_most_voxels=LARGEST_FIELD)
-        if too_large
-        else moving
-    )
-    for name, transform, grid in (
-        (FORWARD, registration.forward, registration.grid),
-        (INVERSE, registration.inverse, moving_grid),
+        write_image(out / MOVED_LABELS, registration.apply_labels(moving_labels))
+    start = registration.start.transform
+    for name, transform, field in (
+        (FORWARD, registration.forward, itk_transform(registration.displacement, registration.grid)),
+        (INVERSE, registration.inverse, _inverse_field(registration)),
     ):
-        write_image(out / name, _displacement_field(transform, grid))
-        if registration.start.name != "header" or not _is_identity(registration.start.transform):
-            write_transform(out / name.replace(".nii.gz", ".h5"), transform)
-    if registration.start.transform.IsLinear():
-        write_transform(out / "start.tfm", registration.start.transform)
+        write_transform(out / f"{name}.h5", chain(steps(transform)))
+        write_image(out / f"{name}.nii.gz", sitk.Cast(field.GetDisplacementField(), sitk.sitkVectorFloat32))
+    if start.IsLinear():
+        write_transform(out / START, start)
+    else:
+        write_transform(out / START_DEFORMATION, chain(steps(start)))
     before = resample_image(registration.moving, registration.fixed, registration.start.transform)
     draw_registration(out / PICTURE, registration.fixed, before, registration.moved, title=pair)
     document = {
@@ -159,15 +165,11 @@ def _write_files(
     write_text(out / REGISTRATION_FILE, json.dumps(_to_json(document), indent=1) + "\n")
 
 
-def _displacement_field(transform: sitk.Transform, grid: sitk.Image) -> sitk.Image:
-    return sitk.TransformToDisplacementField(
-        transform, sitk.sitkVectorFloat32, grid.GetSize(), grid.GetOrigin(), grid.GetSpacing(), grid.GetDirection()
-    )
-
-
-def _is_identity(transform: sitk.Transform) -> bool:
-    points = [(0.0, 0.0, 0.0), (100.0, 0.0, 0.0), (0.0, 100.0, 0.0), (0.0, 0.0, 100.0)]
-    return all(np.allclose(transform.TransformPoint(point), point, atol=1e-9) for point in points)
+def _inverse_field(registration: Registration) -> sitk.DisplacementFieldTransform:
+    """Return the inverse displacement; a start that is not linear is inverted together with it."""
+    if registration.start.transform.IsLinear():
+        return itk_transform(registration.inverse_displacement, registration.grid)
+    return sitk.DisplacementFieldTransform(registration.inverse)
 
 
 def _array(labels: sitk.Image) -> np.ndarray:

@@ -31,16 +31,19 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> 
     )
 
 
-def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]], *, digits: int | None = 6) -> str:
+def csv_text(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, digits: int | None = 6, delimiter: str = ","
+) -> str:
     """Format a CSV table with a header.
 
     Args:
         columns: Header; omitted if empty.
         rows: Rows with one value per column; None is an empty cell.
         digits: Significant digits of non-integers; None for full precision.
+        delimiter: Character between cells.
     """
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(text, lineterminator="\n", delimiter=delimiter)
     if columns:
         writer.writerow(columns)
     writer.writerows([_csv_cell(value, digits) for value in row] for row in rows)

@@ -92,7 +92,7 @@ def validate_scan(image: sitk.Image, role: str) -> sitk.Image:
         InputError: If it has not three axes of at least 2 voxels and one channel, or is sheared,
             constant, or contains NaN or infinity.
     """
-    _check_geometry(image, role)
+    check_geometry(image, role)
     image = sitk.Cast(image, sitk.sitkFloat32)
     values = sitk.GetArrayViewFromImage(image)
     if wrong := int(values.size - np.isfinite(values).sum()):
@@ -105,7 +105,7 @@ def validate_scan(image: sitk.Image, role: str) -> sitk.Image:
 
 
 def validate_labels(image: sitk.Image, scan: sitk.Image, role: str) -> sitk.Image:
-    """Validate labels or a mask and convert them to int32 on the grid of their scan.
+    """Validate labels or a mask and convert them to integers on the grid of their scan.
 
     Labels on another grid are resampled by nearest neighbour, which is logged.
 
@@ -115,18 +115,20 @@ def validate_labels(image: sitk.Image, scan: sitk.Image, role: str) -> sitk.Imag
         role: Name of the labels for messages.
 
     Returns:
-        The labels as int32.
+        The labels as int32, or as int64 if their values need it.
 
     Raises:
         InputError: If they have not three axes and one channel, contain fractions, or are empty on
             the grid of the scan.
     """
-    _check_geometry(image, role)
+    check_geometry(image, role)
     if image.GetPixelID() in (sitk.sitkFloat32, sitk.sitkFloat64):
         values = sitk.GetArrayViewFromImage(image)
         if not (np.isfinite(values).all() and np.array_equal(values, np.round(values))):
             raise InputError(f"{role}: expected whole numbers, found fractions; is this a probability map or a scan?")
-    image = sitk.Cast(image, sitk.sitkInt32)
+    values = sitk.GetArrayViewFromImage(image)
+    fits = values.min() >= -(2**31) and values.max() < 2**31
+    image = sitk.Cast(image, sitk.sitkInt32 if fits else sitk.sitkInt64)
     if not same_grid(image, scan):
         log.info(
             "%s: resampled to the grid of its scan (from %s to %s voxels)",
@@ -138,6 +140,39 @@ def validate_labels(image: sitk.Image, scan: sitk.Image, role: str) -> sitk.Imag
     if not sitk.GetArrayViewFromImage(image).any():
         raise InputError(f"{role}: empty on the grid of its scan; check that it belongs to that scan, or omit it")
     return image
+
+
+def check_geometry(image: sitk.Image, role: str) -> None:
+    """Refuse what is not a single volume on a grid with right angles.
+
+    Args:
+        image: Image from :func:`read_image`.
+        role: Name of the image for messages.
+
+    Raises:
+        InputError: If it is no image of SimpleITK, has not three axes of at least 2 voxels and one
+            real number per voxel, or is sheared.
+    """
+    if not isinstance(image, sitk.Image):
+        raise InputError(
+            f"{role}: expected an image of SimpleITK, found {type(image).__module__}.{type(image).__name__}; "
+            "convert it, e.g. by SimpleITK.GetImageFromArray, and set spacing, origin and direction"
+        )
+    if image.GetDimension() != 3 or min(image.GetSize()) < 2:
+        raise InputError(
+            f"{role}: expected three axes of at least 2 voxels, found {image.GetSize()}; choose one 3D volume"
+        )
+    if image.GetNumberOfComponentsPerPixel() != 1 or "complex" in image.GetPixelIDTypeAsString():
+        raise InputError(
+            f"{role}: expected one number per voxel, found {image.GetPixelIDTypeAsString()}; extract one channel"
+        )
+    direction = np.array(image.GetDirection()).reshape(3, 3)
+    if np.abs(direction.T @ direction - np.eye(3)).max() > _ORTHONORMAL:
+        kind = "singular" if abs(np.linalg.det(direction)) < _ORTHONORMAL else "sheared"
+        raise InputError(
+            f"{role}: its direction matrix is {kind} ({np.round(direction, 3).tolist()}), "
+            "expected axes at right angles; resample it to such a grid, or correct its header"
+        )
 
 
 @contextmanager
@@ -158,21 +193,3 @@ def _note_orientation(header: VolumeHeader, image: sitk.Image) -> str:
     if not header.is_nifti or image.GetDimension() != 3:
         return ""
     return orientation_note(header, ras_affine(image.GetDirection(), image.GetSpacing(), image.GetOrigin()))
-
-
-def _check_geometry(image: sitk.Image, role: str) -> None:
-    if image.GetDimension() != 3 or min(image.GetSize()) < 2:
-        raise InputError(
-            f"{role}: expected three axes of at least 2 voxels, found {image.GetSize()}; choose one 3D volume"
-        )
-    if image.GetNumberOfComponentsPerPixel() != 1 or "complex" in image.GetPixelIDTypeAsString():
-        raise InputError(
-            f"{role}: expected one number per voxel, found {image.GetPixelIDTypeAsString()}; extract one channel"
-        )
-    direction = np.array(image.GetDirection()).reshape(3, 3)
-    if np.abs(direction.T @ direction - np.eye(3)).max() > _ORTHONORMAL:
-        kind = "singular" if abs(np.linalg.det(direction)) < _ORTHONORMAL else "sheared"
-        raise InputError(
-            f"{role}: its direction matrix is {kind} ({np.round(direction, 3).tolist()}), "
-            "expected axes at right angles; resample it to such a grid, or correct its header"
-        )

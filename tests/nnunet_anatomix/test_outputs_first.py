@@ -25,6 +25,8 @@ COMMANDS = {
         "taken/out",
     ),
     "register --pairs": ("nnunet-anatomix", "register", "--pairs", "missing.csv", "--out", "taken"),
+    "apply": ("nnunet-anatomix", "apply", "missing.h5", "--to", "missing.nii.gz", "--out", "taken/out"),
+    "apply --batch": ("nnunet-anatomix", "apply", "--batch", "missing.csv", "--out", "taken"),
     "align": ("nnunet-anatomix", "align", "--scans", "scans.csv", "--out", "taken/out"),
     "evaluate": ("nnunet-anatomix", "evaluate", "segmentation", "missing", "missing", "--out", "taken/out"),
     "templates": ("anatomix-pretrain", "templates", "--source", "missing", "--out", "taken/t.bank"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,12 +22,12 @@ from nnunet_anatomix.registration.start.affine import (
     matching_translation,
     optimize_affine,
 )
+from nnunet_anatomix.registration.transforms import read_transform
 from pretraining.backbone.feature_network import FeatureNetwork
 from pretraining.backbone.inference import Clip
 from pretraining.common.errors import InputError
 from pretraining.common.finite import require_finite
 from pretraining.imaging.grids import coverage, grid_of_cubes, image_tensor, near_isotropic_grid, resample_image
-from pretraining.imaging.scans import read_image
 
 log = logging.getLogger(__name__)
 
@@ -91,28 +90,7 @@ def file_start(path: Path, fixed: sitk.Image, moving: sitk.Image) -> Start:
         InputError: If the file cannot be read, is not such a transform, or the scans do not overlap
             under it.
     """
-    try:
-        transform = sitk.ReadTransform(str(path)) if Path(path).is_file() else None
-    except RuntimeError:
-        transform = None
-    if transform is None:
-        field = read_image(path, "initial transform", vectors=True)
-        if field.GetDimension() != 3 or field.GetNumberOfComponentsPerPixel() != 3:
-            raise InputError(
-                f"initial transform: {path} is neither a transform of ITK nor a displacement field of 3 components; "
-                "pass another file, or omit --init"
-            )
-        transform = sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64))
-    if (
-        transform.GetDimension() == 3
-        and not np.isfinite([transform.TransformPoint(corner) for corner in _corners_mm(fixed)]).all()
-    ):
-        raise InputError(f"initial transform: {path} holds NaN or infinity; create it again, or omit --init")
-    if transform.GetDimension() != 3:
-        raise InputError(
-            f"initial transform: {path} has {transform.GetDimension()} dimensions, expected 3; "
-            "pass another file, or omit --init"
-        )
+    transform = read_transform(path, "initial transform", "pass another file, or omit --init")
     return _require_overlap(fixed, moving, Start(name="file", transform=transform, rivals={}))
 
 
@@ -241,11 +219,6 @@ def _require_overlap(fixed: sitk.Image, moving: sitk.Image, start: Start) -> Sta
             "use --init auto, or pass a transform with --init FILE"
         )
     return start
-
-
-def _corners_mm(scan: sitk.Image) -> list[tuple[float, ...]]:
-    corners = itertools.product(*((0, side - 1) for side in scan.GetSize()))
-    return [scan.TransformIndexToPhysicalPoint(corner) for corner in corners]
 
 
 def _translation(fixed_point: np.ndarray, moving_point: np.ndarray) -> sitk.AffineTransform:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -150,7 +152,12 @@ def test_landmarks_are_read_from_tables_and_from_slicer(tmp_path):
     )
     slicer.write_text(head.format("LPS") + "1,1,-2,3,0,0,0,1,1,1,0,F-1,\n2,4,50,6.5,0,0,0,1,1,1,0,F-2,\n")
     old.write_text(head.format("0") + "1,-1,2,3,0,0,0,1,1,1,0,F-1,\n2,-4,-50,6.5,0,0,0,1,1,1,0,F-2,\n")
-    for path in (table, slicer, old):
+    plain, semicolons, markups = tmp_path / "plain.csv", tmp_path / "s.csv", tmp_path / "p.mrk.json"
+    plain.write_text("1,-2,3\n4,50,6.5\n")
+    semicolons.write_text("name;x;y;z\na;1;-2,0;3\nb;4;5e1;6,5\n")
+    points = [{"position": [-1, 2, 3]}, {"position": [-4, -50, 6.5]}]
+    markups.write_text(json.dumps({"markups": [{"coordinateSystem": "RAS", "controlPoints": points}]}))
+    for path in (table, slicer, old, plain, semicolons, markups):
         np.testing.assert_array_equal(read_landmarks(path), [[1, -2, 3], [4, 50, 6.5]])
 
 
@@ -158,7 +165,8 @@ def test_landmarks_are_read_from_tables_and_from_slicer(tmp_path):
     ("name", "text", "said"),
     [
         ("a.csv", "", "line 1: expected a header with the columns x,y,z"),
-        ("a.csv", "1,2,3\n4,5,6\n", "line 1: expected a header"),
+        ("a.csv", "1,2,3,4\n4,5,6,7\n", "line 1: expected a header"),
+        ("a.csv", "1,2,3\n4,5\n", "line 2: expected numbers in columns 1, 2, 3"),
         ("a.csv", "x,y,z\n", "holds no landmarks"),
         ("a.csv", "x,y,z\n1,2,3\n4,five,6\n", "line 3: expected numbers in columns 1, 2, 3"),
         ("a.csv", "x,y,z\n1,2\n", "line 2: expected numbers"),

@@ -209,19 +209,110 @@ def test_nothing_is_missing_on_disk(written):
     assert set(document["seconds_by_stage"]) == {"start", "resampling", "descriptors", "solver", "transforms"}
 
 
+def test_a_result_moves_images_labels_and_points(scans, bent, shifted, written, tmp_path):
+    _, found, _ = written
+    assert np.array_equal(image_tensor(found.apply(shifted)), image_tensor(found.moved))
+    labels = sitk.Cast(bent["labels"], sitk.sitkUInt32) * 4_000_001
+    labels.CopyInformation(shifted)
+    moved = found.apply_labels(labels)
+    assert moved.GetPixelID() == sitk.sitkUInt32 and moved.GetSize() == found.fixed.GetSize()
+    assert set(np.unique(sitk.GetArrayViewFromImage(moved))) <= set(np.unique(sitk.GetArrayViewFromImage(labels)))
+    fixed_points = np.array([found.fixed.TransformIndexToPhysicalPoint(index) for index in ((9, 12, 8), (15, 20, 12))])
+    moving_points = np.array([found.forward.TransformPoint(point) for point in fixed_points.tolist()])
+    np.testing.assert_allclose(found.apply_points(moving_points), fixed_points, atol=1e-3)
+    np.testing.assert_allclose(
+        found.displacement_mm()[:, 9, 12, 8], moving_points[0] - fixed_points[0], atol=1e-3, rtol=0
+    )
+    with pytest.raises(InputError, match=r"shape \(N, 3\), found \(3,\)"):
+        found.apply_points(np.zeros(3))
+    with pytest.raises(InputError, match=r"expected an image of SimpleITK, found numpy\.ndarray"):
+        found.apply(np.zeros((3, 3, 3)))
+    found.save(tmp_path / "kept")
+    assert json.loads((tmp_path / "kept/registration.json").read_text())["pair"] == "kept"
+    assert np.array_equal(image_tensor(sitk.ReadImage(str(tmp_path / "kept/moved.nii.gz"))), image_tensor(found.moved))
+
+
+@pytest.mark.parametrize("role", ["fixed", "moving"])
+def test_a_clip_without_contrast_is_refused(scans, bent, role):
+    with pytest.raises(InputError, match=f"clip of the {role} scan: 1e\\+06 to 2e\\+06 leaves no contrast"):
+        register(scans["t1"], bent["t2"], config=PLAIN, **{f"{role}_clip": (1e6, 2e6)})
+
+
 def test_dice_rises(written):
     _, _, metrics = written
     before, after = (np.mean(list(metrics[name].values())) for name in ("dice_before", "dice"))
     assert after > before + 0.05 and metrics["folded_share"] < 0.01
 
 
+def read_back(out: Path, name: str, ending: str) -> sitk.Transform:
+    """Read a transform as ITK does: complete, or as a field and the start beside it."""
+    if ending == "h5":
+        return sitk.ReadTransform(str(out / f"{name}.h5"))
+    field = sitk.DisplacementFieldTransform(sitk.ReadImage(str(out / f"{name}.nii.gz"), sitk.sitkVectorFloat64))
+    start = sitk.ReadTransform(str(out / "start.tfm"))
+    return sitk.CompositeTransform([start, field] if name == "forward" else [field, start.GetInverse()])
+
+
+@pytest.mark.parametrize("ending", ["nii.gz", "h5"])
+@pytest.mark.parametrize("name", ["forward", "inverse"])
+def test_transforms_hold_inside_and_outside_the_grid(scans, shifted, written, name, ending):
+    out, found, _ = written
+    transform, start = read_back(out, name, ending), found.start.transform
+    ours, grid = (found.forward, scans["t1"]) if name == "forward" else (found.inverse, shifted)
+    inside = [grid.TransformIndexToPhysicalPoint(index) for index in ((5, 6, 7), (12, 15, 9), (20, 11, 14))]
+    for point in inside:
+        assert transform.TransformPoint(point) == pytest.approx(ours.TransformPoint(point), abs=1e-3)
+    alone = start if name == "forward" else start.GetInverse()
+    edge = grid.TransformIndexToPhysicalPoint((grid.GetWidth() - 1, 6, 7))
+    axis = np.array(grid.GetDirection())[::3]
+    for distance_mm in (60, 1000):
+        point = tuple(edge + distance_mm * axis)
+        assert transform.TransformPoint(point) == pytest.approx(alone.TransformPoint(point), abs=1e-3)
+        assert np.linalg.norm(np.subtract(transform.TransformPoint(point), point)) > 5
+
+
+def test_ants_moves_points_by_what_is_written(scans, shifted, written):
+    ants = pytest.importorskip("ants")
+    pandas = pytest.importorskip("pandas")
+    out, found, _ = written
+    sitk.WriteTransform(found.start.transform.GetInverse(), str(out.parent / "start_inverse.tfm"))
+    for files, ours, grid in (
+        (["forward.nii.gz", "start.tfm"], found.forward, scans["t1"]),
+        (["forward.h5"], found.forward, scans["t1"]),
+        (["../start_inverse.tfm", "inverse.nii.gz"], found.inverse, shifted),
+        (["inverse.h5"], found.inverse, shifted),
+    ):
+        points = np.array([grid.TransformContinuousIndexToPhysicalPoint(at) for at in ((5.5, 6, 7), (14, 15.2, 9))])
+        points = np.vstack([points, points[:1] + 1000])
+        table = pandas.DataFrame(points, columns=list("xyz"))
+        paths = [str(out / file) for file in files]
+        theirs = ants.apply_transforms_to_points(3, table, paths, whichtoinvert=[False] * len(paths)).to_numpy()
+        expected = [ours.TransformPoint(point) for point in points.tolist()]
+        np.testing.assert_allclose(theirs[:, :3], expected, atol=1e-3, rtol=0)
+
+
+def test_a_start_that_bends_is_written_beside_the_displacement(scans, bent, truth, tmp_path):
+    """Outside the grids neither moves anything; an older linear start does not stay."""
+    move = sitk.TranslationTransform(3, (4.0, 0.0, 0.0))
+    init = sitk.CompositeTransform([move, itk_transform(0.5 * truth, scans["t1"])])
+    sitk.WriteTransform(init, str(tmp_path / "init.h5"))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/start.tfm").write_text("older")
+    config = RegistrationConfig(init=str(tmp_path / "init.h5"), affine="none", descriptors=MIND, convexadam=SOLVER)
+    found = register(scans["t1"], bent["t2"], config=config)
+    found.save(tmp_path / "out")
+    assert not (tmp_path / "out/start.tfm").exists()
+    start, forward = (sitk.ReadTransform(str(tmp_path / f"out/{name}.h5")) for name in ("start", "forward"))
+    point = scans["t1"].TransformIndexToPhysicalPoint((12, 15, 9))
+    assert start.TransformPoint(point) == pytest.approx(init.TransformPoint(point), abs=1e-3)
+    assert forward.TransformPoint(point) == pytest.approx(found.forward.TransformPoint(point), abs=1e-3)
+    assert forward.TransformPoint((900.0, 0.0, 0.0)) == pytest.approx((904.0, 0.0, 0.0))
+
+
 @pytest.mark.parametrize("ending", ["nii.gz", "h5"])
 def test_itk_moves_the_scan_by_what_is_written(scans, shifted, written, ending):
     out, _, _ = written
-    if ending == "h5":
-        transform = sitk.ReadTransform(str(out / "forward.h5"))
-    else:
-        transform = sitk.DisplacementFieldTransform(sitk.ReadImage(str(out / "forward.nii.gz"), sitk.sitkVectorFloat64))
+    transform = read_back(out, "forward", ending)
     ours = image_tensor(sitk.ReadImage(str(out / "moved.nii.gz")))
     theirs = image_tensor(
         sitk.Resample(
@@ -235,10 +326,7 @@ def test_itk_moves_the_scan_by_what_is_written(scans, shifted, written, ending):
 @pytest.mark.parametrize("ending", ["nii.gz", "h5"])
 def test_the_inverse_brings_points_back(scans, brain, written, ending):
     out, found, _ = written
-    if ending == "h5":
-        back = sitk.ReadTransform(str(out / "inverse.h5"))
-    else:
-        back = sitk.DisplacementFieldTransform(sitk.ReadImage(str(out / "inverse.nii.gz"), sitk.sitkVectorFloat64))
+    back = read_back(out, "inverse", ending)
     points = [scans["t1"].TransformIndexToPhysicalPoint(index) for index in brain.nonzero()[::97].tolist()]
     distances = [
         np.linalg.norm(np.subtract(back.TransformPoint(found.forward.TransformPoint(point)), point)) for point in points

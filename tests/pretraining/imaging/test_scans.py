@@ -222,3 +222,12 @@ def test_fractions_are_no_labels(value):
 def test_labels_have_one_number_in_a_voxel():
     colours = image(np.stack([boxes()] * 3, -1), isVector=True)
     assert "extract one channel" in said(validate_labels, colours, image(), "fixed labels")
+
+
+@pytest.mark.parametrize(("dtype", "value"), [(np.uint32, 4_000_000_001), (np.uint8, 255), (np.float64, 2.0**33)])
+def test_large_labels_keep_their_values(dtype, value):
+    values = np.zeros((4, 5, 6), dtype)
+    values[1:3, 2:4] = value
+    labels = sitk.GetImageFromArray(values)
+    validated = sitk.GetArrayFromImage(validate_labels(labels, labels, "labels"))
+    assert np.array_equal(validated, values) and validated.dtype == (np.int32 if value < 2**31 else np.int64)
