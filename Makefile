@@ -2,7 +2,7 @@
 # make test   the whole suite in two processes, then what compares times and memory, alone (slow tests: make test-slow)
 # make lint   style and layout (ruff) and annotations (mypy; alone: make types)
 # make coverage   the suite again, with the lines and branches that no test reaches: a table, and pages in htmlcov/
-# make docs   the site, in docs/_build/html; warnings are errors
+# make docs   the site, in docs/_build/html, and its tests; warnings are errors
 # make pictures [TEMPLATES=BANK]   the pages of docs/gallery.md
 PYTHON ?= python3
 VENV ?= .venv
@@ -20,6 +20,7 @@ pictures: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+	ANATOMIX_SITE=$(CURDIR)/docs/_build/html $(BIN)/python -m pytest -q tests/docs/test_site.py
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --ignore=tests/benchmarks
