@@ -172,6 +172,7 @@ _SPELLINGS = (
     (r"(?<![a-z])w(?:wo|[\s/&+]*(?:[/&+]|and)[\s/&+]*w\s*/?\s*o)(?![a-z])", " +/- "),  # with and without
     (r"(?<![a-z])w\s*/?\s*o\s*(?:[/&+]|and)\s*w(?![a-z])(?!\s*/?\s*o)", " +/- "),
     (r"(?<![a-z])w\.\s?o\.?(?![a-z])", " w/o "),
+    (r"(?<![a-z])w\s*[/-]\s*o(?:ut)?(?![a-z])", " w/o "),
     (r"(?<![a-z])([cs])\.\s?c\.?(?![a-z])", r" \1/c "),
     (r"\b(phase|multi|tissue|magnetization transfer|susceptibility)[ -]contrast\b", " "),
 )

@@ -33,7 +33,16 @@ NATIVE = (
         "T1 AV INJ",
     ),
     *("T1 ss inj", "T1 basale", "T1 simple", "T1 sin CIV", "T1 S/ GADO", "T1 kontrastsız", "T1 sans IV", "T1 NC"),
-    *("T1 ohne KM i.v.", "T1 W/O GAD", "T1 AX W/O CON", "T1 fat sat no contrast", "AX T1 FS W/O", "T1 non-enhanced"),
+    *(
+        "T1 ohne KM i.v.",
+        "T1 W/O GAD",
+        "AX T1 W/OUT GAD",
+        "T1 W-O GAD",
+        "T1 AX W/O CON",
+        "T1 fat sat no contrast",
+        "AX T1 FS W/O",
+        "T1 non-enhanced",
+    ),
     *(
         "T1 sin contraste",
         "T1 prior to contrast",
