@@ -69,6 +69,8 @@ def launches_of_a_step(*, triton: bool) -> Counter[str]:
             if parameter.ndim == 5:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
         sample = Pair(torch.zeros((128,) * 3, dtype=torch.uint8), torch.rand((2, 128, 128, 128)))
+        for in_rows in (False, True):  # made once per device, not per step
+            subpixel._cached_merge_matrix(torch.float32, torch.device("cpu"), in_rows)
         launches.by_file.clear()
         with torch.autocast("cpu", torch.bfloat16):
             loss = total_loss(objective, objective(sample, generator=torch.Generator()))

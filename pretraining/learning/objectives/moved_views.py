@@ -122,8 +122,11 @@ class CommonBox:
 
     def nearest(self, counterparts: Tensor) -> Tensor:
         """Round indices of the second view to voxels of it, (n, 3) int64."""
+        voxels = counterparts.round().long()
+        if self.bend is None:  # the box ends where a counterpart would lie outside
+            return voxels
         last = upload(np.array(self.shape) - 1, counterparts.device)
-        return counterparts.round().long().clamp(min=0).minimum(last)
+        return voxels.clamp(min=0).minimum(last)
 
     def positions_in_both(self, drawn: Tensor) -> Tensor:
         """Convert (n,) flat positions in the box to (2, n) flat positions in both views."""
