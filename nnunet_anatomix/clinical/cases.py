@@ -42,7 +42,7 @@ class ChannelSource:
     Empty if each file is a slice.
     """
     volume: str = ""
-    """What tells the volume from the others of its series; empty if the series is one volume."""
+    """Labels that identify the volume within its series; empty if the series is one volume."""
     positions_mm: tuple[tuple[float, float, float], ...] = ()
     """Positions of tilted or unevenly spaced slices (LPS), which the written image is resampled
     from; empty if the slices are its planes.

@@ -63,7 +63,7 @@ class CaseEntry:
 
 @dataclass(kw_only=True)
 class Manifest:
-    """Content of a manifest; fill it while the run goes on."""
+    """Content of a manifest; fill it during the run."""
 
     command: str
     settings: Mapping[str, Any]

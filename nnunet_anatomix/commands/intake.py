@@ -45,7 +45,7 @@ def intake(
             1=series:1.2.3.
         workers: Number of processes. Default: all cores.
         originals_only: Take no CT that is lossy compressed, or whose ImageType begins with DERIVED
-            or has SECONDARY. Default: take axial ones if there is no original, and say so.
+            or has SECONDARY. Default: axial ones are taken if there is no original, with a remark.
         dry_run: Write nothing; print the content of intake.csv.
     """
     from nnunet_anatomix.clinical.intake.intake import intake as run_intake

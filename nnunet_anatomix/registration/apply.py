@@ -33,7 +33,7 @@ def move_image(image: sitk.Image, reference: sitk.Image, transform: sitk.Transfo
         image have its minimum.
 
     Raises:
-        InputError: If it is no such image, or contains NaN or infinity.
+        InputError: If it is not such an image, or contains NaN or infinity.
     """
     check_geometry(image, "image")
     if image.GetPixelID() in _FLOATS:
@@ -57,7 +57,7 @@ def move_labels(labels: sitk.Image, reference: sitk.Image, transform: sitk.Trans
         The labels on the target grid, type and values kept; 0 beyond the labels.
 
     Raises:
-        InputError: If they are no such image.
+        InputError: If they are not such an image.
     """
     check_geometry(labels, "labels")
     if labels.GetPixelID() not in _LONG:
@@ -73,7 +73,7 @@ def move_labels(labels: sitk.Image, reference: sitk.Image, transform: sitk.Trans
 
 
 def looks_like_labels(image: sitk.Image) -> bool:
-    """Tell whether an image of numbers is a label map rather than a scan.
+    """Return whether an image is a label map rather than a scan.
 
     Args:
         image: Image with one number per voxel.

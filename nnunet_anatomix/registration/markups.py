@@ -30,7 +30,7 @@ def parse_markups(path: Path, text: str) -> tuple[np.ndarray, Callable[[np.ndarr
         Slicer measures them again.
 
     Raises:
-        InputError: If this is no such file, or has other markups than lists of points.
+        InputError: If this is not such a file, or has other markups than lists of points.
     """
     try:
         document = json.loads(text)

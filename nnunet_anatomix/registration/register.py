@@ -77,7 +77,7 @@ class Registration:
             The image on the fixed grid, of the same type; its minimum where it is unknown.
 
         Raises:
-            InputError: If it is no such image.
+            InputError: If it is not such an image.
         """
         return move_image(image, self.fixed, self.forward)
 
@@ -91,7 +91,7 @@ class Registration:
             The labels on the fixed grid, type and values kept; 0 where they are unknown.
 
         Raises:
-            InputError: If they are no image with three axes and one number per voxel.
+            InputError: If they do not have three axes and one number per voxel.
         """
         return move_labels(labels, self.fixed, self.forward)
 
@@ -105,7 +105,7 @@ class Registration:
             (N, 3), LPS, mm.
 
         Raises:
-            InputError: If these are no such points.
+            InputError: If the points have another shape or are not finite.
 
         Notes:
             For points of the fixed scan use ``forward.TransformPoint``.

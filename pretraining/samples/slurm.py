@@ -90,7 +90,7 @@ def submit(
     try:
         import submitit
     except ModuleNotFoundError:
-        raise InputError("--executor slurm needs submitit; run: pip install 'nnunet-anatomix[slurm]'") from None
+        raise InputError("--executor slurm needs submitit; run: pip install submitit") from None
     if cluster == "slurm" and submitit.SlurmExecutor.affinity() <= 0:
         raise InputError("no Slurm on this machine; submit from a login node, or use --executor local")
     # Jobs start in another working directory.

@@ -13,7 +13,7 @@ import pytest
 
 from tests.docs.pages import DOCS, REPOSITORY
 
-pytest.importorskip("sphinx", reason="pip install 'nnunet-anatomix[docs]'")
+pytest.importorskip("sphinx", reason="pip install '.[docs]'")
 sys.path.insert(0, str(DOCS / "ext"))
 import from_code
 

@@ -24,7 +24,7 @@ _NOT_COPIED = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequen
 
 
 class FrameReference(NamedTuple):
-    """File and frame that a slice stands for."""
+    """File and frame that a slice represents."""
 
     sop_class: str
     sop_instance: str
@@ -49,7 +49,7 @@ def needs_single_headers(channel: ChannelSource, images: Sequence[Dataset]) -> b
 def single_headers(
     channel: ChannelSource, images: Mapping[str, Dataset]
 ) -> tuple[list[Dataset], dict[str, FrameReference]]:
-    """Return a header per slice, and what each stands for.
+    """Return a header per slice, and the file and frame that each represents.
 
     Args:
         channel: Source of the channel, with a frame number per slice.

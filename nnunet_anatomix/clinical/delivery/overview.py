@@ -246,7 +246,7 @@ def _content_box(scan: ScanPlanes, numbers: np.ndarray, window: tuple[float, flo
 
 
 def _best_plane(areas: np.ndarray, part: slice) -> int:
-    """Return the index of the plane to show along an axis; the middle if there are no labels.
+    """Return the index of the plane with the most structures along an axis, else of the middle.
 
     Args:
         areas: (labels, planes) number of voxels in the planes of ``part``.

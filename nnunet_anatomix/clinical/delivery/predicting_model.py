@@ -17,8 +17,8 @@ _UNKNOWN = "weights unknown: "
 def identify_predicting_model(predictions: Path, model: str | None, folder: Path) -> ModelFiles:
     """Identify the model that made predictions, with the hashes of its weights where it is certain.
 
-    A trained model counts only if its plans equal those that nnUNetv2_predict left beside the
-    predictions.
+    A trained model is accepted only if its plans equal those that nnUNetv2_predict wrote to the
+    folder of the predictions.
 
     Args:
         predictions: Folder that nnUNetv2_predict wrote.

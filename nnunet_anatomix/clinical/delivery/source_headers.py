@@ -56,7 +56,7 @@ class SourceHeaders(NamedTuple):
     placements: tuple[SlicePlacement, ...] = ()
     """Position, orientation and spacing of each slice, in the order of the grid."""
     references: Mapping[str, FrameReference] = {}
-    """Instance UID of a header → file and frame that it stands for; see ``restore_references``."""
+    """Instance UID of a header → file and frame that it represents; see ``restore_references``."""
 
 
 class SlicePlacement(NamedTuple):

@@ -95,7 +95,7 @@ def build_volume_report(
         title=codes.DCM.ImagingMeasurementReport,
     )
     return Comprehensive3DSR(
-        # Headers that stand for frames are no instances of their own.
+        # Headers that represent frames are not stored instances, so they are not evidence.
         evidence=[segmentation] if source.references else [segmentation, *source.images],
         content=report,
         is_complete=True,

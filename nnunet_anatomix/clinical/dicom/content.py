@@ -1,4 +1,4 @@
-"""What the pixels of a DICOM image hold, besides their place: signal, unit, contrast agent, format.
+"""Content of the pixels of a DICOM image: signal, unit, contrast agent and number format.
 
 The rules of the choice of series use it (see :mod:`nnunet_anatomix.clinical.intake.suitability`).
 """
@@ -30,7 +30,7 @@ KEYWORDS = (
     "CorrectedImage",
     "AttenuationCorrectionMethod",
 )
-"""Standard tags that :func:`read_content` uses, besides those of every header."""
+"""Standard tags that :func:`read_content` uses, in addition to those of every header."""
 PRIVATE_TAGS = {
     "GEImageTypeCreator": (0x0043, 0x0010),
     "GEImageType": (0x0043, 0x102F),
@@ -51,7 +51,7 @@ class Content:
     """Content of one image. Missing or damaged numbers are None, missing texts are empty."""
 
     part: str = ""
-    """What an MR image shows instead of magnitudes, such as ``phase`` or ``T1 map``."""
+    """Quantity of an MR image other than magnitude, such as ``phase`` or ``T1 map``."""
     agent: bool | None = None
     """Whether ContrastBolusAgent names an agent; None if the tag is missing or empty."""
     agent_start_s: float | None = None

@@ -41,8 +41,8 @@ def frame_content(content: Content, value: Callable[[str, str], Any], group: Dat
 
     Args:
         content: Content of the file.
-        value: Function of the functional group's sequence and a keyword in it, from the frame or
-            else shared by all; None if there is no such tag.
+        value: Function that takes the sequence of a functional group and a keyword in it. It
+            returns the value of the frame, else the one that all frames share, else None.
         group: Functional groups of the frame.
     """
     frame_type, component = (value("MRImageFrameTypeSequence", name) for name in ("FrameType", "ComplexImageComponent"))

@@ -80,7 +80,7 @@ def _frame_tags(dataset: Dataset, header: SliceHeader) -> Iterator[dict[str, Any
 
 
 def _contrast_tags(header: SliceHeader, value: Callable, number: Callable) -> dict[str, Any]:
-    """Return the tags, besides echo time and b-value, that tell the volumes of a file apart."""
+    """Return the tags other than echo time and b-value that distinguish the volumes of a file."""
     inversion_times = np.atleast_1d(value("MRModifierSequence", "InversionTimes") or [])
     frame_type = next((found for keyword in _FRAME_TYPES if (found := value(keyword, "FrameType"))), None)
     return {

@@ -94,7 +94,7 @@ class SliceHeader:
     rescale_type: str = ""
     kernel: str = ""
     content: Content = UNKNOWN
-    """What the pixels hold besides their place."""
+    """Content of the pixels."""
     lossy: bool = False
     sop_class: str = ""
     thickness_mm: float | None = None
@@ -112,7 +112,7 @@ class SliceHeader:
 
     @property
     def part(self) -> str:
-        """What an MR image shows, as one word: ``magnitude``, or see :attr:`Content.part`."""
+        """Quantity of an MR image: ``magnitude``, or see :attr:`Content.part`."""
         return (self.content.part or "magnitude").removesuffix(" part").replace(" ", "_")
 
     @property

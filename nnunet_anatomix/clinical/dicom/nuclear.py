@@ -19,7 +19,7 @@ _VECTORS = {
     "RRIntervalVector": "trigger_time",
     "TimeSlotVector": "temporal_position",
 }
-"""Keyword of the index of each frame, besides its slice → field that tells the volumes apart."""
+"""Keyword of an index per frame other than its slice → field that distinguishes the volumes."""
 
 
 def is_nuclear_volume(header: SliceHeader) -> bool:

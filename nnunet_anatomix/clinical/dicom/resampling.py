@@ -20,7 +20,7 @@ _ON_PLANE = 1e-3
 _MARGIN = 3
 """Voxels around a label in which distances to its surface are computed."""
 _FAR_MM = 1e6
-"""Distance to a surface that there is not."""
+"""Distance where a label has no surface."""
 _CHUNK = 32
 """Planes whose distances are in memory at a time."""
 

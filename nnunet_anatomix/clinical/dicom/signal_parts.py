@@ -1,4 +1,4 @@
-"""Recognition of MR images that are no magnitudes: phase, real and imaginary parts, and maps."""
+"""Recognition of MR images that are not magnitudes: phase, real and imaginary parts, and maps."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Volume:
 
     slices: tuple[SliceHeader, ...]
     labels: tuple[str, ...] = ()
-    """What tells it from the other volumes, such as ``echo_time=80``; empty if there are none."""
+    """Labels that identify it, such as ``echo_time=80``; empty if it is the only volume."""
     is_scout: bool = False
     """True for a localizer within the series."""
 

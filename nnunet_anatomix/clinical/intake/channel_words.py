@@ -29,7 +29,7 @@ _PATTERNS = {
     "PD": rf"{GLUED_BEFORE}pd(wi?)?{GLUED_AFTER}",
 }
 _MAPPING = r"(t1|t2|t2s|b0)?(maps?|mapping)|molli|shmolli|sasha|relaxometry|t1rho|rho|quantitative"
-"""Words of measurements of T1 or T2, which are no images weighted by them."""
+"""Words of measurements of T1 or T2, which are not weighted images."""
 _VERTEBRA = r"(?:[cls]|th?)\s?\d{1,2}"
 _VERTEBRAE = re.compile(
     rf"(?<![a-z0-9])(?:{_VERTEBRA}\s?(?:[-–/]|to|bis|thru|through|a|à)\s?{_VERTEBRA}|t[12]_t(?:[3-9]|1[0-2])|"

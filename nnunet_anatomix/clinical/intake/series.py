@@ -72,7 +72,7 @@ class Series:
     kernel: str = ""
     rescale_type: str = ""
     content: SeriesContent = UNKNOWN_SERIES
-    """What the images hold besides their place."""
+    """Content of the images."""
     pet: PetFacts | None = None
     """Tags that SUV is computed from; None unless the series is PET."""
     has_label_values: bool = False
@@ -83,8 +83,7 @@ class Series:
     series_uid: str = ""
     frame_uid: str = ""
     volume: str = ""
-    """What tells a volume from the others of its series, such as ``echo_time=80``; empty if the
-    series is one volume.
+    """Labels that identify the volume, such as ``echo_time=80``; empty if the series is one volume.
     """
     is_scout: bool = False
     """True for a localizer within a series of other slices."""

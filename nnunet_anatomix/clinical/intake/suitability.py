@@ -57,7 +57,7 @@ _SHARP_KERNEL = r"lung|bone|bone\+|boneplus|edge|detail|[a-z]{1,2}[5-9]\d[a-z]{0
 _SIEMENS_KERNEL = r"[bhij][a-z]?[5-9]\d[a-z]?"
 """Sharp kernels of Siemens in descriptions of CT whose kernel tag is missing."""
 _ACTIVITY = ("", "BQML", "CNTS", "GML", "CPS", "PROPCNTS", "PROPCPS")
-"""Units of PET images that are no parametric maps."""
+"""Units of PET images that are not parametric maps."""
 _ATTENUATION_CORRECTED = r"ac|ctac|mrac|acct|attn|corrected"
 
 
@@ -101,7 +101,7 @@ def find_mismatch(series: Series, channel: Channel, *, alone: bool, names: set[s
 
 
 def find_exclusion(series: Series, kind: str = "") -> str:
-    """Return why a series is no original image of its modality, or an empty text.
+    """Return why a series is not an original image of its modality, or an empty text.
 
     Args:
         series: Series without a problem.

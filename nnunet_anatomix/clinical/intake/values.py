@@ -63,7 +63,7 @@ def _replace_isolated(image: sitk.Image) -> tuple[sitk.Image, str]:
         return image, ""
     below = values[values < highest]
     if not below.size or below.max() > min(MAX_HU, highest - _ISOLATED_HU):
-        raise Unusable(f"values up to {highest:.0f} are no Hounsfield units: sign or rescale tags are wrong")
+        raise Unusable(f"values up to {highest:.0f} are not Hounsfield units: sign or rescale tags are wrong")
     signed = values.astype(np.int32) if values.dtype.kind == "u" else values
     replaced = sitk.GetImageFromArray(replace_padding(signed, (float(highest),)))
     replaced.CopyInformation(image)

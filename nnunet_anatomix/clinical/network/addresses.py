@@ -53,7 +53,7 @@ def check_url(text: str, flag: str) -> str:
         flag: Name of the flag for messages.
 
     Raises:
-        InputError: If it is no such URL, or contains a password, which other users could see.
+        InputError: If it is not such a URL, or contains a password, which other users could see.
     """
     parts = urlsplit(text)
     if not is_url(text) or not parts.hostname:
@@ -63,14 +63,14 @@ def check_url(text: str, flag: str) -> str:
     return text.rstrip("/")
 
 
-def require_package(module: str, extra: str, flag: str) -> None:
+def require_package(module: str, package: str, flag: str) -> None:
     """Check that an optional package is installed.
 
     Raises:
         InputError: If it is not; the message says how to install it.
     """
     if find_spec(module) is None:
-        raise InputError(f"{flag} needs {module}, which is not installed; run: pip install 'nnunet-anatomix[{extra}]'")
+        raise InputError(f"{flag} needs {package}, which is not installed; run: pip install {package}")
 
 
 def is_uid(text: str) -> bool:

@@ -45,7 +45,7 @@ class Archive:
     """
 
     def __init__(self, url: str, flag: str) -> None:
-        require_package("dicomweb_client", "dicomweb", flag)
+        require_package("dicomweb_client", "dicomweb-client", flag)
         self.url = url
         self._client = _open_client(url)
         self._counts: dict[str, int] = {}

@@ -143,5 +143,5 @@ def send(address: DimseAddress, path: Path) -> None:
 
 def _prepare(flag: str) -> None:
     """Check that pynetdicom is installed, and mute its log, which quotes tag values."""
-    require_package("pynetdicom", "dimse", flag)
+    require_package("pynetdicom", "pynetdicom", flag)
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)

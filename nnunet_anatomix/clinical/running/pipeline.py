@@ -79,7 +79,7 @@ class Pipeline:
                 step()
             except Interrupted:
                 raise
-            except CommandFailed as problem:  # of some cases; the others go on
+            except CommandFailed as problem:  # of some cases; the next step processes the others
                 problems.append(str(problem))
         if problems:
             raise CommandFailed("; ".join(problems))

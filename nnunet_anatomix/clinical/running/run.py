@@ -1,4 +1,4 @@
-"""Runs of all routes: once, or again and again for an inbox."""
+"""Runs of all routes: once, or whenever a study arrives in an inbox."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ RETRY_S = 300.0
 
 @dataclass(frozen=True, kw_only=True)
 class Incoming:
-    """Where scans come from, besides those that are in SRC already."""
+    """Sources of scans other than the files already in SRC."""
 
     archive: Archive | None = None
     """DICOMweb service to fetch from."""
@@ -66,8 +66,8 @@ def run(
         destination: Folder for all results, DST.
         pipelines: Pipelines of the routes.
         incoming: Other systems that scans come from. Default: none.
-        settle_s: If given, go on forever, and take a study when none of its files has changed for
-            so many seconds.
+        settle_s: Time without a change after which a study is complete, seconds; the call then does
+            not return. Default: process the present files and return.
         workers: Number of processes that read headers.
 
     Raises:

@@ -125,9 +125,7 @@ def syn_displacement(
     """
     config = config or AntsConfig()
     if not (package := find_spec("ants")) or not package.submodule_search_locations:
-        raise InputError(
-            "the solver ants needs antspyx, which is not installed; run: pip install 'nnunet-anatomix[ants]'"
-        )
+        raise InputError("the solver ants needs antspyx, which is not installed; run: pip install antspyx")
     if fixed.shape != moving.shape or tuple(fixed.shape[1:]) != grid.GetSize():
         raise ValueError(
             f"need two (C, X, Y, Z) of one shape on a grid of {grid.GetSize()}, got {fixed.shape} and {moving.shape}"

@@ -33,7 +33,7 @@ def test_a_job_that_runs_out_of_time_queues_again_with_the_same_share(request_of
 
 def test_without_submitit_one_line_says_what_to_install(request_of, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(InputError, match=r"pip install 'nnunet-anatomix\[slurm\]'"):
+    with pytest.raises(InputError, match="pip install submitit"):
         submit(request_of(), tmp_path / "store", shares=2, workers=1, minutes=5)
     assert not (tmp_path / "store").exists()
 

@@ -154,7 +154,7 @@ def test_impossible_hounsfield_units_are_refused(tmp_path):
     write_series(tmp_path / "src", wrapped, intercept=0.0)
     with pytest.raises(CommandFailed):
         intake(tmp_path / "src", tmp_path / "out", model_of(tmp_path / "model", "CT"))
-    assert "are no Hounsfield units" in rows(tmp_path / "out")[0]["reason"]
+    assert "are not Hounsfield units" in rows(tmp_path / "out")[0]["reason"]
 
 
 @pytest.mark.parametrize("kind", ["dicom", "nifti"])
