@@ -161,9 +161,14 @@ def describe_inputs(source: CaseSource) -> list[dict[str, Any]]:
     ]
 
 
-def format_time() -> str:
-    """Return the current time: ISO 8601, UTC, in milliseconds."""
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+def format_time(seconds: float | None = None) -> str:
+    """Format a time for records: ISO 8601, UTC, in milliseconds.
+
+    Args:
+        seconds: Time since 1970, such as that of a file. Default: now.
+    """
+    moment = datetime.now(timezone.utc) if seconds is None else datetime.fromtimestamp(seconds, timezone.utc)
+    return moment.isoformat(timespec="milliseconds")
 
 
 def _checkpoints(fold: Path) -> list[Path]:

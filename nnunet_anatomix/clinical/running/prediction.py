@@ -13,11 +13,11 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
 from pathlib import Path
 
 from nnunet_anatomix.clinical.cases import CaseSource, image_file, read_sources, source_file
 from nnunet_anatomix.clinical.delivery.records import DELIVERED, withdraw_outdated
+from nnunet_anatomix.clinical.manifest import format_time
 from nnunet_anatomix.clinical.phrases import pluralize
 from nnunet_anatomix.clinical.running.folders import RunFolders
 from nnunet_anatomix.clinical.running.trained_model import CHECKPOINT, TrainedModel
@@ -47,7 +47,7 @@ class PredictionRecord:
     model: Mapping[str, str]
     """SHA-256 of the model's files; see :attr:`.trained_model.TrainedModel.sha256`."""
     started: str
-    """Start of the command that predicted the case, local time in ISO format."""
+    """Start of the command that predicted the case; see :func:`.manifest.format_time`."""
     finished: str
 
 
@@ -120,7 +120,7 @@ class Predictor:
                 if not path.is_file():
                     raise InputError(f"{path} is missing; run the same command again with its source in SRC")
                 _link_or_copy(path, images / path.name)
-        started = {"started": _now(), "inputs": {case: inputs[case] for case in sources}}
+        started = {"started": format_time(), "inputs": {case: inputs[case] for case in sources}}
         write_text(folders.unfinished / "started.json", json.dumps(started))
         processes = str(min(_MAX_PROCESSES, available_cores(), len(sources)))
         command = [
@@ -152,7 +152,7 @@ class Predictor:
                 inputs=inputs[case],
                 model=self.model.sha256,
                 started=started["started"],
-                finished=_now(written.stat().st_mtime),
+                finished=format_time(written.stat().st_mtime),
             )
             write_text(_record_file(folders, case), json.dumps({"format": _FORMAT, **asdict(record)}, indent=1) + "\n")
         shutil.rmtree(folders.unfinished, ignore_errors=True)
@@ -212,8 +212,3 @@ def _link_or_copy(path: Path, to: Path) -> None:
         os.link(path, to)
         return
     shutil.copyfile(path, to)
-
-
-def _now(seconds: float | None = None) -> str:
-    moment = datetime.now() if seconds is None else datetime.fromtimestamp(seconds)
-    return moment.astimezone().isoformat(timespec="seconds")
