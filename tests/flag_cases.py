@@ -161,6 +161,7 @@ CASES = (
         """reproduce figure7 --data {raw} --out out --images {pair}/fixed.nii.gz --templates {bank} --device
         cpu --dry-run""",
         "reproduce figure8 --data {raw} --out out --datasets 43 --budgets 1 2 --seeds 0 --device cpu --dry-run",
+        "reproduce figure5 --data {raw} --out out --pairs {pair} --programs {program} --device cpu --dry-run",
         says="nnunet-anatomix study",
     ),
     case(
@@ -202,8 +203,10 @@ CASES = (
         --memory 2G --no-trust-code --statistics own --device cpu""",
         """register --out many --pairs {pair}/pairs.csv --features {tiny} --no-mind --trust-code --init none
         --grid-spacing 4 --reach 2 -device cpu""",
+        """register --out theirs --fixed {pair}/fixed.nii.gz --moving {pair}/moving.nii.gz --features none --init none
+        --program {program}""",
         "evaluate registration many --out summary",
-        makes="one/registration.json many/one/registration.json summary/*",
+        makes="one/registration.json many/one/registration.json theirs/registration.json summary/*",
     ),
     case(
         "apply",

@@ -84,6 +84,8 @@ class SolverFlags:
 
     solver: Literal["convexadam", "ants"] = "convexadam"
     """Solver: convexadam, or ants (SyN on features, or mutual information with --features none)."""
+    program: str | None = None
+    """Another program instead: JSON file that describes it, or the name of a shipped one."""
     init: str = "auto"
     """Start: auto compares several, none uses the headers, else a transform or field file."""
     affine: Literal["none", "rigid", "affine"] | None = None
@@ -102,7 +104,10 @@ class SolverFlags:
     def config(self, descriptors: DescriptorConfig) -> RegistrationConfig:
         """Return the settings of a registration."""
         from nnunet_anatomix.registration.config import RegistrationConfig
+        from nnunet_anatomix.registration.programs.program import read_program
 
+        if self.program is not None and self.solver != "convexadam":
+            raise UsageError("--program takes the place of --solver; omit one of them")
         return RegistrationConfig(
             solver=self.solver,
             init=self.init,
@@ -110,6 +115,7 @@ class SolverFlags:
             spacing_mm=self.spacing,
             descriptors=descriptors,
             convexadam=self._convexadam(),
+            program=None if self.program is None else read_program(self.program),
         )
 
     def _convexadam(self) -> ConvexAdamConfig:
