@@ -128,6 +128,7 @@ def score(pair: Pair, seed: int, unbent: Registration, method: str, weights: str
         "seed": seed,
         "method": method,
         "weights": weights,
+        "spacing_mm": pair.spacing_mm or "",
         "own_mm": round(float(np.median(np.linalg.norm(wanted[inside], axis=-1))), 3),
         "error_before_mm": round(error_mm(without), 3),
         "error_mm": round(error_mm(reached), 3),
@@ -146,11 +147,13 @@ def main() -> None:
     parser.add_argument("--weights", nargs="+", default=[BUNDLED], help="weights files of features; bundled")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--pairs", default="", help="only pairs whose name contains this")
+    parser.add_argument("--spacing", type=float, help="spacing of the working grid, mm, instead of the default")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     gate = arguments.out.with_name(f"{arguments.out.stem}_gate.csv")
     for raw in real_pairs(arguments.data, arguments.pairs):
         pair = gated(raw, gate)
+        pair = pair if arguments.spacing is None else replace(pair, spacing_mm=arguments.spacing)
         for method, weights in variants(arguments.methods, arguments.weights):
             key = {"pair": pair.name, "method": method, "weights": weights}
             missing = [seed for seed in arguments.seeds if not has_row(arguments.out, seed=seed, **key)]

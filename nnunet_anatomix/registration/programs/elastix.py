@@ -9,7 +9,7 @@ from nnunet_anatomix.registration.programs.files import FIELD, parse_files
 
 LEVELS = 4
 """Number of resolutions."""
-KNOTS_MM = 10.0
+KNOTS_MM = 16.0
 """Distance of the B-splines' knots at the finest resolution, mm."""
 
 
