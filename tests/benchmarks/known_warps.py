@@ -147,6 +147,7 @@ def main() -> None:
     parser.add_argument("--weights", nargs="+", default=[BUNDLED], help="weights files of features; bundled")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--pairs", default="", help="only pairs whose name contains this")
+    parser.add_argument("--only-gate", action="store_true", help="measure the pairs alone")
     parser.add_argument("--spacing", type=float, help="spacing of the working grid, mm, instead of the default")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -154,7 +155,7 @@ def main() -> None:
     for raw in real_pairs(arguments.data, arguments.pairs):
         pair = gated(raw, gate)
         pair = pair if arguments.spacing is None else replace(pair, spacing_mm=arguments.spacing)
-        for method, weights in variants(arguments.methods, arguments.weights):
+        for method, weights in [] if arguments.only_gate else variants(arguments.methods, arguments.weights):
             key = {"pair": pair.name, "method": method, "weights": weights}
             missing = [seed for seed in arguments.seeds if not has_row(arguments.out, seed=seed, **key)]
             unbent = register_pair(pair, method, weights) if missing else None
@@ -164,7 +165,9 @@ def main() -> None:
                 add_row(arguments.out, row)
                 logging.info("%s", row)
     numbers = [("error_mm", 2), ("dice", 3), ("folded_percent", 2)]
-    logging.info("%s\n%s", gate_table(gate), pair_table(read_rows(arguments.out), numbers, [("error_before_mm", 2)]))
+    logging.info("%s", gate_table(gate))
+    if rows := read_rows(arguments.out):
+        logging.info("%s", pair_table(rows, numbers, [("error_before_mm", 2)]))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import argparse
 import json
 import logging
 from collections.abc import Callable, Iterator
-from itertools import chain, permutations
+from itertools import chain, islice, permutations
 from pathlib import Path
 
 import numpy as np
@@ -190,10 +190,12 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["mind", "features+mind", "features"])
     parser.add_argument("--weights", nargs="+", default=[BUNDLED], help="weights files of features; bundled")
     parser.add_argument("--groups", nargs="+", choices=GROUPS, default=list(GROUPS))
+    parser.add_argument("--at-most", type=int, help="number of pairs of each group; all if left out")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     starts = arguments.out.with_name(f"{arguments.out.stem}_starts")
-    for pair in chain.from_iterable(GROUPS[group](arguments.data) for group in arguments.groups):
+    groups = [islice(GROUPS[group](arguments.data), arguments.at_most) for group in arguments.groups]
+    for pair in chain.from_iterable(groups):
         for method, weights in variants(arguments.methods, arguments.weights):
             if not has_row(arguments.out, pair=pair.name, method=method, weights=weights):
                 row = score(pair, start_of(pair, starts), method, weights)
