@@ -160,8 +160,8 @@ CASES = (
         --templates-and-brains {bank} --pretraining-steps 2 --pretraining-side 32 --device cpu --dry-run""",
         """reproduce figure7 --data {raw} --out out --images {pair}/fixed.nii.gz --templates {bank} --device
         cpu --dry-run""",
-        "reproduce figure8 --data {raw} --out out --datasets 43 --budgets 1 2 --seeds 0 --device cpu --dry-run",
         "reproduce figure5 --data {raw} --out out --pairs {pair} --programs {program} --device cpu --dry-run",
+        "reproduce figure8 --data {raw} --out out --datasets 43 --budgets 1 2 --seeds 0 --device cpu --dry-run",
         says="nnunet-anatomix study",
     ),
     case(
