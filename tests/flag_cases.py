@@ -199,7 +199,7 @@ CASES = (
         {pair}/fixed_mask.nii.gz --moving-mask {pair}/moving_mask.nii.gz --fixed-labels
         {pair}/fixed_labels.nii.gz --moving-labels {pair}/moving_labels.nii.gz --fixed-landmarks
         {pair}/fixed.csv --moving-landmarks {pair}/moving.csv --fixed-clip -2 2 --moving-clip -4 4 --spacing
-        2 --smoothness 1 --grid-spacing 4 --reach 2 --adam-spacing 2 --overlap 0.25 --precision fp32
+        2 --smoothness 1 --grid-spacing 4 --reach 2 --adam-spacing 2 --beyond zeros --overlap 0.25 --precision fp32
         --memory 2G --no-trust-code --statistics own --device cpu""",
         """register --out many --pairs {pair}/pairs.csv --features {tiny} --no-mind --trust-code --init none
         --grid-spacing 4 --reach 2 -device cpu""",

@@ -100,6 +100,8 @@ class SolverFlags:
     """Greatest displacement of the coarse search, voxels of its grid. Default: 2."""
     adam_spacing: int | None = None
     """Spacing of the fine descent's grid, voxels. Default: 2."""
+    beyond: Literal["border", "zeros"] = "border"
+    """Values beyond the faces of the field of view; zeros, as published, hold the field there."""
 
     def config(self, descriptors: DescriptorConfig) -> RegistrationConfig:
         """Return the settings of a registration."""
@@ -126,6 +128,7 @@ class SolverFlags:
             grid_spacing=Config.grid_spacing if self.grid_spacing is None else self.grid_spacing,
             reach=Config.reach if self.reach is None else self.reach,
             adam_spacing=Config.adam_spacing if self.adam_spacing is None else self.adam_spacing,
+            beyond=self.beyond,
         )
 
 
