@@ -92,7 +92,8 @@ def _solve_ants(problem: Problem, scans: list[Scan], seconds: dict[str, float], 
 def _solve_by_program(problem: Problem, program: Program, scans: list[Scan], seconds: dict[str, float]) -> Solution:
     with time_stage(seconds, "solver"):
         displacement, grid = program_displacement(
-            *(comparable_image(scan) for scan in scans),
+            comparable_image(scans[0]),
+            comparable_image(scans[1]),
             known=(scans[0].known, scans[1].known),
             grid=problem.grid,
             program=program,

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -95,7 +96,8 @@ def read_displacement(path: Path, kind: str, grid: sitk.Image) -> Tensor:
     if kind == "itk":
         return displacement_of(read_transform(path, "transform", "correct 'transform' in the JSON file"), grid)
     try:
-        vectors = np.squeeze(np.asanyarray(nibabel.load(path).dataobj)).astype(np.float32)
+        image: Any = nibabel.load(path)
+        vectors = np.squeeze(np.asanyarray(image.dataobj)).astype(np.float32)
     except (OSError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
         raise InputError(f"cannot read {path}: {' '.join(str(error).split())[:200]}") from None
     if vectors.shape != (*grid.GetSize(), 3):
