@@ -25,6 +25,9 @@ import torch
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.backbone.weights import save_weights
 from pretraining.probing import judge
+from tests import process_server
+
+process_server.install()
 
 # A shell without job control starts what runs in the background with signals ignored, and every
 # process that a test starts inherits that.
