@@ -21,6 +21,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ PRELOADED = (
     "nnunetv2.inference.predict_from_raw_data",
     "matplotlib.figure",
 )
+_TRAINERS = str(Path(__file__).resolve().parents[1] / "nnunet_anatomix" / "trainers")
 IS_USED = hasattr(os, "fork") and not os.environ.get("ANATOMIX_TEST_SPAWN")
 
 
@@ -53,6 +55,7 @@ def _begin(variables: dict[str, str]) -> _Process:
     random.seed()
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()
+    list_files_in_threads()
     install()  # its own processes come from the same server
     server: Any = multiprocessing.forkserver._forkserver
     server.ensure_running = multiprocessing.resource_tracker.ensure_running
@@ -71,6 +74,14 @@ def install() -> None:
         multiprocessing.forkserver.set_forkserver_preload(list(PRELOADED))
         contexts: Any = multiprocessing.context._concrete_contexts
         contexts["spawn"] = _Context()
+
+
+def list_files_in_threads() -> None:
+    """Keep nnU-Net from forking twelve processes whenever it lists the files of a dataset."""
+    if IS_USED:
+        from nnunetv2.utilities import utils
+
+        utils.Pool = ThreadPool
 
 
 class PythonProcess:
@@ -177,6 +188,7 @@ def _run_program(words: list[str], variables: dict[str, str], folder: str, files
         os.setsid()
     os.environ.clear()
     os.environ.update(variables)
+    os.environ.setdefault("nnUNet_extTrainer", _TRAINERS)  # our .pth file does it in a new interpreter
     os.chdir(folder)
     if words[0] == "-m":
         sys.argv = words[1:]

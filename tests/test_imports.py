@@ -48,6 +48,7 @@ def test_pretraining_runs_where_nnunet_is_not_importable(tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
 
 
+@pytest.mark.slow
 def test_torchrun_and_synthesize_run_where_nnunet_is_not_importable(tmp_path):
     """As on a GPU node with nothing but this package: both commands, as they are typed."""
     (tmp_path / "nnunetv2.py").write_text("raise ImportError('not on this machine')\n")

@@ -158,7 +158,7 @@ KERNELS = {
 """Each kernel and the types of its arguments; Triton makes a constant of an integer that is 1."""
 
 
-@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("capability", [pytest.param(80, marks=pytest.mark.slow), 90])
 @pytest.mark.parametrize(("name", "types"), [(name, types) for name, variants in KERNELS.items() for types in variants])
 def test_compiles_for_gpus(name, types, capability):
     """Compiling needs no GPU, and finds mismatched types that the interpreter accepts."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -30,6 +28,8 @@ from pretraining.learning.train import train
 from pretraining.learning.train_config import TrainConfig
 from pretraining.presets.loading import load_preset, preset_names
 from pretraining.templates.procedural import procedural_bank
+from tests.process_server import PythonProcess
+from tests.ranks import run_ranks
 
 TINY = TrainConfig(
     steps=6,
@@ -154,11 +154,11 @@ def test_kill_9_loses_nothing(tmp_path):
 
     steps_at_death = []
     while len(steps_at_death) < 2:
-        process = subprocess.Popen(command("killed", "--resume"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = PythonProcess(command("killed", "--resume"))
         log, seen = tmp_path / "killed" / "log.jsonl", (steps_at_death or [0])[-1]
         while process.poll() is None and (not log.is_file() or last_step(log) < seen + 4):
             time.sleep(0.01)
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.wait()
         steps_at_death.append(load_checkpoint(tmp_path / "killed" / "checkpoint.pt").step)
     assert 0 < steps_at_death[0] < steps_at_death[1] < 40
@@ -224,7 +224,7 @@ def test_sigterm_saves_and_resuming_loses_nothing(tmp_path):
         ]
         return [sys.executable, "-m", "pretraining", "train", *options]
 
-    process = subprocess.Popen(command("stopped"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = PythonProcess(command("stopped"))
     log = tmp_path / "stopped" / "log.jsonl"
     while process.poll() is None and (not log.is_file() or last_step(log) < 4):
         time.sleep(0.01)
@@ -247,13 +247,8 @@ def test_two_processes_follow_one(tmp_path):
     several = replace(TINY, steps=4, label_maps=4, precision="fp32", optimizer=OptimizerConfig(rate=1e-3))
     (tmp_path / "tiny.json").write_text(json.dumps(to_dict(several)))
 
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     options = ["--preset", tmp_path / "tiny.json", "--device", "cpu", "--workers", 0, "--out", tmp_path / "two"]
-    subprocess.run(
-        [*launcher, "-m", "pretraining", "train", *map(str, options)],
-        check=True,
-        capture_output=True,
-    )
+    run_ranks(["-m", "pretraining", "train", *options])
     train(tmp_path / "one", several, procedural_bank(), device="cpu", workers=0)
     one, two = (load_checkpoint(tmp_path / run / "checkpoint.pt") for run in ("one", "two"))
     start = train(
