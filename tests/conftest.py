@@ -112,13 +112,13 @@ def small_judged_samples(monkeypatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def light_listing() -> None:
-    """Let nnU-Net list the files of a dataset in threads; it forks twelve processes for a list."""
-    process_server.list_files_in_threads()
+def light_planning() -> None:
+    """Let nnU-Net plan small datasets in little time."""
+    process_server.lighten_planning()
 
 
 @pytest.fixture
-def nnunet(tmp_path, monkeypatch, light_listing) -> SimpleNamespace:
+def nnunet(tmp_path, monkeypatch, light_planning) -> SimpleNamespace:
     """Empty nnU-Net folders, known to this process and its children."""
     folders = {name: tmp_path / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
     for name, folder in folders.items():
@@ -138,7 +138,7 @@ def nnunet(tmp_path, monkeypatch, light_listing) -> SimpleNamespace:
 
 
 @pytest.fixture(scope="session")
-def planned_hippocampus(data_root, tmp_path_factory, light_listing) -> Iterator[Path]:
+def planned_hippocampus(data_root, tmp_path_factory, light_planning) -> Iterator[Path]:
     """``nnUNet_preprocessed`` with Dataset901, planned by stock nnU-Net and by us; read-only."""
     from batchgenerators.utilities.file_and_folder_operations import load_json
     from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner

@@ -171,7 +171,7 @@ class Material:
 
     @cached_property
     def brain(self) -> Path:
-        brain_folder(self._new("brain"), modalities=("t2",))
+        brain_folder(self._new("brain"))
         return self._folder / "brain"
 
     @cached_property

@@ -139,7 +139,7 @@ def test_judging_prints_a_table_and_writes_it(run, fails, tmp_path, small_judged
 
 
 def test_a_sweep_goes_on_where_it_was(run, fails, tmp_path, preset, small_judged_samples):
-    brain_folder(tmp_path / "brain", modalities=("t2",))
+    brain_folder(tmp_path / "brain")
     (tmp_path / "variants.json").write_text(json.dumps({"base": {}, "faster": {"optimizer": {"rate": 1e-3}}}))
     start = (
         "sweep",

@@ -29,7 +29,7 @@ BASE = TrainConfig(
 
 @pytest.fixture
 def brain(tmp_path, small_judged_samples):
-    brain_folder(tmp_path / "brain", modalities=("t2",))
+    brain_folder(tmp_path / "brain")
     return tmp_path / "brain"
 
 

@@ -23,11 +23,10 @@ from pretraining.templates.build import SHOWN_PROBLEMS, build_bank
 from pretraining.templates.procedural import procedural_bank
 from tests.in_process import run_here
 from tests.pretraining.templates.label_maps import box, save
+from tests.process_server import PythonProcess
 
 NOT_FINITE = np.ones((6, 6, 6), dtype=np.float32)
 NOT_FINITE[2, 3, 4] = np.nan
-
-from tests.process_server import PythonProcess
 
 
 def organs(path: Path) -> list[tuple[str, str]]:
