@@ -25,9 +25,10 @@ import torch
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.backbone.weights import save_weights
 from pretraining.probing import judge
-from tests import process_server
+from tests import process_server, shared_bank
 
 process_server.install()
+shared_bank.install()
 
 # A shell without job control starts what runs in the background with signals ignored, and every
 # process that a test starts inherits that.

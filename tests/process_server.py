@@ -37,6 +37,7 @@ PRELOADED = (
     "nnunetv2.run.run_training",
     "nnunetv2.inference.predict_from_raw_data",
     "matplotlib.figure",
+    "tests.server_start",
 )
 _TRAINERS = str(Path(__file__).resolve().parents[1] / "nnunet_anatomix" / "trainers")
 IS_USED = hasattr(os, "fork") and not os.environ.get("ANATOMIX_TEST_SPAWN")
