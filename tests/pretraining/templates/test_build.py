@@ -429,6 +429,7 @@ def test_bad_flags_are_one_line(tmp_path, monkeypatch, flags, named):
     assert named in str(caught.value) and "\n" not in str(caught.value) and names(tmp_path) == ["maps"]
 
 
+@pytest.mark.slow
 def test_the_command_on_real_data(data_root, tmp_path):
     sources = [
         str(data_root / "templates" / name) for name in ("totalsegmentator", "totalsegmentator_multilabel", "head_neck")
