@@ -75,8 +75,8 @@ def install() -> None:
     """Let the server start what would be spawned, by this process and by its processes."""
     if IS_USED:
         multiprocessing.forkserver.set_forkserver_preload(list(PRELOADED))
-        contexts: Any = multiprocessing.context._concrete_contexts
-        contexts["spawn"] = _Context()
+        module: Any = multiprocessing.context
+        module._concrete_contexts["spawn"] = _Context()
 
 
 def lighten_planning() -> None:
@@ -194,7 +194,7 @@ def run_python(command: Sequence[object], **options: Any) -> subprocess.Complete
     """
     process = PythonProcess(command, **options)
     out, err = process.communicate()
-    return subprocess.CompletedProcess(list(command), process.wait(), out, err)
+    return subprocess.CompletedProcess(list(map(str, command)), process.wait(), out, err)
 
 
 def _run_program(words: list[str], variables: dict[str, str], folder: str, files: list[str], is_leader: bool) -> None:
