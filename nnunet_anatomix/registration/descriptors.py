@@ -168,7 +168,7 @@ def _standardized_features(
         pool=pool,
         progress=progress,
     )
-    inside = functional.avg_pool3d(_find_foreground(scan)[None], pool)[0] > 0.5
+    inside = functional.avg_pool3d(find_foreground(scan)[None], pool)[0] > 0.5
     std, mean = torch.std_mean(features[:, inside], dim=1)
     shape = (-1, 1, 1, 1)
     return features.sub_(mean.view(shape)).mul_(
@@ -176,7 +176,7 @@ def _standardized_features(
     )
 
 
-def _find_foreground(scan: Scan) -> Tensor:
+def find_foreground(scan: Scan) -> Tensor:
     """Mark known voxels above the Otsu threshold, (X, Y, Z) in {0, 1}; all known if too few."""
     values = scan.image
     known = torch.ones_like(values) if scan.known is None else scan.known.float()

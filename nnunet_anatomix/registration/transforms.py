@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,23 @@ def chain(parts: list[sitk.Transform]) -> sitk.CompositeTransform:
     composite = sitk.CompositeTransform(parts[::-1])
     composite.FlattenTransform()
     return composite
+
+
+def linear_matrix(parts: Sequence[sitk.Transform]) -> np.ndarray:
+    """Return the matrix of linear transforms, given in the order in which they are applied.
+
+    Args:
+        parts: Linear transforms; none for the identity.
+
+    Returns:
+        (4, 4), for homogeneous points, mm.
+    """
+    points = np.array(_AFFINE)
+    for part in parts:
+        points = move_points(part, points)
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = (points[1:] - points[0]).T, points[0]
+    return matrix
 
 
 def invert_transform(transform: sitk.Transform, role: str = "transform") -> sitk.Transform:

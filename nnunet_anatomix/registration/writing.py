@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_anatomix.registration.metrics import folded_share, inverse_error_mm, tre_mm
-from nnunet_anatomix.registration.pictures import draw_registration
+from nnunet_anatomix.registration.metrics import folded_share, inverse_error_mm, sd_log_jacobian, tre_mm
+from nnunet_anatomix.registration.pictures import draw_panels, panels
 from nnunet_anatomix.registration.summary import REGISTRATION_FILE
 from nnunet_anatomix.registration.transforms import chain, steps
+from nnunet_anatomix.registration.verdict.judge import Verdict, judge
+from nnunet_anatomix.registration.verdict.page import write_pair_page
+from nnunet_anatomix.registration.verdict.quality import measure_quality
 from nnunet_anatomix.registration.warp import itk_transform
 from nnunet_anatomix.scores.overlap import dice_by_label, hd95_mm_by_label, shared_labels
 from pretraining.common.atomic import NotWritten, write_text
@@ -30,7 +33,7 @@ FORWARD, INVERSE = "forward", "inverse"
 """Names of transforms without their endings."""
 START, START_DEFORMATION = "start.tfm", "start.h5"
 """Start that is linear, and start that is not."""
-PICTURE = "overview.png"
+PICTURE, PAGE = "overview.png", "registration.html"
 
 
 def measure(
@@ -51,13 +54,16 @@ def measure(
         moving_points_mm: (N, 3) the same landmarks in the moving scan, LPS.
 
     Returns:
-        ``folded_share``, ``inverse_error_mm`` (mean) and ``inverse_error_p95_mm`` where both scans
-        are known; from labels ``dice``, ``dice_before`` (after the start alone), ``hd95_mm`` and
+        ``folded_share``, ``sd_log_jacobian``, ``inverse_error_mm`` (mean) and
+        ``inverse_error_p95_mm`` where both scans are known; from labels ``dice``, ``dice_before`` (after the start alone), ``hd95_mm`` and
         ``one_sided_labels``; from landmarks ``tre_mm`` and ``tre_before_mm``. Labels of only one
         scan are excluded.
     """
     grid, known = registration.grid, registration.known > 0
-    metrics: dict[str, Any] = {"folded_share": folded_share(registration.displacement, known)}
+    metrics: dict[str, Any] = {
+        "folded_share": folded_share(registration.displacement, known),
+        "sd_log_jacobian": sd_log_jacobian(registration.displacement, known),
+    }
     mean, percentile95 = inverse_error_mm(
         registration.displacement, registration.inverse_displacement, grid.GetSpacing(), known
     )
@@ -91,7 +97,7 @@ def write_registration(
     pair: str,
     moving_labels: sitk.Image | None = None,
     **about: Any,
-) -> None:
+) -> Verdict:
     """Write all files of a registration, the JSON report last, so that it marks a complete result.
 
     Args:
@@ -101,6 +107,9 @@ def write_registration(
         pair: Name of the pair.
         moving_labels: Label map of the moving scan, to be moved too.
         **about: More entries of the JSON report.
+
+    Returns:
+        The verdict on the registration, which page and report hold too.
 
     Notes:
         ``forward.h5`` and ``inverse.h5`` are complete, as composite transforms of ITK.
@@ -112,7 +121,9 @@ def write_registration(
     out.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".registration-", dir=out) as staged:
         try:
-            _write_files(Path(staged), registration, metrics, pair=pair, moving_labels=moving_labels, about=about)
+            verdict = _write_files(
+                Path(staged), registration, metrics, pair=pair, moving_labels=moving_labels, about=about
+            )
         except NotWritten as error:
             raise NotWritten(str(error).replace(staged, str(out))) from None
         written = sorted(Path(staged).iterdir(), key=lambda path: path.name == REGISTRATION_FILE)
@@ -121,6 +132,7 @@ def write_registration(
             (out / stale).unlink(missing_ok=True)
         for path in written:
             path.replace(out / path.name)
+    return verdict
 
 
 def _write_files(
@@ -131,7 +143,7 @@ def _write_files(
     pair: str,
     moving_labels: sitk.Image | None,
     about: Mapping[str, Any],
-) -> None:
+) -> Verdict:
     write_image(out / MOVED, registration.moved)
     if moving_labels is not None:
         write_image(out / MOVED_LABELS, registration.apply_labels(moving_labels))
@@ -147,11 +159,18 @@ def _write_files(
     else:
         write_transform(out / START_DEFORMATION, chain(steps(start)))
     before = resample_image(registration.moving, registration.fixed, registration.start.transform)
-    draw_registration(out / PICTURE, registration.fixed, before, registration.moved, title=pair)
+    views = panels(registration.fixed, before, registration.moved)
+    draw_panels(out / PICTURE, views, title=pair)
+    measures = {**metrics, **asdict(measure_quality(registration))}
+    verdict = judge(measures)
+    write_pair_page(out / PAGE, registration, measures, verdict, views, pair=pair, files=about.get("files") or {})
     document = {
         "pair": pair,
         "method": registration.settings["method"],
-        "metrics": metrics,
+        "verdict": verdict.level,
+        "reason": verdict.reason,
+        "levels": verdict.levels,
+        "metrics": measures,
         "seconds": round(sum(registration.seconds.values()), 2),
         "seconds_by_stage": registration.seconds,
         "start": {
@@ -163,6 +182,7 @@ def _write_files(
         **about,
     }
     write_text(out / REGISTRATION_FILE, json.dumps(_to_json(document), indent=1) + "\n")
+    return verdict
 
 
 def _inverse_field(registration: Registration) -> sitk.DisplacementFieldTransform:

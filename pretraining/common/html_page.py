@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+from io import BytesIO
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from pretraining.common.atomic import write_text
 
@@ -41,7 +44,7 @@ td.number, th.number { text-align: right; white-space: nowrap; }
 .pass { color: var(--pass); } .warn { color: var(--warn); } .fail { color: var(--fail); }
 .badge { display: inline-block; border: 2px solid; border-radius: .4rem; padding: 0 .5rem; font-weight: 700;
   letter-spacing: .03em; white-space: nowrap; }
-.pictures { display: grid; gap: .6rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 15rem), 1fr)); }
+.pictures { display: grid; gap: .6rem; grid-template-columns: repeat(auto-fill, minmax(10.5rem, 1fr)); }
 figure { margin: 0; }
 figure img { display: block; width: 100%; background: #000; border-radius: .25rem; }
 figcaption { font-size: .85rem; color: var(--faint); }
@@ -57,12 +60,18 @@ figcaption { font-size: .85rem; color: var(--faint); }
 """Frame and style of all pages; a template extends it and fills the block ``body``."""
 
 _PARTS = """
-{% macro table(columns, rows, numeric=()) %}
+{% macro badge(level) %}<span class="badge {{ level | lower }}">{{ level }}</span>{% endmacro %}
+{% macro table(columns, rows, numeric=(), badges=(), links={}) %}
 <div class="scroll"><table>
+{% if columns %}
 <thead><tr>{% for name in columns %}<th{% if loop.index0 in numeric %} class="number"{% endif %}>{{ name }}</th>
 {%- endfor %}</tr></thead>
+{% endif %}
 <tbody>
-{% for row in rows %}<tr>{% for cell in row %}<td{% if loop.index0 in numeric %} class="number"{% endif %}>{{ cell }}</td>
+{% for row in rows %}<tr>{% for cell in row %}<td{% if loop.index0 in numeric %} class="number"{% endif %}>
+{%- if cell and loop.index0 in badges %}{{ badge(cell) }}
+{%- elif cell in links %}<a href="{{ links[cell] | urlencode }}">{{ cell }}</a>
+{%- else %}{{ cell }}{% endif %}</td>
 {%- endfor %}</tr>
 {% endfor %}</tbody>
 </table></div>
@@ -73,7 +82,6 @@ _PARTS = """
 <figcaption>{{ one.caption }}</figcaption></figure>
 {% endfor %}</div>
 {% endmacro %}
-{% macro badge(level) %}<span class="badge {{ level | lower }}">{{ level }}</span>{% endmacro %}
 """
 """Parts of pages, for ``{% import "parts" as parts %}``."""
 
@@ -96,8 +104,9 @@ def render_page(template: str, **values: Any) -> str:
 
     Args:
         template: Content of the page's body, a template of Jinja. Values are escaped. The macros
-            ``parts.table(columns, rows, numeric)``, ``parts.pictures(pictures)`` and
-            ``parts.badge(level)`` are defined.
+            ``parts.badge(level)``, ``parts.pictures(pictures)`` and ``parts.table(columns, rows,
+            numeric, badges, links)`` are defined: numbers of the columns to align right and of
+            those that hold levels, and cell → address.
         **values: Values of the template, among them ``title``.
 
     Returns:
@@ -142,3 +151,19 @@ def _environment() -> Environment:
     )
     environment.filters["data_url"] = lambda png: f"data:image/png;base64,{base64.b64encode(png).decode()}"
     return environment
+
+
+def encode_png(picture: np.ndarray) -> bytes:
+    """Encode a picture.
+
+    Args:
+        picture: (H, W) grey or (H, W, 3) sRGB, in [0, 1].
+
+    Returns:
+        Content of a PNG file.
+    """
+    from matplotlib.image import imsave
+
+    stream = BytesIO()
+    imsave(stream, np.clip(picture, 0, 1), format="png", cmap="gray", vmin=0, vmax=1)
+    return stream.getvalue()

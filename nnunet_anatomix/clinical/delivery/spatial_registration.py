@@ -28,7 +28,7 @@ from nnunet_anatomix.clinical.delivery.dicom_objects import (
     describe_instance,
     describe_patient,
 )
-from nnunet_anatomix.registration.transforms import move_points, steps
+from nnunet_anatomix.registration.transforms import linear_matrix, steps
 from pretraining.common.errors import InputError
 from pretraining.imaging.grids import near_isotropic_grid
 
@@ -40,8 +40,6 @@ resampled.
 """
 _RIGID = 1e-5
 """Largest deviation of a rigid matrix from an orthogonal one."""
-_CORNERS = np.vstack([np.zeros(3), np.eye(3)])
-"""Points that determine an affine transform, mm."""
 
 
 def build_spatial_registration(
@@ -138,7 +136,7 @@ def _grid_item(images: Sequence[Dataset], forward: sitk.Transform) -> Dataset:
     grid.VectorGridData = sitk.GetArrayFromImage(field).astype("<f4").tobytes()
     item.DeformableRegistrationGridSequence = [grid]
     item.PreDeformationMatrixRegistrationSequence = [_matrix(np.eye(4))]
-    item.PostDeformationMatrixRegistrationSequence = [_matrix(_matrix_of(linear))]
+    item.PostDeformationMatrixRegistrationSequence = [_matrix(linear_matrix(linear))]
     return item
 
 
@@ -185,18 +183,8 @@ def _right_handed(field: sitk.Image) -> sitk.Image:
     return flipped
 
 
-def _matrix_of(linear: Sequence[sitk.Transform]) -> np.ndarray:
-    """Return the (4, 4) matrix of linear transforms, in the order in which they are applied."""
-    points = _CORNERS
-    for step in linear:
-        points = move_points(step, points)
-    matrix = np.eye(4)
-    matrix[:3, :3], matrix[:3, 3] = (points[1:] - points[0]).T, points[0]
-    return matrix
-
-
 def _inverse_matrix(forward: sitk.Transform) -> np.ndarray:
-    matrix = _matrix_of(steps(forward))
+    matrix = linear_matrix(steps(forward))
     if abs(np.linalg.det(matrix)) < 1e-9:
         raise InputError("the transform is singular, expected one with an inverse; omit --dicom")
     return np.linalg.inv(matrix)
