@@ -85,7 +85,7 @@ class SolverFlags:
     solver: Literal["convexadam", "ants"] = "convexadam"
     """Solver: convexadam, or ants (SyN on features, or mutual information with --features none)."""
     init: str = "auto"
-    """Start: auto compares several, none uses the headers, else a transform or field file."""
+    """Start: auto compares several, none uses headers, else a file (ITK, FSL, .lta, elastix)."""
     affine: Literal["none", "rigid", "affine"] | None = None
     """Linear alignment of the start. Default: affine with --init auto, else none."""
     spacing: float | None = None

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from nnunet_anatomix.registration.config import RegistrationConfig
+from nnunet_anatomix.registration.formats.reading import is_flirt
 from nnunet_anatomix.registration.landmarks import read_landmarks
 from nnunet_anatomix.registration.lists import pair_name, read_list
 from nnunet_anatomix.registration.register import register
@@ -132,6 +133,7 @@ def register_pair(pair: PairFiles, out: Path, settings: BatchSettings, *, progre
             "list the same points in the same order for both"
         )
     config = settings.config if pair.init is None else replace(settings.config, init=str(pair.init))
+    _require_stored_order(Path(config.init), pair)
     registration = register(
         fixed,
         moving,
@@ -159,6 +161,16 @@ def register_pair(pair: PairFiles, out: Path, settings: BatchSettings, *, progre
         out, registration, metrics, pair=pair.name, moving_labels=moving_labels, fingerprint=fingerprint, files=files
     )
     return metrics
+
+
+def _require_stored_order(init: Path, pair: PairFiles) -> None:
+    """Refuse FSL's matrices, which count voxels in FSL's files, for scans in another format."""
+    others = [path for path in (pair.fixed, pair.moving) if not path.name.lower().endswith((".nii", ".nii.gz"))]
+    if others and is_flirt(init):
+        raise InputError(
+            f"initial transform: {init} is a matrix of FSL, which counts voxels as the NIfTI files store them that FSL "
+            f"had; found {others[0]}, pass these NIfTI files"
+        )
 
 
 def register_pairs(
