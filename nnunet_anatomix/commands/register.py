@@ -29,9 +29,9 @@ class ScanFlags:
     """Flags of the scans to register."""
 
     fixed: Path | None = None
-    """Fixed scan, in any format of ITK."""
+    """Fixed scan: file in a format of ITK, .mgz, or folder of one DICOM series."""
     moving: Path | None = None
-    """Moving scan."""
+    """Moving scan, likewise."""
     pairs: Path | None = None
     """CSV of many pairs, with columns fixed, moving and optionally name, init, and those below."""
     fixed_mask: Path | None = None
@@ -199,6 +199,7 @@ def _load_settings(
     memory: str,
     device: Literal["auto", "cpu", "cuda"],
 ) -> BatchSettings:
+    from nnunet_anatomix.clinical.intake.single_scan import read_scan
     from nnunet_anatomix.registration.batch import BatchSettings
     from pretraining.backbone.external_weights import load_feature_weights
     from pretraining.common.byte_sizes import parse_bytes
@@ -219,6 +220,7 @@ def _load_settings(
         moving_clip=scans.moving_clip,
         memory=None if memory == "auto" else parse_bytes(memory),
         device=resolved,
+        read_scan=read_scan,
     )
 
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
+import SimpleITK as sitk
 import torch
 
 from nnunet_anatomix.registration.config import RegistrationConfig
@@ -77,6 +78,8 @@ class BatchSettings:
     moving_clip: Clip | None = None
     memory: int | None = None
     device: torch.device | str = "cpu"
+    read_scan: Callable[[str | Path, str], sitk.Image] = read_image
+    """Function of path and role that reads a scan."""
 
     def __post_init__(self) -> None:
         check_window(self.fixed_clip, "--fixed-clip")
@@ -87,7 +90,7 @@ class BatchSettings:
         files = {
             name: file_state(file)
             for name, file in {"start": Path(self.config.init), **asdict(pair)}.items()
-            if isinstance(file, Path) and file.is_file()
+            if isinstance(file, Path) and file.exists()
         }
         sha256 = self.weights.sha256 if self.weights and self.config.descriptors.feature_weight else None
         return fingerprint([asdict(self.config), sha256, self.fixed_clip, self.moving_clip, files])
@@ -110,7 +113,8 @@ def register_pair(pair: PairFiles, out: Path, settings: BatchSettings, *, progre
     """
     fingerprint = settings.fingerprint(pair)
     fixed, moving = (
-        validate_scan(read_image(path, role), role) for path, role in ((pair.fixed, "fixed"), (pair.moving, "moving"))
+        validate_scan(settings.read_scan(path, role), role)
+        for path, role in ((pair.fixed, "fixed"), (pair.moving, "moving"))
     )
     fixed_mask, moving_mask = (
         validate_labels(read_image(path, role), scan, role) if path else None
