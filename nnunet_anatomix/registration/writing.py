@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import SimpleITK as sitk
 
+from nnunet_anatomix.registration.ants_names import ANTS_NAMES, write_ants_names
 from nnunet_anatomix.registration.metrics import folded_share, inverse_error_mm, tre_mm
 from nnunet_anatomix.registration.pictures import draw_registration
 from nnunet_anatomix.registration.summary import REGISTRATION_FILE
@@ -107,7 +108,8 @@ def write_registration(
         ``forward.nii.gz`` and ``inverse.nii.gz`` are the displacement alone, in mm, on the grid of
         the registration, and ``start.tfm`` the start: a field moves nothing beyond its grid, where
         the start still holds. A start that is not linear is ``start.h5``; its inverse is in
-        ``inverse.nii.gz``.
+        ``inverse.nii.gz``. A linear start and the fields also have the names of ANTs, see
+        :mod:`~nnunet_anatomix.registration.ants_names`.
     """
     out.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".registration-", dir=out) as staged:
@@ -117,7 +119,7 @@ def write_registration(
             raise NotWritten(str(error).replace(staged, str(out))) from None
         written = sorted(Path(staged).iterdir(), key=lambda path: path.name == REGISTRATION_FILE)
         (out / REGISTRATION_FILE).unlink(missing_ok=True)
-        for stale in {START, START_DEFORMATION} - {path.name for path in written}:
+        for stale in {START, START_DEFORMATION, *ANTS_NAMES} - {path.name for path in written}:
             (out / stale).unlink(missing_ok=True)
         for path in written:
             path.replace(out / path.name)
@@ -142,6 +144,7 @@ def _write_files(
     ):
         write_transform(out / f"{name}.h5", chain(steps(transform)))
         write_image(out / f"{name}.nii.gz", sitk.Cast(field.GetDisplacementField(), sitk.sitkVectorFloat32))
+    write_ants_names(out, start, f"{FORWARD}.nii.gz", f"{INVERSE}.nii.gz")
     if start.IsLinear():
         write_transform(out / START, start)
     else:
