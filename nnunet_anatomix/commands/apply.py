@@ -29,7 +29,7 @@ def apply(
 
     Args:
         out: Folder for the moved files, which keep their names.
-        transform: Folder of a registration, transform of ITK or ANTs, or displacement field.
+        transform: Folder of a registration, transform (ITK, ANTs, .lta, elastix) or field.
         to: Files to move: images, label maps, points.
         reference: Image on the target grid, such as the fixed scan. Not needed for points.
         batch: CSV of many files, with columns transform, to, and optionally reference, name.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pretraining.backbone.external import fit_window_side
-from pretraining.backbone.feature_network import FeatureWeights
+from pretraining.backbone.feature_network import FeatureWeights, compares_directions
 from pretraining.backbone.inference import (
     Clip,
     padded_shape,
@@ -99,7 +99,7 @@ def extract_features(
     bf16 = has_bf16_units(device) if bf16 is None else bf16
     spare = _spare_bytes(net.config.out_channels * volume.numel() * volume.element_size(), memory, device)
     fitting = window_for(net, volume.shape, spare, bf16)
-    voxelwise = architecture.norm == "instance" and not getattr(architecture, "norm_affine", False)
+    voxelwise = compares_directions(architecture)
     if whole:
         if fitting is not None:
             needed = peak_bytes(net, padded_shape(net, volume.shape), bf16)

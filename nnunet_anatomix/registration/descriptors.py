@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pretraining.backbone.external import fit_window_side
-from pretraining.backbone.feature_network import FeatureNetwork
+from pretraining.backbone.feature_network import FeatureNetwork, compares_directions
 from pretraining.backbone.inference import sliding_window_features
 from pretraining.common.checks import check_count, check_not_negative, check_within
 from pretraining.common.errors import InputError
@@ -166,6 +166,7 @@ def _standardized_features(
         clip=scan.clip,
         bf16=config.bf16,
         pool=pool,
+        voxelwise=compares_directions(net.config),
         progress=progress,
     )
     inside = functional.avg_pool3d(find_foreground(scan)[None], pool)[0] > 0.5

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import SimpleITK as sitk
 
+from nnunet_anatomix.registration.ants_names import ANTS_NAMES, write_ants_names
 from nnunet_anatomix.registration.metrics import folded_share, inverse_error_mm, sd_log_jacobian, tre_mm
 from nnunet_anatomix.registration.pictures import draw_panels, panels
 from nnunet_anatomix.registration.summary import REGISTRATION_FILE
@@ -34,6 +35,9 @@ FORWARD, INVERSE = "forward", "inverse"
 START, START_DEFORMATION = "start.tfm", "start.h5"
 """Start that is linear, and start that is not."""
 PICTURE, PAGE = "overview.png", "registration.html"
+DICOM = "registration.dcm"
+WriteDicom = Callable[[Path, sitk.Transform], None]
+"""Function of the file to write and the transform from fixed to moving points."""
 
 
 def measure(
@@ -96,6 +100,7 @@ def write_registration(
     *,
     pair: str,
     moving_labels: sitk.Image | None = None,
+    write_dicom: WriteDicom | None = None,
     **about: Any,
 ) -> Verdict:
     """Write all files of a registration, the JSON report last, so that it marks a complete result.
@@ -106,6 +111,7 @@ def write_registration(
         metrics: Metrics from :func:`measure`.
         pair: Name of the pair.
         moving_labels: Label map of the moving scan, to be moved too.
+        write_dicom: Function that writes the forward transform as DICOM.
         **about: More entries of the JSON report.
 
     Returns:
@@ -116,7 +122,8 @@ def write_registration(
         ``forward.nii.gz`` and ``inverse.nii.gz`` are the displacement alone, in mm, on the grid of
         the registration, and ``start.tfm`` the start: a field moves nothing beyond its grid, where
         the start still holds. A start that is not linear is ``start.h5``; its inverse is in
-        ``inverse.nii.gz``.
+        ``inverse.nii.gz``. A linear start and the fields also have the names of ANTs, see
+        :mod:`~nnunet_anatomix.registration.ants_names`.
     """
     out.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".registration-", dir=out) as staged:
@@ -124,11 +131,13 @@ def write_registration(
             verdict = _write_files(
                 Path(staged), registration, metrics, pair=pair, moving_labels=moving_labels, about=about
             )
+            if write_dicom is not None:
+                write_dicom(Path(staged) / DICOM, registration.forward)
         except NotWritten as error:
             raise NotWritten(str(error).replace(staged, str(out))) from None
         written = sorted(Path(staged).iterdir(), key=lambda path: path.name == REGISTRATION_FILE)
         (out / REGISTRATION_FILE).unlink(missing_ok=True)
-        for stale in {START, START_DEFORMATION} - {path.name for path in written}:
+        for stale in {START, START_DEFORMATION, *ANTS_NAMES} - {path.name for path in written}:
             (out / stale).unlink(missing_ok=True)
         for path in written:
             path.replace(out / path.name)
@@ -154,6 +163,7 @@ def _write_files(
     ):
         write_transform(out / f"{name}.h5", chain(steps(transform)))
         write_image(out / f"{name}.nii.gz", sitk.Cast(field.GetDisplacementField(), sitk.sitkVectorFloat32))
+    write_ants_names(out, start, f"{FORWARD}.nii.gz", f"{INVERSE}.nii.gz")
     if start.IsLinear():
         write_transform(out / START, start)
     else:

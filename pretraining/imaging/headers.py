@@ -1,4 +1,4 @@
-"""Parsers for headers of NIfTI, NRRD and MetaImage files, without ITK's silent corrections."""
+"""Parsers for headers of NIfTI, NRRD, MetaImage and MGH files, without ITK's silent corrections."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ import math
 import re
 import struct
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from pretraining.imaging.limits import TEXT_HEADER_BYTES
+from pretraining.imaging.mgh import MGH_SUFFIXES, read_mgh
 from pretraining.imaging.rejection import Rejected, unreadable
+from pretraining.imaging.volume_header import Compression, VolumeHeader
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img", ".img.gz")
 NRRD_SUFFIXES = (".nrrd", ".nhdr")
@@ -27,7 +26,6 @@ _NIFTI_TYPES = {
     **{1024: "i8", 1280: "u8", 1792: "c16", 2304: "u1"},
 }
 _NIFTI_COLOURS = {128: 3, 2304: 4}
-Compression = Literal["none", "gzip", "zlib", "other"]
 _NRRD_COMPRESSIONS: dict[str, Compression] = {"raw": "none", "gzip": "gzip", "gz": "gzip"}
 _NRRD_TYPES = {"float": "f4", "double": "f8"} | {
     name: code
@@ -50,52 +48,6 @@ _META_TYPES = {
 _DAMAGED_NIFTI = "damaged: it does not begin with a NIfTI header"
 
 
-@dataclass(frozen=True, kw_only=True)
-class VolumeHeader:
-    """Content of a header, not yet validated.
-
-    Attributes:
-        size: Number of voxels along each axis of space and time, X first; axes of length 1 beyond
-            the third are omitted.
-        values: Number of values per voxel.
-        spacing_mm: Spacing along the first three axes or fewer.
-        origin_mm: Centre of the first voxel, in the format's own frame; empty if the header has
-            none.
-        dtype: Type of the values, in the file's byte order; None for unsupported types and
-            encodings.
-        compression: Compression of the voxels; ``other`` is unsupported.
-        data: File with the voxels; None if they are spread over several files.
-        offset: Number of bytes before the voxels, for NIfTI after decompression; -1 for voxels at
-            the end of the file.
-        transforms: NIfTI's ``sform`` and ``qform``, (4, 4) from voxels to RAS mm; only those with a
-            code above 0.
-        is_nifti: Whether orientation and pairs of files follow NIfTI.
-        is_analyze: Whether it is an Analyze file, the predecessor of NIfTI without orientation.
-    """
-
-    size: tuple[int, ...]
-    values: int
-    spacing_mm: tuple[float, ...]
-    origin_mm: tuple[float, ...]
-    dtype: np.dtype | None
-    compression: Compression
-    data: Path | None
-    offset: int
-    transforms: Mapping[str, np.ndarray] = field(default_factory=dict)
-    is_nifti: bool = False
-    is_analyze: bool = False
-
-    @property
-    def voxels(self) -> int:
-        """Number of voxels, over all axes."""
-        return math.prod(self.size)
-
-    @property
-    def data_bytes(self) -> int | None:
-        """Decompressed size of the voxels, bytes; None for unsupported types."""
-        return None if self.dtype is None else self.voxels * self.values * self.dtype.itemsize
-
-
 def read_header(path: Path) -> VolumeHeader | None:
     """Read the header of an image file without reading its voxels.
 
@@ -103,13 +55,13 @@ def read_header(path: Path) -> VolumeHeader | None:
         path: Image file; its suffix determines the expected format.
 
     Returns:
-        The header; None for formats other than NIfTI, NRRD and MetaImage.
+        The header; None for formats other than NIfTI, NRRD, MetaImage and FreeSurfer's MGH.
 
     Raises:
         Rejected: If the file does not exist, or has no valid header of that format.
     """
     name = path.name.lower()
-    if not name.endswith((*NIFTI_SUFFIXES, *NRRD_SUFFIXES, *META_SUFFIXES)):
+    if not name.endswith((*NIFTI_SUFFIXES, *NRRD_SUFFIXES, *META_SUFFIXES, *MGH_SUFFIXES)):
         return None
     try:
         if path.stat().st_size == 0:
@@ -118,6 +70,8 @@ def read_header(path: Path) -> VolumeHeader | None:
             return _read_nifti(path)
         if name.endswith(NRRD_SUFFIXES):
             return _read_nrrd(path)
+        if name.endswith(MGH_SUFFIXES):
+            return read_mgh(path)
         return _read_metaimage(path)
     except OSError as error:
         raise unreadable(error) from None
@@ -179,6 +133,7 @@ def _read_nifti(path: Path) -> VolumeHeader:
         data=data,
         offset=0 if data != header else max(int(offset), len(content) if length == _NIFTI_BYTES else 348),
         transforms=transforms,
+        header_is_compressed=compressed,
         is_nifti=True,
         is_analyze=magic not in (b"n+1", b"ni1", b"n+2", b"ni2"),
     )

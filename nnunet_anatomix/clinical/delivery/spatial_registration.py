@@ -12,12 +12,13 @@ import logging
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 from highdicom.base import SOPClass
 from highdicom.sr import CodedConcept
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 from pydicom.sr.codedict import codes
 from pydicom.uid import DeformableSpatialRegistrationStorage, ExplicitVRLittleEndian, SpatialRegistrationStorage
 from pydicom.valuerep import format_number_as_ds
@@ -28,7 +29,12 @@ from nnunet_anatomix.clinical.delivery.dicom_objects import (
     describe_instance,
     describe_patient,
 )
-from nnunet_anatomix.registration.transforms import linear_matrix, steps
+from nnunet_anatomix.clinical.delivery.source_headers import fill_missing_tags
+from nnunet_anatomix.clinical.dicom.quiet import quiet_readers
+from nnunet_anatomix.clinical.intake.single_scan import find_series, is_dicom_path
+from nnunet_anatomix.registration.formats.matrices import matrix_of
+from nnunet_anatomix.registration.transforms import chain, steps
+from pretraining.common.atomic import atomic_write
 from pretraining.common.errors import InputError
 from pretraining.imaging.grids import near_isotropic_grid
 
@@ -40,6 +46,47 @@ resampled.
 """
 _RIGID = 1e-5
 """Largest deviation of a rigid matrix from an orthogonal one."""
+
+
+def read_registered_series(path: Path, role: str) -> list[Dataset]:
+    """Read the headers of a series to which a registration can refer.
+
+    Args:
+        path: Folder of one DICOM series, or file with all its slices.
+        role: Name of the scan for messages: ``fixed`` or ``moving``.
+
+    Returns:
+        Header of each file, without pixels, with all tags that DICOM requires.
+
+    Raises:
+        InputError: If there is no such series, or it has no frame of reference.
+    """
+    if not is_dicom_path(path):
+        raise InputError(
+            f"{role}: expected a folder of DICOM files for --dicom, found {path}; pass the folder, or omit --dicom"
+        )
+    root, series = find_series(path, role)
+    with quiet_readers():
+        images = [dcmread(root / file, stop_before_pixels=True, force=True) for file in dict.fromkeys(series.files)]
+        _require_frame(images, role)
+        fill_missing_tags(images)
+    return images
+
+
+def write_spatial_registration(
+    path: Path, fixed: Sequence[Dataset], moving: Sequence[Dataset], forward: sitk.Transform
+) -> None:
+    """Write the DICOM object of a registration atomically.
+
+    Args:
+        path: File to write.
+        fixed: Headers of the fixed series, see :func:`build_spatial_registration`.
+        moving: Headers of the moving series.
+        forward: Transform from points of the fixed series to points of the moving one, mm.
+    """
+    result = build_spatial_registration(fixed, moving, forward)
+    with atomic_write(path) as partial, quiet_readers():
+        result.save_as(partial, enforce_file_format=True)
 
 
 def build_spatial_registration(
@@ -64,12 +111,8 @@ def build_spatial_registration(
         Both items refer to the files of their series: two series may share a frame of reference,
         and the registration holds for the files alone.
     """
-    for role, images in (("fixed", fixed), ("moving", moving)):
-        if not images or not images[0].get("FrameOfReferenceUID"):
-            raise InputError(
-                f"the {role} series has no FrameOfReferenceUID, without which DICOM cannot describe a registration; "
-                "omit --dicom"
-            )
+    _require_frame(fixed, "fixed")
+    _require_frame(moving, "moving")
     is_linear = all(step.IsLinear() for step in steps(forward))
     result = SOPClass(
         sop_class_uid=SpatialRegistrationStorage if is_linear else DeformableSpatialRegistrationStorage,
@@ -100,6 +143,14 @@ def build_spatial_registration(
         ]
     _list_references(result, [*fixed, *moving])
     return result
+
+
+def _require_frame(images: Sequence[Dataset], role: str) -> None:
+    if not images or not images[0].get("FrameOfReferenceUID"):
+        raise InputError(
+            f"the {role} series has no FrameOfReferenceUID, without which DICOM cannot describe a registration; "
+            "omit --dicom"
+        )
 
 
 def _matrix_item(images: Sequence[Dataset], matrix: np.ndarray, method: CodedConcept) -> Dataset:
@@ -136,7 +187,7 @@ def _grid_item(images: Sequence[Dataset], forward: sitk.Transform) -> Dataset:
     grid.VectorGridData = sitk.GetArrayFromImage(field).astype("<f4").tobytes()
     item.DeformableRegistrationGridSequence = [grid]
     item.PreDeformationMatrixRegistrationSequence = [_matrix(np.eye(4))]
-    item.PostDeformationMatrixRegistrationSequence = [_matrix(linear_matrix(linear))]
+    item.PostDeformationMatrixRegistrationSequence = [_matrix(matrix_of(chain(linear)))]
     return item
 
 
@@ -184,7 +235,7 @@ def _right_handed(field: sitk.Image) -> sitk.Image:
 
 
 def _inverse_matrix(forward: sitk.Transform) -> np.ndarray:
-    matrix = linear_matrix(steps(forward))
+    matrix = matrix_of(forward)
     if abs(np.linalg.det(matrix)) < 1e-9:
         raise InputError("the transform is singular, expected one with an inverse; omit --dicom")
     return np.linalg.inv(matrix)

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from nnunet_anatomix.registration.descriptors import DescriptorConfig, Scan, describe, find_foreground
+from nnunet_anatomix.registration.formats.matrices import matrix_of
 from nnunet_anatomix.registration.solvers.convexadam import ConvexAdamConfig, convex_adam
-from nnunet_anatomix.registration.transforms import linear_matrix, steps
 from pretraining.common.triple import triple
 from pretraining.imaging.grids import coverage, image_tensor, near_isotropic_grid, resample_image, tensor_image
 
@@ -183,5 +183,5 @@ def _overlap(registration: Registration) -> float:
 def _stretch(start: sitk.Transform) -> float | None:
     if not start.IsLinear():
         return None
-    factors = np.linalg.svd(linear_matrix(steps(start))[:3, :3], compute_uv=False)
+    factors = np.linalg.svd(matrix_of(start)[:3, :3], compute_uv=False)
     return float(max(factors.max(), 1 / max(factors.min(), 1e-6)))

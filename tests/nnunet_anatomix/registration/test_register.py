@@ -201,6 +201,9 @@ def test_nothing_is_missing_on_disk(written):
         "start.tfm",
         "moved.nii.gz",
         "moved_labels.nii.gz",
+        "0GenericAffine.mat",
+        "1Warp.nii.gz",
+        "1InverseWarp.nii.gz",
     }
     assert {path.name for path in out.iterdir()} == names | {"overview.png", "registration.json"}
     document = json.loads((out / "registration.json").read_text())
@@ -297,11 +300,12 @@ def test_a_start_that_bends_is_written_beside_the_displacement(scans, bent, trut
     init = sitk.CompositeTransform([move, itk_transform(0.5 * truth, scans["t1"])])
     sitk.WriteTransform(init, str(tmp_path / "init.h5"))
     (tmp_path / "out").mkdir()
-    (tmp_path / "out/start.tfm").write_text("older")
+    for older in ("start.tfm", "1Warp.nii.gz"):
+        (tmp_path / "out" / older).write_text("older")
     config = RegistrationConfig(init=str(tmp_path / "init.h5"), affine="none", descriptors=MIND, convexadam=SOLVER)
     found = register(scans["t1"], bent["t2"], config=config)
     found.save(tmp_path / "out")
-    assert not (tmp_path / "out/start.tfm").exists()
+    assert not (tmp_path / "out/start.tfm").exists() and not (tmp_path / "out/1Warp.nii.gz").exists()
     start, forward = (sitk.ReadTransform(str(tmp_path / f"out/{name}.h5")) for name in ("start", "forward"))
     point = scans["t1"].TransformIndexToPhysicalPoint((12, 15, 9))
     assert start.TransformPoint(point) == pytest.approx(init.TransformPoint(point), abs=1e-3)
