@@ -235,7 +235,7 @@ def register_pairs(
             failures=out,
             on_failure=remove_report,
         )
-        counts = write_batch_page(out, PAGE, outcome.failed)
+        counts = write_batch_page(out, PAGE)
     log.info("%s; see %s", ", ".join(f"{count} {level}" for level, count in counts.items()), out / BATCH_PAGE)
     outcome.require_all("pairs", see=out / FAILURES)
     return outcome.done

@@ -20,7 +20,9 @@ _TINT = 0.55
 _FOLD_COLOUR = (1.0, 0.0, 1.0)
 
 
-def field_panels(fixed: sitk.Image, displacement: Tensor, grid: sitk.Image) -> tuple[dict[str, list[np.ndarray]], float]:
+def field_panels(
+    fixed: sitk.Image, displacement: Tensor, grid: sitk.Image
+) -> tuple[dict[str, list[np.ndarray]], float]:
     """Draw a displacement over the views of :func:`nnunet_anatomix.registration.pictures.panels`.
 
     Args:

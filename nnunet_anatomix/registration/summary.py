@@ -121,10 +121,21 @@ def read_registrations(folder: Path) -> list[PairMetrics]:
     )
     if without:
         log.warning("%d folders without %s are ignored: %s", len(without), REGISTRATION_FILE, ", ".join(without))
-    return [_read(file) for file in files]
+    return [read_registration(file) for file in files]
 
 
-def _read(file: Path) -> PairMetrics:
+def read_registration(file: Path) -> PairMetrics:
+    """Read one ``registration.json``.
+
+    Args:
+        file: The file.
+
+    Returns:
+        Metrics of the pair.
+
+    Raises:
+        InputError: If the report is damaged.
+    """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         metrics = content.get("metrics") or {}

@@ -59,8 +59,8 @@ def measure(
 
     Returns:
         ``folded_share``, ``sd_log_jacobian``, ``inverse_error_mm`` (mean) and
-        ``inverse_error_p95_mm`` where both scans are known; from labels ``dice``, ``dice_before`` (after the start alone), ``hd95_mm`` and
-        ``one_sided_labels``; from landmarks ``tre_mm`` and ``tre_before_mm``. Labels of only one
+        ``inverse_error_p95_mm`` where both scans are known; from labels ``dice``, ``dice_before``
+        (after the start alone), ``hd95_mm`` and ``one_sided_labels``; from landmarks ``tre_mm`` and ``tre_before_mm``. Labels of only one
         scan are excluded.
     """
     grid, known = registration.grid, registration.known > 0
@@ -137,7 +137,7 @@ def write_registration(
             raise NotWritten(str(error).replace(staged, str(out))) from None
         written = sorted(Path(staged).iterdir(), key=lambda path: path.name == REGISTRATION_FILE)
         (out / REGISTRATION_FILE).unlink(missing_ok=True)
-        for stale in {START, START_DEFORMATION, *ANTS_NAMES} - {path.name for path in written}:
+        for stale in {START, START_DEFORMATION, DICOM, *ANTS_NAMES} - {path.name for path in written}:
             (out / stale).unlink(missing_ok=True)
         for path in written:
             path.replace(out / path.name)

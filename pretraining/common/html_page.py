@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import base64
-from io import BytesIO
 from dataclasses import dataclass
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +49,10 @@ figure { margin: 0; }
 figure img { display: block; width: 100%; background: #000; border-radius: .25rem; }
 figcaption { font-size: .85rem; color: var(--faint); }
 @media (max-width: 34rem) { .pictures { grid-template-columns: 1fr 1fr; gap: .35rem; }
-  th, td { padding: .25rem .4rem; font-size: .9rem; } }
+  thead { display: none; } tbody, tr, td { display: block; } tr { border-bottom: 1px solid var(--line); padding: .4rem 0; }
+  td { border: 0; padding: .1rem 0; overflow-wrap: anywhere; } td:empty { display: none; }
+  td:first-child { font-weight: 600; } td.number { display: inline-block; padding-right: 1rem; text-align: left; }
+  td.number::before { content: attr(data-name) " "; color: var(--faint); } }
 </style>
 </head>
 <body>
@@ -68,7 +71,7 @@ _PARTS = """
 {%- endfor %}</tr></thead>
 {% endif %}
 <tbody>
-{% for row in rows %}<tr>{% for cell in row %}<td{% if loop.index0 in numeric %} class="number"{% endif %}>
+{% for row in rows %}<tr>{% for cell in row %}<td{% if loop.index0 in numeric %} class="number" data-name="{{ columns[loop.index0] }}"{% endif %}>
 {%- if cell and loop.index0 in badges %}{{ badge(cell) }}
 {%- elif cell in links %}<a href="{{ links[cell] | urlencode }}">{{ cell }}</a>
 {%- else %}{{ cell }}{% endif %}</td>
@@ -115,11 +118,7 @@ def render_page(template: str, **values: Any) -> str:
     Raises:
         jinja2.UndefinedError: If the template uses a value that is missing.
     """
-    page = (
-        '{% extends "page" %}{% block body %}{% import "parts" as parts %}'
-        + template
-        + "{% endblock %}"
-    )
+    page = '{% extends "page" %}{% block body %}{% import "parts" as parts %}' + template + "{% endblock %}"
     return _environment().from_string(page).render(**values)
 
 

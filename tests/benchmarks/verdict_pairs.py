@@ -1,4 +1,4 @@
-"""Pairs of scans for which it is known whether they can be registered: good, hard and impossible."""
+"""Pairs of scans of which it is known whether they can be registered."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 import SimpleITK as sitk
 
-from pretraining.imaging.grids import image_tensor, tensor_image
 from nnunet_anatomix.registration.warp import warp
+from pretraining.imaging.grids import image_tensor, tensor_image
 from tests.benchmarks.known_warps import smooth_warp
 
 Kind = Literal["good", "hard", "bad"]
@@ -81,7 +81,9 @@ def _good_pairs(data: Path) -> Iterator[KnownPair]:
                 moving=_bent(_brain(data, moving), seed),
             )
     yield KnownPair(name="brain t1-t2", kind="good", fixed=_brain(data, "t1"), moving=_brain(data, "t2"))
-    yield KnownPair(name="brain t1-t1 of another", kind="good", fixed=_brain(data, "t1"), moving=_brain(data, "colin_t1"))
+    yield KnownPair(
+        name="brain t1-t1 of another", kind="good", fixed=_brain(data, "t1"), moving=_brain(data, "colin_t1")
+    )
     yield KnownPair(name="brain t1-epi", kind="good", fixed=_brain(data, "t1"), moving=_brain(data, "epi"))
     cases = ("048", "233", "340")
     for fixed in cases:
@@ -147,7 +149,9 @@ def _hard_pairs(data: Path) -> Iterator[KnownPair]:
         fixed=_brain(data, "t1"),
         moving=_brain(data, "t2")[:, :, 60:],
     )
-    yield KnownPair(name="brain t1-t2, noisy", kind="hard", fixed=_brain(data, "t1"), moving=_noisy(_brain(data, "t2"), 1.0))
+    yield KnownPair(
+        name="brain t1-t2, noisy", kind="hard", fixed=_brain(data, "t1"), moving=_noisy(_brain(data, "t2"), 1.0)
+    )
 
 
 def _bad_pairs(data: Path) -> Iterator[KnownPair]:
@@ -180,9 +184,13 @@ def _bad_pairs(data: Path) -> Iterator[KnownPair]:
         moving=_flipped(_training_scan(data, "hippocampus_233_0000"), 0),
     )
     yield KnownPair(name="brain t1, noise", kind="bad", fixed=t1, moving=_noise(t2, seed=0))
-    yield KnownPair(name="brain t1, smooth noise", kind="bad", fixed=t1, moving=sitk.DiscreteGaussian(_noise(t2, 1), 16.0))
+    yield KnownPair(
+        name="brain t1, smooth noise", kind="bad", fixed=t1, moving=sitk.DiscreteGaussian(_noise(t2, 1), 16.0)
+    )
     yield KnownPair(name="hippocampus, noise", kind="bad", fixed=hippocampus, moving=_noise(hippocampus, seed=2))
-    yield KnownPair(name="brain t1-t2, 40 mm away, init none", kind="bad", fixed=t1, moving=_moved(t2, 40.0), init="none")
+    yield KnownPair(
+        name="brain t1-t2, 40 mm away, init none", kind="bad", fixed=t1, moving=_moved(t2, 40.0), init="none"
+    )
     yield KnownPair(
         name="brain t1-t2, overlap 10 %, init none", kind="bad", fixed=t1, moving=_moved(t2, 164.0), init="none"
     )

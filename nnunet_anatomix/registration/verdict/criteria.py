@@ -68,7 +68,7 @@ CRITERIA = (
     ),
     Criterion(
         measure="left_over_vox",
-        name="left over (zero-warp consistency)",
+        name="left over, zero-warp consistency",
         warn=1.0,
         fail=1.3,
         unit="voxels",
@@ -83,7 +83,7 @@ CRITERIA = (
     ),
     Criterion(
         measure="sd_log_jacobian",
-        name="spread of local volume changes (sdLogJ)",
+        name="spread of local volume changes, sdLogJ",
         warn=0.35,
         fail=0.5,
         reason="volumes change very unevenly",

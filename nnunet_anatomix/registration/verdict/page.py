@@ -30,17 +30,17 @@ _TEMPLATE = """
 The thresholds separate pairs of known outcome; they do not replace a look at the pictures.</p>
 
 <h2>Before and after</h2>
-<p class="faint">Slices through the middle of the fixed scan; the patient's right is on the left. &ldquo;Before&rdquo; is
-after the start alone. Edges are those of the fixed scan, drawn on the moving one.</p>
+<p class="faint">Slices through the middle of the fixed scan; the patient's right is on the left. &ldquo;Before&rdquo;
+is after the start alone. Edges are those of the fixed scan, drawn on the moving one.</p>
 {% for view, pictures in views.items() %}
 <h3>{{ view }}</h3>
 {{ parts.pictures(pictures) }}
 {% endfor %}
 
 <h2>Displacement</h2>
-<p class="faint">Without the linear start. Left: length, from 0 (dark blue) to {{ longest }} mm (yellow), and lines of equal
-distance in the moving scan. Right: volume in the moving scan relative to the fixed one, from half (blue) to double (red),
-magenta where space folds.</p>
+<p class="faint">Without the linear start. Length: from 0 (dark blue) to {{ longest }} mm (yellow), with lines at equal
+distances in the moving scan. Volume: that in the moving scan relative to the fixed one, from half (blue) to double
+(red), magenta where space folds.</p>
 {{ parts.pictures(field) }}
 
 <h2>More numbers</h2>
@@ -87,9 +87,7 @@ def write_pair_page(
             for criterion in CRITERIA
         ],
         views={
-            view: [
-                PagePicture(caption=name, png=encode_png(panel)) for name, panel in zip(COLUMNS, row, strict=True)
-            ]
+            view: [PagePicture(caption=name, png=encode_png(panel)) for name, panel in zip(COLUMNS, row, strict=True)]
             for view, row in views.items()
         },
         field=[

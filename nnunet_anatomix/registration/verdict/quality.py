@@ -77,7 +77,7 @@ def measure_quality(registration: Registration) -> Quality:
         the moved scan or next to it: in empty space, noise would be compared with noise, and where
         one scan is empty and the other is not, they disagree.
     """
-    fixed, moving = registration.fixed, registration.moving
+    fixed = registration.fixed
     grid = near_isotropic_grid(fixed, spacing_mm=min(fixed.GetSpacing()), at_most_voxels=_VOXELS)
     masked = _resample_known(registration, grid)
     compared = [
@@ -110,9 +110,7 @@ class _Compared:
     grid: sitk.Image
 
     @classmethod
-    def of(
-        cls, registration: Registration, grid: sitk.Image, transform: sitk.Transform, masked: Tensor
-    ) -> _Compared:
+    def of(cls, registration: Registration, grid: sitk.Image, transform: sitk.Transform, masked: Tensor) -> _Compared:
         """Describe the fixed scan, and the moving scan under a transform.
 
         Args:
@@ -147,7 +145,8 @@ class _Compared:
         if int(chosen.sum()) < _LEAST_VOXELS:
             return None
         first, second = (
-            (values - values.mean(1, keepdim=True)).double() for values in (self.fixed[:, chosen], self.moved[:, chosen])
+            (values - values.mean(1, keepdim=True)).double()
+            for values in (self.fixed[:, chosen], self.moved[:, chosen])
         )
         energy = first.square().sum() * second.square().sum()
         return float((first * second).sum() / energy.sqrt()) if energy > 0 else None
