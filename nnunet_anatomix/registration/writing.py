@@ -60,8 +60,8 @@ def measure(
     Returns:
         ``folded_share``, ``sd_log_jacobian``, ``inverse_error_mm`` (mean) and
         ``inverse_error_p95_mm`` where both scans are known; from labels ``dice``, ``dice_before``
-        (after the start alone), ``hd95_mm`` and ``one_sided_labels``; from landmarks ``tre_mm`` and ``tre_before_mm``. Labels of only one
-        scan are excluded.
+        (after the start alone), ``hd95_mm`` and ``one_sided_labels``; from
+        landmarks ``tre_mm`` and ``tre_before_mm``. Labels of only one scan are excluded.
     """
     grid, known = registration.grid, registration.known > 0
     metrics: dict[str, Any] = {

@@ -49,7 +49,8 @@ figure { margin: 0; }
 figure img { display: block; width: 100%; background: #000; border-radius: .25rem; }
 figcaption { font-size: .85rem; color: var(--faint); }
 @media (max-width: 34rem) { .pictures { grid-template-columns: 1fr 1fr; gap: .35rem; }
-  thead { display: none; } tbody, tr, td { display: block; } tr { border-bottom: 1px solid var(--line); padding: .4rem 0; }
+  thead { display: none; } tbody, tr, td { display: block; }
+  tr { border-bottom: 1px solid var(--line); padding: .4rem 0; }
   td { border: 0; padding: .1rem 0; overflow-wrap: anywhere; } td:empty { display: none; }
   td:first-child { font-weight: 600; } td.number { display: inline-block; padding-right: 1rem; text-align: left; }
   td.number::before { content: attr(data-name) " "; color: var(--faint); } }
@@ -71,7 +72,8 @@ _PARTS = """
 {%- endfor %}</tr></thead>
 {% endif %}
 <tbody>
-{% for row in rows %}<tr>{% for cell in row %}<td{% if loop.index0 in numeric %} class="number" data-name="{{ columns[loop.index0] }}"{% endif %}>
+{% for row in rows %}<tr>{% for cell in row %}<td
+{%- if loop.index0 in numeric %} class="number" data-name="{{ columns[loop.index0] }}"{% endif %}>
 {%- if cell and loop.index0 in badges %}{{ badge(cell) }}
 {%- elif cell in links %}<a href="{{ links[cell] | urlencode }}">{{ cell }}</a>
 {%- else %}{{ cell }}{% endif %}</td>

@@ -92,7 +92,7 @@ CRITERIA = (
         measure="folded_share",
         name="folded voxels",
         warn=0.001,
-        fail=0.01,
+        fail=0.02,
         unit="%",
         reason="space folds: points cannot be moved back",
     ),

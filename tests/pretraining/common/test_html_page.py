@@ -15,7 +15,7 @@ from pretraining.common.html_page import PagePicture, encode_png, render_page, w
 
 
 class Reader(HTMLParser):
-    """Collects the texts, links and pictures of a page, and demands that tags are closed in order."""
+    """Collects texts, links and pictures of a page; its tags must be closed in order."""
 
     VOID = ("meta", "img", "br")
 
