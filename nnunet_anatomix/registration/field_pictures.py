@@ -42,7 +42,7 @@ def field_panels(
     scan = upright_volume(fixed)
     scan = apply_window(scan, display_window(scan))
     middle, pixels = median_voxel(scan), pixels_per_voxel(fixed)
-    field = itk_transform(displacement, grid).GetDisplacementField()
+    field = sitk.Cast(itk_transform(displacement, grid).GetDisplacementField(), sitk.sitkVectorFloat32)
     vectors, volumes = upright_volume(field), upright_volume(_volume_change(displacement, grid))
     lengths = np.linalg.norm(vectors, axis=-1)
     longest_mm = max(float(np.percentile(lengths, 99.5)), 1e-3)

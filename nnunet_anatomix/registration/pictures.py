@@ -148,8 +148,8 @@ def upright_volume(image: sitk.Image) -> np.ndarray:
     Returns:
         (X, Y, Z) or (X, Y, Z, C) float32; with Z flipped, an LPS volume.
     """
-    values = sitk.GetArrayFromImage(sitk.DICOMOrient(image, "LPS"))
-    return np.swapaxes(values, 0, 2)[:, :, ::-1].astype(np.float32)
+    oriented = sitk.DICOMOrient(image, "LPS")
+    return np.swapaxes(sitk.GetArrayViewFromImage(oriented), 0, 2)[:, :, ::-1].astype(np.float32)
 
 
 def pixels_per_voxel(image: sitk.Image) -> np.ndarray:

@@ -53,7 +53,7 @@ figcaption { font-size: .85rem; color: var(--faint); }
   tr { border-bottom: 1px solid var(--line); padding: .4rem 0; }
   td { border: 0; padding: .1rem 0; overflow-wrap: anywhere; } td:empty { display: none; }
   td:first-child { font-weight: 600; } td.number { display: inline-block; padding-right: 1rem; text-align: left; }
-  td.number::before { content: attr(data-name) " "; color: var(--faint); } }
+  td.number:empty { display: none; } td.number::before { content: attr(data-name) " "; color: var(--faint); } }
 </style>
 </head>
 <body>

@@ -205,7 +205,7 @@ def test_nothing_is_missing_on_disk(written):
         "1Warp.nii.gz",
         "1InverseWarp.nii.gz",
     }
-    assert {path.name for path in out.iterdir()} == names | {"overview.png", "registration.json"}
+    assert {path.name for path in out.iterdir()} == names | {"overview.png", "registration.html", "registration.json"}
     document = json.loads((out / "registration.json").read_text())
     assert document["pair"] == "head" and document["comment"] == "of a test" and document["method"] == "convexadam-mind"
     assert document["metrics"]["dice"] == metrics["dice"] and document["start"]["name"] == found.start.name != "header"
