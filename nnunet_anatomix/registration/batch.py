@@ -121,11 +121,12 @@ def register_pair(pair: PairFiles, out: Path, settings: BatchSettings, *, progre
         validate_labels(read_image(path, role), scan, role) if path else None
         for role, path, scan in (("fixed mask", pair.fixed_mask, fixed), ("moving mask", pair.moving_mask, moving))
     )
+    stored_labels = read_image(pair.moving_labels, "moving labels") if pair.moving_labels else None
     fixed_labels, moving_labels = (
-        validate_labels(read_image(path, role), scan, role) if path else None
-        for role, path, scan in (
-            ("fixed labels", pair.fixed_labels, fixed),
-            ("moving labels", pair.moving_labels, moving),
+        None if image is None else validate_labels(image, scan, role)
+        for role, image, scan in (
+            ("fixed labels", read_image(pair.fixed_labels, "fixed labels") if pair.fixed_labels else None, fixed),
+            ("moving labels", stored_labels, moving),
         )
     )
     fixed_points_mm, moving_points_mm = (
@@ -163,7 +164,7 @@ def register_pair(pair: PairFiles, out: Path, settings: BatchSettings, *, progre
         log.info("labels of only one scan, excluded from Dice: %s", one_sided)
     files = {key: str(value) for key, value in asdict(pair).items() if value is not None}
     write_registration(
-        out, registration, metrics, pair=pair.name, moving_labels=moving_labels, fingerprint=fingerprint, files=files
+        out, registration, metrics, pair=pair.name, moving_labels=stored_labels, fingerprint=fingerprint, files=files
     )
     return metrics
 
