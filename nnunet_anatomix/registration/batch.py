@@ -14,6 +14,7 @@ import torch
 
 from nnunet_anatomix.registration.config import RegistrationConfig
 from nnunet_anatomix.registration.formats.reading import is_flirt
+from nnunet_anatomix.registration.inputs import DEFAULT_FEATURES
 from nnunet_anatomix.registration.landmarks import read_landmarks
 from nnunet_anatomix.registration.lists import pair_name, read_list
 from nnunet_anatomix.registration.register import register
@@ -127,11 +128,12 @@ def register_pair(pair: PairFiles, out: Path, settings: BatchSettings, *, progre
         validate_labels(read_image(path, role), scan, role) if path else None
         for role, path, scan in (("fixed mask", pair.fixed_mask, fixed), ("moving mask", pair.moving_mask, moving))
     )
+    stored_labels = read_image(pair.moving_labels, "moving labels") if pair.moving_labels else None
     fixed_labels, moving_labels = (
-        validate_labels(read_image(path, role), scan, role) if path else None
-        for role, path, scan in (
-            ("fixed labels", pair.fixed_labels, fixed),
-            ("moving labels", pair.moving_labels, moving),
+        None if image is None else validate_labels(image, scan, role)
+        for role, image, scan in (
+            ("fixed labels", read_image(pair.fixed_labels, "fixed labels") if pair.fixed_labels else None, fixed),
+            ("moving labels", stored_labels, moving),
         )
     )
     fixed_points_mm, moving_points_mm = (
@@ -149,7 +151,7 @@ def register_pair(pair: PairFiles, out: Path, settings: BatchSettings, *, progre
         fixed,
         moving,
         config=config,
-        weights=settings.weights,
+        features=settings.weights or DEFAULT_FEATURES,
         fixed_mask=fixed_mask,
         moving_mask=moving_mask,
         fixed_clip=settings.fixed_clip,
@@ -173,7 +175,7 @@ def register_pair(pair: PairFiles, out: Path, settings: BatchSettings, *, progre
         registration,
         metrics,
         pair=pair.name,
-        moving_labels=moving_labels,
+        moving_labels=stored_labels,
         write_dicom=write_dicom,
         fingerprint=fingerprint,
         files=files,

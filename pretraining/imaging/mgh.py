@@ -9,7 +9,7 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from pretraining.common.completeness import inflate
-from pretraining.imaging.nibabel_images import itk_image
+from pretraining.imaging.conversion import itk_image
 from pretraining.imaging.rejection import Rejected, unreadable
 from pretraining.imaging.volume_header import VolumeHeader
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -12,7 +14,7 @@ from nnunet_anatomix.registration.formats.matrices import matrix_of, transform_f
 from pretraining.common.errors import InputError
 
 _LINE = re.compile(r"^\s*\(\s*(\w+)\s+(.*?)\s*\)\s*(?://.*)?$")
-_KINDS = {
+_KINDS: dict[str, tuple[int, Callable[[], sitk.Transform]]] = {
     "TranslationTransform": (3, lambda: sitk.TranslationTransform(3)),
     "EulerTransform": (6, sitk.Euler3DTransform),
     "SimilarityTransform": (7, sitk.Similarity3DTransform),
@@ -86,7 +88,7 @@ def _matrix(fields: dict[str, str], where: str) -> np.ndarray:
         raise InputError(
             f"{where} is a {kind} of elastix with {len(numbers)} parameters, expected {count}, in 3D; create it again"
         )
-    transform = make()
+    transform: Any = make()
     if centre and kind != "TranslationTransform":
         transform.SetCenter(centre)
     if kind == "EulerTransform":

@@ -367,6 +367,20 @@ def test_one_pair_by_command(folder, tmp_path):
     assert "mean of 2 labels" in result.stderr and "registration.html" in result.stderr
 
 
+def test_moved_labels_keep_type_and_values(folder, tmp_path):
+    labels = sitk.Cast(sitk.ReadImage(folder / "1_moving_labels.nii.gz"), sitk.sitkUInt32) * 2_000_000_001
+    sitk.WriteImage(labels, tmp_path / "labels.nii.gz")
+    pair = PairFiles(
+        name="a",
+        fixed=folder / "1_fixed.nii.gz",
+        moving=folder / "1_moving.nii.gz",
+        moving_labels=tmp_path / "labels.nii.gz",
+    )
+    register_pair(pair, tmp_path / "out", COMMON, progress=False)
+    moved = sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "out/moved_labels.nii.gz"))
+    assert moved.dtype == np.uint32 and {*np.unique(moved)} == {0, 2_000_000_001, 4_000_000_002}
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

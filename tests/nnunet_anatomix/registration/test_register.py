@@ -98,7 +98,7 @@ def test_a_known_warp_is_undone(scans, truth, brain, plain):
 
 def test_by_features_too(scans, bent, truth, brain):
     config = RegistrationConfig(init="none", descriptors=DescriptorConfig(side=64), convexadam=SOLVER)
-    found = register(scans["t1"], bent["t2"], config=config, weights=load_weights(find_weights()))
+    found = register(scans["t1"], bent["t2"], config=config, features=load_weights(find_weights()))
     assert halved(found, truth, scans, brain)
     assert found.settings["method"] == "convexadam-mind+features"
 
@@ -228,7 +228,9 @@ def test_a_result_moves_images_labels_and_points(scans, bent, shifted, written, 
     )
     with pytest.raises(InputError, match=r"shape \(N, 3\), found \(3,\)"):
         found.apply_points(np.zeros(3))
-    with pytest.raises(InputError, match=r"expected an image of SimpleITK, found numpy\.ndarray"):
+    array = sitk.GetArrayFromImage(shifted).transpose(2, 1, 0)
+    assert np.array_equal(image_tensor(found.apply(array)), image_tensor(found.moved))
+    with pytest.raises(InputError, match=r"image: an array of shape \(3, 3, 3\) has no position"):
         found.apply(np.zeros((3, 3, 3)))
     found.save(tmp_path / "kept")
     assert json.loads((tmp_path / "kept/registration.json").read_text())["pair"] == "kept"
@@ -425,7 +427,7 @@ def test_weights_make_the_features(scans, bent):
         torch.manual_seed(seed)
         nets.append(UNet(UNetConfig(width=2, poolings=2, out_channels=4)).eval())
     first, second, again = (
-        register(scans["t1"], bent["t2"], config=config, weights=net).displacement for net in (*nets, nets[0])
+        register(scans["t1"], bent["t2"], config=config, features=net).displacement for net in (*nets, nets[0])
     )
     assert torch.equal(first, again) and not torch.equal(first, second)
 

@@ -121,7 +121,7 @@ def test_a_registration_compares_its_features(file):
         convexadam=ConvexAdamConfig(grid_spacing=4, reach=2, iterations=5),
     )
     shifted = scan()[2:, :, :]
-    found = register(scan(), shifted, config=config, weights=load_feature_weights(str(file)))
+    found = register(scan(), shifted, config=config, features=load_feature_weights(str(file)))
     assert found.displacement.isfinite().all() and found.displacement.abs().max() > 0.1
 
 

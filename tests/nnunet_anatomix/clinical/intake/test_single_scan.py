@@ -10,6 +10,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_anatomix.clinical.intake.single_scan import read_scan
+from nnunet_anatomix.commands.apply import apply
 from nnunet_anatomix.registration.batch import BatchSettings, PairFiles
 from nnunet_anatomix.registration.config import RegistrationConfig
 from pretraining.common.errors import InputError
@@ -77,3 +78,15 @@ def test_a_changed_file_of_a_folder_makes_another_pair(tmp_path):
     assert settings.fingerprint(pair) == before
     paths[2].write_bytes(paths[2].read_bytes() + b"\0")
     assert settings.fingerprint(pair) != before
+
+
+def test_labels_are_moved_onto_the_grid_of_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_series(Path("fixed"))
+    scan = read_scan("fixed", "fixed")
+    sitk.WriteImage(sitk.Cast(scan > -800, sitk.sitkUInt8), "labels.nii.gz")
+    sitk.WriteTransform(sitk.TranslationTransform(3), "identity.tfm")
+    apply(Path("out"), Path("identity.tfm"), (Path("labels.nii.gz"), Path("fixed")), Path("fixed"))
+    moved = {name: sitk.ReadImage(f"out/{name}.nii.gz") for name in ("labels", "fixed")}
+    assert np.array_equal(sitk.GetArrayFromImage(moved["fixed"]), sitk.GetArrayFromImage(scan))
+    assert np.array_equal(sitk.GetArrayFromImage(moved["labels"]), sitk.GetArrayFromImage(scan) > -800)
