@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from pretraining.backbone.published import from_published, to_published
+from pretraining.backbone.published_vit import is_published_vit
 from pretraining.backbone.tensor_files import check_state, load_tensor_file
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.common.atomic import atomic_write
@@ -63,6 +64,10 @@ class Weights:
         net = UNet(self.architecture)
         net.load_state_dict(self.state)
         return net.eval()
+
+
+class IsPublishedViT(InputError):
+    """File with the published vision transformer, which is no UNet."""
 
 
 def tensors_sha256(state: dict[str, Tensor]) -> str:
@@ -263,6 +268,11 @@ def _read_published(path: Path) -> Weights:
         kind = f"a dict with keys {list(content)[:3]}" if isinstance(content, dict) else f"a {type(content).__name__}"
         raise InputError(f"{path}: expected a state dict (tensor names to tensors), found {kind}")
     check_state(path, content)
+    if is_published_vit(content):
+        raise IsPublishedViT(
+            f"{path} is the published ViT, which computes features only, expected a UNet; use it with register "
+            "--features, features, search or align --weights, or judge"
+        )
     try:
         state, architecture = from_published(content)
     except InputError as error:

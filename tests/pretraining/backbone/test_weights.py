@@ -91,7 +91,7 @@ class Payload:
         ({}, "expected a state dict"),
         (
             {"patch_embed.proj.weight": torch.zeros(8, 1, 4, 4, 4), "blocks.0.attn.qkv.weight": torch.zeros(24, 8)},
-            "ViT",
+            "other architectures",
         ),
         ({"model.0.weight": torch.zeros(16, 1, 3, 3, 3)}, "not a published anatomix UNet"),
     ],
