@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pretraining.backbone.external import fit_window_side
-from pretraining.backbone.feature_network import FeatureNetwork
+from pretraining.backbone.feature_network import FeatureNetwork, compares_directions
 from pretraining.backbone.inference import sliding_window_features
 from pretraining.common.checks import check_count, check_not_negative, check_within
 from pretraining.common.errors import InputError
@@ -178,9 +178,10 @@ def _standardized_features(
         clip=scan.clip,
         bf16=config.bf16,
         pool=pool,
+        voxelwise=compares_directions(net.config),
         progress=progress,
     )
-    inside = functional.avg_pool3d(_find_foreground(scan)[None], pool)[0] > 0.5
+    inside = functional.avg_pool3d(find_foreground(scan)[None], pool)[0] > 0.5
     std, mean = torch.std_mean(features[:, inside], dim=1)
     shape = (-1, 1, 1, 1)
     return features.sub_(mean.view(shape)).mul_(
@@ -188,7 +189,7 @@ def _standardized_features(
     )
 
 
-def _find_foreground(scan: Scan) -> Tensor:
+def find_foreground(scan: Scan) -> Tensor:
     """Mark known voxels above the Otsu threshold, (X, Y, Z) in {0, 1}; all known if too few."""
     values = scan.image
     known = torch.ones_like(values) if scan.known is None else scan.known.float()
