@@ -26,7 +26,7 @@ def ball() -> sitk.Image:
     """Return an image of nested boxes in 3 mm voxels, values 0 to 3, with a turned grid."""
     here = np.stack(np.meshgrid(*(np.linspace(-1, 1, side) for side in SHAPE), indexing="ij"))
     radius = np.abs(here / np.array([0.9, 0.7, 0.8])[:, None, None, None]).max(0) + 0.3 * here[0] * here[1]
-    levels: np.ndarray = np.digitize(-radius, [-0.9, -0.6, -0.3])
+    levels = np.asarray(np.digitize(-radius, [-0.9, -0.6, -0.3]))
     image = sitk.GetImageFromArray(levels.transpose(2, 1, 0).astype(np.float32))
     image.SetSpacing([3.0] * 3)
     image.SetDirection(sitk.VersorTransform((0, 0, 1), 0.3).GetMatrix())
