@@ -21,7 +21,7 @@ from highdicom.sr import CodedConcept
 from pydicom import Dataset, dcmread
 from pydicom.sr.codedict import codes
 from pydicom.uid import DeformableSpatialRegistrationStorage, ExplicitVRLittleEndian, SpatialRegistrationStorage
-from pydicom.valuerep import format_number_as_ds
+from pydicom.valuerep import DA, TM, format_number_as_ds
 
 from nnunet_anatomix.clinical.delivery.dicom_objects import (
     REGISTRATION_SERIES,
@@ -67,7 +67,9 @@ def read_registered_series(path: Path, role: str) -> list[Dataset]:
         )
     root, series = find_series(path, role)
     with quiet_readers():
-        images = [dcmread(root / file, stop_before_pixels=True, force=True) for file in dict.fromkeys(series.files)]
+        images: list[Dataset] = [
+            dcmread(root / file, stop_before_pixels=True, force=True) for file in dict.fromkeys(series.files)
+        ]
         _require_frame(images, role)
         fill_missing_tags(images)
     return images
@@ -124,7 +126,7 @@ def build_spatial_registration(
     )
     result.copy_patient_and_study_information(fixed[0])
     now = datetime.now()
-    result.ContentDate, result.ContentTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
+    result.ContentDate, result.ContentTime = DA(now.date()), TM(now.time())
     result.ContentLabel = "REGISTRATION"
     result.ContentDescription = "Automatic registration, not checked by a person"
     result.ContentCreatorName = ""  # no person made it
