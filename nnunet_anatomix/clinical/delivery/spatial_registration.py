@@ -189,12 +189,12 @@ def _grid_item(images: Sequence[Dataset], forward: sitk.Transform) -> Dataset:
     grid.VectorGridData = sitk.GetArrayFromImage(field).astype("<f4").tobytes()
     item.DeformableRegistrationGridSequence = [grid]
     item.PreDeformationMatrixRegistrationSequence = [_matrix(np.eye(4))]
-    item.PostDeformationMatrixRegistrationSequence = [_matrix(matrix_of(chain(linear)))]
+    item.PostDeformationMatrixRegistrationSequence = [_matrix(matrix_of(linear))]
     return item
 
 
-def _split(forward: sitk.Transform) -> tuple[sitk.Image, list[sitk.Transform]]:
-    """Split a transform into the displacement that comes first, mm, and the linear parts after it.
+def _split(forward: sitk.Transform) -> tuple[sitk.Image, sitk.Transform]:
+    """Split a transform into the displacement that comes first, mm, and what follows, linear.
 
     If another deformation follows, everything is sampled on the grid of the first one.
     """
@@ -205,11 +205,11 @@ def _split(forward: sitk.Transform) -> tuple[sitk.Image, list[sitk.Transform]]:
         raise InputError(f"a {first.GetName()} cannot be written to DICOM, expected a displacement field; omit --dicom")
     field = first.GetDisplacementField()
     if deformations == [0]:
-        return field, parts[1:]
+        return field, chain(parts[1:]) if parts[1:] else sitk.Transform()
     everything = sitk.TransformToDisplacementField(
         forward, sitk.sitkVectorFloat64, field.GetSize(), field.GetOrigin(), field.GetSpacing(), field.GetDirection()
     )
-    return everything, []
+    return everything, sitk.Transform()
 
 
 def _shrink(field: sitk.Image) -> sitk.Image:
