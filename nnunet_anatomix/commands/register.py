@@ -85,6 +85,8 @@ class SolverFlags:
 
     solver: Literal["convexadam", "ants"] = "convexadam"
     """Solver: convexadam, or ants (SyN on features, or mutual information with --features none)."""
+    program: str | None = None
+    """Another program instead: JSON file that describes it, or the name of a shipped one."""
     init: str = "auto"
     """Start: auto compares several, none uses headers, else a file (ITK, FSL, .lta, elastix)."""
     affine: Literal["none", "rigid", "affine"] | None = None
@@ -99,11 +101,16 @@ class SolverFlags:
     """Greatest displacement of the coarse search, voxels of its grid. Default: 2."""
     adam_spacing: int | None = None
     """Spacing of the fine descent's grid, voxels. Default: 2."""
+    beyond: Literal["border", "zeros"] = "border"
+    """Values beyond the faces of the field of view; zeros, as published, hold the field there."""
 
     def config(self, descriptors: DescriptorConfig) -> RegistrationConfig:
         """Return the settings of a registration."""
         from nnunet_anatomix.registration.config import RegistrationConfig
+        from nnunet_anatomix.registration.programs.program import read_program
 
+        if self.program is not None and self.solver != "convexadam":
+            raise UsageError("--program takes the place of --solver; omit one of them")
         return RegistrationConfig(
             solver=self.solver,
             init=self.init,
@@ -111,6 +118,7 @@ class SolverFlags:
             spacing_mm=self.spacing,
             descriptors=descriptors,
             convexadam=self._convexadam(),
+            program=None if self.program is None else read_program(self.program),
         )
 
     def _convexadam(self) -> ConvexAdamConfig:
@@ -121,6 +129,7 @@ class SolverFlags:
             grid_spacing=Config.grid_spacing if self.grid_spacing is None else self.grid_spacing,
             reach=Config.reach if self.reach is None else self.reach,
             adam_spacing=Config.adam_spacing if self.adam_spacing is None else self.adam_spacing,
+            beyond=self.beyond,
         )
 
 

@@ -116,7 +116,7 @@ def describe(
     scan: Scan, config: DescriptorConfig, *, pool: int, net: FeatureNetwork | None = None, progress: bool = False
 ) -> Tensor:
     """Compute the descriptors of one scan, as :func:`descriptors` without reduction of channels."""
-    scan = _fill_unknown(_clip_intensities(scan))
+    scan = replace(scan, image=comparable_image(scan))
     features = None
     if config.feature_weight:
         if net is None:
@@ -131,6 +131,18 @@ def describe(
     if config.mind:
         pooled_mind_ssc(scan.image, pool, out=described[:MIND_CHANNELS])
     return described
+
+
+def comparable_image(scan: Scan) -> Tensor:
+    """Return what is compared of a scan: clipped, and the nearest known voxel where it is unknown.
+
+    Args:
+        scan: Scan on the grid of a registration.
+
+    Returns:
+        (X, Y, Z) float32.
+    """
+    return _fill_unknown(_clip_intensities(scan)).image
 
 
 def reduce_features(fixed: Tensor, moving: Tensor, channels: int) -> tuple[Tensor, Tensor]:

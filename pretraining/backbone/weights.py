@@ -38,6 +38,8 @@ _LARGEST = {"in_channels": 1024, "out_channels": 4096, "width": 1024, "poolings"
 """Upper bounds of a valid architecture, far above all published networks."""
 DEFAULT_WEIGHTS = "anatomix_unet16"
 HUB = "hf://"
+PUBLISHED = ("anatomix", "anatomix-dev", "anatomix-dev-vit")
+"""Names of the weights that the paper's authors publish."""
 _HUB = re.compile(r"hf://(?P<repo>[^/@]+/[^/@]+)/(?P<file>[^@]+)(?:@(?P<revision>.*))?")
 
 log = logging.getLogger(__name__)
@@ -169,6 +171,11 @@ def find_weights(explicit: str | None = None, plan: str | None = None) -> Path:
     if path is None:
         path = _fetch(name) if name.startswith(HUB) else Path(name).expanduser()
     if not path.is_file():
+        if name in PUBLISHED:
+            raise InputError(
+                f"{source} names {name}, which is published on the Hugging Face hub; "
+                f"use {HUB}neeldey/anatomix/{name}.pth@COMMIT with a commit that you trust, or a downloaded file"
+            )
         raise InputError(
             f"{source} names {name}, but there is no such file; correct it, "
             f"or use bundled weights: {', '.join(bundled)}"

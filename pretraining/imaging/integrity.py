@@ -18,9 +18,10 @@ import psutil
 
 from pretraining.common.byte_sizes import format_bytes
 from pretraining.common.completeness import inflate
-from pretraining.imaging.headers import VolumeHeader, read_header
+from pretraining.imaging.headers import read_header
 from pretraining.imaging.limits import LARGEST_INFLATION, LARGEST_ORIGIN_MM, LARGEST_VOXELS, SANE_SPACING_MM
 from pretraining.imaging.rejection import Rejected, unreadable
+from pretraining.imaging.volume_header import VolumeHeader
 
 CHUNK = 2**22
 """Size of one read, bytes."""

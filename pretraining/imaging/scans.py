@@ -12,11 +12,11 @@ import SimpleITK as sitk
 
 from pretraining.common.errors import InputError
 from pretraining.imaging.grids import same_grid
-from pretraining.imaging.headers import VolumeHeader
 from pretraining.imaging.integrity import check_file, require_volume
 from pretraining.imaging.mgh import MGH_SUFFIXES, load_mgh
 from pretraining.imaging.orientation import is_sheared_alone, orientation_note, ras_affine
 from pretraining.imaging.rejection import Rejected, unreadable
+from pretraining.imaging.volume_header import VolumeHeader
 
 log = logging.getLogger(__name__)
 

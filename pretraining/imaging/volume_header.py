@@ -1,7 +1,8 @@
-"""Content of an image file's header, common to all formats."""
+"""Content of the header of an image file, whatever its format."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -59,3 +60,9 @@ class VolumeHeader:
     def data_bytes(self) -> int | None:
         """Decompressed size of the voxels, bytes; None for unsupported types."""
         return None if self.dtype is None else self.voxels * self.values * self.dtype.itemsize
+
+
+def drop_trailing_ones(size: list[int]) -> tuple[int, ...]:
+    """Remove trailing axes of length 1 beyond the third."""
+    beyond = list(itertools.dropwhile(lambda side: side == 1, reversed(size[3:])))
+    return (*size[:3], *reversed(beyond))

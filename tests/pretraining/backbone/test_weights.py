@@ -119,6 +119,15 @@ def test_garbage_named_pth_is_refused(tmp_path):
         load_weights(tmp_path / "x.pth")
 
 
+@pytest.mark.parametrize("name", ["anatomix", "anatomix-dev", "anatomix-dev-vit"])
+def test_published_names_lead_to_their_address(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=f"use hf://neeldey/anatomix/{name}.pth@COMMIT"):
+        find_weights(name)
+    (tmp_path / name).touch()
+    assert find_weights(name).name == name
+
+
 def test_weights_are_found_in_the_documented_order(tmp_path, monkeypatch):
     for name in ("explicit", "variable", "plan"):
         (tmp_path / name).touch()

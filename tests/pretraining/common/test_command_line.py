@@ -13,8 +13,8 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from pretraining.backbone.unet import UNetConfig
-from pretraining.backbone.weights import load_weights
+from pretraining.backbone.unet import UNet, UNetConfig
+from pretraining.backbone.weights import load_weights, save_weights
 from pretraining.cli import main
 from pretraining.common.command_line import run_commands
 from pretraining.common.config import to_dict
@@ -116,7 +116,9 @@ def test_from_masks_to_weights_and_back(run, tmp_path, preset):
     assert load_weights(tmp_path / "again.safetensors").sha256 == load_weights(weights).sha256
 
 
-def test_judging_prints_a_table_and_writes_it(run, fails, tmp_path, weights_file, small_judged_samples):
+def test_judging_prints_a_table_and_writes_it(run, fails, tmp_path, small_judged_samples):
+    weights_file, config = tmp_path / "tiny.safetensors", UNetConfig(width=2, poolings=2)
+    save_weights(weights_file, UNet(config).state_dict(), config, {"name": "tiny"})
     brain_folder(tmp_path / "brain", modalities=("t2",))
     said = run(
         "judge",
