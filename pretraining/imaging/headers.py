@@ -1,4 +1,4 @@
-"""Parsers for headers of NIfTI, NRRD and MetaImage files, without ITK's silent corrections."""
+"""Parsers for headers of NIfTI, NRRD, MetaImage and MGH files, without ITK's silent corrections."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pretraining.imaging.limits import TEXT_HEADER_BYTES
+from pretraining.imaging.mgh import MGH_SUFFIXES, read_mgh
 from pretraining.imaging.nifti_header import NIFTI_SUFFIXES, read_nifti_header
 from pretraining.imaging.rejection import Rejected, unreadable
 from pretraining.imaging.volume_header import Compression, VolumeHeader, drop_trailing_ones
@@ -43,13 +44,13 @@ def read_header(path: Path) -> VolumeHeader | None:
         path: Image file; its suffix determines the expected format.
 
     Returns:
-        The header; None for formats other than NIfTI, NRRD and MetaImage.
+        The header; None for formats other than NIfTI, NRRD, MetaImage and FreeSurfer's MGH.
 
     Raises:
         Rejected: If the file does not exist, or has no valid header of that format.
     """
     name = path.name.lower()
-    if not name.endswith((*NIFTI_SUFFIXES, *NRRD_SUFFIXES, *META_SUFFIXES)):
+    if not name.endswith((*NIFTI_SUFFIXES, *NRRD_SUFFIXES, *META_SUFFIXES, *MGH_SUFFIXES)):
         return None
     try:
         if path.stat().st_size == 0:
@@ -58,6 +59,8 @@ def read_header(path: Path) -> VolumeHeader | None:
             return read_nifti_header(path)
         if name.endswith(NRRD_SUFFIXES):
             return _read_nrrd(path)
+        if name.endswith(MGH_SUFFIXES):
+            return read_mgh(path)
         return _read_metaimage(path)
     except OSError as error:
         raise unreadable(error) from None

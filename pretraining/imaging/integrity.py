@@ -35,7 +35,8 @@ def check_file(path: Path) -> VolumeHeader | None:
         path: Image file of any format.
 
     Returns:
-        The header; None for formats other than NIfTI, NRRD and MetaImage, which are not checked.
+        The header; None for formats other than NIfTI, NRRD, MetaImage and MGH, which are not
+            checked.
 
     Raises:
         Rejected: If :func:`check_header` or :func:`check_voxels` refuses it.
@@ -174,7 +175,7 @@ def read_voxel_bytes(header: VolumeHeader, data: Path, expected: int) -> Iterato
             while chunk := file.read(CHUNK):
                 yield chunk
             return
-        if not header.is_nifti:  # only the voxels are compressed
+        if not header.header_is_compressed:  # only the voxels are compressed
             file.seek(max(skip, 0))
             skip = 0
         for chunk in inflate(file):

@@ -90,6 +90,7 @@ def read_nifti_header(path: Path) -> VolumeHeader:
         data=data,
         offset=0 if data != header else max(int(offset), len(content) if length == _NIFTI_BYTES else 348),
         transforms=transforms,
+        header_is_compressed=compressed,
         is_nifti=True,
         is_analyze=magic not in (b"n+1", b"ni1", b"n+2", b"ni2"),
     )

@@ -29,10 +29,11 @@ class VolumeHeader:
             encodings.
         compression: Compression of the voxels; ``other`` is unsupported.
         data: File with the voxels; None if they are spread over several files.
-        offset: Number of bytes before the voxels, for NIfTI after decompression; -1 for voxels at
-            the end of the file.
+        offset: Number of bytes before the voxels, after decompression if the header is compressed
+            too; -1 for voxels at the end of the file.
         transforms: NIfTI's ``sform`` and ``qform``, (4, 4) from voxels to RAS mm; only those with a
             code above 0.
+        header_is_compressed: Whether the header is part of the compressed data.
         is_nifti: Whether orientation and pairs of files follow NIfTI.
         is_analyze: Whether it is an Analyze file, the predecessor of NIfTI without orientation.
     """
@@ -46,6 +47,7 @@ class VolumeHeader:
     data: Path | None
     offset: int
     transforms: Mapping[str, np.ndarray] = field(default_factory=dict)
+    header_is_compressed: bool = False
     is_nifti: bool = False
     is_analyze: bool = False
 

@@ -314,6 +314,9 @@ def test_a_reader_that_leaves_ends_the_command_quietly(tmp_path, lines):
 
 
 def test_a_vit_checkpoint_is_refused_by_name(fails, tmp_path):
-    torch.save({"patch_embed.proj.weight": torch.zeros(8, 1, 4, 4, 4)}, tmp_path / "vit.pth")
-    assert "ViT" in fails("import", tmp_path / "vit.pth", "--out", tmp_path / "w.safetensors")
+    vit = {"eva.pos_embed": torch.zeros(1, 9, 6), "down_projection.proj.weight": torch.zeros(6, 1, 1, 1, 1)}
+    torch.save(vit, tmp_path / "vit.pth")
+    assert "ViT, which computes features only" in fails(
+        "import", tmp_path / "vit.pth", "--out", tmp_path / "w.safetensors"
+    )
     assert not (tmp_path / "w.safetensors").exists()
