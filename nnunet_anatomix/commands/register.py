@@ -82,8 +82,8 @@ class ScanFlags:
 class SolverFlags:
     """Flags of start and solver."""
 
-    solver: Literal["convexadam", "ants"] = "convexadam"
-    """Solver: convexadam, or ants (SyN on features, or mutual information with --features none)."""
+    solver: Literal["convexadam", "ants", "none"] = "convexadam"
+    """Solver: convexadam, ants (SyN), or none: a rigid or affine registration is the result."""
     init: str = "auto"
     """Start: auto compares several, none uses the headers, else a transform or field file."""
     affine: Literal["none", "rigid", "affine"] | None = None

@@ -227,7 +227,7 @@ def _assemble(problem: Problem, solution: Solution, seconds: dict[str, float]) -
             "init": config.init,
             "affine": config.stage,
             "descriptors": budget.descriptors,
-            "solver": budget.solver if config.solver == "convexadam" else config.ants,
+            "solver": {"convexadam": budget.solver, "ants": config.ants, "none": None}[config.solver],
             "clip": problem.clips,
         },
     )
