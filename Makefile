@@ -27,13 +27,13 @@ test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/benchmarks
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow
+	ANATOMIX_TEST_SPAWN=1 $(BIN)/python -m pytest -m slow
 
 types: $(STAMP)
 	$(BIN)/mypy
 
 coverage: $(STAMP)
-	$(BIN)/python -m pytest --cov --cov-report=term --cov-report=html
+	ANATOMIX_TEST_SPAWN=1 $(BIN)/python -m pytest --cov --cov-report=term --cov-report=html
 
 benchmark: $(STAMP)
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable -m "slow or not slow"

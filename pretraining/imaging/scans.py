@@ -11,11 +11,13 @@ import numpy as np
 import SimpleITK as sitk
 
 from pretraining.common.errors import InputError
+from pretraining.imaging.conversion import read_by_nibabel
 from pretraining.imaging.grids import same_grid
-from pretraining.imaging.headers import VolumeHeader
 from pretraining.imaging.integrity import check_file, require_volume
+from pretraining.imaging.mgh_header import MGH_SUFFIXES
 from pretraining.imaging.orientation import is_sheared_alone, orientation_note, ras_affine
 from pretraining.imaging.rejection import Rejected, unreadable
+from pretraining.imaging.volume_header import VolumeHeader
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +29,7 @@ def load_image(path: Path, *, vectors: bool = False) -> tuple[sitk.Image, str]:
     """Validate and read an image file.
 
     Args:
-        path: File of any format that ITK reads.
+        path: File of any format that ITK reads, or ``.mgz`` of FreeSurfer.
         vectors: Whether to accept other images than a single volume with one real number per voxel,
             for example displacement fields.
 
@@ -43,7 +45,7 @@ def load_image(path: Path, *, vectors: bool = False) -> tuple[sitk.Image, str]:
         require_volume(header)
     try:
         with path.open("rb"), quiet_itk():
-            image = sitk.ReadImage(str(path))
+            image = read_by_nibabel(path) if path.name.lower().endswith(MGH_SUFFIXES) else sitk.ReadImage(str(path))
     except (OSError, RuntimeError) as error:
         if header is not None and is_sheared_alone(header):
             raise Rejected(

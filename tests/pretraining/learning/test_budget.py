@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import pairwise
 
@@ -28,6 +25,7 @@ from pretraining.learning.schedule import OptimizerConfig, rate_in_time
 from pretraining.learning.train import train
 from pretraining.learning.train_config import TrainConfig
 from pretraining.templates.procedural import procedural_bank
+from tests.ranks import run_ranks
 
 TINY = TrainConfig(
     steps=2,
@@ -177,6 +175,7 @@ def test_steps_that_may_still_be_under_way_are_reserved_for():
     assert checkpoint.reserve_s == pytest.approx(5 + 8 * 0.5)
 
 
+@pytest.mark.slow  # trains for 9 seconds, whatever the machine
 def test_two_processes_stop_at_the_same_step(tmp_path):
     several = replace(TINY, label_maps=2, save_every=1)
     (tmp_path / "tiny.json").write_text(json.dumps(to_dict(several)))
@@ -190,10 +189,7 @@ def test_two_processes_stop_at_the_same_step(tmp_path):
         "--workers",
         "0",
     ]
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [sys.executable, *launcher, "-m", "pretraining", "train", *options, "--minutes", "0.15"]
-    ended = subprocess.run(command, capture_output=True, text=True, env=os.environ, timeout=120)
-    assert ended.returncode == 0, ended.stderr
+    run_ranks(["-m", "pretraining", "train", *options, "--minutes", "0.15"])
     checkpoint = load_checkpoint(tmp_path / "run" / "checkpoint.pt")
     records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert checkpoint.step > 2 and 4 < checkpoint.seconds <= 9.5

@@ -176,7 +176,7 @@ def test_settings_are_checked(wrong):
         DescriptorConfig(mind=False, feature_weight=0)
 
 
-@pytest.mark.parametrize("modality", ["t2", "ct"])
+@pytest.mark.parametrize("modality", [pytest.param("t2", marks=pytest.mark.slow), "ct"])
 def test_mind_alone_agrees_with_the_convexadam_package(modality, brains):
     convex_adam_pt = pytest.importorskip("convexAdam.convex_adam_MIND").convex_adam_pt
     fixed = image_tensor(brains["t1"])
