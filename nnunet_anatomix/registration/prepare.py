@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from nnunet_anatomix.registration.config import RegistrationConfig
 from nnunet_anatomix.registration.descriptors import Scan
 from nnunet_anatomix.registration.memory import Budget, fit_to_memory
 from nnunet_anatomix.registration.start.initial import Start, best_start, file_start, header_start
+from nnunet_anatomix.registration.start.precise import refine_by_information
 from nnunet_anatomix.registration.timing import time_stage
 from pretraining.backbone.external import ExternalNetwork
 from pretraining.backbone.feature_network import FeatureNetwork, FeatureWeights
@@ -67,6 +68,9 @@ def prepare(
     grid = near_isotropic_grid(fixed, spacing_mm=config.spacing_mm, at_most_voxels=budget.voxels)
     with time_stage(seconds, "start"):
         start = _find_start(fixed, moving, config, net, clips, masks)
+        if config.solver == "none" and config.stage != "none":
+            precise = refine_by_information(fixed, moving, start.transform, config.stage, clips=clips, masks=masks)
+            start = replace(start, transform=precise)
     with time_stage(seconds, "resampling"):
         scans = _resample_scans(fixed, moving, grid, start.transform, masks, clips, device)
     shape, least = tuple(scans[0].image.shape), budget.solver.grid_spacing
