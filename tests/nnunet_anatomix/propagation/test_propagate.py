@@ -21,7 +21,7 @@ from nnunet_anatomix.registration.descriptors import DescriptorConfig
 from nnunet_anatomix.scores.overlap import dice_by_label
 from pretraining.common.errors import InputError, Interrupted
 
-SIDE = 28
+SIDE = 20
 MIND = RegistrationConfig(descriptors=DescriptorConfig(feature_weight=0))
 
 
@@ -190,7 +190,9 @@ def test_a_folder_is_labelled_as_nnunet_would_and_resumes(dataset, tmp_path, mon
     assert len(rows) == 3 and rows[0].startswith("case,agreement")
     assert "Expected on a new scan: Dice 0." in (out / "leave_one_out.md").read_text()
     assert (out / "overview.png").stat().st_size > 10_000 and (out / "dataset.json").is_file()
-    # Another choice of settings labels all scans again.
+    # Other settings label the scans again.
+    for file in (dataset / "imagesTs").glob("c8*"):
+        file.unlink()
     run(monkeypatch, *words, "--leave-out", 0, "--fusion", "vote")
     assert (out / "c7.nii.gz").stat().st_mtime_ns > first
 
@@ -205,14 +207,12 @@ def test_a_folder_is_labelled_as_nnunet_would_and_resumes(dataset, tmp_path, mon
         (("-i", "{imagesTs}", "-o", "{imagesTs}"), "expected another folder"),
     ],
 )
-def test_bad_input_is_one_line(dataset, tmp_path, monkeypatch, capsys, words, line):
+def test_bad_input_is_one_line(dataset, tmp_path, monkeypatch, words, line):
     words = [str(word).format(labelsTs=dataset / "labelsTs", imagesTs=dataset / "imagesTs") for word in words]
     with pytest.raises(SystemExit) as stop:
         run(monkeypatch, "-d", 44, *(() if "-o" in words else ("-o", tmp_path / "out")), *words)
-    assert stop.value.code in (1, 2)
-    printed = capsys.readouterr()
-    message = (printed.err + printed.out).strip().splitlines()
-    assert any(line in one for one in message), message
+    # An uncaught SystemExit with a text prints it, and ends with exit code 1.
+    assert line in str(stop.value.code) and "\n" not in str(stop.value.code)
     assert not (tmp_path / "out" / "propagation.csv").exists()
 
 
