@@ -27,7 +27,7 @@ test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/benchmarks
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow
+	ANATOMIX_TEST_SPAWN=1 $(BIN)/python -m pytest -m slow
 
 types: $(STAMP)
 	$(BIN)/mypy

@@ -25,6 +25,10 @@ import torch
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.backbone.weights import save_weights
 from pretraining.probing import judge
+from tests import process_server, shared_bank
+
+process_server.install()
+shared_bank.install()
 
 # A shell without job control starts what runs in the background with signals ignored, and every
 # process that a test starts inherits that.
@@ -108,8 +112,14 @@ def small_judged_samples(monkeypatch) -> None:
     monkeypatch.setattr(judge, "SAMPLE_SHIFT", 16)
 
 
+@pytest.fixture(scope="session")
+def light_planning() -> None:
+    """Let nnU-Net plan small datasets in little time."""
+    process_server.lighten_planning()
+
+
 @pytest.fixture
-def nnunet(tmp_path, monkeypatch) -> SimpleNamespace:
+def nnunet(tmp_path, monkeypatch, light_planning) -> SimpleNamespace:
     """Empty nnU-Net folders, known to this process and its children."""
     folders = {name: tmp_path / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
     for name, folder in folders.items():
@@ -129,7 +139,7 @@ def nnunet(tmp_path, monkeypatch) -> SimpleNamespace:
 
 
 @pytest.fixture(scope="session")
-def planned_hippocampus(data_root, tmp_path_factory) -> Iterator[Path]:
+def planned_hippocampus(data_root, tmp_path_factory, light_planning) -> Iterator[Path]:
     """``nnUNet_preprocessed`` with Dataset901, planned by stock nnU-Net and by us; read-only."""
     from batchgenerators.utilities.file_and_folder_operations import load_json
     from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner

@@ -160,6 +160,7 @@ CASES = (
         --templates-and-brains {bank} --pretraining-steps 2 --pretraining-side 32 --device cpu --dry-run""",
         """reproduce figure7 --data {raw} --out out --images {pair}/fixed.nii.gz --templates {bank} --device
         cpu --dry-run""",
+        "reproduce figure5 --data {raw} --out out --pairs {pair} --programs {program} --device cpu --dry-run",
         "reproduce figure8 --data {raw} --out out --datasets 43 --budgets 1 2 --seeds 0 --device cpu --dry-run",
         says="nnunet-anatomix study",
     ),
@@ -198,12 +199,17 @@ CASES = (
         {pair}/fixed_mask.nii.gz --moving-mask {pair}/moving_mask.nii.gz --fixed-labels
         {pair}/fixed_labels.nii.gz --moving-labels {pair}/moving_labels.nii.gz --fixed-landmarks
         {pair}/fixed.csv --moving-landmarks {pair}/moving.csv --fixed-clip -2 2 --moving-clip -4 4 --spacing
-        2 --smoothness 1 --grid-spacing 4 --reach 2 --adam-spacing 2 --overlap 0.25 --precision fp32
-        --memory 2G --no-trust-code --statistics own --device cpu""",
+        2 --smoothness 1 --grid-spacing 4 --reach 2 --adam-spacing 2 --beyond zeros --overlap 0.25 --precision fp32
+        --memory 2G --no-trust-code --statistics own --device cpu --no-dicom""",
         """register --out many --pairs {pair}/pairs.csv --features {tiny} --no-mind --trust-code --init none
         --grid-spacing 4 --reach 2 -device cpu""",
+        """register --out clinical --fixed {clinic}/src/series --moving {clinic}/src/series --features none
+        --init none --grid-spacing 4 --reach 2 -device cpu --dicom""",
+        """register --out theirs --fixed {pair}/fixed.nii.gz --moving {pair}/moving.nii.gz --features none --init none
+        --program {program}""",
         "evaluate registration many --out summary",
-        makes="one/registration.json many/one/registration.json summary/*",
+        makes="""one/registration.html many/one/registration.json many/registrations.html
+        clinical/registration.dcm theirs/registration.json summary/*""",
     ),
     case(
         "propagate",

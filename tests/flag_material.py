@@ -164,6 +164,18 @@ class Material:
         return self._weights("tiny.safetensors", UNetConfig(width=2, poolings=2))
 
     @cached_property
+    def program(self) -> Path:
+        """A description of another registration program, which moves nothing."""
+        code = (
+            "import sys, nibabel, numpy; shape = nibabel.load(sys.argv[1]).shape; "
+            "nibabel.save(nibabel.Nifti1Image(numpy.zeros((*shape, 3), 'f4'), numpy.eye(4)), sys.argv[3] + '/u.nii')"
+        )
+        command = ["{python}", "-c", code, "{fixed}", "{moving}", "{out}"]
+        path = self._new("program.json")
+        path.write_text(json.dumps({"command": command, "transform": "u.nii", "kind": "voxels"}))
+        return path
+
+    @cached_property
     def published(self) -> Path:
         path = self._new("published.pth")
         export_published(path, load_weights(self.weights))

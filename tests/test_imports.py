@@ -48,6 +48,7 @@ def test_pretraining_runs_where_nnunet_is_not_importable(tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
 
 
+@pytest.mark.slow
 def test_torchrun_and_synthesize_run_where_nnunet_is_not_importable(tmp_path):
     """As on a GPU node with nothing but this package: both commands, as they are typed."""
     (tmp_path / "nnunetv2.py").write_text("raise ImportError('not on this machine')\n")
@@ -130,11 +131,14 @@ def code_in_strings(path: Path) -> list[ast.ImportFrom]:
     return found
 
 
-@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: path.relative_to(TESTS).as_posix())
-def test_programs_in_strings_import_what_exists(path):
+def test_programs_in_strings_import_what_exists():
     """No import sorter and no type checker sees them; in slow tests they break unnoticed."""
-    for statement in code_in_strings(path):
-        module = importlib.import_module(statement.module)
-        for alias in statement.names:
-            known = alias.name == "*" or hasattr(module, alias.name)
-            assert known or importlib.util.find_spec(f"{statement.module}.{alias.name}"), ast.unparse(statement)
+    broken = []
+    for path in sorted(TESTS.rglob("*.py")):
+        for statement in code_in_strings(path):
+            module = importlib.import_module(statement.module)
+            for alias in statement.names:
+                known = alias.name == "*" or hasattr(module, alias.name)
+                if not known and not importlib.util.find_spec(f"{statement.module}.{alias.name}"):
+                    broken.append(f"{path}: {ast.unparse(statement)}")
+    assert not broken, broken

@@ -29,13 +29,15 @@ def apply(
 
     Args:
         out: Folder for the moved files, which keep their names.
-        transform: Folder of a registration, transform of ITK or ANTs, or displacement field.
+        transform: Folder of a registration, transform (ITK, ANTs, .lta, elastix) or field.
         to: Files to move: images, label maps, points.
-        reference: Image on the target grid, such as the fixed scan. Not needed for points.
+        reference: Image on the target grid, such as the fixed scan, or its DICOM folder. Not needed
+            for points.
         batch: CSV of many files, with columns transform, to, and optionally reference, name.
         inverse: Move from the fixed to the moving scan; the reference is then the moving scan.
         interpolation: Interpolation: linear, nearest for labels, or auto, by the values.
     """
+    from nnunet_anatomix.clinical.intake.single_scan import read_scan
     from nnunet_anatomix.registration.apply_files import applications, apply_to_files, read_applications
     from pretraining.common.outputs import try_folder
 
@@ -49,5 +51,5 @@ def apply(
             raise UsageError("expected a transform and files to move; use apply TRANSFORM --to FILE..., or --batch CSV")
         try_folder(out)
         tasks = applications(transform, to, reference)
-    done = apply_to_files(tasks, out, inverse=inverse, interpolation=interpolation)
+    done = apply_to_files(tasks, out, inverse=inverse, interpolation=interpolation, read_scan=read_scan)
     log.info("%d files moved; results are in %s", done, out)

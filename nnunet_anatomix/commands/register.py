@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nnunet_anatomix.registration.config import RegistrationConfig
     from nnunet_anatomix.registration.descriptors import DescriptorConfig
     from nnunet_anatomix.registration.solvers.convexadam import ConvexAdamConfig
+    from nnunet_anatomix.registration.writing import WriteDicom
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +30,9 @@ class ScanFlags:
     """Flags of the scans to register."""
 
     fixed: Path | None = None
-    """Fixed scan, in any format of ITK."""
+    """Fixed scan: file in a format of ITK, .mgz, or folder of one DICOM series."""
     moving: Path | None = None
-    """Moving scan."""
+    """Moving scan, likewise."""
     pairs: Path | None = None
     """CSV of many pairs, with columns fixed, moving and optionally name, init, and those below."""
     fixed_mask: Path | None = None
@@ -84,8 +85,10 @@ class SolverFlags:
 
     solver: Literal["convexadam", "ants"] = "convexadam"
     """Solver: convexadam, or ants (SyN on features, or mutual information with --features none)."""
+    program: str | None = None
+    """Another program instead: JSON file that describes it, or the name of a shipped one."""
     init: str = "auto"
-    """Start: auto compares several, none uses the headers, else a transform or field file."""
+    """Start: auto compares several, none uses headers, else a file (ITK, FSL, .lta, elastix)."""
     affine: Literal["none", "rigid", "affine"] | None = None
     """Linear alignment of the start. Default: affine with --init auto, else none."""
     spacing: float | None = None
@@ -98,11 +101,16 @@ class SolverFlags:
     """Greatest displacement of the coarse search, voxels of its grid. Default: 2."""
     adam_spacing: int | None = None
     """Spacing of the fine descent's grid, voxels. Default: 2."""
+    beyond: Literal["border", "zeros"] = "border"
+    """Values beyond the faces of the field of view; zeros, as published, hold the field there."""
 
     def config(self, descriptors: DescriptorConfig) -> RegistrationConfig:
         """Return the settings of a registration."""
         from nnunet_anatomix.registration.config import RegistrationConfig
+        from nnunet_anatomix.registration.programs.program import read_program
 
+        if self.program is not None and self.solver != "convexadam":
+            raise UsageError("--program takes the place of --solver; omit one of them")
         return RegistrationConfig(
             solver=self.solver,
             init=self.init,
@@ -110,6 +118,7 @@ class SolverFlags:
             spacing_mm=self.spacing,
             descriptors=descriptors,
             convexadam=self._convexadam(),
+            program=None if self.program is None else read_program(self.program),
         )
 
     def _convexadam(self) -> ConvexAdamConfig:
@@ -120,6 +129,7 @@ class SolverFlags:
             grid_spacing=Config.grid_spacing if self.grid_spacing is None else self.grid_spacing,
             reach=Config.reach if self.reach is None else self.reach,
             adam_spacing=Config.adam_spacing if self.adam_spacing is None else self.adam_spacing,
+            beyond=self.beyond,
         )
 
 
@@ -163,6 +173,7 @@ def register(
     descriptors: Annotated[DescriptorFlags, tyro.conf.arg(name="")],
     memory: str = "auto",
     device: Annotated[Literal["auto", "cpu", "cuda"], tyro.conf.arg(aliases=["-device"])] = "auto",
+    dicom: bool = False,
 ) -> None:
     """Register a moving scan to a fixed one of any modality, grid and orientation, or many pairs.
 
@@ -175,6 +186,8 @@ def register(
         descriptors: Descriptors and network.
         memory: Memory above PyTorch's own, such as 4G. Default: most of what is free.
         device: Device: auto, cpu or cuda.
+        dicom: Write registration.dcm, a DICOM Spatial Registration (or Deformable Spatial
+            Registration) of two DICOM folders, too.
     """
     from nnunet_anatomix.registration.batch import read_pairs, register_pairs
     from pretraining.common.outputs import try_folder
@@ -184,7 +197,7 @@ def register(
     if descriptors.features == "none" and not descriptors.mind and solver.solver == "convexadam":
         raise UsageError("--features none with --no-mind leaves nothing to compare; omit one of them")
     try_folder(out)
-    settings = _load_settings(scans, solver, descriptors, memory, device)
+    settings = _load_settings(scans, solver, descriptors, memory, device, dicom)
     if pair is not None:
         _register_one(pair, out, settings)
     elif pairs is not None:
@@ -198,7 +211,9 @@ def _load_settings(
     descriptors: DescriptorFlags,
     memory: str,
     device: Literal["auto", "cpu", "cuda"],
+    dicom: bool,
 ) -> BatchSettings:
+    from nnunet_anatomix.clinical.intake.single_scan import read_scan
     from nnunet_anatomix.registration.batch import BatchSettings
     from pretraining.backbone.external_weights import load_feature_weights
     from pretraining.common.byte_sizes import parse_bytes
@@ -219,7 +234,21 @@ def _load_settings(
         moving_clip=scans.moving_clip,
         memory=None if memory == "auto" else parse_bytes(memory),
         device=resolved,
+        read_scan=read_scan,
+        dicom_writer=_read_dicom_headers if dicom else None,
     )
+
+
+def _read_dicom_headers(pair: PairFiles) -> WriteDicom:
+    from nnunet_anatomix.clinical.delivery.spatial_registration import (
+        read_registered_series,
+        write_spatial_registration,
+    )
+
+    fixed, moving = (
+        read_registered_series(path, role) for role, path in (("fixed", pair.fixed), ("moving", pair.moving))
+    )
+    return lambda path, forward: write_spatial_registration(path, fixed, moving, forward)
 
 
 def _register_one(pair: PairFiles, out: Path, settings: BatchSettings) -> None:
@@ -233,4 +262,4 @@ def _register_one(pair: PairFiles, out: Path, settings: BatchSettings) -> None:
             log.info(
                 "%s: %.3f, mean of %d labels", name.replace("_", " "), sum(values.values()) / len(values), len(values)
             )
-    log.info("folds: %.2f %%; results are in %s, figure: %s", 100 * metrics["folded_share"], out, out / "overview.png")
+    log.info("results are in %s; look at %s", out, out / "registration.html")

@@ -44,6 +44,8 @@ class NetworkFlags:
     """Weights for transfer learning in Table 1. Default: trained on neurite-oasis."""
     networks: tuple[Path, ...] = ()
     """More rows of Tables 2 and 5: weights files, or .json of other networks."""
+    programs: tuple[str, ...] = ()
+    """More rows of Fig. 5: .json of other programs, or names of shipped ones, such as elastix."""
     templates: Path | None = None
     """Bank of organ templates, for Table 3 and Fig. 7."""
     brains: Path | None = None

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from pretraining.backbone.external import fit_window_side
-from pretraining.backbone.feature_network import FeatureWeights
+from pretraining.backbone.feature_network import FeatureWeights, compares_directions
 from pretraining.backbone.inference import (
     Clip,
     padded_shape,
-    rescale_intensity,
     sliding_window_features,
     whole_volume_features,
 )
@@ -22,6 +21,7 @@ from pretraining.common.byte_sizes import format_bytes
 from pretraining.common.device import has_bf16_units
 from pretraining.common.errors import InputError
 from pretraining.common.finite import require_finite
+from pretraining.imaging.contrast import check_contrast
 from pretraining.imaging.grids import image_tensor
 from pretraining.imaging.scans import validate_scan
 
@@ -81,8 +81,9 @@ def extract_features(
         bfloat16. Use the same windows for all scans to compare.
     """
     device = torch.device(device)
-    volume = image_tensor(validate_scan(image, "image"))
-    _check_clip(volume, clip)
+    image = validate_scan(image, "image")
+    check_contrast(image, clip, "clip")
+    volume = image_tensor(image)
     if weights.architecture.in_channels != 1:
         raise InputError(
             f"expected weights of a network with one input channel, found {weights.architecture.in_channels}"
@@ -99,7 +100,7 @@ def extract_features(
     bf16 = has_bf16_units(device) if bf16 is None else bf16
     spare = _spare_bytes(net.config.out_channels * volume.numel() * volume.element_size(), memory, device)
     fitting = window_for(net, volume.shape, spare, bf16)
-    voxelwise = architecture.norm == "instance" and not getattr(architecture, "norm_affine", False)
+    voxelwise = compares_directions(architecture)
     if whole:
         if fitting is not None:
             needed = peak_bytes(net, padded_shape(net, volume.shape), bf16)
@@ -126,16 +127,6 @@ def extract_features(
 def _require_finite(features: Tensor) -> Tensor:
     require_finite(features, "features")
     return features
-
-
-def _check_clip(volume: Tensor, clip: Clip | None) -> None:
-    scaled = rescale_intensity(volume, clip)
-    if scaled.min() == scaled.max():
-        low, high = float(volume.min()), float(volume.max())
-        raise InputError(
-            f"the clip window {clip} makes the image constant, as its intensities are {low:g} to {high:g}; "
-            "use a window that overlaps them"
-        )
 
 
 def _spare_bytes(result: int, memory: int | None, device: torch.device) -> int:

@@ -26,11 +26,11 @@ from pretraining.common.processes import available_cores, imap_unordered
 from pretraining.common.triple import triple
 from pretraining.imaging.dataset_json import DATASET_FILE, IGNORE, DatasetJson, read_dataset_json
 from pretraining.imaging.grids import ROUNDED_HEADERS_VOX, Grid, corner_distance_vox, same_grid
-from pretraining.imaging.headers import VolumeHeader
 from pretraining.imaging.integrity import check_file, require_volume
 from pretraining.imaging.limits import SANE_SPACING_MM
 from pretraining.imaging.orientation import is_sheared_alone, orientation_note, ras_affine
 from pretraining.imaging.rejection import Rejected
+from pretraining.imaging.volume_header import VolumeHeader
 
 log = logging.getLogger(__name__)
 

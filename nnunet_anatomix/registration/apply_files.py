@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +25,7 @@ from pretraining.imaging.writing import write_image
 log = logging.getLogger(__name__)
 
 Interpolation = Literal["auto", "linear", "nearest"]
+Reader = Callable[[str | Path, str], sitk.Image]
 _IMAGE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 """Formats of images that are written as they were read; others become ``.nii.gz``."""
 
@@ -102,7 +103,12 @@ def read_applications(path: Path) -> list[Application]:
 
 
 def apply_to_files(
-    tasks: Sequence[Application], out: Path, *, inverse: bool = False, interpolation: Interpolation = "auto"
+    tasks: Sequence[Application],
+    out: Path,
+    *,
+    inverse: bool = False,
+    interpolation: Interpolation = "auto",
+    read_scan: Reader = read_image,
 ) -> int:
     """Move files through transforms; a file that fails does not stop the others.
 
@@ -112,6 +118,7 @@ def apply_to_files(
         inverse: Whether to move from the fixed to the moving scan instead.
         interpolation: Interpolation of images: linear, nearest neighbour (labels), or auto, which
             tells labels from scans by their numbers, and logs it.
+        read_scan: Function of path and role that reads images.
 
     Returns:
         Number of files written.
@@ -138,7 +145,7 @@ def apply_to_files(
         if task.is_points:
             _move_points(task, out, load(task.transform, False), inverse)
         else:
-            _move_voxels(task, out, load(task.transform, inverse), interpolation)
+            _move_voxels(task, out, load(task.transform, inverse), interpolation, read_scan)
 
     with hold_lock(out):
         outcome = run_batch(by_name, move, noun="file", failures=out)
@@ -164,12 +171,14 @@ def _move_points(task: Application, out: Path, transform: sitk.Transform, invers
     write_text(out / task.written, points.text_with(moved))
 
 
-def _move_voxels(task: Application, out: Path, transform: sitk.Transform, interpolation: Interpolation) -> None:
+def _move_voxels(
+    task: Application, out: Path, transform: sitk.Transform, interpolation: Interpolation, read_scan: Reader
+) -> None:
     if task.reference is None:
         raise InputError(f"{task.file}: expected a reference image, found none; pass one with --reference")
-    reference = read_image(task.reference, "reference")
+    reference = read_scan(task.reference, "reference")
     check_geometry(reference, "reference")
-    image = read_image(task.file, "file to move")
+    image = read_scan(task.file, "file to move")
     check_geometry(image, str(task.file))
     is_labels = looks_like_labels(image) if interpolation == "auto" else interpolation == "nearest"
     if interpolation == "auto":
@@ -179,7 +188,9 @@ def _move_voxels(task: Application, out: Path, transform: sitk.Transform, interp
 
 
 def _ending(file: Path) -> str:
-    """Return ``.nii.gz``, ``.mrk.json`` or the last suffix."""
+    """Return ``.nii.gz``, ``.mrk.json`` or the last suffix; none of a folder."""
+    if file.is_dir():
+        return ""
     name = file.name.lower()
     double = next((ending for ending in (".nii.gz", ".mrk.json") if name.endswith(ending)), None)
     return file.name[-len(double) :] if double else file.suffix

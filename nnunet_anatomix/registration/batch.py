@@ -9,14 +9,18 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
+import SimpleITK as sitk
 import torch
 
 from nnunet_anatomix.registration.config import RegistrationConfig
+from nnunet_anatomix.registration.formats.reading import is_flirt
+from nnunet_anatomix.registration.inputs import DEFAULT_FEATURES
 from nnunet_anatomix.registration.landmarks import read_landmarks
 from nnunet_anatomix.registration.lists import pair_name, read_list
 from nnunet_anatomix.registration.register import register
 from nnunet_anatomix.registration.summary import REGISTRATION_FILE
-from nnunet_anatomix.registration.writing import measure, write_registration
+from nnunet_anatomix.registration.verdict.batch_page import BATCH_PAGE, write_batch_page
+from nnunet_anatomix.registration.writing import PAGE, WriteDicom, measure, write_registration
 from pretraining.backbone.feature_network import FeatureWeights
 from pretraining.backbone.inference import Clip
 from pretraining.common.batch import FAILURES, run_batch
@@ -76,6 +80,12 @@ class BatchSettings:
     moving_clip: Clip | None = None
     memory: int | None = None
     device: torch.device | str = "cpu"
+    read_scan: Callable[[str | Path, str], sitk.Image] = read_image
+    """Function of path and role that reads a scan."""
+    dicom_writer: Callable[[PairFiles], WriteDicom] | None = None
+    """Function that reads the DICOM headers of a pair and returns a function that writes its
+    transform; None for no DICOM object.
+    """
 
     def __post_init__(self) -> None:
         check_window(self.fixed_clip, "--fixed-clip")
@@ -86,10 +96,11 @@ class BatchSettings:
         files = {
             name: file_state(file)
             for name, file in {"start": Path(self.config.init), **asdict(pair)}.items()
-            if isinstance(file, Path) and file.is_file()
+            if isinstance(file, Path) and file.exists()
         }
         sha256 = self.weights.sha256 if self.weights and self.config.descriptors.feature_weight else None
-        return fingerprint([asdict(self.config), sha256, self.fixed_clip, self.moving_clip, files])
+        dicom = ["dicom"] if self.dicom_writer else []
+        return fingerprint([asdict(self.config), sha256, self.fixed_clip, self.moving_clip, files, *dicom])
 
 
 def register_pair(pair: PairFiles, out: Path, settings: BatchSettings, *, progress: bool = True) -> dict:
@@ -102,24 +113,27 @@ def register_pair(pair: PairFiles, out: Path, settings: BatchSettings, *, progre
         progress: Show progress bars.
 
     Returns:
-        The metrics.
+        The metrics, and ``verdict`` and ``reason``.
 
     Raises:
         InputError: If a file cannot be used; nothing is written then.
     """
     fingerprint = settings.fingerprint(pair)
+    write_dicom = settings.dicom_writer(pair) if settings.dicom_writer else None
     fixed, moving = (
-        validate_scan(read_image(path, role), role) for path, role in ((pair.fixed, "fixed"), (pair.moving, "moving"))
+        validate_scan(settings.read_scan(path, role), role)
+        for path, role in ((pair.fixed, "fixed"), (pair.moving, "moving"))
     )
     fixed_mask, moving_mask = (
         validate_labels(read_image(path, role), scan, role) if path else None
         for role, path, scan in (("fixed mask", pair.fixed_mask, fixed), ("moving mask", pair.moving_mask, moving))
     )
+    stored_labels = read_image(pair.moving_labels, "moving labels") if pair.moving_labels else None
     fixed_labels, moving_labels = (
-        validate_labels(read_image(path, role), scan, role) if path else None
-        for role, path, scan in (
-            ("fixed labels", pair.fixed_labels, fixed),
-            ("moving labels", pair.moving_labels, moving),
+        None if image is None else validate_labels(image, scan, role)
+        for role, image, scan in (
+            ("fixed labels", read_image(pair.fixed_labels, "fixed labels") if pair.fixed_labels else None, fixed),
+            ("moving labels", stored_labels, moving),
         )
     )
     fixed_points_mm, moving_points_mm = (
@@ -132,11 +146,12 @@ def register_pair(pair: PairFiles, out: Path, settings: BatchSettings, *, progre
             "list the same points in the same order for both"
         )
     config = settings.config if pair.init is None else replace(settings.config, init=str(pair.init))
+    _require_stored_order(Path(config.init), pair)
     registration = register(
         fixed,
         moving,
         config=config,
-        weights=settings.weights,
+        features=settings.weights or DEFAULT_FEATURES,
         fixed_mask=fixed_mask,
         moving_mask=moving_mask,
         fixed_clip=settings.fixed_clip,
@@ -155,10 +170,28 @@ def register_pair(pair: PairFiles, out: Path, settings: BatchSettings, *, progre
     if one_sided := metrics.get("one_sided_labels"):
         log.info("labels of only one scan, excluded from Dice: %s", one_sided)
     files = {key: str(value) for key, value in asdict(pair).items() if value is not None}
-    write_registration(
-        out, registration, metrics, pair=pair.name, moving_labels=moving_labels, fingerprint=fingerprint, files=files
+    verdict = write_registration(
+        out,
+        registration,
+        metrics,
+        pair=pair.name,
+        moving_labels=stored_labels,
+        write_dicom=write_dicom,
+        fingerprint=fingerprint,
+        files=files,
     )
-    return metrics
+    log.log(logging.INFO if verdict.level == "PASS" else logging.WARNING, "%s: %s", verdict.level, verdict.reason)
+    return {**metrics, "verdict": verdict.level, "reason": verdict.reason}
+
+
+def _require_stored_order(init: Path, pair: PairFiles) -> None:
+    """Refuse FSL's matrices, which count voxels in FSL's files, for scans in another format."""
+    others = [path for path in (pair.fixed, pair.moving) if not path.name.lower().endswith((".nii", ".nii.gz"))]
+    if others and is_flirt(init):
+        raise InputError(
+            f"initial transform: {init} is a matrix of FSL, which counts voxels as the NIfTI files store them that FSL "
+            f"had; found {others[0]}, pass these NIfTI files"
+        )
 
 
 def register_pairs(
@@ -173,7 +206,8 @@ def register_pairs(
 
     Args:
         pairs: Pairs with different names.
-        out: Folder of the batch. Its ``failed.csv`` lists the pairs that failed, and why.
+        out: Folder of the batch. Its ``failed.csv`` lists the pairs that failed, and why, and its
+            ``registrations.html`` all pairs with their verdicts.
         settings: Settings of all pairs.
         progress: Show progress bars.
         run: Function that registers one pair.
@@ -203,6 +237,8 @@ def register_pairs(
             failures=out,
             on_failure=remove_report,
         )
+        counts = write_batch_page(out, PAGE)
+    log.info("%s; see %s", ", ".join(f"{count} {level}" for level, count in counts.items()), out / BATCH_PAGE)
     outcome.require_all("pairs", see=out / FAILURES)
     return outcome.done
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from nnunet_anatomix.registration.descriptors import DescriptorConfig
+from nnunet_anatomix.registration.programs.program import Program
 from nnunet_anatomix.registration.solvers.ants import AntsConfig
 from nnunet_anatomix.registration.solvers.convexadam import ConvexAdamConfig
 from nnunet_anatomix.registration.start.affine import Stage
@@ -30,6 +31,8 @@ class RegistrationConfig:
     """Settings of the solver convexadam."""
     ants: AntsConfig = field(default_factory=AntsConfig)
     """Settings of the solver ants."""
+    program: Program | None = None
+    """Other program that takes the place of the solver."""
 
     def __post_init__(self) -> None:
         check_spacing(self.spacing_mm, "spacing of the working grid")
@@ -42,6 +45,8 @@ class RegistrationConfig:
     @property
     def method(self) -> str:
         """Name of the method in tables."""
+        if self.program is not None:
+            return self.program.name
         weight, mind = self.descriptors.feature_weight, self.descriptors.mind
         if self.solver == "ants":
             return "ants-features" if weight else "ants-mi"

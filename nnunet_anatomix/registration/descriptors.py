@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pretraining.backbone.external import fit_window_side
-from pretraining.backbone.feature_network import FeatureNetwork
+from pretraining.backbone.feature_network import FeatureNetwork, compares_directions
 from pretraining.backbone.inference import sliding_window_features
 from pretraining.common.checks import check_count, check_not_negative, check_within
 from pretraining.common.errors import InputError
@@ -121,7 +121,7 @@ def describe(
     if scan.more:
         channels = (replace(scan, more=()), *scan.more)
         return torch.cat([describe(one, config, pool=pool, net=net, progress=progress) for one in channels])
-    scan = _fill_unknown(_clip_intensities(scan))
+    scan = replace(scan, image=comparable_image(scan))
     features = None
     if config.feature_weight:
         if net is None:
@@ -136,6 +136,18 @@ def describe(
     if config.mind:
         pooled_mind_ssc(scan.image, pool, out=described[:MIND_CHANNELS])
     return described
+
+
+def comparable_image(scan: Scan) -> Tensor:
+    """Return what is compared of a scan: clipped, and the nearest known voxel where it is unknown.
+
+    Args:
+        scan: Scan on the grid of a registration.
+
+    Returns:
+        (X, Y, Z) float32.
+    """
+    return _fill_unknown(_clip_intensities(scan)).image
 
 
 def reduce_features(fixed: Tensor, moving: Tensor, channels: int) -> tuple[Tensor, Tensor]:
@@ -171,9 +183,10 @@ def _standardized_features(
         clip=scan.clip,
         bf16=config.bf16,
         pool=pool,
+        voxelwise=compares_directions(net.config),
         progress=progress,
     )
-    inside = functional.avg_pool3d(_find_foreground(scan)[None], pool)[0] > 0.5
+    inside = functional.avg_pool3d(find_foreground(scan)[None], pool)[0] > 0.5
     std, mean = torch.std_mean(features[:, inside], dim=1)
     shape = (-1, 1, 1, 1)
     return features.sub_(mean.view(shape)).mul_(
@@ -181,7 +194,7 @@ def _standardized_features(
     )
 
 
-def _find_foreground(scan: Scan) -> Tensor:
+def find_foreground(scan: Scan) -> Tensor:
     """Mark known voxels above the Otsu threshold, (X, Y, Z) in {0, 1}; all known if too few."""
     values = scan.image
     known = torch.ones_like(values) if scan.known is None else scan.known.float()

@@ -50,7 +50,7 @@ def folded_share(displacement: Tensor, mask: Tensor | None = None) -> float:
         Share in [0, 1]; NaN for an empty mask.
     """
     folded = counted = 0
-    for start, determinant in _determinants(displacement):
+    for start, determinant in determinants(displacement):
         inside = (
             torch.ones_like(determinant, dtype=torch.bool)
             if mask is None
@@ -61,11 +61,40 @@ def folded_share(displacement: Tensor, mask: Tensor | None = None) -> float:
     return folded / counted if counted else float("nan")
 
 
-def _determinants(displacement: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Yield the first plane and the Jacobian determinants of each slab along X.
+def sd_log_jacobian(displacement: Tensor, mask: Tensor | None = None) -> float:
+    """Compute the standard deviation of the logarithm of the Jacobian determinant.
 
-    One more plane on either side makes them equal to those of the whole volume.
+    Args:
+        displacement: (3, X, Y, Z), voxels.
+        mask: (X, Y, Z) bool, True for voxels that count. Default: all. Voxels where space folds,
+            which have no logarithm, never count.
+
+    Returns:
+        Standard deviation, dimensionless; 0 where all volumes change by one factor, NaN if no voxel
+        counts.
     """
+    count, total, squares = 0, 0.0, 0.0
+    for start, determinant in determinants(displacement):
+        counts = determinant > 0
+        if mask is not None:
+            counts &= mask[start : start + len(determinant)].bool()
+        logarithms = determinant[counts].double().log()
+        count += len(logarithms)
+        total += logarithms.sum().item()
+        squares += logarithms.square().sum().item()
+    return max(squares / count - (total / count) ** 2, 0.0) ** 0.5 if count else float("nan")
+
+
+def determinants(displacement: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Compute the Jacobian determinants slab by slab along X, to save memory.
+
+    Args:
+        displacement: (3, X, Y, Z), voxels.
+
+    Yields:
+        The first plane of a slab, and its (x, Y, Z) determinants, those of the whole volume.
+    """
+    # One more plane on either side makes them equal to those of the whole volume.
     side = displacement.shape[1]
     for start in range(0, side, _SLAB):
         stop, first = min(start + _SLAB, side), max(start - 1, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,8 +23,8 @@ COLUMNS = (
     "moving, after",
     "checkerboard, before",
     "checkerboard, after",
-    "edges, before",
-    "edges, after",
+    "edges of fixed, before",
+    "edges of fixed, after",
 )
 _PIXELS = 320
 """Pixels along the longest side of a view; finer than most scans, so that edges are thin."""
@@ -78,37 +79,31 @@ def panels(fixed: sitk.Image, before: sitk.Image, after: sitk.Image) -> dict[str
                 f"expected {fixed.GetSize()} voxels from {fixed.GetOrigin()} on, "
                 f"found {image.GetSize()} from {image.GetOrigin()} on; resample it to the fixed image first"
             )
-    # With Z flipped, the first voxel is the patient's right, front and top, as in radiology.
-    oriented = [sitk.DICOMOrient(image, "LPS") for image in (fixed, before, after)]
-    volumes = [sitk.GetArrayFromImage(image).transpose(2, 1, 0)[..., ::-1].astype(np.float32) for image in oriented]
+    volumes = [upright_volume(image) for image in (fixed, before, after)]
     window, moving_window = display_window(volumes[0]), display_window(*volumes[1:])
     volumes = [apply_window(volumes[0], window), *(apply_window(volume, moving_window) for volume in volumes[1:])]
-    middle, spacing_mm = _median_voxel(volumes[0]), np.array(oriented[0].GetSpacing())
-    pixels = spacing_mm * _PIXELS / (spacing_mm * volumes[0].shape).max()  # per voxel, along each axis
+    middle, pixels = median_voxel(volumes[0]), pixels_per_voxel(fixed)
     views = {}
     for view, (axes, _) in VIEWS.items():
-        first, *moving = (_cut_slice(volume, middle, axes, pixels) for volume in volumes)
+        first, *moving = (cut_slice(volume, middle, axes, pixels) for volume in volumes)
         boards = [checkerboard(first, plane) for plane in moving]
-        smooth = _SMOOTH_VOXELS * min(pixels[list(axes)])
-        views[view] = [first, *moving, *boards, *(_overlay_edges(first, plane, smooth) for plane in moving)]
+        edges = _find_edges(first, _SMOOTH_VOXELS * min(pixels[list(axes)]))
+        views[view] = [first, *moving, *boards, *(_overlay_edges(plane, edges) for plane in moving)]
     return views
 
 
-def draw_registration(out: Path, fixed: sitk.Image, before: sitk.Image, after: sitk.Image, *, title: str = "") -> None:
+def draw_panels(out: Path, views: Mapping[str, list[np.ndarray]], *, title: str = "") -> None:
     """Draw the panels of a registration to scale.
 
     Args:
         out: PNG file, written atomically.
-        fixed: Fixed scan, as in :func:`panels`.
-        before: Moving scan without registration.
-        after: Moving scan with registration.
+        views: Panels from :func:`panels`.
         title: Title of the figure.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    views = panels(fixed, before, after)
     sides, widths = zip(*(row[0].shape for row in views.values()), strict=True)
     heights = [max(height, max(widths) / 8) for height in sides]  # room for the letters next to a single slice
     inches = 2.2 / max(widths)
@@ -129,25 +124,49 @@ def draw_registration(out: Path, fixed: sitk.Image, before: sitk.Image, after: s
         figure.savefig(partial, format="png", dpi=120)
 
 
-def _overlay_edges(background: np.ndarray, foreground: np.ndarray, smooth: float) -> np.ndarray:
-    """Draw the edges of the foreground slice over the background; (H, W, 3)."""
+def _find_edges(plane: np.ndarray, smooth: float) -> np.ndarray:
+    """Find the edges of a slice; (H, W) bool."""
     from skimage.feature import canny
 
-    picture = np.repeat(background[..., None], 3, axis=-1) * 0.8
     low, high = _EDGE_QUANTILES
-    edges = canny(foreground, sigma=smooth, low_threshold=low, high_threshold=high, use_quantiles=True, mode="nearest")
+    return canny(plane, sigma=smooth, low_threshold=low, high_threshold=high, use_quantiles=True, mode="nearest")
+
+
+def _overlay_edges(plane: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Draw edges over a slice; (H, W, 3)."""
+    picture = np.repeat(plane[..., None], 3, axis=-1) * 0.8
     picture[edges] = _EDGE_COLOUR
     return picture
 
 
-def _median_voxel(volume: np.ndarray) -> list[int]:
+def upright_volume(image: sitk.Image) -> np.ndarray:
+    """Return an image from the patient's right, front and top on, as radiologists look at it.
+
+    Args:
+        image: Scalar or vector image of any orientation.
+
+    Returns:
+        (X, Y, Z) or (X, Y, Z, C) float32; with Z flipped, an LPS volume.
+    """
+    oriented = sitk.DICOMOrient(image, "LPS")
+    return np.swapaxes(sitk.GetArrayViewFromImage(oriented), 0, 2)[:, :, ::-1].astype(np.float32)
+
+
+def pixels_per_voxel(image: sitk.Image) -> np.ndarray:
+    """Return the number of pixels that a voxel of an upright volume takes along X, Y and Z."""
+    oriented = sitk.DICOMOrient(image, "LPS")
+    spacing_mm = np.array(oriented.GetSpacing())
+    return spacing_mm * _PIXELS / (spacing_mm * oriented.GetSize()).max()
+
+
+def median_voxel(volume: np.ndarray) -> list[int]:
     """Find the median voxel of the content along every axis; without content, the centre."""
     content = volume > CONTENT if (volume > CONTENT).any() else np.ones_like(volume, dtype=bool)
     counts = [content.sum(axis=tuple({0, 1, 2} - {axis})).cumsum() for axis in range(3)]
     return [int(np.searchsorted(count, count[-1] / 2)) for count in counts]
 
 
-def _cut_slice(volume: np.ndarray, voxel: list[int], axes: tuple[int, int], pixels: np.ndarray) -> np.ndarray:
+def cut_slice(volume: np.ndarray, voxel: list[int], axes: tuple[int, int], pixels: np.ndarray) -> np.ndarray:
     """Cut an (H, W) slice of square pixels, with ``pixels`` per voxel along each axis."""
     from skimage.transform import resize
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from nnunet_anatomix.registration.apply import move_image, move_labels
 from nnunet_anatomix.registration.config import RegistrationConfig
+from nnunet_anatomix.registration.inputs import DEFAULT_FEATURES, Features, Scan, load_features, to_itk
 from nnunet_anatomix.registration.prepare import Problem, load_network, prepare
 from nnunet_anatomix.registration.solve import Solution, solve
 from nnunet_anatomix.registration.start.initial import Start
@@ -67,11 +70,12 @@ class Registration:
     seconds: dict[str, float]
     settings: dict[str, object]
 
-    def apply(self, image: sitk.Image) -> sitk.Image:
+    def apply(self, image: Scan) -> sitk.Image:
         """Move an image that lies on the moving scan to the fixed grid, by linear interpolation.
 
         Args:
-            image: Image with three axes and one number per voxel, on any grid.
+            image: Image with three axes and one number per voxel, on any grid, of SimpleITK or
+                nibabel; file; or (X, Y, Z) array of numpy or torch on the grid of the moving scan.
 
         Returns:
             The image on the fixed grid, of the same type; its minimum where it is unknown.
@@ -79,13 +83,13 @@ class Registration:
         Raises:
             InputError: If it is not such an image.
         """
-        return move_image(image, self.fixed, self.forward)
+        return move_image(to_itk(image, "image", like=self.moving), self.fixed, self.forward)
 
-    def apply_labels(self, labels: sitk.Image) -> sitk.Image:
+    def apply_labels(self, labels: Scan) -> sitk.Image:
         """Move labels of the moving scan to the fixed grid, by nearest neighbour.
 
         Args:
-            labels: Labels on any grid.
+            labels: Labels on any grid, in the types that :meth:`apply` accepts.
 
         Returns:
             The labels on the fixed grid, type and values kept; 0 where they are unknown.
@@ -93,7 +97,7 @@ class Registration:
         Raises:
             InputError: If they do not have three axes and one number per voxel.
         """
-        return move_labels(labels, self.fixed, self.forward)
+        return move_labels(to_itk(labels, "labels", like=self.moving), self.fixed, self.forward)
 
     def apply_points(self, points_mm: np.ndarray) -> np.ndarray:
         """Move points of the moving scan to the fixed scan, as :meth:`apply` moves the image.
@@ -140,26 +144,33 @@ class Registration:
 
 
 def register(
-    fixed: sitk.Image,
-    moving: sitk.Image,
+    fixed: Scan,
+    moving: Scan,
     *,
+    features: Features = DEFAULT_FEATURES,
     config: RegistrationConfig | None = None,
-    weights: FeatureWeights | UNet | ExternalNetwork | None = None,
-    fixed_mask: sitk.Image | None = None,
-    moving_mask: sitk.Image | None = None,
+    fixed_spacing_mm: Sequence[float] | None = None,
+    moving_spacing_mm: Sequence[float] | None = None,
+    fixed_mask: Scan = None,
+    moving_mask: Scan = None,
     fixed_clip: Clip | None = None,
     moving_clip: Clip | None = None,
     memory: int | None = None,
     device: torch.device | str = "cpu",
     progress: bool = False,
+    weights: FeatureWeights | UNet | ExternalNetwork | None = None,
 ) -> Registration:
     """Register a moving scan to a fixed one of any modality, grid and orientation.
 
     Args:
-        fixed: Fixed scan, three-dimensional, one channel.
-        moving: Moving scan, three-dimensional, one channel.
+        fixed: Fixed scan, three-dimensional, one channel: image of SimpleITK or nibabel, file, or
+            (X, Y, Z) array of numpy or torch.
+        moving: Moving scan, likewise.
+        features: Name or file of weights, weights, or network; None compares MIND-SSC alone.
+            Default: the weights that ``ANATOMIX_WEIGHTS`` names, else the bundled ones.
         config: Settings. Default: :class:`RegistrationConfig`, which suits most pairs.
-        weights: Feature network, or its weights. Default: the bundled weights.
+        fixed_spacing_mm: Spacing of a fixed scan that is an array, along X, Y and Z.
+        moving_spacing_mm: Spacing of a moving scan that is an array.
         fixed_mask: Mask of the fixed scan, above 0 where it counts. Default: everywhere.
         moving_mask: Mask of the moving scan, above 0 where it counts. Default: everywhere.
         fixed_clip: Intensity range to which the fixed scan is clipped before it is compared, e.g.
@@ -168,6 +179,7 @@ def register(
         memory: Memory above PyTorch's own, bytes. Default: most of what is free.
         device: Device of features and displacements.
         progress: Show progress bars.
+        weights: Former name of ``features``.
 
     Returns:
         The moved scan, the transforms and the settings in effect.
@@ -178,6 +190,17 @@ def register(
         NotFinite: If descriptors or solver compute NaN or infinity.
     """
     config = config or RegistrationConfig()
+    if weights is not None:
+        warnings.warn("register(weights=...) is now register(features=...)", DeprecationWarning, stacklevel=2)
+        features = weights
+    if features is None:
+        config = replace(config, descriptors=replace(config.descriptors, feature_weight=0.0))
+    fixed = to_itk(fixed, "fixed", spacing_mm=fixed_spacing_mm)
+    moving = to_itk(moving, "moving", spacing_mm=moving_spacing_mm)
+    fixed_mask, moving_mask = (
+        None if mask is None else to_itk(mask, f"{role} mask", like=scan)
+        for mask, role, scan in ((fixed_mask, "fixed", fixed), (moving_mask, "moving", moving))
+    )
     check_window(fixed_clip, "clip of the fixed scan")
     check_window(moving_clip, "clip of the moving scan")
     fixed, moving = validate_scan(fixed, "fixed"), validate_scan(moving, "moving")
@@ -188,7 +211,9 @@ def register(
         fixed,
         moving,
         config,
-        net=load_network(weights, config, torch.device(device)),
+        net=load_network(
+            load_features(features) if config.descriptors.feature_weight else None, config, torch.device(device)
+        ),
         masks=(fixed_mask, moving_mask),
         clips=(fixed_clip, moving_clip),
         memory=available_bytes(torch.device("cpu")) if memory is None else memory,
@@ -227,7 +252,7 @@ def _assemble(problem: Problem, solution: Solution, seconds: dict[str, float]) -
             "init": config.init,
             "affine": config.stage,
             "descriptors": budget.descriptors,
-            "solver": budget.solver if config.solver == "convexadam" else config.ants,
+            "solver": config.program or (budget.solver if config.solver == "convexadam" else config.ants),
             "clip": problem.clips,
         },
     )

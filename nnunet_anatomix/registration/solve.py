@@ -9,15 +9,17 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from nnunet_anatomix.registration.descriptors import DescriptorConfig, Scan, describe, descriptors
+from nnunet_anatomix.registration.descriptors import DescriptorConfig, Scan, comparable_image, describe, descriptors
 from nnunet_anatomix.registration.prepare import Problem
+from nnunet_anatomix.registration.programs.program import Program
 from nnunet_anatomix.registration.solvers.ants import syn_displacement
 from nnunet_anatomix.registration.solvers.convexadam import convex_adam
+from nnunet_anatomix.registration.solvers.program import program_displacement
 from nnunet_anatomix.registration.timing import time_stage
 from pretraining.backbone.feature_network import FeatureNetwork
 from pretraining.common.finite import require_finite
 from pretraining.common.triple import triple
-from pretraining.imaging.grids import grid_of_cubes
+from pretraining.imaging.grids import grid_of_cubes, image_tensor, resample_image, tensor_image
 
 
 class Solution(NamedTuple):
@@ -35,7 +37,9 @@ class Solution(NamedTuple):
 
 def solve(problem: Problem, scans: list[Scan], seconds: dict[str, float], progress: bool) -> Solution:
     """Compute descriptors and the displacement between them."""
-    if problem.config.solver == "convexadam":
+    if problem.config.program is not None:
+        solution = _solve_by_program(problem, problem.config.program, scans, seconds)
+    elif problem.config.solver == "convexadam":
         solution = _solve_convexadam(problem, scans, seconds, progress)
     else:
         solution = _solve_ants(problem, scans, seconds, progress)
@@ -83,6 +87,21 @@ def _solve_ants(problem: Problem, scans: list[Scan], seconds: dict[str, float], 
             moving_mask=scans[1].known,
         )
     return Solution(displacement, inverse, problem.grid, problem.known)
+
+
+def _solve_by_program(problem: Problem, program: Program, scans: list[Scan], seconds: dict[str, float]) -> Solution:
+    with time_stage(seconds, "solver"):
+        displacement, grid = program_displacement(
+            comparable_image(scans[0]),
+            comparable_image(scans[1]),
+            known=(scans[0].known, scans[1].known),
+            grid=problem.grid,
+            program=program,
+        )
+    known = problem.known
+    if program.size is not None:
+        known = image_tensor(resample_image(tensor_image(known, problem.grid), grid, nearest=True))
+    return Solution(displacement, None, grid, known)
 
 
 def _ants_channels(

@@ -36,6 +36,7 @@ class PairMetrics:
         tre_mm, tre_before_mm: Error of each landmark after and before registration.
         folded_share: Share of folded voxels, in [0, 1].
         inverse_error_mm: Mean over voxels.
+        verdict, reason: ``PASS``, ``WARN`` or ``FAIL``, and why.
     """
 
     pair: str
@@ -48,6 +49,8 @@ class PairMetrics:
     tre_before_mm: tuple[float, ...]
     folded_share: float
     inverse_error_mm: float
+    verdict: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +67,7 @@ class PairRow:
     folded_share: float
     inverse_error_mm: float
     seconds: float
+    verdict: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,10 +121,21 @@ def read_registrations(folder: Path) -> list[PairMetrics]:
     )
     if without:
         log.warning("%d folders without %s are ignored: %s", len(without), REGISTRATION_FILE, ", ".join(without))
-    return [_read(file) for file in files]
+    return [read_registration(file) for file in files]
 
 
-def _read(file: Path) -> PairMetrics:
+def read_registration(file: Path) -> PairMetrics:
+    """Read one ``registration.json``.
+
+    Args:
+        file: The file.
+
+    Returns:
+        Metrics of the pair.
+
+    Raises:
+        InputError: If the report is damaged.
+    """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         metrics = content.get("metrics") or {}
@@ -135,6 +150,8 @@ def _read(file: Path) -> PairMetrics:
             tre_before_mm=tuple(map(_number, metrics.get("tre_before_mm") or ())),
             folded_share=_number(metrics.get("folded_share")),
             inverse_error_mm=_number(metrics.get("inverse_error_mm")),
+            verdict=str(content.get("verdict") or ""),
+            reason=str(content.get("reason") or ""),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
@@ -163,13 +180,14 @@ def pair_row(pair: PairMetrics) -> PairRow:
         folded_share=pair.folded_share,
         inverse_error_mm=pair.inverse_error_mm,
         seconds=pair.seconds,
+        verdict=pair.verdict,
     )
 
 
 def summarize(pairs: Sequence[PairMetrics]) -> list[MethodRow]:
     """Average the pairs of each method, in the order in which methods appear."""
     rows = [pair_row(pair) for pair in pairs]
-    averaged = [field.name for field in fields(PairRow) if field.name not in ("pair", "method")]
+    averaged = [field.name for field in fields(PairRow) if field.name not in ("pair", "method", "verdict")]
     summaries = []
     for method in dict.fromkeys(row.method for row in rows):
         of_method = [row for row in rows if row.method == method]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from nnunet_anatomix.registration.formats.reading import read_foreign
 from nnunet_anatomix.registration.warp import displacement_of, invert, itk_transform
 from pretraining.common.errors import InputError
 from pretraining.imaging.scans import quiet_itk, read_image
@@ -20,14 +21,21 @@ _AFFINE = [(0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)]
 """Points that determine an affine transform, mm."""
 
 
-def read_transform(path: Path, role: str, advice: str = "pass another file") -> sitk.Transform:
+def read_transform(
+    path: Path,
+    role: str,
+    advice: str = "pass another file",
+    scans: tuple[sitk.Image, sitk.Image] | None = None,
+) -> sitk.Transform:
     """Read a transform from a file.
 
     Args:
-        path: Transform of ITK or ANTs (``.mat``, ``.tfm``, ``.txt``, ``.h5``), a displacement field
-            as an image, or the folder of a registration, whose ``forward.h5`` is read.
+        path: Transform of ITK or ANTs (``.mat``, ``.tfm``, ``.txt``, ``.h5``), of FreeSurfer
+            (``.lta``), a linear one of elastix or, with ``scans``, FSL; a displacement field as an
+            image; or the folder of a registration, whose ``forward.h5`` is read.
         role: Name of the transform for messages.
         advice: What to do instead, for messages.
+        scans: Fixed and moving scan, if known.
 
     Returns:
         The transform, three-dimensional and finite.
@@ -38,9 +46,11 @@ def read_transform(path: Path, role: str, advice: str = "pass another file") -> 
     path = Path(path)
     if path.is_dir():
         path = path / FORWARD
+    transform = read_foreign(path, role, scans)
     try:
-        with quiet_itk():
-            transform = sitk.ReadTransform(str(path)) if path.is_file() else None
+        if transform is None and path.is_file():
+            with quiet_itk():
+                transform = sitk.ReadTransform(str(path))
     except RuntimeError:
         transform = None
     if transform is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_anatomix.registration.metrics import folded_share, inverse_error_mm, tre_mm
-from nnunet_anatomix.registration.pictures import draw_registration
+from nnunet_anatomix.registration.ants_names import ANTS_NAMES, write_ants_names
+from nnunet_anatomix.registration.metrics import folded_share, inverse_error_mm, sd_log_jacobian, tre_mm
+from nnunet_anatomix.registration.pictures import draw_panels, panels
 from nnunet_anatomix.registration.summary import REGISTRATION_FILE
 from nnunet_anatomix.registration.transforms import chain, steps
+from nnunet_anatomix.registration.verdict.judge import Verdict, judge
+from nnunet_anatomix.registration.verdict.page import write_pair_page
+from nnunet_anatomix.registration.verdict.quality import measure_quality
 from nnunet_anatomix.registration.warp import itk_transform
 from nnunet_anatomix.scores.overlap import dice_by_label, hd95_mm_by_label, shared_labels
 from pretraining.common.atomic import NotWritten, write_text
@@ -30,7 +34,10 @@ FORWARD, INVERSE = "forward", "inverse"
 """Names of transforms without their endings."""
 START, START_DEFORMATION = "start.tfm", "start.h5"
 """Start that is linear, and start that is not."""
-PICTURE = "overview.png"
+PICTURE, PAGE = "overview.png", "registration.html"
+DICOM = "registration.dcm"
+WriteDicom = Callable[[Path, sitk.Transform], None]
+"""Function of the file to write and the transform from fixed to moving points."""
 
 
 def measure(
@@ -51,13 +58,16 @@ def measure(
         moving_points_mm: (N, 3) the same landmarks in the moving scan, LPS.
 
     Returns:
-        ``folded_share``, ``inverse_error_mm`` (mean) and ``inverse_error_p95_mm`` where both scans
-        are known; from labels ``dice``, ``dice_before`` (after the start alone), ``hd95_mm`` and
-        ``one_sided_labels``; from landmarks ``tre_mm`` and ``tre_before_mm``. Labels of only one
-        scan are excluded.
+        ``folded_share``, ``sd_log_jacobian``, ``inverse_error_mm`` (mean) and
+        ``inverse_error_p95_mm`` where both scans are known; from labels ``dice``, ``dice_before``
+        (after the start alone), ``hd95_mm`` and ``one_sided_labels``; from
+        landmarks ``tre_mm`` and ``tre_before_mm``. Labels of only one scan are excluded.
     """
     grid, known = registration.grid, registration.known > 0
-    metrics: dict[str, Any] = {"folded_share": folded_share(registration.displacement, known)}
+    metrics: dict[str, Any] = {
+        "folded_share": folded_share(registration.displacement, known),
+        "sd_log_jacobian": sd_log_jacobian(registration.displacement, known),
+    }
     mean, percentile95 = inverse_error_mm(
         registration.displacement, registration.inverse_displacement, grid.GetSpacing(), known
     )
@@ -90,8 +100,9 @@ def write_registration(
     *,
     pair: str,
     moving_labels: sitk.Image | None = None,
+    write_dicom: WriteDicom | None = None,
     **about: Any,
-) -> None:
+) -> Verdict:
     """Write all files of a registration, the JSON report last, so that it marks a complete result.
 
     Args:
@@ -100,27 +111,37 @@ def write_registration(
         metrics: Metrics from :func:`measure`.
         pair: Name of the pair.
         moving_labels: Label map of the moving scan, to be moved too.
+        write_dicom: Function that writes the forward transform as DICOM.
         **about: More entries of the JSON report.
+
+    Returns:
+        The verdict on the registration, which page and report hold too.
 
     Notes:
         ``forward.h5`` and ``inverse.h5`` are complete, as composite transforms of ITK.
         ``forward.nii.gz`` and ``inverse.nii.gz`` are the displacement alone, in mm, on the grid of
         the registration, and ``start.tfm`` the start: a field moves nothing beyond its grid, where
         the start still holds. A start that is not linear is ``start.h5``; its inverse is in
-        ``inverse.nii.gz``.
+        ``inverse.nii.gz``. A linear start and the fields also have the names of ANTs, see
+        :mod:`~nnunet_anatomix.registration.ants_names`.
     """
     out.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".registration-", dir=out) as staged:
         try:
-            _write_files(Path(staged), registration, metrics, pair=pair, moving_labels=moving_labels, about=about)
+            verdict = _write_files(
+                Path(staged), registration, metrics, pair=pair, moving_labels=moving_labels, about=about
+            )
+            if write_dicom is not None:
+                write_dicom(Path(staged) / DICOM, registration.forward)
         except NotWritten as error:
             raise NotWritten(str(error).replace(staged, str(out))) from None
         written = sorted(Path(staged).iterdir(), key=lambda path: path.name == REGISTRATION_FILE)
         (out / REGISTRATION_FILE).unlink(missing_ok=True)
-        for stale in {START, START_DEFORMATION} - {path.name for path in written}:
+        for stale in {START, START_DEFORMATION, DICOM, *ANTS_NAMES} - {path.name for path in written}:
             (out / stale).unlink(missing_ok=True)
         for path in written:
             path.replace(out / path.name)
+    return verdict
 
 
 def _write_files(
@@ -131,7 +152,7 @@ def _write_files(
     pair: str,
     moving_labels: sitk.Image | None,
     about: Mapping[str, Any],
-) -> None:
+) -> Verdict:
     write_image(out / MOVED, registration.moved)
     if moving_labels is not None:
         write_image(out / MOVED_LABELS, registration.apply_labels(moving_labels))
@@ -142,16 +163,24 @@ def _write_files(
     ):
         write_transform(out / f"{name}.h5", chain(steps(transform)))
         write_image(out / f"{name}.nii.gz", sitk.Cast(field.GetDisplacementField(), sitk.sitkVectorFloat32))
+    write_ants_names(out, start, f"{FORWARD}.nii.gz", f"{INVERSE}.nii.gz")
     if start.IsLinear():
         write_transform(out / START, start)
     else:
         write_transform(out / START_DEFORMATION, chain(steps(start)))
     before = resample_image(registration.moving, registration.fixed, registration.start.transform)
-    draw_registration(out / PICTURE, registration.fixed, before, registration.moved, title=pair)
+    views = panels(registration.fixed, before, registration.moved)
+    draw_panels(out / PICTURE, views, title=pair)
+    measures = {**metrics, **asdict(measure_quality(registration))}
+    verdict = judge(measures)
+    write_pair_page(out / PAGE, registration, measures, verdict, views, pair=pair, files=about.get("files") or {})
     document = {
         "pair": pair,
         "method": registration.settings["method"],
-        "metrics": metrics,
+        "verdict": verdict.level,
+        "reason": verdict.reason,
+        "levels": verdict.levels,
+        "metrics": measures,
         "seconds": round(sum(registration.seconds.values()), 2),
         "seconds_by_stage": registration.seconds,
         "start": {
@@ -163,6 +192,7 @@ def _write_files(
         **about,
     }
     write_text(out / REGISTRATION_FILE, json.dumps(_to_json(document), indent=1) + "\n")
+    return verdict
 
 
 def _inverse_field(registration: Registration) -> sitk.DisplacementFieldTransform:

@@ -101,6 +101,7 @@ def register_step(
     features: str | Path | None,
     *,
     tuned: TunedFlags | None = None,
+    program: str | None = None,
     after: tuple[str, ...] = (),
 ) -> Step:
     """Return the command that registers the pairs for testing.
@@ -112,6 +113,7 @@ def register_step(
         solver: Flag ``--solver``.
         features: Flag ``--features``. Default: the bundled weights.
         tuned: Settings that a search found. Default: those of ``register``.
+        program: Flag ``--program``. Default: the solver.
         after: Steps that must be finished first.
 
     Returns:
@@ -122,6 +124,7 @@ def register_step(
     command += [] if features is None else ["--features", features]
     command += ["--overlap", f"{settings.scale.overlap:g}", *_clip_flags(source)]
     command += [tuned] if tuned is not None else []
+    command += ["--program", program] if program is not None else []
     return Step(
         name=f"register_{_slug(source.title)}_{method}", command=(*command, "--device", settings.device), after=after
     )

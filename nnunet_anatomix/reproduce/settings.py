@@ -70,6 +70,8 @@ class Settings:
     """Weights for transfer learning. Default: trained on neurite-oasis."""
     networks: tuple[Path, ...] = ()
     """More rows of features: JSON files of other networks, or weights files."""
+    programs: tuple[str, ...] = ()
+    """More rows of Fig. 5: JSON files of other programs, or names of shipped ones."""
     templates: Path | None = None
     """Bank of organ templates."""
     brains: Path | None = None

@@ -51,6 +51,8 @@ class NetworkSpec:
     """Largest side of the input, voxels; equal to min_side for a fixed size. Default: unlimited."""
     input_range: tuple[float, float] = (0.0, 1.0)
     """Input values for the lower and the upper end of the clip window."""
+    voxelwise: bool = False
+    """Divide the features of each voxel by their root mean square: only directions count."""
 
     def __post_init__(self) -> None:
         check_count(multiple=self.multiple, min_side=self.least_side)
@@ -117,7 +119,11 @@ class ExternalNetwork(nn.Module):
         side = spec.least_side
         channels, self._values_per_voxel = self._measure(side)
         self.config = ExternalConfig(
-            out_channels=channels, multiple=spec.multiple, min_side=side, max_side=spec.max_side
+            out_channels=channels,
+            multiple=spec.multiple,
+            min_side=side,
+            max_side=spec.max_side,
+            norm="instance" if spec.voxelwise else "own",
         )
 
     def forward(self, x: Tensor) -> Tensor:

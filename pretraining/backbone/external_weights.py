@@ -13,10 +13,19 @@ from typing import Any
 from torch import Tensor, nn
 
 from pretraining.backbone.external import ExternalConfig, ExternalNetwork, NetworkSpec
+from pretraining.backbone.published_vit import build_published_vit
 from pretraining.backbone.statistics import DEFAULT as DEFAULT_STATISTICS
 from pretraining.backbone.statistics import Statistics, with_statistics
 from pretraining.backbone.tensor_files import check_state, load_tensor_file
-from pretraining.backbone.weights import HUB, Weights, find_weights, load_weights, resolve_weights, tensors_sha256
+from pretraining.backbone.weights import (
+    HUB,
+    IsPublishedViT,
+    Weights,
+    find_weights,
+    load_weights,
+    resolve_weights,
+    tensors_sha256,
+)
 from pretraining.common.config import read_json
 from pretraining.common.errors import InputError
 
@@ -46,7 +55,7 @@ class ExternalWeights:
 def load_feature_weights(
     name: str | None = None, *, trust_code: bool = False, statistics: Statistics = DEFAULT_STATISTICS
 ) -> Weights | ExternalWeights:
-    """Load backbone weights, or another network that a ``.json`` file describes.
+    """Load backbone weights, the published ViT, or a network that a ``.json`` file describes.
 
     Args:
         name: Name of the weights, see :func:`~pretraining.backbone.weights.find_weights`.
@@ -66,7 +75,10 @@ def load_feature_weights(
         )
     path = find_weights(name)
     if path.suffix != ".json":
-        return with_statistics(load_weights(path), statistics)
+        try:
+            return with_statistics(load_weights(path), statistics)
+        except IsPublishedViT:
+            return _load_vit(path)
     return load_external(path, trust_code=trust_code, address=address if is_remote else None)
 
 
@@ -99,6 +111,12 @@ def load_external(path: Path, *, trust_code: bool = False, address: str | None =
         )
     _load_state(net, state, spec, state_path)
     external = ExternalNetwork(net, spec)
+    return ExternalWeights(external, tensors_sha256(external.state_dict()))
+
+
+def _load_vit(path: Path) -> ExternalWeights:
+    state = load_tensor_file(path, "expected the published ViT")
+    external = ExternalNetwork(*build_published_vit(state, str(path)))
     return ExternalWeights(external, tensors_sha256(external.state_dict()))
 
 

@@ -76,6 +76,16 @@ class ExternalFeatureNetwork(Protocol):
         """Set evaluation mode, like :class:`torch.nn.Module`."""
 
 
+def compares_directions(config: FeatureConfig) -> bool:
+    """Return whether features mean directions only, so that each voxel's are to be normalized.
+
+    Args:
+        config: Configuration of a network: true for published networks with plain instance
+            normalization and for the published ViT.
+    """
+    return config.norm == "instance" and not getattr(config, "norm_affine", False)
+
+
 FeatureNetwork = UNet | ExternalFeatureNetwork
 
 

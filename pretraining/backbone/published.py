@@ -107,8 +107,8 @@ def _infer_architecture(published: dict[str, Tensor]) -> UNetConfig:
         example = (foreign or list(published))[:1]
         raise InputError(
             "not a published anatomix UNet: expected tensors 'model.0.weight', 'model.3.weight', … of 3D convolutions, "
-            f"found {len(published)} tensors like {example}; other architectures, including the published ViT, "
-            "cannot be imported"
+            f"found {len(published)} tensors like {example}; other architectures cannot "
+            "be imported"
         )
     batch_norm = "model.1.running_mean" in published
     return UNetConfig(

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from pretraining.backbone.published import from_published, to_published
+from pretraining.backbone.published_vit import is_published_vit
 from pretraining.backbone.tensor_files import check_state, load_tensor_file
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.common.atomic import atomic_write
@@ -37,6 +38,8 @@ _LARGEST = {"in_channels": 1024, "out_channels": 4096, "width": 1024, "poolings"
 """Upper bounds of a valid architecture, far above all published networks."""
 DEFAULT_WEIGHTS = "anatomix_unet16"
 HUB = "hf://"
+PUBLISHED = ("anatomix", "anatomix-dev", "anatomix-dev-vit")
+"""Names of the weights that the paper's authors publish."""
 _HUB = re.compile(r"hf://(?P<repo>[^/@]+/[^/@]+)/(?P<file>[^@]+)(?:@(?P<revision>.*))?")
 
 log = logging.getLogger(__name__)
@@ -63,6 +66,10 @@ class Weights:
         net = UNet(self.architecture)
         net.load_state_dict(self.state)
         return net.eval()
+
+
+class IsPublishedViT(InputError):
+    """File with the published vision transformer, which is no UNet."""
 
 
 def tensors_sha256(state: dict[str, Tensor]) -> str:
@@ -164,6 +171,11 @@ def find_weights(explicit: str | None = None, plan: str | None = None) -> Path:
     if path is None:
         path = _fetch(name) if name.startswith(HUB) else Path(name).expanduser()
     if not path.is_file():
+        if name in PUBLISHED:
+            raise InputError(
+                f"{source} names {name}, which is published on the Hugging Face hub; "
+                f"use {HUB}neeldey/anatomix/{name}.pth@COMMIT with a commit that you trust, or a downloaded file"
+            )
         raise InputError(
             f"{source} names {name}, but there is no such file; correct it, "
             f"or use bundled weights: {', '.join(bundled)}"
@@ -263,6 +275,11 @@ def _read_published(path: Path) -> Weights:
         kind = f"a dict with keys {list(content)[:3]}" if isinstance(content, dict) else f"a {type(content).__name__}"
         raise InputError(f"{path}: expected a state dict (tensor names to tensors), found {kind}")
     check_state(path, content)
+    if is_published_vit(content):
+        raise IsPublishedViT(
+            f"{path} is the published ViT, which computes features only, expected a UNet; use it with register "
+            "--features, features, search or align --weights, or judge"
+        )
     try:
         state, architecture = from_published(content)
     except InputError as error:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from torch import Generator
 
-from pretraining.bank.bank_file import TemplateEntry
+from pretraining.bank.bank_index import TemplateEntry
 from pretraining.common.random import integer, weighted_choice
 
 FULL_WEIGHT_KINDS = 20

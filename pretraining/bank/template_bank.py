@@ -14,15 +14,8 @@ import torch
 from torch import Tensor
 
 from pretraining.bank.balance import Region, group_by_region
-from pretraining.bank.bank_file import (
-    REGIONS,
-    BankIndex,
-    IndexBuilder,
-    MappedMasks,
-    TemplateEntry,
-    read_bank,
-    read_checked_bits,
-)
+from pretraining.bank.bank_file import MappedMasks, read_bank, read_checked_bits
+from pretraining.bank.bank_index import REGIONS, BankIndex, IndexBuilder, TemplateEntry
 from pretraining.bank.packing import pack, unpack
 from pretraining.common.errors import InputError
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from pretraining.backbone.external_weights import load_feature_weights
 from pretraining.backbone.weights import export_published, find_weights, load_weights, save_weights
 from pretraining.bank.template_bank import TemplateBank
 from pretraining.commands.defaults import Switch
@@ -86,7 +87,8 @@ def judge(
 
     Args:
         data: Folder with registration/mni_multimodal, nnUNet_raw/Dataset903_LimbSarcoma or both.
-        weights: File or hf://owner/repo/file@revision. Default: ANATOMIX_WEIGHTS, else bundled.
+        weights: File or hf://owner/repo/file@revision, or .json of another network. Default:
+            ANATOMIX_WEIGHTS, else bundled.
         json: File for the scores of every subject.
         templates: Template bank for the synthetic samples. Default: procedural shapes.
         frames: Second image unchanged, moved by 40 voxels, or turned by 10° and scaled by 1.1.
@@ -98,7 +100,7 @@ def judge(
         try_file(json, "--json")
     torch_device = resolve_device(device)
     path = find_weights(weights)
-    loaded = load_weights(path)
+    loaded = load_feature_weights(weights)
     selected = [frame for frame in FRAMES if frame.name in frames]
     bank = TemplateBank.open(templates) if templates else None
     scores, samples = judge_weights(

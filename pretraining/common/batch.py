@@ -122,6 +122,18 @@ def run_batch(
     return outcome
 
 
+def read_failures(folder: Path) -> dict[str, str]:
+    """Read the failures of all calls from ``failed.csv``.
+
+    Args:
+        folder: Folder of the batch.
+
+    Returns:
+        Item name → reason; empty if none failed.
+    """
+    return _Failures(folder / FAILURES).read()
+
+
 class _Failures:
     """Records in ``failed.csv``.
 
@@ -132,15 +144,15 @@ class _Failures:
         self._path = path
 
     def add(self, name: str, reason: str) -> None:
-        if (known := self._read()).get(name) != reason:
+        if (known := self.read()).get(name) != reason:
             self._write(known | {name: reason})
 
     def forget(self, name: str) -> None:
-        if name in (known := self._read()):
+        if name in (known := self.read()):
             del known[name]
             self._write(known)
 
-    def _read(self) -> dict[str, str]:
+    def read(self) -> dict[str, str]:
         try:
             with self._path.open(newline="", encoding="utf-8") as file:
                 return {row["name"]: row["reason"] for row in csv.DictReader(file)}

@@ -29,8 +29,10 @@ def file_state(path: Path) -> list[Any]:
     This is fast, but a copy of a file counts as another file.
 
     Args:
-        path: Existing file.
+        path: Existing file, or folder: then of all files below it.
     """
+    if path.is_dir():
+        return [str(path), *(file_state(file) for file in sorted(path.rglob("*")) if file.is_file())]
     status = path.stat()
     return [str(path), status.st_size, status.st_mtime_ns]
 

@@ -1,33 +1,21 @@
-"""Parsers for headers of NIfTI, NRRD and MetaImage files, without ITK's silent corrections."""
+"""Parsers for headers of NIfTI, NRRD, MetaImage and MGH files, without ITK's silent corrections."""
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
-import struct
-import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from pretraining.imaging.limits import TEXT_HEADER_BYTES
+from pretraining.imaging.mgh import MGH_SUFFIXES, read_mgh
+from pretraining.imaging.nifti_header import NIFTI_SUFFIXES, read_nifti_header
 from pretraining.imaging.rejection import Rejected, unreadable
+from pretraining.imaging.volume_header import Compression, VolumeHeader, drop_trailing_ones
 
-NIFTI_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img", ".img.gz")
 NRRD_SUFFIXES = (".nrrd", ".nhdr")
 META_SUFFIXES = (".mha", ".mhd")
-_NIFTI_BYTES = 540
-"""Length of a NIfTI-2 header, the longer of the two versions, bytes."""
-_NIFTI_TYPES = {
-    **{2: "u1", 4: "i2", 8: "i4", 16: "f4", 32: "c8", 64: "f8", 128: "u1", 256: "i1", 512: "u2", 768: "u4"},
-    **{1024: "i8", 1280: "u8", 1792: "c16", 2304: "u1"},
-}
-_NIFTI_COLOURS = {128: 3, 2304: 4}
-Compression = Literal["none", "gzip", "zlib", "other"]
 _NRRD_COMPRESSIONS: dict[str, Compression] = {"raw": "none", "gzip": "gzip", "gz": "gzip"}
 _NRRD_TYPES = {"float": "f4", "double": "f8"} | {
     name: code
@@ -47,53 +35,6 @@ _META_TYPES = {
     **{"CHAR": "i1", "UCHAR": "u1", "SHORT": "i2", "USHORT": "u2", "INT": "i4", "UINT": "u4"},
     **{"LONG_LONG": "i8", "ULONG_LONG": "u8", "FLOAT": "f4", "DOUBLE": "f8"},
 }
-_DAMAGED_NIFTI = "damaged: it does not begin with a NIfTI header"
-
-
-@dataclass(frozen=True, kw_only=True)
-class VolumeHeader:
-    """Content of a header, not yet validated.
-
-    Attributes:
-        size: Number of voxels along each axis of space and time, X first; axes of length 1 beyond
-            the third are omitted.
-        values: Number of values per voxel.
-        spacing_mm: Spacing along the first three axes or fewer.
-        origin_mm: Centre of the first voxel, in the format's own frame; empty if the header has
-            none.
-        dtype: Type of the values, in the file's byte order; None for unsupported types and
-            encodings.
-        compression: Compression of the voxels; ``other`` is unsupported.
-        data: File with the voxels; None if they are spread over several files.
-        offset: Number of bytes before the voxels, for NIfTI after decompression; -1 for voxels at
-            the end of the file.
-        transforms: NIfTI's ``sform`` and ``qform``, (4, 4) from voxels to RAS mm; only those with a
-            code above 0.
-        is_nifti: Whether orientation and pairs of files follow NIfTI.
-        is_analyze: Whether it is an Analyze file, the predecessor of NIfTI without orientation.
-    """
-
-    size: tuple[int, ...]
-    values: int
-    spacing_mm: tuple[float, ...]
-    origin_mm: tuple[float, ...]
-    dtype: np.dtype | None
-    compression: Compression
-    data: Path | None
-    offset: int
-    transforms: Mapping[str, np.ndarray] = field(default_factory=dict)
-    is_nifti: bool = False
-    is_analyze: bool = False
-
-    @property
-    def voxels(self) -> int:
-        """Number of voxels, over all axes."""
-        return math.prod(self.size)
-
-    @property
-    def data_bytes(self) -> int | None:
-        """Decompressed size of the voxels, bytes; None for unsupported types."""
-        return None if self.dtype is None else self.voxels * self.values * self.dtype.itemsize
 
 
 def read_header(path: Path) -> VolumeHeader | None:
@@ -103,133 +44,26 @@ def read_header(path: Path) -> VolumeHeader | None:
         path: Image file; its suffix determines the expected format.
 
     Returns:
-        The header; None for formats other than NIfTI, NRRD and MetaImage.
+        The header; None for formats other than NIfTI, NRRD, MetaImage and FreeSurfer's MGH.
 
     Raises:
         Rejected: If the file does not exist, or has no valid header of that format.
     """
     name = path.name.lower()
-    if not name.endswith((*NIFTI_SUFFIXES, *NRRD_SUFFIXES, *META_SUFFIXES)):
+    if not name.endswith((*NIFTI_SUFFIXES, *NRRD_SUFFIXES, *META_SUFFIXES, *MGH_SUFFIXES)):
         return None
     try:
         if path.stat().st_size == 0:
             raise Rejected("empty file")
         if name.endswith(NIFTI_SUFFIXES):
-            return _read_nifti(path)
+            return read_nifti_header(path)
         if name.endswith(NRRD_SUFFIXES):
             return _read_nrrd(path)
+        if name.endswith(MGH_SUFFIXES):
+            return read_mgh(path)
         return _read_metaimage(path)
     except OSError as error:
         raise unreadable(error) from None
-
-
-def _read_nifti(path: Path) -> VolumeHeader:
-    header, data, compressed = _find_nifti_files(path)
-    content = _read_nifti_bytes(header)
-    order = "<" if content[:4] in (struct.pack("<i", 348), struct.pack("<i", _NIFTI_BYTES)) else ">"
-    try:
-        (length,) = struct.unpack_from(f"{order}i", content)
-        if length == 348:
-            dims, (kind, bits) = (
-                struct.unpack_from(f"{order}8h", content, 40),
-                struct.unpack_from(f"{order}2h", content, 70),
-            )
-            pixdim, (offset,) = (
-                struct.unpack_from(f"{order}8f", content, 76),
-                struct.unpack_from(f"{order}f", content, 108),
-            )
-            codes, axes = (
-                struct.unpack_from(f"{order}2h", content, 252),
-                struct.unpack_from(f"{order}18f", content, 256),
-            )
-            magic = content[344:347]
-        elif length == _NIFTI_BYTES:
-            dims, (kind, bits) = (
-                struct.unpack_from(f"{order}8q", content, 16),
-                struct.unpack_from(f"{order}2h", content, 12),
-            )
-            pixdim, (offset,) = (
-                struct.unpack_from(f"{order}8d", content, 104),
-                struct.unpack_from(f"{order}q", content, 168),
-            )
-            codes, axes = (
-                struct.unpack_from(f"{order}2i", content, 344),
-                struct.unpack_from(f"{order}18d", content, 352),
-            )
-            magic = content[4:7]
-        else:
-            raise Rejected(_DAMAGED_NIFTI)
-    except struct.error:
-        raise Rejected(f"truncated: {len(content)} bytes are not a complete header") from None
-    if not 1 <= dims[0] <= 7 or min(dims[1 : 1 + dims[0]]) < 1 or not math.isfinite(offset):
-        raise Rejected("damaged: its header gives no valid size")
-    sides = [*dims[1 : 1 + dims[0]], *[1] * 7][:7]
-    if kind not in _NIFTI_TYPES and bits < 8:
-        raise Rejected("damaged: its header gives no valid data type")
-    transforms = {"qform": _quaternion_affine(pixdim, axes[:6])} if codes[0] > 0 else {}
-    if codes[1] > 0:
-        transforms["sform"] = np.vstack([np.reshape(axes[6:], (3, 4)), [0, 0, 0, 1]])
-    return VolumeHeader(
-        size=_without_ones(sides[:4]) if dims[0] > 2 else tuple(sides[: dims[0]]),
-        values=math.prod(sides[4:]) * _NIFTI_COLOURS.get(kind, 1),
-        spacing_mm=pixdim[1 : 1 + min(3, dims[0])],
-        origin_mm=tuple(number for transform in transforms.values() for number in transform[:3, 3]),
-        dtype=np.dtype(order + _NIFTI_TYPES[kind]) if kind in _NIFTI_TYPES else None,
-        compression="gzip" if compressed else "none",
-        data=data,
-        offset=0 if data != header else max(int(offset), len(content) if length == _NIFTI_BYTES else 348),
-        transforms=transforms,
-        is_nifti=True,
-        is_analyze=magic not in (b"n+1", b"ni1", b"n+2", b"ni2"),
-    )
-
-
-def _find_nifti_files(path: Path) -> tuple[Path, Path, bool]:
-    """Return the header file, the voxel file, and whether the voxel file is compressed."""
-    name = path.name.lower()
-    header = data = path
-    if not name.endswith((".nii", ".nii.gz")):
-        stem = re.sub(r"\.(hdr|img(\.gz)?)$", "", path.name, flags=re.IGNORECASE)
-        siblings = {sibling.name.lower(): sibling for sibling in path.parent.iterdir()}
-        header = siblings.get(f"{stem.lower()}.hdr", path.with_name(f"{stem}.hdr"))
-        names = [f"{stem.lower()}.img", f"{stem.lower()}.img.gz"]
-        found = [siblings[name] for name in names if name in siblings]
-        if not found:
-            raise Rejected("the file with its voxels is missing")
-        data = found[0]
-    with data.open("rb") as file:
-        compressed = file.read(2) == b"\x1f\x8b"
-    if compressed and not data.name.lower().endswith(".gz"):
-        raise Rejected("compressed, although its name does not end in .gz; rename it")
-    return header, data, compressed
-
-
-def _read_nifti_bytes(path: Path) -> bytes:
-    """Return the first bytes of a file, decompressed, up to the length of a NIfTI header."""
-    with path.open("rb") as file:
-        if file.read(2) != b"\x1f\x8b":
-            file.seek(0)
-            return file.read(_NIFTI_BYTES)
-        file.seek(0)
-        try:
-            return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(file.read(TEXT_HEADER_BYTES), _NIFTI_BYTES)
-        except zlib.error:
-            raise Rejected("damaged: its compressed header cannot be decompressed") from None
-
-
-def _quaternion_affine(pixdim: tuple[float, ...], numbers: tuple[float, ...]) -> np.ndarray:
-    b, c, d, *offset = numbers
-    a = math.sqrt(max(0.0, 1 - b * b - c * c - d * d)) if all(map(math.isfinite, (b, c, d))) else math.nan
-    rotation = [
-        [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
-        [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
-        [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
-    ]
-    affine = np.eye(4)
-    with np.errstate(invalid="ignore"):  # validated later
-        affine[:3, :3] = np.array(rotation) * (pixdim[1], pixdim[2], pixdim[3] * (-1 if pixdim[0] < 0 else 1))
-    affine[:3, 3] = offset
-    return affine
 
 
 def _read_nrrd(path: Path) -> VolumeHeader:
@@ -267,7 +101,7 @@ def _read_nrrd(path: Path) -> VolumeHeader:
         data = detached or path
     skip = int(fields.get("byte skip", fields.get("byteskip", "0")) or 0)
     return VolumeHeader(
-        size=_without_ones([sizes[axis] for axis in spatial]),
+        size=drop_trailing_ones([sizes[axis] for axis in spatial]),
         values=math.prod(size for axis, size in enumerate(sizes) if axis not in spatial),
         spacing_mm=tuple(spacing),
         origin_mm=tuple(origin or ()),
@@ -306,7 +140,7 @@ def _read_metaimage(path: Path) -> VolumeHeader:
     is_binary = _is_true(fields.get("BinaryData", "True"))
     big = _is_true(fields.get("BinaryDataByteOrderMSB", fields.get("ElementByteOrderMSB", "False")))
     return VolumeHeader(
-        size=_without_ones(size),
+        size=drop_trailing_ones(size),
         values=values,
         spacing_mm=tuple(spacing[:3]),
         origin_mm=origin_mm[:3],
@@ -332,9 +166,3 @@ def _read_text_header(path: Path, *ends: bytes | re.Pattern[bytes]) -> tuple[lis
 
 def _is_true(text: str) -> bool:
     return text.strip().lower() in ("true", "1", "t", "yes")
-
-
-def _without_ones(size: list[int]) -> tuple[int, ...]:
-    """Remove trailing axes of length 1 beyond the third."""
-    beyond = list(itertools.dropwhile(lambda side: side == 1, reversed(size[3:])))
-    return (*size[:3], *reversed(beyond))

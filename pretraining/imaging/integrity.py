@@ -18,9 +18,10 @@ import psutil
 
 from pretraining.common.byte_sizes import format_bytes
 from pretraining.common.completeness import inflate
-from pretraining.imaging.headers import VolumeHeader, read_header
+from pretraining.imaging.headers import read_header
 from pretraining.imaging.limits import LARGEST_INFLATION, LARGEST_ORIGIN_MM, LARGEST_VOXELS, SANE_SPACING_MM
 from pretraining.imaging.rejection import Rejected, unreadable
+from pretraining.imaging.volume_header import VolumeHeader
 
 CHUNK = 2**22
 """Size of one read, bytes."""
@@ -34,7 +35,8 @@ def check_file(path: Path) -> VolumeHeader | None:
         path: Image file of any format.
 
     Returns:
-        The header; None for formats other than NIfTI, NRRD and MetaImage, which are not checked.
+        The header; None for formats other than NIfTI, NRRD, MetaImage and MGH, which are not
+            checked.
 
     Raises:
         Rejected: If :func:`check_header` or :func:`check_voxels` refuses it.
@@ -173,7 +175,7 @@ def read_voxel_bytes(header: VolumeHeader, data: Path, expected: int) -> Iterato
             while chunk := file.read(CHUNK):
                 yield chunk
             return
-        if not header.is_nifti:  # only the voxels are compressed
+        if not header.header_is_compressed:  # only the voxels are compressed
             file.seek(max(skip, 0))
             skip = 0
         for chunk in inflate(file):

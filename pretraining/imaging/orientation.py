@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pretraining.imaging.headers import VolumeHeader
+from pretraining.imaging.volume_header import VolumeHeader
 
 _TOLERANCE = 0.1
 """Largest corner distance of equal placements, in units of the smallest spacing."""

@@ -12,10 +12,11 @@ import SimpleITK as sitk
 
 from pretraining.common.errors import InputError
 from pretraining.imaging.grids import same_grid
-from pretraining.imaging.headers import VolumeHeader
 from pretraining.imaging.integrity import check_file, require_volume
+from pretraining.imaging.mgh import MGH_SUFFIXES, load_mgh
 from pretraining.imaging.orientation import is_sheared_alone, orientation_note, ras_affine
 from pretraining.imaging.rejection import Rejected, unreadable
+from pretraining.imaging.volume_header import VolumeHeader
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ def load_image(path: Path, *, vectors: bool = False) -> tuple[sitk.Image, str]:
     """Validate and read an image file.
 
     Args:
-        path: File of any format that ITK reads.
+        path: File of any format that ITK reads, or ``.mgz`` of FreeSurfer.
         vectors: Whether to accept other images than a single volume with one real number per voxel,
             for example displacement fields.
 
@@ -43,7 +44,7 @@ def load_image(path: Path, *, vectors: bool = False) -> tuple[sitk.Image, str]:
         require_volume(header)
     try:
         with path.open("rb"), quiet_itk():
-            image = sitk.ReadImage(str(path))
+            image = load_mgh(path) if path.name.lower().endswith(MGH_SUFFIXES) else sitk.ReadImage(str(path))
     except (OSError, RuntimeError) as error:
         if header is not None and is_sheared_alone(header):
             raise Rejected(

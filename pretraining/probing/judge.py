@@ -17,10 +17,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pretraining.backbone.inference import whole_volume_features
+from pretraining.backbone.external import fit_window_side
+from pretraining.backbone.feature_network import FeatureNetwork, FeatureWeights
+from pretraining.backbone.inference import sliding_window_features, whole_volume_features
+from pretraining.backbone.inference_memory import LARGEST_SIDE
 from pretraining.backbone.initialization import build
-from pretraining.backbone.unet import UNet
-from pretraining.backbone.weights import Weights
+from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.bank.template_bank import TemplateBank
 from pretraining.common.finite import require_finite
 from pretraining.common.random import sample_generator
@@ -43,12 +45,17 @@ SAMPLE_SIDE, SAMPLE_SHIFT, SAMPLE_ANCHORS = 96, 32, 384
 locations to match.
 """
 
+_OVERLAP = 0.5
+"""Overlap of neighbouring windows, share of their side."""
+
 Features = Callable[[Tensor], Tensor]
 """Function from a (X, Y, Z) float32 image of any range to its (C, X, Y, Z) features."""
 
 
-def network_features(net: UNet, device: torch.device | str = "cpu") -> Features:
+def network_features(net: FeatureNetwork, device: torch.device | str = "cpu") -> Features:
     """Return the function that computes a network's output features of whole volumes.
+
+    Networks with a fixed size compute them in windows.
 
     Args:
         net: Network, moved to ``device`` by each call; its mode is restored.
@@ -57,6 +64,10 @@ def network_features(net: UNet, device: torch.device | str = "cpu") -> Features:
     device = torch.device(device)
 
     def features(image: Tensor) -> Tensor:
+        if not isinstance(net, UNet):
+            net.to(device).eval()
+            side = fit_window_side(net, LARGEST_SIDE)
+            return sliding_window_features(net, image.to(device), side=side, overlap=_OVERLAP)
         training = net.training
         net.to(device).eval()
         try:
@@ -68,19 +79,21 @@ def network_features(net: UNet, device: torch.device | str = "cpu") -> Features:
 
 
 def make_feature_extractors(
-    weights: Weights, *, name: str = "weights", seed: int = 0, device: torch.device | str = "cpu"
+    weights: FeatureWeights, *, name: str = "weights", seed: int = 0, device: torch.device | str = "cpu"
 ) -> dict[str, Features]:
     """Return, by name, the features of ``weights`` and of two baselines.
 
     The baselines are a randomly initialized network and MIND-SSC (radius 1, dilation 2).
 
     Args:
-        weights: Weights of a backbone.
+        weights: Weights of a backbone or of another network; the random network is then a
+            backbone of the default architecture.
         name: Name of the weights' features.
         seed: Seed of the random network.
         device: Device of the computation.
     """
-    random = build(lambda: UNet(weights.architecture), sample_generator(seed, 0, "initial weights"))
+    architecture = weights.architecture if isinstance(weights.architecture, UNetConfig) else UNetConfig()
+    random = build(lambda: UNet(architecture), sample_generator(seed, 0, "initial weights"))
     return {
         "random init": network_features(random, device),
         "MIND-SSC": lambda image: mind_ssc(image.to(device)),
@@ -177,7 +190,7 @@ def judge_samples(
 
 
 def judge_weights(
-    weights: Weights,
+    weights: FeatureWeights,
     data: Path,
     *,
     name: str = "weights",
@@ -190,7 +203,7 @@ def judge_weights(
     """Score ``weights``, a random network and MIND-SSC on real images and synthetic samples.
 
     Args:
-        weights: Weights of a backbone.
+        weights: Weights of a backbone or of another network.
         data: Folder of images, see :func:`pretraining.probing.aligned.read_aligned_images`.
         name: Name of the weights in the scores.
         count: Number of voxels drawn per subject.

@@ -19,7 +19,8 @@ import numpy as np
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from pretraining.bank.bank_file import FAMILY, MAGIC, REGIONS, TemplateEntry, read_bank, read_checked_bits, write_bank
+from pretraining.bank.bank_file import FAMILY, MAGIC, read_bank, read_checked_bits, write_bank
+from pretraining.bank.bank_index import REGIONS, TemplateEntry
 from pretraining.bank.packing import pack
 from pretraining.common.atomic import write_text
 from pretraining.common.checks import check_count, check_positive

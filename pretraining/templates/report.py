@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from pretraining.bank.balance import Region, group_by_region
-from pretraining.bank.bank_file import REGIONS, BankIndex
+from pretraining.bank.bank_index import REGIONS, BankIndex
 from pretraining.imaging.rejection import Rejected as Rejected
 from pretraining.imaging.rejection import RejectionKind as Kind
 from pretraining.imaging.rejection import unreadable as unreadable

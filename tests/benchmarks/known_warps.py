@@ -1,58 +1,56 @@
-"""Measure how much of a known warp each registration method undoes, on real aligned pairs.
+"""Measure how much of a known warp each registration method undoes, on real pairs.
 
 ``python -m tests.benchmarks.known_warps --data ../shared/data --out known_warps.csv`` adds the rows
-that are missing, and prints the table. T1, T2 and PD are for choosing settings; what has CT is only
-reported.
+that are missing, and prints the tables. T1, T2 and PD are for choosing settings; pairs with CT are
+only reported.
+
+The score is *unbent against bent*. A method registers the pair as it is, which yields T0, and again
+after the moving scan was bent by a known warp w, which yields T1. Both map points of the fixed scan
+to points of the moving scan, so that w(T1(x)) = T0(x) if the warp was undone. The error is the
+median over the body of |w(T1(x)) - T0(x)|, mm. The pair's own misalignment is in both terms and
+cancels. Dice compares the labels moved by T0 with the bent labels moved by T1 in the same way. A
+method that moves nothing scores the length of the warp. Each pair passes a gate first, see
+pair_gate.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import logging
-import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 import torch
-from skimage.filters import threshold_otsu
 from torch import Tensor
 from torch.nn import functional
 
-from nnunet_anatomix.registration.config import RegistrationConfig
-from nnunet_anatomix.registration.descriptors import DescriptorConfig
 from nnunet_anatomix.registration.metrics import folded_share
-from nnunet_anatomix.registration.register import register
-from nnunet_anatomix.registration.solvers.ants import AntsConfig
-from nnunet_anatomix.registration.warp import warp
-from nnunet_anatomix.scores.overlap import dice_by_label
-from pretraining.backbone.weights import find_weights, load_weights
-from pretraining.common.device import has_bf16_units
-from pretraining.common.tables import csv_text, markdown_table
-from pretraining.imaging.grids import image_tensor, resample_image, tensor_image
+from nnunet_anatomix.registration.register import Registration
+from nnunet_anatomix.registration.warp import itk_transform, warp
+from pretraining.imaging.grids import image_tensor, tensor_image
+from tests.benchmarks.pair_gate import gate_table, gated, vectors_mm
+from tests.benchmarks.registration_rows import (
+    BUNDLED,
+    METHODS,
+    Pair,
+    add_row,
+    cpu_seconds,
+    has_row,
+    mean_dice,
+    pair_table,
+    read_rows,
+    register_pair,
+    variants,
+)
 
 MAX_MM = 12.0
 KNOTS_MM = 40.0
-_BF16 = has_bf16_units(torch.device("cpu"))
-METHODS = {
-    "mind": RegistrationConfig(init="none", descriptors=DescriptorConfig(feature_weight=0)),
-    "features+mind": RegistrationConfig(init="none", descriptors=DescriptorConfig(bf16=_BF16)),
-    "features": RegistrationConfig(init="none", descriptors=DescriptorConfig(mind=False, bf16=_BF16)),
-    "ants-mi": RegistrationConfig(init="none", solver="ants", descriptors=DescriptorConfig(feature_weight=0)),
-    "ants-features": RegistrationConfig(init="none", solver="ants", descriptors=DescriptorConfig(bf16=_BF16)),
-    "ants-mi 200x200x0": RegistrationConfig(
-        init="none",
-        solver="ants",
-        descriptors=DescriptorConfig(feature_weight=0),
-        ants=AntsConfig(iterations=(200, 200, 0)),
-    ),
-    "ants-features 200x200x0": RegistrationConfig(
-        init="none", solver="ants", descriptors=DescriptorConfig(bf16=_BF16), ants=AntsConfig(iterations=(200, 200, 0))
-    ),
-}
-COLUMNS = ("pair", "seed", "method", "tre_before_mm", "tre_mm", "dice_before", "dice", "folded_percent", "seconds")
+LIMB_SPACING_MM = 2.0
+"""Spacing of the working grid of limbs, mm; their voxels are 0.98 x 0.98 x 3.27 mm."""
+_CT, _T1 = 0, 1
 
 
 def smooth_warp(grid: sitk.Image, seed: int) -> Tensor:
@@ -72,127 +70,103 @@ def smooth_warp(grid: sitk.Image, seed: int) -> Tensor:
     return field / spacing.view(3, 1, 1, 1)
 
 
-def real_pairs(data: Path) -> Iterator[tuple[str, sitk.Image, sitk.Image, sitk.Image, dict]]:
-    """Name, fixed and moving scan, labels of both, and clip windows."""
+def real_pairs(data: Path, containing: str = "") -> Iterator[Pair]:
+    """Pairs of one person, or of averages of people, in two modalities."""
     brain = data / "registration" / "mni_multimodal"
-    labels = sitk.ReadImage(str(brain / "labels_neuromorphometrics.nii.gz"))
     for first, second in (("t1", "t2"), ("t2", "t1"), ("pd", "t1"), ("t1", "ct"), ("ct", "t1")):
-        yield (
-            f"brain {first}-{second}",
-            *(sitk.ReadImage(str(brain / f"{name}.nii.gz")) for name in (first, second)),
-            labels,
-            {},
-        )
+        if containing in (name := f"brain {first}-{second}"):
+            labels = sitk.ReadImage(str(brain / "labels_neuromorphometrics.nii.gz"))
+            fixed, moving = (sitk.ReadImage(str(brain / f"{file}.nii.gz")) for file in (first, second))
+            yield Pair(name=name, fixed=fixed, moving=moving, fixed_labels=labels, moving_labels=labels)
     limbs = data / "nnUNet_raw" / "Dataset903_LimbSarcoma"
     for case in ("STS_035", "STS_012"):
-        t1, ct = (sitk.ReadImage(str(limbs / "imagesTr" / f"{case}_000{channel}.nii.gz")) for channel in (_T1, _CT))
-        tumour = sitk.ReadImage(str(limbs / "labelsTr" / f"{case}.nii.gz"))
-        yield f"limb {case} ct-t1", ct, t1, tumour, {"fixed_clip": (-450.0, 450.0)}
-        yield f"limb {case} t1-ct", t1, ct, tumour, {"moving_clip": (-450.0, 450.0)}
+        for names, channels, clip in (("ct-t1", (_CT, _T1), "fixed_clip"), ("t1-ct", (_T1, _CT), "moving_clip")):
+            if containing in (name := f"limb {case} {names}"):
+                tumour = sitk.ReadImage(str(limbs / "labelsTr" / f"{case}.nii.gz"))
+                fixed, moving = (
+                    sitk.ReadImage(str(limbs / "imagesTr" / f"{case}_000{channel}.nii.gz")) for channel in channels
+                )
+                yield Pair(
+                    name=name,
+                    fixed=fixed,
+                    moving=moving,
+                    fixed_labels=tumour,
+                    moving_labels=tumour,
+                    clips={clip: (-450.0, 450.0)},
+                    spacing_mm=LIMB_SPACING_MM,
+                )
 
 
-_T1, _CT = 1, 0
-
-
-def scored(
-    name: str, fixed: sitk.Image, moving: sitk.Image, labels: sitk.Image, clips: dict, seed: int, method: str, weights
-) -> dict:
-    """One row."""
-    truth = smooth_warp(fixed, seed)
-    # The moving scan is warped on its own grid: at p it shows what lay at p + truth(p).
-    bent = tensor_image(warp(image_tensor(moving)[None], truth, beyond="border")[0], moving)
-    their_labels = tensor_image(warp(image_tensor(labels)[None], truth, mode="nearest")[0], moving)
-    begin = time.perf_counter()
-    registration = register(fixed, bent, config=METHODS[method], weights=weights, **clips)
-    seconds = time.perf_counter() - begin
-    field = sitk.TransformToDisplacementField(
-        registration.forward,
-        sitk.sitkVectorFloat64,
-        fixed.GetSize(),
-        fixed.GetOrigin(),
-        fixed.GetSpacing(),
-        fixed.GetDirection(),
+def bend(pair: Pair, truth: Tensor) -> Pair:
+    """Bend the moving scan on its own grid: at p it shows what lay at p + truth(p)."""
+    image = warp(image_tensor(pair.moving)[None], truth, beyond="border")[0]
+    labels = warp(image_tensor(pair.moving_labels)[None], truth, mode="nearest")[0]
+    return replace(
+        pair, moving=tensor_image(image, pair.moving), moving_labels=tensor_image(labels, pair.moving_labels)
     )
-    steps = np.linalg.inv(np.array(fixed.GetDirection()).reshape(3, 3) * np.array(fixed.GetSpacing()))
-    found = torch.from_numpy(np.einsum("ij,zyxj->ixyz", steps, sitk.GetArrayFromImage(field))).float()
-    body = (
-        image_tensor(labels) > 0
-        if name.startswith("brain")
-        else image_tensor(fixed) > float(threshold_otsu(sitk.GetArrayFromImage(fixed)))
-    )
-    spacing = torch.tensor(fixed.GetSpacing(), dtype=torch.float32).view(3, 1, 1, 1)
 
-    def error_mm(displacement: Tensor) -> float:
-        return ((displacement + warp(truth, displacement, beyond="border")) * spacing).norm(dim=0)[body].median().item()
 
-    def dice(image: sitk.Image) -> float:
-        values = dice_by_label(sitk.GetArrayFromImage(labels), sitk.GetArrayFromImage(image).round().astype(int))
-        return float(np.mean(list(values.values())))
+def score(pair: Pair, seed: int, unbent: Registration, method: str, weights: str) -> dict:
+    """One row: the numbers of one warp, undone by one method."""
+    truth = smooth_warp(pair.moving, seed)
+    bent = bend(pair, truth)
+    begin = cpu_seconds()
+    found = register_pair(bent, method, weights)
+    seconds = cpu_seconds() - begin
+    true = itk_transform(truth, pair.moving)
+    wanted = vectors_mm(unbent.forward, pair)
+    without = sitk.CompositeTransform([true, unbent.forward])
+    reached = sitk.CompositeTransform([true, found.forward])
 
+    def error_mm(transform: sitk.Transform) -> float:
+        return float(np.median(np.linalg.norm(vectors_mm(transform, pair) - wanted, axis=-1)))
+
+    labels = unbent.apply_labels(pair.moving_labels)
     return {
-        "pair": name,
+        "pair": pair.name,
         "seed": seed,
         "method": method,
-        "tre_before_mm": round(error_mm(torch.zeros_like(truth)), 3),
-        "tre_mm": round(error_mm(found), 3),
-        "dice_before": round(dice(their_labels), 4),
-        "dice": round(dice(resample_image(their_labels, fixed, registration.forward, nearest=True)), 4),
-        "folded_percent": round(100 * folded_share(registration.displacement, registration.known), 4),
-        "seconds": round(seconds, 1),
+        "weights": weights,
+        "spacing_mm": pair.spacing_mm or "",
+        "own_mm": round(float(np.median(np.linalg.norm(wanted, axis=-1))), 3),
+        "error_before_mm": round(error_mm(without), 3),
+        "error_mm": round(error_mm(reached), 3),
+        "dice_before": round(mean_dice(labels, unbent.apply_labels(bent.moving_labels)), 4),
+        "dice": round(mean_dice(labels, found.apply_labels(bent.moving_labels)), 4),
+        "folded_percent": round(100 * folded_share(found.displacement, found.known), 4),
+        "cpu_seconds": round(seconds, 1),
     }
 
 
-def read_rows(path: Path) -> list[dict]:
-    """Rows of an earlier run; none if there was none."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def table(rows: list[dict]) -> str:
-    """A row a pair, a column a method: mean over seeds of the median error, mm / Dice."""
-    methods = [method for method in METHODS if any(row["method"] == method for row in rows)]
-    lines = []
-    for pair in dict.fromkeys(row["pair"] for row in rows):
-        mine = [row for row in rows if row["pair"] == pair]
-
-        def mean(error: str, dice: str, chosen: list[dict]) -> str:
-            if not chosen:
-                return ""
-            mean_error, mean_dice = (np.mean([float(row[column]) for row in chosen]) for column in (error, dice))
-            return f"{mean_error:.2f} / {mean_dice:.3f}"
-
-        lines.append(
-            # Each warp once, however many methods undid it.
-            [pair, mean("tre_before_mm", "dice_before", list({row["seed"]: row for row in mine}.values()))]
-            + [mean("tre_mm", "dice", [row for row in mine if row["method"] == method]) for method in methods]
-        )
-    return markdown_table(["pair", "before", *methods], lines)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="CSV; OUT_gate.csv beside it holds the gate")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["mind", "features+mind", "features"])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--weights", nargs="+", default=[BUNDLED], help="weights files of features; bundled")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--pairs", default="", help="only pairs whose name contains this")
+    parser.add_argument("--only-gate", action="store_true", help="measure the pairs alone")
+    parser.add_argument("--spacing", type=float, help="spacing of the working grid, mm, instead of the default")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    weights = load_weights(find_weights()).network()
-    pairs = [pair for pair in real_pairs(arguments.data) if arguments.pairs in pair[0]]
-    for seed in arguments.seeds:
-        for pair in pairs:
-            for method in arguments.methods:
-                rows = read_rows(arguments.out)
-                if any((row["pair"], row["seed"], row["method"]) == (pair[0], str(seed), method) for row in rows):
-                    continue
-                row = scored(*pair, seed, method, weights)
-                with arguments.out.open("a", newline="") as file:
-                    file.write(csv_text([] if rows else COLUMNS, [[row[column] for column in COLUMNS]], digits=None))
+    gate = arguments.out.with_name(f"{arguments.out.stem}_gate.csv")
+    for raw in real_pairs(arguments.data, arguments.pairs):
+        pair = gated(raw, gate)
+        pair = pair if arguments.spacing is None else replace(pair, spacing_mm=arguments.spacing)
+        for method, weights in [] if arguments.only_gate else variants(arguments.methods, arguments.weights):
+            key = {"pair": pair.name, "method": method, "weights": weights}
+            missing = [seed for seed in arguments.seeds if not has_row(arguments.out, seed=seed, **key)]
+            unbent = register_pair(pair, method, weights) if missing else None
+            for seed in missing:
+                assert unbent is not None
+                row = score(pair, seed, unbent, method, weights)
+                add_row(arguments.out, row)
                 logging.info("%s", row)
-    logging.info("%s", table(read_rows(arguments.out)))
+    numbers = [("error_mm", 2), ("dice", 3), ("folded_percent", 2)]
+    logging.info("%s", gate_table(gate))
+    if rows := read_rows(arguments.out):
+        logging.info("%s", pair_table(rows, numbers, [("error_before_mm", 2)]))
 
 
 if __name__ == "__main__":

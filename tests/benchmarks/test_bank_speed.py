@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from pretraining.bank.bank_file import TemplateEntry, write_bank
+from pretraining.bank.bank_file import write_bank
+from pretraining.bank.bank_index import TemplateEntry
 from pretraining.bank.packing import PackedMask, pack
 from pretraining.bank.template_bank import TemplateBank
 from pretraining.engine.synthesis import EngineConfig, synthesize_pair

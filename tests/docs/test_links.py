@@ -85,6 +85,7 @@ ERRORS = (
     "NotFinite",
     "InUse",
     "NothingTaken",
+    "IsPublishedViT",
 )
 EXPECTATIONS = ("_refusal", "_error")
 """Methods that make an error of what was expected and what was found."""

@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -20,14 +19,15 @@ from nnunet_anatomix.clinical.cases import read_source
 from tests.end_to_end.workplace import Workplace
 from tests.in_process import run_here
 from tests.nnunet_anatomix.clinical.intake.test_intake import IDENTIFYING, pacs_dump
+from tests.process_server import run_python
 
 LABELS = {"background": 0, "liver": 1, "spleen": 2}
 
 
 def command(*arguments: object) -> str:
     """What a command printed; it must succeed."""
-    run = [sys.executable, "-m", "nnunet_anatomix", *map(str, arguments)]
-    done = subprocess.run(run, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONUTF8": "1"})
+    run = [sys.executable, "-m", "nnunet_anatomix", *arguments]
+    done = run_python(run, env=os.environ | {"PYTHONUTF8": "1"})
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 
@@ -17,6 +16,7 @@ from nnunet_anatomix.finetuning.schedule import HEAD, ScheduleConfig
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.backbone.weights import load_weights, save_weights
 from tests.end_to_end.workplace import Workplace
+from tests.process_server import PythonProcess
 
 NAME = "Dataset901_Hippocampus"
 
@@ -84,7 +84,7 @@ def test_bad_input_ends_the_stock_command_with_one_line(arguments, variables, me
     assert message in output.splitlines()[-1] and "Traceback" not in output
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen, seconds: float = 300) -> None:
+def wait_for(condition: Callable[[], bool], process: PythonProcess, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None and time.monotonic() < deadline, "the training ended or hung before it was killed"

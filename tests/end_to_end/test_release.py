@@ -124,7 +124,7 @@ def test_setup_cfg_says_only_what_is_shipped():
     assert set(config["options"]) == {"packages", "package_dir", "cmdclass"}
 
 
-@pytest.mark.parametrize("kind", ["wheel", "sdist"])
+@pytest.mark.parametrize("kind", ["wheel", pytest.param("sdist", marks=pytest.mark.slow)])  # a wheel is made of it
 def test_an_installed_release_runs_its_commands(kind, distributions, tmp_path):
     environment = tmp_path / "env"
     venv.create(environment, with_pip=False)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
+
+from tests.process_server import PythonProcess
 
 
 class Workplace:
     """Empty folders next to ``dataset``, in nnU-Net's raw format, and ``weights`` to start from."""
 
     def __init__(self, folder: Path, dataset: Path, weights: Path) -> None:
-        self.folder, self.name = folder, dataset.name
+        self.folder, self.name, self._started = folder, dataset.name, 0
         self.raw, self.preprocessed, self.results = (folder / name for name in ("raw", "preprocessed", "results"))
         for made in (self.raw, self.preprocessed, self.results):
             made.mkdir()
@@ -30,21 +31,20 @@ class Workplace:
             "ANATOMIX_WEIGHTS": str(weights),
         }
 
-    def start(self, command: str, *arguments: str, **variables: str) -> subprocess.Popen:
+    def start(self, command: str, *arguments: object, **variables: str) -> PythonProcess:
         # The console script beside this interpreter, through it: the script's own first line may
         # name another.
         program = shutil.which(command, path=str(Path(sys.executable).parent)) or shutil.which(command)
-        return subprocess.Popen(
-            [sys.executable, program, *map(str, arguments)],
+        self._started += 1
+        return PythonProcess(
+            [sys.executable, program, *arguments],
             env=self.variables | variables,
             cwd=self.folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+            output=self.folder / f"output-{self._started}",
             start_new_session=True,
         )
 
-    def run(self, command: str, *arguments: str, code: int = 0, **variables: str) -> str:
+    def run(self, command: str, *arguments: object, code: int = 0, **variables: str) -> str:
         process = self.start(command, *arguments, **variables)
         output, _ = process.communicate()
         assert process.returncode == code, output

@@ -64,22 +64,20 @@ def test_the_users_folders_stay_first_and_nothing_is_added_twice(environment, tm
     assert run(python, child, tmp_path, trainers=once).stdout.splitlines()[0] == expected
 
 
-@pytest.mark.parametrize("name", ["AnatomixTrainer", "AnatomixTrainerScratch"])
-def test_stock_nnunet_finds_the_class_and_it_can_be_pickled(name, environment, tmp_path):
+FIND = """import inspect, pickle
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name as find
+for name in ("AnatomixTrainer", "AnatomixTrainerScratch"):
+    found = find(name)
+    assert pickle.loads(pickle.dumps(found)) is found is find(name)
+    print(inspect.getfile(found))
+from nnunet_anatomix.finetuning.plan_template import load_template
+print(load_template().anatomix.iterations)"""
+
+
+def test_stock_nnunet_finds_the_classes_they_can_be_pickled_and_plans_are_installed(environment, tmp_path):
     python, _, trainers = environment
-    code = (
-        "import pickle; from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name as find\n"
-        f"found = find('{name}'); assert pickle.loads(pickle.dumps(found)) is found is find('{name}')\n"
-        "import inspect; print(inspect.getfile(found))"
-    )
-    assert run(python, code, tmp_path).stdout.splitlines()[-1] == str(trainers.parent / "finetuning" / "trainer.py")
-
-
-def test_plans_are_installed(environment, tmp_path):
-    code = (
-        "from nnunet_anatomix.finetuning.plan_template import load_template; print(load_template().anatomix.iterations)"
-    )
-    assert run(environment[0], code, tmp_path).stdout.strip() == "37500"
+    file = str(trainers.parent / "finetuning" / "trainer.py")
+    assert run(python, FIND, tmp_path).stdout.splitlines()[-3:] == [file, file, "37500"]
 
 
 def test_a_partly_removed_package_does_no_harm(environment, tmp_path):

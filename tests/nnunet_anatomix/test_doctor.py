@@ -13,6 +13,7 @@ import pytest
 
 from nnunet_anatomix import doctor
 from nnunet_anatomix.doctor import CHECKS, Finding, examine
+from tests.process_server import run_python
 
 
 def found(check: str) -> list[Finding]:
@@ -135,10 +136,14 @@ def command(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
 def test_the_exit_code_reports_problems(nnunet, weights_file):
     (nnunet.raw / "Dataset001_One").mkdir()
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    well = command("doctor", ANATOMIX_WEIGHTS=str(weights_file), PATH=path)
+
+    def run_doctor(**variables: str) -> subprocess.CompletedProcess:
+        return run_python([sys.executable, "-m", "nnunet_anatomix", "doctor"], env={**os.environ, **variables})
+
+    well = run_doctor(ANATOMIX_WEIGHTS=str(weights_file), PATH=path)
     assert well.returncode == 0 and not well.stderr, well.stdout + well.stderr
     assert all(line.startswith(("ok", "warning")) for line in well.stdout.splitlines())
-    ill = command("doctor", nnUNet_raw="", PATH=path)
+    ill = run_doctor(nnUNet_raw="", PATH=path)
     assert ill.returncode == 1 and "problem nnUNet_raw is not set" in ill.stdout
     assert "findings are problems" in ill.stderr.splitlines()[-1]
 

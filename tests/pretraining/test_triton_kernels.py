@@ -75,7 +75,7 @@ def test_interpreted_median_equals_scipy(shape, values):
 
 @interpreted
 @pytest.mark.parametrize("border", ["reflect", "replicate"])
-@pytest.mark.parametrize("shape", [(2, 5, 4, 6, 7), (1, 1, 3, 2, 5), (2, 3, 2, 2, 2), (1, 300, 3, 4, 8)])
+@pytest.mark.parametrize("shape", [(2, 5, 4, 6, 7), (2, 3, 2, 2, 2), (1, 300, 3, 2, 2)])
 def test_interpreted_border_and_its_adjoint_equal_torchs(border, shape):
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=torch.channels_last_3d)
     exact = x.double().requires_grad_()
@@ -111,7 +111,7 @@ def test_interpreted_convolutions_equal_the_hosts(mirrored, sigmas):
 
 
 @interpreted
-@pytest.mark.parametrize("index", range(4))
+@pytest.mark.parametrize("index", range(2))
 def test_interpreted_resampling_equals_the_hosts(index):
     matrix = (
         sample_affine(AffineConfig(), sample_generator(0, index))
@@ -158,7 +158,7 @@ KERNELS = {
 """Each kernel and the types of its arguments; Triton makes a constant of an integer that is 1."""
 
 
-@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("capability", [pytest.param(80, marks=pytest.mark.slow), 90])
 @pytest.mark.parametrize(("name", "types"), [(name, types) for name, variants in KERNELS.items() for types in variants])
 def test_compiles_for_gpus(name, types, capability):
     """Compiling needs no GPU, and finds mismatched types that the interpreter accepts."""

@@ -11,7 +11,7 @@ from pydicom import Dataset
 from pretraining.common.versions import VERSION
 
 NAME = "nnunet-anatomix"
-SEGMENTATION_SERIES, CONTOUR_SERIES, REPORT_SERIES, PICTURE_SERIES = 9000, 9001, 9002, 9003
+SEGMENTATION_SERIES, CONTOUR_SERIES, REPORT_SERIES, PICTURE_SERIES, REGISTRATION_SERIES = range(9000, 9005)
 """Series numbers, higher than those that scanners use."""
 _MAX_TEXT = 64
 """Largest number of characters of a DICOM long string (LO)."""

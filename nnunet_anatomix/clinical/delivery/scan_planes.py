@@ -12,10 +12,11 @@ import SimpleITK as sitk
 
 from pretraining.common.errors import InputError
 from pretraining.imaging.grids import Grid
-from pretraining.imaging.headers import VolumeHeader, read_header
+from pretraining.imaging.headers import read_header
 from pretraining.imaging.integrity import check_header, read_voxel_bytes, require_volume
 from pretraining.imaging.rejection import Rejected
 from pretraining.imaging.scans import quiet_itk, read_image
+from pretraining.imaging.volume_header import VolumeHeader
 
 
 @dataclass(frozen=True)

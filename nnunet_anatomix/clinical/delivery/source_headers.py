@@ -83,7 +83,7 @@ def read_source_headers(source: CaseSource) -> SourceHeaders:
     try:
         with quiet_readers():
             _require_same_series(images, channel)
-            generated_uids = _fill_missing_tags(images)
+            generated_uids = fill_missing_tags(images)
             uids = [str(header.SOPInstanceUID) for header in images]
             if needs_single_headers(channel, images):
                 images, references = single_headers(channel, dict(zip(files, images, strict=True)))
@@ -199,8 +199,15 @@ def _corners(size: tuple[int, int]) -> list[tuple[int, int]]:
     return [(0, 0), (size[0] - 1, 0), (0, size[1] - 1)]
 
 
-def _fill_missing_tags(slices: Sequence[Dataset]) -> tuple[str, ...]:
-    """Add missing tags that DICOM requires; return the keywords of the generated UIDs."""
+def fill_missing_tags(slices: Sequence[Dataset]) -> tuple[str, ...]:
+    """Add missing tags that DICOM requires, and remove invalid ones.
+
+    Args:
+        slices: Headers of one series, changed in place.
+
+    Returns:
+        Keywords of the UIDs that were missing and are generated.
+    """
     generated_uids = []
     for number, header in enumerate(slices):
         meta = header.file_meta

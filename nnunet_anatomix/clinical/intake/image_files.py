@@ -11,11 +11,12 @@ import SimpleITK as sitk
 
 from nnunet_anatomix.clinical.phrases import pluralize
 from pretraining.imaging.grids import Grid
-from pretraining.imaging.headers import VolumeHeader, read_header
+from pretraining.imaging.headers import read_header
 from pretraining.imaging.integrity import check_header, check_voxels, require_volume
 from pretraining.imaging.limits import TEXT_HEADER_BYTES
 from pretraining.imaging.orientation import is_sheared_alone, orientation_note, ras_affine
 from pretraining.imaging.rejection import Unusable
+from pretraining.imaging.volume_header import VolumeHeader
 
 READERS = {
     ".nii": "NiftiImageIO",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from pretraining.imaging.headers import VolumeHeader
 from pretraining.imaging.integrity import read_voxel_bytes
 from pretraining.imaging.label_files import FEW_VALUES, LABEL_LIMIT, LEAST_AGREEMENT
+from pretraining.imaging.volume_header import VolumeHeader
 
 _SURE_PAIRS = 100_000
 """Number of pairs of neighbours after which their agreement is reliable."""

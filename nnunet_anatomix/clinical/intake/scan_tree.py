@@ -23,8 +23,8 @@ from nnunet_anatomix.clinical.phrases import describe_error
 from nnunet_anatomix.clinical.walk import FoundFile, Stray, walk
 from pretraining.common.processes import imap_unordered
 from pretraining.imaging.grids import Grid
-from pretraining.imaging.headers import VolumeHeader
 from pretraining.imaging.rejection import Unusable
+from pretraining.imaging.volume_header import VolumeHeader
 
 log = logging.getLogger(__name__)
 

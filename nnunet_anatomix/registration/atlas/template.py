@@ -21,6 +21,7 @@ from scipy.linalg import expm, logm
 from pretraining.backbone.inference import Clip
 from pretraining.common.errors import InputError
 from pretraining.common.fingerprint import file_state, fingerprint
+from pretraining.imaging.contrast import check_contrast
 from pretraining.imaging.grids import coverage, image_tensor, index_to_mm, resample_image, tensor_image
 from pretraining.imaging.limits import check_window
 from pretraining.imaging.scans import read_image, validate_scan
@@ -62,12 +63,9 @@ class AtlasScan:
     def read_scaled(self) -> sitk.Image:
         """Read the scan, scaled to [0, 1]."""
         scan = self.read()
+        check_contrast(scan, self.clip, f"{self.name}: clip")
         values = sitk.GetArrayViewFromImage(scan)
         low, high = self.clip or (float(values.min()), float(values.max()))
-        if values.max() <= low or values.min() >= high:
-            raise InputError(
-                f"{self.name}: expected intensities inside the clip {low:g} to {high:g}, found none; check its clip"
-            )
         return sitk.IntensityWindowing(scan, low, high, 0.0, 1.0)
 
 

@@ -8,6 +8,7 @@ the displacement ``d`` of least cost + coupling · ``|d - u|²``, and ``u`` is t
 from __future__ import annotations
 
 import itertools
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from torch.nn import functional
 
 from nnunet_anatomix.registration.warp import warp
 
+Beyond = Literal["border", "zeros"]
+"""Values beyond the border of a grid: those of its nearest voxel, or zeros."""
 COUPLINGS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 _CHUNK = 2**22
 """Elements of the coupled cost held at a time."""
@@ -29,6 +32,7 @@ def convex_displacement(
     symmetric: bool = True,
     fixed_weight: Tensor | None = None,
     moving_weight: Tensor | None = None,
+    beyond: Beyond = "border",
 ) -> Tensor:
     """Compute a displacement on a coarse grid by coupled convex optimization.
 
@@ -40,16 +44,21 @@ def convex_displacement(
         symmetric: Solve in both directions and enforce inverse consistency.
         fixed_weight: (X, Y, Z) in [0, 1], known share of each fixed voxel. Default: 1.
         moving_weight: (X, Y, Z) in [0, 1], known share of each moving voxel. Default: 1.
+        beyond: Values of descriptors, costs and displacements beyond the border of the grid. Zeros,
+            as in the convexadam package, pull the displacement to zero at the border.
 
     Returns:
         (3, X, Y, Z), voxels of the grid.
     """
     shape, offsets = fixed.shape[1:], _offsets(reach, fixed.device)
-    forward = _optimize(_compute_cost(fixed, moving, reach, fixed_weight, moving_weight), offsets, shape)
+    forward_cost = _compute_cost(fixed, moving, reach, fixed_weight, moving_weight, beyond=beyond)
+    forward = _optimize(forward_cost, offsets, shape, beyond)
     if not symmetric:
         return forward
-    backward = _optimize(_compute_cost(moving, fixed, reach, moving_weight, fixed_weight), offsets, shape)
-    return make_inverse_consistent(forward, backward)[0]
+    del forward_cost
+    backward_cost = _compute_cost(moving, fixed, reach, moving_weight, fixed_weight, beyond=beyond)
+    backward = _optimize(backward_cost, offsets, shape, beyond)
+    return make_inverse_consistent(forward, backward, beyond=beyond)[0]
 
 
 def cost_bytes(voxels: int, reach: int) -> int:
@@ -57,12 +66,14 @@ def cost_bytes(voxels: int, reach: int) -> int:
     return 4 * voxels * (2 * reach + 1) ** 3
 
 
-def make_inverse_consistent(forward: Tensor, backward: Tensor, *, iterations: int = 15) -> tuple[Tensor, Tensor]:
+def make_inverse_consistent(
+    forward: Tensor, backward: Tensor, *, iterations: int = 15, beyond: Beyond = "border"
+) -> tuple[Tensor, Tensor]:
     """Make two (3, X, Y, Z) displacements more nearly each other's inverse."""
     for _ in range(iterations):
         forward, backward = (
-            0.5 * (forward - warp(backward, forward)),
-            0.5 * (backward - warp(forward, backward)),
+            0.5 * (forward - warp(backward, forward, beyond=beyond)),
+            0.5 * (backward - warp(forward, backward, beyond=beyond)),
         )
     return forward, backward
 
@@ -74,7 +85,13 @@ def _offsets(reach: int, device: torch.device) -> Tensor:
 
 
 def _compute_cost(
-    fixed: Tensor, moving: Tensor, reach: int, fixed_weight: Tensor | None = None, moving_weight: Tensor | None = None
+    fixed: Tensor,
+    moving: Tensor,
+    reach: int,
+    fixed_weight: Tensor | None = None,
+    moving_weight: Tensor | None = None,
+    *,
+    beyond: Beyond = "border",
 ) -> Tensor:
     """Compute the (K, V) cost of every displacement at every voxel.
 
@@ -86,7 +103,7 @@ def _compute_cost(
     if moving_weight is not None:
         known = functional.pad(moving_weight, (reach,) * 6)
         mean = _mean_difference(fixed, moving, fixed_weight, moving_weight)
-    moving = functional.pad(moving, (reach,) * 6)
+    moving = pad(moving, reach, beyond)
     cost = fixed.new_empty(((2 * reach + 1) ** 3, *shape))
     for number, starts in enumerate(itertools.product(range(2 * reach + 1), repeat=3)):
         shifted = tuple(slice(start, start + side) for start, side in zip(starts, shape, strict=True))
@@ -95,7 +112,7 @@ def _compute_cost(
             differences = torch.lerp(mean, differences, known[shifted])
         if fixed_weight is not None:
             differences *= fixed_weight
-        cost[number] = _box_mean(_box_mean(differences[None]))[0]
+        cost[number] = _box_mean(_box_mean(differences[None], beyond), beyond)[0]
     return cost.flatten(1)
 
 
@@ -105,12 +122,12 @@ def _mean_difference(fixed: Tensor, moving: Tensor, fixed_weight: Tensor | None,
     return (fixed - moving).square_().sum(0).mul_(known).sum() / known.sum().clamp_min(torch.finfo(known.dtype).tiny)
 
 
-def _optimize(cost: Tensor, offsets: Tensor, shape: torch.Size) -> Tensor:
+def _optimize(cost: Tensor, offsets: Tensor, shape: torch.Size, beyond: Beyond) -> Tensor:
     """Alternate selection and smoothing; ``(3, *shape)`` from the (K, V) cost."""
     selected = cost.argmin(0)
     lengths = offsets.square().sum(1, keepdim=True)
     for coupling in COUPLINGS:
-        displacement = _smooth_selection(offsets, selected, shape).flatten(1)
+        displacement = _smooth_selection(offsets, selected, shape, beyond).flatten(1)
         selected = torch.empty_like(selected)
         step = max(1, _CHUNK // len(offsets))
         for start in range(0, len(selected), step):
@@ -120,13 +137,21 @@ def _optimize(cost: Tensor, offsets: Tensor, shape: torch.Size) -> Tensor:
                 cost[:, chunk] + coupling * lengths, offsets, displacement[:, chunk], alpha=-2 * coupling
             )
             selected[chunk] = coupled.argmin(0)
-    return _smooth_selection(offsets, selected, shape)
+    return _smooth_selection(offsets, selected, shape, beyond)
 
 
-def _smooth_selection(offsets: Tensor, selected: Tensor, shape: torch.Size) -> Tensor:
-    return _box_mean(offsets[selected].T.reshape(3, *shape))
+def _smooth_selection(offsets: Tensor, selected: Tensor, shape: torch.Size, beyond: Beyond) -> Tensor:
+    return _box_mean(offsets[selected].T.reshape(3, *shape), beyond)
 
 
-def _box_mean(volumes: Tensor) -> Tensor:
-    """Average (N, X, Y, Z) over 3 x 3 x 3 voxels, with zeros beyond the border."""
-    return functional.avg_pool3d(volumes[:, None], 3, stride=1, padding=1)[:, 0]
+def _box_mean(volumes: Tensor, beyond: Beyond) -> Tensor:
+    """Average (N, X, Y, Z) over 3 x 3 x 3 voxels."""
+    return functional.avg_pool3d(pad(volumes, 1, beyond)[:, None], 3, stride=1)[:, 0]
+
+
+def pad(volumes: Tensor, margin: int, beyond: Beyond) -> Tensor:
+    """Extend (N, X, Y, Z) by ``margin`` voxels on all sides."""
+    margins = (margin,) * 6
+    return (
+        functional.pad(volumes, margins, mode="replicate") if beyond == "border" else functional.pad(volumes, margins)
+    )

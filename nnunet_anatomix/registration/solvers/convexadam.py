@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import gcd
-from typing import Literal
+from math import gcd, prod
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nnunet_anatomix.registration.solvers.convex import convex_displacement
+from nnunet_anatomix.registration.solvers.convex import Beyond, convex_displacement
 from nnunet_anatomix.registration.solvers.dissimilarity import Dissimilarity
 from nnunet_anatomix.registration.solvers.refine import refine
 from nnunet_anatomix.registration.warp import identity
 from pretraining.common.checks import check_count, check_not_negative
 from pretraining.common.triple import triple
 from pretraining.imaging.interpolation import interpolate_at
+
+_FACE_MARGIN = 3
+"""Reach of a MIND-SSC descriptor, voxels: nearer to a face of the field of view it describes the
+repeated border, which lies elsewhere in the other scan."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +39,9 @@ class ConvexAdamConfig:
     """Number of iterations of the descent."""
     symmetric: bool = True
     """Search in both directions and enforce inverse consistency."""
-    beyond: Literal["border", "zeros"] = "border"
-    """Values beyond the descent's grid: border repeats it, zeros as in the convexadam package."""
+    beyond: Beyond = "border"
+    """Values beyond the field of view: border repeats it, and the descent compares no descriptors
+    that reach beyond; zeros, as in the convexadam package, holds the displacement at the faces."""
 
     def __post_init__(self) -> None:
         check_count(grid_spacing=self.grid_spacing, reach=self.reach, adam_spacing=self.adam_spacing)
@@ -104,8 +108,8 @@ def search_stage(
     Args:
         fixed: Fixed descriptors, as in :func:`convex_adam`.
         moving: Moving descriptors.
-        config: Settings, of which the result depends on ``grid_spacing``, ``reach``, ``symmetric``
-            and, through the descriptors, ``pool``.
+        config: Settings, of which the result depends on ``grid_spacing``, ``reach``, ``symmetric``,
+            ``beyond`` and, through the descriptors, ``pool``.
         fixed_known: Mask of the fixed scan, as in :func:`convex_adam`.
         moving_known: Mask of the moving scan.
 
@@ -121,6 +125,7 @@ def search_stage(
         symmetric=config.symmetric,
         fixed_weight=fixed_weight,
         moving_weight=moving_weight,
+        beyond=config.beyond,
     )
 
 
@@ -145,8 +150,15 @@ def descent_dissimilarity(
         The data term on the descent's grid.
     """
     fixed, moving = (_pool_volume(descriptors, config.adam_spacing, config.pool) for descriptors in (fixed, moving))
-    weights = (_pool_mask(mask, config.adam_spacing) for mask in (fixed_known, moving_known))
-    return Dissimilarity(fixed, moving, *weights, beyond=config.beyond)
+    fixed_weight, moving_weight = (_pool_mask(mask, config.adam_spacing) for mask in (fixed_known, moving_known))
+    # The margin does not change the number of voxels, and thus not the balance with the smoothness.
+    voxels = prod(fixed.shape[1:]) if fixed_weight is None else fixed_weight.sum().item()
+    if config.beyond == "border":
+        inner = _inner_share(fixed.shape[1:], config.adam_spacing, fixed.device)
+        fixed_weight, moving_weight = (
+            inner if weight is None else inner * weight for weight in (fixed_weight, moving_weight)
+        )
+    return Dissimilarity(fixed, moving, fixed_weight, moving_weight, voxels=voxels, beyond=config.beyond)
 
 
 def descent_stage(
@@ -172,11 +184,36 @@ def descent_stage(
         Displacement, as from :func:`convex_adam`.
     """
     start = regrid(found, config.grid_spacing, config.adam_spacing, triple(dissimilarity.shape))
-    found = refine(dissimilarity, start, smoothness=config.smoothness, iterations=config.iterations, progress=progress)
+    found = refine(
+        dissimilarity,
+        start,
+        smoothness=config.smoothness,
+        iterations=config.iterations,
+        beyond=config.beyond,
+        progress=progress,
+    )
     del dissimilarity
     if knots:
         return _pad_to(found, [-(-side // config.adam_spacing) for side in shape])
     return on_full_grid(found, config.adam_spacing, shape)
+
+
+def _inner_share(shape: Sequence[int], spacing: int, device: torch.device) -> Tensor:
+    """Compute the share of each cube that is away from the faces; axes lose at most a quarter.
+
+    Args:
+        shape: Number of cubes along each axis.
+        spacing: Side of the cubes, voxels.
+        device: Device of the result.
+
+    Returns:
+        ``shape``, in [0, 1].
+    """
+    sides = [cubes * spacing for cubes in shape]
+    inner = torch.zeros(sides, device=device)
+    margins = [min(_FACE_MARGIN, side // 8) for side in sides]
+    inner[tuple(slice(margin, side - margin) for margin, side in zip(margins, sides, strict=True))] = 1
+    return _pool_volume(inner[None], spacing)[0]
 
 
 def _pool_volume(volume: Tensor, spacing: int, current: int = 1) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any
 
 import numba
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from nnunet_anatomix.registration.solvers.convex import Beyond
 from pretraining.imaging.interpolation import interpolate_at
 
 _CHANNEL_CHUNK = 8
@@ -31,7 +32,9 @@ class Dissimilarity:
         moving: (C, X, Y, Z) float32 moving descriptors on the same grid.
         fixed_weight: (X, Y, Z) in [0, 1], weight of each fixed voxel. Default: 1.
         moving_weight: (X, Y, Z) in [0, 1], weight of each moving voxel, sampled where the
-            descriptors are. Default: 1. Where a weight is 0, difference and gradient are 0.
+            descriptors are, 0 beyond the grid. Default: 1 everywhere. Where a weight is 0,
+            difference and gradient are 0.
+        voxels: Number of voxels that the sum is divided by. Default: the sum of ``fixed_weight``.
         beyond: Values beyond the moving grid: ``border`` repeats its border, ``zeros`` is as in the
             convexadam package.
     """
@@ -43,7 +46,8 @@ class Dissimilarity:
         fixed_weight: Tensor | None = None,
         moving_weight: Tensor | None = None,
         *,
-        beyond: Literal["border", "zeros"] = "border",
+        voxels: float | None = None,
+        beyond: Beyond = "border",
     ) -> None:
         self.shape = tuple(fixed.shape[1:])
         self.device = fixed.device
@@ -51,7 +55,7 @@ class Dissimilarity:
             torch.ones(self.shape, device=self.device) if fixed_weight is None else fixed_weight.float()
         )
         self._moving_weight = None if moving_weight is None else moving_weight.float()
-        self._scale = 1 / self._fixed_weight.sum().clamp_min(1).item()
+        self._scale = 1 / max(1.0, self._fixed_weight.sum().item() if voxels is None else voxels)
         # With a margin of zeros, positions beyond the grid are clamped to zeros.
         self._margin = 1 if beyond == "zeros" else 0
         if self._margin:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from nnunet_anatomix.registration.solvers.convex import Beyond
 from nnunet_anatomix.registration.solvers.dissimilarity import Dissimilarity
 from nnunet_anatomix.registration.warp import identity
 
@@ -22,6 +23,7 @@ def refine(
     smoothness: float,
     iterations: int = 80,
     rate: float = 1.0,
+    beyond: Beyond = "border",
     progress: Callable[[], object] = lambda: None,
 ) -> Tensor:
     """Refine a displacement by gradient descent with Adam.
@@ -32,6 +34,8 @@ def refine(
         smoothness: Weight of the squared differences between neighbours' displacements.
         iterations: Number of iterations.
         rate: Learning rate of Adam, voxels.
+        beyond: Values of the displacement beyond the border of the grid. Zeros, as in the
+            convexadam package, pull it to zero at the border.
         progress: Function called after every iteration.
 
     Returns:
@@ -39,30 +43,39 @@ def refine(
 
     Notes:
         As in ConvexAdam, the parameters are knots, and the displacement is their smoothed field.
-        The gradients are written out: smoothing is linear and symmetric, so the gradient of the
-        knots is the smoothed gradient of the displacement.
+        The gradients are written out: smoothing is linear and its own transpose, so the gradient of
+        the knots is the smoothed gradient of the displacement.
     """
     positions = identity(start.shape[1:], start.device)
     knots = start.clone()
     optimizer = torch.optim.Adam([knots], lr=rate)
     displacement = start
     for _ in range(iterations):
-        displacement = smooth(knots)
+        displacement = smooth(knots, beyond)
         _, gradient = dissimilarity.gradient(positions + displacement)
         gradient += smoothness * _roughness_gradient(displacement)
-        knots.grad = smooth(gradient)
+        knots.grad = smooth(gradient, beyond)
         optimizer.step()
         progress()
     return displacement
 
 
-def smooth(field: Tensor) -> Tensor:
-    """Smooth (C, X, Y, Z) by three box means with zeros beyond the border; a symmetric operator."""
+def smooth(field: Tensor, beyond: Beyond = "border") -> Tensor:
+    """Smooth (C, X, Y, Z) by three box means over 3 x 3 x 3 voxels.
+
+    Notes:
+        Each mean is its own transpose, with zeros and with repeated borders alike: to repeat the
+        border before every mean adds 1/3 to both ends of the diagonal of its matrix, nothing else.
+    """
     for axis in (1, 2, 3):
+        last = field.shape[axis] - 1
         for _ in range(_SMOOTHINGS):
-            sums, side = field / 3, field.shape[axis] - 1
-            sums.narrow(axis, 0, side).add_(field.narrow(axis, 1, side), alpha=1 / 3)
-            sums.narrow(axis, 1, side).add_(field.narrow(axis, 0, side), alpha=1 / 3)
+            sums = field / 3
+            sums.narrow(axis, 0, last).add_(field.narrow(axis, 1, last), alpha=1 / 3)
+            sums.narrow(axis, 1, last).add_(field.narrow(axis, 0, last), alpha=1 / 3)
+            if beyond == "border":
+                sums.select(axis, 0).add_(field.select(axis, 0), alpha=1 / 3)
+                sums.select(axis, last).add_(field.select(axis, last), alpha=1 / 3)
             field = sums
     return field
 

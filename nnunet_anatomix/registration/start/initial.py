@@ -78,8 +78,8 @@ def file_start(path: Path, fixed: sitk.Image, moving: sitk.Image) -> Start:
     """Read an initial transform from a file.
 
     Args:
-        path: Transform of ITK or ANTs (``.mat``, ``.tfm``, ``.txt``, ``.h5``), or a displacement
-            field as an image.
+        path: Transform of ITK, ANTs, FSL, FreeSurfer or elastix, or a displacement field, see
+            :func:`~nnunet_anatomix.registration.transforms.read_transform`.
         fixed: Fixed scan.
         moving: Moving scan.
 
@@ -90,7 +90,7 @@ def file_start(path: Path, fixed: sitk.Image, moving: sitk.Image) -> Start:
         InputError: If the file cannot be read, is not such a transform, or the scans do not overlap
             under it.
     """
-    transform = read_transform(path, "initial transform", "pass another file, or omit --init")
+    transform = read_transform(path, "initial transform", "pass another file, or omit --init", (fixed, moving))
     return _require_overlap(fixed, moving, Start(name="file", transform=transform, rivals={}))
 
 

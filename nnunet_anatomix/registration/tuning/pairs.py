@@ -17,6 +17,7 @@ from nnunet_anatomix.registration.warp import warp
 from nnunet_anatomix.scores.overlap import dice_by_label, shared_labels
 from pretraining.backbone.inference import Clip
 from pretraining.common.errors import InputError
+from pretraining.imaging.contrast import check_contrast
 from pretraining.imaging.grids import coverage, image_tensor, resample_image
 from pretraining.imaging.limits import check_window
 from pretraining.imaging.scans import read_image, validate_labels, validate_scan
@@ -132,6 +133,8 @@ def load_pair(pair: SearchPair, device: torch.device) -> LoadedPair:
     roles = {role: f"{pair.name}, {role.replace('_', ' ')}" for role in pair.files}
     images = {role: read_image(path, roles[role]) for role, path in pair.files.items()}
     fixed, moving = (validate_scan(images[role], roles[role]) for role in ("fixed", "moving"))
+    check_contrast(fixed, pair.fixed_clip, f"{pair.name}: clip of the fixed scan")
+    check_contrast(moving, pair.moving_clip, f"{pair.name}: clip of the moving scan")
     fixed_labels = validate_labels(images["fixed_labels"], fixed, roles["fixed_labels"])
     moving_labels = validate_labels(images["moving_labels"], moving, roles["moving_labels"])
     known = torch.ones(fixed.GetSize(), dtype=torch.float32)

@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -83,17 +84,34 @@ def test_2d_datasets_are_refused():
         anatomix_plan(flat, load_template(), "ourPlans", memory_target_gb=8.0, classes=3)
 
 
-@pytest.mark.parametrize("name, channels, batch", [("Dataset901_Hippocampus", 1, 4), ("Dataset903_LimbSarcoma", 2, 4)])
-def test_real_datasets_get_a_plan_that_stock_code_reads(name, channels, batch, nnunet, data_root):
-    nnunet.raw.rmdir()
-    nnunet.raw.symlink_to(data_root / "nnUNet_raw")
-    path = write_plan(str(int(name[7:10])), iterations=60)
+def few_cases(dataset: Path, count: int, folder: Path) -> None:
+    """Link the first training cases of a dataset into a new one of the same name."""
+    description = json.loads((dataset / "dataset.json").read_text())
+    for part, channels in (("imagesTr", len(description["channel_names"])), ("labelsTr", 1)):
+        (folder / dataset.name / part).mkdir(parents=True)
+        for file in sorted((dataset / part).iterdir())[: count * channels]:
+            (folder / dataset.name / part / file.name).symlink_to(file)
+    (folder / dataset.name / "dataset.json").write_text(json.dumps(description | {"numTraining": count}))
+
+
+def test_a_real_dataset_gets_a_plan_that_stock_code_reads(nnunet, data_root):
+    name, channels = "Dataset903_LimbSarcoma", 2
+    few_cases(data_root / "nnUNet_raw" / name, 1, nnunet.raw)
+    path = write_plan("903", iterations=60)
     assert path == nnunet.preprocessed / name / "nnUNetAnatomixPlans.json"
     assert not (nnunet.preprocessed / name / "nnUNetPlans.json").exists()
+    assert read_recipe(json.loads(path.read_text()), {}).iterations == 60
+    _stock_code_reads(path, channels)
+
+
+def test_the_plan_of_another_real_dataset(planned_hippocampus):
+    _stock_code_reads(planned_hippocampus / "Dataset901_Hippocampus" / "nnUNetAnatomixPlans.json", channels=1)
+
+
+def _stock_code_reads(path: Path, channels: int) -> None:
     plans = PlansManager(str(path))
     configuration = plans.get_configuration("3d_fullres")
-    assert configuration.batch_size == batch and len(configuration.normalization_schemes) == channels
-    assert read_recipe(plans.plans, {}).iterations == 60
+    assert configuration.batch_size == 4 and len(configuration.normalization_schemes) == channels
     net = AnatomixTrainer.build_network_architecture(plans, configuration, channels, 2, False)
     assert isinstance(net, AnatomixNetwork) and net.backbone.config == UNetConfig(in_channels=channels)
     assert configuration.resampling_fn_data and configuration.preprocessor_class

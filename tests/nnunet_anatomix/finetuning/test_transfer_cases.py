@@ -138,8 +138,9 @@ def test_the_second_stage_of_a_cascade_starts_from_the_images_and_learns_from_la
     assert trainer.network.backbone.stem.conv.weight[:, 1:].any()
 
 
-@pytest.mark.parametrize("edit, heads", [(ignoring, 3), (regions_ignoring, 2)])
-@pytest.mark.parametrize("plans", ["nnUNetPlans", "nnUNetAnatomixPlans"])
+@pytest.mark.parametrize(
+    "plans, edit, heads", [("nnUNetPlans", regions_ignoring, 2), ("nnUNetAnatomixPlans", ignoring, 3)]
+)
 def test_ignored_voxels_are_not_a_class_and_do_not_affect_the_loss(plans, edit, heads, hippocampus):
     leave_half_unlabelled(hippocampus.preprocessed / NAME / f"{plans}_3d_fullres")
     trainer = trainer_of(hippocampus, plans=plans, edit=edit)

@@ -12,6 +12,7 @@ import SimpleITK as sitk
 
 from nnunet_anatomix.commands.apply import apply
 from nnunet_anatomix.registration.apply import looks_like_labels, move_image, move_labels
+from nnunet_anatomix.registration.landmarks import read_points
 from nnunet_anatomix.registration.transforms import chain, find_sources, invert_transform, move_points, read_transform
 from nnunet_anatomix.registration.warp import itk_transform
 from pretraining.common.errors import CommandFailed, InputError, UsageError
@@ -227,6 +228,11 @@ def test_markups_of_slicer_move_and_keep_all_else(folder, fixed, transform, syst
     np.testing.assert_allclose([np.array(one["position"]) * signs for one in found[:2]], at_fixed, atol=1e-3)
     assert found[2] == unplaced and found[0]["label"] == "Größe 0" and moved["@schema"] == "s"
     assert "measurements" not in moved["markups"][0]
+
+
+def test_the_given_markups_are_landmarks(data_root):
+    points = read_points(data_root.parent / "cases" / "registration" / "p.mrk.json").points_mm
+    assert np.array_equal(points, [[1, 2, 3]])
 
 
 @pytest.mark.parametrize(

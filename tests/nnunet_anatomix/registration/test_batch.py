@@ -25,6 +25,7 @@ from nnunet_anatomix.registration.batch import BatchSettings, PairFiles, read_pa
 from nnunet_anatomix.registration.config import RegistrationConfig
 from nnunet_anatomix.registration.descriptors import DescriptorConfig
 from nnunet_anatomix.registration.solvers.convexadam import ConvexAdamConfig
+from nnunet_anatomix.registration.verdict.batch_page import write_batch_page
 from nnunet_anatomix.registration.warp import identity, warp
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.backbone.weights import Weights, load_weights, save_weights
@@ -32,6 +33,7 @@ from pretraining.common.errors import CommandFailed, InputError, Interrupted
 from pretraining.common.lock import InUse
 from pretraining.imaging.grids import tensor_image
 from tests.in_process import run_here
+from tests.pretraining.common.test_html_page import Reader
 
 SHAPE = (30, 28, 34)
 SOLVER = ConvexAdamConfig(grid_spacing=4, reach=2, iterations=20)
@@ -107,6 +109,31 @@ def test_pairs_are_aligned_and_measured(batch):
         assert 1 - dice < 0.75 * (1 - before)
         assert document["pair"] == path.parent.name and document["files"]["moving"].endswith("_moving.nii.gz")
         assert (path.parent / "moved_labels.nii.gz").is_file() and (path.parent / "overview.png").is_file()
+        assert document["verdict"] in ("PASS", "WARN", "FAIL") and (path.parent / "registration.html").is_file()
+
+
+def test_the_page_of_a_batch_lists_the_worst_first(batch, tmp_path):
+    page = Reader((batch[0] / "registrations.html").read_text(encoding="utf-8"))
+    listed = [text for text in page.texts if text.startswith("pair ")]
+    assert listed[0] == BROKEN and sorted(listed) == [f"pair {number}" for number in range(1, 7)]
+    levels = [text for text in page.texts if text in ("NO RESULT", "FAIL", "WARN", "PASS")]
+    assert levels == sorted(levels, key=["NO RESULT", "FAIL", "WARN", "PASS"].index) and len(levels) == 6
+    assert set(page.links) == {f"pair%20{number}/registration.html" for number in (1, 2, 4, 5, 6)}
+
+
+def test_reports_of_other_versions_and_damaged_ones_are_listed_too(tmp_path):
+    for name, text in (
+        ("old", json.dumps({"pair": "old", "method": "m", "metrics": {"dice": {"1": 0.5}}})),
+        ("cut", "{"),
+        ("good", json.dumps({"pair": "good", "method": "m", "verdict": "PASS", "reason": "r"})),
+        ("bad", json.dumps({"pair": "bad", "method": "m", "verdict": "FAIL", "reason": "because"})),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "registration.json").write_text(text)
+    assert list(write_batch_page(tmp_path, "registration.html").items()) == [("FAIL", 1), ("UNKNOWN", 2), ("PASS", 1)]
+    texts = Reader((tmp_path / "registrations.html").read_text(encoding="utf-8")).texts
+    assert [text for text in texts if text in ("old", "cut", "good", "bad")] == ["bad", "cut", "old", "good"]
+    assert "because" in texts and "0.500" in texts and any("not a valid registration report" in text for text in texts)
 
 
 def noted(calls: list[str], act: Callable[[PairFiles, Path], None] = lambda pair, out: None) -> Callable[..., dict]:
@@ -337,7 +364,21 @@ def test_one_pair_by_command(folder, tmp_path):
         path.name for path in out.iterdir()
     }
     assert json.loads((out / "registration.json").read_text())["pair"] == "out"
-    assert "mean of 2 labels" in result.stderr and "overview.png" in result.stderr
+    assert "mean of 2 labels" in result.stderr and "registration.html" in result.stderr
+
+
+def test_moved_labels_keep_type_and_values(folder, tmp_path):
+    labels = sitk.Cast(sitk.ReadImage(folder / "1_moving_labels.nii.gz"), sitk.sitkUInt32) * 2_000_000_001
+    sitk.WriteImage(labels, tmp_path / "labels.nii.gz")
+    pair = PairFiles(
+        name="a",
+        fixed=folder / "1_fixed.nii.gz",
+        moving=folder / "1_moving.nii.gz",
+        moving_labels=tmp_path / "labels.nii.gz",
+    )
+    register_pair(pair, tmp_path / "out", COMMON, progress=False)
+    moved = sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "out/moved_labels.nii.gz"))
+    assert moved.dtype == np.uint32 and {*np.unique(moved)} == {0, 2_000_000_001, 4_000_000_002}
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_a_known_warp_is_undone(scans, truth, brain, plain):
 
 def test_by_features_too(scans, bent, truth, brain):
     config = RegistrationConfig(init="none", descriptors=DescriptorConfig(side=64), convexadam=SOLVER)
-    found = register(scans["t1"], bent["t2"], config=config, weights=load_weights(find_weights()))
+    found = register(scans["t1"], bent["t2"], config=config, features=load_weights(find_weights()))
     assert halved(found, truth, scans, brain)
     assert found.settings["method"] == "convexadam-mind+features"
 
@@ -201,8 +201,11 @@ def test_nothing_is_missing_on_disk(written):
         "start.tfm",
         "moved.nii.gz",
         "moved_labels.nii.gz",
+        "0GenericAffine.mat",
+        "1Warp.nii.gz",
+        "1InverseWarp.nii.gz",
     }
-    assert {path.name for path in out.iterdir()} == names | {"overview.png", "registration.json"}
+    assert {path.name for path in out.iterdir()} == names | {"overview.png", "registration.html", "registration.json"}
     document = json.loads((out / "registration.json").read_text())
     assert document["pair"] == "head" and document["comment"] == "of a test" and document["method"] == "convexadam-mind"
     assert document["metrics"]["dice"] == metrics["dice"] and document["start"]["name"] == found.start.name != "header"
@@ -225,7 +228,9 @@ def test_a_result_moves_images_labels_and_points(scans, bent, shifted, written, 
     )
     with pytest.raises(InputError, match=r"shape \(N, 3\), found \(3,\)"):
         found.apply_points(np.zeros(3))
-    with pytest.raises(InputError, match=r"expected an image of SimpleITK, found numpy\.ndarray"):
+    array = sitk.GetArrayFromImage(shifted).transpose(2, 1, 0)
+    assert np.array_equal(image_tensor(found.apply(array)), image_tensor(found.moved))
+    with pytest.raises(InputError, match=r"image: an array of shape \(3, 3, 3\) has no position"):
         found.apply(np.zeros((3, 3, 3)))
     found.save(tmp_path / "kept")
     assert json.loads((tmp_path / "kept/registration.json").read_text())["pair"] == "kept"
@@ -297,11 +302,12 @@ def test_a_start_that_bends_is_written_beside_the_displacement(scans, bent, trut
     init = sitk.CompositeTransform([move, itk_transform(0.5 * truth, scans["t1"])])
     sitk.WriteTransform(init, str(tmp_path / "init.h5"))
     (tmp_path / "out").mkdir()
-    (tmp_path / "out/start.tfm").write_text("older")
+    for older in ("start.tfm", "1Warp.nii.gz"):
+        (tmp_path / "out" / older).write_text("older")
     config = RegistrationConfig(init=str(tmp_path / "init.h5"), affine="none", descriptors=MIND, convexadam=SOLVER)
     found = register(scans["t1"], bent["t2"], config=config)
     found.save(tmp_path / "out")
-    assert not (tmp_path / "out/start.tfm").exists()
+    assert not (tmp_path / "out/start.tfm").exists() and not (tmp_path / "out/1Warp.nii.gz").exists()
     start, forward = (sitk.ReadTransform(str(tmp_path / f"out/{name}.h5")) for name in ("start", "forward"))
     point = scans["t1"].TransformIndexToPhysicalPoint((12, 15, 9))
     assert start.TransformPoint(point) == pytest.approx(init.TransformPoint(point), abs=1e-3)
@@ -421,7 +427,7 @@ def test_weights_make_the_features(scans, bent):
         torch.manual_seed(seed)
         nets.append(UNet(UNetConfig(width=2, poolings=2, out_channels=4)).eval())
     first, second, again = (
-        register(scans["t1"], bent["t2"], config=config, weights=net).displacement for net in (*nets, nets[0])
+        register(scans["t1"], bent["t2"], config=config, features=net).displacement for net in (*nets, nets[0])
     )
     assert torch.equal(first, again) and not torch.equal(first, second)
 

@@ -81,7 +81,7 @@ def test_a_network_that_computes_nan_gives_no_registration(solver):
         init=solver, descriptors=DescriptorConfig(side=16), convexadam=ConvexAdamConfig(grid_spacing=4, iterations=2)
     )
     with pytest.raises(NotFinite, match="NaN or infinite; nothing is written"):
-        register(scan(0), scan(1), config=config, weights=net.eval())
+        register(scan(0), scan(1), config=config, features=net.eval())
 
 
 def test_features_that_are_nan_are_not_handed_out():

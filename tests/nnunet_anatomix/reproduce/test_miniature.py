@@ -81,6 +81,18 @@ def run_table(name: str, data: Path, out: Path, **flags: object) -> None:
     reproduce(name, data, out, **groups, **flags)
 
 
+def another_program(folder: Path) -> Path:
+    """Write a JSON file that describes a program, which moves nothing."""
+    code = (
+        "import sys, nibabel, numpy; shape = nibabel.load(sys.argv[1]).shape; "
+        "nibabel.save(nibabel.Nifti1Image(numpy.zeros((*shape, 3), 'f4'), numpy.eye(4)), sys.argv[3] + '/u.nii.gz')"
+    )
+    command = ["{python}", "-c", code, "{fixed}", "{moving}", "{out}"]
+    spec = {"name": "Does Nothing", "command": command, "transform": "u.nii.gz", "kind": "voxels"}
+    (folder / "nothing.json").write_text(json.dumps(spec))
+    return folder / "nothing.json"
+
+
 def theirs(folder: Path) -> Path:
     """Write a JSON file that describes another network."""
     kwargs = {"spatial_dims": 3, "in_channels": 1, "out_channels": 4, "channels": [4, 8], "strides": [2]}
@@ -113,6 +125,14 @@ def test_figure_5_by_convexadam_with_the_settings_that_were_tuned(data, out, in_
     assert len(tuned) == 2 and all(words[words.index("--grid-spacing") + 1] == "4" for words in tuned), (
         "as the search found"
     )
+
+
+def test_other_programs_are_rows_of_figure_5(data, out, tmp_path, in_this_process):
+    how = {"pairs": ("brains",), "programs": (str(another_program(tmp_path)),), "miniature": True, "device": "cpu"}
+    run_table("figure5", data, out, rows=("Does Nothing",), **how)
+    assert len([cell for cell in complete(out, "figure5") if cell["row"] == "Does Nothing"]) == 3
+    run_table("figure5", data, out, rows=("Does Nothing",), **how)
+    assert len(in_this_process) == 1, "the second call finds it done"
 
 
 @pytest.mark.slow

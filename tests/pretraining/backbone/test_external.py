@@ -217,7 +217,9 @@ def test_they_drive_ants(tmp_path):
     moving = shifted(fixed)
     quick = AntsConfig(iterations=(20, 10), shrink_factors=(2, 1), smoothing_sigmas_vox=(1, 0))
     config = RegistrationConfig(solver="ants", init="none", ants=quick)
-    registration = register(fixed, moving, config=config, weights=load_feature_weights(str(described(tmp_path, STATE))))
+    registration = register(
+        fixed, moving, config=config, features=load_feature_weights(str(described(tmp_path, STATE)))
+    )
     assert registration.settings["method"] == "ants-features"
     assert error(registration.moved, fixed) < 0.95 * error(moving, fixed)
 

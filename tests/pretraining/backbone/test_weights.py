@@ -91,7 +91,7 @@ class Payload:
         ({}, "expected a state dict"),
         (
             {"patch_embed.proj.weight": torch.zeros(8, 1, 4, 4, 4), "blocks.0.attn.qkv.weight": torch.zeros(24, 8)},
-            "ViT",
+            "other architectures",
         ),
         ({"model.0.weight": torch.zeros(16, 1, 3, 3, 3)}, "not a published anatomix UNet"),
     ],
@@ -117,6 +117,15 @@ def test_garbage_named_pth_is_refused(tmp_path):
     (tmp_path / "x.pth").write_bytes(b"garbage")
     with pytest.raises(InputError, match="damaged or contains more than tensors"):
         load_weights(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("name", ["anatomix", "anatomix-dev", "anatomix-dev-vit"])
+def test_published_names_lead_to_their_address(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=f"use hf://neeldey/anatomix/{name}.pth@COMMIT"):
+        find_weights(name)
+    (tmp_path / name).touch()
+    assert find_weights(name).name == name
 
 
 def test_weights_are_found_in_the_documented_order(tmp_path, monkeypatch):

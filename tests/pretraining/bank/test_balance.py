@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pretraining.bank.balance import FULL_WEIGHT_KINDS, draw_balanced, group_by_region, organ_kind
-from pretraining.bank.bank_file import TemplateEntry
+from pretraining.bank.bank_index import TemplateEntry
 from pretraining.common.random import sample_generator
 from pretraining.engine.anatomy import AnatomyConfig, sample_anatomy
 from pretraining.engine.ensemble import EnsembleConfig, sample_ensemble

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from pretraining.bank.bank_file import FAMILY, FOOTER, MAGIC, ROW, TemplateEntry, write_bank
+from pretraining.bank.bank_file import FAMILY, FOOTER, MAGIC, write_bank
+from pretraining.bank.bank_index import ROW, TemplateEntry
 from pretraining.bank.packing import crop, pack, unpack
 from pretraining.bank.template_bank import TemplateBank, describe_templates
 from pretraining.common.errors import InputError

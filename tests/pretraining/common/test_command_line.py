@@ -13,8 +13,8 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from pretraining.backbone.unet import UNetConfig
-from pretraining.backbone.weights import load_weights
+from pretraining.backbone.unet import UNet, UNetConfig
+from pretraining.backbone.weights import load_weights, save_weights
 from pretraining.cli import main
 from pretraining.common.command_line import run_commands
 from pretraining.common.config import to_dict
@@ -116,7 +116,9 @@ def test_from_masks_to_weights_and_back(run, tmp_path, preset):
     assert load_weights(tmp_path / "again.safetensors").sha256 == load_weights(weights).sha256
 
 
-def test_judging_prints_a_table_and_writes_it(run, fails, tmp_path, weights_file, small_judged_samples):
+def test_judging_prints_a_table_and_writes_it(run, fails, tmp_path, small_judged_samples):
+    weights_file, config = tmp_path / "tiny.safetensors", UNetConfig(width=2, poolings=2)
+    save_weights(weights_file, UNet(config).state_dict(), config, {"name": "tiny"})
     brain_folder(tmp_path / "brain", modalities=("t2",))
     said = run(
         "judge",
@@ -312,6 +314,9 @@ def test_a_reader_that_leaves_ends_the_command_quietly(tmp_path, lines):
 
 
 def test_a_vit_checkpoint_is_refused_by_name(fails, tmp_path):
-    torch.save({"patch_embed.proj.weight": torch.zeros(8, 1, 4, 4, 4)}, tmp_path / "vit.pth")
-    assert "ViT" in fails("import", tmp_path / "vit.pth", "--out", tmp_path / "w.safetensors")
+    vit = {"eva.pos_embed": torch.zeros(1, 9, 6), "down_projection.proj.weight": torch.zeros(6, 1, 1, 1, 1)}
+    torch.save(vit, tmp_path / "vit.pth")
+    assert "ViT, which computes features only" in fails(
+        "import", tmp_path / "vit.pth", "--out", tmp_path / "w.safetensors"
+    )
     assert not (tmp_path / "w.safetensors").exists()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pretraining.bank.bank_file import IndexBuilder, TemplateEntry
+from pretraining.bank.bank_index import IndexBuilder, TemplateEntry
 from pretraining.bank.packing import pack
 from pretraining.bank.template_bank import TemplateBank
 

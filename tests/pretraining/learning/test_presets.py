@@ -22,8 +22,8 @@ from tests.pretraining.engine.subjects import bank_of_subjects, body
 STEPS, FIXED = 60, range(1000, 1004)
 RATE = 1e-3
 """Learning rate for 60 steps and 8 channels; the presets' rates are for thousands of steps."""
-EVERY_TIME = ("paper", "paper_smshapes", "segmentation")
-"""Presets tested every time, half a minute each. The others differ in a number, or in a part with
+EVERY_TIME = ("paper", "segmentation")
+"""Presets tested every time, some seconds each. The others differ in a number, or in a part with
 tests of its own, and run in the slow suite.
 """
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -30,6 +28,9 @@ from pretraining.learning.train import train
 from pretraining.learning.train_config import TrainConfig
 from pretraining.presets.loading import load_preset, preset_names
 from pretraining.templates.procedural import procedural_bank
+from tests.process_server import PythonProcess
+from tests.ranks import run_ranks
+from tests.shared_bank import default_bank
 
 TINY = TrainConfig(
     steps=6,
@@ -135,7 +136,7 @@ def test_a_resumed_run_equals_an_unbroken_one(tmp_path, bank, unbroken, stop, wo
 
 def test_kill_9_loses_nothing(tmp_path):
     """Kill the command repeatedly, at arbitrary steps."""
-    small = replace(TINY, steps=40, save_every=1, validate_every=40)
+    small = replace(TINY, steps=30, save_every=1, validate_every=30)
     (tmp_path / "tiny.json").write_text(json.dumps(to_dict(small)))
 
     def command(run: str, *flags: str) -> list[str]:
@@ -154,16 +155,16 @@ def test_kill_9_loses_nothing(tmp_path):
 
     steps_at_death = []
     while len(steps_at_death) < 2:
-        process = subprocess.Popen(command("killed", "--resume"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = PythonProcess(command("killed", "--resume"))
         log, seen = tmp_path / "killed" / "log.jsonl", (steps_at_death or [0])[-1]
-        while process.poll() is None and (not log.is_file() or last_step(log) < seen + 4):
+        while process.poll() is None and (not log.is_file() or last_step(log) < seen + 3):
             time.sleep(0.01)
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.wait()
         steps_at_death.append(load_checkpoint(tmp_path / "killed" / "checkpoint.pt").step)
-    assert 0 < steps_at_death[0] < steps_at_death[1] < 40
-    train(tmp_path / "killed", small, procedural_bank(), resume=True, device="cpu", workers=0)
-    train(tmp_path / "unbroken", small, procedural_bank(), device="cpu", workers=0)
+    assert 0 < steps_at_death[0] < steps_at_death[1] < 30
+    train(tmp_path / "killed", small, default_bank(), resume=True, device="cpu", workers=0)
+    train(tmp_path / "unbroken", small, default_bank(), device="cpu", workers=0)
     assert same_state(tmp_path / "unbroken" / "checkpoint.pt", tmp_path / "killed" / "checkpoint.pt")
 
 
@@ -207,7 +208,7 @@ def test_a_damaged_checkpoint_is_one_clear_line(tmp_path):
 
 
 def test_sigterm_saves_and_resuming_loses_nothing(tmp_path):
-    small = replace(TINY, steps=30, save_every=30, validate_every=30, log_every=1)
+    small = replace(TINY, steps=20, save_every=20, validate_every=20, log_every=1)
     (tmp_path / "tiny.json").write_text(json.dumps(to_dict(small)))
 
     def command(run: str, *flags: str) -> list[str]:
@@ -224,7 +225,7 @@ def test_sigterm_saves_and_resuming_loses_nothing(tmp_path):
         ]
         return [sys.executable, "-m", "pretraining", "train", *options]
 
-    process = subprocess.Popen(command("stopped"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = PythonProcess(command("stopped"))
     log = tmp_path / "stopped" / "log.jsonl"
     while process.poll() is None and (not log.is_file() or last_step(log) < 4):
         time.sleep(0.01)
@@ -233,12 +234,12 @@ def test_sigterm_saves_and_resuming_loses_nothing(tmp_path):
     stopped_at = load_checkpoint(tmp_path / "stopped" / "checkpoint.pt").step
     assert (
         process.returncode == 143
-        and 4 <= stopped_at < 30
+        and 4 <= stopped_at < 20
         and f"saved at step {stopped_at}" in said
         and "Traceback" not in said
     )
-    train(tmp_path / "stopped", small, procedural_bank(), resume=True, device="cpu", workers=0)
-    train(tmp_path / "unbroken", small, procedural_bank(), device="cpu", workers=0)
+    train(tmp_path / "stopped", small, default_bank(), resume=True, device="cpu", workers=0)
+    train(tmp_path / "unbroken", small, default_bank(), device="cpu", workers=0)
     assert same_state(tmp_path / "unbroken" / "checkpoint.pt", tmp_path / "stopped" / "checkpoint.pt")
 
 
@@ -247,19 +248,14 @@ def test_two_processes_follow_one(tmp_path):
     several = replace(TINY, steps=4, label_maps=4, precision="fp32", optimizer=OptimizerConfig(rate=1e-3))
     (tmp_path / "tiny.json").write_text(json.dumps(to_dict(several)))
 
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     options = ["--preset", tmp_path / "tiny.json", "--device", "cpu", "--workers", 0, "--out", tmp_path / "two"]
-    subprocess.run(
-        [*launcher, "-m", "pretraining", "train", *map(str, options)],
-        check=True,
-        capture_output=True,
-    )
-    train(tmp_path / "one", several, procedural_bank(), device="cpu", workers=0)
+    run_ranks(["-m", "pretraining", "train", *options])
+    train(tmp_path / "one", several, default_bank(), device="cpu", workers=0)
     one, two = (load_checkpoint(tmp_path / run / "checkpoint.pt") for run in ("one", "two"))
     start = train(
         tmp_path / "start",
         replace(several, steps=1, optimizer=OptimizerConfig(rate=1e-12)),
-        procedural_bank(),
+        default_bank(),
         device="cpu",
     )
     weights = [name for name in one.model if name.endswith("weight") and "backbone" in name]

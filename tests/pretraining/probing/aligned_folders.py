@@ -21,7 +21,7 @@ def write_image(path: Path, voxels: np.ndarray, spacing: tuple[float, ...] = (1.
 
 
 def brain_folder(
-    folder: Path, modalities: tuple[str, ...] = ("t2", "pd", "ct"), shape: tuple[int, int, int] = (18, 20, 16)
+    folder: Path, modalities: tuple[str, ...] = ("t2", "pd", "ct"), shape: tuple[int, int, int] = (13, 14, 12)
 ) -> np.ndarray:
     """Write a brain of eight boxes with grey values of their own; return the regions."""
     axes = np.meshgrid(*[np.arange(size) for size in shape], indexing="ij")

@@ -20,7 +20,7 @@ def test_voxels_of_the_brain_are_the_same_place_in_the_same_region(tmp_path):
     there = regions[brain.voxels]
     assert (there > 0).all() and len(brain.voxels.unique()) == 300
     assert torch.equal(brain.same, there[:, None] == there)
-    assert brain.images.keys() == {"t1", "t2"} and brain.images["t1"].shape == (18, 20, 16)
+    assert brain.images.keys() == {"t1", "t2"} and brain.images["t1"].shape == (13, 14, 12)
 
 
 def test_only_ct_is_kept_from_choosing(tmp_path):

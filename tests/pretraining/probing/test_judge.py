@@ -25,7 +25,7 @@ from tests.pretraining.probing.aligned_folders import brain_folder, limbs_folder
 
 @pytest.fixture
 def brain(tmp_path):
-    regions = torch.from_numpy(brain_folder(tmp_path / "brain")).long()
+    regions = torch.from_numpy(brain_folder(tmp_path / "brain", shape=(18, 20, 16))).long()
     return read_brain(tmp_path / "brain", count=400), regions
 
 

@@ -6,7 +6,6 @@ import errno
 import json
 import logging
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -30,6 +29,7 @@ from pretraining.samples import synthesize as module
 from pretraining.samples.shards import pack
 from pretraining.samples.store import begin_store, finish_store, open_store
 from pretraining.samples.synthesize import Request, Share, synthesize
+from tests.process_server import PythonProcess
 
 
 @pytest.fixture(params=[1, 3], ids=lambda samples: f"{samples} a shard")
@@ -67,7 +67,7 @@ def command(bank: Path, out: Path, *flags: object) -> list[str]:
 def stopped_after(shards: int, how: int, arguments: list[str], out: Path) -> tuple[int, str]:
     """Run a command, signal it after some further shards; return its exit code and messages."""
     wanted = shards + len(list(out.glob("shard-*.b2nd")))
-    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = PythonProcess(arguments)
     while process.poll() is None and len(list(out.glob("shard-*.b2nd"))) < wanted:
         time.sleep(0.001)
     process.send_signal(how)
@@ -123,7 +123,7 @@ def test_a_stopped_command_goes_on_where_it_was(request_of, bank_file, tmp_path,
 
 def test_two_commands_at_once_do_each_other_no_harm(request_of, bank_file, tmp_path):
     arguments = command(bank_file, tmp_path / "store", "--count", 16, "--workers", 1)
-    both = [subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(2)]
+    both = [PythonProcess(arguments) for _ in range(2)]
     assert [process.wait() for process in both] == [0, 0]
     assert stored(tmp_path / "store") == made_directly(request_of(count=16, engine=EngineConfig(side=48)))
 

@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -30,6 +29,7 @@ from pretraining.common.lock import InUse, hold_lock
 from pretraining.imaging.grids import image_on, same_grid
 from tests.nnunet_anatomix.clinical.dicom_series import PATIENT, PATIENT_NUMBER, SAGITTAL, write_series
 from tests.nnunet_anatomix.clinical.intake_folder import LABELS, take_image, take_series, write_prediction
+from tests.process_server import PythonProcess
 
 CASES = ("case_001", "case_002")
 
@@ -373,7 +373,7 @@ def test_killed_at_any_time_the_next_run_completes_what_is_missing(clinic):
         "--intake",
         str(clinic.intake),
     ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = PythonProcess(command)
     while process.poll() is None and not (clinic.dst / "nifti" / "case_001.nii.gz").exists():
         time.sleep(0.01)
     process.kill()

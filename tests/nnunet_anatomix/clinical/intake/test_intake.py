@@ -7,10 +7,8 @@ import gzip
 import io
 import json
 import logging
-import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -28,6 +26,7 @@ from pretraining.common.lock import InUse
 from pretraining.imaging.grids import Grid
 from tests.in_process import run_here
 from tests.nnunet_anatomix.clinical.dicom_series import CORONAL, PATIENT, PATIENT_NUMBER, ramp, write_series
+from tests.process_server import PythonProcess, run_python
 
 IDENTIFYING = (
     "Müller",
@@ -338,7 +337,7 @@ def test_a_killed_run_goes_on(tmp_path, ct_model):
         "--workers",
         "1",
     ]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    process = PythonProcess(command)
     while process.poll() is None and not (out / "sources" / "case_002.json").exists():
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
@@ -448,9 +447,8 @@ def test_spreadsheets_get_no_formulas(tmp_path, ct_model):
 def test_the_command(tmp_path, ct_model, monkeypatch):
     write_series(tmp_path / "Müller 1", description="Thorax ä")
     command = [sys.executable, "-m", "nnunet_anatomix", "intake", "Müller 1", "out", "-m", ct_model]
-    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
-    options = {"cwd": tmp_path, "capture_output": True, "check": False, "env": environment, "encoding": "utf-8"}
-    dry = subprocess.run([*command, "--dry-run", "--map", "0=description:Thorax*", "0=modality:CT"], **options)
+    mapping = ["--map", "0=description:Thorax*", "0=modality:CT"]
+    dry = run_python([*command, "--dry-run", *mapping], cwd=tmp_path)
     assert dry.returncode == 0 and "Thorax ä" in dry.stdout and not (tmp_path / "out").exists(), dry.stderr
     monkeypatch.chdir(tmp_path)
     wet = run_here("nnunet-anatomix", *command[3:])

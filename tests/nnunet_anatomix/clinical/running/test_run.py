@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -22,6 +21,7 @@ from tests.in_process import run_here
 from tests.nnunet_anatomix.clinical.dicom_series import ramp, write_series
 from tests.nnunet_anatomix.clinical.miniature_model import write_model
 from tests.nnunet_anatomix.clinical.running.stand_in import StandIn, fail_at, segment
+from tests.process_server import run_python
 
 REPOSITORY = Path(__file__).resolve().parents[4]
 
@@ -142,7 +142,7 @@ def kill(case, written):
 prediction.run_child = StandIn(kill)
 run_here("nnunet-anatomix", "run", {str(src)!r}, {str(dst)!r}, "--no-overview", "-m", {str(model)!r})
 """
-    killed = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, env=os.environ, check=False)
+    killed = run_python([sys.executable, "-c", program], cwd=REPOSITORY)
     assert killed.returncode == -signal.SIGKILL
     assert not (dst / "results").exists() and (dst / "predicting" / "labels" / "case_002.nii.gz").is_file()
     done = segmentation_of(src, dst, "-m", model)

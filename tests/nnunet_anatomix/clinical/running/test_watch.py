@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +26,7 @@ from tests.nnunet_anatomix.clinical.intake.test_intake import IDENTIFYING
 from tests.nnunet_anatomix.clinical.miniature_model import write_model
 from tests.nnunet_anatomix.clinical.network.orthanc import free_port, run_orthanc
 from tests.nnunet_anatomix.clinical.running.stand_in import StandIn
+from tests.process_server import PythonProcess
 
 REPOSITORY = Path(__file__).resolve().parents[4]
 _PROGRAM = """
@@ -43,7 +42,7 @@ main()
 class Service:
     """A command that runs until it is stopped."""
 
-    process: subprocess.Popen
+    process: PythonProcess
     _output: Path
 
     @property
@@ -63,14 +62,7 @@ class Service:
 def watching(src: Path, dst: Path, model: Path, *options: object) -> Iterator[Service]:
     """Run the command until the block ends, then stop it as a service manager does."""
     words = ["run", src, dst, "-m", model, "--no-overview", "--workers=1", "--watch", "--settle-s=1", *options]
-    with (dst.parent / "output").open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, *map(str, words)],
-            cwd=REPOSITORY,
-            env=os.environ,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
+    process = PythonProcess([sys.executable, "-c", _PROGRAM, *words], cwd=REPOSITORY, output=dst.parent / "output")
     service = Service(process, dst.parent / "output")
     try:
         yield service

@@ -1,0 +1,1 @@
+"""Transform files of other programs: FSL, FreeSurfer, elastix."""

@@ -1,0 +1,1 @@
+"""Other registration programs, each described by a JSON file; the shipped ones lie here."""

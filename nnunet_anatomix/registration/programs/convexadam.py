@@ -1,0 +1,39 @@
+"""Register two images with the convexadam package: MIND-SSC and its default settings.
+
+``python -m nnunet_anatomix.registration.programs.convexadam`` takes the arguments of files.py.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from nnunet_anatomix.registration.programs.files import FIELD, parse_files
+from nnunet_anatomix.registration.warp import itk_transform
+from pretraining.imaging.grids import image_tensor
+
+
+def main() -> None:
+    """Register two images, and write the displacement field."""
+    files = parse_files("convexadam", "convexAdam", "convexadam")
+    from convexAdam.convex_adam_MIND import convex_adam_pt
+
+    fixed, moving, fixed_mask, moving_mask = (
+        sitk.ReadImage(str(path)) for path in (files.fixed, files.moving, files.fixed_mask, files.moving_mask)
+    )
+    is_masked = not all(sitk.GetArrayViewFromImage(mask).all() for mask in (fixed_mask, moving_mask))
+    displacement = convex_adam_pt(
+        image_tensor(fixed),
+        image_tensor(moving),
+        use_mask=is_masked,
+        path_fixed_mask=files.fixed_mask,
+        path_moving_mask=files.moving_mask,
+        dtype=torch.float32,
+    )
+    field = itk_transform(torch.from_numpy(np.ascontiguousarray(displacement)).movedim(-1, 0).float(), fixed)
+    sitk.WriteImage(sitk.Cast(field.GetDisplacementField(), sitk.sitkVectorFloat32), str(files.out / FIELD))
+
+
+if __name__ == "__main__":
+    main()

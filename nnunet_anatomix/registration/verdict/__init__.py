@@ -1,0 +1,1 @@
+"""Is a registration usable: measures without a reference, thresholds, verdict, pages."""
