@@ -61,7 +61,7 @@ def register_pair(pair: Pair, method: str, weights: str, init: str = "none") -> 
     """Register a pair with one of the methods."""
     config = replace(METHODS[method], init=init, affine="none", spacing_mm=pair.spacing_mm)
     loaded = load_feature_weights(None if weights == BUNDLED else weights) if uses_features(method) else None
-    return register(pair.fixed, pair.moving, config=config, weights=loaded, **pair.clips)
+    return register(pair.fixed, pair.moving, config=config, features=loaded, **pair.clips)
 
 
 def uses_features(method: str) -> bool:

@@ -21,7 +21,7 @@ from highdicom.sr import CodedConcept
 from pydicom import Dataset, dcmread
 from pydicom.sr.codedict import codes
 from pydicom.uid import DeformableSpatialRegistrationStorage, ExplicitVRLittleEndian, SpatialRegistrationStorage
-from pydicom.valuerep import format_number_as_ds
+from pydicom.valuerep import DA, TM, format_number_as_ds
 
 from nnunet_anatomix.clinical.delivery.dicom_objects import (
     REGISTRATION_SERIES,
@@ -67,7 +67,9 @@ def read_registered_series(path: Path, role: str) -> list[Dataset]:
         )
     root, series = find_series(path, role)
     with quiet_readers():
-        images = [dcmread(root / file, stop_before_pixels=True, force=True) for file in dict.fromkeys(series.files)]
+        images: list[Dataset] = [
+            dcmread(root / file, stop_before_pixels=True, force=True) for file in dict.fromkeys(series.files)
+        ]
         _require_frame(images, role)
         fill_missing_tags(images)
     return images
@@ -124,7 +126,7 @@ def build_spatial_registration(
     )
     result.copy_patient_and_study_information(fixed[0])
     now = datetime.now()
-    result.ContentDate, result.ContentTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
+    result.ContentDate, result.ContentTime = DA(now.date()), TM(now.time())
     result.ContentLabel = "REGISTRATION"
     result.ContentDescription = "Automatic registration, not checked by a person"
     result.ContentCreatorName = ""  # no person made it
@@ -187,12 +189,12 @@ def _grid_item(images: Sequence[Dataset], forward: sitk.Transform) -> Dataset:
     grid.VectorGridData = sitk.GetArrayFromImage(field).astype("<f4").tobytes()
     item.DeformableRegistrationGridSequence = [grid]
     item.PreDeformationMatrixRegistrationSequence = [_matrix(np.eye(4))]
-    item.PostDeformationMatrixRegistrationSequence = [_matrix(matrix_of(chain(linear)))]
+    item.PostDeformationMatrixRegistrationSequence = [_matrix(matrix_of(linear))]
     return item
 
 
-def _split(forward: sitk.Transform) -> tuple[sitk.Image, list[sitk.Transform]]:
-    """Split a transform into the displacement that comes first, mm, and the linear parts after it.
+def _split(forward: sitk.Transform) -> tuple[sitk.Image, sitk.Transform]:
+    """Split a transform into the displacement that comes first, mm, and what follows, linear.
 
     If another deformation follows, everything is sampled on the grid of the first one.
     """
@@ -203,11 +205,11 @@ def _split(forward: sitk.Transform) -> tuple[sitk.Image, list[sitk.Transform]]:
         raise InputError(f"a {first.GetName()} cannot be written to DICOM, expected a displacement field; omit --dicom")
     field = first.GetDisplacementField()
     if deformations == [0]:
-        return field, parts[1:]
+        return field, chain(parts[1:]) if parts[1:] else sitk.Transform()
     everything = sitk.TransformToDisplacementField(
         forward, sitk.sitkVectorFloat64, field.GetSize(), field.GetOrigin(), field.GetSpacing(), field.GetDirection()
     )
-    return everything, []
+    return everything, sitk.Transform()
 
 
 def _shrink(field: sitk.Image) -> sitk.Image:

@@ -51,7 +51,7 @@ def write_batch_page(folder: Path, page: str) -> dict[str, int]:
         counts=", ".join(f"{counts[level]} {level}" for level in _ORDER if counts[level]),
         columns=["pair", "verdict", "why", "Dice before", "Dice", "TRE, mm", "seconds"],
         rows=[(row.pair, row.level, row.why, *row.numbers) for row in rows],
-        links={row.pair: f"{row.pair}/{page}" for row in rows if (folder / row.pair / page).is_file()},
+        links={file.parent.name: f"{file.parent.name}/{page}" for file in folder.glob(f"*/{page}")},
         version=VERSION,
     )
     page_file = folder / BATCH_PAGE

@@ -95,7 +95,7 @@ def measure_quality(registration: Registration) -> Quality:
         agreement=after,
         left_over_mm=left_over_mm,
         left_over_vox=None if left_over_mm is None else left_over_mm / max(grid.GetSpacing()),
-        displacement_mm=float(np.percentile(lengths_mm.numpy(), 95)),
+        displacement_mm=float(np.percentile(lengths_mm.numpy(), 95)) if len(lengths_mm) else None,
         stretch=_stretch(registration.start.transform),
     )
 
@@ -156,8 +156,8 @@ class _Compared:
         shape = triple(self.weight.shape)
         if not self.weight.any() or min(shape) < _AGAIN.grid_spacing:
             return None
-        pooled = [functional.avg_pool3d(values, _AGAIN.pool) for values in (self.fixed, self.moved)]
-        again = convex_adam(*pooled, shape, _AGAIN)
+        fixed, moved = (functional.avg_pool3d(values, _AGAIN.pool) for values in (self.fixed, self.moved))
+        again = convex_adam(fixed, moved, shape, _AGAIN)
         spacing_mm = torch.tensor(self.grid.GetSpacing()).view(3, 1, 1, 1)
         return (again * spacing_mm).norm(dim=0)[self.weight > 0].median().item()
 

@@ -217,6 +217,41 @@ def test_the_given_file_of_elastix_is_a_shift(cases):
     assert transform.TransformPoint((4.0, 5.0, 6.0)) == pytest.approx((5.0, 7.0, 9.0))
 
 
+@pytest.mark.slow  # loading itk takes long
+def test_transforms_that_elastix_writes_are_those_of_transformix(tmp_path):
+    itk = pytest.importorskip("itk", reason="needs itk-elastix")
+    if not hasattr(itk, "ElastixRegistrationMethod"):
+        pytest.skip("needs itk-elastix")
+    values = np.random.default_rng(0).normal(size=(12, 13, 14)).astype(np.float32).cumsum(0).cumsum(1)
+    images = [itk.image_from_array(array) for array in (values, np.roll(values, 1, 2))]
+    for image in images:
+        image.SetSpacing([1.5, 1.2, 2.0])
+        image.SetOrigin([3.0, -4.0, 5.0])
+        image.SetDirection(itk.matrix_from_array(np.array([[0.6, -0.8, 0], [0.8, 0.6, 0], [0, 0, -1.0]])))
+    parameters = itk.ParameterObject.New()
+    for kind in ("rigid", "affine"):
+        settings = parameters.GetDefaultParameterMap(kind, 1)
+        settings["MaximumNumberOfIterations"] = ["3"]
+        settings["NumberOfSpatialSamples"] = ["200"]
+        parameters.AddParameterMap(settings)
+    elastix = itk.ElastixRegistrationMethod.New(*images)
+    elastix.SetParameterObject(parameters)
+    elastix.SetLogToConsole(False)
+    elastix.SetOutputDirectory(str(tmp_path))
+    elastix.UpdateLargestPossibleRegion()
+    (tmp_path / "points.txt").write_text("\n".join(["point", "3", *(" ".join(map(str, one)) for one in POINTS)]) + "\n")
+    transformix = itk.TransformixFilter.New(images[1])
+    transformix.SetTransformParameterObject(elastix.GetTransformParameterObject())
+    transformix.SetFixedPointSetFileName(str(tmp_path / "points.txt"))
+    transformix.SetOutputDirectory(str(tmp_path))
+    transformix.UpdateLargestPossibleRegion()
+    lines = (tmp_path / "outputpoints.txt").read_text().splitlines()
+    theirs = [line.split("OutputPoint = [")[1].split("]")[0].split() for line in lines]
+    ours = move_points(read_transform(tmp_path / "TransformParameters.1.txt", "start"), POINTS)
+    np.testing.assert_allclose(ours, np.array(theirs, dtype=float), atol=1e-3)
+    assert np.abs(ours - POINTS).max() > 0.1
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [

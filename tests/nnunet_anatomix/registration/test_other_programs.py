@@ -65,7 +65,7 @@ def registration() -> Registration:
         fixed=fixed,
         moving=moving,
         seconds={},
-        settings={"method": "known"},
+        settings={"method": "known", "affine": "none", "clip": (None, None)},
     )
 
 

@@ -175,6 +175,7 @@ def test_steps_that_may_still_be_under_way_are_reserved_for():
     assert checkpoint.reserve_s == pytest.approx(5 + 8 * 0.5)
 
 
+@pytest.mark.slow  # trains for 9 seconds, whatever the machine
 def test_two_processes_stop_at_the_same_step(tmp_path):
     several = replace(TINY, label_maps=2, save_every=1)
     (tmp_path / "tiny.json").write_text(json.dumps(to_dict(several)))
@@ -188,8 +189,8 @@ def test_two_processes_stop_at_the_same_step(tmp_path):
         "--workers",
         "0",
     ]
-    run_ranks(["-m", "pretraining", "train", *options, "--minutes", "0.08"])
+    run_ranks(["-m", "pretraining", "train", *options, "--minutes", "0.15"])
     checkpoint = load_checkpoint(tmp_path / "run" / "checkpoint.pt")
     records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert checkpoint.step > 2 and 1 < checkpoint.seconds <= 5.3
+    assert checkpoint.step > 2 and 4 < checkpoint.seconds <= 9.5
     assert [record["rate"] for record in records if "rate" in record][-1] < 0.5 * TINY.optimizer.rate

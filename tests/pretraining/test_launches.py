@@ -20,9 +20,9 @@ from pretraining.engine.synthesis import EngineConfig, Pair
 from pretraining.learning.objectives import contrastive as model
 from pretraining.learning.objectives.choice import ObjectiveConfig, make_objective, total_loss
 from pretraining.learning.objectives.moved_views import MovedViews
-from pretraining.templates.procedural import procedural_bank
-from tests.benchmarks.launches import counted_launches
 from tests.oracles.plain_unet import plain_features
+from tests.pretraining.launches import counted_launches
+from tests.shared_bank import default_bank
 
 log = logging.getLogger(__name__)
 SAMPLES = 10
@@ -30,7 +30,7 @@ SAMPLES = 10
 
 def launches_of_samples(*, triton: bool) -> Counter[str]:
     """As :func:`pretraining.engine.synthesis.synthesize_pair`, all draws first."""
-    bank, config, drawn = procedural_bank(), EngineConfig(), []
+    bank, config, drawn = default_bank(), EngineConfig(), []
     for index in range(SAMPLES):
         ensemble = LABEL_MODELS["ensemble"].sample(
             config.ensemble, (config.side,) * 3, bank, sample_generator(0, index, "ensemble")
