@@ -48,6 +48,7 @@ class RegisteredAtlas:
             moved atlas, on ``difference_grid``.
         known: (x, y, z) in {0, 1} on ``difference_grid``, 1 where the atlas's scan covers it.
         difference_grid: Image on a grid that covers the scan.
+        moved: Result of :func:`moved_labels`; None if it was not computed.
     """
 
     name: str
@@ -59,6 +60,7 @@ class RegisteredAtlas:
     difference: Tensor
     known: Tensor
     difference_grid: sitk.Image
+    moved: np.ndarray | None = None
 
 
 def fusion_weights(

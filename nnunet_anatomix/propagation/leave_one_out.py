@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import isnan, nan, sqrt
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 from scipy import stats
@@ -26,7 +25,8 @@ from pretraining.common.tables import markdown_table, write_records
 
 log = logging.getLogger(__name__)
 
-FUSIONS: tuple[Fusion, ...] = get_args(Fusion)
+FUSIONS: tuple[Fusion, ...] = ("local", "joint", "vote")
+"""Rules of the vote to compare; of equally good ones the first is chosen."""
 
 
 @dataclass(frozen=True, kw_only=True)

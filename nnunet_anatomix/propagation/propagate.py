@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 
 import numpy as np
@@ -187,7 +187,7 @@ def register_atlas(
     del scans
     forward = sitk.CompositeTransform([problem.start.transform, itk_transform(solution.displacement, solution.grid)])
     difference, known = _difference(problem, pairs, solution.grid, forward, device)
-    return RegisteredAtlas(
+    registered = RegisteredAtlas(
         name=atlas.name,
         labels=atlas.labels,
         label_grid=atlas.channels[0],
@@ -198,6 +198,7 @@ def register_atlas(
         known=known,
         difference_grid=grid_of_cubes(solution.grid, _POOL, whole_only=True),
     )
+    return replace(registered, moved=moved_labels(channels[0], registered))
 
 
 def rank_atlases(
@@ -255,9 +256,9 @@ def fuse_atlases(
     labels, share = fuse(scan, atlases, weights, ignore=ignore)
     dice: dict[int, list[float]] = {}
     for atlas in atlases:
-        own = moved_labels(scan, atlas)
+        own = moved_labels(scan, atlas) if atlas.moved is None else atlas.moved
         if ignore is not None:
-            own[own == ignore] = 0
+            own = np.where(own == ignore, 0, own)
         for label, value in dice_by_label(labels, own).items():
             dice.setdefault(label, []).append(value)
     return Propagation(
