@@ -33,7 +33,7 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 coverage: $(STAMP)
-	$(BIN)/python -m pytest --cov --cov-report=term --cov-report=html
+	ANATOMIX_TEST_SPAWN=1 $(BIN)/python -m pytest --cov --cov-report=term --cov-report=html
 
 benchmark: $(STAMP)
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable -m "slow or not slow"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
+
+from pretraining.imaging.rejection import unreadable
 
 _TYPES = {"?": np.uint8, "e": np.float32, "g": np.float64}
 """Character of a type that ITK does not have -> the type that holds its numbers."""
@@ -53,3 +57,20 @@ def itk_image(image: Any) -> sitk.Image:
     converted.SetOrigin(affine[:3, 3].tolist())
     converted.SetDirection((affine[:3, :3] / spacing).flatten().tolist())
     return converted
+
+
+def read_by_nibabel(path: Path) -> sitk.Image:
+    """Read a file in a format of nibabel that ITK lacks, and whose header was checked.
+
+    Args:
+        path: Volume of FreeSurfer.
+
+    Raises:
+        Rejected: If nibabel cannot read it.
+    """
+    import nibabel
+
+    try:
+        return itk_image(nibabel.load(path))
+    except (OSError, ValueError, EOFError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
+        raise unreadable(error) from None

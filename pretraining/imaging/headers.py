@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pretraining.imaging.limits import TEXT_HEADER_BYTES
-from pretraining.imaging.mgh import MGH_SUFFIXES, read_mgh
+from pretraining.imaging.mgh_header import MGH_SUFFIXES, read_mgh_header
 from pretraining.imaging.nifti_header import NIFTI_SUFFIXES, read_nifti_header
 from pretraining.imaging.rejection import Rejected, unreadable
 from pretraining.imaging.volume_header import Compression, VolumeHeader, drop_trailing_ones
@@ -60,7 +60,7 @@ def read_header(path: Path) -> VolumeHeader | None:
         if name.endswith(NRRD_SUFFIXES):
             return _read_nrrd(path)
         if name.endswith(MGH_SUFFIXES):
-            return read_mgh(path)
+            return read_mgh_header(path)
         return _read_metaimage(path)
     except OSError as error:
         raise unreadable(error) from None

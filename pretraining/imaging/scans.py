@@ -11,9 +11,10 @@ import numpy as np
 import SimpleITK as sitk
 
 from pretraining.common.errors import InputError
+from pretraining.imaging.conversion import read_by_nibabel
 from pretraining.imaging.grids import same_grid
 from pretraining.imaging.integrity import check_file, require_volume
-from pretraining.imaging.mgh import MGH_SUFFIXES, load_mgh
+from pretraining.imaging.mgh_header import MGH_SUFFIXES
 from pretraining.imaging.orientation import is_sheared_alone, orientation_note, ras_affine
 from pretraining.imaging.rejection import Rejected, unreadable
 from pretraining.imaging.volume_header import VolumeHeader
@@ -44,7 +45,7 @@ def load_image(path: Path, *, vectors: bool = False) -> tuple[sitk.Image, str]:
         require_volume(header)
     try:
         with path.open("rb"), quiet_itk():
-            image = load_mgh(path) if path.name.lower().endswith(MGH_SUFFIXES) else sitk.ReadImage(str(path))
+            image = read_by_nibabel(path) if path.name.lower().endswith(MGH_SUFFIXES) else sitk.ReadImage(str(path))
     except (OSError, RuntimeError) as error:
         if header is not None and is_sheared_alone(header):
             raise Rejected(

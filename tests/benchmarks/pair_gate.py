@@ -92,7 +92,7 @@ def move_rigidly(pair: Pair, rigid: sitk.Euler3DTransform) -> Pair:
         pair: Pair.
         rigid: Transform from points of the fixed to points of the moving scan.
     """
-    rotation = np.reshape(rigid.GetMatrix(), (3, 3))
+    rotation: np.ndarray = np.reshape(rigid.GetMatrix(), (3, 3))
     inverse = rigid.GetInverse()
 
     def moved(image: sitk.Image) -> sitk.Image:

@@ -26,7 +26,8 @@ def ball() -> sitk.Image:
     """Return an image of nested boxes in 3 mm voxels, values 0 to 3, with a turned grid."""
     here = np.stack(np.meshgrid(*(np.linspace(-1, 1, side) for side in SHAPE), indexing="ij"))
     radius = np.abs(here / np.array([0.9, 0.7, 0.8])[:, None, None, None]).max(0) + 0.3 * here[0] * here[1]
-    image = sitk.GetImageFromArray(np.digitize(-radius, [-0.9, -0.6, -0.3]).transpose(2, 1, 0).astype(np.float32))
+    levels = np.asarray(np.digitize(-radius, [-0.9, -0.6, -0.3]))
+    image = sitk.GetImageFromArray(levels.transpose(2, 1, 0).astype(np.float32))
     image.SetSpacing([3.0] * 3)
     image.SetDirection(sitk.VersorTransform((0, 0, 1), 0.3).GetMatrix())
     return image
@@ -87,8 +88,13 @@ def test_the_gate_moves_misaligned_pairs_alone_and_measures_once(ball, tmp_path,
     apart = pair_of(ball, shifted(ball))
     rigid = rigid_by_mutual_information(apart)
     assert moved_by_mm(apart, rigid) == pytest.approx(np.linalg.norm(SHIFT_MM), abs=0.3)
-    asked = []
-    monkeypatch.setattr("tests.benchmarks.pair_gate.mind_mm", lambda pair: asked.append(pair) or 0.25)
+    asked: list[Pair] = []
+
+    def mind_mm(pair: Pair) -> float:
+        asked.append(pair)
+        return 0.25
+
+    monkeypatch.setattr("tests.benchmarks.pair_gate.mind_mm", mind_mm)
     out = tmp_path / "gate.csv"
     aligned = gated(apart, out)
     assert np.allclose(aligned.moving.GetOrigin(), ball.GetOrigin(), atol=0.5) and len(asked) == 2

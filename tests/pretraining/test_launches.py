@@ -47,7 +47,7 @@ def launches_of_samples(*, triton: bool) -> Counter[str]:
     return launches.by_file
 
 
-@pytest.mark.parametrize(("triton", "most"), [(True, 480), (False, 1280)])
+@pytest.mark.parametrize(("triton", "most"), [(True, 480), pytest.param(False, 1280, marks=pytest.mark.slow)])
 def test_a_sample(triton, most):
     """Mean over some samples, whose artefacts differ.
 

@@ -1,6 +1,8 @@
 """Register two images with the convexadam package: MIND-SSC and its default settings.
 
-``python -m nnunet_anatomix.registration.programs.convexadam`` takes the arguments of files.py.
+``python -m nnunet_anatomix.registration.programs.convexadam`` takes the arguments of files.py. The
+masks are not passed on: the images repeat the nearest known voxel already, which is what the
+package does with masks, and the package refuses masks of odd sizes.
 """
 
 from __future__ import annotations
@@ -19,18 +21,8 @@ def main() -> None:
     files = parse_files("convexadam", "convexAdam", "convexadam")
     from convexAdam.convex_adam_MIND import convex_adam_pt
 
-    fixed, moving, fixed_mask, moving_mask = (
-        sitk.ReadImage(str(path)) for path in (files.fixed, files.moving, files.fixed_mask, files.moving_mask)
-    )
-    is_masked = not all(sitk.GetArrayViewFromImage(mask).all() for mask in (fixed_mask, moving_mask))
-    displacement = convex_adam_pt(
-        image_tensor(fixed),
-        image_tensor(moving),
-        use_mask=is_masked,
-        path_fixed_mask=files.fixed_mask,
-        path_moving_mask=files.moving_mask,
-        dtype=torch.float32,
-    )
+    fixed, moving = (sitk.ReadImage(str(path)) for path in (files.fixed, files.moving))
+    displacement = convex_adam_pt(image_tensor(fixed), image_tensor(moving), dtype=torch.float32)
     field = itk_transform(torch.from_numpy(np.ascontiguousarray(displacement)).movedim(-1, 0).float(), fixed)
     sitk.WriteImage(sitk.Cast(field.GetDisplacementField(), sitk.sitkVectorFloat32), str(files.out / FIELD))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel
@@ -80,3 +82,10 @@ def test_damaged_volumes_are_refused_in_one_line(tmp_path, ending, how, said):
     with pytest.raises(InputError, match=said) as refused:
         read_image(path, "fixed")
     assert "\n" not in str(refused.value)
+
+
+def test_headers_are_read_without_simpleitk():
+    code = (
+        "import sys, pretraining.imaging.label_files; sys.exit('SimpleITK' in sys.modules or 'nibabel' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

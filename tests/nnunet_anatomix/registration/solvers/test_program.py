@@ -154,7 +154,7 @@ def test_failures_are_one_line_and_keep_the_files(temporary, code, message):
 
 @pytest.mark.parametrize(("name", "package", "least"), [
     ("greedy", "picsl_greedy", 0.35),
-    ("convexadam", "convexAdam", 0.5),
+    pytest.param("convexadam", "convexAdam", 0.5, marks=pytest.mark.slow),
     pytest.param("elastix", "itk", 0.5, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_programs_of_pypi_find_a_known_warp(temporary, name, package, least):

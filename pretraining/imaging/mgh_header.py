@@ -1,4 +1,4 @@
-"""Volumes of FreeSurfer (``.mgh``, ``.mgz``), by nibabel."""
+"""Headers of volumes of FreeSurfer (``.mgh``, ``.mgz``), by nibabel."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ import itertools
 import zlib
 from pathlib import Path
 
-import SimpleITK as sitk
-
 from pretraining.common.completeness import inflate
-from pretraining.imaging.conversion import itk_image
-from pretraining.imaging.rejection import Rejected, unreadable
+from pretraining.imaging.rejection import Rejected
 from pretraining.imaging.volume_header import VolumeHeader
 
 MGH_SUFFIXES = (".mgz", ".mgh", ".mgh.gz")
@@ -19,7 +16,7 @@ _HEADER_BYTES = 284
 _DAMAGED = "damaged: it does not begin with an MGH header of FreeSurfer"
 
 
-def read_mgh(path: Path) -> VolumeHeader:
+def read_mgh_header(path: Path) -> VolumeHeader:
     """Read the header of a volume of FreeSurfer.
 
     Args:
@@ -62,20 +59,3 @@ def read_mgh(path: Path) -> VolumeHeader:
         offset=header.get_data_offset(),
         header_is_compressed=compressed,
     )
-
-
-def load_mgh(path: Path) -> sitk.Image:
-    """Read a volume of FreeSurfer whose header was checked.
-
-    Args:
-        path: File with an ending of :data:`MGH_SUFFIXES`.
-
-    Raises:
-        Rejected: If nibabel cannot read it.
-    """
-    import nibabel
-
-    try:
-        return itk_image(nibabel.load(path))
-    except (OSError, ValueError, EOFError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
-        raise unreadable(error) from None
