@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Literal
@@ -44,6 +45,20 @@ PRESETS: dict[PresetName, Preset] = {
     "standard": Preset(voxels=2**20, smoothness=0.6),
     "fine": Preset(voxels=2**22, smoothness=0.6),
 }
+
+
+def distinct_presets(names: Iterable[PresetName], scans: Iterable[sitk.Image]) -> tuple[PresetName, ...]:
+    """Return presets without those that mean the same grid as an earlier one for all scans.
+
+    Args:
+        names: Presets.
+        scans: Scans to be labelled, or their headers.
+    """
+    scans, seen = list(scans), {}
+    for name in names:
+        key = (PRESETS[name].smoothness, *(PRESETS[name].spacing_mm(scan) for scan in scans))
+        seen.setdefault(key, name)
+    return tuple(seen.values())
 
 
 def configure(preset: PresetName, fusion: Fusion, descriptors: DescriptorConfig, scan: sitk.Image) -> PropagationConfig:

@@ -13,7 +13,7 @@ from nnunet_anatomix.propagation.folder import PICTURE, FolderSettings, find_sca
 from nnunet_anatomix.propagation.fusion import Fusion
 from nnunet_anatomix.propagation.labelled_scans import LabelledScans
 from nnunet_anatomix.propagation.leave_one_out import FUSIONS, choose, evenly, leave_one_out, write_scores
-from nnunet_anatomix.propagation.presets import PresetName
+from nnunet_anatomix.propagation.presets import PresetName, distinct_presets
 from nnunet_anatomix.propagation.propagate import Resources
 from nnunet_anatomix.registration.descriptors import DescriptorConfig
 from pretraining.backbone.external_weights import load_feature_weights
@@ -103,13 +103,14 @@ def _choose_settings(
     resources: Resources,
     network_sha256: str | None,
 ) -> tuple[PresetName, Fusion]:
-    presets = (request.preset,) if request.preset else _COMPARED
     fusions: Sequence[Fusion] = (request.fusion,) if request.fusion else FUSIONS
     cases = evenly(scans.names, request.leave_out)
     if not cases or len(scans.names) < 2:
         reason = "skipped" if len(scans.names) > 1 else "needs two labelled scans"
         log.info("leave-one-out %s: the Dice to expect is unknown", reason)
         return request.preset or _DEFAULT_PRESET, request.fusion or _DEFAULT_FUSION
+    presets: tuple[PresetName, ...] = (request.preset,) if request.preset else _COMPARED
+    presets = distinct_presets(presets, (scans.read(case).channels[0] for case in cases))
     log.info("labelling %d labelled scans by the others, to estimate the Dice", len(cases))
     scores = leave_one_out(
         scans,
