@@ -83,8 +83,8 @@ class ScanFlags:
 class SolverFlags:
     """Flags of start and solver."""
 
-    solver: Literal["convexadam", "ants"] = "convexadam"
-    """Solver: convexadam, or ants (SyN on features, or mutual information with --features none)."""
+    solver: Literal["convexadam", "ants", "none"] = "convexadam"
+    """Solver: convexadam, ants (SyN), or none: a rigid or affine registration is the result."""
     program: str | None = None
     """Another program instead: JSON file that describes it, or the name of a shipped one."""
     init: str = "auto"

@@ -17,8 +17,9 @@ from pretraining.imaging.limits import check_spacing
 class RegistrationConfig:
     """Settings of one registration."""
 
-    solver: Literal["convexadam", "ants"] = "convexadam"
-    """Solver: convexadam, or ants (SyN on features; on mutual information if their weight is 0)."""
+    solver: Literal["convexadam", "ants", "none"] = "convexadam"
+    """Solver: convexadam, ants (SyN on features; on mutual information if their weight is 0), or
+    none: the linear alignment, with a last level at full resolution, is the result."""
     init: str = "auto"
     """Initial transform: auto compares several, none trusts the headers, else a transform file."""
     affine: Stage | None = None
@@ -50,4 +51,6 @@ class RegistrationConfig:
         weight, mind = self.descriptors.feature_weight, self.descriptors.mind
         if self.solver == "ants":
             return "ants-features" if weight else "ants-mi"
+        if self.solver == "none":
+            return f"linear-{self.stage}"
         return "convexadam-" + "+".join(name for name, included in (("mind", mind), ("features", weight)) if included)

@@ -15,6 +15,7 @@ from nnunet_anatomix.registration.config import RegistrationConfig
 from nnunet_anatomix.registration.descriptors import Scan
 from nnunet_anatomix.registration.memory import Budget, fit_to_memory
 from nnunet_anatomix.registration.start.initial import Start, best_start, file_start, header_start
+from nnunet_anatomix.registration.start.precise import refine_by_information
 from nnunet_anatomix.registration.timing import time_stage
 from pretraining.backbone.external import ExternalNetwork
 from pretraining.backbone.feature_network import FeatureNetwork, FeatureWeights
@@ -82,6 +83,9 @@ def prepare(
     grid = near_isotropic_grid(fixed, spacing_mm=config.spacing_mm, at_most_voxels=budget.voxels)
     with time_stage(seconds, "start"):
         start = _find_start(fixed, moving, config, net, clips, masks)
+        if config.solver == "none" and config.stage != "none":
+            precise = refine_by_information(fixed, moving, start.transform, config.stage, clips=clips, masks=masks)
+            start = replace(start, transform=precise)
     with time_stage(seconds, "resampling"):
         scans = _resample_scans(fixed, moving, grid, start.transform, masks, clips, device)
         further = [_resample_scans(*pair.images, grid, start.transform, masks, pair.clips, device) for pair in more]

@@ -252,7 +252,7 @@ def _assemble(problem: Problem, solution: Solution, seconds: dict[str, float]) -
             "init": config.init,
             "affine": config.stage,
             "descriptors": budget.descriptors,
-            "solver": config.program or (budget.solver if config.solver == "convexadam" else config.ants),
+            "solver": config.program or {"convexadam": budget.solver, "ants": config.ants, "none": None}[config.solver],
             "clip": problem.clips,
         },
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import SimpleITK as sitk
+import torch
 from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
@@ -41,6 +42,9 @@ def solve(problem: Problem, scans: list[Scan], seconds: dict[str, float], progre
         solution = _solve_by_program(problem, problem.config.program, scans, seconds)
     elif problem.config.solver == "convexadam":
         solution = _solve_convexadam(problem, scans, seconds, progress)
+    elif problem.config.solver == "none":
+        nothing = torch.zeros(3, *problem.known.shape)
+        solution = Solution(nothing, nothing, problem.grid, problem.known)
     else:
         solution = _solve_ants(problem, scans, seconds, progress)
     require_finite(solution.displacement, "displacement field")

@@ -111,15 +111,16 @@ def pair_table(rows: list[dict], numbers: Sequence[tuple[str, int]], before: Seq
     Args:
         rows: Rows with columns pair, method and weights.
         numbers: Columns of a cell, and their decimals.
-        before: Columns that do not depend on the method, likewise.
+        before: Columns of what was before, likewise; of the first method that has the pair.
     """
     columns = list(dict.fromkeys((row["method"], row["weights"]) for row in rows))
     lines = []
     for pair in dict.fromkeys(row["pair"] for row in rows):
         mine = [row for row in rows if row["pair"] == pair]
-        once = list({row.get("seed", ""): row for row in mine}.values())
         cells = [[row for row in mine if (row["method"], row["weights"]) == column] for column in columns]
-        lines.append([pair, _means(once, before), *(_means(cell, numbers) for cell in cells)])
+        lines.append(
+            [pair, _means(next(cell for cell in cells if cell), before), *(_means(cell, numbers) for cell in cells)]
+        )
     names = [f"{method} {Path(weights).stem}".strip() for method, weights in columns]
     return markdown_table(["pair", "before", *names], lines)
 

@@ -107,13 +107,13 @@ def test_the_gate_moves_misaligned_pairs_alone_and_measures_once(ball, tmp_path,
 
 def test_groups_are_averaged_over_pairs_that_all_methods_have():
     rows = [
-        {"pair": pair, "method": method, "weights": "", "dice_start": "0.5", "dice": dice, "folded_percent": "0"}
-        for pair, method, dice in (
-            ("head a", "mind", "0.6"),
-            ("head b", "mind", "0.8"),
-            ("head c", "mind", "0"),
-            ("head a", "greedy", "0.7"),
-            ("head b", "greedy", "0.7"),
+        {"pair": pair, "method": method, "weights": "", "dice_start": before, "dice": dice, "folded_percent": "0"}
+        for pair, method, before, dice in (
+            ("head a", "mind", "0.2", "0.6"),
+            ("head b", "mind", "0.6", "0.8"),
+            ("head c", "mind", "0", "0"),
+            ("head a", "greedy", "0.2", "0.7"),
+            ("head b", "greedy", "0.6", "0.7"),
         )
     ]
-    assert "head (2) | 0.500  | 0.700 / 0.00 | 0.700 / 0.00" in group_table(rows)
+    assert "head (2) | 0.400  | 0.700 / 0.00 | 0.700 / 0.00" in group_table(rows)

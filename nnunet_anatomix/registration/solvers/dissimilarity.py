@@ -61,6 +61,8 @@ class Dissimilarity:
         if self._margin:
             moving = functional.pad(moving, (self._margin,) * 6)
         if self.device.type == "cpu":
+            self._threads = torch.get_num_threads()
+            self._pool = ThreadPoolExecutor(self._threads)
             # Channels last: the loop reads the channels of a voxel in a row. This copies nothing if
             # they already are.
             fixed, moving = (descriptors.movedim(0, -1).contiguous() for descriptors in (fixed, moving))
@@ -76,10 +78,11 @@ class Dissimilarity:
             The dissimilarity, and its (3, X, Y, Z) derivative, per voxel.
         """
         weight = self._fixed_weight * self._scale
+        if self.device.type == "cpu":
+            return self._on_host(position + self._margin, weight)
         if self._moving_weight is not None:
             weight = weight * interpolate_at(self._moving_weight[None], position)[0]
-        solve = self._on_host if self.device.type == "cpu" else self._on_device
-        return solve(position + self._margin, weight)
+        return self._on_device(position + self._margin, weight)
 
     def _on_host(self, position: Tensor, weight: Tensor) -> tuple[float, Tensor]:
         gradient = torch.empty_like(position)
@@ -89,15 +92,16 @@ class Dissimilarity:
             self._moving.view(-1, channels).numpy(),
             position.reshape(3, -1).numpy(),
             weight.reshape(-1).numpy(),
+            (self._moving_weight if self._moving_weight is not None else weight.new_empty(0, 0, 0)).numpy(),
+            self._margin,
             gradient.view(3, -1).numpy(),
         )
-        threads = torch.get_num_threads()
-        bounds = [voxels * part // threads for part in range(threads + 1)]
-        with ThreadPoolExecutor(threads) as pool:
-            parts = pool.map(
-                lambda part: _descend(*arrays, *self._moving.shape[:3], bounds[part], bounds[part + 1]), range(threads)
-            )
-            return sum(parts), gradient
+        bounds = [voxels * part // self._threads for part in range(self._threads + 1)]
+        parts = self._pool.map(
+            lambda part: _descend(*arrays, *self._moving.shape[:3], bounds[part], bounds[part + 1]),
+            range(self._threads),
+        )
+        return sum(parts), gradient
 
     def _on_device(self, position: Tensor, weight: Tensor) -> tuple[float, Tensor]:
         position = position.detach().requires_grad_()
@@ -114,12 +118,33 @@ class Dissimilarity:
         return total.item(), gradient
 
 
-def _descend_loop(fixed, moving, position, weight, gradient, x_side, y_side, z_side, first, last):
+def _weight_at_loop(weight, x, y, z):
+    """Interpolate the weight of the moving scan, 0 beyond its grid."""
+    x0, y0, z0 = math.floor(x), math.floor(y), math.floor(z)
+    total = np.float32(0)
+    for i in range(2):
+        for j in range(2):
+            for k in range(2):
+                a, b, c = x0 + i, y0 + j, z0 + k
+                if 0 <= a < weight.shape[0] and 0 <= b < weight.shape[1] and 0 <= c < weight.shape[2]:
+                    total += (1 - abs(x - a)) * (1 - abs(y - b)) * (1 - abs(z - c)) * weight[a, b, c]
+    return total
+
+
+def _descend_loop(
+    fixed, moving, position, weight, moving_weight, margin, gradient, x_side, y_side, z_side, first, last
+):
     """Interpolate values and their derivatives in one pass."""
     channels = fixed.shape[1]
     total = 0.0
     for voxel in range(first, last):
         x, y, z = position[0, voxel], position[1, voxel], position[2, voxel]
+        share = weight[voxel]
+        if moving_weight.size > 0 and share > 0:
+            share *= _weight_at(moving_weight, x - margin, y - margin, z - margin)
+        if share == 0:
+            gradient[0, voxel] = gradient[1, voxel] = gradient[2, voxel] = 0
+            continue
         # Where a coordinate is clamped, the derivative along that axis is 0.
         inside_x = np.float32(0 <= x <= x_side - 1)
         inside_y = np.float32(0 <= y <= y_side - 1)
@@ -147,7 +172,6 @@ def _descend_loop(fixed, moving, position, weight, gradient, x_side, y_side, z_s
             along_y += difference * (dy0 + fx * (dy1 - dy0))
             dz0, dz1 = dz00 + fy * (dz01 - dz00), dz10 + fy * (dz11 - dz10)
             along_z += difference * (dz0 + fx * (dz1 - dz0))
-        share = weight[voxel]
         total += share * squared
         gradient[0, voxel] = 2 * share * inside_x * along_x
         gradient[1, voxel] = 2 * share * inside_y * along_y
@@ -157,6 +181,7 @@ def _descend_loop(fixed, moving, position, weight, gradient, x_side, y_side, z_s
 
 # Allow sums over channels to be reordered; otherwise the compiler cannot vectorize them.
 _OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"}}
+_weight_at = numba.njit(_weight_at_loop, **_OPTIONS)
 _descend: Callable[..., float]
 try:
     _descend = numba.njit(_descend_loop, cache=True, **_OPTIONS)

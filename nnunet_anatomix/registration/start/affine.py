@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from nnunet_anatomix.registration.solvers.dissimilarity import Dissimilarity
 from nnunet_anatomix.registration.warp import identity
-from pretraining.imaging.grids import index_to_mm
+from pretraining.imaging.grids import grid_of_cubes, index_to_mm
 from pretraining.imaging.interpolation import interpolate_at
 
 Stage = Literal["none", "rigid", "affine"]
@@ -21,6 +21,8 @@ _ITERATIONS = 40
 """Number of steps of each descent."""
 _RATE = 0.5
 """Movement of a corner of the scan in the first steps, voxels."""
+_LEAST_SIDE = 4
+"""Shortest side of a grid at half the resolution, voxels."""
 _MIN_OVERLAP = 0.25
 """Minimum share of the smaller scan that overlaps the other one."""
 NO_OVERLAP = -1.0
@@ -104,7 +106,27 @@ def agreement(fixed: DescribedScan, moving: DescribedScan, transform: sitk.Trans
 
 
 @torch.no_grad()
-def optimize_affine(
+def optimize_coarsely(
+    fixed: DescribedScan, moving: DescribedScan, start: sitk.Transform, *, affine: bool = False
+) -> sitk.AffineTransform:
+    """Minimize the squared difference of the descriptors at half their resolution.
+
+    Args:
+        fixed: Descriptors of the fixed scan.
+        moving: Descriptors of the moving scan.
+        start: Linear transform to start from.
+        affine: Optimize scales and shears as well as rotation and translation.
+
+    Returns:
+        Transform from points of the fixed scan to points of the moving scan.
+    """
+    if min(fixed.known.shape) < 2 * _LEAST_SIDE:
+        return _optimize(fixed, moving, start, affine)
+    return _optimize(halve(fixed), halve(moving), start, affine)
+
+
+@torch.no_grad()
+def optimize_finely(
     fixed: DescribedScan, moving: DescribedScan, start: sitk.Transform, stage: Stage
 ) -> sitk.AffineTransform:
     """Minimize the squared difference of the descriptors over linear transforms.
@@ -112,27 +134,42 @@ def optimize_affine(
     Args:
         fixed: Descriptors of the fixed scan.
         moving: Descriptors of the moving scan.
-        start: Linear transform to start from.
+        start: Linear transform to start from, from :func:`optimize_coarsely`.
         stage: ``rigid`` optimizes rotation and translation; ``affine`` does so first, then scales
-            and shears too.
+            and shears too, at both resolutions.
 
     Returns:
         Transform from points of the fixed scan to points of the moving scan.
     """
-    matrix, shift = _matrix_in_voxels(fixed, moving, start)
-    levels = [(fixed, moving)]
-    if min(fixed.known.shape) >= 8:
-        levels = [(_downsample(fixed), _downsample(moving)), (fixed, moving)]
-    for affine in (False, True) if stage == "affine" else (False,):
-        for level_fixed, level_moving in levels:
-            scale = fixed.known.shape[0] / level_fixed.known.shape[0]
-            scale = 2.0 if scale > 1.5 else 1.0
-            # The centre of a cube of two voxels is half a voxel from the first one's.
-            half = (scale - 1) / 2
-            level_shift = (shift + matrix @ torch.full((3,), half) - half) / scale
-            matrix, level_shift = _descend(level_fixed, level_moving, matrix, level_shift, affine=affine)
-            shift = level_shift * scale - matrix @ torch.full((3,), half) + half
+    found = _optimize(fixed, moving, start, affine=False)
+    if stage == "rigid":
+        return found
+    return _optimize(fixed, moving, optimize_coarsely(fixed, moving, found, affine=True), affine=True)
+
+
+def _optimize(fixed: DescribedScan, moving: DescribedScan, start: sitk.Transform, affine: bool) -> sitk.AffineTransform:
+    matrix, shift = _descend(fixed, moving, *_matrix_in_voxels(fixed, moving, start), affine=affine)
     return _transform_in_mm(fixed, moving, matrix, shift)
+
+
+def halve(scan: DescribedScan) -> DescribedScan:
+    """Average over cubes of two voxels; short axes are extended by repetition to one cube."""
+    margins = [amount for side in reversed(scan.known.shape) for amount in (0, max(0, 2 - side))]
+    return DescribedScan(
+        descriptors=functional.avg_pool3d(functional.pad(scan.descriptors, margins, mode="replicate"), 2),
+        known=functional.avg_pool3d(functional.pad(scan.known[None], margins), 2)[0],
+        grid=grid_of_cubes(scan.grid, 2, whole_only=min(scan.known.shape) >= 2),
+    )
+
+
+def greatest_distance(fixed: DescribedScan, moving: DescribedScan, one: sitk.Transform, other: sitk.Transform) -> float:
+    """Compute how far apart two linear transforms move a corner of the fixed scan, voxels."""
+    corners = torch.cartesian_prod(*(torch.tensor([0.0, side - 1.0]) for side in fixed.known.shape))
+    ends = [
+        corners @ matrix.T + shift
+        for matrix, shift in (_matrix_in_voxels(fixed, moving, transform) for transform in (one, other))
+    ]
+    return (ends[0] - ends[1]).norm(dim=1).max().item()
 
 
 def _descend(
@@ -179,14 +216,6 @@ def _score(product: Tensor, energies: Tensor, overlap: Tensor, known_fixed: Tens
 def _center_channels(descriptors: Tensor, weight: Tensor) -> Tensor:
     mean = (descriptors * weight).sum((1, 2, 3)) / weight.sum().clamp_min(1)
     return descriptors - mean.view(-1, 1, 1, 1)
-
-
-def _downsample(scan: DescribedScan) -> DescribedScan:
-    return DescribedScan(
-        descriptors=functional.avg_pool3d(scan.descriptors, 2),
-        known=functional.avg_pool3d(scan.known[None], 2)[0],
-        grid=scan.grid,
-    )
 
 
 def _moving_positions(fixed: DescribedScan, matrix: Tensor, shift: Tensor) -> Tensor:

@@ -19,8 +19,11 @@ from nnunet_anatomix.registration.start.affine import (
     DescribedScan,
     Stage,
     agreement,
+    greatest_distance,
+    halve,
     matching_translation,
-    optimize_affine,
+    optimize_coarsely,
+    optimize_finely,
 )
 from nnunet_anatomix.registration.transforms import read_transform
 from pretraining.backbone.feature_network import FeatureNetwork
@@ -36,8 +39,16 @@ _VOXELS = 96**3
 _POOL = 2
 _HEADER_BONUS = 0.02
 """Margin of agreement by which another start must beat the headers."""
+_FINALISTS = 2
+"""Number of starts that are optimized at full resolution, after all of them were at half of it."""
+_SAME_VOXELS = 4.0
+"""Greatest distance of the corners under two starts that count as one, voxels; two of the grid at
+half the resolution, from where the descents end alike."""
 _MIN_COVERAGE = 0.02
 """Minimum share of the fixed grid that the moving scan covers."""
+
+Scored = tuple[float, sitk.Transform]
+"""Agreement under a transform, and the transform."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,20 +143,20 @@ def best_start(
         _describe_on_grid(fixed, _bounding_grid(fixed, fixed, spacing), config, net, clips[0], masks[0]),
         _describe_on_grid(moving, _bounding_grid(moving, fixed, spacing), config, net, clips[1], masks[1]),
     )
-    starts = {given.name: given.transform} if given else _candidates(fixed, moving, *described)
-    found: dict[str, tuple[float, sitk.Transform]] = {}
-    for name, transform in starts.items():
-        score = agreement(*described, transform)
-        found[name] = (score, transform)
-        if stage == "none" or score <= NO_OVERLAP:
-            continue
-        optimized = optimize_affine(*described, transform, stage)
-        after = agreement(*described, optimized)
-        if after > score:
-            found[name] = (after, optimized)
+    if given:
+        starts = {given.name: given.transform}
+    else:
+        starts = _candidates(fixed, moving, *(described if stage == "none" else map(halve, described)))
+    found = {name: (agreement(*described, transform), transform) for name, transform in starts.items()}
+    if stage != "none":
+        overlapping = {name: scored for name, scored in found.items() if scored[0] > NO_OVERLAP}
+        coarse = {name: optimize_coarsely(*described, transform) for name, (_, transform) in overlapping.items()}
+        found |= {name: _better(scored, coarse[name], described) for name, scored in overlapping.items()}
+        for name in _finalists({name: (found[name][0], coarse[name]) for name in overlapping}, described):
+            found[name] = _better(overlapping[name], optimize_finely(*described, coarse[name], stage), described)
     require_finite(torch.tensor([score for score, _ in found.values()]), "agreement of the scans")
     rivals = {name: round(score, 4) for name, (score, _) in found.items()}
-    name = max(found, key=lambda name: found[name][0] + (_HEADER_BONUS if name == "header" else 0))
+    name = max(found, key=lambda name: _rank(name, found[name][0]))
     score, transform = found[name]
     if score <= NO_OVERLAP:
         raise InputError(
@@ -155,6 +166,26 @@ def best_start(
         "start: %s, agreement %.3f (%s)", name, score, ", ".join(f"{key} {value:.3f}" for key, value in rivals.items())
     )
     return Start(name=name, transform=transform, agreement=score, rivals=rivals)
+
+
+def _better(so_far: Scored, transform: sitk.Transform, described: tuple[DescribedScan, DescribedScan]) -> Scored:
+    """Return the transform that agrees better, with its agreement."""
+    score = agreement(*described, transform)
+    return (score, transform) if score > so_far[0] else so_far
+
+
+def _rank(name: str, score: float) -> float:
+    return score + (_HEADER_BONUS if name == "header" else 0)
+
+
+def _finalists(found: dict[str, Scored], described: tuple[DescribedScan, DescribedScan]) -> list[str]:
+    """Choose the best starts that differ, at most :data:`_FINALISTS`."""
+    chosen: list[str] = []
+    for name in sorted(found, key=lambda name: _rank(name, found[name][0]), reverse=True):
+        distances = [greatest_distance(*described, found[name][1], found[other][1]) for other in chosen]
+        if len(chosen) < _FINALISTS and all(distance > _SAME_VOXELS for distance in distances):
+            chosen.append(name)
+    return chosen
 
 
 def _candidates(
