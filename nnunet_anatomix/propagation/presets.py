@@ -54,7 +54,8 @@ def distinct_presets(names: Iterable[PresetName], scans: Iterable[sitk.Image]) -
         names: Presets.
         scans: Scans to be labelled, or their headers.
     """
-    scans, seen = list(scans), {}
+    scans = list(scans)
+    seen: dict[tuple[float, ...], PresetName] = {}
     for name in names:
         key = (PRESETS[name].smoothness, *(PRESETS[name].spacing_mm(scan) for scan in scans))
         seen.setdefault(key, name)
