@@ -13,6 +13,7 @@ from nnunet_anatomix.commands.features import features
 from nnunet_anatomix.commands.intake import intake
 from nnunet_anatomix.commands.plan import plan, plan_and_preprocess
 from nnunet_anatomix.commands.prepare import prepare
+from nnunet_anatomix.commands.propagate import propagate
 from nnunet_anatomix.commands.register import register
 from nnunet_anatomix.commands.reproduce import reproduce
 from nnunet_anatomix.commands.run import run
@@ -37,6 +38,7 @@ def _commands() -> dict[str, Callable[..., None]]:
         "reproduce": reproduce,
         "study": study,
         "features": features,
+        "propagate": propagate,
         "register": register,
         "apply": apply,
         "align": align,

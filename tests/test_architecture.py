@@ -32,6 +32,7 @@ NNUNET_ANATOMIX_FLOORS = (
     "registration",
     "clinical",
     "finetuning",
+    "propagation",
     "trainers",
     "study",
     "datasets",

@@ -137,10 +137,10 @@ class SolverFlags:
 class DescriptorFlags:
     """Flags of descriptors and network."""
 
-    features: str | None = None
-    """Weights, hf://owner/repo/file@revision, .json of a network, or none. Default: bundled."""
+    features: str = "none"
+    """Features to compare too: bundled, a weights file, hf://owner/repo/file@revision, or .json."""
     mind: bool = True
-    """Compare MIND-SSC as well as features."""
+    """Compare MIND-SSC; --no-mind compares features alone."""
     feature_weight: float | None = None
     """Factor of the features relative to MIND-SSC. Default: 0.3."""
     overlap: float | None = None
@@ -159,7 +159,7 @@ class DescriptorFlags:
 
         weight = 0.0 if self.features == "none" else self.feature_weight
         return DescriptorConfig(
-            mind=self.mind or self.features == "none",
+            mind=self.mind or self.features == "none",  # ANTs then compares the scans themselves
             bf16=has_bf16_units(device) if self.precision == "auto" else self.precision == "bf16",
             overlap=DescriptorConfig.overlap if self.overlap is None else self.overlap,
             feature_weight=DescriptorConfig.feature_weight if weight is None else weight,
@@ -195,7 +195,9 @@ def register(
     pairs = scans.list_of_pairs()
     pair = scans.pair_files(out.resolve().name) if pairs is None else None
     if descriptors.features == "none" and not descriptors.mind and solver.solver == "convexadam":
-        raise UsageError("--features none with --no-mind leaves nothing to compare; omit one of them")
+        raise UsageError("--no-mind without features leaves nothing to compare; add --features bundled, or a file")
+    if descriptors.features == "none" and descriptors.feature_weight:
+        raise UsageError("--feature-weight needs features; add --features bundled, or a file")
     try_folder(out)
     settings = _load_settings(scans, solver, descriptors, memory, device, dicom)
     if pair is not None:
@@ -225,7 +227,9 @@ def _load_settings(
     config = solver.config(described)
     if described.feature_weight:
         weights = load_feature_weights(
-            descriptors.features, trust_code=descriptors.trust_code, statistics=descriptors.statistics
+            None if descriptors.features == "bundled" else descriptors.features,
+            trust_code=descriptors.trust_code,
+            statistics=descriptors.statistics,
         )
     return BatchSettings(
         config=config,

@@ -14,7 +14,6 @@ import torch
 
 from nnunet_anatomix.registration.config import RegistrationConfig
 from nnunet_anatomix.registration.formats.reading import is_flirt
-from nnunet_anatomix.registration.inputs import DEFAULT_FEATURES
 from nnunet_anatomix.registration.landmarks import read_landmarks
 from nnunet_anatomix.registration.lists import pair_name, read_list
 from nnunet_anatomix.registration.register import register
@@ -151,7 +150,7 @@ def register_pair(pair: PairFiles, out: Path, settings: BatchSettings, *, progre
         fixed,
         moving,
         config=config,
-        features=settings.weights or DEFAULT_FEATURES,
+        features=settings.weights,
         fixed_mask=fixed_mask,
         moving_mask=moving_mask,
         fixed_clip=settings.fixed_clip,

@@ -65,11 +65,13 @@ class Scan:
         known: (X, Y, Z) in {0, 1}, 1 inside the mask and the field of view; None for everywhere.
         clip: Intensity range to which the scan is clipped, seen by the network as 0 and 1; None
             for its minimum and maximum.
+        more: Further channels on the same grid, whose descriptors are added.
     """
 
     image: Tensor
     known: Tensor | None = None
     clip: tuple[float, float] | None = None
+    more: tuple[Scan, ...] = ()
 
 
 @torch.no_grad()
@@ -116,6 +118,9 @@ def describe(
     scan: Scan, config: DescriptorConfig, *, pool: int, net: FeatureNetwork | None = None, progress: bool = False
 ) -> Tensor:
     """Compute the descriptors of one scan, as :func:`descriptors` without reduction of channels."""
+    if scan.more:
+        channels = (replace(scan, more=()), *scan.more)
+        return torch.cat([describe(one, config, pool=pool, net=net, progress=progress) for one in channels])
     scan = replace(scan, image=comparable_image(scan))
     features = None
     if config.feature_weight:

@@ -23,8 +23,8 @@ Scan = Any
 """Image of SimpleITK or nibabel, file, or (X, Y, Z) array of numpy or torch."""
 Features = str | Path | FeatureWeights | UNet | ExternalNetwork | None
 """Name or file of weights, weights, network, or None for MIND-SSC alone."""
-DEFAULT_FEATURES = "auto"
-"""The weights that ``ANATOMIX_WEIGHTS`` names, else the bundled ones."""
+BUNDLED_FEATURES = "bundled"
+"""Name of the weights that ``ANATOMIX_WEIGHTS`` names, else the bundled ones."""
 _ACCEPTED = "an image of SimpleITK or nibabel, a file, or an array (X, Y, Z) of numpy or torch"
 
 
@@ -84,14 +84,14 @@ def load_features(features: Features) -> FeatureWeights | UNet | ExternalNetwork
 
     Args:
         features: Name as in :func:`~pretraining.backbone.weights.find_weights`,
-            :data:`DEFAULT_FEATURES`, or what is returned as it is.
+            :data:`BUNDLED_FEATURES`, or what is returned as it is.
 
     Raises:
         InputError: If there are no such weights, or they cannot be used.
     """
     if not isinstance(features, str | Path):
         return features
-    return load_feature_weights(None if features == DEFAULT_FEATURES else str(features))
+    return load_feature_weights(None if features == BUNDLED_FEATURES else str(features))
 
 
 def _array(values: np.ndarray | torch.Tensor) -> np.ndarray:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import SimpleITK as sitk
 import torch
@@ -24,6 +25,13 @@ from pretraining.backbone.weights import find_weights, load_weights
 from pretraining.common.errors import InputError
 from pretraining.imaging.grids import coverage, image_tensor, near_isotropic_grid, resample_image
 from pretraining.imaging.scans import validate_labels
+
+
+class ChannelPair(NamedTuple):
+    """A further channel of both scans, on the grids of the first channels."""
+
+    images: tuple[sitk.Image, sitk.Image]
+    clips: tuple[Clip | None, Clip | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,16 +62,23 @@ def prepare(
     memory: int,
     device: torch.device,
     seconds: dict[str, float],
+    more: Sequence[ChannelPair] = (),
 ) -> tuple[Problem, list[Scan]]:
-    """Fit the settings to the memory, find the start and resample both scans to the grid."""
+    """Fit the settings to the memory, find the start and resample both scans to the grid.
+
+    ``more`` are further channels of both scans; the start is found with the first channel alone.
+    """
     roles = ((masks[0], fixed, "fixed mask"), (masks[1], moving, "moving mask"))
     fixed_mask, moving_mask = (
         None if mask is None else validate_labels(mask, scan, role) for mask, scan, role in roles
     )
     masks = (fixed_mask, moving_mask)
-    images = (fixed, moving, fixed, *(mask for mask in masks if mask is not None))
+    channels = [image for pair in more for image in pair.images]
+    images = (fixed, moving, fixed, *channels, *(mask for mask in masks if mask is not None))
     held_bytes = sum(image.GetNumberOfPixels() * 4 for image in images)
     full_grid = near_isotropic_grid(fixed, spacing_mm=config.spacing_mm)
+    # The estimate is that of one channel; descriptors, its largest part, are held of all of them.
+    memory = (memory - held_bytes) // (1 + len(more)) + held_bytes
     budget = fit_to_memory(full_grid.GetSize(), held_bytes, config.descriptors, config.convexadam, net, memory)
     grid = near_isotropic_grid(fixed, spacing_mm=config.spacing_mm, at_most_voxels=budget.voxels)
     with time_stage(seconds, "start"):
@@ -73,6 +88,8 @@ def prepare(
             start = replace(start, transform=precise)
     with time_stage(seconds, "resampling"):
         scans = _resample_scans(fixed, moving, grid, start.transform, masks, clips, device)
+        further = [_resample_scans(*pair.images, grid, start.transform, masks, pair.clips, device) for pair in more]
+        scans = [replace(scan, more=tuple(pair[side] for pair in further)) for side, scan in enumerate(scans)]
     shape, least = tuple(scans[0].image.shape), budget.solver.grid_spacing
     if min(shape) < least:
         raise InputError(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nnunet_anatomix.registration.apply import move_image, move_labels
 from nnunet_anatomix.registration.config import RegistrationConfig
-from nnunet_anatomix.registration.inputs import DEFAULT_FEATURES, Features, Scan, load_features, to_itk
+from nnunet_anatomix.registration.inputs import Features, Scan, load_features, to_itk
 from nnunet_anatomix.registration.prepare import Problem, load_network, prepare
 from nnunet_anatomix.registration.solve import Solution, solve
 from nnunet_anatomix.registration.start.initial import Start
@@ -147,7 +147,7 @@ def register(
     fixed: Scan,
     moving: Scan,
     *,
-    features: Features = DEFAULT_FEATURES,
+    features: Features = None,
     config: RegistrationConfig | None = None,
     fixed_spacing_mm: Sequence[float] | None = None,
     moving_spacing_mm: Sequence[float] | None = None,
@@ -166,7 +166,8 @@ def register(
         fixed: Fixed scan, three-dimensional, one channel: image of SimpleITK or nibabel, file, or
             (X, Y, Z) array of numpy or torch.
         moving: Moving scan, likewise.
-        features: Name or file of weights, weights, or network; None compares MIND-SSC alone.
+        features: Name or file of weights, ``bundled``, weights, or network. Default: MIND-SSC
+            alone, which measures best so far (docs/results.md).
             Default: the weights that ``ANATOMIX_WEIGHTS`` names, else the bundled ones.
         config: Settings. Default: :class:`RegistrationConfig`, which suits most pairs.
         fixed_spacing_mm: Spacing of a fixed scan that is an array, along X, Y and Z.

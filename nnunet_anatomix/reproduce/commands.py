@@ -121,7 +121,7 @@ def register_step(
     """
     command: list[str | Path | TunedFlags] = ["nnunet-anatomix", "register", "--pairs", source.folder / "test.csv"]
     command += ["--out", register_folder(settings, source, method), "--solver", solver, "--init", source.settings.init]
-    command += [] if features is None else ["--features", features]
+    command += ["--features", "bundled" if features is None else features]
     command += ["--overlap", f"{settings.scale.overlap:g}", *_clip_flags(source)]
     command += [tuned] if tuned is not None else []
     command += ["--program", program] if program is not None else []

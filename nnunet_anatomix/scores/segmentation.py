@@ -116,6 +116,27 @@ def score_case(
     return scores
 
 
+def dice_by_structure(truth: np.ndarray, prediction: np.ndarray, structures: Structures) -> dict[str, float]:
+    """Compute the Dice of every structure.
+
+    Args:
+        truth: (X, Y, Z) labels.
+        prediction: (X, Y, Z) labels on the same grid.
+        structures: Structures to score, regions of several labels included.
+
+    Returns:
+        Name → Dice in [0, 1]; NaN for a structure that neither map contains.
+    """
+    single, found = dice_by_label(truth, prediction), {}
+    for name, labels in structures.items():
+        if len(labels) == 1:
+            found[name] = single.get(labels[0], nan)
+            continue
+        maps = (np.isin(volume, labels).astype(np.uint8) for volume in (truth, prediction))
+        found[name] = dice_by_label(*maps).get(1, nan)
+    return found
+
+
 def markdown(scores: Sequence[CaseScore]) -> str:
     """Format the scores as a Markdown table with one line per label and one for the mean."""
     lines = []

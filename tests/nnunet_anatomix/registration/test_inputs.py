@@ -15,7 +15,7 @@ from monai.data import MetaTensor
 
 from nnunet_anatomix import register
 from nnunet_anatomix.registration.config import RegistrationConfig
-from nnunet_anatomix.registration.inputs import DEFAULT_FEATURES, load_features, to_itk
+from nnunet_anatomix.registration.inputs import BUNDLED_FEATURES, load_features, to_itk
 from nnunet_anatomix.registration.solvers.convexadam import ConvexAdamConfig
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.common.errors import InputError
@@ -116,7 +116,7 @@ def test_features_are_names_weights_or_networks(weights_file, monkeypatch):
     net = UNet(UNetConfig(width=4, poolings=1))
     assert load_features(net) is net
     monkeypatch.setenv("ANATOMIX_WEIGHTS", str(weights_file))
-    assert load_features(DEFAULT_FEATURES).sha256 == load_features(weights_file).sha256
+    assert load_features(BUNDLED_FEATURES).sha256 == load_features(weights_file).sha256
     with pytest.raises(InputError, match="no such file"):
         load_features("gone.safetensors")
 

@@ -1,0 +1,202 @@
+"""Label propagation for a folder of scans: one file per scan, as nnU-Net writes predictions."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from nnunet_anatomix.propagation.fusion import Fusion
+from nnunet_anatomix.propagation.labelled_scans import LabelledScans, read_channels
+from nnunet_anatomix.propagation.pictures import draw_propagations
+from nnunet_anatomix.propagation.presets import PresetName, configure
+from nnunet_anatomix.propagation.propagate import (
+    Propagation,
+    Resources,
+    fuse_atlases,
+    rank_atlases,
+    register_atlas,
+)
+from nnunet_anatomix.registration.descriptors import DescriptorConfig
+from pretraining.common.atomic import write_text
+from pretraining.common.batch import FAILURES, run_batch
+from pretraining.common.errors import InputError
+from pretraining.common.fingerprint import file_state, fingerprint
+from pretraining.common.tables import write_csv
+from pretraining.imaging.dataset_json import DATASET_FILE
+from pretraining.imaging.grids import Grid, image_on
+from pretraining.imaging.writing import write_image
+
+log = logging.getLogger(__name__)
+
+AGREEMENT, RECORDS, TABLE, PICTURE = "agreement", "records", "propagation.csv", "overview.png"
+_DRAWN = 8
+"""Number of scans in the figure, those with the least agreement."""
+_LEAST_AGREEMENT = 0.6
+"""Agreement below which a result is reported as doubtful."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderSettings:
+    """Settings that all scans of a folder share.
+
+    Attributes:
+        preset: Preset of the registration.
+        fusion: Rule of the vote.
+        descriptors: Descriptors that are compared.
+        resources: Network, memory and device.
+        atlases: Number of atlases per scan, those that agree best; None for all.
+        network_sha256: Checksum of the network's weights; None if features have no weight.
+    """
+
+    preset: PresetName
+    fusion: Fusion
+    descriptors: DescriptorConfig
+    resources: Resources
+    atlases: int | None = None
+    network_sha256: str | None = None
+
+
+def find_scans(folder: Path, scans: LabelledScans) -> dict[str, list[Path]]:
+    """Find the scans in a folder with nnU-Net's names.
+
+    Args:
+        folder: Folder with ``CASE_0000.nii.gz``, ``CASE_0001.nii.gz`` and so on.
+        scans: Labelled scans, which determine the channels and the suffix.
+
+    Returns:
+        Case → one file per channel, cases sorted.
+
+    Raises:
+        InputError: If the folder is missing, holds no scan, or channels are missing.
+    """
+    ending, count = scans.description.file_ending, len(scans.description.channel_names)
+    if not folder.is_dir():
+        raise InputError(f"-i: no folder {folder}; give a folder of scans named CASE_0000{ending}")
+    first = f"_0000{ending}"
+    names = sorted(
+        file.name.removesuffix(first)
+        for file in folder.iterdir()
+        if file.name.endswith(first) and not file.name.startswith(".")
+    )
+    if not names:
+        raise InputError(f"-i: expected scans named CASE_0000{ending} in {folder}, found none; rename them so")
+    found = {name: [folder / f"{name}_{channel:04d}{ending}" for channel in range(count)] for name in names}
+    for name, files in found.items():
+        if missing := [file.name for file in files if not file.is_file()]:
+            raise InputError(
+                f"-i: case '{name}' has no {missing[0]}, and {scans.dataset.name} has {count} channels; add it"
+            )
+    return found
+
+
+def propagate_folder(
+    scans: LabelledScans, inputs: dict[str, list[Path]], out: Path, settings: FolderSettings
+) -> dict[str, float]:
+    """Label every scan, and write labels, maps of agreement, a table and a figure.
+
+    Args:
+        scans: Labelled scans.
+        inputs: Scans from :func:`find_scans`.
+        out: Folder for the results; scans that are finished with the same inputs are kept.
+        settings: Settings of all scans.
+
+    Returns:
+        Agreement of the atlases by case.
+
+    Raises:
+        CommandFailed: If scans failed, after all others.
+        Interrupted: If this process is asked to stop; the same call resumes.
+    """
+    ending = scans.description.file_ending
+    labelled = [file_state(file) for name in scans.names for file in scans.files(name)]
+    write_text(out / DATASET_FILE, json.dumps(dict(scans.description.content), indent=1) + "\n")
+
+    def digest(case: str) -> str:
+        files = [file_state(file) for file in inputs[case]]
+        network = settings.network_sha256
+        return fingerprint(
+            [files, labelled, settings.preset, settings.fusion, settings.atlases, asdict(settings.descriptors), network]
+        )
+
+    def is_done(case: str) -> bool:
+        record = read_record(out, case)
+        return record is not None and record["fingerprint"] == digest(case) and (out / f"{case}{ending}").is_file()
+
+    def work(case: str) -> None:
+        begin = time.perf_counter()
+        channels = read_channels(inputs[case], case)
+        result = _propagate_one(scans, case, channels, settings)
+        _write_case(out, case, ending, channels[0], result)
+        names = _label_names(scans)
+        record = {
+            "fingerprint": digest(case),
+            "agreement": round(result.agreement, 4),
+            "by_label": {names.get(k, str(k)): round(v, 4) for k, v in result.agreement_by_label.items()},
+            "atlases": result.atlases,
+            "seconds": round(time.perf_counter() - begin, 1),
+        }
+        write_text(out / RECORDS / f"{case}.json", json.dumps(record, indent=1) + "\n")
+        doubt = " (low: look at it)" if result.agreement < _LEAST_AGREEMENT else ""
+        log.info("%s: agreement %.3f%s, %.0f s", case, result.agreement, doubt, record["seconds"])
+
+    outcome = run_batch({case: case for case in inputs}, work, noun="scan", is_done=is_done, failures=out)
+    agreement = _write_table(out, list(inputs))
+    if agreement:
+        worst = sorted(agreement, key=lambda case: agreement[case])[:_DRAWN]
+        files = {case: (inputs[case][0], out / f"{case}{ending}", out / AGREEMENT / f"{case}.nii.gz") for case in worst}
+        draw_propagations(out / PICTURE, {f"{case}, agreement {agreement[case]:.2f}": files[case] for case in worst})
+    outcome.require_all("scans", see=out / FAILURES)
+    return agreement
+
+
+def read_record(out: Path, case: str) -> dict | None:
+    """Read what is recorded of a finished case; None if there is nothing valid."""
+    try:
+        record = json.loads((out / RECORDS / f"{case}.json").read_text(encoding="utf-8"))
+        return record if {"fingerprint", "agreement", "by_label"} <= record.keys() else None
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _propagate_one(
+    scans: LabelledScans, case: str, channels: Sequence[sitk.Image], settings: FolderSettings
+) -> Propagation:
+    config = configure(settings.preset, settings.fusion, settings.descriptors, channels[0])
+    # A scan that is itself among the labelled ones must not be labelled by itself.
+    names = [name for name in scans.names if name != case]
+    if settings.atlases is not None and settings.atlases < len(names):
+        names = rank_atlases(channels, map(scans.read, names), config.registration, settings.resources)
+        names = names[: settings.atlases]
+    registered = [register_atlas(channels, scans.read(name), config.registration, settings.resources) for name in names]
+    return fuse_atlases(channels[0], registered, config, ignore=scans.ignore)
+
+
+def _write_case(out: Path, case: str, ending: str, scan: sitk.Image, result: Propagation) -> None:
+    grid = Grid.of(scan)
+    kind = np.uint8 if result.labels.max() < 256 else np.uint16
+    agreement = np.round(100 * result.agreement_map).astype(np.uint8)
+    write_image(out / AGREEMENT / f"{case}.nii.gz", image_on(grid, agreement.transpose(2, 1, 0)))
+    write_image(out / f"{case}{ending}", image_on(grid, result.labels.transpose(2, 1, 0).astype(kind)))
+
+
+def _label_names(scans: LabelledScans) -> dict[int, str]:
+    """Return label → name, for labels with a name of their own."""
+    return {numbers[0]: name for name, numbers in scans.description.foreground.items() if len(numbers) == 1}
+
+
+def _write_table(out: Path, cases: Sequence[str]) -> dict[str, float]:
+    records = {case: record for case in cases if (record := read_record(out, case))}
+    labels = list(dict.fromkeys(label for record in records.values() for label in record["by_label"]))
+    rows = []
+    for case, record in records.items():
+        by_label = (record["by_label"].get(label, "") for label in labels)
+        rows.append([case, record["agreement"], *by_label, " ".join(record["atlases"])])
+    write_csv(out / TABLE, ["case", "agreement", *labels, "atlases"], rows)
+    return {case: record["agreement"] for case, record in records.items()}
