@@ -68,6 +68,7 @@ ELSEWHERE = {
     "nnunet_anatomix/demo/pictures.py": {"savefig"},  # its callers pass the temporary path
     "nnunet_anatomix/study/report.py": {"savefig"},
     "nnunet_anatomix/clinical/dicom/decoding.py": {"save_as"},  # in a temporary folder
+    "pretraining/common/html_page.py": {""},  # imsave into memory
     "nnunet_anatomix/clinical/delivery/case_files.py": {"savefig", "save_as", "write_bytes"},
 }
 

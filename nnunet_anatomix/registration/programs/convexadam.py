@@ -14,6 +14,7 @@ import torch
 from nnunet_anatomix.registration.programs.files import FIELD, parse_files
 from nnunet_anatomix.registration.warp import itk_transform
 from pretraining.imaging.grids import image_tensor
+from pretraining.imaging.writing import save_image
 
 
 def main() -> None:
@@ -24,7 +25,7 @@ def main() -> None:
     fixed, moving = (sitk.ReadImage(str(path)) for path in (files.fixed, files.moving))
     displacement = convex_adam_pt(image_tensor(fixed), image_tensor(moving), dtype=torch.float32)
     field = itk_transform(torch.from_numpy(np.ascontiguousarray(displacement)).movedim(-1, 0).float(), fixed)
-    sitk.WriteImage(sitk.Cast(field.GetDisplacementField(), sitk.sitkVectorFloat32), str(files.out / FIELD))
+    save_image(files.out / FIELD, sitk.Cast(field.GetDisplacementField(), sitk.sitkVectorFloat32))
 
 
 if __name__ == "__main__":

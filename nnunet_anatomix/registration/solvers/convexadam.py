@@ -18,9 +18,11 @@ from pretraining.common.checks import check_count, check_not_negative
 from pretraining.common.triple import triple
 from pretraining.imaging.interpolation import interpolate_at
 
-_FACE_MARGIN = 3
-"""Reach of a MIND-SSC descriptor, voxels: nearer to a face of the field of view it describes the
-repeated border, which lies elsewhere in the other scan."""
+_FACE_MARGIN = 2
+"""Distance from a face of the field of view within which descriptors are not compared, voxels. A
+MIND-SSC descriptor, which reaches 3 voxels, mostly describes the repeated border there, which lies
+elsewhere in the other scan. Between crops, 98 % of a shift is found with 2 as with 3 (89 % with 0);
+smaller deformations near the faces are followed better."""
 
 
 @dataclass(frozen=True, kw_only=True)
