@@ -214,9 +214,10 @@ CASES = (
     case(
         "propagate",
         NNUNET,
-        """propagate -d 43 -i nnUNet_raw/Dataset043_Blobs/imagesTs -o out --preset fast --fusion vote --atlases 1
-        --leave-out 2 --features {tiny} --feature-weight 0.2 --memory 2G --device cpu""",
-        "propagate --dataset 43 --images nnUNet_raw/Dataset043_Blobs/imagesTs --out other --leave-out 0 -device cpu",
+        """propagate -d 43 -i nnUNet_raw/Dataset043_Blobs/imagesTs -o out --preset fast --fusion vote --leave-out 1
+        --memory 2G --device cpu""",
+        """propagate --dataset 43 --images nnUNet_raw/Dataset043_Blobs/imagesTs --out other --leave-out 0 --atlases 1
+        --features {tiny} --feature-weight 0.2 -device cpu""",
         makes="out/Ts0.nii.gz out/agreement/Ts0.nii.gz out/propagation.csv out/leave_one_out.md other/Ts0.nii.gz",
     ),
     case(

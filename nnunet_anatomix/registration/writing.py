@@ -17,7 +17,7 @@ from nnunet_anatomix.registration.metrics import folded_share, inverse_error_mm,
 from nnunet_anatomix.registration.pictures import draw_panels, panels
 from nnunet_anatomix.registration.summary import REGISTRATION_FILE
 from nnunet_anatomix.registration.transforms import chain, steps
-from nnunet_anatomix.registration.verdict.judge import Verdict, judge
+from nnunet_anatomix.registration.verdict.judge import RegistrationVerdict, judge
 from nnunet_anatomix.registration.verdict.page import write_pair_page
 from nnunet_anatomix.registration.verdict.quality import measure_quality
 from nnunet_anatomix.registration.warp import itk_transform
@@ -102,7 +102,7 @@ def write_registration(
     moving_labels: sitk.Image | None = None,
     write_dicom: WriteDicom | None = None,
     **about: Any,
-) -> Verdict:
+) -> RegistrationVerdict:
     """Write all files of a registration, the JSON report last, so that it marks a complete result.
 
     Args:
@@ -152,7 +152,7 @@ def _write_files(
     pair: str,
     moving_labels: sitk.Image | None,
     about: Mapping[str, Any],
-) -> Verdict:
+) -> RegistrationVerdict:
     write_image(out / MOVED, registration.moved)
     if moving_labels is not None:
         write_image(out / MOVED_LABELS, registration.apply_labels(moving_labels))

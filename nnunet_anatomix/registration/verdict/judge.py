@@ -20,7 +20,7 @@ _MEANING = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class RegistrationVerdict:
     """Verdict on a registration.
 
     Attributes:
@@ -34,7 +34,7 @@ class Verdict:
     levels: dict[str, Level]
 
 
-def judge(measures: Mapping[str, Any]) -> Verdict:
+def judge(measures: Mapping[str, Any]) -> RegistrationVerdict:
     """Judge a registration by its measures; the worst one decides.
 
     Args:
@@ -53,7 +53,7 @@ def judge(measures: Mapping[str, Any]) -> Verdict:
         if levels[criterion.measure] == level
     ]
     why = _MEANING[level] if level == "PASS" else f"{_MEANING[level]}: {'; '.join(beyond)}"
-    return Verdict(level=level, reason=why, levels=levels)
+    return RegistrationVerdict(level=level, reason=why, levels=levels)
 
 
 def judge_measure(criterion: Criterion, value: float | None) -> Level:

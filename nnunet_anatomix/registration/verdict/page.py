@@ -12,7 +12,7 @@ import numpy as np
 from nnunet_anatomix.registration.field_pictures import field_panels
 from nnunet_anatomix.registration.pictures import COLUMNS
 from nnunet_anatomix.registration.verdict.criteria import CRITERIA
-from nnunet_anatomix.registration.verdict.judge import Verdict
+from nnunet_anatomix.registration.verdict.judge import RegistrationVerdict
 from pretraining.common.html_page import PagePicture, encode_png, write_page
 from pretraining.common.versions import VERSION
 
@@ -53,7 +53,7 @@ def write_pair_page(
     path: Path,
     registration: Registration,
     measures: Mapping[str, Any],
-    verdict: Verdict,
+    verdict: RegistrationVerdict,
     views: Mapping[str, list[np.ndarray]],
     *,
     pair: str,
