@@ -29,6 +29,8 @@ def draw_propagations(out: Path, cases: Mapping[str, tuple[Path, Path, Path]]) -
     figure = Figure(figsize=(3.2 * len(COLUMNS), 3.2 * len(cases)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(cases), len(COLUMNS), squeeze=False)
+    for axis, column in zip(axes[0], COLUMNS, strict=True):
+        axis.set_title(column, fontsize=10)
     for row, (title, files) in zip(axes, cases.items(), strict=True):
         # As in radiology: the patient's right is on the left, the front on top.
         images = [sitk.DICOMOrient(sitk.ReadImage(str(file)), "LPS") for file in files]
@@ -42,11 +44,9 @@ def draw_propagations(out: Path, cases: Mapping[str, tuple[Path, Path, Path]]) -
         shown = row[2].imshow(agreement[z], cmap="viridis", vmin=0, vmax=100, aspect=aspect)
         figure.colorbar(shown, ax=row[2], shrink=0.7)
         row[0].set_ylabel(title, fontsize=9)
-        for axis, column in zip(row, COLUMNS, strict=True):
+        for axis in row:
             axis.set_xticks([])
             axis.set_yticks([])
-            if row is axes[0]:
-                axis.set_title(column, fontsize=10)
     with atomic_write(out) as partial:
         figure.savefig(partial, dpi=110, format="png")
 
