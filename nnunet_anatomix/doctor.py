@@ -173,7 +173,8 @@ def _trainers() -> Iterator[Finding]:
 def _weights() -> Iterator[Finding]:
     import torch
 
-    from pretraining.backbone.weights import find_weights, load_weights
+    from pretraining.backbone.find_weights import find_weights
+    from pretraining.backbone.weights import load_weights
 
     path = find_weights()
     weights = load_weights(path)

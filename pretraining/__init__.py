@@ -15,7 +15,7 @@ _MODULES = {
     "UNet": "backbone.unet",
     "UNetConfig": "backbone.unet",
     "Weights": "backbone.weights",
-    "find_weights": "backbone.weights",
+    "find_weights": "backbone.find_weights",
     "load_preset": "presets.loading",
     "load_weights": "backbone.weights",
     "procedural_bank": "templates.procedural",

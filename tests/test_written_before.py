@@ -10,7 +10,8 @@ import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from pretraining.backbone.weights import find_weights, load_weights
+from pretraining.backbone.find_weights import find_weights
+from pretraining.backbone.weights import load_weights
 from pretraining.common.config import read_json
 from pretraining.learning.export import export_run
 from pretraining.learning.train import train

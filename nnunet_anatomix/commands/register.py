@@ -227,7 +227,7 @@ def _load_settings(
     config = solver.config(described)
     if described.feature_weight:
         weights = load_feature_weights(
-            None if descriptors.features == "bundled" else descriptors.features,
+            descriptors.features,
             trust_code=descriptors.trust_code,
             statistics=descriptors.statistics,
         )

@@ -17,7 +17,8 @@ def weights(file: Annotated[str | None, tyro.conf.Positional] = None, json_card:
             Default: ANATOMIX_WEIGHTS, or the bundled file.
         json_card: Print the whole card as JSON, including the training's configuration.
     """
-    from pretraining.backbone.weights import find_weights, load_weights  # imports torch, which --help does not need
+    from pretraining.backbone.find_weights import find_weights
+    from pretraining.backbone.weights import load_weights  # imports torch, which --help does not need
 
     path = find_weights(file)
     loaded = load_weights(path)

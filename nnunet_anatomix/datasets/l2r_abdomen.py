@@ -35,6 +35,7 @@ from nnunet_anatomix.datasets.layout import (
 from nnunet_anatomix.datasets.raw_dataset import SegmentationDataset
 from nnunet_anatomix.datasets.registration_pairs import PairRow, PairSettings, write_pairs
 from pretraining.common.errors import InputError
+from pretraining.imaging.limits import CT_WINDOW_HU
 from pretraining.imaging.scans import read_image
 from pretraining.imaging.writing import write_image
 
@@ -43,7 +44,6 @@ _COUNTS = Counts(training=24, validation=12, test=12)
 _PAIRS, _TUNING_PAIRS = 8, 1
 _MRI, _CT = "0000", "0001"
 _ORGANS = ("liver", "spleen", "right_kidney", "left_kidney")
-CT_WINDOW_HU = (-450.0, 450.0)
 
 FOLDER = "Registration_L2RAbdomenMRCT"
 """Folder in ``nnUNet_raw``, with a name that nnU-Net does not list as a dataset."""

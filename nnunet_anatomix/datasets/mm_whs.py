@@ -32,6 +32,7 @@ from pretraining.backbone.external_weights import load_feature_weights
 from pretraining.common.device import has_bf16_units, resolve_device
 from pretraining.common.errors import InputError
 from pretraining.common.tables import write_csv
+from pretraining.imaging.limits import CT_WINDOW_HU
 from pretraining.imaging.scans import read_image, validate_scan
 from pretraining.imaging.writing import write_image
 
@@ -44,7 +45,6 @@ VALUES = {0: 0, 500: 1, 600: 2, 420: 3, 550: 4, 205: 5, 820: 6, 850: 7, 421: 3}
 Left ventricle, right ventricle, left atrium, right atrium, myocardium, ascending aorta, pulmonary
 artery; 421 is a typo of 420 in the dataset.
 """
-CT_WINDOW_HU = (-450.0, 450.0)
 
 FOLDER = "Registration_MMWHS"
 """Folder in ``nnUNet_raw``, with a name that nnU-Net does not list as a dataset."""

@@ -14,6 +14,7 @@ from pretraining.backbone.statistics import Statistics
 from pretraining.backbone.unet import UNetConfig
 from pretraining.common.config import read_json
 from pretraining.common.errors import InputError
+from pretraining.imaging.limits import CT_WINDOW_HU
 
 DEFAULT_ARCHITECTURE = "anatomix_unet16"
 """Architecture of the bundled weights."""
@@ -27,7 +28,7 @@ class PlanTemplate:
     """Keys that replace those of nnU-Net's configuration: architecture and resampling."""
     geometry: GeometryConfig = field(default_factory=GeometryConfig)
     """Parameters of the rule for spacing, patch and batch."""
-    ct_clip_hu: tuple[float, float] = (-450.0, 450.0)
+    ct_clip_hu: tuple[float, float] = CT_WINDOW_HU
     """Range that CT intensities are clipped to before scaling to [0, 1], Hounsfield units."""
     anatomix: Recipe = field(default_factory=Recipe)
     """Settings of the fine-tuning."""

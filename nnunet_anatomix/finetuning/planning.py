@@ -27,10 +27,11 @@ from nnunet_anatomix.finetuning.memory import GB, training_memory_gb
 from nnunet_anatomix.finetuning.plan_template import DEFAULT_ARCHITECTURE, PlanTemplate, load_template
 from nnunet_anatomix.finetuning.recipe import BLOCK, Recipe
 from nnunet_anatomix.finetuning.stock_plan import stock_plan
+from pretraining.backbone.find_weights import find_weights
 from pretraining.backbone.statistics import DEFAULT as DEFAULT_STATISTICS
 from pretraining.backbone.statistics import Statistics, match_architecture
 from pretraining.backbone.unet import UNetConfig
-from pretraining.backbone.weights import find_weights, load_weights
+from pretraining.backbone.weights import load_weights
 from pretraining.common.atomic import write_text
 from pretraining.common.config import from_dict, to_dict
 from pretraining.common.errors import InputError

@@ -6,9 +6,10 @@ import os
 
 from nnunet_anatomix.finetuning.network import AnatomixNetwork
 from nnunet_anatomix.finetuning.recipe import Recipe
+from pretraining.backbone.find_weights import find_weights
 from pretraining.backbone.statistics import match_architecture
 from pretraining.backbone.transfer import TransferReport, transfer
-from pretraining.backbone.weights import Weights, find_weights, load_weights
+from pretraining.backbone.weights import Weights, load_weights
 from pretraining.common.errors import InputError
 
 

@@ -17,11 +17,9 @@ from pretraining.common.errors import InputError
 from pretraining.imaging.dataset_json import DATASET_FILE, IGNORE, DatasetJson
 from pretraining.imaging.grids import ROUNDED_HEADERS_VOX, same_grid
 from pretraining.imaging.label_files import label_map
+from pretraining.imaging.limits import CT_WINDOW_HU
 from pretraining.imaging.rejection import Rejected
 from pretraining.imaging.scans import read_image, validate_labels, validate_scan
-
-_CT_CLIP: Clip = (-450.0, 450.0)
-"""Intensity range in which CT is compared, HU (the paper's, Sec. 4.1)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +47,7 @@ class LabelledScans:
     @property
     def clips(self) -> tuple[Clip | None, ...]:
         """Intensity range of each channel: that of soft tissue for CT."""
-        return tuple(_CT_CLIP if name.upper() == "CT" else None for name in self.description.channel_names)
+        return tuple(CT_WINDOW_HU if name.upper() == "CT" else None for name in self.description.channel_names)
 
     def files(self, name: str) -> list[Path]:
         """Return the files of a case: channels, then labels."""

@@ -23,8 +23,6 @@ Scan = Any
 """Image of SimpleITK or nibabel, file, or (X, Y, Z) array of numpy or torch."""
 Features = str | Path | FeatureWeights | UNet | ExternalNetwork | None
 """Name or file of weights, weights, network, or None for MIND-SSC alone."""
-BUNDLED_FEATURES = "bundled"
-"""Name of the weights that ``ANATOMIX_WEIGHTS`` names, else the bundled ones."""
 _ACCEPTED = "an image of SimpleITK or nibabel, a file, or an array (X, Y, Z) of numpy or torch"
 
 
@@ -83,15 +81,15 @@ def load_features(features: Features) -> FeatureWeights | UNet | ExternalNetwork
     """Load features from their name.
 
     Args:
-        features: Name as in :func:`~pretraining.backbone.weights.find_weights`,
-            :data:`BUNDLED_FEATURES`, or what is returned as it is.
+        features: Name as in :func:`~pretraining.backbone.find_weights.find_weights`,
+            such as ``bundled``, or what is returned as it is.
 
     Raises:
         InputError: If there are no such weights, or they cannot be used.
     """
     if not isinstance(features, str | Path):
         return features
-    return load_feature_weights(None if features == BUNDLED_FEATURES else str(features))
+    return load_feature_weights(str(features))
 
 
 def _array(values: np.ndarray | torch.Tensor) -> np.ndarray:

@@ -19,9 +19,10 @@ from nnunet_anatomix.registration.start.precise import refine_by_information
 from nnunet_anatomix.registration.timing import time_stage
 from pretraining.backbone.external import ExternalNetwork
 from pretraining.backbone.feature_network import FeatureNetwork, FeatureWeights
+from pretraining.backbone.find_weights import find_weights
 from pretraining.backbone.inference import Clip
 from pretraining.backbone.unet import UNet
-from pretraining.backbone.weights import find_weights, load_weights
+from pretraining.backbone.weights import load_weights
 from pretraining.common.errors import InputError
 from pretraining.imaging.grids import coverage, image_tensor, near_isotropic_grid, resample_image
 from pretraining.imaging.scans import validate_labels

@@ -9,6 +9,7 @@ from nnunet_anatomix.reproduce.plan import Step, TunedFlags
 from nnunet_anatomix.reproduce.settings import Settings
 from nnunet_anatomix.reproduce.sources import PairSource, SegmentationSource
 from nnunet_anatomix.study.runs import start_name
+from pretraining.backbone.find_weights import resolve_weights
 
 SEARCH_FLAGS = {
     "smoothness": "--smoothness",
@@ -111,7 +112,7 @@ def register_step(
         source: Pairs.
         method: Name of the method, and of its folder.
         solver: Flag ``--solver``.
-        features: Flag ``--features``. Default: the bundled weights.
+        features: Flag ``--features``. Default: ``ANATOMIX_WEIGHTS``, else the bundled weights.
         tuned: Settings that a search found. Default: those of ``register``.
         program: Flag ``--program``. Default: the solver.
         after: Steps that must be finished first.
@@ -121,7 +122,7 @@ def register_step(
     """
     command: list[str | Path | TunedFlags] = ["nnunet-anatomix", "register", "--pairs", source.folder / "test.csv"]
     command += ["--out", register_folder(settings, source, method), "--solver", solver, "--init", source.settings.init]
-    command += ["--features", "bundled" if features is None else features]
+    command += ["--features", resolve_weights()[1] if features is None else features]
     command += ["--overlap", f"{settings.scale.overlap:g}", *_clip_flags(source)]
     command += [tuned] if tuned is not None else []
     command += ["--program", program] if program is not None else []

@@ -11,6 +11,7 @@ from nnunet_anatomix.datasets.catalog import SEGMENTATION
 from nnunet_anatomix.datasets.registration_pairs import PAIRS_FILE, PairSettings, read_pair_settings
 from nnunet_anatomix.reproduce.settings import Settings
 from pretraining.common.errors import InputError
+from pretraining.imaging.limits import CT_WINDOW_HU
 
 _UNPUBLISHED = {"wufetal": "WUFetal"}
 """Names of datasets that were never published → titles in the paper."""
@@ -119,8 +120,8 @@ def _training_cases(folder: Path) -> int:
 
 def _pair_source(settings: Settings, name: str) -> PairSource:
     known = {
-        "l2r-abdomen": (l2r_abdomen.FOLDER, "L2RAb", l2r_abdomen.CT_WINDOW_HU),
-        "mm-whs": (mm_whs.FOLDER, "MM-WHS", mm_whs.CT_WINDOW_HU),
+        "l2r-abdomen": (l2r_abdomen.FOLDER, "L2RAb", CT_WINDOW_HU),
+        "mm-whs": (mm_whs.FOLDER, "MM-WHS", CT_WINDOW_HU),
     }
     if name in known:
         folder_name, title, window = known[name]

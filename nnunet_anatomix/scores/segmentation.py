@@ -91,28 +91,19 @@ def score_case(
     if IGNORE in structures:
         is_scored = ~np.isin(truth, structures[IGNORE])
         prediction, truth = prediction * is_scored, truth * is_scored
-    dice, distance = dice_by_label(truth, prediction), hd95_mm_by_label(truth, prediction, spacing_mm)
-    structure_labels = {label for labels in structures.values() for label in labels}
+    named = {label for labels in structures.values() for label in labels}
+    found = np.union1d(np.unique(truth), np.unique(prediction)).astype(int).tolist()
+    unnamed = {str(label): (label,) for label in found if label > 0 and label not in named}
+    scored = {name: labels for name, labels in {**structures, **unnamed}.items() if name != IGNORE}
+    dice = dice_by_structure(truth, prediction, scored)
+    distance_mm = hd95_mm_by_label(truth, prediction, spacing_mm)
     scores = []
-    for name, labels in {
-        **structures,
-        **{str(label): (label,) for label in dice if label not in structure_labels},
-    }.items():
-        if name == IGNORE:
-            continue
-        (label, *others), structure_dice, structure_distance = labels, dice, distance
-        if others:
-            true, predicted = (np.where(np.isin(volume, labels), label, 0) for volume in (truth, prediction))
-            structure_dice = dice_by_label(true, predicted)
-            structure_distance = hd95_mm_by_label(true, predicted, spacing_mm)
-        scores.append(
-            CaseScore(
-                case=case,
-                label=name,
-                dice=structure_dice.get(label, nan),
-                hd95_mm=structure_distance.get(label, nan),
-            )
-        )
+    for name, labels in scored.items():
+        if len(labels) > 1:
+            distance = hd95_mm_by_label(*_masks(labels, truth, prediction), spacing_mm=spacing_mm).get(1, nan)
+        else:
+            distance = distance_mm.get(labels[0], nan)
+        scores.append(CaseScore(case=case, label=name, dice=dice[name], hd95_mm=distance))
     return scores
 
 
@@ -132,9 +123,13 @@ def dice_by_structure(truth: np.ndarray, prediction: np.ndarray, structures: Str
         if len(labels) == 1:
             found[name] = single.get(labels[0], nan)
             continue
-        maps = (np.isin(volume, labels).astype(np.uint8) for volume in (truth, prediction))
-        found[name] = dice_by_label(*maps).get(1, nan)
+        found[name] = dice_by_label(*_masks(labels, truth, prediction)).get(1, nan)
     return found
+
+
+def _masks(labels: Sequence[int], truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the masks of a region in both maps, 1 inside."""
+    return np.isin(truth, labels).astype(np.uint8), np.isin(prediction, labels).astype(np.uint8)
 
 
 def markdown(scores: Sequence[CaseScore]) -> str:

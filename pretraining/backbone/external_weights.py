@@ -13,19 +13,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from pretraining.backbone.external import ExternalConfig, ExternalNetwork, NetworkSpec
+from pretraining.backbone.find_weights import HUB, find_weights, resolve_weights
 from pretraining.backbone.published_vit import build_published_vit
 from pretraining.backbone.statistics import DEFAULT as DEFAULT_STATISTICS
 from pretraining.backbone.statistics import Statistics, with_statistics
 from pretraining.backbone.tensor_files import check_state, load_tensor_file
-from pretraining.backbone.weights import (
-    HUB,
-    IsPublishedViT,
-    Weights,
-    find_weights,
-    load_weights,
-    resolve_weights,
-    tensors_sha256,
-)
+from pretraining.backbone.weights import IsPublishedViT, Weights, load_weights, tensors_sha256
 from pretraining.common.config import read_json
 from pretraining.common.errors import InputError
 
@@ -58,7 +51,7 @@ def load_feature_weights(
     """Load backbone weights, the published ViT, or a network that a ``.json`` file describes.
 
     Args:
-        name: Name of the weights, see :func:`~pretraining.backbone.weights.find_weights`.
+        name: Name of the weights, see :func:`~pretraining.backbone.find_weights.find_weights`.
         trust_code: Whether to allow a ``.json`` file from the hub, or one that names code other
             than a network class.
         statistics: Statistics for batch normalization of backbone weights, see

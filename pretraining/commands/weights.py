@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 import tyro
 
 from pretraining.backbone.external_weights import load_feature_weights
-from pretraining.backbone.weights import export_published, find_weights, load_weights, save_weights
+from pretraining.backbone.find_weights import find_weights
+from pretraining.backbone.weights import export_published, load_weights, save_weights
 from pretraining.bank.template_bank import TemplateBank
 from pretraining.commands.defaults import Switch
 from pretraining.common.device import resolve_device

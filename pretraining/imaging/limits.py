@@ -1,4 +1,4 @@
-"""Limits of valid image files; values beyond them indicate a damaged or malicious header."""
+"""Limits of valid image files, beyond which a header is damaged, and of intensities."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ LARGEST_INFLATION = 1032
 """Largest compression factor of deflate, the algorithm of gzip and zlib."""
 TEXT_HEADER_BYTES = 2**20
 """Longest header of NRRD or MetaImage, bytes."""
+CT_WINDOW_HU = (-450.0, 450.0)
+"""Intensities to which the paper clips CT, for registration and for fine-tuning, HU."""
 
 
 def check_spacing(spacing_mm: float | None, name: str = "spacing") -> None:

@@ -15,6 +15,7 @@ from torch.nn import functional
 from pretraining.common.errors import InputError
 from pretraining.common.random import sample_generator
 from pretraining.imaging.dataset_json import DATASET_FILE, read_dataset_json
+from pretraining.imaging.limits import CT_WINDOW_HU
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +33,6 @@ NEAR_MM = 10.0
 """
 LIMB_SPACING_MM = 1.5
 """Voxel spacing of resampled limb images, mm."""
-CT_CLIP_HU = (-450.0, 450.0)
-"""Range to which CT images are clipped, HU."""
 _CT_TISSUE_HU = -300.0
 _MR_TISSUE = 0.05
 """Lower bound of tissue as a share of the MR image's 99th percentile."""
@@ -195,7 +194,7 @@ def read_limbs(folder: Path, *, count: int = COUNT, seed: int = 0) -> Iterator[A
 def _read_limb(collection: str, case: str, files: dict[str, Path], count: int, seed: int, index: int) -> AlignedImages:
     images, spacing = _read_on_one_grid(files)
     other = next(name for name in files if name != "ct")
-    images["ct"] = images["ct"].clamp(*CT_CLIP_HU)
+    images["ct"] = images["ct"].clamp(*CT_WINDOW_HU)
     shape = images["ct"].shape
     extent = [side * step for side, step in zip(shape, spacing, strict=True)]
     sides = [max(1, round(length / LIMB_SPACING_MM)) for length in extent]

@@ -29,7 +29,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from nnunet_anatomix.registration.descriptors import DescriptorConfig, Scan, describe
-from pretraining.backbone.weights import find_weights, load_weights
+from pretraining.backbone.find_weights import find_weights
+from pretraining.backbone.weights import load_weights
 from pretraining.imaging.grids import image_tensor
 
 SHIFT_VOX, REACH_VOX = 4, 8

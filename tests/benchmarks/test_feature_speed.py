@@ -16,9 +16,10 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
+from pretraining.backbone.find_weights import find_weights
 from pretraining.backbone.inference import sliding_window_features, whole_volume_features
 from pretraining.backbone.unet import UNet
-from pretraining.backbone.weights import find_weights, load_weights
+from pretraining.backbone.weights import load_weights
 from pretraining.imaging.grids import image_tensor, resample_isotropic
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,8 @@ from nnunet_anatomix.finetuning.network import AnatomixNetwork
 from nnunet_anatomix.finetuning.plan_template import load_template
 from nnunet_anatomix.finetuning.transfer import start_from
 from pretraining.backbone.external_weights import load_feature_weights
-from pretraining.backbone.weights import find_weights, load_weights
+from pretraining.backbone.find_weights import find_weights
+from pretraining.backbone.weights import load_weights
 
 
 def test_features_with_own_statistics_are_those_of_instance_normalization():

@@ -15,9 +15,11 @@ from monai.data import MetaTensor
 
 from nnunet_anatomix import register
 from nnunet_anatomix.registration.config import RegistrationConfig
-from nnunet_anatomix.registration.inputs import BUNDLED_FEATURES, load_features, to_itk
+from nnunet_anatomix.registration.inputs import load_features, to_itk
 from nnunet_anatomix.registration.solvers.convexadam import ConvexAdamConfig
+from pretraining.backbone.find_weights import DEFAULT_WEIGHTS, bundled_weights
 from pretraining.backbone.unet import UNet, UNetConfig
+from pretraining.backbone.weights import load_weights
 from pretraining.common.errors import InputError
 from pretraining.imaging.orientation import ras_affine
 
@@ -116,7 +118,8 @@ def test_features_are_names_weights_or_networks(weights_file, monkeypatch):
     net = UNet(UNetConfig(width=4, poolings=1))
     assert load_features(net) is net
     monkeypatch.setenv("ANATOMIX_WEIGHTS", str(weights_file))
-    assert load_features(BUNDLED_FEATURES).sha256 == load_features(weights_file).sha256
+    assert load_features("bundled").sha256 == load_weights(bundled_weights()[DEFAULT_WEIGHTS]).sha256
+    assert load_features(weights_file).sha256 == load_weights(weights_file).sha256
     with pytest.raises(InputError, match="no such file"):
         load_features("gone.safetensors")
 

@@ -20,8 +20,9 @@ from nnunet_anatomix.registration.register import Registration, register
 from nnunet_anatomix.registration.solvers.convexadam import ConvexAdamConfig
 from nnunet_anatomix.registration.warp import displacement_of, identity, invert, itk_transform, warp
 from nnunet_anatomix.registration.writing import measure, write_registration
+from pretraining.backbone.find_weights import find_weights
 from pretraining.backbone.unet import UNet, UNetConfig
-from pretraining.backbone.weights import find_weights, load_weights
+from pretraining.backbone.weights import load_weights
 from pretraining.common.errors import InputError
 from pretraining.imaging.grids import image_tensor, near_isotropic_grid, resample_image, tensor_image
 

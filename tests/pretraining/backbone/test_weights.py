@@ -10,9 +10,10 @@ import sys
 import pytest
 import torch
 
+from pretraining.backbone.find_weights import find_weights
 from pretraining.backbone.transfer import transfer
 from pretraining.backbone.unet import UNet, UNetConfig
-from pretraining.backbone.weights import export_published, find_weights, load_weights, save_weights
+from pretraining.backbone.weights import export_published, load_weights, save_weights
 from pretraining.common.errors import InputError
 
 TINY = UNetConfig(width=2, poolings=2, out_channels=3)
@@ -209,7 +210,7 @@ def test_the_hubs_cache_serves_offline(weights_file, tmp_path):
     cached = folder / "snapshots" / COMMIT / "tiny.safetensors"
     cached.write_bytes(weights_file.read_bytes())
     program = (
-        "import sys; from pretraining.backbone.weights import find_weights; "
+        "import sys; from pretraining.backbone.find_weights import find_weights; "
         "print(*map(find_weights, sys.argv[1:]), sep='\\n')"
     )
 

@@ -18,7 +18,8 @@ from nnunet_anatomix.registration.register import register
 from nnunet_anatomix.registration.start.affine import Stage
 from nnunet_anatomix.registration.start.initial import Start, best_start, file_start, header_start
 from nnunet_anatomix.registration.warp import displacement_of, itk_transform
-from pretraining.backbone.weights import find_weights, load_weights
+from pretraining.backbone.find_weights import find_weights
+from pretraining.backbone.weights import load_weights
 from pretraining.common.errors import InputError
 from pretraining.imaging.grids import image_tensor, resample_image, tensor_image
 
