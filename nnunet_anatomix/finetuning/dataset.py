@@ -20,11 +20,12 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from tqdm import tqdm
 
+from nnunet_anatomix.finetuning.description import require_labels, require_reader
 from pretraining.common.child import hides_progress_bars
 from pretraining.common.errors import InputError
 from pretraining.common.processes import available_cores, imap_unordered
 from pretraining.common.triple import triple
-from pretraining.imaging.dataset_json import DATASET_FILE, IGNORE, DatasetJson, read_dataset_json
+from pretraining.imaging.dataset_json import DATASET_FILE, read_dataset_json
 from pretraining.imaging.grids import ROUNDED_HEADERS_VOX, Grid, corner_distance_vox, same_grid
 from pretraining.imaging.integrity import check_file, require_volume
 from pretraining.imaging.limits import SANE_SPACING_MM
@@ -54,8 +55,8 @@ def find_dataset(dataset: str) -> RawDataset:
         dataset: ID or name.
 
     Raises:
-        InputError: If nnU-Net's folders, ``dataset.json``, labels, channels or files are missing or
-            do not fit.
+        InputError: If nnU-Net's folders, ``dataset.json``, labels, channels, reader or files are
+            missing or do not fit.
     """
     for variable, root in (("nnUNet_raw", nnUNet_raw), ("nnUNet_preprocessed", nnUNet_preprocessed)):
         if not root.get():
@@ -73,6 +74,8 @@ def find_dataset(dataset: str) -> RawDataset:
     channels, ending = len(dataset_json.channel_names), dataset_json.file_ending
     description = {"channel_names": dataset_json.content.get("modality"), **dataset_json.content}
     require_labels(name, description)
+    require_reader(name, description)
+    _refuse_files_of_macos(folder / "imagesTr", ending)
     cases = (
         get_filenames_of_train_images_and_targets(str(folder), description) if _has_images(folder, description) else {}
     )
@@ -259,36 +262,14 @@ def _to_line(error: Exception) -> str:
     return (" ".join(str(error).split()) or type(error).__name__)[-200:]
 
 
+def _refuse_files_of_macos(folder: Path, ending: str) -> None:
+    """Refuse ``._NAME`` beside scans, which nnU-Net takes for scans."""
+    if found := sorted(path.name for path in folder.glob(f"._*{ending}")):
+        raise InputError(
+            f"{folder}: {len(found)} files are no scans but macOS's notes on scans, the first is '{found[0]}'; "
+            f"nnU-Net takes them for cases, so remove them: find {folder.parent} -name '._*' -delete"
+        )
+
+
 def _has_images(folder: Path, description: Mapping[str, Any]) -> bool:
     return "dataset" in description or (folder / "imagesTr").is_dir()
-
-
-def require_labels(dataset_name: str, description: Mapping[str, Any]) -> None:
-    """Check that nnU-Net can train on the labels of ``dataset.json``.
-
-    Args:
-        dataset_name: Name of the dataset, for messages.
-        description: Content of ``dataset.json``.
-
-    Raises:
-        InputError: Unless labels are names with consecutive numbers, with a background of 0, at
-            least one foreground label, the ignore label last, and for regions a matching order of
-            classes.
-    """
-    where = f"dataset.json of {dataset_name}"
-    dataset_json = DatasetJson(where=where, content=description)
-    dataset_json.require_background()
-    if not dataset_json.foreground:
-        raise InputError(f"{dataset_name} has no foreground label in dataset.json; fine-tuning needs one")
-    known = {0}.union(*dataset_json.foreground.values())
-    if IGNORE in dataset_json.labels and (found := description["labels"][IGNORE]) != max(known) + 1:
-        raise InputError(
-            f"{where}: expected {max(known) + 1} for the label ignore, after all others, found {found}; "
-            "renumber the labels"
-        )
-    if dataset_json.has_regions:
-        dataset_json.require_region_numbers()
-    elif known != set(range(len(known))):
-        raise InputError(
-            f"{where}: expected the labels 0 to {len(known) - 1}, found {sorted(known)}; renumber them without gaps"
-        )

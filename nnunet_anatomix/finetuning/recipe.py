@@ -24,6 +24,10 @@ Dataset901 (docs/results.md).
 """
 
 
+MIN_EPOCHS = 10
+"""About the fewest epochs of a training: nnU-Net writes checkpoints only between epochs."""
+
+
 def default_learning_rate(iterations: int) -> float:
     """Return the learning rate for a number of iterations.
 
@@ -67,7 +71,7 @@ class Recipe:
     iterations: int = PAPER_ITERATIONS
     """Optimizer steps in total. ``ANATOMIX_ITERATIONS`` takes precedence."""
     iterations_per_epoch: int = 250
-    """Steps between two checkpoints; the last epoch may be shorter."""
+    """Most steps between two checkpoints; trainings shorter than ten such epochs have about ten."""
     optimizer: AdamConfig = field(default_factory=AdamConfig)
     """Settings of the optimizer."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -85,13 +89,18 @@ class Recipe:
         return default_learning_rate(self.iterations) if rate is None else rate
 
     @property
+    def epoch_length(self) -> int:
+        """Steps of every epoch but the last, which may be shorter."""
+        return min(self.iterations_per_epoch, math.ceil(self.iterations / MIN_EPOCHS))
+
+    @property
     def epochs(self) -> int:
         """Number of nnU-Net's epochs; each ends with validation and a checkpoint."""
-        return -(-self.iterations // self.iterations_per_epoch)
+        return math.ceil(self.iterations / self.epoch_length)
 
     def iterations_in(self, epoch: int) -> int:
         """Return the steps of ``epoch``, counted from 0; their sum is :attr:`iterations`."""
-        return min(self.iterations_per_epoch, self.iterations - epoch * self.iterations_per_epoch)
+        return min(self.epoch_length, self.iterations - epoch * self.epoch_length)
 
 
 def read_recipe(plan: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> Recipe:

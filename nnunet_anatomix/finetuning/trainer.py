@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,12 +12,10 @@ import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetBaseDataset
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.file_path_utilities import get_output_folder
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 from torch.optim import Adam, Optimizer
-from tqdm import tqdm
 
 from nnunet_anatomix.finetuning.augmentation.pipeline import (
     channel_modalities,
@@ -25,15 +23,16 @@ from nnunet_anatomix.finetuning.augmentation.pipeline import (
     finetuning_augmentation,
     initial_patch_size,
 )
-from nnunet_anatomix.finetuning.dataset import require_labels
+from nnunet_anatomix.finetuning.base_trainer import BaseTrainer
+from nnunet_anatomix.finetuning.description import require_labels
 from nnunet_anatomix.finetuning.network import AnatomixNetwork
-from nnunet_anatomix.finetuning.nnunet_guard import StoppedByInput, exit_on_bad_input
-from nnunet_anatomix.finetuning.recipe import integer_variable, read_recipe
+from nnunet_anatomix.finetuning.nnunet_guard import exit_on_bad_input
+from nnunet_anatomix.finetuning.prediction_input import check_prediction_input
+from nnunet_anatomix.finetuning.recipe import read_recipe
 from nnunet_anatomix.finetuning.schedule import RatePerIteration, parameter_groups
 from nnunet_anatomix.finetuning.splits import STOCK_FOLDS, few_shot_splits
 from nnunet_anatomix.finetuning.transfer import load_initial_weights, start_from
-from pretraining.common.atomic import NotWritten, atomic_write, write_text
-from pretraining.common.child import hides_progress_bars
+from pretraining.common.atomic import write_text
 from pretraining.common.errors import InputError
 
 NETWORK = f"{AnatomixNetwork.__module__}.{AnatomixNetwork.__qualname__}"
@@ -59,7 +58,7 @@ def backbone_kwargs(configuration: ConfigurationManager) -> dict[str, Any]:
     return configuration.network_arch_init_kwargs if configuration.network_arch_class_name == NETWORK else {}
 
 
-class AnatomixTrainer(nnUNetTrainer):
+class AnatomixTrainer(BaseTrainer):
     """Trainer that fine-tunes the pretrained backbone on any 3D plan, including stock plans.
 
     Settings are read from the plan's ``anatomix`` block
@@ -86,7 +85,6 @@ class AnatomixTrainer(nnUNetTrainer):
     ) -> None:
         # Check all input first: nnU-Net's constructor creates the output folder.
         self.recipe = read_recipe(plans)
-        self.seed = integer_variable("ANATOMIX_SEED", os.environ, least=0)
         require_labels(plans["dataset_name"], dataset_json)
         if configuration not in plans["configurations"]:
             raise InputError(
@@ -108,13 +106,10 @@ class AnatomixTrainer(nnUNetTrainer):
         self.weight_decay = self.recipe.optimizer.weight_decay
         self.modalities = channel_modalities(self.configuration_manager.normalization_schemes)
         self.oversample_foreground_percent = self.recipe.augmentation.foreground_share(self.modalities)
-        self.num_epochs = self.recipe.epochs
-        self.num_iterations_per_epoch = self.recipe.iterations_in(0)
-        self.num_val_iterations_per_epoch = max(1, self.num_iterations_per_epoch // 5)
+        self.set_length(self.recipe)
         self.enable_deep_supervision = False
         self.save_every = 1
         self._restores = False
-        self._progress = tqdm(disable=True)
 
     @staticmethod
     @exit_on_bad_input
@@ -136,16 +131,13 @@ class AnatomixTrainer(nnUNetTrainer):
             num_output_channels: Output channels of the segmentation head.
             enable_deep_supervision: Also return logits at the coarser decoder levels.
         """
+        check_prediction_input(sys.argv)  # prediction has no other line of code of ours
         backbone = backbone_kwargs(configuration_manager)
         return AnatomixNetwork(num_input_channels, num_output_channels, enable_deep_supervision, **backbone)
 
     @exit_on_bad_input
     def initialize(self) -> None:
         """Initialize as stock, then load the pretrained weights unless a checkpoint is restored."""
-        if self.seed is not None:
-            # nnU-Net uses the global random states.
-            torch.manual_seed(self.seed)
-            np.random.seed(self.seed)  # noqa: NPY002
         super().initialize()
         if self.starts_pretrained and not self._restores:
             where, weights = load_initial_weights(self.recipe)
@@ -158,49 +150,11 @@ class AnatomixTrainer(nnUNetTrainer):
         self._restores = True
         super().load_checkpoint(filename_or_checkpoint)
 
-    def save_checkpoint(self, filename: str) -> None:
-        """Save a stock checkpoint atomically.
-
-        A training that stops while writing resumes from the previous checkpoint.
-
-        Args:
-            filename: Path of the checkpoint.
-        """
-        if self.local_rank != 0 or self.disable_checkpointing:
-            super().save_checkpoint(filename)
-            return
-        try:
-            with atomic_write(filename) as partial:
-                super().save_checkpoint(str(partial))
-        except NotWritten as error:  # the previous checkpoint still exists
-            raise StoppedByInput(f"Error: {error}") from None
-
     def configure_optimizers(self) -> tuple[Optimizer, RatePerIteration]:
         recipe, optimizer = self.recipe, self.recipe.optimizer
         groups = parameter_groups(self.network, recipe.schedule, self.initial_lr)
         adam = Adam(groups, betas=optimizer.betas, weight_decay=optimizer.weight_decay)
-        return adam, RatePerIteration(adam, recipe.schedule, recipe.iterations, recipe.iterations_per_epoch)
-
-    def on_train_epoch_start(self) -> None:
-        super().on_train_epoch_start()
-        self.num_iterations_per_epoch = self.recipe.iterations_in(self.current_epoch)
-        # An epoch takes minutes on a CPU, and stock training prints nothing before its end.
-        self._progress = tqdm(
-            total=self.num_iterations_per_epoch,
-            desc=f"epoch {self.current_epoch} of {self.num_epochs}",
-            unit="iteration",
-            leave=False,
-            disable=hides_progress_bars() if self.local_rank == 0 else True,
-        )
-
-    def train_step(self, batch: dict) -> dict:
-        output = super().train_step(batch)
-        self._progress.update()
-        return output
-
-    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
-        self._progress.close()
-        super().on_train_epoch_end(train_outputs)
+        return adam, RatePerIteration(adam, recipe.schedule, recipe.iterations, recipe.epoch_length)
 
     @exit_on_bad_input
     def do_split(self) -> tuple[list[str], list[str]]:

@@ -21,7 +21,9 @@ def test_defaults_are_the_papers():
     assert (recipe.iterations, recipe.epochs, recipe.learning_rate) == (37_500, 150, 2e-4)
 
 
-@pytest.mark.parametrize("iterations, epochs", [(1, 1), (20, 1), (250, 1), (251, 2), (600, 3), (37_500, 150)])
+@pytest.mark.parametrize(
+    "iterations, epochs", [(1, 1), (4, 4), (20, 10), (251, 10), (600, 10), (2_600, 11), (37_500, 150)]
+)
 def test_epochs_add_up_to_the_iterations(iterations, epochs):
     recipe = read_recipe({}, {"ANATOMIX_ITERATIONS": str(iterations)})
     steps = [recipe.iterations_in(epoch) for epoch in range(recipe.epochs)]

@@ -11,6 +11,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_anatomix.finetuning.base_trainer import rank_seed
 from nnunet_anatomix.finetuning.nnunet_guard import StoppedByInput
 from nnunet_anatomix.finetuning.recipe import default_learning_rate
 from nnunet_anatomix.finetuning.stock import AnatomixTrainerStock
@@ -97,17 +98,61 @@ def test_scratch_differs_only_in_the_weights(hippocampus, weights_file, monkeypa
 
 
 def test_the_trainer_applies_the_recipe(hippocampus, monkeypatch):
-    monkeypatch.setenv("ANATOMIX_ITERATIONS", "260")
+    monkeypatch.setenv("ANATOMIX_ITERATIONS", "254")
     trainer = trainer_of(hippocampus, batch=None)
     trainer.initialize()
-    assert (trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch) == (2, 250, 50)
+    assert (trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch) == (10, 26, 5)
     assert trainer.batch_size == 4 and not trainer.enable_deep_supervision
     assert isinstance(trainer.optimizer, torch.optim.Adam) and trainer.optimizer.param_groups[0]["lr"] == pytest.approx(
-        default_learning_rate(260)
+        default_learning_rate(254)
     )
-    trainer.current_epoch = 1
+    trainer.current_epoch = 9
     trainer.on_train_epoch_start()
-    assert trainer.num_iterations_per_epoch == 10
+    assert trainer.num_iterations_per_epoch == 20
+
+
+def test_ranks_draw_different_batches_from_one_seed(hippocampus, monkeypatch):
+    monkeypatch.setenv("ANATOMIX_SEED", "11")
+    draws = set()
+    for rank in (0, 1, 2):
+        trainer = trainer_of(hippocampus)
+        trainer.local_rank = rank
+        trainer.initialize()
+        draws.add((float(np.random.rand()), float(torch.rand(1))))  # noqa: NPY002
+    assert len(draws) == 3
+    assert rank_seed(11, 0) == 11 and rank_seed(11, 1) == rank_seed(11, 1) != rank_seed(12, 1)
+
+
+@pytest.mark.parametrize("kind", [AnatomixTrainer, AnatomixTrainerStock])
+def test_the_log_has_a_line_a_minute_and_no_plotting_error(hippocampus, monkeypatch, kind, capsys):
+    monkeypatch.setenv("ANATOMIX_ITERATIONS", "40")
+    plans = "nnUNetAnatomixPlans" if kind is AnatomixTrainer else "nnUNetPlans"
+    trainer = trainer_of(hippocampus, kind=kind, plans=plans, fold="all")
+    monkeypatch.setattr(nnUNetTrainer, "train_step", lambda self, batch: {"loss": np.float32(0.25)})
+    seconds = iter(range(0, 10_000, 25))
+    monkeypatch.setattr("nnunet_anatomix.finetuning.base_trainer.monotonic", lambda: next(seconds))
+    trainer.on_train_start()
+    trainer.on_train_epoch_start()
+    for _ in range(4):
+        trainer.train_step({})
+    lines = [line for line in log_of(trainer).splitlines() if "iteration" in line and "loss" in line]
+    assert len(lines) == 1 and "epoch 0 of 10: iteration 3 of 4, 25 s each, loss 0.2500" in lines[0]
+    assert lines[0].split(": ", 1)[1].strip() in capsys.readouterr().out, "a log without a terminal has the line too"
+    assert "Unable to plot" not in log_of(trainer) and "hiddenlayer" not in log_of(trainer)
+
+
+@pytest.mark.parametrize("kind", [AnatomixTrainer, AnatomixTrainerStock])
+def test_fold_all_is_validated_only_on_request(hippocampus, monkeypatch, kind):
+    validated = []
+    monkeypatch.setattr(nnUNetTrainer, "perform_actual_validation", lambda self, *_: validated.append(self.fold))
+    for fold, trains in (("all", False), ("all", True), (0, True)):
+        trainer = trainer_of(hippocampus, kind=kind, fold=fold)
+        if trains:
+            monkeypatch.setattr(nnUNetTrainer, "on_train_start", lambda self: None)
+            trainer.on_train_start()
+        trainer.perform_actual_validation()
+        assert ("so it is not validated" in log_of(trainer)) is (trains and fold == "all")
+    assert validated == ["all", 0]
 
 
 def test_same_seed_same_batches_and_same_losses(hippocampus, monkeypatch):

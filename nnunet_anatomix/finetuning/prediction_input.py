@@ -1,0 +1,58 @@
+"""Check of the scans of ``nnUNetv2_predict``, before it reads them.
+
+ITK turns NaN of NIfTI files into 0, and a NaN of other formats makes all of a scan background.
+nnU-Net then writes a result without a word.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from pretraining.common.errors import InputError
+from pretraining.imaging.integrity import check_file
+from pretraining.imaging.rejection import Rejected
+
+_PROGRAM = "nnUNetv2_predict"
+_SCAN = re.compile(r"(?P<case>.+)_\d{4}\.\w+(\.gz)?")
+
+
+def check_prediction_input(command: Sequence[str]) -> None:
+    """Check the scans that a command line of ``nnUNetv2_predict`` names; others are ignored.
+
+    Args:
+        command: Program and arguments, as in ``sys.argv``.
+
+    Raises:
+        InputError: If a scan is damaged, or holds NaN or infinite voxels. The message names it.
+    """
+    if not command or not Path(command[0]).name.startswith(_PROGRAM):
+        return
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-i", type=Path)
+    parser.add_argument("-num_parts", type=int, default=1)
+    parser.add_argument("-part_id", type=int, default=0)
+    request, _ = parser.parse_known_args(command[1:])
+    if request.i is None or not request.i.is_dir():
+        return
+    files: dict[str, list[Path]] = {}
+    for path in sorted(request.i.iterdir()):
+        if match := _SCAN.fullmatch(path.name):
+            files.setdefault(match["case"], []).append(path)
+    for case in sorted(files)[request.part_id :: request.num_parts]:
+        for path in files[case]:
+            _check(path)
+
+
+def _check(path: Path) -> None:
+    if path.name.startswith("._"):
+        raise InputError(
+            f"{path} is no scan but macOS's notes on one, and nnU-Net takes it for a case; "
+            f"remove such files: find {path.parent} -name '._*' -delete"
+        )
+    try:
+        check_file(path)
+    except Rejected as reason:
+        raise InputError(f"{path}: {reason}") from None
