@@ -42,6 +42,7 @@ def study(
     patch: tuple[int, int, int] | None = None,
     spacing: tuple[float, float, float] | None = None,
     device: Device = "auto",
+    keep: bool = False,
 ) -> None:
     """Compare initial weights and numbers of labelled scans by their Dice on held-out scans.
 
@@ -60,6 +61,7 @@ def study(
         patch: Patch size of our plan, voxels, slices first. Default: as planned.
         spacing: Spacing of our plan, mm, slices first. Default: as planned.
         device: Device for training and prediction.
+        keep: Keep the checkpoints of finished runs; otherwise they are deleted.
     """
     import torch
 
@@ -76,5 +78,5 @@ def study(
         patch=patch,
         spacing_mm=spacing,
     )
-    table = run_study(settings, out, shots=shots, seeds=seeds, starts=starts, device=device)
+    table = run_study(settings, out, shots=shots, seeds=seeds, starts=starts, device=device, keep=keep)
     logging.getLogger(__name__).info("%s\nresults are in %s", table, out)

@@ -11,6 +11,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ log = logging.getLogger(__name__)
 
 CONFIGURATION = "3d_fullres"
 DEFAULT_PLANS_NAME = "nnUNetAnatomixPlans"
+STOCK_PLANS_NAME = "nnUNetPlans"
 
 
 def anatomix_plan(
@@ -149,7 +151,8 @@ def write_plan(
         Path of the plans file.
 
     Raises:
-        InputError: If folders, dataset, scans, labels or weights are missing or do not fit.
+        InputError: If folders, dataset, scans, labels or weights are missing or do not fit, or if
+            the name is that of a plan of nnU-Net.
     """
     template = load_template(architecture).with_statistics(statistics)
     if weights is None and architecture != DEFAULT_ARCHITECTURE:
@@ -166,7 +169,9 @@ def write_plan(
     for axis_mm in spacing_mm or ():
         check_spacing(axis_mm, "target spacing")
     raw = find_dataset(dataset)
-    try_file(Path(nnUNet_preprocessed) / raw.name / f"{plans_name}.json", "nnUNet_preprocessed")
+    path = Path(nnUNet_preprocessed) / raw.name / f"{plans_name}.json"
+    _refuse_stock_plan(path)
+    try_file(path, "nnUNet_preprocessed")
     check_cases(raw)
     plan = anatomix_plan(
         stock_plan(raw, plans_name, template.geometry, spacing_mm),
@@ -175,7 +180,6 @@ def write_plan(
         memory_target_gb=target,
         classes=_count_heads(raw),
     )
-    path = Path(nnUNet_preprocessed) / raw.name / f"{plans_name}.json"
     write_text(path, json.dumps(plan, indent=4))
     configuration = plan["configurations"][CONFIGURATION]
     log.info(
@@ -232,6 +236,19 @@ def default_memory_target_gb(config: GeometryConfig) -> float:
         return config.memory_gb
     cards = [torch.cuda.get_device_properties(card).total_memory / GB for card in range(torch.cuda.device_count())]
     return min(config.memory_gb, *cards)
+
+
+def _refuse_stock_plan(path: Path) -> None:
+    """Refuse the name of a plan that nnU-Net made, or would make."""
+    is_stock = path.stem == STOCK_PLANS_NAME
+    if not is_stock and path.is_file():
+        with suppress(ValueError):  # a damaged plan is replaced
+            is_stock = BLOCK not in json.loads(path.read_text(encoding="utf-8"))
+    if is_stock:
+        raise InputError(
+            f"-overwrite_plans_name: expected a name of your own, found '{path.stem}', which names a plan of nnU-Net "
+            f"and its preprocessed scans; use {DEFAULT_PLANS_NAME}, or another name"
+        )
 
 
 def _count_heads(raw: RawDataset) -> int:

@@ -15,6 +15,7 @@ Several calls may work in one folder at the same time: each skips runs that anot
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,9 +26,12 @@ from nnunet_anatomix.study.report import RunScore, read_rows, score_run, write_r
 from nnunet_anatomix.study.runs import BUILT_IN_STARTS, Run, StudySettings, execute_run, parse_starts, prepare
 from pretraining.common.atomic import write_text
 from pretraining.common.batch import FAILURES, run_batch
+from pretraining.common.byte_sizes import format_bytes
 from pretraining.common.config import read_json, to_dict
 from pretraining.common.errors import InputError
 from pretraining.common.lock import hold_lock, is_vacant
+
+log = logging.getLogger(__name__)
 
 FINISHED = "dice.csv"
 """File that marks a finished run."""
@@ -41,6 +45,7 @@ def study(
     seeds: Sequence[int] = (0, 1, 2),
     starts: Sequence[str] = ("weights", "scratch", "stock"),
     device: str = "cpu",
+    keep: bool = False,
 ) -> str:
     """Execute all unfinished runs with stock commands, and write tables and curve.
 
@@ -54,6 +59,7 @@ def study(
         seeds: Seeds of the drawn cases, of the head's random weights and of training.
         starts: ``weights`` (the bundled ones), ``scratch``, ``stock`` nnU-Net, or weights files.
         device: ``cpu``, ``cuda`` or ``mps``.
+        keep: Whether to keep the checkpoints of finished runs, up to a gigabyte per run.
 
     Returns:
         Table of all finished runs in ``out``, as Markdown.
@@ -101,8 +107,8 @@ def study(
             trains_on_all = run.shots == len(dataset.cases)
             summary = execute_run(run, settings, None if trains_on_all else fold, out, tests, device)
             write_rows(folder / FINISHED, score_run(run, read_case_dice(summary, dataset.description)))
-            for checkpoint in folder.rglob("checkpoint_*.pth"):  # up to a gigabyte per run
-                checkpoint.unlink()
+            if not keep:
+                _delete_checkpoints(folder)
         report()
 
     def report() -> str:
@@ -112,6 +118,16 @@ def study(
     outcome = run_batch({run.name: run for run in runs}, work, noun="run", is_done=is_done, failures=out)
     outcome.require_all("runs", see=out / FAILURES)
     return report()
+
+
+def _delete_checkpoints(folder: Path) -> None:
+    checkpoints = sorted(folder.rglob("checkpoint_*.pth"))
+    size = sum(checkpoint.stat().st_size for checkpoint in checkpoints)
+    for checkpoint in checkpoints:
+        checkpoint.unlink()
+    names = ", ".join(str(checkpoint.relative_to(folder)) for checkpoint in checkpoints)
+    if checkpoints:
+        log.info("%s: deleted %s (%sB); --keep keeps checkpoints", folder, names, format_bytes(size))
 
 
 def _read_finished_runs(out: Path, starts: Sequence[str]) -> list[RunScore]:

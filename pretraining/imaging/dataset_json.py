@@ -157,6 +157,12 @@ def parse_labels(labels: Any, where: str, *, older: bool = False) -> Labels:
     error = _format_error(where, "labels as names with a number or a list of numbers", labels)
     if not isinstance(labels, Mapping):
         raise error
+    if not older and labels and all(str(key).isdigit() and isinstance(name, str) for key, name in labels.items()):
+        swapped = json.dumps({name: int(key) for key, name in labels.items()}, ensure_ascii=False)
+        raise InputError(
+            f"{where}: expected labels as names with a number, found the format before nnU-Net version 2; "
+            f"write {swapped[:120]}"
+        )
     numbers: Labels = {}
     for key, value in labels.items():
         if older and isinstance(value, str) and key.isdigit():

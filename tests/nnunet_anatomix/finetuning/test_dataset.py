@@ -182,6 +182,42 @@ def test_invalid_labels_in_dataset_json_are_refused_in_one_line(folder, label_na
     assert "\n" not in str(caught.value)
 
 
+def test_the_format_before_version_2_is_refused_with_the_line_to_write(folder):
+    describe(folder, {"0": "background", "1": "liver"})
+    with pytest.raises(InputError, match=r'before nnU-Net version 2; write \{"background": 0, "liver": 1\}'):
+        find_dataset("43")
+
+
+@pytest.mark.parametrize("name", ["SimpelITKIO", "LIST_OF_IO_CLASSES", 7])
+def test_a_reader_that_nnunet_does_not_have_is_refused(folder, name):
+    describe(folder, {"background": 0, "liver": 1}, overwrite_image_reader_writer=name)
+    with pytest.raises(InputError, match=r"one of nnU-Net's readers \(.*SimpleITKIO.*\), found") as caught:
+        find_dataset("43")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["NibabelIOWithReorient", "None"])
+def test_readers_of_nnunet_pass(folder, name):
+    describe(folder, {"background": 0, "liver": 1}, overwrite_image_reader_writer=name)
+    find_dataset("43")
+
+
+def test_files_of_macos_are_named(folder):
+    for part, name in (("imagesTr", "._a_0000.nii.gz"), ("labelsTr", "._a.nii.gz")):
+        (folder / part / name).write_bytes(b"\0\5\x16\7")
+    with pytest.raises(InputError, match=r"1 files are no scans .* '\._a_0000\.nii\.gz'; .* -name '\._\*' -delete"):
+        find_dataset("43")
+    (folder / "imagesTr" / "._a_0000.nii.gz").unlink()
+    find_dataset("43")
+
+
+def test_4d_scans_are_refused_by_name(folder):
+    both = sitk.JoinSeries([sitk.GetImageFromArray(scan(seed)) for seed in (0, 1)])
+    sitk.WriteImage(both, str(image(folder, "a", 0)))
+    with pytest.raises(InputError, match=r"case 'a': a_0000\.nii\.gz: 4D: 2 volumes in one file"):
+        check_cases(find_dataset("43"))
+
+
 @pytest.mark.parametrize("content", ["[1, 2]", "7", "null", '{"labels"', ""])
 def test_a_damaged_dataset_json_is_refused_in_one_line(folder, content):
     (folder / "dataset.json").write_text(content)

@@ -69,6 +69,19 @@ def test_plan_changes_what_the_backbone_needs_and_nothing_else():
     assert json.loads(json.dumps(plan)) == plan
 
 
+def test_names_of_stock_plans_are_refused(nnunet, data_root):
+    name = "Dataset901_Hippocampus"
+    (nnunet.raw / name).symlink_to(data_root / "nnUNet_raw" / name)
+    theirs = nnunet.preprocessed / name / "nnUNetResEncUNetLPlans.json"
+    theirs.parent.mkdir()
+    theirs.write_text(json.dumps(STOCK))
+    for plans_name in ("nnUNetPlans", theirs.stem):
+        with pytest.raises(InputError, match=f"found '{plans_name}', which names a plan of nnU-Net"):
+            write_plan("901", plans_name=plans_name)
+    assert json.loads(theirs.read_text()) == STOCK
+    assert [path.name for path in theirs.parent.iterdir()] == [theirs.name]
+
+
 def test_stock_normalization_scales_ct_to_0_1():
     plan = anatomix_plan(STOCK, load_template(), "ourPlans", memory_target_gb=8.0, classes=3)
     properties = plan["foreground_intensity_properties_per_channel"]

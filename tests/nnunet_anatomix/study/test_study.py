@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,15 @@ def test_every_start_and_seed_is_trained_and_tested_once(hippocampus, commands, 
     ]
     assert [plan["configurations"]["3d_fullres"]["patch_size"] for plan in plans] == [[32] * 3] * 2
     assert not list(out.rglob("*.pth")), "checkpoints of finished runs are gone"
+
+
+def test_checkpoints_are_kept_on_request_and_otherwise_named(hippocampus, commands, tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        study(SETTINGS, tmp_path / "study", seeds=(0,), starts=("weights",))
+    assert "fold_all/checkpoint_final.pth" in caplog.text and "--keep keeps checkpoints" in caplog.text
+    study(SETTINGS, tmp_path / "kept", seeds=(0,), starts=("weights",), keep=True)
+    assert [path.name for path in (tmp_path / "kept").rglob("*.pth")] == ["checkpoint_final.pth"]
+    assert not list((tmp_path / "study").rglob("*.pth"))
 
 
 def test_a_given_grid_and_patch_apply_to_our_plan_only(hippocampus, commands, tmp_path):
