@@ -45,6 +45,7 @@ class BaseTrainer(nnUNetTrainer):
 
     num_epochs: int
     num_iterations_per_epoch: int
+    save_every: int
     fold: Any
 
     def __init__(

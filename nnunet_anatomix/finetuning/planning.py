@@ -10,6 +10,7 @@ import dataclasses
 import json
 import logging
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -22,11 +23,20 @@ from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
+from nnunet_anatomix.finetuning.case_record import (
+    case_files,
+    describe_change,
+    digest,
+    read_record,
+    record_cases,
+    write_record,
+)
 from nnunet_anatomix.finetuning.dataset import RawDataset, check_cases, find_dataset
 from nnunet_anatomix.finetuning.grid_rule import GeometryConfig, patch_and_batch
 from nnunet_anatomix.finetuning.memory import GB, training_memory_gb
 from nnunet_anatomix.finetuning.plan_template import DEFAULT_ARCHITECTURE, PlanTemplate, load_template
 from nnunet_anatomix.finetuning.recipe import BLOCK, Recipe
+from nnunet_anatomix.finetuning.splits import update_splits
 from nnunet_anatomix.finetuning.stock_plan import stock_plan
 from pretraining.backbone.find_weights import find_weights
 from pretraining.backbone.statistics import DEFAULT as DEFAULT_STATISTICS
@@ -131,7 +141,8 @@ def write_plan(
 ) -> Path:
     """Write the plan of ``dataset`` into nnU-Net's preprocessed folder.
 
-    The fingerprint is extracted first if there is none.
+    The fingerprint is extracted first if there is none, or if the cases have changed since;
+    nnU-Net's own folds are then drawn again.
 
     Args:
         dataset: ID or name, as for nnU-Net's ``-d``.
@@ -173,14 +184,24 @@ def write_plan(
     _refuse_stock_plan(path)
     try_file(path, "nnUNet_preprocessed")
     check_cases(raw)
+    before = read_record(path.parent)
+    cases = record_cases(case_files(raw.cases), before)
+    change = describe_change(before, cases)
+    if before and change:
+        log.info("%s has changed since it was planned (%s): planning from a new fingerprint", raw.name, change)
     plan = anatomix_plan(
-        stock_plan(raw, plans_name, template.geometry, spacing_mm),
-        dataclasses.replace(template, anatomix=recipe),
+        stock_plan(raw, plans_name, template.geometry, spacing_mm, anew=bool(change)),
+        dataclasses.replace(template, anatomix=dataclasses.replace(recipe, cases=digest(cases))),
         plans_name,
         memory_target_gb=target,
         classes=_count_heads(raw),
     )
+    write_record(path.parent, cases)
     write_text(path, json.dumps(plan, indent=4))
+    try:
+        update_splits(path.parent, list(raw.cases))
+    except InputError as error:  # folds of the user, which fold all does not need
+        log.warning("%s", error)
     configuration = plan["configurations"][CONFIGURATION]
     log.info(
         "%s: spacing %s mm, patch %s, batch %d, %d iterations",
@@ -213,6 +234,8 @@ def preprocess(plan: Path, *, processes: int | None = None) -> None:
         plan: Plans file from :func:`write_plan`.
         processes: Parallel processes. Default: one per core, as nnU-Net counts them.
     """
+    # nnU-Net replaces only labels that are older than those of the raw dataset, and keeps others.
+    shutil.rmtree(plan.parent / "gt_segmentations", ignore_errors=True)
     preprocess_dataset(
         convert_dataset_name_to_id(plan.parent.name),
         plan.stem,

@@ -68,6 +68,8 @@ class Recipe:
     """
     sha256: str | None = None
     """Checksum of the tensors in ``weights`` at planning time. Default: not checked."""
+    cases: str | None = None
+    """Digest of the cases at planning time, which training compares. Default: not checked."""
     iterations: int = PAPER_ITERATIONS
     """Optimizer steps in total. ``ANATOMIX_ITERATIONS`` takes precedence."""
     iterations_per_epoch: int = 250

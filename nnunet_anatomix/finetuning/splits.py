@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunet_anatomix.finetuning.case_record import name_some
 from pretraining.common.atomic import write_text
 from pretraining.common.errors import InputError
 
@@ -140,6 +141,52 @@ def write_splits(folder: Path, folds: Sequence[Fold]) -> Path | None:
         write_text(backup, path.read_text(encoding="utf-8"))
     write_text(path, text)
     return backup
+
+
+def automatic_splits(cases: Sequence[str]) -> list[Fold]:
+    """Return the folds that a training makes: leave-one-out below five cases, else nnU-Net's."""
+    from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+    cases = sorted(cases)
+    if len(cases) < STOCK_FOLDS:
+        return few_shot_splits(cases)
+    return [
+        {part: [str(case) for case in names] for part, names in fold.items()}
+        for fold in generate_crossval_split(cases, seed=12345, n_splits=STOCK_FOLDS)
+    ]
+
+
+def update_splits(folder: Path, cases: Sequence[str]) -> str:
+    """Make automatic folds of a dataset anew if its cases have changed; keep folds of the user.
+
+    Args:
+        folder: Preprocessed folder of the dataset, with or without a ``splits_final.json``.
+        cases: Identifiers of the present cases.
+
+    Returns:
+        Line for the log; empty if nothing is to be said.
+
+    Raises:
+        InputError: If the file is damaged, or if folds of the user name cases that do not exist.
+    """
+    path = folder / SPLITS_FILE
+    if not path.is_file():
+        return ""
+    remedy = f"remove {path}, or draw folds: nnunet-anatomix split -d {folder.name[7:10]} --shots N"
+    try:
+        folds = json.loads(path.read_text(encoding="utf-8"))
+        named = sorted({case for fold in folds for case in (*fold["train"], *fold["val"])})
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} does not contain folds in nnU-Net's format ({error!r}); {remedy}") from None
+    if named == sorted(cases):
+        return ""
+    if named and folds == automatic_splits(named):
+        backup = write_splits(folder, automatic_splits(cases))
+        return f"the cases have changed: made the folds of {path} anew; the previous ones are in {backup}"
+    if gone := sorted(set(named) - set(cases)):
+        raise InputError(f"{path} has folds with cases that do not exist: {name_some(gone)}; {remedy}")
+    left_out = set(cases) - set(named)
+    return f"{len(left_out)} cases are in no fold of {path} and not used: {name_some(left_out)}"
 
 
 def split_dataset(dataset: str, shots: int, *, seed: int = 0, repeats: int = 1) -> Path:

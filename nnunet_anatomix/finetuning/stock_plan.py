@@ -22,22 +22,26 @@ WORKERS = "nnUNet_n_proc_DA"
 
 
 def stock_plan(
-    raw: RawDataset, plans_name: str, geometry: GeometryConfig, spacing_mm: Sequence[float] | None
+    raw: RawDataset,
+    plans_name: str,
+    geometry: GeometryConfig,
+    spacing_mm: Sequence[float] | None,
+    *,
+    anew: bool = False,
 ) -> dict[str, Any]:
     """Plan a dataset with nnU-Net on the target spacing of our rule; extract its fingerprint first.
-
-    An existing fingerprint is used as it is.
 
     Args:
         raw: Dataset.
         plans_name: Name of the plan.
         geometry: Parameters of the rule.
         spacing_mm: Spacing to resample to, mm, slices first. Default: by the rule.
+        anew: Whether to replace an existing fingerprint.
 
     Returns:
         Content of the plans file, which is not written.
     """
-    DatasetFingerprintExtractor(raw.name, default_num_processes).run(overwrite_existing=False)
+    DatasetFingerprintExtractor(raw.name, default_num_processes).run(overwrite_existing=anew)
     # Stock planning prints details of the U-Net that we replace.
     with contextlib.redirect_stdout(io.StringIO()), _at_least_one_worker():
         return _GridRulePlanner(raw.name, plans_name, geometry, spacing_mm).plan_experiment()

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetBaseDataset
 from nnunetv2.utilities.file_path_utilities import get_output_folder
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
@@ -28,10 +29,11 @@ from nnunet_anatomix.finetuning.description import require_labels
 from nnunet_anatomix.finetuning.network import AnatomixNetwork
 from nnunet_anatomix.finetuning.nnunet_guard import exit_on_bad_input
 from nnunet_anatomix.finetuning.prediction_input import check_prediction_input
-from nnunet_anatomix.finetuning.recipe import read_recipe
+from nnunet_anatomix.finetuning.recipe import BLOCK, read_recipe
 from nnunet_anatomix.finetuning.schedule import RatePerIteration, parameter_groups
-from nnunet_anatomix.finetuning.splits import STOCK_FOLDS, few_shot_splits
+from nnunet_anatomix.finetuning.splits import SPLITS_FILE, STOCK_FOLDS, few_shot_splits, update_splits
 from nnunet_anatomix.finetuning.transfer import load_initial_weights, start_from
+from nnunet_anatomix.finetuning.unchanged import require_unchanged_cases
 from pretraining.common.atomic import write_text
 from pretraining.common.errors import InputError
 
@@ -91,7 +93,16 @@ class AnatomixTrainer(BaseTrainer):
                 f"{plans['plans_name']} has no configuration '{configuration}'; "
                 f"it has {sorted(plans['configurations'])}"
             )
-        backbone_kwargs(PlansManager(plans).get_configuration(configuration))
+        configured = PlansManager(plans).get_configuration(configuration)
+        backbone_kwargs(configured)
+        data = Path(nnUNet_preprocessed.get() or "") / plans["dataset_name"] / configured.data_identifier
+        require_unchanged_cases(
+            plans["dataset_name"],
+            plans["plans_name"],
+            infer_dataset_class(str(data)).get_identifiers(str(data)) if data.is_dir() and any(data.iterdir()) else (),
+            self.recipe.cases,
+            is_ours=BLOCK in plans,
+        )
         output = Path(
             get_output_folder(plans["dataset_name"], type(self).__name__, plans["plans_name"], configuration, fold)
         )
@@ -170,7 +181,10 @@ class AnatomixTrainer(BaseTrainer):
             raise InputError(
                 f"no preprocessed case in {self.preprocessed_dataset_folder}; run nnUNetv2_preprocess for this plan"
             )
-        splits_file = Path(self.preprocessed_dataset_folder_base) / "splits_final.json"
+        splits_folder = Path(self.preprocessed_dataset_folder_base)
+        if self.fold != "all" and (note := update_splits(splits_folder, cases)):
+            self.print_to_log_file(note)
+        splits_file = splits_folder / SPLITS_FILE
         if self.fold != "all" and len(cases) < STOCK_FOLDS and not splits_file.is_file():
             splits = few_shot_splits(cases)
             if self.fold >= len(splits):

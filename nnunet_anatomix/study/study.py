@@ -3,6 +3,7 @@
 Files in the output folder::
 
     study.json                settings; a folder with other settings is an error
+    anatomix_cases.json       scans; a dataset with other scans is an error
     nnUNet_preprocessed       plans and scans, shared by all runs
     runs/NAME                 one run, with its own folds; dice.csv marks a finished run
     failed.csv                runs that failed, with reasons
@@ -19,17 +20,37 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from nnunet_anatomix.finetuning.case_record import (
+    case_files,
+    describe_change,
+    name_some,
+    read_record,
+    record_cases,
+    write_record,
+)
 from nnunet_anatomix.finetuning.splits import draw_folds, training_pool
 from nnunet_anatomix.scores.statistics import read_case_dice
 from nnunet_anatomix.study.report import RunScore, read_rows, score_run, write_report, write_rows
-from nnunet_anatomix.study.runs import BUILT_IN_STARTS, Run, StudySettings, execute_run, parse_starts, prepare
+from nnunet_anatomix.study.runs import (
+    BUILT_IN_STARTS,
+    PREPROCESSED,
+    Run,
+    StudySettings,
+    execute_run,
+    parse_starts,
+    prepare,
+)
 from pretraining.common.atomic import write_text
 from pretraining.common.batch import FAILURES, run_batch
 from pretraining.common.byte_sizes import format_bytes
 from pretraining.common.config import read_json, to_dict
 from pretraining.common.errors import InputError
 from pretraining.common.lock import hold_lock, is_vacant
+
+if TYPE_CHECKING:
+    from nnunet_anatomix.finetuning.dataset import RawDataset
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +86,8 @@ def study(
         Table of all finished runs in ``out``, as Markdown.
 
     Raises:
-        InputError: If the dataset has no case to test on, or the folder belongs to another study.
+        InputError: If the dataset has no case to test on, the folder belongs to another study, or
+            scans were added, changed or removed since the study began.
         CommandFailed: If planning fails; or, after all other runs, if some runs failed or are held
             by other processes.
         Interrupted: On a stop signal, after the running command has stopped. The next call resumes.
@@ -87,6 +109,7 @@ def study(
     starts_by_name = parse_starts(starts)
     with hold_lock(out, wait=True):
         _claim(out, settings)
+        _require_same_scans(out, dataset, tests)
         prepare(out, settings, starts_by_name.values())
     runs = [
         Run(start=start, shots=number, seed=seed)
@@ -118,6 +141,35 @@ def study(
     outcome = run_batch({run.name: run for run in runs}, work, noun="run", is_done=is_done, failures=out)
     outcome.require_all("runs", see=out / FAILURES)
     return report()
+
+
+def _require_same_scans(out: Path, dataset: RawDataset, tests: Path | None) -> None:
+    """Refuse scans that differ from those of the study; else record them.
+
+    Otherwise, a run would train on fewer or other scans than the number of shots in its name.
+    """
+    files = case_files(dataset.cases)
+    for folder in (tests / "imagesTs", tests / "labelsTs") if tests is not None else ():
+        files |= {f"{folder.name}/{path.name}": [path] for path in sorted(folder.iterdir()) if path.is_file()}
+    before = read_record(out)
+    now = record_cases(files, before)
+    change = describe_change(before, now)
+    if before and change:
+        raise InputError(f"{out} was begun with other scans of {dataset.name} ({change}); use another folder")
+    if not before:
+        _require_preprocessed(out / PREPROCESSED / dataset.name / "gt_segmentations", dataset)
+    write_record(out, now)
+
+
+def _require_preprocessed(labels: Path, dataset: RawDataset) -> None:
+    """Refuse preprocessed cases of an older study without a record that are not those of today."""
+    if labels.is_dir():
+        names = {path.name.removesuffix(dataset.description["file_ending"]) for path in labels.iterdir()}
+        if different := names ^ set(dataset.cases):
+            raise InputError(
+                f"{labels.parents[2]} was begun with other scans of {dataset.name} (different: "
+                f"{name_some(different)}); use another folder"
+            )
 
 
 def _delete_checkpoints(folder: Path) -> None:

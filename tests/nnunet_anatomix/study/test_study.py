@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -246,6 +247,43 @@ def test_a_folder_with_other_content_is_not_changed(hippocampus, commands, tmp_p
     (tmp_path / "papers" / "thesis.txt").touch()
     with pytest.raises(InputError, match="something other than a study"):
         study(SETTINGS, tmp_path / "papers")
+
+
+def test_a_study_refuses_scans_that_came_later(untested, data_root, commands, tmp_path):
+    out, source = tmp_path / "study", data_root / "nnUNet_raw" / SETTINGS.dataset
+    for name in ("imagesTr", "labelsTr"):
+        (untested / name).unlink()
+        shutil.copytree(source / name, untested / name)
+    asked = {"shots": (2,), "seeds": (0,), "starts": ("weights",)}
+    study(SETTINGS, out, **asked)
+    image, label = (min((untested / part).iterdir()) for part in ("imagesTr", "labelsTr"))
+    new = [
+        shutil.copy(image, untested / "imagesTr" / "zz_0000.nii.gz"),
+        shutil.copy(label, untested / "labelsTr" / "zz.nii.gz"),
+    ]
+    trained = len(commands.named("nnUNetv2_train"))
+    with pytest.raises(InputError, match=r"begun with other scans of .* \(added: zz\); use another folder"):
+        study(SETTINGS, out, **asked)
+    for path in new:
+        Path(path).unlink()
+    study(SETTINGS, out, **asked)
+    shutil.copy(max((untested / "labelsTr").iterdir()), label)
+    with pytest.raises(InputError, match=r"changed: "):
+        study(SETTINGS, out, **asked)
+    assert len(commands.named("nnUNetv2_train")) == trained
+
+
+def test_an_older_study_without_a_record_is_compared_by_names(hippocampus, commands, tmp_path):
+    out = tmp_path / "study"
+    study(SETTINGS, out, seeds=(0,), starts=("weights",))
+    (out / "anatomix_cases.json").unlink()
+    labels = out / "nnUNet_preprocessed" / SETTINGS.dataset / "gt_segmentations"
+    shutil.copytree(hippocampus / "labelsTr", labels)
+    study(SETTINGS, out, seeds=(0,), starts=("weights",))
+    (out / "anatomix_cases.json").unlink()
+    min(labels.iterdir()).unlink()
+    with pytest.raises(InputError, match=r"begun with other scans of .* \(different: hippocampus"):
+        study(SETTINGS, out, seeds=(0,), starts=("weights",))
 
 
 def test_the_fake_commands_write_a_readable_summary(tmp_path):
