@@ -257,15 +257,14 @@ def test_a_study_refuses_scans_that_came_later(untested, data_root, commands, tm
     asked = {"shots": (2,), "seeds": (0,), "starts": ("weights",)}
     study(SETTINGS, out, **asked)
     image, label = (min((untested / part).iterdir()) for part in ("imagesTr", "labelsTr"))
-    new = [
-        shutil.copy(image, untested / "imagesTr" / "zz_0000.nii.gz"),
-        shutil.copy(label, untested / "labelsTr" / "zz.nii.gz"),
-    ]
+    new = [untested / "imagesTr" / "zz_0000.nii.gz", untested / "labelsTr" / "zz.nii.gz"]
+    for path, copied in zip((image, label), new, strict=True):
+        shutil.copy(path, copied)
     trained = len(commands.named("nnUNetv2_train"))
     with pytest.raises(InputError, match=r"begun with other scans of .* \(added: zz\); use another folder"):
         study(SETTINGS, out, **asked)
     for path in new:
-        Path(path).unlink()
+        path.unlink()
     study(SETTINGS, out, **asked)
     shutil.copy(max((untested / "labelsTr").iterdir()), label)
     with pytest.raises(InputError, match=r"changed: "):
