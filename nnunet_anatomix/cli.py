@@ -10,6 +10,7 @@ from nnunet_anatomix.commands.backbone import backbone
 from nnunet_anatomix.commands.deliver import deliver
 from nnunet_anatomix.commands.evaluate import evaluate
 from nnunet_anatomix.commands.features import features
+from nnunet_anatomix.commands.fit import fit, next_scan
 from nnunet_anatomix.commands.intake import intake
 from nnunet_anatomix.commands.plan import plan, plan_and_preprocess
 from nnunet_anatomix.commands.prepare import prepare
@@ -37,6 +38,8 @@ def _commands() -> dict[str, Callable[..., None]]:
         "prepare": prepare,
         "reproduce": reproduce,
         "study": study,
+        "fit": fit,
+        "next": next_scan,
         "features": features,
         "propagate": propagate,
         "register": register,

@@ -35,6 +35,7 @@ NNUNET_ANATOMIX_FLOORS = (
     "propagation",
     "trainers",
     "study",
+    "fit",
     "datasets",
     "reproduce",
     "demo",

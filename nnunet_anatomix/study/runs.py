@@ -173,11 +173,7 @@ def prepare(out: Path, settings: StudySettings, starts: Collection[StartWeights]
         settings: Settings of the study.
         starts: Starts of the study.
     """
-    # Imports torch, which is not needed to read results.
-    from nnunet_anatomix.finetuning.stock_plan import planning_environment
-
     preprocessed = out / PREPROCESSED / settings.dataset
-    preprocessed.mkdir(parents=True, exist_ok=True)
     planning = {
         STOCK_PLANS: ["nnUNetv2_plan_and_preprocess", "-d", str(int(settings.dataset[7:10])), "-c", CONFIGURATION],
         OUR_PLANS: ["nnunet-anatomix", "plan-and-preprocess", "-d", settings.dataset],
@@ -185,14 +181,40 @@ def prepare(out: Path, settings: StudySettings, starts: Collection[StartWeights]
     if settings.spacing_mm is not None:
         planning[OUR_PLANS] += ["-overwrite_target_spacing", *map(str, settings.spacing_mm)]
     for plans in sorted({start.plans for start in starts}):
-        path, prepared = preprocessed / f"{plans}.json", preprocessed / f"{plans}.prepared"
-        if not prepared.is_file():
-            log.info("planning and preprocessing %s with %s", settings.dataset, plans)
-            run_child(planning[plans], planning_environment(_environment(out / PREPROCESSED, out)), out / "log.txt")
-            patch = settings.patch if plans == OUR_PLANS else None
-            plan = resize_patch(json.loads(path.read_text(encoding="utf-8")), settings.max_patch, settings.batch, patch)
-            write_text(path, json.dumps(plan, indent=2))
-            prepared.touch()
+        patch = settings.patch if plans == OUR_PLANS else None
+        prepare_plan(planning[plans], preprocessed / f"{plans}.json", out, settings.max_patch, settings.batch, patch)
+
+
+def prepare_plan(
+    command: Sequence[str],
+    path: Path,
+    out: Path,
+    max_patch: int | None,
+    batch: int | None,
+    patch: tuple[int, int, int] | None = None,
+) -> None:
+    """Plan and preprocess once, and set the patch size; a finished plan is kept.
+
+    Args:
+        command: Command that plans and preprocesses.
+        path: Plans file that it writes, in the preprocessed folder of the dataset.
+        out: Folder for ``log.txt``.
+        max_patch: See :func:`resize_patch`.
+        batch: See :func:`resize_patch`.
+        patch: See :func:`resize_patch`.
+    """
+    # Imports torch, which is not needed to read results.
+    from nnunet_anatomix.finetuning.stock_plan import planning_environment
+
+    prepared = path.with_suffix(".prepared")
+    if prepared.is_file():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    log.info("planning and preprocessing %s with %s", path.parent.name, path.stem)
+    run_child(command, planning_environment(_environment(path.parents[1], out)), out / "log.txt")
+    plan = resize_patch(json.loads(path.read_text(encoding="utf-8")), max_patch, batch, patch)
+    write_text(path, json.dumps(plan, indent=2))
+    prepared.touch()
 
 
 def execute_run(

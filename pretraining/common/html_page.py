@@ -22,6 +22,8 @@ _PAGE = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="generator" content="nnunet-anatomix">
+{% if refresh_s is defined and refresh_s %}<meta http-equiv="refresh" content="{{ refresh_s }}">
+{% endif %}
 <title>{{ title }}</title>
 <style>
 :root { color-scheme: light dark; --ink: #1b1f24; --paper: #fff; --soft: #f3f4f6; --line: #d5d9de; --faint: #5b6570;
@@ -112,7 +114,8 @@ def render_page(template: str, **values: Any) -> str:
             ``parts.badge(level)``, ``parts.pictures(pictures)`` and ``parts.table(columns, rows,
             numeric, badges, links)`` are defined: numbers of the columns to align right and of
             those that hold levels, and cell → address.
-        **values: Values of the template, among them ``title``.
+        **values: Values of the template, among them ``title``, and ``refresh_s`` for a page that
+            reloads itself after so many seconds.
 
     Returns:
         The page, HTML with all pictures inside.

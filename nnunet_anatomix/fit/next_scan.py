@@ -1,0 +1,248 @@
+"""Command ``next``: scans ranked by how much networks and atlases disagree on them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from math import isnan
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from nnunet_anatomix.finetuning.dataset import find_dataset
+from nnunet_anatomix.fit.fit import MARKER, fit_folder
+from nnunet_anatomix.fit.folder import MODEL, PLANS, TRAINER
+from nnunet_anatomix.fit.slices import draw_slices
+from nnunet_anatomix.propagation.folder import FolderSettings, find_scans, propagate_folder
+from nnunet_anatomix.propagation.labelled_scans import LabelledScans
+from nnunet_anatomix.propagation.propagate import Resources
+from nnunet_anatomix.registration.descriptors import DescriptorConfig
+from nnunet_anatomix.scores.segmentation import dice_by_structure
+from nnunet_anatomix.study.runs import CONFIGURATION
+from pretraining.common.atomic import write_text
+from pretraining.common.batch import run_batch
+from pretraining.common.child import run_child
+from pretraining.common.device import has_bf16_units, resolve_device
+from pretraining.common.errors import InputError
+from pretraining.common.fingerprint import file_state, fingerprint
+from pretraining.common.html_page import PagePicture, write_page
+from pretraining.common.lock import hold_lock
+from pretraining.common.outputs import try_folder
+from pretraining.common.tables import markdown_table, write_csv
+from pretraining.imaging.label_files import label_map
+from pretraining.imaging.scans import read_image
+
+log = logging.getLogger(__name__)
+
+TABLE, PAGE = "next.csv", "next.html"
+_DRAWN = 8
+_BODY = """
+<h1>{{ title }}</h1>
+<p>Label next: <strong>{{ first }}</strong></p>
+<p class="faint">Agreement from 0 to 1: mean Dice between pairs of networks, and between the atlases and their vote.
+The first scan is the one with the least.</p>
+{{ parts.table(columns, rows, (1, 2, 3)) }}
+<h2>Scan, then its labels by {{ voices }}</h2>
+{{ parts.pictures(pictures) }}
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextRequest:
+    """Request of the command ``next``; None means the default of its help."""
+
+    dataset: str
+    images: Path
+    out: Path | None = None
+    atlases: bool = True
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranked:
+    """One scan.
+
+    Attributes:
+        case: Name of the scan.
+        networks: Agreement of the networks in [0, 1]; None without a fit.
+        atlases: Agreement of the atlases in [0, 1]; None if they were left out.
+    """
+
+    case: str
+    networks: float | None
+    atlases: float | None
+
+    @property
+    def agreement(self) -> float:
+        """Mean of both agreements, or the one that is known."""
+        return float(np.mean([value for value in (self.networks, self.atlases) if value is not None]))
+
+
+def rank_scans(request: NextRequest) -> list[Ranked]:
+    """Rank scans without labels, the one to label next first.
+
+    Args:
+        request: What to do.
+
+    Returns:
+        All scans of the folder that are not labelled yet.
+
+    Raises:
+        InputError: If dataset or folder cannot be used, or there is neither a fit nor atlases.
+        CommandFailed: If a command fails, or scans fail.
+        InUse: If another process writes into the folder.
+        Interrupted: If this process is asked to stop; the same call resumes.
+    """
+    scans = LabelledScans(dataset=find_dataset(request.dataset))
+    model = fit_folder(scans.dataset.name).path.parent / MODEL
+    folds = _folds(model)
+    if not folds and not request.atlases:
+        raise InputError(
+            f"--no-atlases needs networks, but {scans.dataset.name} has no fit; "
+            f"run: nnunet-anatomix fit -d {request.dataset}"
+        )
+    inputs = find_scans(request.images, scans)
+    labelled = sorted(set(inputs) & set(scans.names))
+    inputs = {case: files for case, files in inputs.items() if case not in labelled}
+    if not inputs:
+        raise InputError(f"-i: all {len(labelled)} scans of {request.images} are labelled already; give others")
+    out = request.out or model.parent / "next"
+    try_folder(out)
+    device = resolve_device("cpu" if request.device == "mps" else request.device)
+    with hold_lock(out):
+        voices: dict[str, Path] = {}
+        networks: dict[str, float] = {}
+        if folds:
+            voices |= _predict(scans, inputs, out, model, folds, device.type)
+            networks = {case: _agreement(scans, case, list(voices.values())) for case in inputs}
+        atlases: dict[str, float] = {}
+        if request.atlases:
+            settings = FolderSettings(
+                preset="fast",
+                fusion="local",
+                descriptors=DescriptorConfig(feature_weight=0.0, bf16=has_bf16_units(device)),
+                resources=Resources(clips=scans.clips, device=device),
+            )
+            voices["atlases"] = out / "atlases"
+            atlases = propagate_folder(scans, inputs, voices["atlases"], settings)
+        ranked = sorted(
+            (Ranked(case=case, networks=networks.get(case), atlases=atlases.get(case)) for case in inputs),
+            key=lambda one: one.agreement,
+        )
+        _report(scans, ranked, inputs, voices, out)
+    return ranked
+
+
+def pairwise_agreement(maps: Sequence[np.ndarray], structures: Mapping[str, tuple[int, ...]]) -> float:
+    """Compute the mean Dice between all pairs of label maps.
+
+    Args:
+        maps: (X, Y, Z) label maps on one grid, at least two.
+        structures: Structures to compare.
+
+    Returns:
+        Mean over structures and pairs, in [0, 1]; 0 if no map has any structure.
+    """
+    dice = [
+        value
+        for one, other in combinations(maps, 2)
+        for value in dice_by_structure(one, other, structures).values()
+        if not isnan(value)
+    ]
+    return float(np.mean(dice)) if dice else 0.0
+
+
+def _folds(model: Path) -> list[str]:
+    if not (model / MARKER).is_file():
+        return []
+    names = (path.parent.name.removeprefix("fold_") for path in model.glob("fold_*/checkpoint_final.pth"))
+    return sorted(name for name in names if name.isdigit())
+
+
+def _predict(
+    scans: LabelledScans, inputs: Mapping[str, list[Path]], out: Path, model: Path, folds: Sequence[str], device: str
+) -> dict[str, Path]:
+    """Predict all scans with every network; return the folder of each."""
+    ending = scans.description.file_ending
+    wanted = out / "scans"
+    wanted.mkdir(exist_ok=True)
+    for link in wanted.iterdir():
+        link.unlink()
+    for files in inputs.values():  # nnU-Net predicts all scans of a folder
+        for file in files:
+            (wanted / file.name).symlink_to(file.resolve())
+    states = [file_state(file) for files in inputs.values() for file in files]
+    folders = {f"network {fold}": out / f"network_{fold}" for fold in folds}
+
+    def digest(fold: str) -> str:
+        return fingerprint([states, (model / MARKER).read_text(encoding="utf-8"), fold])
+
+    def mark(fold: str) -> Path:
+        return out / f"network_{fold}" / "predicted"
+
+    def is_done(fold: str) -> bool:
+        return mark(fold).is_file() and mark(fold).read_text(encoding="utf-8") == digest(fold)
+
+    def work(fold: str) -> None:
+        target = mark(fold).parent
+        run_child(
+            [
+                *("nnUNetv2_predict", "-i", str(wanted), "-o", str(target), "-d", scans.dataset.name),
+                *("-c", CONFIGURATION, "-f", fold, "-tr", TRAINER, "-p", PLANS, "-device", device),
+            ],
+            os.environ,
+            out / "log.txt",
+        )
+        if missing := [case for case in inputs if not (target / f"{case}{ending}").is_file()]:
+            raise InputError(f"nnUNetv2_predict wrote no labels of {missing[0]}; see {out / 'log.txt'}")
+        write_text(mark(fold), digest(fold))
+
+    names = {f"network of fold {fold}": fold for fold in folds}
+    run_batch(names, work, noun="network", is_done=is_done).require_all("networks")
+    return folders
+
+
+def _agreement(scans: LabelledScans, case: str, folders: Sequence[Path]) -> float:
+    files = [folder / f"{case}{scans.description.file_ending}" for folder in folders]
+    return pairwise_agreement(
+        [label_map(read_image(file, "prediction")).labels for file in files], scans.description.foreground
+    )
+
+
+def _report(
+    scans: LabelledScans,
+    ranked: Sequence[Ranked],
+    inputs: Mapping[str, list[Path]],
+    voices: Mapping[str, Path],
+    out: Path,
+) -> None:
+    columns = ["case", "agreement", "networks", "atlases"]
+    rows = [
+        [one.case, *("" if value is None else f"{value:.3f}" for value in (one.agreement, one.networks, one.atlases))]
+        for one in ranked
+    ]
+    write_csv(out / TABLE, columns, rows)
+    ending = scans.description.file_ending
+    pictures = [
+        PagePicture(
+            caption=f"{one.case}: agreement {one.agreement:.2f}",
+            png=draw_slices(inputs[one.case][0], [folder / f"{one.case}{ending}" for folder in voices.values()]),
+        )
+        for one in ranked[:_DRAWN]
+    ]
+    write_page(
+        out / PAGE,
+        _BODY,
+        title=f"Which scan of {scans.dataset.name} to label next",
+        first=ranked[0].case,
+        columns=columns,
+        rows=rows,
+        voices=", ".join(voices),
+        pictures=pictures,
+    )
+    log.info("%s", markdown_table(columns, rows[:_DRAWN]))
+    log.info("label next: %s; see %s", ranked[0].case, out / PAGE)
