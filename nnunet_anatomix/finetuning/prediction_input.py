@@ -6,9 +6,9 @@ nnU-Net then writes a result without a word.
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from pretraining.common.errors import InputError
@@ -30,20 +30,27 @@ def check_prediction_input(command: Sequence[str]) -> None:
     """
     if not command or not Path(command[0]).name.startswith(_PROGRAM):
         return
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("-i", type=Path)
-    parser.add_argument("-num_parts", type=int, default=1)
-    parser.add_argument("-part_id", type=int, default=0)
-    request, _ = parser.parse_known_args(command[1:])
-    if request.i is None or not request.i.is_dir():
-        return
+    folder = Path(_value(command, "-i", ""))
+    parts, part = (_value(command, flag, default) for flag, default in (("-num_parts", "1"), ("-part_id", "0")))
+    if not folder.is_dir() or folder == Path() or not (parts.isdigit() and part.isdigit()):
+        return  # nnU-Net refuses it
     files: dict[str, list[Path]] = {}
-    for path in sorted(request.i.iterdir()):
+    for path in sorted(folder.iterdir()):
         if match := _SCAN.fullmatch(path.name):
             files.setdefault(match["case"], []).append(path)
-    for case in sorted(files)[request.part_id :: request.num_parts]:
+    for case in sorted(files)[int(part) :: max(1, int(parts))]:
         for path in files[case]:
             _check(path)
+
+
+def _value(command: Sequence[str], flag: str, default: str) -> str:
+    """Return the value of a flag; argparse would take nnU-Net's ``-p`` for ``-part_id``."""
+    for word, following in pairwise([*command, ""]):
+        if word == flag:
+            return following
+        if word.startswith(f"{flag}="):
+            return word.removeprefix(f"{flag}=")
+    return default
 
 
 def _check(path: Path) -> None:

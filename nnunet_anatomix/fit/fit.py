@@ -256,7 +256,7 @@ def _train_on_all(folder: FitFolder, best: Round, settings: FitSettings, device:
     state.state = f"final model: training on all labelled scans for {best.iterations:,} steps"
 
     def work(_: str) -> None:
-        state.current = best.iterations, ("all",)
+        state.current = best.iterations, (*range(best.folds), "all")
         _train(folder, best.iterations, "all", settings, device)
 
     finished = _checkpoint(folder, best.iterations, "all")

@@ -47,7 +47,7 @@ _BODY = """
 The first scan is the one with the least.</p>
 {{ parts.table(columns, rows, (1, 2, 3)) }}
 <h2>Scan, then its labels by {{ voices }}</h2>
-{{ parts.pictures(pictures) }}
+{{ parts.pictures(pictures, wide=true) }}
 """
 
 

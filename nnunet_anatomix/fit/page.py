@@ -36,10 +36,10 @@ it is tested on.</p>
 {% endif %}
 {% if curves %}<h2>Training: loss and Dice</h2>
 <p class="faint">Dice on patches of left-out scans while a network trains; whole scans are in the table.</p>
-{{ parts.pictures(curves) }}
+{{ parts.pictures(curves, wide=true) }}
 {% endif %}
 {% if slices %}<h2>Left-out scans: scan, truth, prediction</h2>
-{{ parts.pictures(slices) }}
+{{ parts.pictures(slices, wide=true) }}
 {% endif %}
 """
 
@@ -173,7 +173,10 @@ def _curves(logs: dict[FoldName, TrainingLog]) -> bytes:
     losses, dice = figure.subplots(1, 2)
     for number, (fold, one) in enumerate(logs.items()):
         colour = f"C{number % 10}"
-        losses.plot(list(one.training_loss), list(one.training_loss.values()), color=colour, label=f"fold {fold}")
+        name = "all scans" if fold == "all" else f"fold {fold}"
+        losses.plot(list(one.training_loss), list(one.training_loss.values()), color=colour, label=name)
+        if fold == "all":  # it has no left-out scans
+            continue
         losses.plot(list(one.validation_loss), list(one.validation_loss.values()), color=colour, linestyle=":")
         dice.plot(list(one.patch_dice), list(one.patch_dice.values()), color=colour, marker=".")
     losses.set(xlabel="epoch", ylabel="loss (dotted: left-out scans)")

@@ -65,4 +65,4 @@ def _enlarge(panel: np.ndarray, least: int = 220) -> np.ndarray:
 def _colours(greatest: int) -> list[tuple[float, float, float]]:
     from matplotlib import colormaps
 
-    return [colormaps["tab20"](label % 20)[:3] for label in range(max(1, greatest))]
+    return [colormaps["tab10"](label % 10)[:3] for label in range(max(1, greatest))]

@@ -47,6 +47,7 @@ td.number, th.number { text-align: right; white-space: nowrap; }
 .badge { display: inline-block; border: 2px solid; border-radius: .4rem; padding: 0 .5rem; font-weight: 700;
   letter-spacing: .03em; white-space: nowrap; }
 .pictures { display: grid; gap: .6rem; grid-template-columns: repeat(auto-fill, minmax(10.5rem, 1fr)); }
+.pictures.wide { grid-template-columns: repeat(auto-fill, minmax(min(34rem, 100%), 1fr)); }
 figure { margin: 0; }
 figure img { display: block; width: 100%; background: #000; border-radius: .25rem; }
 figcaption { font-size: .85rem; color: var(--faint); }
@@ -83,8 +84,8 @@ _PARTS = """
 {% endfor %}</tbody>
 </table></div>
 {% endmacro %}
-{% macro pictures(pictures) %}
-<div class="pictures">
+{% macro pictures(pictures, wide=false) %}
+<div class="pictures{% if wide %} wide{% endif %}">
 {% for one in pictures %}<figure><img src="{{ one.png | data_url }}" alt="{{ one.caption }}">
 <figcaption>{{ one.caption }}</figcaption></figure>
 {% endfor %}</div>
@@ -111,8 +112,8 @@ def render_page(template: str, **values: Any) -> str:
 
     Args:
         template: Content of the page's body, a template of Jinja. Values are escaped. The macros
-            ``parts.badge(level)``, ``parts.pictures(pictures)`` and ``parts.table(columns, rows,
-            numeric, badges, links)`` are defined: numbers of the columns to align right and of
+            ``parts.badge(level)``, ``parts.pictures(pictures, wide)`` and ``parts.table(columns,
+            rows, numeric, badges, links)`` are defined: numbers of the columns to align right and of
             those that hold levels, and cell → address.
         **values: Values of the template, among them ``title``, and ``refresh_s`` for a page that
             reloads itself after so many seconds.

@@ -32,12 +32,17 @@ def test_itk_reads_nan_of_nifti_as_0(scans):
 
 @pytest.mark.parametrize("program", ["/bin/nnUNetv2_predict", "nnUNetv2_predict_from_modelfolder"])
 def test_a_scan_with_nan_is_named_before_prediction(scans, program, monkeypatch):
-    command = [program, "-i", str(scans), "-o", "out", "-d", "901", "-f", "all"]
+    command = [program, "-i", str(scans), "-o", "out", "-d", "901", "-p", "somePlans", "-f", "all"]
     with pytest.raises(InputError, match=r"c_0000\.nii\.gz: 1 voxel is NaN on disk"):
         check_prediction_input(command)
     monkeypatch.setattr("sys.argv", command)
     with pytest.raises(StoppedByInput, match="1 voxel is NaN"):
         AnatomixTrainer.build_network_architecture(None, None, 1, 2)
+
+
+def test_a_flag_may_be_joined_to_its_value(scans):
+    with pytest.raises(InputError, match="NaN"):
+        check_prediction_input(["nnUNetv2_predict", "-p", "somePlans", f"-i={scans}"])
 
 
 def test_only_the_scans_of_this_part_are_checked(scans):
@@ -47,7 +52,9 @@ def test_only_the_scans_of_this_part_are_checked(scans):
         check_prediction_input([*part, "0"])
 
 
-@pytest.mark.parametrize("command", [[], ["nnUNetv2_train", "-i", "{}"], ["nnUNetv2_predict", "-o", "{}"]])
+@pytest.mark.parametrize(
+    "command", [[], ["nnUNetv2_train", "-i", "{}"], ["nnUNetv2_predict", "-o", "{}"], ["nnUNetv2_predict", "-i"]]
+)
 def test_other_commands_are_left_alone(scans, command):
     check_prediction_input([word.format(scans) for word in command])
 
