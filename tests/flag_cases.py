@@ -175,6 +175,17 @@ CASES = (
         slow=True,
     ),
     case(
+        "fit and next",
+        NNUNET,
+        "fit -d 43 --minutes 1 --iterations 2 --max-patch 32 --batch 1 --seed 1 --device cpu",
+        "fit --dataset 43 --iterations 2 --max-patch 32 --batch 1 --seed 1 -device cpu",
+        "next -d 43 -i nnUNet_raw/Dataset043_Blobs/imagesTs -o ranked --atlases --device cpu",
+        "next --dataset 43 --images nnUNet_raw/Dataset043_Blobs/imagesTs --out fewer --no-atlases -device cpu",
+        makes="""nnUNet_results/Dataset043_Blobs/*FitPlans*/fold_all/checkpoint_final.pth
+        nnUNet_results/Dataset043_Blobs/fit/fit.html ranked/next.html fewer/next.csv""",
+        slow=True,
+    ),
+    case(
         "demo",
         NNUNET,
         "demo --out demo --iterations 150 --device cpu --seed 0 --no-only-data",

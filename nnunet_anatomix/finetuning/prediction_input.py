@@ -30,9 +30,9 @@ def check_prediction_input(command: Sequence[str]) -> None:
     """
     if not command or not Path(command[0]).name.startswith(_PROGRAM):
         return
-    folder = Path(_value(command, "-i", ""))
+    folder = Path(_value(command, "-i", "nowhere"))
     parts, part = (_value(command, flag, default) for flag, default in (("-num_parts", "1"), ("-part_id", "0")))
-    if not folder.is_dir() or folder == Path() or not (parts.isdigit() and part.isdigit()):
+    if not folder.is_dir() or not (parts.isdigit() and part.isdigit()):
         return  # nnU-Net refuses it
     files: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):

@@ -117,7 +117,7 @@ def rank_scans(request: NextRequest) -> list[Ranked]:
         voices: dict[str, Path] = {}
         networks: dict[str, float] = {}
         if folds:
-            voices |= _predict(scans, inputs, out, model, folds, device.type)
+            voices |= _predict(scans, request.images, inputs, out, model, folds, device.type)
             networks = {case: _agreement(scans, case, list(voices.values())) for case in inputs}
         atlases: dict[str, float] = {}
         if request.atlases:
@@ -164,17 +164,16 @@ def _folds(model: Path) -> list[str]:
 
 
 def _predict(
-    scans: LabelledScans, inputs: Mapping[str, list[Path]], out: Path, model: Path, folds: Sequence[str], device: str
+    scans: LabelledScans,
+    images: Path,
+    inputs: Mapping[str, list[Path]],
+    out: Path,
+    model: Path,
+    folds: Sequence[str],
+    device: str,
 ) -> dict[str, Path]:
-    """Predict all scans with every network; return the folder of each."""
+    """Predict all scans of a folder with every network; return the folder of each."""
     ending = scans.description.file_ending
-    wanted = out / "scans"
-    wanted.mkdir(exist_ok=True)
-    for link in wanted.iterdir():
-        link.unlink()
-    for files in inputs.values():  # nnU-Net predicts all scans of a folder
-        for file in files:
-            (wanted / file.name).symlink_to(file.resolve())
     states = [file_state(file) for files in inputs.values() for file in files]
     folders = {f"network {fold}": out / f"network_{fold}" for fold in folds}
 
@@ -191,7 +190,7 @@ def _predict(
         target = mark(fold).parent
         run_child(
             [
-                *("nnUNetv2_predict", "-i", str(wanted), "-o", str(target), "-d", scans.dataset.name),
+                *("nnUNetv2_predict", "-i", str(images), "-o", str(target), "-d", scans.dataset.name),
                 *("-c", CONFIGURATION, "-f", fold, "-tr", TRAINER, "-p", PLANS, "-device", device),
             ],
             os.environ,

@@ -113,8 +113,8 @@ def render_page(template: str, **values: Any) -> str:
     Args:
         template: Content of the page's body, a template of Jinja. Values are escaped. The macros
             ``parts.badge(level)``, ``parts.pictures(pictures, wide)`` and ``parts.table(columns,
-            rows, numeric, badges, links)`` are defined: numbers of the columns to align right and of
-            those that hold levels, and cell → address.
+            rows, numeric, badges, links)`` are defined: numbers of the columns to align right and
+            of those that hold levels, and cell → address.
         **values: Values of the template, among them ``title``, and ``refresh_s`` for a page that
             reloads itself after so many seconds.
 
