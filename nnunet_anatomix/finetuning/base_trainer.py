@@ -144,10 +144,12 @@ class BaseTrainer(nnUNetTrainer):
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Predict the validation cases as stock, except those of a fold ``all`` just trained.
 
+        The first stage of a cascade predicts them always, as the next stage trains on the results.
+
         Args:
             save_probabilities: Also write probabilities.
         """
-        if self.fold == "all" and self._trains_here:
+        if self.fold == "all" and self._trains_here and not self.configuration_manager.next_stage_names:
             self.print_to_log_file(
                 "fold all has no validation cases of its own, so it is not validated; "
                 "nnUNetv2_train --val predicts its training cases"

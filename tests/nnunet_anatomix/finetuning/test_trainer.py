@@ -145,14 +145,18 @@ def test_the_log_has_a_line_a_minute_and_no_plotting_error(hippocampus, monkeypa
 def test_fold_all_is_validated_only_on_request(hippocampus, monkeypatch, kind):
     validated = []
     monkeypatch.setattr(nnUNetTrainer, "perform_actual_validation", lambda self, *_: validated.append(self.fold))
-    for fold, trains in (("all", False), ("all", True), (0, True)):
-        trainer = trainer_of(hippocampus, kind=kind, fold=fold)
+
+    def add_stage(plan, description) -> None:
+        plan["configurations"]["3d_fullres"]["next_stage"] = "3d_cascade_fullres"
+
+    for fold, trains, edit in (("all", False, None), ("all", True, add_stage), ("all", True, None), (0, True, None)):
+        trainer = trainer_of(hippocampus, kind=kind, fold=fold, edit=edit)
         if trains:
             monkeypatch.setattr(nnUNetTrainer, "on_train_start", lambda self: None)
             trainer.on_train_start()
         trainer.perform_actual_validation()
-        assert ("so it is not validated" in log_of(trainer)) is (trains and fold == "all")
-    assert validated == ["all", 0]
+        assert ("so it is not validated" in log_of(trainer)) is (trains and fold == "all" and edit is None)
+    assert validated == ["all", "all", 0]
 
 
 def test_same_seed_same_batches_and_same_losses(hippocampus, monkeypatch):
