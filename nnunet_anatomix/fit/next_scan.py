@@ -92,7 +92,8 @@ def rank_scans(request: NextRequest) -> list[Ranked]:
         All scans of the folder that are not labelled yet.
 
     Raises:
-        InputError: If dataset or folder cannot be used, or there is neither a fit nor atlases.
+        InputError: If dataset or folder cannot be used, or there are neither networks nor atlases
+            to compare.
         CommandFailed: If a command fails, or scans fail.
         InUse: If another process writes into the folder.
         Interrupted: If this process is asked to stop; the same call resumes.
@@ -104,6 +105,11 @@ def rank_scans(request: NextRequest) -> list[Ranked]:
         raise InputError(
             f"--no-atlases needs networks, but {scans.dataset.name} has no fit; "
             f"run: nnunet-anatomix fit -d {request.dataset}"
+        )
+    if not folds and len(scans.names) < 2:
+        raise InputError(
+            f"next compares labelled scans or networks, and needs two, found 1 labelled scan in {scans.dataset.name}; "
+            "label any other scan"
         )
     inputs = find_scans(request.images, scans)
     labelled = sorted(set(inputs) & set(scans.names))

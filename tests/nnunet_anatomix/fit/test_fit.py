@@ -196,3 +196,10 @@ def test_without_networks_and_atlases_there_is_one_line(dataset, commands, unlab
     fit(FitRequest(**ON_CPU, iterations=5))
     with pytest.raises(InputError, match="are labelled already"):
         rank_scans(NextRequest(images=dataset / "imagesTr", **request))
+
+
+def test_one_labelled_scan_cannot_disagree(dataset, commands, unlabelled):
+    for part in ("imagesTr", "labelsTr"):
+        max((dataset / part).iterdir()).unlink()
+    with pytest.raises(InputError, match=r"needs two, found 1 labelled scan .* label any other scan"):
+        rank_scans(NextRequest(dataset="901", images=unlabelled, device="cpu"))
