@@ -7,15 +7,16 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from io import BytesIO
 from math import isnan
+
+import numpy as np
 
 from nnunet_anatomix.finetuning.dataset import RawDataset
 from nnunet_anatomix.fit.folder import PAGE, FitFolder, FoldName
 from nnunet_anatomix.fit.rounds import Round, best_round
 from nnunet_anatomix.fit.slices import draw_slices
 from nnunet_anatomix.fit.training_log import TrainingLog, read_training_log
-from pretraining.common.html_page import PagePicture, write_page
+from pretraining.common.html_page import PagePicture, encode_png, write_page
 
 log = logging.getLogger(__name__)
 
@@ -168,8 +169,8 @@ def _curves(logs: dict[FoldName, TrainingLog]) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = Figure(figsize=(9, 3.4), dpi=110, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
     losses, dice = figure.subplots(1, 2)
     for number, (fold, one) in enumerate(logs.items()):
         colour = f"C{number % 10}"
@@ -184,6 +185,5 @@ def _curves(logs: dict[FoldName, TrainingLog]) -> bytes:
     for axis in (losses, dice):
         axis.grid(alpha=0.3)
     losses.legend(fontsize=8)
-    stream = BytesIO()
-    figure.savefig(stream, format="png", dpi=110)
-    return stream.getvalue()
+    canvas.draw()
+    return encode_png(np.asarray(canvas.buffer_rgba())[..., :3] / 255)
