@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -29,7 +30,7 @@ from pretraining.common.child import run_child
 from pretraining.common.device import resolve_device
 from pretraining.common.errors import InputError
 from pretraining.common.fingerprint import file_state
-from pretraining.common.lock import LOCK, hold_lock
+from pretraining.common.lock import hold_lock
 from pretraining.common.outputs import try_folder
 from pretraining.common.tables import write_csv
 
@@ -91,6 +92,7 @@ def fit(request: FitRequest) -> list[str]:
         max_patch=request.max_patch or (CPU_PATCH if is_cpu else None),
         batch=request.batch or (CPU_BATCH if is_cpu else None),
         seed=request.seed,
+        weights=os.environ.get("ANATOMIX_WEIGHTS") or None,
     )
     folder = fit_folder(dataset.name)
     try_folder(folder.path)
@@ -161,11 +163,10 @@ def _begin(folder: FitFolder, dataset: RawDataset, settings: FitSettings) -> Non
     change, record = folder.change_since(dataset, settings)
     if change:
         log.info("%s: beginning anew, as scans or settings have changed (%s)", folder.path, change)
+        # The record is replaced last: a call that is killed here leaves it, and the next one goes on.
         for entry in folder.path.iterdir():
             if entry.is_dir():
                 shutil.rmtree(entry)
-            elif not entry.name.startswith(LOCK):
-                entry.unlink()
     folder.claim(record, settings)
 
 

@@ -52,6 +52,8 @@ class FitSettings:
     """Patches per step; None: as planned."""
     seed: int = 0
     """Seed of the head's random weights and of training."""
+    weights: str | None = None
+    """Weights to start from, of ``ANATOMIX_WEIGHTS``; None: the plan's."""
 
     def __post_init__(self) -> None:
         check_count(max_patch=self.max_patch, batch=self.batch)

@@ -137,6 +137,22 @@ def test_an_added_scan_begins_the_fit_anew_and_replaces_the_model_at_the_end(dat
     assert commands.asked[before][0] == "nnunet-anatomix", "planned anew"
 
 
+def test_other_weights_begin_the_fit_anew_even_if_that_is_interrupted(dataset, commands, monkeypatch, nnunet):
+    fit(FitRequest(**ON_CPU, iterations=5))
+    monkeypatch.setenv("ANATOMIX_WEIGHTS", "other.safetensors")
+    with monkeypatch.context() as patch:
+        patch.setattr(fit_module.shutil, "rmtree", _interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fit(FitRequest(**ON_CPU, iterations=5))
+    fit(FitRequest(**ON_CPU, iterations=5))
+    assert commands.trainings() == ["0", "1", "all"] * 2
+    assert [command[0] for command in commands.asked].count("nnunet-anatomix") == 2
+
+
+def _interrupted(*_, **__) -> None:
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
