@@ -163,7 +163,7 @@ def _begin(folder: FitFolder, dataset: RawDataset, settings: FitSettings) -> Non
     change, record = folder.change_since(dataset, settings)
     if change:
         log.info("%s: beginning anew, as scans or settings have changed (%s)", folder.path, change)
-        # The record is replaced last: a call that is killed here leaves it, and the next one goes on.
+        # The record is replaced last, so that a call that is killed here is repeated.
         for entry in folder.path.iterdir():
             if entry.is_dir():
                 shutil.rmtree(entry)
