@@ -221,13 +221,16 @@ def interval_of_mean(values: Sequence[float]) -> tuple[float, float]:
 def write_scores(out: Path, scores: Sequence[LeftOutScore]) -> str:
     """Write all scores as ``leave_one_out.csv``, and return the table of means as Markdown."""
     write_records(out / "leave_one_out.csv", LeftOutScore, scores)
-    labels = list(dict.fromkeys(score.label for score in scores))
-    rows = []
-    for preset, fusion in dict.fromkeys((score.preset, score.fusion) for score in scores):
-        mine = [score for score in scores if (score.preset, score.fusion) == (preset, fusion)]
-        means = [np.nanmean([s.dice for s in mine if s.label == label] or [nan]) for label in labels]
-        rows.append([preset, fusion, f"{choose(mine).dice:.3f}", *(f"{mean:.3f}" for mean in means)])
-    return markdown_table(["preset", "fusion", "Dice", *labels], rows)
+    settings = list(dict.fromkeys((score.preset, score.fusion) for score in scores))
+    dice: dict[str, dict[tuple[PresetName, Fusion], list[float]]] = {}
+    for score in scores:
+        if not isnan(score.dice):
+            dice.setdefault(score.label, {}).setdefault((score.preset, score.fusion), []).append(score.dice)
+    means = [choose([score for score in scores if (score.preset, score.fusion) == key]).dice for key in settings]
+    rows = [["mean", *(f"{mean:.3f}" for mean in means)]]
+    for label, found in dice.items():
+        rows.append([label, *(f"{np.mean(found[key]):.3f}" if key in found else "" for key in settings)])
+    return markdown_table(["structure", *(", ".join(key) for key in settings)], rows)
 
 
 def evenly(names: Sequence[str], count: int) -> tuple[str, ...]:

@@ -106,6 +106,8 @@ def _choose_settings(
 ) -> tuple[PresetName, Fusion, float | None]:
     """Return preset, fusion, and the difference between a left-out scan and its atlases."""
     fusions: Sequence[Fusion] = (request.fusion,) if request.fusion else FUSIONS
+    if len(scans.names) == 2:  # a single atlas is always elected
+        fusions = (request.fusion or _DEFAULT_FUSION,)
     cases = evenly(scans.names, request.leave_out)
     if not cases or len(scans.names) < 2:
         reason = "skipped" if len(scans.names) > 1 else "needs two labelled scans"
