@@ -7,11 +7,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from math import isnan
+from math import inf, isnan
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from scipy.stats import rankdata
 
 from nnunet_anatomix.finetuning.dataset import find_dataset
 from nnunet_anatomix.fit.fit import MARKER, fit_folder
@@ -43,8 +44,9 @@ _DRAWN = 8
 _BODY = """
 <h1>{{ title }}</h1>
 <p>Label next: <strong>{{ first }}</strong></p>
-<p class="faint">Agreement from 0 to 1: mean Dice between pairs of networks, and between the atlases and their vote.
-The first scan is the one with the least.</p>
+<p class="faint">Scans in order of doubt: the mean of two ranks, by least agreement of the networks (mean Dice between
+pairs, from 0 to 1) and by greatest difference to the registered labelled scans. Agreement of atlases is the mean Dice
+between their vote and each.</p>
 {{ parts.table(columns, rows, (1, 2, 3)) }}
 <h2>Scan, then its labels by {{ voices }}</h2>
 {{ parts.pictures(pictures, wide=true) }}
@@ -63,26 +65,37 @@ class NextRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ranked:
-    """One scan.
+class Doubt:
+    """How doubtful the labels of one scan are.
 
     Attributes:
         case: Name of the scan.
         networks: Agreement of the networks in [0, 1]; None without a fit.
+        difference: Difference of the scan and the registered labelled scans
+            (:attr:`~nnunet_anatomix.propagation.propagate.Propagation.difference`), which predicts
+            the Dice of propagated labels; None if atlases were left out.
         atlases: Agreement of the atlases in [0, 1]; None if they were left out.
     """
 
     case: str
-    networks: float | None
-    atlases: float | None
-
-    @property
-    def agreement(self) -> float:
-        """Mean of both agreements, or the one that is known."""
-        return float(np.mean([value for value in (self.networks, self.atlases) if value is not None]))
+    networks: float | None = None
+    difference: float | None = None
+    atlases: float | None = None
 
 
-def rank_scans(request: NextRequest) -> list[Ranked]:
+def most_doubtful_first(doubts: Sequence[Doubt]) -> list[Doubt]:
+    """Sort scans by the mean of two ranks: least agreement of networks, greatest difference.
+
+    A measure that is missing for all scans has no rank. Of equal scans, the one on which networks
+    agree least comes first.
+    """
+    networks = [0.0 if one.networks is None else one.networks for one in doubts]
+    likeness = [-inf if one.difference is None or isnan(one.difference) else -one.difference for one in doubts]
+    ranks = rankdata(networks) + rankdata(likeness)
+    return [doubts[index] for index in np.lexsort((networks, ranks))]
+
+
+def rank_scans(request: NextRequest) -> list[Doubt]:
     """Rank scans without labels, the one to label next first.
 
     Args:
@@ -92,8 +105,7 @@ def rank_scans(request: NextRequest) -> list[Ranked]:
         All scans of the folder that are not labelled yet.
 
     Raises:
-        InputError: If dataset or folder cannot be used, or there are neither networks nor atlases
-            to compare.
+        InputError: If dataset or folder cannot be used, or there is neither a fit nor atlases.
         CommandFailed: If a command fails, or scans fail.
         InUse: If another process writes into the folder.
         Interrupted: If this process is asked to stop; the same call resumes.
@@ -105,11 +117,6 @@ def rank_scans(request: NextRequest) -> list[Ranked]:
         raise InputError(
             f"--no-atlases needs networks, but {scans.dataset.name} has no fit; "
             f"run: nnunet-anatomix fit -d {request.dataset}"
-        )
-    if not folds and len(scans.names) < 2:
-        raise InputError(
-            f"next compares labelled scans or networks, and needs two, found 1 labelled scan in {scans.dataset.name}; "
-            "label any other scan"
         )
     inputs = find_scans(request.images, scans)
     labelled = sorted(set(inputs) & set(scans.names))
@@ -125,7 +132,7 @@ def rank_scans(request: NextRequest) -> list[Ranked]:
         if folds:
             voices |= _predict(scans, request.images, inputs, out, model, folds, device.type)
             networks = {case: _agreement(scans, case, list(voices.values())) for case in inputs}
-        atlases: dict[str, float] = {}
+        records: dict[str, dict] = {}
         if request.atlases:
             settings = FolderSettings(
                 preset="fast",
@@ -134,10 +141,17 @@ def rank_scans(request: NextRequest) -> list[Ranked]:
                 resources=Resources(clips=scans.clips, device=device),
             )
             voices["atlases"] = out / "atlases"
-            atlases = propagate_folder(scans, inputs, voices["atlases"], settings)
-        ranked = sorted(
-            (Ranked(case=case, networks=networks.get(case), atlases=atlases.get(case)) for case in inputs),
-            key=lambda one: one.agreement,
+            records = propagate_folder(scans, inputs, voices["atlases"], settings)
+        ranked = most_doubtful_first(
+            [
+                Doubt(
+                    case=case,
+                    networks=networks.get(case),
+                    difference=records[case]["difference"] if records else None,
+                    atlases=records[case]["agreement"] if records else None,
+                )
+                for case in inputs
+            ]
         )
         _report(scans, ranked, inputs, voices, out)
     return ranked
@@ -218,23 +232,24 @@ def _agreement(scans: LabelledScans, case: str, folders: Sequence[Path]) -> floa
     )
 
 
+def _format(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
 def _report(
     scans: LabelledScans,
-    ranked: Sequence[Ranked],
+    ranked: Sequence[Doubt],
     inputs: Mapping[str, list[Path]],
     voices: Mapping[str, Path],
     out: Path,
 ) -> None:
-    columns = ["case", "agreement", "networks", "atlases"]
-    rows = [
-        [one.case, *("" if value is None else f"{value:.3f}" for value in (one.agreement, one.networks, one.atlases))]
-        for one in ranked
-    ]
+    columns = ["case", "agreement of networks", "difference to atlases", "agreement of atlases"]
+    rows = [[one.case, _format(one.networks, 3), _format(one.difference, 5), _format(one.atlases, 3)] for one in ranked]
     write_csv(out / TABLE, columns, rows)
     ending = scans.description.file_ending
     pictures = [
         PagePicture(
-            caption=f"{one.case}: agreement {one.agreement:.2f}",
+            caption=one.case,
             png=draw_slices(inputs[one.case][0], [folder / f"{one.case}{ending}" for folder in voices.values()]),
         )
         for one in ranked[:_DRAWN]

@@ -6,17 +6,20 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from nnunet_anatomix.fit import fit as fit_module
 from nnunet_anatomix.fit import next_scan
 from nnunet_anatomix.fit.fit import FitRequest, fit, fit_folder
 from nnunet_anatomix.fit.folder import MODEL
-from nnunet_anatomix.fit.next_scan import NextRequest, rank_scans
+from nnunet_anatomix.fit.next_scan import Doubt, NextRequest, most_doubtful_first, rank_scans
 from nnunet_anatomix.study import runs
 from pretraining.common.errors import CommandFailed, InputError
 from tests.in_process import run_here
 from tests.nnunet_anatomix.fit.small_commands import NAME, Commands
+from tests.nnunet_anatomix.propagation.test_propagate import anatomy
 
 ON_CPU = {"dataset": "901", "device": "cpu"}
 
@@ -194,7 +197,7 @@ def test_the_scan_on_which_networks_disagree_is_labelled_next(dataset, commands,
     assert result.returncode == 0 and "label next: unsure" in result.stderr, result.stderr
     out = nnunet.results / NAME / "next"
     rows = (out / "next.csv").read_text().splitlines()
-    assert rows[1].startswith("unsure,0.") and len(rows) == 4 and rows[2].split(",")[1] == "1.000"
+    assert rows[1].startswith("unsure,0.") and len(rows) == 4 and rows[2].split(",")[1:] == ["1.000", "", ""]
     assert (out / "next.html").read_text().count("data:image/png") == 3
     predicted = [command for command in commands.asked if command[0] == "nnUNetv2_predict"]
     assert [command[command.index("-f") + 1] for command in predicted] == ["0", "1"]
@@ -205,6 +208,49 @@ def test_the_scan_on_which_networks_disagree_is_labelled_next(dataset, commands,
     assert len([command for command in commands.asked if command[0] == "nnUNetv2_predict"]) == 4, "other scans"
 
 
+def test_ranks_of_both_measures_are_averaged():
+    def order(*rows: tuple) -> str:
+        doubts = [Doubt(case=case, networks=networks, difference=differs) for case, networks, differs in rows]
+        return "".join(one.case for one in most_doubtful_first(doubts))
+
+    assert order(("a", 0.9, 0.1), ("b", 0.2, 0.3), ("c", 0.5, 0.2)) == "bca"
+    assert order(("a", 0.9, None), ("b", 0.2, None), ("c", 0.5, None)) == "bca"
+    assert order(("a", None, 0.1), ("b", None, float("nan")), ("c", None, 0.2)) == "bca", "unknown is doubtful"
+    assert order(("a", 0.2, 0.1), ("b", 0.1, 0.2), ("c", 0.9, 0.9), ("d", 0.8, 0.05)) == "bacd"
+
+
+@pytest.fixture
+def organs(nnunet):
+    """Return a dataset with one labelled and two other scans, one of which is noise."""
+    folder = nnunet.raw / "Dataset044_Organs"
+    scan, labels = anatomy(1)
+    noise = np.random.default_rng(0).standard_normal(scan.shape).astype(np.float32)
+    files = {
+        "imagesTr/c1_0000": scan,
+        "labelsTr/c1": labels,
+        "imagesTs/alike_0000": anatomy(7)[0],
+        "imagesTs/noise_0000": noise,
+    }
+    for name, array in files.items():
+        path = folder / f"{name}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sitk.WriteImage(sitk.GetImageFromArray(array), str(path))
+    described = {
+        "channel_names": {"0": "MRI"},
+        "labels": {"background": 0, "one": 1, "two": 2},
+        "numTraining": 1,
+        "file_ending": ".nii.gz",
+    }
+    (folder / "dataset.json").write_text(json.dumps(described))
+    return folder
+
+
+def test_without_a_fit_the_scan_that_differs_most_from_the_labelled_ones_comes_first(organs, tmp_path):
+    ranked = rank_scans(NextRequest(dataset="44", images=organs / "imagesTs", out=tmp_path / "next", device="cpu"))
+    assert [one.case for one in ranked] == ["noise", "alike"] and ranked[0].networks is None
+    assert (tmp_path / "next" / "next.html").read_text().count("data:image/png") == 2
+
+
 def test_without_networks_and_atlases_there_is_one_line(dataset, commands, unlabelled):
     request = {"dataset": "901", "device": "cpu", "atlases": False}
     with pytest.raises(InputError, match=r"has no fit; run: nnunet-anatomix fit -d 901"):
@@ -212,10 +258,3 @@ def test_without_networks_and_atlases_there_is_one_line(dataset, commands, unlab
     fit(FitRequest(**ON_CPU, iterations=5))
     with pytest.raises(InputError, match="are labelled already"):
         rank_scans(NextRequest(images=dataset / "imagesTr", **request))
-
-
-def test_one_labelled_scan_cannot_disagree(dataset, commands, unlabelled):
-    for part in ("imagesTr", "labelsTr"):
-        max((dataset / part).iterdir()).unlink()
-    with pytest.raises(InputError, match=r"needs two, found 1 labelled scan .* label any other scan"):
-        rank_scans(NextRequest(dataset="901", images=unlabelled, device="cpu"))
