@@ -16,7 +16,7 @@ def demo(
     seed: int = 0,
     only_data: bool = False,
 ) -> None:
-    """Train on three synthetic scans and segment two others with stock nnU-Net commands.
+    """Show few-shot segmentation and registration on synthetic scans, in minutes.
 
     Writes Dice, figures and a report.
 
@@ -36,7 +36,10 @@ def demo(
 
 
 def doctor() -> None:
-    """Check the requirements of training and prediction; the exit code is 1 if any is not met."""
+    """Check the installation, and say what to do.
+
+    The exit code is 1 if a requirement of training or prediction is not met.
+    """
     from nnunet_anatomix.doctor import examine
 
     levels = []
