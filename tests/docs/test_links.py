@@ -70,9 +70,33 @@ def test_every_explained_error_is_in_the_code():
     assert len(explained) > 50
     for texts, others in explained:
         for text in re.findall(r"`(.+?)`", texts):
-            pieces = [piece for piece in text.split("…") if piece.strip()]
-            pattern = re.compile(".*".join(map(re.escape, pieces)))
+            pattern = _pattern(text)
             assert others or any(pattern.search(message) for message in messages), f"no error in the code says: {text}"
+
+
+def test_every_error_is_explained_or_says_what_to_do():
+    page = (DOCS / "how-to" / "troubleshooting.md").read_text(encoding="utf-8")
+    cells = [line.split(" | ")[0] for line in page.splitlines() if line.startswith("| `")]
+    explained = [_pattern(text) for cell in cells for text in re.findall(r"`(.+?)`", cell)]
+    messages = {" ".join(message.split()) for message in _messages()}
+    mute = [
+        message
+        for message in messages
+        if len(re.findall(r"[A-Za-z]{3,}", message)) > 1 and not _SAYS_WHAT_TO_DO.search(message)
+        if not any(pattern.search(message) for pattern in explained)
+    ]
+    assert len(messages) > 500 and not mute, "explain these on the page, or say in them what to do"
+
+
+_SAYS_WHAT_TO_DO = re.compile(
+    r"; |\b(expected|must|needs?|without it|together|exclude|use|add|give|set|omit|choose|run|install|see|correct|"
+    r"remove|copy|repeat|wait|write|call|pass|stop)\b"
+)
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    """Match a message of the code by its pieces between the inserted values."""
+    return re.compile(".*".join(re.escape(piece) for piece in text.split("…") if piece.strip()))
 
 
 ERRORS = (
