@@ -19,7 +19,7 @@ from pretraining.engine.artefacts.spike import SpikeConfig
 from pretraining.engine.fields import sample_smooth_noise, smooth_noise
 from pretraining.engine.mixture import MixtureConfig
 
-SHAPE, SPACING_MM = (64, 48, 64), 5.0
+SHAPE, SPACING_MM = (48, 32, 48), 7.0
 """Size of every scan, voxels, and its spacing."""
 _ELLIPSOIDS: dict[str, tuple[tuple[float, ...], ...]] = {
     "lungs": ((-0.47, 0.05, 0.55, 0.34, 0.62, 0.52), (0.47, 0.05, 0.55, 0.32, 0.6, 0.52)),
@@ -70,7 +70,7 @@ def make_subject(seed: int, number: int, contrast: Contrast = "T1") -> Subject:
         number: Number of the subject.
         contrast: Order of the tissues' intensities.
     """
-    warp = sample_smooth_noise((12.0, 24.0), 1.0, 2.0, sample_generator(seed, number, "demo warp"))
+    warp = sample_smooth_noise((12.0, 24.0), 0.7, 1.4, sample_generator(seed, number, "demo warp"))
     displacement_vox = smooth_noise(SHAPE, warp, channels=3)
     voxel = torch.stack(torch.meshgrid(*(torch.arange(size) for size in SHAPE), indexing="ij"))
     source = (voxel + displacement_vox).round().long()

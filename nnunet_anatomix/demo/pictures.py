@@ -15,24 +15,28 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+CORONAL = 1
+"""Axis across coronal slices of (Z, Y, X)."""
 COLOURS = ("#4e79a7", "#e15759", "#b07aa1", "#f28e2b", "#76b7b2", "#59a14f", "#edc948", "#ff9da7")
 """Colour of each organ, in the order of the labels."""
 _ALPHA = 0.55
 """Opacity of labels over a scan."""
 
 
-def slices_with_every_label(labels: np.ndarray) -> list[int]:
-    """Choose few coronal slices that together show every label.
+def slices_with_every_label(labels: np.ndarray, axis: int = CORONAL) -> list[int]:
+    """Choose few slices that together show every label.
 
     Args:
         labels: (Z, Y, X) whole numbers; 0 is background.
+        axis: Axis across the slices.
 
     Returns:
-        Indices along Y, ascending. The first chosen shows most labels, each further one most of
-        those still missing; of equal ones, that with the largest area of them.
+        Indices along the axis, ascending. The first chosen shows most labels, each further one most
+        of those still missing; of equal ones, that with the largest area of them.
     """
     missing = set(np.unique(labels).tolist()) - {0}
-    counts = {label: (labels == label).sum(axis=(0, 2)) for label in missing}
+    across = tuple({0, 1, 2} - {axis})
+    counts = {label: (labels == label).sum(axis=across) for label in missing}
     chosen: list[int] = []
     while missing:
         shown = sum((counts[label] > 0).astype(int) for label in missing)
@@ -43,24 +47,28 @@ def slices_with_every_label(labels: np.ndarray) -> list[int]:
     return sorted(chosen)
 
 
-def draw_cases(out: Path, cases: Mapping[str, Sequence[np.ndarray]], columns: Sequence[str]) -> None:
+def draw_cases(
+    out: Path, cases: Mapping[str, Sequence[np.ndarray]], columns: Sequence[str], *, axis: int = CORONAL
+) -> None:
     """Draw a scan and several segmentations of each case.
 
     Args:
         out: File to write, ``.png``.
         cases: Title → (Z, Y, X) scan, truth and predictions.
         columns: Titles of the label maps: truth and predictions.
+        axis: Axis across the slices.
     """
     rows = [
-        (title, volumes, index) for title, volumes in cases.items() for index in slices_with_every_label(volumes[1])
+        (title, [volume.take(index, axis) for volume in volumes], display_window(volumes[0]))
+        for title, volumes in cases.items()
+        for index in slices_with_every_label(volumes[1], axis)
     ]
-    figure, axes = _grid(len(rows), 1 + len(columns), rows[0][1][0].shape)
-    for row, (title, (scan, *maps), index) in zip(axes, rows, strict=True):
-        window = display_window(scan)
-        plane = apply_window(scan[:, index], window)
+    figure, panels = _grid(len(rows), 1 + len(columns), rows[0][1][0].shape)
+    for row, (title, (scan, *maps), window) in zip(panels, rows, strict=True):
+        plane = apply_window(scan, window)
         _show(row[0], plane, f"{title}, scan")
-        for axis, labels, name in zip(row[1:], maps, columns, strict=True):
-            _show(axis, _coloured(plane, labels[:, index]), name)
+        for panel, labels, name in zip(row[1:], maps, columns, strict=True):
+            _show(panel, _coloured(plane, labels), name)
     figure.savefig(out, dpi=110)
 
 
@@ -75,7 +83,7 @@ def draw_registration(out: Path, fixed: np.ndarray, truth: np.ndarray, moving: M
     """
     rows = slices_with_every_label(truth)
     volumes = {"fixed scan (T1)": fixed, **moving}
-    figure, axes = _grid(len(rows), len(volumes), fixed.shape)
+    figure, axes = _grid(len(rows), len(volumes), fixed[:, 0].shape)
     for row, index in zip(axes, rows, strict=True):
         for axis, (name, volume) in zip(row, volumes.items(), strict=True):
             _show(axis, apply_window(volume[:, index], display_window(volume)), name)
@@ -89,7 +97,7 @@ def draw_registration(out: Path, fixed: np.ndarray, truth: np.ndarray, moving: M
 def _grid(rows: int, columns: int, shape: tuple[int, ...]) -> tuple[Figure, np.ndarray]:
     from matplotlib.figure import Figure
 
-    height = 2.6 * shape[0] / shape[2] + 0.3
+    height = 2.6 * shape[0] / shape[1] + 0.3
     figure = Figure(figsize=(2.6 * columns, height * rows), layout="constrained", facecolor="black")
     return figure, figure.subplots(rows, columns, squeeze=False)
 

@@ -5,11 +5,17 @@ from __future__ import annotations
 import ast
 import pydoc
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.docs.pages import DOCS, REPOSITORY
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 TEXTS = [
     *sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts),
@@ -42,6 +48,25 @@ def test_links_lead_to_files_and_headings(text):
         assert REPOSITORY in (file, *file.parents), f"{text.name} links to {target}, outside of the repository"
         if anchor:
             assert anchor in anchors(file), f"{text.name} links to {target}; headings there are {sorted(anchors(file))}"
+
+
+def test_absolute_links_to_this_repository_lead_to_files_and_headings():
+    """The README is shown by package indexes too, where relative links lead nowhere."""
+    urls = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
+    raw = urls["Repository"].replace("https://github.com", "https://raw.githubusercontent.com")
+    own = re.compile(rf"(?:{re.escape(urls['Repository'])}/blob|{re.escape(raw)})/main/([^)\s\"]+)")
+    readme = REPOSITORY / "README.md"
+    assert not [target for target in _LINK.findall(prose(readme)) if not target.startswith("https://")]
+    targets = [target for text in TEXTS for target in own.findall(prose(text))]
+    for target in targets:
+        name, _, anchor = target.partition("#")
+        assert (REPOSITORY / name).is_file() and (not anchor or anchor in anchors(REPOSITORY / name)), target
+    assert len(targets) > 15
+    labels = set(re.findall(r"\]\[([\w-]+)\]", prose(readme)))
+    assert labels == set(re.findall(r"^\[([\w-]+)\]: ", prose(readme), re.MULTILINE))
+    citation = (REPOSITORY / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"repository-code: {urls['Repository']}\n" in citation
+    assert f"{urls['Repository']}/" in (DOCS / "conf.py").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
