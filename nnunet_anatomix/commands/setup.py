@@ -11,7 +11,7 @@ from pretraining.common.errors import CommandFailed
 
 def demo(
     out: Path = Path("demo"),
-    iterations: int = 100,
+    iterations: int = 200,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     seed: int = 0,
     only_data: bool = False,

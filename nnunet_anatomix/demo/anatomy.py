@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 
 from pretraining.common.random import sample_generator, uniforms
 from pretraining.engine.appearance import Appearance, AppearanceConfig, apply_appearance, sample_appearance
+from pretraining.engine.artefacts.gamma import GammaConfig
 from pretraining.engine.artefacts.gibbs import GibbsConfig
 from pretraining.engine.artefacts.low_resolution import LowResolutionConfig
 from pretraining.engine.artefacts.sharpening import SharpeningConfig
@@ -19,17 +20,16 @@ from pretraining.engine.artefacts.spike import SpikeConfig
 from pretraining.engine.fields import sample_smooth_noise, smooth_noise
 from pretraining.engine.mixture import MixtureConfig
 
-SHAPE, SPACING_MM = (48, 32, 48), 7.0
+SHAPE, SPACING_MM = (48, 32, 32), 7.0
 """Size of every scan, voxels, and its spacing."""
 _ELLIPSOIDS: dict[str, tuple[tuple[float, ...], ...]] = {
     "lungs": ((-0.47, 0.05, 0.55, 0.34, 0.62, 0.52), (0.47, 0.05, 0.55, 0.32, 0.6, 0.52)),
     "heart": ((0.12, -0.28, 0.38, 0.28, 0.38, 0.26),),
     "liver": ((-0.38, -0.05, -0.16, 0.45, 0.6, 0.3), (0.05, -0.42, -0.06, 0.36, 0.3, 0.18)),
-    "stomach": ((0.42, -0.32, -0.28, 0.22, 0.3, 0.24),),
-    "spleen": ((0.62, 0.3, -0.1, 0.18, 0.3, 0.22),),
-    "kidneys": ((-0.36, 0.45, -0.55, 0.15, 0.22, 0.24), (0.38, 0.45, -0.52, 0.15, 0.22, 0.24)),
-    "aorta": ((0.16, 0.3, 0.0, 0.085, 0.12, 3.0),),
-    "spine": ((0.0, 0.6, 0.0, 0.15, 0.24, 5.0),),
+    "stomach": ((0.4, -0.32, -0.3, 0.25, 0.36, 0.28),),
+    "spleen": ((0.64, 0.3, -0.12, 0.22, 0.36, 0.26),),
+    "kidneys": ((-0.38, 0.42, -0.58, 0.18, 0.28, 0.28), (0.38, 0.42, -0.6, 0.18, 0.28, 0.28)),
+    "spine": ((0.0, 0.56, 0.0, 0.17, 0.28, 5.0),),
 }
 """Ellipsoids of each organ: centre and semi-axes in units of half the volume's sides, along left,
 posterior and superior. A later organ covers an earlier one.
@@ -38,19 +38,20 @@ ORGANS = tuple(_ELLIPSOIDS)
 """Names of the organs in order of their labels, from 1."""
 Contrast = Literal["T1", "T2"]
 _DARK_TO_BRIGHT: dict[Contrast, tuple[str, ...]] = {
-    "T1": ("air", "lungs", "aorta", "spine", "kidneys", "stomach", "spleen", "heart", "liver", "body"),
-    "T2": ("air", "lungs", "spine", "liver", "heart", "body", "aorta", "spleen", "kidneys", "stomach"),
+    "T1": ("air", "lungs", "kidneys", "spleen", "heart", "stomach", "liver", "spine", "body"),
+    "T2": ("air", "lungs", "spine", "liver", "heart", "body", "spleen", "kidneys", "stomach"),
 }
 """Tissues from dark to bright; fixed, as in scans of one sequence."""
 _APPEARANCE = AppearanceConfig(
     mixture=MixtureConfig(std=(3.0, 8.0), zero_background_probability=1.0),
     spike=SpikeConfig(probability=0.0),
+    gamma=GammaConfig(probability=0.0),
     gibbs=GibbsConfig(probability=0.0),
     smoothing=SmoothingConfig(probability=0.0),
     sharpening=SharpeningConfig(probability=0.0),
     low_resolution=LowResolutionConfig(probability=0.0),
 )
-"""Appearance of scans without severe artefacts: noise, texture, bias field and gamma."""
+"""Appearance of scans without severe artefacts: noise, texture and bias field."""
 
 
 class Subject(NamedTuple):
@@ -62,16 +63,17 @@ class Subject(NamedTuple):
     """(X, Y, Z) uint8, 0 outside all organs."""
 
 
-def make_subject(seed: int, number: int, contrast: Contrast = "T1") -> Subject:
+def make_subject(seed: int, number: int, contrast: Contrast = "T1", *, bend: float = 1.0) -> Subject:
     """Synthesize a subject: the anatomy, warped by a few voxels, in its own intensities.
 
     Args:
         seed: Seed of the anatomy.
         number: Number of the subject.
         contrast: Order of the tissues' intensities.
+        bend: Factor of the displacement from the common anatomy.
     """
-    warp = sample_smooth_noise((12.0, 24.0), 0.7, 1.4, sample_generator(seed, number, "demo warp"))
-    displacement_vox = smooth_noise(SHAPE, warp, channels=3)
+    warp = sample_smooth_noise((12.0, 24.0), 0.5, 1.0, sample_generator(seed, number, "demo warp"))
+    displacement_vox = bend * smooth_noise(SHAPE, warp, channels=3)
     voxel = torch.stack(torch.meshgrid(*(torch.arange(size) for size in SHAPE), indexing="ij"))
     source = (voxel + displacement_vox).round().long()
     source = torch.stack([axis.clamp(0, size - 1) for axis, size in zip(source, SHAPE, strict=True)])

@@ -74,14 +74,15 @@ def make_dataset(raw: Path, *, seed: int) -> None:
 
 
 def make_pair(folder: Path, *, seed: int) -> Pair:
-    """Synthesize scans of the two test subjects in different contrasts.
+    """Synthesize scans of both test subjects in different contrasts, the second one bent further.
 
     Args:
         folder: Folder of the scans.
         seed: Seed of the anatomy and its subjects.
     """
     pair = Pair(*(folder / name for name in ("t1.nii.gz", "t1_labels.nii.gz", "t2.nii.gz", "t2_labels.nii.gz")))
-    fixed, moving = make_subject(seed, TRAINING_CASES), make_subject(seed, TRAINING_CASES + 1, "T2")
+    fixed = make_subject(seed, TRAINING_CASES)
+    moving = make_subject(seed, TRAINING_CASES + 1, "T2", bend=3.0)
     for path, volume in zip(pair, (*fixed, *moving), strict=True):
         _write(path, volume)
     return pair

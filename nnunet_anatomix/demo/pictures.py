@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nnunet_anatomix.demo.anatomy import ORGANS
 from pretraining.imaging.views import apply_window, display_window
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 CORONAL = 1
 """Axis across coronal slices of (Z, Y, X)."""
-COLOURS = ("#4e79a7", "#e15759", "#b07aa1", "#f28e2b", "#76b7b2", "#59a14f", "#edc948", "#ff9da7")
+COLOURS = ("#4e79a7", "#e15759", "#b07aa1", "#f28e2b", "#76b7b2", "#59a14f", "#edc948")
 """Colour of each organ, in the order of the labels."""
 _ALPHA = 0.55
 """Opacity of labels over a scan."""
@@ -68,7 +67,8 @@ def draw_cases(
         plane = apply_window(scan, window)
         _show(row[0], plane, f"{title}, scan")
         for panel, labels, name in zip(row[1:], maps, columns, strict=True):
-            _show(panel, _coloured(plane, labels), name)
+            _show(panel, plane, name)
+            panel.imshow(_coloured(labels), origin="lower", interpolation="nearest")
     figure.savefig(out, dpi=110)
 
 
@@ -103,17 +103,16 @@ def _grid(rows: int, columns: int, shape: tuple[int, ...]) -> tuple[Figure, np.n
 
 
 def _show(axis: Axes, picture: np.ndarray, title: str) -> None:
-    axis.imshow(picture, cmap="gray", vmin=0, vmax=1, origin="lower", interpolation="nearest")
+    axis.imshow(picture, cmap="gray", vmin=0, vmax=1, origin="lower", interpolation="bilinear")
     axis.set_title(title, fontsize=11, color="white")
     axis.set_axis_off()
 
 
-def _coloured(plane: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Blend the colours of labels into a slice; (H, W, 3)."""
-    from matplotlib.colors import to_rgb
+def _coloured(labels: np.ndarray) -> np.ndarray:
+    """Return the colours of labels; (H, W, 4), transparent where there is none."""
+    from matplotlib.colors import to_rgba
 
-    picture = np.repeat(plane[..., None], 3, axis=-1)
-    for label in range(1, len(ORGANS) + 1):
-        inside = labels == label
-        picture[inside] = (1 - _ALPHA) * picture[inside] + _ALPHA * np.array(to_rgb(COLOURS[label - 1]))
+    picture = np.zeros((*labels.shape, 4))
+    for label, colour in enumerate(COLOURS, start=1):
+        picture[labels == label] = to_rgba(colour, _ALPHA)
     return picture

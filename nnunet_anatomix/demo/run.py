@@ -36,11 +36,11 @@ TRAINERS = {"pretrained": "AnatomixTrainer", "from scratch": "AnatomixTrainerScr
 """Start of the training → trainer."""
 LEAST_DICE = 0.5
 _MARKER_FILE = ".anatomix-demo"
-_MEMORY_GB = "0.9"
+_MEMORY_GB = "0.85"
 """Memory for the training, GB: two patches per step."""
 
 
-def run_demo(out: Path, *, iterations: int = 100, device: str = "auto", seed: int = 0) -> dict[str, float]:
+def run_demo(out: Path, *, iterations: int = 200, device: str = "auto", seed: int = 0) -> dict[str, float]:
     """Synthesize scans; train from pretrained weights and from scratch, segment, and register.
 
     Args:
