@@ -20,7 +20,7 @@ pictures: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
-	ANATOMIX_SITE=$(CURDIR)/docs/_build/html $(BIN)/python -m pytest -q tests/docs/test_site.py
+	ANATOMIX_SITE=$(CURDIR)/docs/_build/html $(BIN)/python -m pytest -q tests/docs/test_site.py tests/docs/test_overflow.py
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --ignore=tests/benchmarks

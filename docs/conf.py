@@ -1,15 +1,16 @@
 """Configuration of the documentation site (`make docs`); warnings are errors."""
 
 import sys
-from importlib.metadata import version as installed_version
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "ext"))
 
+from pretraining.common.versions import VERSION
+
 project = "nnunet-anatomix"
 author = "nnunet-anatomix maintainers"
 copyright = author
-version = release = installed_version(project)
+version = release = VERSION
 
 extensions = [
     "myst_parser",
@@ -40,4 +41,11 @@ napoleon_custom_sections = [("Attributes", "params_style")]
 html_theme = "furo"
 html_title = f"{project} {version}"
 html_show_sourcelink = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_theme_options = {
+    "source_repository": "https://github.com/nnunet-anatomix/nnunet-anatomix/",
+    "source_branch": "main",
+    "source_directory": "docs/",
+}
 copybutton_exclude = ".linenos, .gp, .go"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from nnunet_anatomix.commands.align import align
 from nnunet_anatomix.commands.apply import apply
 from nnunet_anatomix.commands.backbone import backbone
@@ -22,6 +20,7 @@ from nnunet_anatomix.commands.search import registration_search
 from nnunet_anatomix.commands.setup import demo, doctor
 from nnunet_anatomix.commands.study import split, study
 from nnunet_anatomix.commands.weights import weights
+from pretraining.common.command_help import Groups
 from pretraining.common.command_line import run_commands
 
 
@@ -30,28 +29,40 @@ def main() -> None:
     run_commands("nnunet-anatomix", _commands, __doc__ or "")
 
 
-def _commands() -> dict[str, Callable[..., None]]:
+def _commands() -> Groups:
     return {
-        "plan": plan,
-        "plan-and-preprocess": plan_and_preprocess,
-        "split": split,
-        "prepare": prepare,
-        "reproduce": reproduce,
-        "study": study,
-        "fit": fit,
-        "next": next_scan,
-        "features": features,
-        "propagate": propagate,
-        "register": register,
-        "apply": apply,
-        "align": align,
-        "search": registration_search,
-        "evaluate": evaluate,
-        "intake": intake,
-        "deliver": deliver,
-        "run": run,
-        "weights": weights,
-        "backbone": backbone,
-        "doctor": doctor,
-        "demo": demo,
+        "Segment with few labels": {
+            "plan": plan,
+            "plan-and-preprocess": plan_and_preprocess,
+            "split": split,
+            "fit": fit,
+            "next": next_scan,
+            "propagate": propagate,
+            "study": study,
+        },
+        "Register scans": {
+            "register": register,
+            "apply": apply,
+            "align": align,
+            "search": registration_search,
+            "evaluate": evaluate,
+        },
+        "Work in a clinic": {
+            "run": run,
+            "intake": intake,
+            "deliver": deliver,
+        },
+        "Use pretrained networks": {
+            "features": features,
+            "weights": weights,
+            "backbone": backbone,
+        },
+        "Reproduce the paper": {
+            "prepare": prepare,
+            "reproduce": reproduce,
+        },
+        "Check the installation": {
+            "demo": demo,
+            "doctor": doctor,
+        },
     }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import platform
 import pydoc
@@ -17,6 +15,7 @@ from typing import Literal
 
 import psutil
 
+from pretraining.common.command_output import printed_to_log
 from pretraining.common.errors import InputError
 from pretraining.common.processes import available_cores
 
@@ -163,7 +162,7 @@ def _trainers() -> Iterator[Finding]:
 
     from nnunet_anatomix.finetuning.trainer import NETWORK
 
-    with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net prints where it searches
+    with printed_to_log():  # nnU-Net prints where it searches
         recursive_find_trainer_class_by_name("AnatomixTrainer")
     if pydoc.locate(NETWORK) is None:
         yield Finding("problem", f"nnU-Net would not find the network {NETWORK}", "reinstall nnunet-anatomix")

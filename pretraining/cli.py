@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 
 from pretraining.commands.defaults import default_config
 from pretraining.commands.samples import preview_command, synthesize_command
 from pretraining.commands.templates import templates
 from pretraining.commands.training import sweep, train_command
 from pretraining.commands.weights import export, import_published, judge
+from pretraining.common.command_help import Groups
 from pretraining.common.command_line import run_commands
 
 
@@ -18,15 +18,21 @@ def main() -> None:
     run_commands("anatomix-pretrain", _commands, __doc__ or "")
 
 
-def _commands() -> dict[str, Callable[..., None]]:
+def _commands() -> Groups:
     config = default_config(sys.argv[1:])
     return {
-        "templates": templates,
-        "preview": preview_command(config),
-        "synthesize": synthesize_command(config),
-        "train": train_command(config),
-        "sweep": sweep,
-        "export": export,
-        "judge": judge,
-        "import": import_published,
+        "Make samples": {
+            "templates": templates,
+            "preview": preview_command(config),
+            "synthesize": synthesize_command(config),
+        },
+        "Train": {
+            "train": train_command(config),
+            "sweep": sweep,
+        },
+        "Use weights": {
+            "export": export,
+            "judge": judge,
+            "import": import_published,
+        },
     }

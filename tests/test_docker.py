@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 import nnunet_anatomix.cli
 from nnunet_anatomix.clinical.network.addresses import parse_dimse_address
 from nnunet_anatomix.clinical.running.routes import read_routes
-from pretraining.common.command_line import _parse
+from pretraining.common.command_line import parse_command
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DOCKER = REPOSITORY / "docker"
@@ -69,7 +69,7 @@ def test_the_copied_files_suffice_for_the_package_that_pip_installs(tmp_path):
 def test_the_service_runs_a_command_that_we_have(monkeypatch):
     text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", service()["command"])
     monkeypatch.setattr(sys, "argv", ["nnunet-anatomix", *shlex.split(text)])
-    bound = _parse("nnunet-anatomix", nnunet_anatomix.cli._commands(), "")
+    bound = parse_command("nnunet-anatomix", nnunet_anatomix.cli._commands(), "")
     given = bound.keywords
     assert given["watch"] and given["send"]
     listen = parse_dimse_address(given["receive"], "--receive")

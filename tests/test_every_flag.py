@@ -16,7 +16,8 @@ from safetensors import safe_open
 import nnunet_anatomix.cli
 import pretraining.cli
 from pretraining.backbone.weights import load_weights
-from pretraining.common.command_line import _parse
+from pretraining.common.command_help import by_name
+from pretraining.common.command_line import parse_command
 from pretraining.learning.train_config import TrainConfig
 from pretraining.presets.loading import load_preset
 from tests.config_flags import flags_of, leaves, value_of
@@ -27,7 +28,11 @@ PROGRAMS = {PRETRAIN: pretraining.cli, NNUNET: nnunet_anatomix.cli}
 
 
 def commands() -> list[tuple[str, str, Callable[..., None]]]:
-    return [(program, name, command) for program, cli in PROGRAMS.items() for name, command in cli._commands().items()]
+    return [
+        (program, name, command)
+        for program, cli in PROGRAMS.items()
+        for name, command in by_name(cli._commands()).items()
+    ]
 
 
 def options(command: Callable[..., None]) -> set[str]:
@@ -107,7 +112,7 @@ def test_a_line_with_every_flag_runs(case: Case, place, material, monkeypatch, c
 def parsed(monkeypatch, *words: str) -> TrainConfig:
     """The configuration that the command would run with."""
     monkeypatch.setattr(sys, "argv", [PRETRAIN, *words])
-    keywords = _parse(PRETRAIN, pretraining.cli._commands(), "").keywords
+    keywords = parse_command(PRETRAIN, pretraining.cli._commands(), "").keywords
     return keywords.get("config") or keywords["engine"]
 
 

@@ -2,7 +2,7 @@
 
 Three comments are replaced, each alone on a line:
 
-- ``<!-- help of PROGRAM -->``: the ``--help`` of every command of a program.
+- ``<!-- help of PROGRAM -->``: the ``--help-all`` of every command of a program.
 - ``<!-- modules of PACKAGE -->``: the reference of every module of a package, without sub-packages.
 - ``<!-- public names of PACKAGE -->``: a table of the names that a package exports.
 """
@@ -17,15 +17,15 @@ import os
 import pkgutil
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 from sphinx.application import Sphinx
 
+from pretraining.common.command_help import by_name
+
 CLI_MODULES = {"anatomix-pretrain": "pretraining.cli", "nnunet-anatomix": "nnunet_anatomix.cli"}
-_RULE = re.compile(r"\s*-{3,}\s*")
 _PLACEHOLDER = re.compile(r"^<!-- (help|modules|public names) of (\S+) -->$", re.MULTILINE)
 _HIDDEN_MODULES = (".cli", ".__main__", "_kernel")
 _BEFORE_NAPOLEON = 400
@@ -42,21 +42,21 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 def commands_of(program: str) -> list[str]:
     """List the names of a program's commands, in the order of its help."""
-    return list(importlib.import_module(CLI_MODULES[program])._commands())
+    return list(by_name(importlib.import_module(CLI_MODULES[program])._commands()))
 
 
 def help_of(program: str, *command: str) -> str:
-    """Return what ``PROGRAM [COMMAND] --help`` prints on a terminal of 90 columns."""
+    """Return what ``PROGRAM [COMMAND] --help-all`` prints on a terminal of 90 columns."""
     main = importlib.import_module(CLI_MODULES[program]).main
     shown = io.StringIO()
     with (
-        mock.patch.object(sys, "argv", [program, *command, "--help"]),
-        mock.patch.dict(os.environ, {"COLUMNS": "90", "NO_COLOR": "1"}),
+        mock.patch.object(sys, "argv", [program, *command, "--help-all"]),
+        mock.patch.dict(os.environ, {"COLUMNS": "90"}),
         contextlib.redirect_stdout(shown),
         contextlib.suppress(SystemExit),
     ):
         main()
-    return "\n".join(_remove_rules(shown.getvalue().splitlines())).strip()
+    return shown.getvalue().strip()
 
 
 def modules_of(package: str) -> list[str]:
@@ -129,10 +129,3 @@ def _names_table(package: str) -> str:
     ]
     table = ".. list-table::\n   :header-rows: 1\n   :widths: 25 75\n\n   * - name\n     - summary\n"
     return f"```{{eval-rst}}\n{table}" + "\n".join(rows) + "\n```\n"
-
-
-def _remove_rules(lines: list[str]) -> Iterator[str]:
-    """Remove the rules that tyro draws below its titles."""
-    for line, following in zip(lines, [*lines[1:], ""], strict=True):
-        if not _RULE.fullmatch(line):
-            yield f"{line.strip()}:" if _RULE.fullmatch(following) and line[:2] != "  " else line.rstrip()

@@ -26,7 +26,7 @@ def align(
     statistics: Literal["running", "own"] = "running",
     device: Annotated[Literal["auto", "cpu", "cuda"], tyro.conf.arg(aliases=["-device"])] = "auto",
 ) -> None:
-    """Align scans to an atlas by affine transforms, to a given one or to their unbiased mean.
+    """Align scans to an atlas, or to their unbiased mean, by affine transforms.
 
     The list of scans is a CSV with the column scan and optionally name, labels, group (such as the
     modality) and clip (such as -450 450). The group of the first scan makes the atlas, other groups

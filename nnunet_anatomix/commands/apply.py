@@ -22,7 +22,7 @@ def apply(
     inverse: bool = False,
     interpolation: Literal["auto", "linear", "nearest"] = "auto",
 ) -> None:
-    """Move images, labels and points of the moving scan to the fixed scan by a transform.
+    """Move images, labels and points of a scan by a transform.
 
     Types are kept, values of labels too. Points (.mrk.json, .fcsv, .csv in mm, LPS) move together
     with the image.

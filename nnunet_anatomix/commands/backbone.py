@@ -17,7 +17,7 @@ _BACKBONE = "backbone."
 
 
 def backbone(checkpoint: Annotated[Path, tyro.conf.Positional], out: Path) -> None:
-    """Export the backbone of a fine-tuned model as a weights file, without segmentation heads.
+    """Export the backbone of a fine-tuned model as a weights file.
 
     Args:
         checkpoint: checkpoint_final.pth or checkpoint_best.pth of a training with AnatomixTrainer.

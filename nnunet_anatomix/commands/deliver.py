@@ -23,7 +23,7 @@ def deliver(
     sources: Path | None = None,
     dicom: Annotated[DicomOptions, tyro.conf.arg(name="")] = DicomOptions(),  # noqa: B008  # frozen
 ) -> None:
-    """Deliver predictions as DICOM SEG, NIfTI on the source grid, pictures and volumes in ml.
+    """Deliver predictions as DICOM SEG, NIfTI, pictures and volumes in ml.
 
     DICOM objects contain patient and study of their source, as DICOM requires. File names, tables,
     pictures and messages contain case names only. A case is delivered again only if its prediction

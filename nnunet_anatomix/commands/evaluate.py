@@ -18,7 +18,7 @@ def evaluate(
     truth: Annotated[Path | None, tyro.conf.Positional] = None,
     out: Path | None = None,
 ) -> None:
-    """Score segmentations against the ground truth, or summarize the scores of registrations.
+    """Score segmentations against the truth, or summarize registrations.
 
     Args:
         kind: Kind of results to score.

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from pretraining.common.rare_flags import Rare
+
 log = logging.getLogger(__name__)
 
 
@@ -17,14 +19,14 @@ def features(
     weights: str | None = None,
     clip: tuple[float, float] | None = None,
     spacing: float | None = None,
-    side: int = 128,
+    side: Rare[int] = 128,
     overlap: float = 0.5,
-    whole: bool = False,
-    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    whole: Rare[bool] = False,
+    precision: Rare[Literal["auto", "fp32", "bf16"]] = "auto",
     memory: str = "auto",
     picture: bool = True,
-    trust_code: bool = False,
-    statistics: Literal["running", "own"] = "running",
+    trust_code: Rare[bool] = False,
+    statistics: Rare[Literal["running", "own"]] = "running",
     device: Annotated[Literal["auto", "cpu", "cuda"], tyro.conf.arg(aliases=["-device"])] = "auto",
 ) -> None:
     """Write the pretrained network's features of a scan, and a figure of them.

@@ -23,7 +23,7 @@ def intake(
     originals_only: bool = False,
     dry_run: bool = False,
 ) -> None:
-    """Convert clinical folders (DICOM, NIfTI, NRRD, MetaImage) to inputs of nnUNetv2_predict.
+    """Convert folders of DICOM, NIfTI, NRRD or MetaImage to inputs of nnU-Net.
 
     DST/images is the input folder of nnUNetv2_predict. DST/intake.csv lists every series found,
     whether it is taken, and why. DST/sources lists the files of each case, DST/manifests what each

@@ -41,7 +41,7 @@ Options = Annotated[PlanOptions, tyro.conf.arg(name="")]
 Processes = Annotated[int | None, tyro.conf.arg(aliases=["-np"])]
 
 
-def plan(options: Options) -> None:
+def plan(options: Options) -> list[Path]:
     """Write plans for the pretrained backbone.
 
     Their name is for nnUNetv2_preprocess -plans_name and nnUNetv2_train -p.
@@ -49,12 +49,15 @@ def plan(options: Options) -> None:
     Args:
         options: Datasets and settings.
     """
-    for dataset, _ in _write_plans(options):
+    plans = []
+    for dataset, path in _write_plans(options):
         name = options.overwrite_plans_name
         log.info("next: nnUNetv2_preprocess -d %s -plans_name %s -c 3d_fullres", dataset, name)
+        plans.append(path)
+    return plans
 
 
-def plan_and_preprocess(options: Options, np: Processes = None) -> None:
+def plan_and_preprocess(options: Options, np: Processes = None) -> list[Path]:
     """Plan, then preprocess with nnU-Net, as nnUNetv2_train -p expects.
 
     Args:
@@ -63,10 +66,13 @@ def plan_and_preprocess(options: Options, np: Processes = None) -> None:
     """
     from nnunet_anatomix.finetuning.planning import preprocess
 
+    plans = []
     for _, path in _write_plans(options):
         preprocess(path, processes=np)
         dataset, name = path.parent.name, options.overwrite_plans_name
         log.info("next: nnUNetv2_train %s 3d_fullres all -tr AnatomixTrainer -p %s", dataset, name)
+        plans.append(path)
+    return plans
 
 
 def _write_plans(options: PlanOptions) -> Iterator[tuple[str, Path]]:

@@ -28,7 +28,7 @@ def prepare(
     weights: str | None = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], tyro.conf.arg(aliases=["-device"])] = "auto",
 ) -> None:
-    """Convert a download of one of the paper's datasets to nnU-Net's format, or to pairs.
+    """Convert a download of one of the paper's datasets for nnU-Net, or to pairs.
 
     Layouts, checks and splits are in docs/reproduce.md. The download is not changed. If
     interrupted, run the same command again to resume.

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from pretraining.common.rare_flags import Rare
+
 log = logging.getLogger(__name__)
 
 
@@ -20,11 +22,11 @@ def propagate(
     atlases: int | None = None,
     leave_out: int = 5,
     features: str = "none",
-    feature_weight: float = 0.1,
+    feature_weight: Rare[float] = 0.1,
     memory: str = "auto",
     device: Annotated[Literal["auto", "cpu", "cuda"], tyro.conf.arg(aliases=["-device"])] = "auto",
 ) -> None:
-    """Label scans by registering the labelled scans of a dataset to them; no training is needed.
+    """Label scans without training, by registering labelled scans to them.
 
     Each labelled scan is first labelled by the others, which tells the Dice to expect and chooses
     the settings. If interrupted, run the same command again to resume.

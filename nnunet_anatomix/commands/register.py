@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from pretraining.common.errors import UsageError
+from pretraining.common.rare_flags import Rare
 
 if TYPE_CHECKING:
     import torch
@@ -35,17 +36,17 @@ class ScanFlags:
     """Moving scan, likewise."""
     pairs: Path | None = None
     """CSV of many pairs, with columns fixed, moving and optionally name, init, and those below."""
-    fixed_mask: Path | None = None
+    fixed_mask: Rare[Path | None] = None
     """Mask of the fixed scan, above 0 where it counts. Default: everywhere."""
-    moving_mask: Path | None = None
+    moving_mask: Rare[Path | None] = None
     """Mask of the moving scan, above 0 where it counts. Default: everywhere."""
     fixed_labels: Path | None = None
     """Label map of the fixed scan, for Dice."""
     moving_labels: Path | None = None
     """Label map of the moving scan, for Dice, which is moved too."""
-    fixed_landmarks: Path | None = None
+    fixed_landmarks: Rare[Path | None] = None
     """Landmarks of the fixed scan: CSV with columns x,y,z in mm (LPS), or .fcsv of Slicer."""
-    moving_landmarks: Path | None = None
+    moving_landmarks: Rare[Path | None] = None
     """Landmarks of the moving scan, the same number in the same order."""
     fixed_clip: Window = None
     """Intensity range of the fixed scan, such as -450 450 for CT. Default: not clipped."""
@@ -85,23 +86,23 @@ class SolverFlags:
 
     solver: Literal["convexadam", "ants", "none"] = "convexadam"
     """Solver: convexadam, ants (SyN), or none: a rigid or affine registration is the result."""
-    program: str | None = None
+    program: Rare[str | None] = None
     """Another program instead: JSON file that describes it, or the name of a shipped one."""
     init: str = "auto"
     """Start: auto compares several, none uses headers, else a file (ITK, FSL, .lta, elastix)."""
     affine: Literal["none", "rigid", "affine"] | None = None
     """Linear alignment of the start. Default: affine with --init auto, else none."""
-    spacing: float | None = None
+    spacing: Rare[float | None] = None
     """Spacing of the working grid, mm. Default: the fixed scan's, its finest if axes differ."""
-    smoothness: float | None = None
+    smoothness: Rare[float | None] = None
     """Weight of the displacement's smoothness. Default: 1.25."""
-    grid_spacing: int | None = None
+    grid_spacing: Rare[int | None] = None
     """Spacing of the coarse search's grid, voxels. Default: 6."""
-    reach: int | None = None
+    reach: Rare[int | None] = None
     """Greatest displacement of the coarse search, voxels of its grid. Default: 2."""
-    adam_spacing: int | None = None
+    adam_spacing: Rare[int | None] = None
     """Spacing of the fine descent's grid, voxels. Default: 2."""
-    beyond: Literal["border", "zeros"] = "border"
+    beyond: Rare[Literal["border", "zeros"]] = "border"
     """Values beyond the faces of the field of view; zeros, as published, hold the field there."""
 
     def config(self, descriptors: DescriptorConfig) -> RegistrationConfig:
@@ -139,17 +140,17 @@ class DescriptorFlags:
 
     features: str = "none"
     """Features to compare too: bundled, a weights file, hf://owner/repo/file@revision, or .json."""
-    mind: bool = True
+    mind: Rare[bool] = True
     """Compare MIND-SSC; --no-mind compares features alone."""
-    feature_weight: float | None = None
+    feature_weight: Rare[float | None] = None
     """Factor of the features relative to MIND-SSC. Default: 0.3."""
-    overlap: float | None = None
+    overlap: Rare[float | None] = None
     """Overlap of the network's windows, share of their side. Default: 0.5."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Rare[Literal["auto", "fp32", "bf16"]] = "auto"
     """Precision of the network: fp32, bf16, or auto (bf16 where it is faster)."""
-    trust_code: bool = False
+    trust_code: Rare[bool] = False
     """Run code that a .json names even if it is not a torch.nn.Module, or comes from the hub."""
-    statistics: Literal["running", "own"] = "running"
+    statistics: Rare[Literal["running", "own"]] = "running"
     """Statistics of batch normalization: running averages of pretraining, or those of each scan."""
 
     def config(self, device: torch.device) -> DescriptorConfig:
@@ -173,9 +174,9 @@ def register(
     descriptors: Annotated[DescriptorFlags, tyro.conf.arg(name="")],
     memory: str = "auto",
     device: Annotated[Literal["auto", "cpu", "cuda"], tyro.conf.arg(aliases=["-device"])] = "auto",
-    dicom: bool = False,
+    dicom: Rare[bool] = False,
 ) -> None:
-    """Register a moving scan to a fixed one of any modality, grid and orientation, or many pairs.
+    """Register a scan to another of any modality and grid, or many pairs.
 
     If interrupted with --pairs, run the same command again to resume.
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from pretraining.common.rare_flags import Rare
+
 if TYPE_CHECKING:
     from nnunet_anatomix.reproduce.settings import Scale
 
@@ -26,9 +28,9 @@ class DataFlags:
     """Datasets to segment: names of prepare, or IDs or names in --data. Default: the paper's."""
     pairs: tuple[str, ...] = ()
     """Pairs to register: l2r-abdomen, mm-whs, or folders of pairs. Default: the paper's."""
-    shots: int | None = None
+    shots: Rare[int | None] = None
     """Volumes for fine-tuning. Default: as in the paper."""
-    images: tuple[Path, ...] = ()
+    images: Rare[tuple[Path, ...]] = ()
     """Scans for Fig. 7. Default: the first pair to register."""
 
 
@@ -38,19 +40,19 @@ class NetworkFlags:
 
     weights: str | None = None
     """Weights of the rows Ours: file or hf://owner/repo/file@revision. Default: bundled."""
-    starts: tuple[str, ...] = ()
+    starts: Rare[tuple[str, ...]] = ()
     """More rows of Table 1: weights files, or stock for nnU-Net's own trainer."""
-    transfer: Path | None = None
+    transfer: Rare[Path | None] = None
     """Weights for transfer learning in Table 1. Default: trained on neurite-oasis."""
     networks: tuple[Path, ...] = ()
     """More rows of Tables 2 and 5: weights files, or .json of other networks."""
     programs: tuple[str, ...] = ()
     """More rows of Fig. 5: .json of other programs, or names of shipped ones, such as elastix."""
-    templates: Path | None = None
+    templates: Rare[Path | None] = None
     """Bank of organ templates, for Table 3 and Fig. 7."""
-    brains: Path | None = None
+    brains: Rare[Path | None] = None
     """Bank of whole brains, for the rows Brains."""
-    templates_and_brains: Path | None = None
+    templates_and_brains: Rare[Path | None] = None
     """Bank of both, for the row Ours+Brains."""
 
 
@@ -62,17 +64,17 @@ class ScaleFlags:
     """Iterations of fine-tuning. Default: 37500."""
     seeds: tuple[int, ...] | None = None
     """Seeds, one training of each kind per seed. Default: 0."""
-    budgets: tuple[int, ...] | None = None
+    budgets: Rare[tuple[int, ...] | None] = None
     """Numbers of labelled scans for Fig. 8. Default: 1 3 5 10 20 50 100 180."""
-    max_patch: int | None = None
+    max_patch: Rare[int | None] = None
     """Longest side of patches of the planned grid, voxels. Default: grid and patch of Table 8."""
-    batch: int | None = None
+    batch: Rare[int | None] = None
     """Patches per step. Default: as in Table 8."""
-    pretraining_steps: int | None = None
+    pretraining_steps: Rare[int | None] = None
     """Steps of each pretraining. Default: 600000."""
-    pretraining_side: int | None = None
+    pretraining_side: Rare[int | None] = None
     """Side of synthetic volumes, voxels. Default: 128."""
-    overlap: float | None = None
+    overlap: Rare[float | None] = None
     """Overlap of the feature windows in registration, share of their side. Default: 0.8."""
 
     def apply_to(self, scale: Scale) -> Scale:

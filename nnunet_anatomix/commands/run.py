@@ -10,6 +10,7 @@ import tyro
 
 from nnunet_anatomix.clinical.delivery.dicom_options import DicomOptions
 from pretraining.common.processes import available_cores
+from pretraining.common.rare_flags import Rare
 
 if TYPE_CHECKING:
     from nnunet_anatomix.clinical.running.routes import Route
@@ -23,23 +24,23 @@ def run(
     dst: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DST")],
     model: Annotated[str | None, tyro.conf.arg(aliases=["-m"])] = None,
     routes: Path | None = None,
-    maps: Annotated[tuple[str, ...], tyro.conf.arg(name="map")] = (),
-    folds: tuple[str, ...] = (),
-    originals_only: bool = False,
-    mirroring: bool = True,
+    maps: Rare[Annotated[tuple[str, ...], tyro.conf.arg(name="map")]] = (),
+    folds: Rare[tuple[str, ...]] = (),
+    originals_only: Rare[bool] = False,
+    mirroring: Rare[bool] = True,
     format: Literal["dicom", "nifti", "both"] = "both",
-    overview: bool = True,
+    overview: Rare[bool] = True,
     dicom: Annotated[DicomOptions, tyro.conf.arg(name="")] = DicomOptions(),  # noqa: B008  # frozen
     device: Device = "auto",
-    workers: int | None = None,
+    workers: Rare[int | None] = None,
     watch: bool = False,
-    settle_s: float = 60.0,
+    settle_s: Rare[float] = 60.0,
     fetch: str | None = None,
     query: tuple[str, ...] = (),
     receive: str | None = None,
     send: tuple[str, ...] = (),
 ) -> None:
-    """Segment clinical scans: intake, stock nnU-Net prediction and deliver in one command.
+    """Segment clinical scans: intake, prediction by nnU-Net and deliver in one.
 
     DST/intake, DST/predictions and DST/results are as of the single commands; with --routes they
     are in DST/NAME. If interrupted, run the same command again to resume. Results of a study that
@@ -62,10 +63,9 @@ def run(
         workers: Number of processes of the intake. Default: all cores.
         watch: Do not end, but take each study that arrives in SRC.
         settle_s: Time without a change after which a study is complete, seconds.
-        fetch: URL of a DICOMweb service from which the scans that match --query are fetched into
-            SRC.
-        query: Studies to fetch, as ATTRIBUTE=VALUE of QIDO. Example: --query StudyDate=20260101-.
-        receive: Own address AET@HOST:PORT at which C-STORE is received into SRC; needs --watch.
+        fetch: URL of a DICOMweb service; scans that match --query are fetched into SRC.
+        query: Studies to fetch, as ATTRIBUTE=VALUE of QIDO: StudyDate=20260101-.
+        receive: Own address AET@HOST:PORT for C-STORE into SRC; needs --watch.
         send: Receivers of the DICOM results: URL of a DICOMweb service, or AET@HOST:PORT.
     """
     from nnunet_anatomix.clinical.network.sending import find_receiver

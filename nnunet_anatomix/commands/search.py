@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from nnunet_anatomix.registration.tuning.grid import SearchGrid
+from pretraining.common.rare_flags import Rare
 
 log = logging.getLogger(__name__)
 
@@ -20,15 +21,15 @@ def registration_search(
     smoothness: tuple[float, ...] = SearchGrid.smoothness,
     grid_spacing: tuple[int, ...] = SearchGrid.grid_spacing,
     reach: tuple[int, ...] = SearchGrid.reach,
-    adam_spacing: tuple[int, ...] = SearchGrid.adam_spacing,
+    adam_spacing: Rare[tuple[int, ...]] = SearchGrid.adam_spacing,
     weights: str | None = None,
-    trust_code: bool = False,
-    statistics: Literal["running", "own"] = "running",
+    trust_code: Rare[bool] = False,
+    statistics: Rare[Literal["running", "own"]] = "running",
     fixed_clip: tuple[float, float] | None = None,
     moving_clip: tuple[float, float] | None = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], tyro.conf.arg(aliases=["-device"])] = "auto",
 ) -> None:
-    """Search the settings of ConvexAdam on labelled pairs, and report the best ones.
+    """Search the best settings of the registration on labelled pairs.
 
     Scans of a pair must be roughly aligned by their headers. If interrupted, run the same command
     again to resume.

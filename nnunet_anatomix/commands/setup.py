@@ -11,23 +11,25 @@ from pretraining.common.errors import CommandFailed
 
 def demo(
     out: Path = Path("demo"),
-    iterations: int = 150,
+    iterations: int = 200,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     seed: int = 0,
     only_data: bool = False,
 ) -> None:
-    """Train on three synthetic scans and segment two others with stock nnU-Net commands.
+    """Show few-shot segmentation and registration on synthetic scans, in minutes.
 
-    Writes Dice, figures and a report.
+    Three labelled subjects train a network from pretrained weights and one from scratch, which
+    segment two others; then a T2 scan is registered to a T1 scan. OUT/report.html shows all.
 
     Args:
         out: Output folder; an earlier demo in it is replaced.
-        iterations: Optimizer steps.
+        iterations: Optimizer steps of each training.
         device: Device for training and prediction.
         seed: Seed of the synthetic anatomy.
         only_data: Write only the dataset, in OUT/nnUNet_raw; OUT must be new or empty.
     """
-    from nnunet_anatomix.demo.run import make_demo_data, run_demo
+    from nnunet_anatomix.demo.dataset import make_demo_data
+    from nnunet_anatomix.demo.run import run_demo
 
     if only_data:
         make_demo_data(out, seed=seed)
@@ -36,7 +38,10 @@ def demo(
 
 
 def doctor() -> None:
-    """Check the requirements of training and prediction; the exit code is 1 if any is not met."""
+    """Check the installation, and say what to do.
+
+    The exit code is 1 if a requirement of training or prediction is not met.
+    """
     from nnunet_anatomix.doctor import examine
 
     levels = []

@@ -16,8 +16,10 @@ def split(
     shots: int = 3,
     seed: int = 0,
     repeats: int = 1,
-) -> None:
-    """Write folds that train on few cases and validate on the others; existing folds are backed up.
+) -> list[Path]:
+    """Draw folds that train on few cases and validate on the others.
+
+    Existing folds are backed up.
 
     Args:
         dataset: ID or name of a planned dataset.
@@ -27,7 +29,7 @@ def split(
     """
     from nnunet_anatomix.finetuning.splits import split_dataset
 
-    split_dataset(dataset, shots, seed=seed, repeats=repeats)
+    return [split_dataset(dataset, shots, seed=seed, repeats=repeats)]
 
 
 def study(
@@ -44,7 +46,7 @@ def study(
     device: Device = "auto",
     keep: bool = False,
 ) -> None:
-    """Compare initial weights and numbers of labelled scans by their Dice on held-out scans.
+    """Measure how much pretrained weights, or more labels, help on a dataset.
 
     Writes tables and a curve. The test scans are imagesTs with labelsTs, or the remaining training
     cases if the dataset has no labelsTs. If interrupted, run the same command again to resume.

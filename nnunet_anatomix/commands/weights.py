@@ -10,7 +10,7 @@ import tyro
 
 
 def weights(file: Annotated[str | None, tyro.conf.Positional] = None, json_card: bool = False) -> None:
-    """Show the card of a weights file: training data and duration, evaluation, licence.
+    """Show the card of a weights file: training, evaluation, licence.
 
     Args:
         file: Weights file (.safetensors or published .pth), or hf://owner/repo/file@revision.

@@ -22,6 +22,7 @@ from nnunet_anatomix.datasets.claim import claim_folder, files_digest
 from nnunet_anatomix.datasets.layout import Counts, Parts
 from nnunet_anatomix.finetuning.splits import SPLITS_FILE, draw_folds
 from pretraining.common.atomic import write_text
+from pretraining.common.child import hides_progress_bars
 from pretraining.common.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ class SegmentationDataset:
                 for part, of_part in (("Tr", [*parts.training, *parts.validation]), ("Ts", parts.test))
                 for case in of_part
             ]
-            for case, part in tqdm(jobs, desc=self.key, unit="case", disable=None):
+            for case, part in tqdm(jobs, desc=self.key, unit="case", disable=hides_progress_bars()):
                 image, label = (
                     folder / f"images{part}" / f"{case.name}_0000{ENDING}",
                     folder / f"labels{part}" / f"{case.name}{ENDING}",

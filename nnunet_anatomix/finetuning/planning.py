@@ -44,6 +44,7 @@ from pretraining.backbone.statistics import Statistics, match_architecture
 from pretraining.backbone.unet import UNetConfig
 from pretraining.backbone.weights import load_weights
 from pretraining.common.atomic import write_text
+from pretraining.common.command_output import printed_to_log
 from pretraining.common.config import from_dict, to_dict
 from pretraining.common.errors import InputError
 from pretraining.common.outputs import try_file
@@ -236,12 +237,13 @@ def preprocess(plan: Path, *, processes: int | None = None) -> None:
     """
     # nnU-Net replaces only labels that are older than those of the raw dataset, and keeps others.
     shutil.rmtree(plan.parent / "gt_segmentations", ignore_errors=True)
-    preprocess_dataset(
-        convert_dataset_name_to_id(plan.parent.name),
-        plan.stem,
-        (CONFIGURATION,),
-        (default_num_processes if processes is None else processes,),
-    )
+    with printed_to_log():
+        preprocess_dataset(
+            convert_dataset_name_to_id(plan.parent.name),
+            plan.stem,
+            (CONFIGURATION,),
+            (default_num_processes if processes is None else processes,),
+        )
 
 
 def default_memory_target_gb(config: GeometryConfig) -> float:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -16,6 +14,7 @@ from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
 from nnunet_anatomix.finetuning.dataset import RawDataset
 from nnunet_anatomix.finetuning.grid_rule import GeometryConfig, target_spacing
+from pretraining.common.command_output import printed_to_log
 
 WORKERS = "nnUNet_n_proc_DA"
 """Environment variable of nnU-Net: number of processes that augment."""
@@ -41,9 +40,9 @@ def stock_plan(
     Returns:
         Content of the plans file, which is not written.
     """
-    DatasetFingerprintExtractor(raw.name, default_num_processes).run(overwrite_existing=anew)
     # Stock planning prints details of the U-Net that we replace.
-    with contextlib.redirect_stdout(io.StringIO()), _at_least_one_worker():
+    with printed_to_log(), _at_least_one_worker():
+        DatasetFingerprintExtractor(raw.name, default_num_processes).run(overwrite_existing=anew)
         return _GridRulePlanner(raw.name, plans_name, geometry, spacing_mm).plan_experiment()
 
 

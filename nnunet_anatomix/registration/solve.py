@@ -18,6 +18,7 @@ from nnunet_anatomix.registration.solvers.convexadam import convex_adam
 from nnunet_anatomix.registration.solvers.program import program_displacement
 from nnunet_anatomix.registration.timing import time_stage
 from pretraining.backbone.feature_network import FeatureNetwork
+from pretraining.common.child import hides_progress_bars
 from pretraining.common.finite import require_finite
 from pretraining.common.triple import triple
 from pretraining.imaging.grids import grid_of_cubes, image_tensor, resample_image, tensor_image
@@ -59,7 +60,10 @@ def _solve_convexadam(problem: Problem, scans: list[Scan], seconds: dict[str, fl
             descriptors(fixed, moving, budget.descriptors, pool=budget.solver.pool, net=problem.net, progress=progress)
         )
     iterations = budget.solver.iterations
-    with time_stage(seconds, "solver"), tqdm(total=iterations, desc="descent", disable=not progress) as bar:
+    with (
+        time_stage(seconds, "solver"),
+        tqdm(total=iterations, desc="descent", disable=not progress or hides_progress_bars()) as bar,
+    ):
         displacement = convex_adam(
             described.pop(0),  # removed from the list, so that the solver can free them
             described.pop(0),

@@ -12,6 +12,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from pretraining.backbone.feature_network import FeatureNetwork
+from pretraining.common.child import hides_progress_bars
 from pretraining.common.errors import InputError
 
 _GAUSSIAN_STD = 0.25
@@ -143,7 +144,9 @@ def sliding_window_features(
     ]
     total = image.new_zeros((net.config.out_channels, *(axis.cells for axis in axes)), dtype=torch.float32)
     corners = list(itertools.product(*(axis.starts for axis in axes)))
-    for corner in tqdm(corners, desc="features", unit="window", disable=not progress, dynamic_ncols=True):
+    for corner in tqdm(
+        corners, desc="features", unit="window", disable=not progress or hides_progress_bars(), dynamic_ncols=True
+    ):
         window = tuple(slice(start, start + axis.window) for start, axis in zip(corner, axes, strict=True))
         features = _forward(net, padded[window], bf16)
         if voxelwise and pool > 1:

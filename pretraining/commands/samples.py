@@ -14,6 +14,7 @@ from pretraining.commands.defaults import DEFAULT_PRESET, Switch, open_bank
 from pretraining.common.errors import InputError
 from pretraining.common.outputs import try_file
 from pretraining.common.processes import available_cores
+from pretraining.common.rare_flags import Rare
 from pretraining.engine.synthesis import EngineConfig, check_bank
 from pretraining.learning.train_config import TrainConfig
 from pretraining.previews.artefacts import artefact_page
@@ -38,9 +39,11 @@ def preview_command(default: TrainConfig) -> Callable[..., None]:
         preset: str = DEFAULT_PRESET,
         page: Literal["samples", "artefacts"] = "samples",
         count: int = 6,
-        config: Annotated[TrainConfig, tyro.conf.arg(name="")] = default,
+        config: Annotated[Rare[TrainConfig], tyro.conf.arg(name="")] = default,
     ) -> None:
         """Draw synthetic samples as a contact sheet, or the effect of each artefact.
+
+        Every field of the configuration is a flag too, such as --engine.side 64 (see --help-all).
 
         Args:
             out: The .png file to write.
@@ -83,9 +86,11 @@ def synthesize_command(default: TrainConfig) -> Callable[..., None]:
         slurm_partition: str | None = None,
         slurm_minutes: int = 240,
         preset: str = DEFAULT_PRESET,
-        engine: EngineConfig = default.engine,
+        engine: Rare[EngineConfig] = default.engine,
     ) -> None:
         """Write training samples to a store. If interrupted, run the command again to resume.
+
+        Every field of the engine is a flag too, such as --engine.side 64 (see --help-all).
 
         Args:
             templates: Template bank.

@@ -12,6 +12,7 @@ import tyro
 from pretraining.commands.defaults import DEFAULT_PRESET, Switch, open_bank
 from pretraining.common.errors import UsageError
 from pretraining.common.outputs import try_folder
+from pretraining.common.rare_flags import Rare
 from pretraining.learning.train import train as train_backbone
 from pretraining.learning.train_config import TrainConfig
 from pretraining.presets.loading import load_preset
@@ -37,9 +38,11 @@ def train_command(default: TrainConfig) -> Callable[..., None]:
         init_from: Path | None = None,
         device: str = "auto",
         workers: int | None = None,
-        config: Annotated[TrainConfig, tyro.conf.arg(name="")] = default,
+        config: Annotated[Rare[TrainConfig], tyro.conf.arg(name="")] = default,
     ) -> None:
         """Pretrain a backbone contrastively, on samples computed on the fly or from a store.
+
+        Every field of the configuration is a flag too, such as --steps 8000 (see --help-all).
 
         Args:
             out: Folder of the run.

@@ -76,7 +76,7 @@ def judge(
     voxels: int = COUNT,
     seed: int = 0,
 ) -> None:
-    """Evaluate features on aligned multimodal images, compared with a random network and MIND-SSC.
+    """Evaluate features on aligned images, beside a random network and MIND-SSC.
 
     Each cell of the table is nearest / separation / local. Nearest: share of voxels whose nearest
     neighbour in the other modality's features is at the same position. Separation: probability that

@@ -26,7 +26,9 @@ log = logging.getLogger(__name__)
 GRACE_S = 30.0
 """Time that a child has to stop after SIGTERM, seconds."""
 PROGRESS = "ANATOMIX_PROGRESS"
-"""Environment variable that makes a child show progress bars although its output is no terminal."""
+"""Environment variable: 1 makes a child show progress bars although its output is no terminal, 0
+hides them everywhere.
+"""
 _LAST_LINES = 10
 """Number of log lines shown when a command fails."""
 _DRAIN_S = 10.0
@@ -88,7 +90,7 @@ def run_child(
     arguments = [program, *command[1:]]
     if sys.platform == "linux":
         arguments = [sys.executable, "-I", "-S", "-c", _GUARD, str(os.getpid()), *arguments]
-    is_watched = sys.stderr.isatty() or bool(os.environ.get(PROGRESS))
+    is_watched = {"": sys.stderr.isatty(), "0": False}.get(os.environ.get(PROGRESS, ""), True)
     variables = {**environment, "PYTHONUNBUFFERED": "1", **({PROGRESS: "1"} if is_watched else {})}
     log_file.parent.mkdir(parents=True, exist_ok=True)
     last: deque[str] = deque(maxlen=_LAST_LINES)
@@ -130,10 +132,10 @@ def hides_progress_bars() -> bool | None:
     """Return the value for tqdm's ``disable``.
 
     Returns:
-        False if a parent process shows the bars in its terminal; else None, with which tqdm shows
-        bars only in a terminal.
+        False if a parent process shows the bars in its terminal, True if the user wants none; else
+        None, with which tqdm shows bars only in a terminal.
     """
-    return False if os.environ.get(PROGRESS) else None
+    return {"": None, "0": True}.get(os.environ.get(PROGRESS, ""), False)
 
 
 class _StatusLine:

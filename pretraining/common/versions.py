@@ -6,7 +6,7 @@ import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
-VERSION = "0.1.0"
+VERSION = "0.2.0rc1"
 """Version of both packages; the only place that states it."""
 _DEPENDENCIES = ("torch", "nnunetv2")
 """Distributions whose versions are printed; those that are not installed are omitted."""
@@ -19,7 +19,7 @@ def version_line(program: str) -> str:
         program: Name of the console script.
 
     Returns:
-        For example ``nnunet-anatomix 0.1.0 (Python 3.12.1, torch 2.6.0, nnunetv2 2.8.1)``. Versions
+        For example ``nnunet-anatomix 0.2.0 (Python 3.12.1, torch 2.6.0, nnunetv2 2.8.1)``. Versions
         of dependencies come from their installed metadata; no dependency is imported.
     """
     found = [f"Python {platform.python_version()}"]

@@ -23,7 +23,12 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "docs"
-PAGES = [DOCS / "index.md", *sorted((DOCS / "tutorial").glob("*.md")), *sorted((DOCS / "how-to").glob("*.md"))]
+PAGES = [
+    REPOSITORY / "README.md",
+    DOCS / "index.md",
+    *sorted((DOCS / "tutorial").glob("*.md")),
+    *sorted((DOCS / "how-to").glob("*.md")),
+]
 RUNNABLE = ("bash", "python")
 SHOWN = ("text", "json", "sh", "yaml")
 """Languages of blocks that are only shown: output, files, diagrams."""
@@ -56,7 +61,7 @@ class Page:
     given: dict[str, str]
 
     def __str__(self) -> str:
-        return self.path.relative_to(DOCS).as_posix()
+        return self.path.relative_to(REPOSITORY).as_posix().removeprefix("docs/")
 
 
 def read_page(path: Path) -> Page:

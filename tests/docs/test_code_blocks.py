@@ -22,6 +22,7 @@ import SimpleITK as sitk
 import nnunet_anatomix.cli
 import pretraining.cli
 import pretraining.commands.defaults
+from pretraining.common.command_help import by_name
 from pretraining.engine.synthesis import EngineConfig
 from tests.docs.pages import PAGES, RUNNABLE, SHOWN, commands, read_page, script
 
@@ -121,11 +122,11 @@ def _parse(words: list[str], patch: pytest.MonkeyPatch) -> None:
         return
     patch.setattr(sys, "argv", words)
     if program in PROGRAMS:
-        functions = PROGRAMS[program]._commands()
+        functions = by_name(PROGRAMS[program]._commands())
         patch.setattr(
             PROGRAMS[program],
             "_commands",
-            lambda: {name: _without_effect(function) for name, function in functions.items()},
+            lambda: {"All": {name: _without_effect(function) for name, function in functions.items()}},
         )
         PROGRAMS[program].main()
         return

@@ -5,11 +5,17 @@ from __future__ import annotations
 import ast
 import pydoc
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.docs.pages import DOCS, REPOSITORY
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 TEXTS = [
     *sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts),
@@ -44,6 +50,25 @@ def test_links_lead_to_files_and_headings(text):
             assert anchor in anchors(file), f"{text.name} links to {target}; headings there are {sorted(anchors(file))}"
 
 
+def test_absolute_links_to_this_repository_lead_to_files_and_headings():
+    """The README is shown by package indexes too, where relative links lead nowhere."""
+    urls = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
+    raw = urls["Repository"].replace("https://github.com", "https://raw.githubusercontent.com")
+    own = re.compile(rf"(?:{re.escape(urls['Repository'])}/blob|{re.escape(raw)})/main/([^)\s\"]+)")
+    readme = REPOSITORY / "README.md"
+    assert not [target for target in _LINK.findall(prose(readme)) if not target.startswith("https://")]
+    targets = [target for text in TEXTS for target in own.findall(prose(text))]
+    for target in targets:
+        name, _, anchor = target.partition("#")
+        assert (REPOSITORY / name).is_file() and (not anchor or anchor in anchors(REPOSITORY / name)), target
+    assert len(targets) > 15
+    labels = set(re.findall(r"\]\[([\w-]+)\]", prose(readme)))
+    assert labels == set(re.findall(r"^\[([\w-]+)\]: ", prose(readme), re.MULTILINE))
+    citation = (REPOSITORY / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"repository-code: {urls['Repository']}\n" in citation
+    assert f"{urls['Repository']}/" in (DOCS / "conf.py").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     "text", [path for path in TEXTS if _ROLE.search(path.read_text(encoding="utf-8"))], ids=lambda path: path.stem
 )
@@ -70,9 +95,33 @@ def test_every_explained_error_is_in_the_code():
     assert len(explained) > 50
     for texts, others in explained:
         for text in re.findall(r"`(.+?)`", texts):
-            pieces = [piece for piece in text.split("…") if piece.strip()]
-            pattern = re.compile(".*".join(map(re.escape, pieces)))
+            pattern = _pattern(text)
             assert others or any(pattern.search(message) for message in messages), f"no error in the code says: {text}"
+
+
+def test_every_error_is_explained_or_says_what_to_do():
+    page = (DOCS / "how-to" / "troubleshooting.md").read_text(encoding="utf-8")
+    cells = [line.split(" | ")[0] for line in page.splitlines() if line.startswith("| `")]
+    explained = [_pattern(text) for cell in cells for text in re.findall(r"`(.+?)`", cell)]
+    messages = {" ".join(message.split()) for message in _messages()}
+    mute = [
+        message
+        for message in messages
+        if len(re.findall(r"[A-Za-z]{3,}", message)) > 1 and not _SAYS_WHAT_TO_DO.search(message)
+        if not any(pattern.search(message) for pattern in explained)
+    ]
+    assert len(messages) > 500 and not mute, "explain these on the page, or say in them what to do"
+
+
+_SAYS_WHAT_TO_DO = re.compile(
+    r"; |\b(expected|must|needs?|without it|together|exclude|use|add|give|set|omit|choose|run|install|see|correct|"
+    r"remove|copy|repeat|wait|write|call|pass|stop)\b"
+)
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    """Match a message of the code by its pieces between the inserted values."""
+    return re.compile(".*".join(re.escape(piece) for piece in text.split("…") if piece.strip()))
 
 
 ERRORS = (

@@ -35,7 +35,7 @@ def test_every_command_is_on_its_page(site):
     for program, page in (("nnunet-anatomix", "command_line"), ("anatomix-pretrain", "pretraining_command_line")):
         text = (site / "reference" / f"{page}.html").read_text(encoding="utf-8")
         for command in from_code.commands_of(program):
-            assert f"usage: {program} {command}" in text and "<!-- help of" not in text
+            assert f"usage: {program} {command} " in text and "<!-- help of" not in text
 
 
 def test_names_of_our_code_are_links(site):
@@ -61,7 +61,7 @@ def test_every_package_has_a_reference_page():
 
 def test_help_is_shown_as_a_terminal_shows_it():
     text = from_code.help_of("nnunet-anatomix", "evaluate")
-    assert text.startswith("usage: nnunet-anatomix evaluate") and "\noptions:\n" in text
+    assert text.startswith("usage: nnunet-anatomix evaluate") and "\nflags:\n" in text
     assert "Folder for tables and" in text and "---" not in text
 
 

@@ -6,6 +6,7 @@ installs into empty ones.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -109,6 +110,22 @@ def test_the_same_version_everywhere(distributions):
     for name in ("setup.cfg", "pyproject.toml"):
         text = (REPOSITORY / name).read_text(encoding="utf-8")
         assert not re.search(r"^version\s*=\s*\W?\d", text, re.MULTILINE), f"{name} states the version again"
+
+
+def test_the_wheel_is_small_and_no_picture_is_shipped_twice(distributions):
+    assert distributions["wheel"].stat().st_size <= 14_000_000
+    pictures = [path for path in (REPOSITORY / "docs").rglob("*.png") if "_build" not in path.parts]
+    contents = [path.read_bytes() for path in pictures]
+    assert len(contents) == len(set(contents)) > 5
+
+
+def test_metadata_of_the_archive_agrees_with_the_citation():
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+    archive = json.loads((REPOSITORY / ".zenodo.json").read_text(encoding="utf-8"))
+    assert archive["license"] == citation["license"] and archive["title"].startswith(citation["title"])
+    assert [one["name"] for one in archive["creators"]] == [one["name"] for one in citation["authors"]]
+    site = yaml.safe_load((REPOSITORY / ".readthedocs.yaml").read_text(encoding="utf-8"))
+    assert (REPOSITORY / site["sphinx"]["configuration"]).is_file() and site["sphinx"]["fail_on_warning"]
 
 
 def test_the_newest_changes_are_unreleased_or_of_this_version():

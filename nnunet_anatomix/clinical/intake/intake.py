@@ -31,6 +31,7 @@ from nnunet_anatomix.clinical.intake.table import NOT_TAKEN, TAKEN, WAITING, Ser
 from nnunet_anatomix.clinical.manifest import format_time, identify_model, record_run
 from nnunet_anatomix.clinical.phrases import pluralize
 from nnunet_anatomix.clinical.walk import Stray
+from pretraining.common.child import hides_progress_bars
 from pretraining.common.errors import CommandFailed, InputError
 from pretraining.common.lock import hold_lock
 from pretraining.common.outputs import try_folder
@@ -265,7 +266,7 @@ def _convert_all(
             desc="converting",
             unit="case",
             leave=False,
-            disable=None,
+            disable=hides_progress_bars(),
         ):
             _record_result(cases[job.case], decided, converted)
             done.add(job.case)

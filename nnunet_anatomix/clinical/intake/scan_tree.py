@@ -21,6 +21,7 @@ from nnunet_anatomix.clinical.intake.label_values import has_label_values
 from nnunet_anatomix.clinical.intake.series import Series, fingerprint_files, group_dicom_series
 from nnunet_anatomix.clinical.phrases import describe_error
 from nnunet_anatomix.clinical.walk import FoundFile, Stray, walk
+from pretraining.common.child import hides_progress_bars
 from pretraining.common.processes import imap_unordered
 from pretraining.imaging.grids import Grid
 from pretraining.imaging.rejection import Unusable
@@ -144,7 +145,9 @@ def classify_files(root: Path, files: Sequence[FoundFile], *, workers: int = 1) 
     """
     chunks = [(root, files[start : start + _CHUNK]) for start in range(0, len(files), _CHUNK)]
     seen: list[Classified] = []
-    with tqdm(total=len(files), desc="reading headers", unit="file", leave=False, disable=None) as progress:
+    with tqdm(
+        total=len(files), desc="reading headers", unit="file", leave=False, disable=hides_progress_bars()
+    ) as progress:
         # Starting a process takes as long as reading a thousand headers.
         for (_, chunk), found in imap_unordered(
             _classify_files, chunks, processes=min(workers, len(chunks)) if len(chunks) > 8 else 1

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from nnunet_anatomix.clinical.dicom.quiet import quiet_readers
 from nnunet_anatomix.clinical.network.addresses import instance_file, is_uid, require_package
 from pretraining.common.atomic import atomic_write
+from pretraining.common.child import hides_progress_bars
 from pretraining.common.errors import CommandFailed, InputError
 
 if TYPE_CHECKING:
@@ -76,7 +77,9 @@ class Archive:
                 _STUDY,
             )
         fetched = 0
-        for uid, study in tqdm(studies.items(), desc="fetching", unit="study", leave=False, disable=None):
+        for uid, study in tqdm(
+            studies.items(), desc="fetching", unit="study", leave=False, disable=hides_progress_bars()
+        ):
             count = int(_value(study, _COUNT) or 0)
             if not is_uid(uid) or (count and self._counts.get(uid) == count):
                 continue

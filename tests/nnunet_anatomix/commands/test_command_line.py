@@ -10,9 +10,10 @@ from functools import partial
 import pytest
 
 from nnunet_anatomix.cli import _commands
+from pretraining.common.command_help import by_name
 from tests.in_process import run_here
 
-COMMANDS = tuple(_commands())
+COMMANDS = tuple(by_name(_commands()))
 
 
 run = partial(run_here, "nnunet-anatomix")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,9 @@ import torch
 
 from nnunet_anatomix.demo import run as demo
 from nnunet_anatomix.demo.anatomy import ORGANS, SHAPE, make_subject
-from nnunet_anatomix.demo.pictures import draw_cases
+from nnunet_anatomix.demo.dataset import DATASET, TRAINING_CASES, make_dataset, make_demo_data, make_pair
+from nnunet_anatomix.demo.pictures import COLOURS, slices_with_every_label
+from nnunet_anatomix.demo.report import Findings, write_report
 from pretraining.common.errors import CommandFailed, InputError
 from pretraining.common.lock import InUse, hold_lock
 
@@ -28,24 +31,23 @@ def dice(a: torch.Tensor, b: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_subjects_share_an_anatomy_and_differ_in_shape_and_contrast(seed):
-    first, second = make_subject(seed, 0), make_subject(seed, 1)
-    assert first.image.shape == first.labels.shape == SHAPE
-    for label in range(1, len(ORGANS) + 1):
-        overlap = dice(first.labels == label, second.labels == label)
-        assert 0.1 < overlap < 0.97, ORGANS[label - 1]
-    means = np.array(
-        [
-            [subject.image[subject.labels == label].mean().item() for label in range(1, len(ORGANS) + 1)]
-            for subject in (first, second)
-        ]
-    )
-    assert np.abs(means[0] - means[1]).max() > 50
+    first, second, other = make_subject(seed, 0), make_subject(seed, 1), make_subject(seed, 1, "T2")
+    assert first.image.shape == first.labels.shape == SHAPE and len(ORGANS) == len(COLOURS) >= 6
+    labels = range(1, len(ORGANS) + 1)
+    for label in labels:
+        assert (first.labels == label).sum() > 300, ORGANS[label - 1]
+        assert 0.1 < dice(first.labels == label, second.labels == label) < 0.97, ORGANS[label - 1]
+    assert torch.equal(second.labels, other.labels)
+    of_contrast = [[one.image[one.labels == label].mean().item() for label in labels] for one in (first, second, other)]
+    one, two, three = (np.argsort(means) for means in of_contrast)
+    assert (one != three).any() and (two != three).any()  # another order of brightness: another contrast
+    assert np.abs(np.subtract(*of_contrast[:2])).max() > 50
     again = make_subject(seed, 0)
     assert torch.equal(first.image, again.image) and torch.equal(first.labels, again.labels)
 
 
 def test_the_dataset_is_in_nnunet_format(tmp_path):
-    demo.make_dataset(tmp_path, seed=0)
+    make_dataset(tmp_path, seed=0)
     described = json.loads((tmp_path / "dataset.json").read_text())
     assert described["numTraining"] == len(list((tmp_path / "labelsTr").iterdir())) == 3
     assert len(list((tmp_path / "labelsTs").iterdir())) == 2
@@ -60,12 +62,12 @@ def test_the_dataset_is_in_nnunet_format(tmp_path):
 
 
 def test_the_dataset_alone_needs_an_empty_folder(tmp_path):
-    made = demo.make_demo_data(tmp_path / "new", seed=0)
-    assert made == tmp_path / "new" / "nnUNet_raw" / demo.DATASET
-    assert len(list((made / "imagesTr").iterdir())) == demo.TRAINING_CASES
+    made = make_demo_data(tmp_path / "new", seed=0)
+    assert made == tmp_path / "new" / "nnUNet_raw" / DATASET
+    assert len(list((made / "imagesTr").iterdir())) == TRAINING_CASES
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(InputError, match="not empty"):
-        demo.make_demo_data(tmp_path / "new", seed=0)
+        make_demo_data(tmp_path / "new", seed=0)
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -80,21 +82,41 @@ def test_a_command_that_fails_is_named_with_its_log(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "DATASET_ID", 998)  # there is no such dataset in the demo's folder
     with pytest.raises(CommandFailed, match="'nnunet-anatomix' ended with exit code 1"):
         demo.run_demo(tmp_path / "demo", device="cpu")
-    assert "$ nnunet-anatomix plan -d 998" in (tmp_path / "demo" / "log.txt").read_text()
+    assert "$ nnunet-anatomix plan-and-preprocess -d 998" in (tmp_path / "demo" / "log.txt").read_text()
 
 
-def test_labels_keep_their_colours_in_the_figure(tmp_path):
-    files = []
-    for name, label in (("scan", 0), ("truth", 2), ("prediction", 0)):
-        volume = (
-            np.random.default_rng(0).random((6, 8, 10), np.float32)
-            if name == "scan"
-            else np.full((6, 8, 10), label, np.uint8)
-        )
-        files.append(tmp_path / f"{name}.nii.gz")
-        sitk.WriteImage(sitk.GetImageFromArray(volume), str(files[-1]))
-    draw_cases(tmp_path / "case.png", {"case": tuple(files)})
-    assert (tmp_path / "case.png").stat().st_size > 1000
+@pytest.mark.parametrize("seed", [0, 1])
+def test_few_slices_show_every_label(seed):
+    labels = make_subject(seed, 3).labels.numpy().transpose(2, 1, 0)
+    chosen = slices_with_every_label(labels)
+    assert set(np.unique(labels[:, chosen])) == set(range(len(ORGANS) + 1)) and len(chosen) <= 3
+    apart = np.zeros((4, 5, 4), np.uint8)
+    apart[0, 1, 0], apart[0, 3, 0] = 1, 2
+    assert slices_with_every_label(apart) == [1, 3]
+
+
+def test_the_report_is_one_file_with_all_pictures_dice_and_commands(tmp_path):
+    """Predictions are the truth for one start, and nothing for the other."""
+    raw, pair = tmp_path / "raw", make_pair(tmp_path / "pair", seed=0)
+    make_dataset(raw, seed=0)
+    good, bad, moved = (tmp_path / name for name in ("good", "bad", "registration"))
+    for path in (raw / "labelsTs").iterdir():
+        truth = sitk.ReadImage(str(path))
+        for folder, labels in ((good, truth), (bad, truth * 0)):
+            folder.mkdir(exist_ok=True)
+            sitk.WriteImage(labels, str(folder / path.name))
+    moved.mkdir()
+    shutil.copy(pair.fixed, moved / "moved.nii.gz")
+    shutil.copy(pair.fixed_labels, moved / "moved_labels.nii.gz")
+    findings = Findings.read(raw, {"pretrained": good, "from scratch": bad}, pair, moved)
+    assert findings.mean_dice("pretrained") == 1.0 and findings.mean_dice("from scratch") == 0.0
+    assert 0.2 < findings.mean_registered("before") < findings.mean_registered("after") == 1.0
+    write_report(tmp_path, findings, iterations=3, seconds=1.0)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 2 and 'src="http' not in page
+    assert all(f"</i>{organ}</span>" in page for organ in ORGANS)
+    assert "nnunet-anatomix register --fixed ct.nii.gz" in page and "&lt;" not in page
+    assert (tmp_path / "dice.csv").read_text().splitlines()[0] == "organ,pretrained,from scratch"
 
 
 @pytest.mark.slow
@@ -119,7 +141,7 @@ def test_a_stopped_demo_stops_its_training(tmp_path, number):
 
 def test_two_demos_in_one_folder_at_once_are_refused(tmp_path):
     with hold_lock(tmp_path / "demo"):
-        for run in (demo.run_demo, demo.make_demo_data):
+        for run in (demo.run_demo, make_demo_data):
             with pytest.raises(InUse, match="is in use by process"):
                 run(tmp_path / "demo")
 
@@ -128,6 +150,6 @@ def test_two_demos_in_one_folder_at_once_are_refused(tmp_path):
 def test_the_demo_segments(tmp_path):
     scores = demo.run_demo(tmp_path / "demo")
     assert scores.keys() == set(ORGANS) and np.mean(list(scores.values())) > demo.LEAST_DICE
-    assert {"report.md", "overview.png", "dice.csv", "predictions"} <= {
+    assert {"report.html", "overview.png", "registration.png", "dice.csv", "registration"} <= {
         path.name for path in (tmp_path / "demo").iterdir()
     }

@@ -16,7 +16,7 @@ from nnunet_anatomix.datasets.registration_pairs import PairRow, PairSettings, w
 from nnunet_anatomix.reproduce.run import format_commands, needed_steps
 from nnunet_anatomix.reproduce.settings import MINIATURE, Scale, Settings
 from nnunet_anatomix.reproduce.tables import TABLES
-from pretraining.common.command_line import _parse
+from pretraining.common.command_line import parse_command
 from pretraining.common.errors import InputError
 
 
@@ -34,9 +34,9 @@ def parse(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Parse a command line with the program's own parser, without running it."""
     monkeypatch.setattr(sys, "argv", words)
     if words[0] == "nnunet-anatomix":
-        _parse(words[0], cli._commands(), "")
+        parse_command(words[0], cli._commands(), "")
     elif words[0] == "anatomix-pretrain":
-        _parse(words[0], pretraining.cli._commands(), "")
+        parse_command(words[0], pretraining.cli._commands(), "")
     else:
         from nnunetv2.run import run_training
 

@@ -27,7 +27,7 @@ def work(out: Path, program: str, grace: float = 20) -> None:
     with hold_lock(out):
         run_child([sys.executable, "-c", program], os.environ, out / "log.txt", grace_s=grace)
 
-run_commands("parent", lambda: {"work": work, "other": work}, "")
+run_commands("parent", lambda: {"All": {"work": work, "other": work}}, "")
 """
 WORKERS = """
 import os, subprocess, sys, time

@@ -235,9 +235,15 @@ def test_bad_input_is_one_line_and_leaves_nothing(fails, tmp_path, monkeypatch, 
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (("train", "--out", "run", "--sidee", "40"), "--sidee"),
+        (("train", "--out", "run", "--sidee", "40"), "no flag --sidee; nearest is --engine.side ("),
+        (("train", "--out", "run", "--engine.sid", "40"), "no flag --engine.sid; nearest is --engine.side ("),
+        (("train", "--Zx", "40"), "no flag --Zx ("),
+        (("templates", "--sidee", "40"), "no flag --sidee ("),
+        (("train", "--step=40"), "no flag --step; nearest is --steps ("),
+        (("train", "-q", "-v"), "--verbose and --quiet exclude each other"),
+        (("train", "--log-file"), "--log-file: expected one argument"),
         (("train",), "--out"),
-        (("trane",), "trane"),
+        (("trane",), "no command 'trane'; nearest is train ("),
         (("train", "--out", "run", "--steps", "many"), "--steps"),
         (("train", "--out", "run", "--engine.side", "40"), "multiple of 16"),
     ],
@@ -245,7 +251,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(fails, tmp_path, monkeypatch, 
 def test_wrong_usage_has_a_code_of_its_own(fails, tmp_path, monkeypatch, arguments, named):
     monkeypatch.chdir(tmp_path)
     line = fails(*arguments, code=2)
-    assert named in line and line.endswith("(see anatomix-pretrain --help)")
+    assert named in line and "(see anatomix-pretrain" in line and line.endswith(" --help)")
     assert not any(tmp_path.iterdir())
 
 
@@ -253,7 +259,7 @@ def test_wrong_usage_has_a_code_of_its_own(fails, tmp_path, monkeypatch, argumen
 def test_a_bare_command_prints_help_and_fails_and_version_succeeds(monkeypatch, capsys, arguments):
     monkeypatch.setattr("sys.argv", arguments)
     with pytest.raises(SystemExit) as caught:
-        run_commands("program", lambda: {"one": print, "other": print}, "All it does.")
+        run_commands("program", lambda: {"All": {"one": print, "other": print}}, "All it does.")
     out, err = capsys.readouterr()
     if arguments[1:]:
         assert caught.value.code == 0 and out.startswith("program ") and not err
@@ -270,7 +276,7 @@ def ends(monkeypatch, error: Exception) -> str:
 
     monkeypatch.setattr("sys.argv", ["program", "broken"])
     with pytest.raises(SystemExit) as caught:
-        run_commands("program", lambda: {"broken": broken, "other": broken}, "")
+        run_commands("program", lambda: {"All": {"broken": broken, "other": broken}}, "")
     assert "\n" not in caught.value.code
     return caught.value.code
 
@@ -284,13 +290,15 @@ def test_what_nobody_foresaw_is_one_line_that_says_so(monkeypatch, error):
     assert line.startswith(f"program: unexpected {type(error).__name__}: ") and "ANATOMIX_DEBUG=1" in line
     monkeypatch.setenv("ANATOMIX_DEBUG", "1")
     with pytest.raises(type(error)):
-        run_commands("program", lambda: {"broken": lambda: (_ for _ in ()).throw(error)} | {"other": print}, "")
+        run_commands(
+            "program", lambda: {"All": {"broken": lambda: (_ for _ in ()).throw(error)} | {"other": print}}, ""
+        )
 
 
 def test_a_value_error_of_a_library_is_not_taken_for_a_message_to_users(monkeypatch):
     monkeypatch.setattr("sys.argv", ["program", "broken"])
     with pytest.raises(SystemExit, match="unexpected UnicodeDecodeError"):
-        run_commands("program", lambda: {"broken": lambda: json.loads(b"\xff"), "other": print}, "")
+        run_commands("program", lambda: {"All": {"broken": lambda: json.loads(b"\xff"), "other": print}}, "")
     assert ends(monkeypatch, InputError("expected a, found b")) == "program: expected a, found b"
     assert (
         ends(monkeypatch, PermissionError(13, "Permission denied", "file"))
@@ -304,7 +312,7 @@ def test_a_reader_that_leaves_ends_the_command_quietly(tmp_path, lines):
     program = (
         "import sys\nfrom pretraining.common.command_line import run_commands\n"
         f"def talk():\n    for number in range({lines}):\n        sys.stdout.write('a line of some length\\n')\n"
-        "sys.argv = ['program', 'talk']\nrun_commands('program', lambda: {'talk': talk, 'other': talk}, '')\n"
+        "sys.argv = ['program', 'talk']\nrun_commands('program', lambda: {'All': {'talk': talk, 'other': talk}}, '')\n"
     )
     read, write = os.pipe()
     os.close(read)  # the reader closes the pipe before the first line
