@@ -28,6 +28,8 @@ from nnunet_anatomix.finetuning.augmentation.pipeline import (
 from nnunet_anatomix.finetuning.dataset import require_labels
 from nnunet_anatomix.finetuning.network import AnatomixNetwork
 from nnunet_anatomix.finetuning.nnunet_guard import StoppedByInput, exit_on_bad_input
+from nnunet_anatomix.finetuning.other_network import OtherNetwork
+from nnunet_anatomix.finetuning.other_template import OTHER_NETWORK
 from nnunet_anatomix.finetuning.recipe import integer_variable, read_recipe
 from nnunet_anatomix.finetuning.schedule import RatePerIteration, parameter_groups
 from nnunet_anatomix.finetuning.splits import STOCK_FOLDS, few_shot_splits
@@ -125,9 +127,9 @@ class AnatomixTrainer(nnUNetTrainer):
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
-        """Build the plan's :class:`AnatomixNetwork` with random weights.
+        """Build the plan's network with random weights.
 
-        A plan of another network gets the paper's architecture.
+        A stock plan gets the paper's architecture.
 
         Args:
             plans_manager: Plan of nnU-Net; unused.
@@ -136,6 +138,9 @@ class AnatomixTrainer(nnUNetTrainer):
             num_output_channels: Output channels of the segmentation head.
             enable_deep_supervision: Also return logits at the coarser decoder levels.
         """
+        if configuration_manager.network_arch_class_name == OTHER_NETWORK:
+            kwargs = configuration_manager.network_arch_init_kwargs
+            return OtherNetwork(num_input_channels, num_output_channels, enable_deep_supervision, **kwargs)
         backbone = backbone_kwargs(configuration_manager)
         return AnatomixNetwork(num_input_channels, num_output_channels, enable_deep_supervision, **backbone)
 
@@ -150,7 +155,7 @@ class AnatomixTrainer(nnUNetTrainer):
         if self.starts_pretrained and not self._restores:
             where, weights = load_initial_weights(self.recipe)
             network = getattr(self.network, "module", self.network)
-            network = cast(AnatomixNetwork, getattr(network, "_orig_mod", network))
+            network = cast(AnatomixNetwork | OtherNetwork, getattr(network, "_orig_mod", network))
             report = start_from(weights, network, image_channels=len(self.modalities))
             self.print_to_log_file(f"pretrained weights: {where}, sha256 {weights.sha256}: {report}")
 
