@@ -7,6 +7,7 @@ from collections.abc import Callable
 from nnunet_anatomix.commands.align import align
 from nnunet_anatomix.commands.apply import apply
 from nnunet_anatomix.commands.backbone import backbone
+from nnunet_anatomix.commands.baseline import baseline
 from nnunet_anatomix.commands.deliver import deliver
 from nnunet_anatomix.commands.evaluate import evaluate
 from nnunet_anatomix.commands.features import features
@@ -49,6 +50,7 @@ def _commands() -> dict[str, Callable[..., None]]:
         "run": run,
         "weights": weights,
         "backbone": backbone,
+        "baseline": baseline,
         "doctor": doctor,
         "demo": demo,
     }

@@ -1,0 +1,46 @@
+"""Shipped JSON files of published networks, completed with a user's weights file."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+
+from pretraining.common.atomic import write_text
+from pretraining.common.errors import InputError
+from pretraining.common.outputs import try_file
+
+NAMES = ("primgeoseg", "smit", "disruptive_ae", "models_genesis", "medicalnet")
+"""Names of the shipped files, which are the paper's rows in lower case."""
+
+
+def write_baseline(name: str, weights: Path, out: Path | None = None) -> Path:
+    """Write the JSON file of a published network, after checking that the weights fit it.
+
+    Args:
+        name: One of :data:`NAMES`.
+        weights: Downloaded weights file.
+        out: File to write. Default: ``NAME.json`` in the folder of the weights.
+
+    Returns:
+        The written file.
+
+    Raises:
+        InputError: If the weights are missing, damaged or of another network.
+    """
+    from pretraining.backbone.external_weights import build_network, load_state, read_external
+
+    if not weights.is_file():
+        raise InputError(f"no weights file {weights}; docs/how-to/baselines.md says where to download it")
+    out = weights.with_name(f"{name}.json") if out is None else out
+    text = resources.files(__package__).joinpath(f"{name}.json").read_text(encoding="utf-8")
+    content = json.loads(text) | {"state": str(weights.resolve())}
+    try_file(out, "--out")
+    write_text(out, json.dumps(content, indent=2) + "\n")
+    try:
+        spec, state = read_external(out)
+        load_state(build_network(spec, str(out)), state, spec, str(weights), allow_new=True)
+    except InputError:
+        out.unlink()
+        raise
+    return out
