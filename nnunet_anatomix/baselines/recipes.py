@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 from pretraining.common.atomic import write_text
+from pretraining.common.config import from_dict
 from pretraining.common.errors import InputError
 from pretraining.common.outputs import try_file
 
@@ -28,7 +29,9 @@ def write_baseline(name: str, weights: Path, out: Path | None = None) -> Path:
     Raises:
         InputError: If the weights are missing, damaged or of another network.
     """
-    from pretraining.backbone.external_weights import build_network, load_state, read_external
+    # Import torch, which --help does not need.
+    from pretraining.backbone.external_weights import build_network, load_state, read_external_state
+    from pretraining.backbone.network_spec import NetworkSpec
 
     if not weights.is_file():
         raise InputError(f"no weights file {weights}; docs/how-to/baselines.md says where to download it")
@@ -36,11 +39,7 @@ def write_baseline(name: str, weights: Path, out: Path | None = None) -> Path:
     text = resources.files(__package__).joinpath(f"{name}.json").read_text(encoding="utf-8")
     content = json.loads(text) | {"state": str(weights.resolve())}
     try_file(out, "--out")
+    spec = from_dict(NetworkSpec, content)
+    load_state(build_network(spec, name), read_external_state(spec, weights), spec, str(weights), allow_new=True)
     write_text(out, json.dumps(content, indent=2) + "\n")
-    try:
-        spec, state = read_external(out)
-        load_state(build_network(spec, str(out)), state, spec, str(weights), allow_new=True)
-    except InputError:
-        out.unlink()
-        raise
     return out

@@ -114,7 +114,20 @@ def read_external(path: Path, *, address: str | None = None) -> tuple[NetworkSpe
     """
     spec = read_json(NetworkSpec, path)
     state_path = path.parent / spec.state if address is None else find_weights(_sibling_address(address, spec.state))
-    return spec, rename_keys(_read_state(state_path, spec.state_key), spec)
+    return spec, read_external_state(spec, state_path)
+
+
+def read_external_state(spec: NetworkSpec, path: Path) -> dict[str, Tensor]:
+    """Read a state dict, with the keys of the network and without the ignored ones.
+
+    Args:
+        spec: Description of the network.
+        path: File of the state dict.
+
+    Raises:
+        InputError: If the file is missing or damaged, or holds no state dict.
+    """
+    return _rename_keys(_read_state(path, spec.state_key), spec)
 
 
 def build_network(spec: NetworkSpec, where: str, *, trust_code: bool = False, **changes: Any) -> nn.Module:
@@ -200,13 +213,7 @@ def _read_state(path: Path, key: str | None) -> dict[str, Tensor]:
     return content
 
 
-def rename_keys(state: dict[str, Tensor], spec: NetworkSpec) -> dict[str, Tensor]:
-    """Convert the keys of a file to those of the network, without the ignored ones.
-
-    Args:
-        state: State dict of the file.
-        spec: Description of the network.
-    """
+def _rename_keys(state: dict[str, Tensor], spec: NetworkSpec) -> dict[str, Tensor]:
     renamed = {}
     for name, tensor in state.items():
         name = name.removeprefix(spec.strip_prefix)
