@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from pretraining.common.atomic import write_text
 from pretraining.common.config import from_dict
@@ -13,6 +14,15 @@ from pretraining.common.outputs import try_file
 
 NAMES = ("primgeoseg", "smit", "disruptive_ae", "models_genesis", "medicalnet")
 """Names of the shipped files, which are the paper's rows in lower case."""
+
+
+def shipped(name: str) -> dict[str, Any]:
+    """Return the content of a shipped file.
+
+    Args:
+        name: One of :data:`NAMES`.
+    """
+    return json.loads(resources.files(__package__).joinpath(f"{name}.json").read_text(encoding="utf-8"))
 
 
 def write_baseline(name: str, weights: Path, out: Path | None = None) -> Path:
@@ -36,8 +46,7 @@ def write_baseline(name: str, weights: Path, out: Path | None = None) -> Path:
     if not weights.is_file():
         raise InputError(f"no weights file {weights}; docs/how-to/baselines.md says where to download it")
     out = weights.with_name(f"{name}.json") if out is None else out
-    text = resources.files(__package__).joinpath(f"{name}.json").read_text(encoding="utf-8")
-    content = json.loads(text) | {"state": str(weights.resolve())}
+    content = shipped(name) | {"state": str(weights.resolve())}
     try_file(out, "--out")
     spec = from_dict(NetworkSpec, content)
     load_state(build_network(spec, name), read_external_state(spec, weights), spec, str(weights), allow_new=True)

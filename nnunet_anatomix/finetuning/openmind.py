@@ -93,11 +93,10 @@ def read_nnssl(path: Path) -> tuple[NetworkSpec, dict[str, Tensor], dict[str, tu
         ) from None
     check_state(path, weights, floats_only=False)
     if name == "ResEncL":
-        own = {"encoder": "encoder.stages", "stem": "encoder.stem"}
-        state = _select(weights, parts, own)
+        state = _select(path, weights, parts, {"encoder": "encoder.stages", "stem": "encoder.stem"})
         return _res_enc(path.name), state, {}
     if name in ("PrimusS", "PrimusB", "PrimusM", "PrimusL"):
-        state = _select(weights, parts, {"encoder": "eva", "stem": "down_projection"})
+        state = _select(path, weights, parts, {"encoder": "eva", "stem": "down_projection"})
         state.pop("eva.cls_token", None)
         return _primus(name, path.name), state, {"eva.pos_embed": tuple(side // _TOKEN for side in patch)}
     raise InputError(
@@ -131,11 +130,16 @@ def _primus(name: str, state: str) -> NetworkSpec:
     )
 
 
-def _select(weights: Mapping[str, Tensor], parts: Mapping[str, str], own: Mapping[str, str]) -> dict[str, Tensor]:
+def _select(
+    path: Path, weights: Mapping[str, Tensor], parts: Mapping[str, str], own: Mapping[str, str]
+) -> dict[str, Tensor]:
     """Take encoder and stem, with the keys that they have in nnU-Net's network."""
-    return {
-        f"{own[part]}.{name.removeprefix(f'{prefix}.')}": tensor
-        for part, prefix in parts.items()
-        for name, tensor in weights.items()
-        if name.startswith(f"{prefix}.")
-    }
+    state = {}
+    for part, prefix in parts.items():
+        names = [name for name in weights if name.startswith(f"{prefix}.")]
+        if not names:
+            raise InputError(
+                f"{path}: expected tensors '{prefix}.*' of its {part}, found {list(weights)[:3]}; fetch it again"
+            )
+        state |= {f"{own[part]}.{name.removeprefix(f'{prefix}.')}": weights[name] for name in names}
+    return state
