@@ -119,7 +119,14 @@ CASES = (
         cpu --voxels 50 --seed 3""",
         makes="scores.json",
     ),
-    case("import", PRETRAIN, "import {published} --out back.safetensors", makes="back.safetensors"),
+    case(
+        "import",
+        PRETRAIN,
+        "import {published} --out back.safetensors",
+        "import {published} --out nnssl.pth --format nnssl",
+        makes="back.safetensors nnssl.pth",
+    ),
+    case("baseline", NNUNET, "baseline models_genesis {genesis} --out genesis.json", makes="genesis.json"),
     case(
         "plan",
         NNUNET,
