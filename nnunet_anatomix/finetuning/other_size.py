@@ -17,8 +17,6 @@ from pretraining.common.errors import InputError
 
 _SIDE = 32
 """Side of the measured cube, voxels, unless the network needs a larger one."""
-_BATCH = 2
-"""Patches of the measurement: batch normalization needs two values per channel."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,8 @@ def measure_network(spec: NetworkSpec) -> NetworkSize:
     side = min(side, spec.max_side or side)
     with torch.random.fork_rng(devices=[]):
         net = bare_network(spec, 1, (side,) * 3).train()
-        x = torch.rand((_BATCH, 1, side, side, side))
+        # Batch normalization needs two values per channel, even where the network pools to one.
+        x = torch.rand((2 if side == spec.multiple else 1, 1, side, side, side))
     features_of = LayerOutput(net, spec.layer, spec.network)
     weights = {parameter.untyped_storage().data_ptr() for parameter in net.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
