@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from pretraining.backbone.feature_network import compares_directions
 from pretraining.backbone.weights import Weights
 from pretraining.common.atomic import atomic_write
 from pretraining.common.config import to_dict
@@ -45,7 +46,11 @@ def export_nnssl(path: str | Path, weights: Weights) -> None:
     plan = {
         "architecture_plans": {
             "arch_class_name": NETWORK,
-            "arch_kwargs": kwargs | {"strides": [[1, 1, 1]] + [[2, 2, 2]] * architecture.poolings},
+            "arch_kwargs": kwargs
+            | {
+                "strides": [[1, 1, 1]] + [[2, 2, 2]] * architecture.poolings,
+                "feature_norm": "voxelwise" if compares_directions(architecture) else "none",
+            },
             "arch_kwargs_requiring_import": [],
         },
         # Without a spacing, nnU-Net keeps the one that it plans for the dataset.

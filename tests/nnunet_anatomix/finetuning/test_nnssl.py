@@ -76,6 +76,7 @@ def test_nnunet_starts_from_our_whole_backbone(tmp_path, config):
     for channels in (1, 3):
         net = read_like_nnunet(tmp_path / "ours.pth", channels, 2).eval()
         assert isinstance(net, AnatomixPlainConvUNet) and net.backbone.config.poolings == config.poolings
+        assert net._feature_norm == {"batch": "none", "instance": "voxelwise"}[config.norm]
         expected = weights.network()(x)
         torch.testing.assert_close(net.backbone(x.expand(-1, channels, -1, -1, -1)), expected, atol=1e-4, rtol=1e-4)
     plain = AnatomixNetwork(3, 2, **{k: v for k, v in to_dict(config).items() if k != "in_channels"})
