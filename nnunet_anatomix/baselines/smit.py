@@ -43,5 +43,5 @@ class SMIT(SwinUNETR):
             qkv_bias=False,
             patch_norm=True,
             feature_size=feature_size,
-            downsample=_Merging,
+            downsample=_Merging,  # type: ignore[arg-type]  # a class, in spite of MONAI's annotation
         )

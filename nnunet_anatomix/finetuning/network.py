@@ -210,8 +210,11 @@ def crop(x: Tensor, added: Sequence[tuple[int, int]]) -> Tensor:
         x: (B, C, X, Y, Z), padded.
         added: Voxels before and after each axis.
     """
-    inner = (slice(before, side - after) for (before, after), side in zip(added, x.shape[2:], strict=True))
-    return x[(..., *inner)]
+    inner: tuple[Any, ...] = (
+        ...,
+        *(slice(before, side - after) for (before, after), side in zip(added, x.shape[2:], strict=True)),
+    )
+    return x[inner]
 
 
 def reduced_precision(device: torch.device) -> AbstractContextManager:

@@ -134,7 +134,7 @@ def _select(
     path: Path, weights: Mapping[str, Tensor], parts: Mapping[str, str], own: Mapping[str, str]
 ) -> dict[str, Tensor]:
     """Take encoder and stem, with the keys that they have in nnU-Net's network."""
-    state = {}
+    state: dict[str, Tensor] = {}
     for part, prefix in parts.items():
         names = [name for name in weights if name.startswith(f"{prefix}.")]
         if not names:

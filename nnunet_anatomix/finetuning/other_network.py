@@ -111,7 +111,7 @@ def bare_network(spec: NetworkSpec, input_channels: int, patch_size: Sequence[in
         InputError: If the network cannot be built, or if it takes only one channel.
     """
     size = {} if spec.size_argument is None or patch_size is None else {spec.size_argument: tuple(patch_size)}
-    net = build_network(spec, "the plan", **size)
+    net = build_network(spec, "the plan", changes=size)
     _remove_heads(net, spec.ignore)
     if input_channels > 1:
         _widen_input(net, input_channels, spec.network)

@@ -42,7 +42,7 @@ def other_template(base: PlanTemplate, spec: NetworkSpec) -> OtherTemplate:
         InputError: If the network cannot be built or run.
     """
     size = measure_network(spec)
-    fixed = {"patch_size": []} if spec.size_argument is not None else {}
+    fixed: dict[str, list[int]] = {"patch_size": []} if spec.size_argument is not None else {}
     architecture = {
         "network_class_name": OTHER_NETWORK,
         "arch_kwargs": {

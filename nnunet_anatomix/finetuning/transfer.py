@@ -61,8 +61,9 @@ def start_from(
     if isinstance(weights, OtherWeights) and isinstance(network, OtherNetwork):
         return start_other(weights, network, image_channels)
     if isinstance(weights, OtherWeights) or isinstance(network, OtherNetwork):
-        kinds = [one.spec.network if hasattr(one, "spec") else "our backbone" for one in (weights, network)]
-        raise InputError(f"the weights are for {kinds[0]}, the plan is for {kinds[1]}; plan with --weights")
+        theirs = weights.spec.network if isinstance(weights, OtherWeights) else "our backbone"
+        planned = network.spec.network if isinstance(network, OtherNetwork) else "our backbone"
+        raise InputError(f"the weights are for {theirs}, the plan is for {planned}; plan with --weights")
     weights = match_architecture(weights, network.backbone.config)
     state = {f"backbone.{name}": tensor for name, tensor in weights.state.items()}
     return transfer(state, network, may_miss=("decoder.seg_layers.",), image_channels=image_channels)

@@ -6,7 +6,7 @@ import inspect
 import posixpath
 import pydoc
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,21 +130,23 @@ def read_external_state(spec: NetworkSpec, path: Path) -> dict[str, Tensor]:
     return _rename_keys(_read_state(path, spec.state_key), spec)
 
 
-def build_network(spec: NetworkSpec, where: str, *, trust_code: bool = False, **changes: Any) -> nn.Module:
+def build_network(
+    spec: NetworkSpec, where: str, *, trust_code: bool = False, changes: Mapping[str, Any] | None = None
+) -> nn.Module:
     """Build a network with random weights.
 
     Args:
         spec: Description of the network.
         where: File of the description, for messages.
         trust_code: Whether to allow code other than a network class.
-        **changes: Keyword arguments of the class that replace those of the description.
+        changes: Keyword arguments of the class that replace those of the description.
 
     Raises:
         InputError: If the class is missing, not a network or cannot be built.
     """
     network_class = _locate_network(spec, where, trust_code)
     try:
-        net = network_class(**{**spec.kwargs, **changes})
+        net = network_class(**{**spec.kwargs, **(changes or {})})
     except Exception as error:  # constructors raise many types
         raise InputError(
             f"{where}: {spec.network} does not accept these kwargs: {' '.join(str(error).split())[:200]}"
