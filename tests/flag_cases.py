@@ -95,6 +95,7 @@ CASES = (
         0 [changed]""",
         "export run --out a.safetensors --format safetensors --which last --half --notes 'of a test'",
         "export run --out a.pth --format published --which best",
+        "export run --out b.pth --format nnssl",
         makes="run/config.json run/checkpoint.pt a.safetensors a.pth",
     ),
     case(

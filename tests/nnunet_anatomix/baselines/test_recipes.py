@@ -18,7 +18,7 @@ import torch
 from monai.networks.nets import SwinUNETR, resnet10
 from monai.networks.nets.swin_unetr import PatchMergingV2, filter_swinunetr
 from monai.networks.utils import copy_model_state
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from nnunet_anatomix.baselines import recipes
@@ -27,7 +27,10 @@ from nnunet_anatomix.baselines.recipes import NAMES, write_baseline
 from nnunet_anatomix.baselines.smit import SMIT, _Merging
 from nnunet_anatomix.commands import baseline as command
 from nnunet_anatomix.finetuning.other_network import OtherNetwork
+from nnunet_anatomix.finetuning.other_size import measure_network
 from nnunet_anatomix.finetuning.other_start import OtherWeights, read_other, start_other
+from pretraining.backbone.network_spec import NetworkSpec
+from pretraining.common.config import from_dict
 from pretraining.common.errors import InputError
 
 SMALL = {
@@ -268,7 +271,15 @@ def test_the_command_writes_the_file_that_is_asked_for(tmp_path, small):
     assert read_other(tmp_path / "elsewhere" / "net.json").spec.state == str(tmp_path / "resnet.pth")
 
 
-def test_shipped_files_describe_networks_that_are_installed():
-    for name in NAMES:
-        assert isinstance(recipes.shipped(name), dict)
-    assert issubclass(UNet3D, nn.Module) and issubclass(SMIT, SwinUNETR)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "channels", "millions"), [
+    ("primgeoseg", 48, 62.2),
+    ("smit", 48, 62.9),
+    ("disruptive_ae", 48, 62.2),
+    ("models_genesis", 64, 19.1),
+    ("medicalnet", 16, 67.7),
+])  # fmt: skip
+def test_shipped_networks_run_in_full_size(name, channels, millions):
+    size = measure_network(from_dict(NetworkSpec, recipes.shipped(name)))
+    assert size.channels == channels and size.parameters / 1e6 == pytest.approx(millions, abs=0.1)
+    assert size.training_memory_gb((96, 96, 96), 1, 14) < 8, "the default memory target"
