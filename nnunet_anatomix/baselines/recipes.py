@@ -43,11 +43,11 @@ def write_baseline(name: str, weights: Path, out: Path | None = None) -> Path:
     from pretraining.backbone.external_weights import build_network, load_state, read_external_state
     from pretraining.backbone.network_spec import NetworkSpec
 
+    out = weights.with_name(f"{name}.json") if out is None else out
+    try_file(out, "--out")
     if not weights.is_file():
         raise InputError(f"no weights file {weights}; docs/how-to/baselines.md says where to download it")
-    out = weights.with_name(f"{name}.json") if out is None else out
     content = shipped(name) | {"state": str(weights.resolve())}
-    try_file(out, "--out")
     spec = from_dict(NetworkSpec, content)
     load_state(build_network(spec, name), read_external_state(spec, weights), spec, str(weights), allow_new=True)
     write_text(out, json.dumps(content, indent=2) + "\n")
