@@ -11,9 +11,8 @@ from torch import Tensor
 
 from nnunet_anatomix.finetuning.memory import step_memory_gb
 from nnunet_anatomix.finetuning.other_network import bare_network
-from pretraining.backbone.layer_output import LayerOutput
+from pretraining.backbone.layer_output import LayerOutput, trial_run
 from pretraining.backbone.network_spec import NetworkSpec
-from pretraining.common.errors import InputError
 
 _SIDE = 32
 """Side of the measured cube, voxels, unless the network needs a larger one."""
@@ -67,25 +66,20 @@ def measure_network(spec: NetworkSpec) -> NetworkSize:
         # Batch normalization needs two values per channel, even where the network pools to one.
         x = torch.rand((2 if side == spec.multiple else 1, 1, side, side, side))
     features_of = LayerOutput(net, spec.layer, spec.network)
-    weights = {parameter.untyped_storage().data_ptr() for parameter in net.parameters()}
+    # Autocast also saves 16-bit copies of the weights, which do not grow with the patch.
+    weights = {tuple(sorted(parameter.shape)) for parameter in net.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage  # kept alive, so that no address is used twice
+        if tuple(sorted(tensor.shape)) not in weights:
+            storage = tensor.untyped_storage()
+            kept[storage.data_ptr()] = storage  # kept alive, so that no address is used twice
         return tensor
 
     saving = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    try:
-        with saving, torch.autocast("cpu", torch.bfloat16):
-            features = features_of(spec.scale_input(x))
-    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
-        if isinstance(error, InputError):
-            raise
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(
-            f"{spec.network} fails on a cube of {side} voxels ({reason}); correct kwargs, ignore, multiple or min_side"
-        ) from None
-    stored = sum(storage.nbytes() for place, storage in kept.items() if place not in weights)
+    trial = trial_run(spec.network, side, "kwargs, ignore, multiple or min_side")
+    with trial, saving, torch.autocast("cpu", torch.bfloat16):
+        features = features_of(spec.scale_input(x))
+    stored = sum(storage.nbytes() for storage in kept.values())
     parameters = sum(parameter.numel() for parameter in net.parameters())
     return NetworkSize(features.shape[1], stored / x.numel(), parameters)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pretraining.backbone.feature_network import FeatureNetwork
-from pretraining.backbone.layer_output import LayerOutput
+from pretraining.backbone.layer_output import LayerOutput, trial_run
 from pretraining.backbone.network_spec import NetworkSpec
 from pretraining.backbone.unet import UNet
 from pretraining.common.errors import InputError
@@ -124,15 +124,8 @@ class ExternalNetwork(nn.Module):
 
         hooks = [module.register_forward_hook(count) for module in self.net.modules() if not any(module.children())]
         try:
-            features = self(torch.rand((1, 1, side, side, side), generator=torch.Generator().manual_seed(0)))
-        except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
-            if isinstance(error, InputError):
-                raise
-            reason = " ".join(str(error).split())[:160]
-            raise InputError(
-                f"{self._spec.network} fails on a cube of {side} voxels ({reason}); "
-                "correct kwargs, multiple or min_side"
-            ) from None
+            with trial_run(self._spec.network, side, "kwargs, multiple or min_side"):
+                features = self(torch.rand((1, 1, side, side, side), generator=torch.Generator().manual_seed(0)))
         finally:
             for hook in hooks:
                 hook.remove()

@@ -1,7 +1,9 @@
-"""Output of a named layer of any network."""
+"""Output of a named layer of any network, and its first trial."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -61,3 +63,24 @@ class LayerOutput:
             found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise InputError(f"{self._network}: expected features (B, C, X, Y, Z), found {found}; choose another layer")
         return output
+
+
+@contextmanager
+def trial_run(network: str, side: int, keys: str) -> Iterator[None]:
+    """Report a failure of a network on its first input in one line.
+
+    Args:
+        network: Name of the network.
+        side: Side of the input, a cube, voxels.
+        keys: Keys of the description to correct.
+
+    Raises:
+        InputError: If the network fails.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(f"{network} fails on a cube of {side} voxels ({reason}); correct {keys}") from None
