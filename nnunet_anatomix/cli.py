@@ -5,6 +5,7 @@ from __future__ import annotations
 from nnunet_anatomix.commands.align import align
 from nnunet_anatomix.commands.apply import apply
 from nnunet_anatomix.commands.backbone import backbone
+from nnunet_anatomix.commands.baseline import baseline
 from nnunet_anatomix.commands.deliver import deliver
 from nnunet_anatomix.commands.evaluate import evaluate
 from nnunet_anatomix.commands.features import features
@@ -56,6 +57,7 @@ def _commands() -> Groups:
             "features": features,
             "weights": weights,
             "backbone": backbone,
+            "baseline": baseline,
         },
         "Reproduce the paper": {
             "prepare": prepare,

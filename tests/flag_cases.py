@@ -95,6 +95,7 @@ CASES = (
         0 [changed]""",
         "export run --out a.safetensors --format safetensors --which last --half --notes 'of a test'",
         "export run --out a.pth --format published --which best",
+        "export run --out b.pth --format nnssl",
         makes="run/config.json run/checkpoint.pt a.safetensors a.pth",
     ),
     case(
@@ -119,7 +120,14 @@ CASES = (
         cpu --voxels 50 --seed 3""",
         makes="scores.json",
     ),
-    case("import", PRETRAIN, "import {published} --out back.safetensors", makes="back.safetensors"),
+    case(
+        "import",
+        PRETRAIN,
+        "import {published} --out back.safetensors",
+        "import {published} --out nnssl.pth --format nnssl",
+        makes="back.safetensors nnssl.pth",
+    ),
+    case("baseline", NNUNET, "baseline models_genesis {genesis} --out genesis.json", makes="genesis.json"),
     case(
         "plan",
         NNUNET,

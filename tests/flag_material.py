@@ -11,6 +11,7 @@ import SimpleITK as sitk
 import torch
 from scipy import ndimage
 
+from nnunet_anatomix.baselines.models_genesis import UNet3D
 from nnunet_anatomix.datasets.registration_pairs import PairRow, PairSettings, write_pairs
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.backbone.weights import export_published, load_weights, save_weights
@@ -173,6 +174,14 @@ class Material:
         command = ["{python}", "-c", code, "{fixed}", "{moving}", "{out}"]
         path = self._new("program.json")
         path.write_text(json.dumps({"command": command, "transform": "u.nii", "kind": "voxels"}))
+        return path
+
+    @cached_property
+    def genesis(self) -> Path:
+        """Random weights in the layout of Models Genesis."""
+        path = self._new("genesis.pt")
+        state = {f"module.{name}": tensor for name, tensor in UNet3D().state_dict().items()}
+        torch.save({"state_dict": state}, path)
         return path
 
     @cached_property

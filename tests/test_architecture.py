@@ -28,6 +28,7 @@ PRETRAINING_FLOORS = (
 """From the ground up: a package imports only packages named before it."""
 
 NNUNET_ANATOMIX_FLOORS = (
+    "baselines",
     "features",
     "scores",
     "registration",

@@ -22,7 +22,8 @@ class PlanOptions:
     iterations: int | None = None
     """Optimizer steps. Default: 37500, as in the paper."""
     weights: str | None = None
-    """Weights file or hf://owner/repo/file@revision. Default: the bundled weights."""
+    """Weights file or hf://owner/repo/file@revision; a .json of another network or a checkpoint of
+    nnssl plans for that network. Default: the bundled weights."""
     gpu_memory_target: Annotated[float | None, tyro.conf.arg(aliases=["-gpu_memory_target"])] = None
     """Memory for training, GB. Default: 8, or the memory of the card if that is less."""
     overwrite_target_spacing: Annotated[

@@ -41,11 +41,11 @@ class NetworkFlags:
     weights: str | None = None
     """Weights of the rows Ours: file or hf://owner/repo/file@revision. Default: bundled."""
     starts: Rare[tuple[str, ...]] = ()
-    """More rows of Table 1: weights files, or stock for nnU-Net's own trainer."""
+    """More rows of Table 1: weights files, checkpoints of nnssl, or stock for nnU-Net's trainer."""
     transfer: Rare[Path | None] = None
     """Weights for transfer learning in Table 1. Default: trained on neurite-oasis."""
     networks: tuple[Path, ...] = ()
-    """More rows of Tables 2 and 5: weights files, or .json of other networks."""
+    """More rows of Tables 1, 2, 5 and 6: .json of other networks, or weights files."""
     programs: tuple[str, ...] = ()
     """More rows of Fig. 5: .json of other programs, or names of shipped ones, such as elastix."""
     templates: Rare[Path | None] = None

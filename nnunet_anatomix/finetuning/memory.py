@@ -72,8 +72,17 @@ def training_memory_gb(backbone: UNetConfig, patch: Sequence[int], batch: int, c
     """
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in UNet(backbone).parameters())
-    logits = _SINGLE * batch * classes * prod(patch)
-    activations = activation_bytes(backbone, patch, batch)
+    return step_memory_gb(activation_bytes(backbone, patch, batch), parameters, batch * classes * prod(patch))
+
+
+def step_memory_gb(activations: float, parameters: int, logits: int) -> float:
+    """Estimate the peak memory of one training step from its parts, in 2^30 bytes.
+
+    Args:
+        activations: Bytes that are stored for the backward pass.
+        parameters: Number of parameters.
+        logits: Number of values of the network's output.
+    """
     return (
-        _TRANSIENT * activations + _LOGIT_COPIES * logits + _PARAMETER_COPIES * _SINGLE * parameters
+        _TRANSIENT * activations + _LOGIT_COPIES * _SINGLE * logits + _PARAMETER_COPIES * _SINGLE * parameters
     ) / GB + _RUNTIME_GB

@@ -177,22 +177,23 @@ class AnatomixNetwork(nn.Module):
             )
         with reduced_precision(x.device):
             tapped = self.backbone.features(
-                _pad(rescale_channels(x), added).contiguous(memory_format=torch.channels_last_3d), taps
+                pad(rescale_channels(x), added).contiguous(memory_format=torch.channels_last_3d), taps
             )
-        inner: tuple[Any, ...] = (
-            ...,
-            *(slice(before, before + side) for (before, _), side in zip(added, x.shape[2:], strict=True)),
-        )
         # The heads are cheap; outside of our autocast their logits keep the resolution of float32.
-        features = [(tapped[tap][inner] if tap == "output" else tapped[tap]).to(x.dtype) for tap in taps]
+        features = [(crop(tapped[tap], added) if tap == "output" else tapped[tap]).to(x.dtype) for tap in taps]
         if self._feature_norm == "voxelwise":
             features[0] = normalize_voxelwise(features[0])
         logits = [head(level) for head, level in zip(self.decoder.seg_layers, features, strict=False)]
         return logits if len(logits) > 1 else logits[0]
 
 
-def _pad(x: Tensor, added: Sequence[tuple[int, int]]) -> Tensor:
-    """Pad by reflection, as the backbone's convolutions do; repeat the border of short axes."""
+def pad(x: Tensor, added: Sequence[tuple[int, int]]) -> Tensor:
+    """Pad by reflection, as the backbone's convolutions do; repeat the border of short axes.
+
+    Args:
+        x: (B, C, X, Y, Z).
+        added: Voxels before and after each axis, see :func:`padding_margins`.
+    """
     if not any(map(any, added)):
         return x
     fits = all(after < side for (_, after), side in zip(added, x.shape[2:], strict=True))
@@ -200,6 +201,20 @@ def _pad(x: Tensor, added: Sequence[tuple[int, int]]) -> Tensor:
     return functional.pad(
         x, [side for pair in reversed(added) for side in pair], mode="reflect" if fits else "replicate"
     )
+
+
+def crop(x: Tensor, added: Sequence[tuple[int, int]]) -> Tensor:
+    """Remove the padding of :func:`pad`.
+
+    Args:
+        x: (B, C, X, Y, Z), padded.
+        added: Voxels before and after each axis.
+    """
+    inner: tuple[Any, ...] = (
+        ...,
+        *(slice(before, side - after) for (before, after), side in zip(added, x.shape[2:], strict=True)),
+    )
+    return x[inner]
 
 
 def reduced_precision(device: torch.device) -> AbstractContextManager:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
 from nnunet_anatomix.finetuning.grid_rule import GeometryConfig
+from nnunet_anatomix.finetuning.memory import training_memory_gb
 from nnunet_anatomix.finetuning.network import backbone_config
 from nnunet_anatomix.finetuning.recipe import Recipe
 from pretraining.backbone.statistics import Statistics
@@ -18,6 +20,18 @@ from pretraining.imaging.limits import CT_WINDOW_HU
 
 DEFAULT_ARCHITECTURE = "anatomix_unet16"
 """Architecture of the bundled weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkLimits:
+    """Sizes that a network accepts, and the memory of its training."""
+
+    multiple: int
+    """Divisor of every side, voxels."""
+    min_side: int
+    """Smallest side, voxels."""
+    needed_gb: Callable[[Sequence[int], int], float]
+    """Function from patch and batch to the memory of one training step, 2^30 bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +51,20 @@ class PlanTemplate:
     def backbone(self) -> UNetConfig:
         """Architecture that the pretrained weights must fit."""
         return backbone_config(self.configuration["architecture"]["arch_kwargs"])
+
+    def limits(self, image_channels: int, classes: int) -> NetworkLimits:
+        """Return the sizes and the memory of the network.
+
+        Args:
+            image_channels: Image channels of the dataset.
+            classes: Output channels of the segmentation head.
+        """
+        backbone = dataclasses.replace(self.backbone, in_channels=image_channels)
+        return NetworkLimits(
+            multiple=backbone.multiple,
+            min_side=backbone.min_side,
+            needed_gb=lambda patch, batch: training_memory_gb(backbone, patch, batch, classes),
+        )
 
     def with_statistics(self, statistics: Statistics) -> PlanTemplate:
         """Return the template with a network that normalizes by the given statistics.

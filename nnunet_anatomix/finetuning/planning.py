@@ -33,12 +33,16 @@ from nnunet_anatomix.finetuning.case_record import (
 )
 from nnunet_anatomix.finetuning.dataset import RawDataset, check_cases, find_dataset
 from nnunet_anatomix.finetuning.grid_rule import GeometryConfig, patch_and_batch
-from nnunet_anatomix.finetuning.memory import GB, training_memory_gb
+from nnunet_anatomix.finetuning.memory import GB
+from nnunet_anatomix.finetuning.other_start import OtherWeights, read_other
+from nnunet_anatomix.finetuning.other_template import other_template
+from nnunet_anatomix.finetuning.patch_size import set_patch
 from nnunet_anatomix.finetuning.plan_template import DEFAULT_ARCHITECTURE, PlanTemplate, load_template
 from nnunet_anatomix.finetuning.recipe import BLOCK, Recipe
 from nnunet_anatomix.finetuning.splits import update_splits
+from nnunet_anatomix.finetuning.start_kind import check_trust, is_other
 from nnunet_anatomix.finetuning.stock_plan import stock_plan
-from pretraining.backbone.find_weights import find_weights
+from pretraining.backbone.find_weights import HUB, find_weights
 from pretraining.backbone.statistics import DEFAULT as DEFAULT_STATISTICS
 from pretraining.backbone.statistics import Statistics, match_architecture
 from pretraining.backbone.unet import UNetConfig
@@ -101,18 +105,18 @@ def anatomix_plan(
                 "mean": low,
                 "std": high - low,
             }
-    backbone = dataclasses.replace(template.backbone, in_channels=len(schemes))
+    limits = template.limits(len(schemes), classes)
     patch, batch = patch_and_batch(
         configuration["median_image_size_in_voxels"],
         template.geometry,
-        multiple=backbone.multiple,
-        min_side=backbone.min_side,
+        multiple=limits.multiple,
+        min_side=limits.min_side,
         memory_target_gb=memory_target_gb,
-        needed_gb=lambda patch, batch: training_memory_gb(backbone, patch, batch, classes),
+        needed_gb=limits.needed_gb,
     )
+    set_patch(configuration, patch)
     configuration |= {
         "data_identifier": f"{plans_name}_{CONFIGURATION}",
-        "patch_size": patch,
         "batch_size": batch,
         "normalization_schemes": schemes,
         "use_mask_for_norm": [False] * len(schemes),
@@ -148,7 +152,8 @@ def write_plan(
     Args:
         dataset: ID or name, as for nnU-Net's ``-d``.
         iterations: Optimizer steps. Default: those of the template.
-        weights: File or ``hf://`` address to start from; the plan also stores its checksum.
+        weights: File or ``hf://`` address to start from; the plan also stores its checksum. A
+            ``.json`` file or a checkpoint of nnssl plans for another network.
             Default: the bundled weights.
         plans_name: Name for ``nnUNetv2_preprocess -plans_name`` and ``nnUNetv2_train -p``.
         memory_target_gb: Memory that training may use, 2^30 bytes. Default: see
@@ -167,12 +172,20 @@ def write_plan(
             the name is that of a plan of nnU-Net.
     """
     template = load_template(architecture).with_statistics(statistics)
+    other = None if weights is None else _read_other(weights)
+    if other is not None:
+        if (architecture, statistics) != (DEFAULT_ARCHITECTURE, DEFAULT_STATISTICS):
+            raise InputError(f"{weights} describes its own network; omit --architecture and --statistics")
+        template = other_template(template, other.spec)
+        spacing_mm = other.spec.spacing_mm if spacing_mm is None else spacing_mm
     if weights is None and architecture != DEFAULT_ARCHITECTURE:
         raise InputError(
             f"no bundled weights fit {architecture}; use --weights with a file or hf://owner/repo/file@revision"
         )
     changes: dict[str, Any] = {} if iterations is None else {"iterations": iterations}
-    if weights is not None:
+    if other is not None:
+        changes |= {"weights": _address(str(weights)), "sha256": other.sha256}
+    elif weights is not None:
         changes |= _weights_entry(weights, template.backbone)
     recipe = from_dict(Recipe, {**to_dict(template.anatomix), **changes})
     target = default_memory_target_gb(template.geometry) if memory_target_gb is None else memory_target_gb
@@ -287,5 +300,15 @@ def _weights_entry(weights: str, backbone: UNetConfig) -> dict[str, str]:
     loaded = load_weights(path)
     if match_architecture(loaded, backbone).architecture != backbone:
         raise InputError(f"{weights} holds {loaded.architecture}; this plan is for {backbone}")
-    address = weights if weights.startswith("hf://") else str(path.resolve())
-    return {"weights": address, "sha256": loaded.sha256}
+    return {"weights": _address(weights), "sha256": loaded.sha256}
+
+
+def _read_other(weights: str) -> OtherWeights | None:
+    """Read weights of another network; return None for those of the backbone."""
+    check_trust(weights)
+    path = find_weights(explicit=weights)
+    return read_other(path) if is_other(path) else None
+
+
+def _address(weights: str) -> str:
+    return weights if weights.startswith(HUB) else str(find_weights(explicit=weights).resolve())

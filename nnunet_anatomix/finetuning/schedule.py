@@ -12,9 +12,12 @@ from torch import nn
 from torch.optim import Optimizer
 
 from pretraining.common.checks import check_choice, check_within
+from pretraining.common.errors import InputError
 
 Trained = Literal["all", "head_first", "frozen_encoder"]
 HEAD = "head"
+_OTHER = "network"
+"""Stage of all parameters of another network, except its head."""
 _ENCODER = ("stem", "encoder", "bottleneck")
 
 
@@ -79,17 +82,19 @@ def stage_of(parameter: str) -> str:
 
     Args:
         parameter: Name of a parameter of
-            :class:`~nnunet_anatomix.finetuning.network.AnatomixNetwork`.
+            :class:`~nnunet_anatomix.finetuning.network.AnatomixNetwork` or
+            :class:`~nnunet_anatomix.finetuning.other_network.OtherNetwork`.
 
     Returns:
         ``stem``, ``encoder.L``, ``bottleneck``, ``decoder.L`` or ``output`` for parameters of the
-        backbone, ``head`` for all others.
+        backbone, ``network`` for those of another network, ``head`` for all others.
     """
     # Compiled and distributed networks prefix the names.
     match = re.match(
-        r"(?:_orig_mod\.|module\.)*backbone\.((?:encoder|decoder)\.\d+|stem|bottleneck|output)\.", parameter
+        r"(?:_orig_mod\.|module\.)*(?:backbone\.((?:encoder|decoder)\.\d+|stem|bottleneck|output)|(network))\.",
+        parameter,
     )
-    return match.group(1) if match else HEAD
+    return (match.group(1) or match.group(2)) if match else HEAD
 
 
 def stage_depths(stages: Iterable[str]) -> dict[str, int]:
@@ -101,7 +106,7 @@ def stage_depths(stages: Iterable[str]) -> dict[str, int]:
 
     def order(stage: str) -> tuple[int, int]:
         name, _, level = stage.partition(".")
-        rank = (HEAD, "output", "decoder", "bottleneck", "encoder", "stem").index(name)
+        rank = (HEAD, _OTHER, "output", "decoder", "bottleneck", "encoder", "stem").index(name)
         return rank, -int(level) if name == "encoder" else int(level or 0)
 
     return {stage: depth for depth, stage in enumerate(sorted(set(stages), key=order))}
@@ -111,17 +116,22 @@ def parameter_groups(network: nn.Module, config: ScheduleConfig, rate: float) ->
     """Return one optimizer group per trained stage, and freeze the other stages.
 
     Args:
-        network: :class:`~nnunet_anatomix.finetuning.network.AnatomixNetwork`, bare, compiled or
-            distributed; ``requires_grad`` of its parameters is set in place.
+        network: :class:`~nnunet_anatomix.finetuning.network.AnatomixNetwork` or another network,
+            bare, compiled or distributed; ``requires_grad`` of its parameters is set in place.
         config: Settings of the schedule.
         rate: Highest learning rate of the head.
 
     Returns:
         Groups with the keys ``params``, ``lr`` and ``stage``, from the head down.
+
+    Raises:
+        InputError: If the encoder of another network is to be frozen.
     """
     members: dict[str, list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         members.setdefault(stage_of(name), []).append(parameter)
+    if _OTHER in members and config.trained == "frozen_encoder":
+        raise InputError("frozen_encoder needs our backbone, as other networks have no named encoder; use all")
     depth = stage_depths(members)
     groups = []
     # The head is the first group: nnU-Net logs and plots the first group's rate.

@@ -28,6 +28,8 @@ from nnunet_anatomix.finetuning.base_trainer import BaseTrainer
 from nnunet_anatomix.finetuning.description import require_labels
 from nnunet_anatomix.finetuning.network import AnatomixNetwork
 from nnunet_anatomix.finetuning.nnunet_guard import exit_on_bad_input
+from nnunet_anatomix.finetuning.other_network import OtherNetwork
+from nnunet_anatomix.finetuning.other_template import OTHER_NETWORK
 from nnunet_anatomix.finetuning.prediction_input import check_prediction_input
 from nnunet_anatomix.finetuning.recipe import BLOCK, read_recipe
 from nnunet_anatomix.finetuning.schedule import RatePerIteration, parameter_groups
@@ -131,9 +133,9 @@ class AnatomixTrainer(BaseTrainer):
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
-        """Build the plan's :class:`AnatomixNetwork` with random weights.
+        """Build the plan's network with random weights.
 
-        A plan of another network gets the paper's architecture.
+        A stock plan gets the paper's architecture.
 
         Args:
             plans_manager: Plan of nnU-Net; unused.
@@ -143,6 +145,9 @@ class AnatomixTrainer(BaseTrainer):
             enable_deep_supervision: Also return logits at the coarser decoder levels.
         """
         check_prediction_input(sys.argv)  # prediction has no other line of code of ours
+        if configuration_manager.network_arch_class_name == OTHER_NETWORK:
+            kwargs = configuration_manager.network_arch_init_kwargs
+            return OtherNetwork(num_input_channels, num_output_channels, enable_deep_supervision, **kwargs)
         backbone = backbone_kwargs(configuration_manager)
         return AnatomixNetwork(num_input_channels, num_output_channels, enable_deep_supervision, **backbone)
 
@@ -153,7 +158,7 @@ class AnatomixTrainer(BaseTrainer):
         if self.starts_pretrained and not self._restores:
             where, weights = load_initial_weights(self.recipe)
             network = getattr(self.network, "module", self.network)
-            network = cast(AnatomixNetwork, getattr(network, "_orig_mod", network))
+            network = cast(AnatomixNetwork | OtherNetwork, getattr(network, "_orig_mod", network))
             report = start_from(weights, network, image_channels=len(self.modalities))
             self.print_to_log_file(f"pretrained weights: {where}, sha256 {weights.sha256}: {report}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from nnunet_anatomix.reproduce.plan import Step, TunedFlags
@@ -18,6 +19,22 @@ SEARCH_FLAGS = {
     "adam_spacing": "--adam-spacing",
 }
 """Setting of ConvexAdam → flag of ``search`` and ``register``."""
+
+
+def network_rows(networks: Sequence[Path], paper: Collection[str]) -> dict[str, Path]:
+    """Return row → file of other networks; a file named like a row of the paper becomes that row.
+
+    Args:
+        networks: JSON files of other networks, or weights files.
+        paper: Rows of the paper's table.
+    """
+    known = {network_file(row).removesuffix(".json"): row for row in paper}
+    return {known.get(path.stem.lower(), start_name(str(path))): path for path in networks}
+
+
+def network_file(row: str) -> str:
+    """Return the name of the JSON file that becomes a row of the paper."""
+    return f"{row.lower().replace(' ', '_')}.json"
 
 
 def our_start(settings: Settings) -> str:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from nnunet_anatomix.registration.programs.program import read_program
 from nnunet_anatomix.reproduce.commands import (
+    network_file,
+    network_rows,
     our_start,
     register_folder,
     register_step,
@@ -26,7 +28,6 @@ from nnunet_anatomix.reproduce.results import (
 )
 from nnunet_anatomix.reproduce.settings import Settings
 from nnunet_anatomix.reproduce.sources import PairSource, pair_sources, segmentation_sources
-from nnunet_anatomix.study.runs import start_name
 
 _METHODS = {"ConvexAdam-Ours": "features", "ConvexAdam": "mind"}
 """Row → method of a search."""
@@ -96,7 +97,9 @@ def table_2(settings: Settings) -> Table:
     table = Table(
         name="table2", title="Table 2. Features of other networks driving ANTs: mean Dice and its bootstrapped std"
     )
-    rows: dict[str, str | Path | None] = {"MutualInfo": "none", "Ours": settings.weights} | _networks(settings, TABLE_2)
+    rows: dict[str, str | Path | None] = {"MutualInfo": "none", "Ours": settings.weights} | network_rows(
+        settings.networks, TABLE_2
+    )
     for source in pair_sources(settings):
         table.cells += _ants_cells(settings, table, source, rows, TABLE_2)
         table.cells += [_missing_network(row, source, TABLE_2) for row in TABLE_2 if row not in rows]
@@ -110,11 +113,9 @@ def table_5(settings: Settings) -> Table:
         name="table5",
         title="Table 5. PrimGeoSeg at our parameters and architecture: mean Dice and its bootstrapped std",
     )
-    networks = _networks(settings, TABLE_5)
+    networks = network_rows(settings.networks, TABLE_5)
     segmentation = segmentation_sources(settings, ("msd-heart", "l2r-abdomen", "feta", "amos-ct"))
-    starts = {"Ours": our_start(settings)} | {
-        row: str(path) for row, path in networks.items() if path.suffix != ".json"
-    }
+    starts = {"Ours": our_start(settings)} | {row: str(path) for row, path in networks.items()}
     for source in segmentation:
         for row, start in starts.items():
             step = table.add(study_step(settings, source, (start,), (source.shots,)))
@@ -125,11 +126,7 @@ def table_5(settings: Settings) -> Table:
             )
         for row, numbers in TABLE_5.items():
             if row not in starts:
-                why = (
-                    "only weights of our architecture can be fine-tuned here"
-                    if row in networks
-                    else _GIVE_NETWORK.format(_json_name(row))
-                )
+                why = _GIVE_NETWORK.format(network_file(row))
                 table.cells.append(Cell(row=row, column=source.title, paper=numbers.get(source.title, ""), why_not=why))
     rows: dict[str, str | Path | None] = {"Ours": settings.weights} | networks
     for pairs in pair_sources(settings):
@@ -139,16 +136,6 @@ def table_5(settings: Settings) -> Table:
         "PrimGeoSeg's pretraining is not part of this software: pass weights of our architecture (.safetensors, .pth)."
     )
     return table
-
-
-def _networks(settings: Settings, paper: dict) -> dict[str, Path]:
-    """Return row → file; a file named like a row of the paper becomes that row."""
-    known = {_json_name(row).removesuffix(".json"): row for row in paper}
-    return {known.get(path.stem.lower(), start_name(str(path))): path for path in settings.networks}
-
-
-def _json_name(row: str) -> str:
-    return f"{row.lower().replace(' ', '_')}.json"
 
 
 def _ants_cells(
@@ -169,7 +156,7 @@ def _missing_network(row: str, source: PairSource, paper: dict) -> Cell:
         row=row,
         column=source.title,
         paper=paper[row].get(source.title, ""),
-        why_not=_GIVE_NETWORK.format(_json_name(row)),
+        why_not=_GIVE_NETWORK.format(network_file(row)),
     )
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from nnunet_anatomix.datasets.catalog import SEGMENTATION
-from nnunet_anatomix.reproduce.commands import our_start, study_step
+from nnunet_anatomix.reproduce.commands import network_file, network_rows, our_start, study_step
 from nnunet_anatomix.reproduce.plan import Cell, Step, Table
 from nnunet_anatomix.reproduce.published import TABLE_1, TABLE_6
 from nnunet_anatomix.reproduce.results import study_dice
@@ -15,7 +15,7 @@ from nnunet_anatomix.reproduce.settings import Settings
 from nnunet_anatomix.reproduce.sources import SegmentationSource, segmentation_sources
 from nnunet_anatomix.study.runs import start_name
 
-_OTHER_ARCHITECTURE = "another architecture, which a study does not fine-tune; use the program of its authors"
+_GIVE_NETWORK = "needs --networks {}; nnunet-anatomix baseline writes it for downloaded weights"
 _AMOS_TRAINING = 180
 """Number of training volumes of AMOS-CT."""
 _UNPUBLISHED = "WUFetal was never published"
@@ -32,7 +32,7 @@ def table_1(settings: Settings) -> Table:
     transfer, transfer_steps, missing = _add_transfer(settings, table)
     for source in sources:
         rows = {"Rand Init": "scratch", "Transfer Learning": transfer, "Ours": our_start(settings)}
-        rows |= {start_name(start): start for start in settings.starts}
+        rows |= {start_name(start): start for start in settings.starts} | _networks(settings, TABLE_1)
         for row, start in rows.items():
             after = transfer_steps if row == "Transfer Learning" else ()
             step = table.add(study_step(settings, source, (start,), (source.shots,), after))
@@ -40,7 +40,7 @@ def table_1(settings: Settings) -> Table:
             table.cells.append(replace(cell, why_not=cell.why_not or missing) if row == "Transfer Learning" else cell)
         step = table.add(study_step(settings, source, ("scratch",)))
         table.cells.append(_cell(settings, source, "Full supervision", "scratch", None, step, TABLE_1))
-    table.cells += _other_networks(TABLE_1, _OTHER_NETWORKS, [source.title for source in sources])
+    table.cells += _missing_networks(settings, TABLE_1, [source.title for source in sources])
     if not settings.datasets:
         table.cells += [
             Cell(row=row, column="WUFetal", paper=numbers["WUFetal"], why_not=_UNPUBLISHED)
@@ -86,10 +86,11 @@ def table_6(settings: Settings) -> Table:
     )
     sources = segmentation_sources(settings, ("neurite-oasis",))
     for source in sources:
-        for row, start in (("Rand Init", "scratch"), ("Ours", our_start(settings))):
+        rows = {"Rand Init": "scratch", "Ours": our_start(settings)} | _networks(settings, TABLE_6)
+        for row, start in rows.items():
             step = table.add(study_step(settings, source, (start,), (source.shots,)))
             table.cells.append(_cell(settings, source, row, start, source.shots, step, TABLE_6))
-    table.cells += _other_networks(TABLE_6, _OTHER_NETWORKS, [source.title for source in sources])
+    table.cells += _missing_networks(settings, TABLE_6, [source.title for source in sources])
     table.notes += [
         _SEED_NOTE,
         "The affinely aligned images of the dataset are used; the paper does not say which it uses.",
@@ -183,11 +184,17 @@ def _cell(
     )
 
 
-def _other_networks(paper: dict, rows: tuple[str, ...], columns: list[str]) -> list[Cell]:
-    """Return the cells of networks that are not run here."""
+def _networks(settings: Settings, paper: dict) -> dict[str, str]:
+    """Return row → start of each given network."""
+    return {row: str(path) for row, path in network_rows(settings.networks, paper).items()}
+
+
+def _missing_networks(settings: Settings, paper: dict, columns: list[str]) -> list[Cell]:
+    """Return the cells of the paper's networks that were not given."""
+    given = _networks(settings, paper)
     return [
-        Cell(row=row, column=column, paper=paper[row][column], why_not=_OTHER_ARCHITECTURE)
-        for row in rows
+        Cell(row=row, column=column, paper=paper[row][column], why_not=_GIVE_NETWORK.format(network_file(row)))
+        for row in _OTHER_NETWORKS
         for column in columns
-        if column in paper.get(row, {})
+        if row not in given and column in paper.get(row, {})
     ]

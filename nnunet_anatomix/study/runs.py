@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from nnunet_anatomix.finetuning.patch_size import set_patch
 from nnunet_anatomix.finetuning.splits import SPLITS_FILE, Fold
+from nnunet_anatomix.finetuning.start_kind import check_trust, is_other
 from pretraining.common.atomic import write_text
 from pretraining.common.checks import check_count, check_positive
 from pretraining.common.child import run_child
@@ -60,12 +62,15 @@ class StartWeights:
         trainer: Value of nnU-Net's ``-tr``.
         plans: Value of nnU-Net's ``-p``.
         weights: File or ``hf://`` address; empty for the plan's own.
+        planned_for: File of another network's weights, which has a plan of its own; empty for our
+            plan.
     """
 
     name: str
     trainer: str = "AnatomixTrainer"
     plans: str = OUR_PLANS
     weights: str = ""
+    planned_for: str = ""
 
 
 BUILT_IN_STARTS = {
@@ -94,7 +99,8 @@ def parse_starts(texts: Sequence[str]) -> dict[str, StartWeights]:
     """Return the starts that a command line names.
 
     Args:
-        texts: Names of :data:`BUILT_IN_STARTS`, and weights files or ``hf://`` addresses.
+        texts: Names of :data:`BUILT_IN_STARTS`, weights files or ``hf://`` addresses, ``.json``
+            files of other networks, and checkpoints of nnssl.
 
     Returns:
         Start by name; a weights file has the name of :func:`start_name`.
@@ -105,16 +111,16 @@ def parse_starts(texts: Sequence[str]) -> dict[str, StartWeights]:
     starts: dict[str, StartWeights] = {}
     for text in dict.fromkeys(texts):
         start = BUILT_IN_STARTS.get(text) or StartWeights(name=start_name(text), weights=text)
-        if text.endswith(".json"):
-            raise InputError(
-                f"{text} only computes features; a study starts from weights of our backbone, "
-                ".safetensors or published .pth"
-            )
+        check_trust(text)
         if start.weights and not text.startswith("hf://"):
             if not Path(text).is_file():
                 raise InputError(f"expected a start among {sorted(BUILT_IN_STARTS)}, or a weights file; found '{text}'")
-            start = StartWeights(name=start.name, weights=str(Path(text).resolve()))
-        if start.name in starts or (start.weights and start.name in BUILT_IN_STARTS):
+            path = Path(text).resolve()
+            if is_other(path):
+                start = StartWeights(name=start.name, plans=f"{OUR_PLANS}_{start.name}", planned_for=str(path))
+            else:
+                start = StartWeights(name=start.name, weights=str(path))
+        if start.name in starts or (start is not BUILT_IN_STARTS.get(text) and start.name in BUILT_IN_STARTS):
             raise InputError(
                 f"two starts would be called '{start.name}'; rename the file, as its name is used in the tables"
             )
@@ -151,16 +157,14 @@ def resize_patch(
                 f"expected a patch of multiples of {multiples.tolist()} voxels, as {plan['plans_name']} pools so many "
                 f"into one, found {patch}"
             )
-        configuration["patch_size"] = list(patch)
+        set_patch(configuration, patch)
     if max_patch is not None:
         if multiples.max() > max_patch:
             raise InputError(
                 f"expected a maximum patch side of at least {multiples.max()} voxels, as {plan['plans_name']} pools "
                 f"{multiples.tolist()} into one, found {max_patch}"
             )
-        configuration["patch_size"] = np.minimum(
-            configuration["patch_size"], max_patch // multiples * multiples
-        ).tolist()
+        set_patch(configuration, np.minimum(configuration["patch_size"], max_patch // multiples * multiples).tolist())
     configuration["batch_size"] = batch or configuration["batch_size"]
     return copy
 
@@ -174,15 +178,10 @@ def prepare(out: Path, settings: StudySettings, starts: Collection[StartWeights]
         starts: Starts of the study.
     """
     preprocessed = out / PREPROCESSED / settings.dataset
-    planning = {
-        STOCK_PLANS: ["nnUNetv2_plan_and_preprocess", "-d", str(int(settings.dataset[7:10])), "-c", CONFIGURATION],
-        OUR_PLANS: ["nnunet-anatomix", "plan-and-preprocess", "-d", settings.dataset],
-    }
-    if settings.spacing_mm is not None:
-        planning[OUR_PLANS] += ["-overwrite_target_spacing", *map(str, settings.spacing_mm)]
-    for plans in sorted({start.plans for start in starts}):
-        patch = settings.patch if plans == OUR_PLANS else None
-        prepare_plan(planning[plans], preprocessed / f"{plans}.json", out, settings.max_patch, settings.batch, patch)
+    for plans, start in sorted({start.plans: start for start in starts}.items()):
+        patch = None if plans == STOCK_PLANS else settings.patch
+        path = preprocessed / f"{plans}.json"
+        prepare_plan(_planning(start, settings), path, out, settings.max_patch, settings.batch, patch)
 
 
 def prepare_plan(
@@ -215,6 +214,18 @@ def prepare_plan(
     plan = resize_patch(json.loads(path.read_text(encoding="utf-8")), max_patch, batch, patch)
     write_text(path, json.dumps(plan, indent=2))
     prepared.touch()
+
+
+def _planning(start: StartWeights, settings: StudySettings) -> list[str]:
+    """Return the command that plans and preprocesses for a start."""
+    if start.plans == STOCK_PLANS:
+        return ["nnUNetv2_plan_and_preprocess", "-d", str(int(settings.dataset[7:10])), "-c", CONFIGURATION]
+    command = ["nnunet-anatomix", "plan-and-preprocess", "-d", settings.dataset]
+    if start.planned_for:
+        command += ["--weights", start.planned_for, "-overwrite_plans_name", start.plans]
+    if settings.spacing_mm is not None:
+        command += ["-overwrite_target_spacing", *map(str, settings.spacing_mm)]
+    return command
 
 
 def execute_run(

@@ -5,15 +5,17 @@ from __future__ import annotations
 import inspect
 import posixpath
 import pydoc
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from pretraining.backbone.external import ExternalConfig, ExternalNetwork, NetworkSpec
+from pretraining.backbone.external import ExternalConfig, ExternalNetwork
 from pretraining.backbone.find_weights import HUB, find_weights, resolve_weights
+from pretraining.backbone.network_spec import NetworkSpec
 from pretraining.backbone.published_vit import build_published_vit
 from pretraining.backbone.statistics import DEFAULT as DEFAULT_STATISTICS
 from pretraining.backbone.statistics import Statistics, with_statistics
@@ -21,6 +23,9 @@ from pretraining.backbone.tensor_files import check_state, load_tensor_file
 from pretraining.backbone.weights import IsPublishedViT, Weights, load_weights, tensors_sha256
 from pretraining.common.config import read_json
 from pretraining.common.errors import InputError
+
+COUNTER = "num_batches_tracked"
+"""Suffix of a counter of batch normalization that old files lack; it affects no output."""
 
 
 @dataclass(frozen=True)
@@ -87,24 +92,71 @@ def load_external(path: Path, *, trust_code: bool = False, address: str | None =
         InputError: If the JSON is invalid, the class is missing, not a network or cannot be built,
             or the state dict is missing, damaged or of another network.
     """
+    spec, state = read_external(path, address=address)
+    net = build_network(spec, str(path), trust_code=trust_code)
+    load_state(net, state, spec, str(path))
+    external = ExternalNetwork(net, spec)
+    return ExternalWeights(external, tensors_sha256(external.state_dict()))
+
+
+def read_external(path: Path, *, address: str | None = None) -> tuple[NetworkSpec, dict[str, Tensor]]:
+    """Read a JSON file and the state dict that it names; run no code.
+
+    Args:
+        path: JSON file with the fields of :class:`~.network_spec.NetworkSpec`.
+        address: Hub address of the file, if any; the state is fetched from the same repository.
+
+    Returns:
+        Description of the network, and its state with the keys of the network.
+
+    Raises:
+        InputError: If the JSON is invalid, or the state dict is missing or damaged.
+    """
     spec = read_json(NetworkSpec, path)
-    network_class = _locate_network(spec, path, trust_code)
     state_path = path.parent / spec.state if address is None else find_weights(_sibling_address(address, spec.state))
-    state = _rename_keys(_read_state(state_path, spec.state_key), spec)
+    return spec, read_external_state(spec, state_path)
+
+
+def read_external_state(spec: NetworkSpec, path: Path) -> dict[str, Tensor]:
+    """Read a state dict, with the keys of the network and without the ignored ones.
+
+    Args:
+        spec: Description of the network.
+        path: File of the state dict.
+
+    Raises:
+        InputError: If the file is missing or damaged, or holds no state dict.
+    """
+    return _rename_keys(_read_state(path, spec.state_key), spec)
+
+
+def build_network(
+    spec: NetworkSpec, where: str, *, trust_code: bool = False, changes: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """Build a network with random weights.
+
+    Args:
+        spec: Description of the network.
+        where: File of the description, for messages.
+        trust_code: Whether to allow code other than a network class.
+        changes: Keyword arguments of the class that replace those of the description.
+
+    Raises:
+        InputError: If the class is missing, not a network or cannot be built.
+    """
+    network_class = _locate_network(spec, where, trust_code)
     try:
-        net = network_class(**spec.kwargs)
+        net = network_class(**{**spec.kwargs, **(changes or {})})
     except Exception as error:  # constructors raise many types
         raise InputError(
-            f"{path}: {spec.network} does not accept these kwargs: {' '.join(str(error).split())[:200]}"
+            f"{where}: {spec.network} does not accept these kwargs: {' '.join(str(error).split())[:200]}"
         ) from None
     if not isinstance(net, nn.Module):
         raise InputError(
-            f"{path}: expected {spec.network} to return a torch.nn.Module, found a {type(net).__name__}; "
+            f"{where}: expected {spec.network} to return a torch.nn.Module, found a {type(net).__name__}; "
             "correct the dotted path"
         )
-    _load_state(net, state, spec, state_path)
-    external = ExternalNetwork(net, spec)
-    return ExternalWeights(external, tensors_sha256(external.state_dict()))
+    return net
 
 
 def _load_vit(path: Path) -> ExternalWeights:
@@ -113,18 +165,18 @@ def _load_vit(path: Path) -> ExternalWeights:
     return ExternalWeights(external, tensors_sha256(external.state_dict()))
 
 
-def _locate_network(spec: NetworkSpec, path: Path, trust_code: bool) -> Callable[..., Any]:
+def _locate_network(spec: NetworkSpec, where: str, trust_code: bool) -> Callable[..., Any]:
     """Import the class that a dotted path names, or other code if trusted; call nothing."""
     try:
         kind = pydoc.locate(spec.network)
     except pydoc.ErrorDuringImport as error:
-        raise InputError(f"{path}: importing {spec.network} fails: {' '.join(str(error).split())[:200]}") from None
+        raise InputError(f"{where}: importing {spec.network} fails: {' '.join(str(error).split())[:200]}") from None
     if not callable(kind):
-        raise InputError(f"{path}: found no {spec.network} here; install its package, or correct the dotted path")
+        raise InputError(f"{where}: found no {spec.network} here; install its package, or correct the dotted path")
     if not (inspect.isclass(kind) and issubclass(kind, nn.Module)) and not trust_code:
         found = "a class" if inspect.isclass(kind) else "a function"
         raise InputError(
-            f"{path}: {spec.network} is {found}, expected a subclass of torch.nn.Module; "
+            f"{where}: {spec.network} is {found}, expected a subclass of torch.nn.Module; "
             "if you know and trust it, add --trust-code"
         )
     return kind
@@ -164,20 +216,45 @@ def _read_state(path: Path, key: str | None) -> dict[str, Tensor]:
 
 
 def _rename_keys(state: dict[str, Tensor], spec: NetworkSpec) -> dict[str, Tensor]:
-    names = {name: name.removeprefix(spec.strip_prefix) for name in state}
-    return {names[name]: value for name, value in state.items() if not names[name].startswith(spec.ignore)}
+    renamed = {}
+    for name, tensor in state.items():
+        name = name.removeprefix(spec.strip_prefix)
+        for pattern, replacement in spec.rename.items():
+            name = re.sub(pattern, replacement, name)
+        if not name.startswith(spec.ignore):
+            renamed[name] = tensor
+    return renamed
 
 
-def _load_state(net: nn.Module, state: dict[str, Tensor], spec: NetworkSpec, path: Path) -> None:
-    """Load all tensors except ignored ones; a missing one is an error, never left random."""
+def load_state(
+    net: nn.Module, state: dict[str, Tensor], spec: NetworkSpec, where: str, *, allow_new: bool = False
+) -> None:
+    """Load all tensors except ignored ones; a missing one is an error, never left random.
+
+    Args:
+        net: Network, changed in place.
+        state: State dict with the keys of the network.
+        spec: Description of the network.
+        where: File of the state, for messages.
+        allow_new: Whether the parts ``spec.new`` may be missing, as fine-tuning trains them.
+
+    Raises:
+        InputError: If a tensor is missing, unexpected or of another shape.
+    """
     expected = {name: value.shape for name, value in net.state_dict().items() if not name.startswith(spec.ignore)}
     found = {name: value.shape for name, value in state.items()}
-    if wrong := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
+    may_miss = spec.new if allow_new else ()
+    if wrong := sorted(
+        name
+        for name in expected.keys() | found.keys()
+        if expected.get(name) != found.get(name)
+        and not (name not in found and (name.startswith(may_miss) or name.endswith(COUNTER)))
+    ):
         name = wrong[0]
         shapes = [tuple(tensors[name]) if name in tensors else "none" for tensors in (expected, found)]
         raise InputError(
-            f"{path} does not fit {spec.network}: {len(wrong)} tensors differ, the first is '{name}' "
-            f"(expected {shapes[0]}, found {shapes[1]}); correct kwargs or strip_prefix, "
+            f"{where} does not fit {spec.network}: {len(wrong)} tensors differ, the first is '{name}' "
+            f"(expected {shapes[0]}, found {shapes[1]}); correct kwargs, strip_prefix or rename, "
             "or list unneeded tensors in 'ignore'"
         )
     net.load_state_dict(state, strict=False)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pretraining.backbone.external import NetworkSpec
+from pretraining.backbone.network_spec import NetworkSpec
 from pretraining.common.errors import InputError
 
 _COMPILED_PREFIX = "_orig_mod."

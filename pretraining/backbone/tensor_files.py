@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from pretraining.common.byte_sizes import format_bytes
 from pretraining.common.errors import InputError
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_NUMPY_NUMBERS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype")
+"""Names that a number of NumPy has in a pickle."""
 _COUNTERS = "num_batches_tracked"
 """Suffix of the counters of batch normalization, the only integer tensors of a backbone."""
 
@@ -41,7 +44,7 @@ def load_tensor_file(path: Path, expected: str) -> Any:
             return safetensors.torch.load_file(path)
         if _is_archive(path):
             check_archive(path)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _numpy_numbers():
             warnings.simplefilter("ignore")  # about the way it was saved; relevant defects are errors below
             content = torch.load(path, map_location="cpu", weights_only=True)
     except InputError:
@@ -56,6 +59,26 @@ def load_tensor_file(path: Path, expected: str) -> Any:
             claimed = format_bytes(tensor.numel() * tensor.element_size())
             raise InputError(f"{path} claims a tensor of {claimed}B, but has {format_bytes(size)}B; {expected}")
     return content
+
+
+class _Number:
+    """Placeholder of a number of NumPy in a file."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def _numpy_numbers() -> AbstractContextManager[Any]:
+    """Return a context in which numbers of NumPy are skipped, such as the loss in old checkpoints.
+
+    PyTorch refuses them as objects.
+    """
+    if not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):  # before PyTorch 2.6
+        return nullcontext()
+    return torch.serialization.safe_globals([(_Number, name) for name in _NUMPY_NUMBERS])
 
 
 def check_state(path: Path | str, state: Mapping[Any, Any], *, floats_only: bool = True) -> None:

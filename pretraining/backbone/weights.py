@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import math
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from pretraining.backbone.published import from_published, to_published
 from pretraining.backbone.published_vit import is_published_vit
 from pretraining.backbone.tensor_files import check_state, load_tensor_file
 from pretraining.backbone.unet import UNet, UNetConfig
+from pretraining.common.archive import mentions
 from pretraining.common.atomic import atomic_write
 from pretraining.common.config import from_dict, to_dict
 from pretraining.common.errors import InputError
@@ -202,17 +202,7 @@ def _refuse_checkpoint(path: Path) -> None:
 
     Such a file contains objects. They are recognized by the bytes of their names, not unpickled.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = [
-                member
-                for member in archive.infolist()
-                if member.filename.endswith("data.pkl") and member.file_size <= path.stat().st_size
-            ]
-            pickles = [archive.read(member) for member in members]
-    except (zipfile.BadZipFile, OSError):
-        return
-    if any(_CHECKPOINT_KEY.encode() in content for content in pickles):
+    if mentions(path, _CHECKPOINT_KEY):
         raise InputError(
             f"{path} is a checkpoint of nnU-Net, not a pretrained backbone; to initialize from it, "
             "unset ANATOMIX_WEIGHTS and train with -pretrained_weights"

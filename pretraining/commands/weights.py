@@ -10,6 +10,7 @@ import tyro
 
 from pretraining.backbone.external_weights import load_feature_weights
 from pretraining.backbone.find_weights import find_weights
+from pretraining.backbone.nnssl import export_nnssl
 from pretraining.backbone.weights import export_published, load_weights, save_weights
 from pretraining.bank.template_bank import TemplateBank
 from pretraining.commands.defaults import Switch
@@ -30,7 +31,7 @@ FrameName = Literal["aligned", "moved", "turned"]
 def export(
     run: Annotated[Path, tyro.conf.Positional],
     out: Path,
-    format: Literal["safetensors", "published"] = "safetensors",
+    format: Literal["safetensors", "published", "nnssl"] = "safetensors",
     which: Literal["best", "last"] = "best",
     half: Switch = False,
     notes: str = "",
@@ -40,7 +41,8 @@ def export(
     Args:
         run: Folder of the run.
         out: The .safetensors or .pth file to write.
-        format: This project's safetensors with a card, or the flat state dict of published weights.
+        format: This project's safetensors with a card, the flat state dict of published weights, or
+            a checkpoint for nnU-Net's nnUNetv2_train_pretrained.
         which: Checkpoint with the lowest validation loss, or the last one.
         half: Store half-precision tensors.
         notes: Free text for the card.
@@ -49,16 +51,21 @@ def export(
     log.info("%s holds %d tensors, sha256 %s", out, len(weights.state), weights.sha256)
 
 
-def import_published(pth: Annotated[Path, tyro.conf.Positional], out: Path) -> None:
-    """Convert a published .pth state dict to a weights file.
+def import_published(
+    pth: Annotated[Path, tyro.conf.Positional], out: Path, format: Literal["published", "nnssl"] = "published"
+) -> None:
+    """Convert a published .pth state dict to a weights file, or a weights file to .pth.
 
     Args:
         pth: Published checkpoint, or a weights file to convert back.
         out: The .safetensors file to write, or .pth to convert back.
+        format: Format of a .pth file: published, or nnssl for nnUNetv2_train_pretrained.
     """
     weights = load_weights(pth)
+    if format == "nnssl" and out.suffix != ".pth":
+        raise InputError(f"expected --out to end in .pth for nnssl, found {out}")
     if out.suffix == ".pth":
-        export_published(out, weights)
+        (export_nnssl if format == "nnssl" else export_published)(out, weights)
     elif out.suffix == ".safetensors":
         save_weights(out, weights.state, weights.architecture, weights.card)
     else:

@@ -40,3 +40,25 @@ def check_archive(path: str | Path) -> None:
         ) from None
     if damaged is not None:
         raise InputError(f"{path} is damaged: the checksum of its part {damaged} differs; copy or create it again")
+
+
+def mentions(path: Path, word: str) -> bool:
+    """Tell whether the pickle in a file of ``torch.save`` contains a word; unpickle nothing.
+
+    Args:
+        path: File.
+        word: Key or name of a class.
+
+    Returns:
+        Whether a pickle in the archive has the bytes of the word; false for any other file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [
+                member
+                for member in archive.infolist()
+                if member.filename.endswith("data.pkl") and member.file_size <= path.stat().st_size
+            ]
+            return any(word.encode() in archive.read(member) for member in members)
+    except (zipfile.BadZipFile, OSError):
+        return False

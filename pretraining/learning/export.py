@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pretraining.backbone.nnssl import export_nnssl
 from pretraining.backbone.weights import Weights, export_published, save_weights, tensors_sha256
 from pretraining.common.config import from_dict
 from pretraining.common.errors import InputError
@@ -22,7 +23,7 @@ def export_run(
     run: Path,
     out: Path,
     *,
-    file_format: Literal["safetensors", "published"] = "safetensors",
+    file_format: Literal["safetensors", "published", "nnssl"] = "safetensors",
     which: Literal["best", "last"] = "best",
     half: bool = False,
     notes: str = "",
@@ -31,8 +32,9 @@ def export_run(
 
     Args:
         run: Folder of the run.
-        out: File to write, ``.safetensors`` or, for the published format, ``.pth``.
-        file_format: Format of the file; ``published`` is a flat state dict without a card.
+        out: File to write, ``.safetensors`` or, for the other formats, ``.pth``.
+        file_format: Format of the file; ``published`` is a flat state dict without a card,
+            ``nnssl`` a checkpoint for nnU-Net's ``nnUNetv2_train_pretrained``.
         which: State to export: the one with the lowest validation loss, or the last one.
         half: Store floating-point tensors as fp16, which halves the file.
         notes: Free text for the card, e.g. hardware and licences.
@@ -43,7 +45,7 @@ def export_run(
     Raises:
         InputError: If ``run`` has no such checkpoint or ``out`` has the wrong suffix.
     """
-    suffix = {"safetensors": ".safetensors", "published": ".pth"}[file_format]
+    suffix = ".safetensors" if file_format == "safetensors" else ".pth"
     if out.suffix != suffix:
         raise InputError(f"expected a {suffix} file for the {file_format} format, found {out}")
     checkpoint = load_checkpoint(run / ("best.pt" if which == "best" else "checkpoint.pt"))
@@ -67,7 +69,9 @@ def export_run(
         "notes": notes,
     }
     weights = Weights(config.backbone, state, card, tensors_sha256(state))
-    if file_format == "published":
+    if file_format == "nnssl":
+        export_nnssl(out, weights)
+    elif file_format == "published":
         export_published(out, weights)
     else:
         save_weights(out, state, config.backbone, card)

@@ -28,6 +28,7 @@ COMMANDS = {
     "apply": ("nnunet-anatomix", "apply", "missing.h5", "--to", "missing.nii.gz", "--out", "taken/out"),
     "apply --batch": ("nnunet-anatomix", "apply", "--batch", "missing.csv", "--out", "taken"),
     "align": ("nnunet-anatomix", "align", "--scans", "scans.csv", "--out", "taken/out"),
+    "baseline": ("nnunet-anatomix", "baseline", "smit", "missing.pt", "--out", "taken/smit.json"),
     "evaluate": ("nnunet-anatomix", "evaluate", "segmentation", "missing", "missing", "--out", "taken/out"),
     "templates": ("anatomix-pretrain", "templates", "--source", "missing", "--out", "taken/t.bank"),
     "preview": ("anatomix-pretrain", "preview", "--templates", "missing.bank", "--out", "taken/p.png"),

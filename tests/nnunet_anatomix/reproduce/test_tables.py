@@ -173,6 +173,27 @@ def dataset(raw: Path, name: str, cases: int) -> None:
         (raw / name / "labelsTr" / f"case{number}.nii.gz").touch()
 
 
+@pytest.mark.parametrize("name", ["table1", "table6"])
+def test_given_networks_become_the_papers_rows_and_missing_ones_say_how(tmp_path, name):
+    for file in ("disruptive_ae.json", "theirs.json"):
+        (tmp_path / file).touch()
+    dataset(tmp_path / "raw", "Dataset012_Mice", 5)
+    chosen = settings(
+        tmp_path,
+        datasets=("12",) if name == "table1" else (),
+        networks=(tmp_path / "disruptive_ae.json", tmp_path / "theirs.json"),
+    )
+    table = TABLES[name](chosen)
+    cells = {cell.row: cell for cell in table.cells}
+    assert cells["Disruptive AE"].read is not None and cells["theirs"].read is not None
+    assert cells["Disruptive AE"].paper == {"table1": "", "table6": ".80(.01)"}[name]
+    text = format_commands(table, chosen)
+    assert f"--starts {tmp_path / 'disruptive_ae.json'} " in text and f"--starts {tmp_path / 'theirs.json'} " in text
+    if name == "table6":
+        assert "needs --networks models_genesis.json; nnunet-anatomix baseline" in cells["Models Genesis"].why_not
+        assert cells["MedicalNet"].paper == ".75(.01)" and cells["MedicalNet"].read is None
+
+
 def test_other_datasets_and_pairs_take_the_place_of_the_papers(tmp_path):
     chosen = settings(tmp_path, datasets=("12",), pairs=("mine",), transfer=Path(__file__))
     dataset(chosen.data, "Dataset012_Mice", 5)

@@ -63,6 +63,26 @@ def test_starts_by_name_file_and_address(tmp_path):
     assert starts["stock"].trainer == "AnatomixTrainerStock" and not starts["weights"].weights
 
 
+def test_starts_of_other_networks_have_plans_of_their_own(tmp_path):
+    (tmp_path / "prim geo.json").write_text("{}")
+    torch.save({"network_weights": {}, "nnssl_adaptation_plan": {}}, tmp_path / "openmind.pth")
+    torch.save({"model.0.weight": torch.zeros(1)}, tmp_path / "published.pth")
+    files = [str(tmp_path / name) for name in ("prim geo.json", "openmind.pth", "published.pth")]
+    starts = parse_starts(["weights", *files])
+    assert [(start.plans, start.planned_for, start.weights) for start in starts.values()] == [
+        ("nnUNetAnatomixPlans", "", ""),
+        ("nnUNetAnatomixPlans_prim_geo", files[0], ""),
+        ("nnUNetAnatomixPlans_openmind", files[1], ""),
+        ("nnUNetAnatomixPlans", "", files[2]),
+    ]
+    assert {start.trainer for start in starts.values()} == {"AnatomixTrainer"}
+    with pytest.raises(InputError, match="names code that training would run, expected a local file"):
+        parse_starts(["hf://somebody/nets/net.json@main"])
+    (tmp_path / "stock.json").write_text("{}")
+    with pytest.raises(InputError, match="two starts would be called 'stock'"):
+        parse_starts([str(tmp_path / "stock.json")])
+
+
 def test_unknown_starts_and_equal_names_are_refused(tmp_path):
     with pytest.raises(InputError, match="expected a start among"):
         parse_starts(["wieghts"])

@@ -40,6 +40,8 @@ class Commands:
         preprocessed = Path(environment["nnUNet_preprocessed"]) / SETTINGS.dataset
         if "plan" in command[0] or "plan-and-preprocess" in command:
             name = "nnUNetAnatomixPlans" if command[0] == "nnunet-anatomix" else "nnUNetPlans"
+            if "-overwrite_plans_name" in command:
+                name = command[command.index("-overwrite_plans_name") + 1]
             configuration = {
                 "patch_size": [64] * 3,
                 "batch_size": 4,
@@ -138,6 +140,26 @@ def test_a_given_grid_and_patch_apply_to_our_plan_only(hippocampus, commands, tm
         for path in (tmp_path / "study" / "nnUNet_preprocessed" / SETTINGS.dataset).glob("nnUNet*Plans.json")
     }
     assert patches == {"nnUNetAnatomixPlans": [48, 32, 32], "nnUNetPlans": [64, 64, 64]}
+
+
+def test_another_network_is_planned_trained_and_predicted_with_its_own_plan(hippocampus, commands, tmp_path):
+    path = tmp_path / "smit.json"
+    path.write_text("{}")
+    settings = StudySettings(dataset=SETTINGS.dataset, iterations=7, patch=(32, 32, 32), spacing_mm=(2.0, 1.5, 1.5))
+    study(settings, tmp_path / "study", seeds=(0,), starts=("weights", str(path)))
+    first, second = (command for command, _ in commands.named("nnunet-anatomix"))
+    name = "nnUNetAnatomixPlans_smit"
+    spacing = ["-overwrite_target_spacing", "2.0", "1.5", "1.5"]
+    assert "--weights" not in first and first[-4:] == spacing
+    assert second[-8:] == ["--weights", str(path), "-overwrite_plans_name", name, *spacing]
+    trained, environment = commands.named("nnUNetv2_train")[1]
+    assert trained[trained.index("-p") + 1] == name and trained[trained.index("-tr") + 1] == "AnatomixTrainer"
+    assert environment["ANATOMIX_WEIGHTS"] == "", "the plan names the weights"
+    predicted, _ = commands.named("nnUNetv2_predict")[1]
+    assert predicted[predicted.index("-p") + 1] == name
+    plan = tmp_path / "study" / "nnUNet_preprocessed" / SETTINGS.dataset / f"{name}.json"
+    assert json.loads(plan.read_text())["configurations"]["3d_fullres"]["patch_size"] == [32, 32, 32]
+    assert {row.start for row in read_rows(tmp_path / "study" / "cases.csv")} == {"weights", "smit"}
 
 
 def test_a_failed_study_resumes_and_repeats_nothing(hippocampus, commands, tmp_path):

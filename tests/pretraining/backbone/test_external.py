@@ -20,7 +20,6 @@ from nnunet_anatomix.features.extract import extract_features
 from nnunet_anatomix.registration.config import RegistrationConfig
 from nnunet_anatomix.registration.register import register
 from nnunet_anatomix.registration.solvers.ants import AntsConfig
-from nnunet_anatomix.study.runs import parse_starts
 from pretraining.backbone.external_weights import ExternalWeights, load_feature_weights
 from pretraining.backbone.inference import rescale_intensity
 from pretraining.backbone.weights import Weights
@@ -153,6 +152,9 @@ BAD = [
     ({"multiple": 0}, STATE, "expected a number of at least 1|min_side: expected a multiple"),
     ({"max_side": 10}, STATE, "need max_side a multiple of 4"),
     ({"input_range": [1, 0]}, STATE, "input_range: expected two numbers"),
+    ({"rename": {"(": ""}}, STATE, "rename: .*'\\('"),
+    ({"rename": {"^a": "\\1"}}, STATE, "rename: .*'\\^a'"),
+    ({"spacing_mm": [1, 0, 1]}, STATE, "spacing_mm"),
     ({"netwrok": 1}, STATE, "unknown keys.*netwrok"),
     ({"network": None}, STATE, "network"),
 ]
@@ -165,9 +167,36 @@ def test_what_does_not_serve_is_said_in_one_line(tmp_path, changes, state, messa
     assert "\n" not in str(raised.value)
 
 
-def test_a_study_cannot_start_from_one(tmp_path):
-    with pytest.raises(InputError, match=r"net\.json only computes features"):
-        parse_starts([str(described(tmp_path, STATE))])
+def test_keys_are_renamed_in_order(tmp_path):
+    net = monai_net(3)
+    state = {f"m.encoder.{name}".replace("model.0", "model_0"): value for name, value in net.state_dict().items()}
+    renaming = {r"^encoder\.": "net.", r"^net\.model_(\d)": r"net.model.\1", "^net.": ""}
+    path = described(tmp_path, state, strip_prefix="m.", rename=renaming)
+    loaded = load_feature_weights(str(path)).network().net.state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in net.state_dict().items())
+
+
+def test_counters_that_old_files_lack_are_not_missed(tmp_path):
+    kwargs = KWARGS | {"norm": "batch"}
+    net = MonaiUNet(**kwargs)
+    state = {name: value for name, value in net.state_dict().items() if not name.endswith("num_batches_tracked")}
+    assert len(state) < len(net.state_dict())
+    load_feature_weights(str(described(tmp_path, state, kwargs=kwargs)))
+
+
+def test_windows_can_be_standardized(tmp_path):
+    net, image = monai_net(), scan()
+    weights = load_feature_weights(str(described(tmp_path, net.state_dict(), standardize=True)))
+    x = rescale_intensity(image_tensor(image))[None, None]
+    with torch.no_grad():
+        expected = net((x - x.mean()) / x.std())[0]
+    torch.testing.assert_close(extract_features(image, weights, whole=True, bf16=False), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_network_with_new_parts_gives_no_features(tmp_path):
+    state = {name: value for name, value in STATE.items() if not name.startswith("model.2.")}
+    with pytest.raises(InputError, match=r"tensors differ, the first is 'model\.2\."):
+        load_feature_weights(str(described(tmp_path, state, new=["model.2."])))
 
 
 def shifted(fixed: sitk.Image) -> sitk.Image:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import zipfile
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -117,6 +119,24 @@ class Asks:
 
 def test_a_pickle_that_asks_for_memory_is_refused(tmp_path):
     assert "w.pth" in refused(pth_file(tmp_path / "w.pth", {"w": Asks(torch.Tensor, 16_000_000_000_000)}))
+
+
+@pytest.mark.skipif(not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"), reason="needs PyTorch 2.6")
+@pytest.mark.parametrize("core", [b"core", b"_core"])
+def test_numbers_of_numpy_beside_the_tensors_are_skipped(tmp_path, core):
+    """Old trainings saved their best loss so; NumPy renamed its module since."""
+    path = pth_file(tmp_path / "old.pth", {"state": state(), "best_loss": np.float64(3.5), "epoch": np.int64(2)})
+    members = {}
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.namelist():
+            members[member] = re.sub(rb"numpy\._?core\.", b"numpy." + core + b".", archive.read(member))
+    with zipfile.ZipFile(path, "w") as archive:
+        for member, content in members.items():
+            archive.writestr(member, content)
+    loaded = load_tensor_file(path, "expected tensors")["state"]
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in state().items())
+    with pytest.raises(InputError, match="more than tensors"):
+        load_tensor_file(pth_file(tmp_path / "array.pth", {"losses": np.ones(3)}), "expected tensors")
 
 
 def test_a_pth_that_unpacks_to_more_than_it_is_is_not_opened(tmp_path, monkeypatch):
