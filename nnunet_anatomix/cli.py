@@ -1,4 +1,4 @@
-"""Few-shot nnU-Net training and multi-modality registration with pretrained features."""
+"""Few-shot segmentation in nnU-Net and registration, with pretrained features."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def main() -> None:
 def _commands() -> Groups:
     return {
         "Segment with few labels": {
+            "fit": fit,
             "plan": plan,
             "plan-and-preprocess": plan_and_preprocess,
             "split": split,
-            "fit": fit,
             "next": next_scan,
             "propagate": propagate,
             "study": study,

@@ -58,7 +58,7 @@ def next_scan(
     atlases: bool = True,
     device: Device = "auto",
 ) -> None:
-    """Tell which scan to label next: the one on which networks and atlases disagree most.
+    """Tell which scan to label next: that on which networks and atlases disagree.
 
     Networks are the folds of a fit of this dataset; atlases are its labelled scans, registered to
     each scan. Writes a table and a page with pictures. If interrupted, run the same command again.
