@@ -1,4 +1,4 @@
-"""Few-shot segmentation in nnU-Net and registration, with pretrained features."""
+"""Few-shot training in nnU-Net, and registration, with pretrained features."""
 
 from __future__ import annotations
 

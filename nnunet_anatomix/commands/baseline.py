@@ -16,7 +16,7 @@ def baseline(
     weights: Annotated[Path, tyro.conf.Positional],
     out: Path | None = None,
 ) -> None:
-    """Describe the weights of another network in a JSON file, which trainings start from.
+    """Describe weights of another network in a JSON file, to start trainings from.
 
     The file is a start of study --starts, of plan --weights and of reproduce --networks, and gives
     features to register --features. docs/how-to/baselines.md says where the weights are.
