@@ -16,7 +16,7 @@ _NAMED = 3
 """Number of cases that a message names."""
 
 CaseRecord = dict[str, dict[str, list[Any]]]
-"""Case → name of a file → size, modification time in ns, SHA-256."""
+"""Case → number and name of a file → size, modification time in ns, SHA-256."""
 
 
 def case_files(cases: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Path]]:
@@ -40,11 +40,12 @@ def record_cases(files: Mapping[str, Sequence[Path]], known: CaseRecord | None =
     for case, paths in sorted(files.items()):
         before = (known or {}).get(case, {})
         record[case] = {}
-        for path in paths:
+        for number, path in enumerate(paths):
             status = path.stat()
             state = [status.st_size, status.st_mtime_ns]
-            earlier = before.get(path.name, [])
-            record[case][path.name] = [*state, earlier[2] if earlier[:2] == state else file_sha256(path)]
+            name = f"{number} {path.name}"  # files of a case may have one name in several folders
+            earlier = before.get(name, [])
+            record[case][name] = [*state, earlier[2] if earlier[:2] == state else file_sha256(path)]
     return record
 
 

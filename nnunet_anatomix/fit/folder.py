@@ -33,6 +33,7 @@ from nnunet_anatomix.scores.statistics import CaseDice
 from nnunet_anatomix.study.runs import CONFIGURATION, PREPROCESSED
 from pretraining.common.atomic import write_text
 from pretraining.common.checks import check_count
+from pretraining.imaging.dataset_json import DATASET_FILE
 
 PLANS = "nnUNetAnatomixFitPlans"
 """Name of the plan, so that a fit replaces no other training."""
@@ -129,10 +130,12 @@ class FitFolder:
             settings: Settings as asked for now.
 
         Returns:
-            What differs, empty for the same fit or a new folder; and the record of the scans.
+            What differs, empty for the same fit or a new folder; and the record of the scans and
+            of ``dataset.json``.
         """
         before = read_record(self.path)
-        record = record_cases(case_files(dataset.cases), before)
+        files = {**case_files(dataset.cases), DATASET_FILE: [dataset.folder / DATASET_FILE]}
+        record = record_cases(files, before)
         changes = [describe_change(before, record)] if before else []
         earlier = self._read_settings()
         changes += [

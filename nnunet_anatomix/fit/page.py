@@ -47,7 +47,7 @@ it is tested on.</p>
 
 @dataclass
 class PageState:
-    """What the page shows; the fit changes it while the page is redrawn.
+    """Content of the page; the fit changes it while the page is redrawn.
 
     Attributes:
         folder: Folder of the fit.

@@ -19,7 +19,7 @@ _PROGRESS = re.compile(r"(epoch \d+ of \d+: iteration .*)$")
 
 @dataclass
 class TrainingLog:
-    """What a training has logged so far, by epoch."""
+    """Values that a training has logged so far, by epoch."""
 
     training_loss: dict[int, float] = field(default_factory=dict)
     validation_loss: dict[int, float] = field(default_factory=dict)

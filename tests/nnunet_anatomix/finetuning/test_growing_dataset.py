@@ -51,6 +51,16 @@ def test_a_record_names_what_changed_and_a_copy_is_the_same(files, tmp_path):
     assert describe_change({}, record_cases(many)) == "added: case0, case1, case2 and 6 more"
 
 
+def test_files_of_one_name_in_two_folders_are_two_files(tmp_path):
+    files = [tmp_path / "images" / "a.nii.gz", tmp_path / "labels" / "a.nii.gz"]
+    for path in files:
+        path.parent.mkdir()
+        path.write_text(path.parent.name)
+    before = record_cases({"a": files})
+    files[0].write_text("other voxels")
+    assert describe_change(before, record_cases({"a": files}, before)) == "changed: a"
+
+
 def test_files_that_were_not_touched_are_not_read_again(files, monkeypatch):
     before = record_cases(files)
     monkeypatch.setattr("nnunet_anatomix.finetuning.case_record.file_sha256", lambda path: pytest.fail("read again"))

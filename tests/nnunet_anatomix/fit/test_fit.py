@@ -156,6 +156,16 @@ def _interrupted(*_, **__) -> None:
     raise KeyboardInterrupt
 
 
+def test_other_labels_in_dataset_json_begin_the_fit_anew(dataset, commands, caplog):
+    fit(FitRequest(**ON_CPU, iterations=5))
+    description = json.loads((dataset / "dataset.json").read_text())
+    description |= {"labels": {"background": 0, "whole": [1, 2], "rear": 2}, "regions_class_order": [1, 2]}
+    (dataset / "dataset.json").write_text(json.dumps(description))
+    with pytest.raises(CommandFailed), caplog.at_level("INFO"):
+        fit(FitRequest(**ON_CPU, iterations=5))  # the fake has no scores of regions
+    assert "(changed: dataset.json)" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
