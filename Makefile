@@ -1,8 +1,8 @@
-# make demo   makes the environment if there is none, then a few-shot segmentation from nothing, with pictures
+# make demo   makes the environment if there is none, then a few-shot segmentation and a registration from nothing: demo/report.html
 # make test   the whole suite in two processes, then what compares times and memory, alone (slow tests: make test-slow)
 # make lint   style and layout (ruff) and annotations (mypy; alone: make types)
 # make coverage   the suite again, with the lines and branches that no test reaches: a table, and pages in htmlcov/
-# make docs   the site, in docs/_build/html, and its tests; warnings are errors
+# make docs   the site, in docs/_build/html, and its tests (in Chromium, if there is one); warnings are errors
 # make pictures [TEMPLATES=BANK]   the pages of docs/gallery.md
 PYTHON ?= python3
 VENV ?= .venv

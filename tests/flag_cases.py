@@ -196,8 +196,8 @@ CASES = (
     case(
         "demo",
         NNUNET,
-        "demo --out demo --iterations 150 --device cpu --seed 0 --no-only-data",
-        makes="demo/report.md",
+        "demo --out demo --iterations 200 --device cpu --seed 0 --no-only-data",
+        makes="demo/report.html demo/dice.csv demo/registration/registration.html",
         slow=True,
     ),
     case("data of the demo", NNUNET, "demo --out demo --seed 1 --only-data", makes="demo/nnUNet_raw/*/dataset.json"),

@@ -14,8 +14,10 @@ from pretraining.common.versions import VERSION
 
 SETTINGS_FILE = "command.json"
 """Name of the file in a folder of results."""
-_RESULTS = ("out", "dst", "destination")
-"""Names of the parameters that say where results go."""
+_RESULTS = "out"
+"""Name of the parameter that says where results go. Commands of the clinic call it otherwise: their
+settings are not written, since folders and queries may name patients.
+"""
 
 
 def read_settings(path: Path, program: str, name: str) -> dict[str, Any]:
@@ -96,7 +98,7 @@ def write_settings(program: str, name: str, values: Sequence[tuple[str, Any]], r
         plain = dataclasses.asdict(value) if is_config else value
         settings |= plain if flag == "" else {flag: plain}
     content = {"command": f"{program} {name}", "version": VERSION, "settings": settings}
-    paths = returned if isinstance(returned, list) else [settings[one] for one in _RESULTS if settings.get(one)]
+    paths = returned if isinstance(returned, list) else [settings[_RESULTS]] if settings.get(_RESULTS) else []
     for path in paths:
         file = path / SETTINGS_FILE if path.is_dir() else path.with_name(f"{path.name}.{SETTINGS_FILE}")
         if path.exists():

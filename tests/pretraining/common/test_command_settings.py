@@ -86,3 +86,15 @@ def test_a_file_that_does_not_fit_is_one_line(monkeypatch, tmp_path, text, named
     assert named in str(caught.value) and "\n" not in str(caught.value)
     with pytest.raises(SystemExit, match="no file"):
         run(monkeypatch, "work", "--config", tmp_path / "none")
+
+
+def test_a_command_without_out_writes_no_settings(monkeypatch, tmp_path):
+    """Folders and queries of clinics may name patients."""
+
+    def deliver(destination: Path) -> None:
+        """Deliver."""
+        destination.mkdir()
+
+    monkeypatch.setattr("sys.argv", ["program", "deliver", "--destination", str(tmp_path / "d")])
+    run_commands("program", lambda: {"All": {"deliver": deliver, "other": deliver}}, "")
+    assert not list((tmp_path / "d").iterdir())
