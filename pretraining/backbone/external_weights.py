@@ -131,14 +131,14 @@ def read_external_state(spec: NetworkSpec, path: Path) -> dict[str, Tensor]:
 
 
 def build_network(
-    spec: NetworkSpec, where: str, *, trust_code: bool = False, changes: Mapping[str, Any] | None = None
+    spec: NetworkSpec, where: str, *, trust_code: bool | None = None, changes: Mapping[str, Any] | None = None
 ) -> nn.Module:
     """Build a network with random weights.
 
     Args:
         spec: Description of the network.
         where: File of the description, for messages.
-        trust_code: Whether to allow code other than a network class.
+        trust_code: Whether to allow code other than a network class. Default: never (training).
         changes: Keyword arguments of the class that replace those of the description.
 
     Raises:
@@ -165,7 +165,7 @@ def _load_vit(path: Path) -> ExternalWeights:
     return ExternalWeights(external, tensors_sha256(external.state_dict()))
 
 
-def _locate_network(spec: NetworkSpec, where: str, trust_code: bool) -> Callable[..., Any]:
+def _locate_network(spec: NetworkSpec, where: str, trust_code: bool | None) -> Callable[..., Any]:
     """Import the class that a dotted path names, or other code if trusted; call nothing."""
     try:
         kind = pydoc.locate(spec.network)
@@ -177,7 +177,7 @@ def _locate_network(spec: NetworkSpec, where: str, trust_code: bool) -> Callable
         found = "a class" if inspect.isclass(kind) else "a function"
         raise InputError(
             f"{where}: {spec.network} is {found}, expected a subclass of torch.nn.Module; "
-            "if you know and trust it, add --trust-code"
+            + ("if you know and trust it, add --trust-code" if trust_code is False else "training calls nothing else")
         )
     return kind
 
