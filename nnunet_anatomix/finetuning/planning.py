@@ -28,7 +28,6 @@ from nnunet_anatomix.finetuning.plan_template import DEFAULT_ARCHITECTURE, PlanT
 from nnunet_anatomix.finetuning.recipe import BLOCK, Recipe
 from nnunet_anatomix.finetuning.stock_plan import stock_plan
 from pretraining.backbone.find_weights import find_weights
-from pretraining.backbone.statistics import DEFAULT as DEFAULT_STATISTICS
 from pretraining.backbone.statistics import Statistics, match_architecture
 from pretraining.backbone.unet import UNetConfig
 from pretraining.backbone.weights import load_weights
@@ -42,6 +41,8 @@ log = logging.getLogger(__name__)
 
 CONFIGURATION = "3d_fullres"
 DEFAULT_PLANS_NAME = "nnUNetAnatomixPlans"
+DEFAULT_STATISTICS: Statistics = "own"
+"""Short trainings with batch statistics end far behind (docs/results.md)."""
 
 
 def anatomix_plan(

@@ -78,6 +78,14 @@ class Recipe:
     def __post_init__(self) -> None:
         check_count(iterations=self.iterations, iterations_per_epoch=self.iterations_per_epoch)
 
+    def as_in_paper(self) -> Recipe:
+        """Return this recipe with the augmentation of Table 9 and one rate for all layers."""
+        return dataclasses.replace(
+            self,
+            schedule=dataclasses.replace(self.schedule, head_factor=1.0),
+            augmentation=dataclasses.replace(self.augmentation, policy="table9"),
+        )
+
     @property
     def learning_rate(self) -> float:
         """Highest learning rate of the head."""

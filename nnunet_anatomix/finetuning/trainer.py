@@ -19,6 +19,7 @@ from torch import nn
 from torch.optim import Adam, Optimizer
 from tqdm import tqdm
 
+from nnunet_anatomix.finetuning.augmentation.intensity import StandardizeChannels
 from nnunet_anatomix.finetuning.augmentation.pipeline import (
     channel_modalities,
     corrupt_previous_stage,
@@ -28,7 +29,7 @@ from nnunet_anatomix.finetuning.augmentation.pipeline import (
 from nnunet_anatomix.finetuning.dataset import require_labels
 from nnunet_anatomix.finetuning.network import AnatomixNetwork
 from nnunet_anatomix.finetuning.nnunet_guard import StoppedByInput, exit_on_bad_input
-from nnunet_anatomix.finetuning.recipe import integer_variable, read_recipe
+from nnunet_anatomix.finetuning.recipe import Recipe, integer_variable, read_recipe
 from nnunet_anatomix.finetuning.schedule import RatePerIteration, parameter_groups
 from nnunet_anatomix.finetuning.splits import STOCK_FOLDS, few_shot_splits
 from nnunet_anatomix.finetuning.transfer import load_initial_weights, start_from
@@ -85,7 +86,7 @@ class AnatomixTrainer(nnUNetTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008
     ) -> None:
         # Check all input first: nnU-Net's constructor creates the output folder.
-        self.recipe = read_recipe(plans)
+        self.recipe = self.choose_recipe(read_recipe(plans))
         self.seed = integer_variable("ANATOMIX_SEED", os.environ, least=0)
         require_labels(plans["dataset_name"], dataset_json)
         if configuration not in plans["configurations"]:
@@ -115,6 +116,10 @@ class AnatomixTrainer(nnUNetTrainer):
         self.save_every = 1
         self._restores = False
         self._progress = tqdm(disable=True)
+
+    def choose_recipe(self, planned: Recipe) -> Recipe:
+        """Return the recipe to train by: that of the plan."""
+        return planned
 
     @staticmethod
     @exit_on_bad_input
@@ -238,31 +243,52 @@ class AnatomixTrainer(nnUNetTrainer):
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(
         self,
     ) -> tuple[tuple[float, float], bool, list[int], None]:
-        """Switch mirroring off and enlarge the loaded patch, so that the warp can rotate it."""
+        """Return the geometry of nnU-Net's augmentation or of Table 9, without mirroring."""
+        limits, in_plane, loaded, _ = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         self.inference_allowed_mirroring_axes = None
-        limit = float(np.deg2rad(self.recipe.augmentation.rotation_deg))
+        augmentation = self.recipe.augmentation
+        if augmentation.policy == "nnunet":
+            return limits, in_plane, loaded, None
+        limit = float(np.deg2rad(augmentation.rotation_deg))
         return (-limit, limit), False, initial_patch_size(self.configuration_manager.patch_size), None
 
-    def get_training_transforms(  # an instance method, static in nnU-Net: Table 9 depends on the plan
-        self, patch_size: Any, rotation_for_DA: Any, deep_supervision_scales: Any, *_: Any, **label_options: Any
+    def get_training_transforms(  # an instance method, static in nnU-Net: the plan sets the augmentation
+        self, patch_size: Any, rotation_for_DA: Any, deep_supervision_scales: Any, *rest: Any, **label_options: Any
     ) -> BasicTransform:
-        """Return the augmentation of Table 9, followed by nnU-Net's transforms of the labels.
+        """Return the augmentation of the recipe, with nnU-Net's transforms of the labels.
 
         In a cascade, the labels of the previous stage are also corrupted as in stock training.
 
         Args:
             patch_size: (X, Y, Z) of the network's patches, voxels.
-            rotation_for_DA: Unused; the recipe sets the rotation.
+            rotation_for_DA: Limits of nnU-Net's rotation; Table 9 has its own.
             deep_supervision_scales: Scales of the supervised resolutions, or None.
-            label_options: Keyword arguments of nnU-Net's validation transforms.
+            rest: Axes to mirror, none, and whether nnU-Net augments in the plane alone.
+            label_options: Keyword arguments of nnU-Net's transforms.
         """
         label_options.pop("use_mask_for_norm", None)
+        if self.recipe.augmentation.policy == "nnunet":
+            stock = super().get_training_transforms(
+                patch_size, rotation_for_DA, deep_supervision_scales, *rest, **label_options
+            )
+            return ComposeTransforms([StandardizeChannels(), stock])
         last = self.get_validation_transforms(deep_supervision_scales, **label_options)
         if self.is_cascaded:
             last = ComposeTransforms([last, corrupt_previous_stage(len(self.label_manager.foreground_labels))])
         return finetuning_augmentation(
             self.recipe.augmentation, patch_size, self.configuration_manager.spacing, self.modalities, last
         )
+
+
+class AnatomixTrainerPaper(AnatomixTrainer):
+    """AnatomixTrainer as in the paper: augmentation of Table 9, one rate for all layers.
+
+    Its plan should keep the running averages of batch normalization
+    (``nnunet-anatomix plan --statistics running``).
+    """
+
+    def choose_recipe(self, planned: Recipe) -> Recipe:
+        return planned.as_in_paper()
 
 
 class AnatomixTrainerScratch(AnatomixTrainer):

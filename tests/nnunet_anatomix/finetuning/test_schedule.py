@@ -116,6 +116,11 @@ def test_rates_rise_once_a_stage_begins():
         assert ramp == pytest.approx([1 / 3, 2 / 3, 1, 1])
 
 
+def test_the_head_alone_learns_at_a_multiple_of_the_rate():
+    (rates,), _ = run(ScheduleConfig(head_factor=10), [1])
+    assert rates.pop("head") == 10 * RATE and set(rates.values()) == {RATE}
+
+
 def test_deeper_stages_learn_more_slowly():
     seen, _ = run(ScheduleConfig(layer_decay=0.5), [1])
     assert [seen[0][stage] for stage in STAGES] == [RATE * 0.5**depth for depth in range(len(STAGES))]

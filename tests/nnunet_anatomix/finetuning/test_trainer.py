@@ -8,13 +8,16 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_anatomix.finetuning.augmentation.config import AugmentationConfig
+from nnunet_anatomix.finetuning.augmentation.pipeline import finetuning_augmentation
 from nnunet_anatomix.finetuning.nnunet_guard import StoppedByInput
 from nnunet_anatomix.finetuning.recipe import default_learning_rate
 from nnunet_anatomix.finetuning.stock import AnatomixTrainerStock
-from nnunet_anatomix.finetuning.trainer import AnatomixTrainer, AnatomixTrainerScratch
+from nnunet_anatomix.finetuning.trainer import AnatomixTrainer, AnatomixTrainerPaper, AnatomixTrainerScratch
 from pretraining.backbone.weights import load_weights
 from pretraining.common.errors import InputError
 
@@ -108,6 +111,38 @@ def test_the_trainer_applies_the_recipe(hippocampus, monkeypatch):
     trainer.current_epoch = 1
     trainer.on_train_epoch_start()
     assert trainer.num_iterations_per_epoch == 10
+
+
+def _transforms(trainer, axes: tuple[int, ...] | None) -> BasicTransform:
+    limits, in_plane, _, _ = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    patch_size = trainer.configuration_manager.patch_size
+    return trainer.get_training_transforms(patch_size, limits, None, axes, in_plane, use_mask_for_norm=[False])
+
+
+def _augment(transform: BasicTransform, patch: torch.Tensor) -> torch.Tensor:
+    """Augment a patch without labels, from fixed random states."""
+    torch.manual_seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    return transform(image=patch.clone(), segmentation=torch.zeros(patch.shape, dtype=torch.int16))["image"]
+
+
+def test_the_default_augmentation_is_nnunets_without_mirroring_on_z_scores(hippocampus):
+    ours, stock = trainer_of(hippocampus), trainer_of(hippocampus, nnUNetTrainer)
+    axes = ours.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[3]
+    patch = torch.rand(1, 60, 80, 60)
+    expected = _augment(_transforms(stock, None), (patch - patch.mean()) / patch.std())
+    torch.testing.assert_close(_augment(_transforms(ours, axes), patch), expected)
+
+
+def test_the_papers_trainer_has_table_9_and_one_rate_on_the_same_plan(hippocampus):
+    paper, patch = trainer_of(hippocampus, AnatomixTrainerPaper), torch.rand(1, 68, 91, 68)
+    paper.initialize()
+    assert len({group["lr"] for group in paper.optimizer.param_groups}) == 1
+    assert paper.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[2] == list(patch.shape[1:])
+    table9 = finetuning_augmentation(
+        AugmentationConfig(), (48, 64, 48), (1, 1, 1), ("mr",), nnUNetTrainer.get_validation_transforms(None)
+    )
+    assert torch.equal(_augment(_transforms(paper, None), patch), _augment(table9, patch))
 
 
 def test_same_seed_same_batches_and_same_losses(hippocampus, monkeypatch):
