@@ -39,7 +39,7 @@ class ScheduleConfig:
     """Share of the iterations of linear warm-up, from a stage's first training step, in [0, 1)."""
     layer_decay: float = 1.0
     """Factor between the rates of neighbouring stages, from the head down, in (0, 1]."""
-    head_factor: float = 1.0
+    head_factor: float = 10.0
     """Factor of the head's rate, which alone starts from random weights; 1 in the paper."""
 
     def __post_init__(self) -> None:

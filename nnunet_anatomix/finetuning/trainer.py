@@ -281,14 +281,28 @@ class AnatomixTrainer(nnUNetTrainer):
 
 
 class AnatomixTrainerPaper(AnatomixTrainer):
-    """AnatomixTrainer as in the paper: augmentation of Table 9, one rate for all layers.
+    """AnatomixTrainer as in the paper, on any plan.
 
-    Its plan should keep the running averages of batch normalization
-    (``nnunet-anatomix plan --statistics running``).
+    It has the augmentation of Table 9, batch normalization with running averages, and one rate for
+    all layers.
     """
 
     def choose_recipe(self, planned: Recipe) -> Recipe:
         return planned.as_in_paper()
+
+    @staticmethod
+    @exit_on_bad_input
+    def build_network_architecture(
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        backbone = backbone_kwargs(configuration_manager)
+        if backbone.get("norm_affine"):  # batch normalization, converted by the plan
+            backbone = {**backbone, "norm": "batch", "norm_affine": False}
+        return AnatomixNetwork(num_input_channels, num_output_channels, enable_deep_supervision, **backbone)
 
 
 class AnatomixTrainerScratch(AnatomixTrainer):

@@ -1,6 +1,6 @@
 """Compare recipes of fine-tuning by leave-one-out on ``imagesTr``: no test scan is read.
 
-``python -m tests.benchmarks.recipe_search --work DIR --out docs/results/recipes.csv --datasets 901``
+``python -m tests.benchmarks.recipe_search --work DIR --out recipes.csv --datasets 901``
 adds the rows that are missing, and prints the table. Killed, the same command goes on with the last
 checkpoint. Every run is a stock ``nnUNetv2_train`` on a plan that differs from the planned one in
 the settings of :data:`VARIANTS` alone; the Dice is that of nnU-Net's own validation of the scan
@@ -39,9 +39,6 @@ from tests.benchmarks.registration_rows import add_row, has_row, read_rows
 
 log = logging.getLogger(__name__)
 
-CONVERTED = {"norm": "instance", "norm_affine": True}
-"""Batch normalization as instance normalization: a patch's own statistics."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
@@ -77,6 +74,11 @@ VARIANTS: dict[str, Variant] = {
     "stock": Variant(trainer="AnatomixTrainerStock", on_stock_plan=True),
     "paper": Variant(trainer="AnatomixTrainerPaper"),
     "recipe": Variant(),
+    "batch_statistics": Variant(backbone={"norm": "batch", "norm_affine": False}),
+    "table9": Variant(block={"augmentation": {"policy": "table9"}}),
+    "one_rate": Variant(block={"schedule": {"head_factor": 1.0}}),
+    "rate_3e-3": Variant(block={"optimizer": {"learning_rate": 3e-3}}),
+    "v2_preview": Variant(weights="weights/anatomix_unet16_v2_preview.safetensors"),
 }
 
 
@@ -108,6 +110,7 @@ def add_missing_rows(
     seeds: Sequence[int] = (0,),
     iterations: int = 250,
     max_patch: int = 64,
+    patch: tuple[int, int, int] | None = None,
     batch: int = 2,
 ) -> None:
     """Run what ``out`` does not hold yet: scan by scan, so that variants are compared early.
@@ -121,17 +124,19 @@ def add_missing_rows(
         seeds: Seeds of the head, of the batches and of the augmentation.
         iterations: Optimizer steps.
         max_patch: Maximum side of a patch, voxels.
+        patch: Patch size of our plans, voxels, slices first. Default: as planned.
         batch: Patches per step.
     """
     raw = find_dataset(dataset)
-    settings = StudySettings(dataset=raw.name, iterations=iterations, max_patch=max_patch, batch=batch)
+    settings = StudySettings(dataset=raw.name, iterations=iterations, max_patch=max_patch, patch=patch, batch=batch)
+    size = "x".join(map(str, patch)) if patch else f"up to {max_patch}"
     for seed in seeds:
         for case in left_out or sorted(raw.cases):
             for name in variants:
-                key = {"dataset": raw.name, "steps": iterations, "patch": max_patch, "case": case, "seed": seed}
+                key = {"dataset": raw.name, "steps": iterations, "patch": size, "case": case, "seed": seed}
                 if has_row(out, **key, variant=name):
                     continue
-                dice = left_out_dice(work / raw.name, settings, name, raw, case, seed)
+                dice = left_out_dice(work / raw.name / size.replace(" ", "_"), settings, name, raw, case, seed)
                 add_row(out, {**key, "variant": name, "dice": mean(dice), "labels": json.dumps(dice)})
                 log.info("%s without %s, %s, seed %d: %.3f", raw.name, case, name, seed, mean(dice))
 
@@ -170,6 +175,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--iterations", type=int, default=250)
     parser.add_argument("--max-patch", type=int, default=64)
+    parser.add_argument("--patch", nargs=3, type=int, help="patch of our plans; default: as planned")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     os.environ.setdefault("nnUNet_n_proc_DA", "0")
@@ -183,8 +189,9 @@ def main() -> None:
             seeds=options.seeds,
             iterations=options.iterations,
             max_patch=options.max_patch,
+            patch=tuple(options.patch) if options.patch else None,
         )
-    print(table(read_rows(options.out)))
+    log.info("%s", table(read_rows(options.out)))
 
 
 if __name__ == "__main__":

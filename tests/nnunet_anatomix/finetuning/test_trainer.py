@@ -18,6 +18,7 @@ from nnunet_anatomix.finetuning.nnunet_guard import StoppedByInput
 from nnunet_anatomix.finetuning.recipe import default_learning_rate
 from nnunet_anatomix.finetuning.stock import AnatomixTrainerStock
 from nnunet_anatomix.finetuning.trainer import AnatomixTrainer, AnatomixTrainerPaper, AnatomixTrainerScratch
+from pretraining.backbone.instance_norm import InstanceNorm
 from pretraining.backbone.weights import load_weights
 from pretraining.common.errors import InputError
 
@@ -105,12 +106,18 @@ def test_the_trainer_applies_the_recipe(hippocampus, monkeypatch):
     trainer.initialize()
     assert (trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch) == (2, 250, 50)
     assert trainer.batch_size == 4 and not trainer.enable_deep_supervision
-    assert isinstance(trainer.optimizer, torch.optim.Adam) and trainer.optimizer.param_groups[0]["lr"] == pytest.approx(
-        default_learning_rate(260)
-    )
+    assert isinstance(trainer.optimizer, torch.optim.Adam)
+    rates = {group["stage"]: group["lr"] for group in trainer.optimizer.param_groups}
+    assert rates["stem"] == pytest.approx(default_learning_rate(260)) and rates["head"] == 10 * rates["stem"]
     trainer.current_epoch = 1
     trainer.on_train_epoch_start()
     assert trainer.num_iterations_per_epoch == 10
+
+
+def _initialized(folders) -> AnatomixTrainer:
+    trainer = trainer_of(folders)
+    trainer.initialize()
+    return trainer
 
 
 def _transforms(trainer, axes: tuple[int, ...] | None) -> BasicTransform:
@@ -134,9 +141,11 @@ def test_the_default_augmentation_is_nnunets_without_mirroring_on_z_scores(hippo
     torch.testing.assert_close(_augment(_transforms(ours, axes), patch), expected)
 
 
-def test_the_papers_trainer_has_table_9_and_one_rate_on_the_same_plan(hippocampus):
+def test_the_papers_trainer_has_table_9_one_rate_and_batch_statistics_on_the_same_plan(hippocampus):
     paper, patch = trainer_of(hippocampus, AnatomixTrainerPaper), torch.rand(1, 68, 91, 68)
     paper.initialize()
+    norms = [type(trainer.network.backbone.stem.norm) for trainer in (paper, _initialized(hippocampus))]
+    assert norms == [torch.nn.BatchNorm3d, InstanceNorm]
     assert len({group["lr"] for group in paper.optimizer.param_groups}) == 1
     assert paper.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[2] == list(patch.shape[1:])
     table9 = finetuning_augmentation(
@@ -171,7 +180,7 @@ def test_a_checkpoint_resumes_without_the_weights_file(hippocampus, monkeypatch)
     assert resumed.current_epoch == 4
     assert torch.equal(resumed.network.decoder.seg_layers[0].weight, trainer.network.decoder.seg_layers[0].weight)
     resumed.on_train_epoch_start()
-    assert resumed.optimizer.param_groups[0]["lr"] == pytest.approx(2e-4 * 0.5 * (1 + np.cos(np.pi * 4 / 150)))
+    assert resumed.optimizer.param_groups[0]["lr"] == pytest.approx(2e-3 * 0.5 * (1 + np.cos(np.pi * 4 / 150)))
 
 
 def test_a_failed_write_keeps_the_previous_checkpoint(hippocampus, monkeypatch):
