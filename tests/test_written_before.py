@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -47,6 +48,10 @@ def test_an_older_pretraining_resumes_to_the_same_weights(run):
     assert after.step == 2
     expected = torch.load(WRITTEN_BEFORE / "run" / "model_after_step_2.pt", weights_only=True)
     assert after.model.keys() == expected.keys()
+    # Normalization cancels the biases of projection heads. Their gradient is rounding error, of
+    # which Adam takes the sign, so that they differ between processors.
+    expected = {name: tensor for name, tensor in expected.items() if not re.fullmatch(r"heads\.\d\.\d\.bias", name)}
+    assert len(expected) > 100
     for name, tensor in expected.items():
         torch.testing.assert_close(after.model[name], tensor, atol=1e-4, rtol=1e-3, msg=name)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -37,9 +37,11 @@ log = logging.getLogger(__name__)
 
 AGREEMENT, RECORDS, TABLE, PICTURE = "agreement", "records", "propagation.csv", "overview.png"
 _DRAWN = 8
-"""Number of scans in the figure, those with the least agreement."""
+"""Number of scans in the figure, those that differ most from their atlases."""
 _LEAST_AGREEMENT = 0.6
 """Agreement below which a result is reported as doubtful."""
+_GREATEST_DIFFERENCE = 1.1
+"""Difference relative to labelled scans above which a result is reported as doubtful."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,8 @@ class FolderSettings:
         resources: Network, memory and device.
         atlases: Number of atlases per scan, those that agree best; None for all.
         network_sha256: Checksum of the network's weights; None if features have no weight.
+        usual_difference: Difference between a labelled scan and the others registered to it; None
+            if it was not measured.
     """
 
     preset: PresetName
@@ -61,6 +65,7 @@ class FolderSettings:
     resources: Resources
     atlases: int | None = None
     network_sha256: str | None = None
+    usual_difference: float | None = None
 
 
 def find_scans(folder: Path, scans: LabelledScans) -> dict[str, list[Path]]:
@@ -98,7 +103,7 @@ def find_scans(folder: Path, scans: LabelledScans) -> dict[str, list[Path]]:
 
 def propagate_folder(
     scans: LabelledScans, inputs: dict[str, list[Path]], out: Path, settings: FolderSettings
-) -> dict[str, float]:
+) -> dict[str, dict]:
     """Label every scan, and write labels, maps of agreement, a table and a figure.
 
     Args:
@@ -108,7 +113,7 @@ def propagate_folder(
         settings: Settings of all scans.
 
     Returns:
-        Agreement of the atlases by case.
+        Record of every finished case.
 
     Raises:
         CommandFailed: If scans failed, after all others.
@@ -138,29 +143,31 @@ def propagate_folder(
         record = {
             "fingerprint": digest(case),
             "agreement": round(result.agreement, 4),
+            "difference": result.difference,
             "by_label": {names.get(k, str(k)): round(v, 4) for k, v in result.agreement_by_label.items()},
             "atlases": result.atlases,
             "seconds": round(time.perf_counter() - begin, 1),
         }
         write_text(out / RECORDS / f"{case}.json", json.dumps(record, indent=1) + "\n")
-        doubt = " (low: look at it)" if result.agreement < _LEAST_AGREEMENT else ""
-        log.info("%s: agreement %.3f%s, %.0f s", case, result.agreement, doubt, record["seconds"])
+        log.info("%s: %s, %.0f s", case, _describe(record, settings.usual_difference), record["seconds"])
 
     outcome = run_batch({case: case for case in inputs}, work, noun="scan", is_done=is_done, failures=out)
-    agreement = _write_table(out, list(inputs))
-    if agreement:
-        worst = sorted(agreement, key=lambda case: agreement[case])[:_DRAWN]
+    records = _write_table(out, list(inputs), settings.usual_difference)
+    if records:
+        worst = sorted(records, key=lambda case: -records[case]["difference"])[:_DRAWN]
         files = {case: (inputs[case][0], out / f"{case}{ending}", out / AGREEMENT / f"{case}.nii.gz") for case in worst}
-        draw_propagations(out / PICTURE, {f"{case}, agreement {agreement[case]:.2f}": files[case] for case in worst})
+        draw_propagations(
+            out / PICTURE, {f"{case}, agreement {records[case]['agreement']:.2f}": files[case] for case in worst}
+        )
     outcome.require_all("scans", see=out / FAILURES)
-    return agreement
+    return records
 
 
 def read_record(out: Path, case: str) -> dict | None:
     """Read what is recorded of a finished case; None if there is nothing valid."""
     try:
         record = json.loads((out / RECORDS / f"{case}.json").read_text(encoding="utf-8"))
-        return record if {"fingerprint", "agreement", "by_label"} <= record.keys() else None
+        return record if {"fingerprint", "agreement", "difference", "by_label"} <= record.keys() else None
     except (OSError, ValueError, AttributeError):
         return None
 
@@ -191,12 +198,24 @@ def _label_names(scans: LabelledScans) -> dict[int, str]:
     return {numbers[0]: name for name, numbers in scans.description.foreground.items() if len(numbers) == 1}
 
 
-def _write_table(out: Path, cases: Sequence[str]) -> dict[str, float]:
+def _describe(record: Mapping, usual: float | None) -> str:
+    """Say how far the atlases agree, how different they are, and whether that is doubtful."""
+    line, doubtful = f"agreement {record['agreement']:.3f}", record["agreement"] < _LEAST_AGREEMENT
+    if usual:
+        relative = record["difference"] / usual
+        line += f", {relative:.2f} times the difference between labelled scans"
+        doubtful = doubtful or not relative <= _GREATEST_DIFFERENCE  # also if it is NaN
+    return line + (" (doubtful: look at it)" if doubtful else "")
+
+
+def _write_table(out: Path, cases: Sequence[str], usual: float | None) -> dict[str, dict]:
     records = {case: record for case in cases if (record := read_record(out, case))}
     labels = list(dict.fromkeys(label for record in records.values() for label in record["by_label"]))
     rows = []
     for case, record in records.items():
         by_label = (record["by_label"].get(label, "") for label in labels)
-        rows.append([case, record["agreement"], *by_label, " ".join(record["atlases"])])
-    write_csv(out / TABLE, ["case", "agreement", *labels, "atlases"], rows)
-    return {case: record["agreement"] for case, record in records.items()}
+        relative = round(record["difference"] / usual, 3) if usual else ""
+        atlases = " ".join(record["atlases"])
+        rows.append([case, relative, f"{record['difference']:.5f}", record["agreement"], *by_label, atlases])
+    write_csv(out / TABLE, ["case", "relative_difference", "difference", "agreement", *labels, "atlases"], rows)
+    return records

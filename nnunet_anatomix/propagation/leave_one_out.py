@@ -40,6 +40,7 @@ class LeftOutScore:
         label: Name of the structure.
         dice: Dice in [0, 1]; NaN if neither truth nor result has the structure.
         agreement: Agreement of the atlases on the scan, in [0, 1].
+        difference: Mean squared difference of descriptors of the scan and the registered atlases.
     """
 
     case: str
@@ -48,6 +49,7 @@ class LeftOutScore:
     label: str
     dice: float
     agreement: float
+    difference: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,7 @@ class Expectation:
         low: Lower bound of the 95 % interval of that mean; NaN for a single scan.
         high: Upper bound.
         scans: Number of scans.
+        difference: Mean squared difference of descriptors, averaged over the scans.
     """
 
     preset: PresetName
@@ -69,6 +72,7 @@ class Expectation:
     low: float
     high: float
     scans: int
+    difference: float
 
     def __str__(self) -> str:
         interval = "" if isnan(self.low) else f" (95 % interval of the mean {self.low:.3f} to {self.high:.3f})"
@@ -162,7 +166,13 @@ def _score(
             labels = np.where(scan.labels == scans.ignore, 0, labels)
         scores += [
             LeftOutScore(
-                case=case, preset=preset, fusion=fusion, label=label, dice=dice, agreement=round(result.agreement, 4)
+                case=case,
+                preset=preset,
+                fusion=fusion,
+                label=label,
+                dice=dice,
+                agreement=round(result.agreement, 4),
+                difference=result.difference,
             )
             for label, dice in dice_by_structure(truth, labels, scans.description.foreground).items()
         ]
@@ -178,6 +188,7 @@ def choose(scores: Iterable[LeftOutScore]) -> Expectation:
     Returns:
         The settings and their Dice. The interval of the mean is Student's.
     """
+    scores = list(scores)
     by_settings: dict[tuple[PresetName, Fusion], dict[str, list[float]]] = {}
     for score in scores:
         if not isnan(score.dice):
@@ -187,7 +198,16 @@ def choose(scores: Iterable[LeftOutScore]) -> Expectation:
     preset, fusion = max(means, key=lambda key: np.mean(means[key]))
     best = means[preset, fusion]
     low, high = interval_of_mean(best)
-    return Expectation(preset=preset, fusion=fusion, dice=float(np.mean(best)), low=low, high=high, scans=len(best))
+    chosen = {score.case: score.difference for score in scores if (score.preset, score.fusion) == (preset, fusion)}
+    return Expectation(
+        preset=preset,
+        fusion=fusion,
+        dice=float(np.mean(best)),
+        low=low,
+        high=high,
+        scans=len(best),
+        difference=float(np.mean(list(chosen.values()))),
+    )
 
 
 def interval_of_mean(values: Sequence[float]) -> tuple[float, float]:
@@ -201,13 +221,16 @@ def interval_of_mean(values: Sequence[float]) -> tuple[float, float]:
 def write_scores(out: Path, scores: Sequence[LeftOutScore]) -> str:
     """Write all scores as ``leave_one_out.csv``, and return the table of means as Markdown."""
     write_records(out / "leave_one_out.csv", LeftOutScore, scores)
-    labels = list(dict.fromkeys(score.label for score in scores))
-    rows = []
-    for preset, fusion in dict.fromkeys((score.preset, score.fusion) for score in scores):
-        mine = [score for score in scores if (score.preset, score.fusion) == (preset, fusion)]
-        means = [np.nanmean([s.dice for s in mine if s.label == label] or [nan]) for label in labels]
-        rows.append([preset, fusion, f"{choose(mine).dice:.3f}", *(f"{mean:.3f}" for mean in means)])
-    return markdown_table(["preset", "fusion", "Dice", *labels], rows)
+    settings = list(dict.fromkeys((score.preset, score.fusion) for score in scores))
+    dice: dict[str, dict[tuple[PresetName, Fusion], list[float]]] = {}
+    for score in scores:
+        if not isnan(score.dice):
+            dice.setdefault(score.label, {}).setdefault((score.preset, score.fusion), []).append(score.dice)
+    means = [choose([score for score in scores if (score.preset, score.fusion) == key]).dice for key in settings]
+    rows = [["mean", *(f"{mean:.3f}" for mean in means)]]
+    for label, found in dice.items():
+        rows.append([label, *(f"{np.mean(found[key]):.3f}" if key in found else "" for key in settings)])
+    return markdown_table(["structure", *(", ".join(key) for key in settings)], rows)
 
 
 def evenly(names: Sequence[str], count: int) -> tuple[str, ...]:

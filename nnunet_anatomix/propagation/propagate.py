@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from math import inf
+from math import inf, nan
 
 import numpy as np
 import SimpleITK as sitk
@@ -24,7 +24,7 @@ from pretraining.backbone.inference import Clip
 from pretraining.backbone.inference_memory import available_bytes
 from pretraining.common.checks import check_count, check_not_negative
 from pretraining.common.errors import InputError
-from pretraining.imaging.grids import coverage, grid_of_cubes, image_tensor, resample_image
+from pretraining.imaging.grids import Grid, coverage, grid_of_cubes, image_on, image_tensor, resample_image
 
 _POOL = 2
 """Side of the cubes on which scan and moved atlas are compared, voxels of the working grid."""
@@ -80,12 +80,16 @@ class Propagation:
         agreement_map: (X, Y, Z) float32, share of the votes that each voxel's label has, in [0, 1].
         agreement_by_label: Label → mean Dice between the result and each single atlas's labels.
         atlases: Names of the atlases.
+        difference: Mean squared difference of the descriptors of the scan and the registered
+            atlases, inside the labelled structures. The larger it is, the lower is the Dice to
+            expect. NaN if no atlas covers them.
     """
 
     labels: np.ndarray
     agreement_map: np.ndarray
     agreement_by_label: dict[int, float]
     atlases: tuple[str, ...]
+    difference: float
 
     @property
     def agreement(self) -> float:
@@ -267,7 +271,20 @@ def fuse_atlases(
         # An atlas without the label agrees with the others only where none of them has it.
         agreement_by_label={label: float(np.sum(dice[label]) / len(atlases)) for label in sorted(dice)},
         atlases=tuple(atlas.name for atlas in atlases),
+        difference=_mean_difference(scan, labels, atlases),
     )
+
+
+def _mean_difference(scan: sitk.Image, labels: np.ndarray, atlases: Sequence[RegisteredAtlas]) -> float:
+    """Return the mean difference inside the labelled structures; anywhere if there are none."""
+    grid = atlases[0].difference_grid
+    foreground = image_on(Grid.of(scan), (labels > 0).astype(np.float32).transpose(2, 1, 0))
+    inside = (image_tensor(resample_image(foreground, grid)) > 0.5).float()
+    if not inside.any():
+        inside = torch.ones_like(inside)
+    means = [(atlas.difference * atlas.known * inside).sum() / (atlas.known * inside).sum() for atlas in atlases]
+    found = [float(mean) for mean in means if mean.isfinite()]
+    return float(np.mean(found)) if found else nan
 
 
 def _difference(

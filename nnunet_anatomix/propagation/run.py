@@ -83,7 +83,7 @@ def run_propagation(request: PropagationRequest) -> None:
     )
     with hold_lock(request.out):
         sha256 = weights.sha256 if weights else None
-        preset, fusion = _choose_settings(scans, request, descriptors, resources, sha256)
+        preset, fusion, usual = _choose_settings(scans, request, descriptors, resources, sha256)
         settings = FolderSettings(
             preset=preset,
             fusion=fusion,
@@ -91,9 +91,10 @@ def run_propagation(request: PropagationRequest) -> None:
             resources=resources,
             atlases=request.atlases,
             network_sha256=sha256,
+            usual_difference=usual,
         )
-        agreement = propagate_folder(scans, inputs, request.out, settings)
-    log.info("%d scans labelled; labels and %s are in %s", len(agreement), PICTURE, request.out)
+        records = propagate_folder(scans, inputs, request.out, settings)
+    log.info("%d scans labelled; labels and %s are in %s", len(records), PICTURE, request.out)
 
 
 def _choose_settings(
@@ -102,13 +103,16 @@ def _choose_settings(
     descriptors: DescriptorConfig,
     resources: Resources,
     network_sha256: str | None,
-) -> tuple[PresetName, Fusion]:
+) -> tuple[PresetName, Fusion, float | None]:
+    """Return preset, fusion, and the difference between a left-out scan and its atlases."""
     fusions: Sequence[Fusion] = (request.fusion,) if request.fusion else FUSIONS
+    if len(scans.names) == 2:  # a single atlas is always elected
+        fusions = (request.fusion or _DEFAULT_FUSION,)
     cases = evenly(scans.names, request.leave_out)
     if not cases or len(scans.names) < 2:
         reason = "skipped" if len(scans.names) > 1 else "needs two labelled scans"
         log.info("leave-one-out %s: the Dice to expect is unknown", reason)
-        return request.preset or _DEFAULT_PRESET, request.fusion or _DEFAULT_FUSION
+        return request.preset or _DEFAULT_PRESET, request.fusion or _DEFAULT_FUSION, None
     presets: tuple[PresetName, ...] = (request.preset,) if request.preset else _COMPARED
     presets = distinct_presets(presets, (scans.read(case).channels[0] for case in cases))
     log.info("labelling %d labelled scans by the others, to estimate the Dice", len(cases))
@@ -126,4 +130,4 @@ def _choose_settings(
     table = write_scores(request.out, scores)
     write_text(request.out / f"{LEFT_OUT}.md", f"Expected on a new scan: {expected}\n\n{table}\n")
     log.info("%s\nexpected: %s", table, expected)
-    return expected.preset, expected.fusion
+    return expected.preset, expected.fusion, expected.difference

@@ -82,11 +82,20 @@ def head_pairs(folder: Path) -> Iterator[Pair]:
         )
 
 
+def _read_names(folder: Path, kind: str) -> dict:
+    return json.loads((folder / f"labels_{kind}.json").read_text(encoding="utf-8"))
+
+
+def abdomen_names(folder: Path) -> list[str]:
+    """Names of the labels that the CT and the MR both have, ordered by number from 1."""
+    by_name = [_numbers(_read_names(folder, kind)) for kind in ("ct", "mr")]
+    return sorted(by_name[0].keys() & by_name[1].keys())
+
+
 def abdomen_pair(folder: Path) -> Pair:
     """MR on the CT of another person, with the labels that both have, by name."""
-    names = [json.loads((folder / f"labels_{kind}.json").read_text(encoding="utf-8")) for kind in ("ct", "mr")]
-    by_name = [_numbers(one) for one in names]
-    shared = sorted(by_name[0].keys() & by_name[1].keys())
+    by_name = [_numbers(_read_names(folder, kind)) for kind in ("ct", "mr")]
+    shared = abdomen_names(folder)
     labels = []
     for kind, numbers in zip(("ct", "mr"), by_name, strict=True):
         image = sitk.ReadImage(str(folder / f"{kind}_seg.nii.gz"))

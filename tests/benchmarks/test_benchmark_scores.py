@@ -11,10 +11,12 @@ import torch
 
 from nnunet_anatomix.registration.apply import move_labels
 from nnunet_anatomix.registration.warp import invert, itk_transform
+from pretraining.common.tables import write_csv
 from tests.benchmarks import known_warps
 from tests.benchmarks.known_warps import smooth_warp
 from tests.benchmarks.label_propagation import group_table
 from tests.benchmarks.pair_gate import gate_table, gated, move_rigidly, moved_by_mm, rigid_by_mutual_information
+from tests.benchmarks.predicted_dice import correlations
 from tests.benchmarks.registration_rows import Pair
 
 SHAPE = (30, 28, 26)
@@ -117,3 +119,18 @@ def test_groups_are_averaged_over_pairs_that_all_methods_have():
         )
     ]
     assert "head (2) | 0.400  | 0.700 / 0.00 | 0.700 / 0.00" in group_table(rows)
+
+
+def test_what_predicts_the_dice_correlates_with_it(tmp_path):
+    dice = {"a": 0.9, "b": 0.7, "c": 0.5}
+    write_csv(
+        tmp_path / "propagation.csv",
+        ["case", "difference", "agreement"],
+        [[case, 1 - value, random] for (case, value), random in zip(dice.items(), (0.5, 0.8, 0.5), strict=True)],
+    )
+    rows = [
+        [case, label, value + shift] for case, value in dice.items() for label, shift in (("l", 0.05), ("r", -0.05))
+    ]
+    write_csv(tmp_path / "cases.csv", ["case", "label", "dice"], rows)
+    found = correlations(tmp_path, tmp_path)
+    assert found["difference"] == pytest.approx(-1) and found["agreement"] == pytest.approx(0, abs=1e-6)

@@ -17,7 +17,7 @@ print(os.environ.get('nnUNet_extTrainer', ''))
 print('torch' in sys.modules or 'nnunet_anatomix' in sys.modules)"""
 
 
-@pytest.fixture(scope="module", params=["plain", "editable"])
+@pytest.fixture(scope="module", params=["plain", pytest.param("editable", marks=pytest.mark.slow)])
 def environment(request, tmp_path_factory) -> tuple[Path, Path, Path]:
     """Install nnunet-anatomix into a new environment that shares all other packages.
 

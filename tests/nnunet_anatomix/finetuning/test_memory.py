@@ -79,7 +79,8 @@ print(status("VmHWM") - before)
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads a process's peak memory from /proc")
 @needs_bf16
-@pytest.mark.parametrize("classes", [pytest.param(3, marks=pytest.mark.slow), 16])
+@pytest.mark.slow
+@pytest.mark.parametrize("classes", [3, 16])
 def test_the_estimate_agrees_with_the_measured_peak_of_a_real_step(classes):
     measured = (
         int(

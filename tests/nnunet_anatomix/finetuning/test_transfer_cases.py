@@ -105,7 +105,7 @@ def test_the_first_stage_of_a_cascade_learns(hippocampus):
     assert np.isfinite(losses(trainer)).all()
 
 
-@pytest.mark.parametrize("plans", ["nnUNetPlans", "nnUNetAnatomixPlans"])
+@pytest.mark.parametrize("plans", ["nnUNetPlans", pytest.param("nnUNetAnatomixPlans", marks=pytest.mark.slow)])
 def test_the_second_stage_of_a_cascade_starts_from_the_images_and_learns_from_labels(plans, hippocampus, weights_file):
     trainer = trainer_of(hippocampus, plans=plans, configuration="3d_cascade_fullres", edit=cascade)
     trainer.initialize()
@@ -201,7 +201,11 @@ def more_labels(plan: dict, description: dict) -> None:
 
 @pytest.mark.parametrize(
     "kind, edit, heads",
-    [(AnatomixTrainer, fewer_labels, 1), (AnatomixTrainer, more_labels, 4), (nnUNetTrainer, more_labels, 4)],
+    [
+        pytest.param(AnatomixTrainer, fewer_labels, 1, marks=pytest.mark.slow),
+        (AnatomixTrainer, more_labels, 4),
+        pytest.param(nnUNetTrainer, more_labels, 4, marks=pytest.mark.slow),
+    ],
 )
 def test_a_fine_tuned_model_can_be_trained_on_other_labels(kind, edit, heads, hippocampus):
     """Load as ``nnUNetv2_train … -pretrained_weights`` does, after the initialization."""

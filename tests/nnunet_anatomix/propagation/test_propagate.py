@@ -67,6 +67,18 @@ def test_labels_of_others_find_those_of_a_new_scan(others):
     assert wrong[result.agreement_map < 0.9].mean() > 3 * wrong[result.agreement_map >= 0.9].mean()
 
 
+def test_the_difference_grows_with_noise_and_the_dice_falls(others):
+    random = np.random.default_rng(5)
+    differences, dice = [], []
+    for noise in (0.0, 0.3, 1.0):
+        new, (scan, _) = atlas(7), anatomy(7)
+        noisy = sitk.GetImageFromArray(scan + noise * random.standard_normal(scan.shape).astype(np.float32))
+        result = propagate([noisy], others[:2])
+        differences.append(result.difference)
+        dice.append(mean_dice(new.labels, result.labels))
+    assert differences == sorted(differences) and dice == sorted(dice, reverse=True)
+
+
 def test_a_second_channel_takes_part(others):
     def with_noise(one: Atlas, seed: int) -> Atlas:
         noise = np.random.default_rng(seed).standard_normal((SIDE,) * 3).astype(np.float32)
@@ -105,7 +117,7 @@ def test_presets_refine_small_scans_and_coarsen_large_ones():
 
 
 def score(case: str, dice: float, fusion: str = "vote") -> LeftOutScore:
-    return LeftOutScore(case=case, preset="fast", fusion=fusion, label="l", dice=dice, agreement=0.5)
+    return LeftOutScore(case=case, preset="fast", fusion=fusion, label="l", dice=dice, agreement=0.5, difference=0.1)
 
 
 def test_the_best_settings_are_chosen_by_their_mean_over_scans():
@@ -189,7 +201,8 @@ def test_a_folder_is_labelled_as_nnunet_would_and_resumes(dataset, tmp_path, mon
         agreement = sitk.GetArrayFromImage(sitk.ReadImage(str(out / "agreement" / f"{case}.nii.gz")))
         assert agreement.max() == 100
     rows = (out / "propagation.csv").read_text().splitlines()
-    assert len(rows) == 3 and rows[0].startswith("case,agreement")
+    assert len(rows) == 3 and rows[0].startswith("case,relative_difference,difference,agreement")
+    assert all(0.3 < float(row.split(",")[1]) < 2 for row in rows[1:]), "as different as labelled scans are"
     assert "Expected on a new scan: Dice 0." in (out / "leave_one_out.md").read_text()
     assert (out / "overview.png").stat().st_size > 10_000 and (out / "dataset.json").is_file()
     # Other settings label the scans again.

@@ -122,6 +122,7 @@ def test_a_run_that_was_stopped_goes_on_with_the_time_that_is_left(tmp_path, ban
     assert again.step == last.step, "the time is over"
 
 
+@pytest.mark.slow
 def test_other_minutes_change_the_rest_of_the_schedule_and_that_is_said(tmp_path, bank, slow_machine, caplog):
     time = slow_machine(step_s=5.0)
     train(tmp_path, TINY, bank, minutes=1, device="cpu", workers=0)

@@ -22,10 +22,6 @@ from tests.pretraining.engine.subjects import bank_of_subjects, body
 STEPS, FIXED = 60, range(1000, 1004)
 RATE = 1e-3
 """Learning rate for 60 steps and 8 channels; the presets' rates are for thousands of steps."""
-EVERY_TIME = ("paper", "segmentation")
-"""Presets tested every time, some seconds each. The others differ in a number, or in a part with
-tests of its own, and run in the slow suite.
-"""
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +55,8 @@ def test_every_preset_makes_a_step(name, banks):
     assert loss.isfinite() and all(parameter.grad.isfinite().all() for parameter in model.backbone.parameters())
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in EVERY_TIME else pytest.param(name, marks=pytest.mark.slow) for name in preset_names()]
-)
+@pytest.mark.slow  # tests/pretraining/learning/objectives shows that each objective learns
+@pytest.mark.parametrize("name", preset_names())
 def test_every_preset_learns(name, banks):
     config, model, sample_at = in_small(name, banks)
     fixed = {index: sample_at(index) for index in FIXED}

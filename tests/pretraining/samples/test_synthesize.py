@@ -102,7 +102,14 @@ def many(bank_file) -> tuple[str, ...]:
     return made_directly(request)
 
 
-@pytest.mark.parametrize(("how", "workers"), [(signal.SIGKILL, 2), (signal.SIGTERM, 2), (signal.SIGINT, 1)])
+@pytest.mark.parametrize(
+    ("how", "workers"),
+    [
+        pytest.param(signal.SIGKILL, 2, marks=pytest.mark.slow),  # as in the test above
+        (signal.SIGTERM, 2),
+        pytest.param(signal.SIGINT, 1, marks=pytest.mark.slow),
+    ],
+)
 def test_a_stopped_command_goes_on_where_it_was(request_of, bank_file, tmp_path, many, how, workers):
     arguments = command(bank_file, tmp_path / "store", "--count", MANY, "--workers", workers)
     code, said = stopped_after(10, how, arguments, tmp_path / "store")
