@@ -70,7 +70,8 @@ class AnatomixTrainer(nnUNetTrainer):
 
     Notes:
         Deep supervision and mirroring are off in training and prediction, as in the paper. The
-        loss is nnU-Net's own: soft Dice and cross-entropy, equally weighted.
+        loss is nnU-Net's own: soft Dice and cross-entropy, equally weighted. The other settings
+        depart from the paper where short trainings gain by it (docs/results.md).
     """
 
     starts_pretrained = True

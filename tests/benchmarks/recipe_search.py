@@ -111,6 +111,7 @@ def add_missing_rows(
     iterations: int = 250,
     max_patch: int = 64,
     patch: tuple[int, int, int] | None = None,
+    spacing_mm: tuple[float, float, float] | None = None,
     batch: int = 2,
 ) -> None:
     """Run what ``out`` does not hold yet: scan by scan, so that variants are compared early.
@@ -125,11 +126,21 @@ def add_missing_rows(
         iterations: Optimizer steps.
         max_patch: Maximum side of a patch, voxels.
         patch: Patch size of our plans, voxels, slices first. Default: as planned.
+        spacing_mm: Spacing of our plans, mm, slices first. Default: as planned.
         batch: Patches per step.
     """
     raw = find_dataset(dataset)
-    settings = StudySettings(dataset=raw.name, iterations=iterations, max_patch=max_patch, patch=patch, batch=batch)
+    settings = StudySettings(
+        dataset=raw.name,
+        iterations=iterations,
+        max_patch=max_patch,
+        patch=patch,
+        spacing_mm=spacing_mm,
+        batch=batch,
+    )
     size = "x".join(map(str, patch)) if patch else f"up to {max_patch}"
+    if spacing_mm:
+        size += " at " + "x".join(f"{spacing:g}" for spacing in spacing_mm)
     for seed in seeds:
         for case in left_out or sorted(raw.cases):
             for name in variants:
@@ -176,9 +187,12 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=250)
     parser.add_argument("--max-patch", type=int, default=64)
     parser.add_argument("--patch", nargs=3, type=int, help="patch of our plans; default: as planned")
+    parser.add_argument("--spacing", nargs=3, type=float, help="spacing of our plans, mm; default: as planned")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     os.environ.setdefault("nnUNet_n_proc_DA", "0")
+    for folder in ("nnUNet_preprocessed", "nnUNet_results"):  # every run has its own
+        os.environ.setdefault(folder, str(options.work))
     for dataset in options.datasets:
         add_missing_rows(
             options.out,
@@ -190,6 +204,7 @@ def main() -> None:
             iterations=options.iterations,
             max_patch=options.max_patch,
             patch=tuple(options.patch) if options.patch else None,
+            spacing_mm=tuple(options.spacing) if options.spacing else None,
         )
     log.info("%s", table(read_rows(options.out)))
 
