@@ -34,8 +34,8 @@ class PlanOptions:
     """Name of the plans."""
     architecture: str = "anatomix_unet16"
     """Plan template: anatomix_unet16, or anatomix_dev, which needs --weights."""
-    statistics: Literal["running", "own"] = "running"
-    """Statistics of batch normalization: running averages of pretraining, or each patch's own."""
+    statistics: Literal["running", "own"] = "own"
+    """Statistics of batch normalization: each patch's own, or running averages as in the paper."""
 
 
 Options = Annotated[PlanOptions, tyro.conf.arg(name="")]

@@ -1,4 +1,4 @@
-"""Settings of fine-tuning: a plan's ``anatomix`` block, by default as in the paper (App. B.5)."""
+"""Settings of fine-tuning: a plan's ``anatomix`` block (App. B.5; departures: docs/results.md)."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class AdamConfig:
     """Settings of the Adam optimizer; the schedule scales its learning rate."""
 
     learning_rate: float | None = None
-    """Learning rate of the head. Default: by :func:`default_learning_rate`."""
+    """Highest learning rate. Default: by :func:`default_learning_rate`."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Decay rates of the running moments."""
     weight_decay: float = 0.0
@@ -84,9 +84,17 @@ class Recipe:
     def __post_init__(self) -> None:
         check_count(iterations=self.iterations, iterations_per_epoch=self.iterations_per_epoch)
 
+    def as_in_paper(self) -> Recipe:
+        """Return this recipe with the augmentation of Table 9 and one rate for all layers."""
+        return dataclasses.replace(
+            self,
+            schedule=dataclasses.replace(self.schedule, head_factor=1.0),
+            augmentation=dataclasses.replace(self.augmentation, policy="table9"),
+        )
+
     @property
     def learning_rate(self) -> float:
-        """Highest learning rate of the head."""
+        """Highest learning rate; those of the stages are multiples of it."""
         rate = self.optimizer.learning_rate
         return default_learning_rate(self.iterations) if rate is None else rate
 

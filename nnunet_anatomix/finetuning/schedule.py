@@ -11,7 +11,7 @@ from typing import Any, Literal
 from torch import nn
 from torch.optim import Optimizer
 
-from pretraining.common.checks import check_choice, check_within
+from pretraining.common.checks import check_choice, check_positive, check_within
 from pretraining.common.errors import InputError
 
 Trained = Literal["all", "head_first", "frozen_encoder"]
@@ -42,12 +42,15 @@ class ScheduleConfig:
     """Share of the iterations of linear warm-up, from a stage's first training step, in [0, 1)."""
     layer_decay: float = 1.0
     """Factor between the rates of neighbouring stages, from the head down, in (0, 1]."""
+    head_factor: float = 10.0
+    """Factor of the head's rate, which alone starts from random weights; 1 in the paper."""
 
     def __post_init__(self) -> None:
         check_choice(("all", "head_first", "frozen_encoder"), trained=self.trained)
         check_within("(0, 1)", head_share=self.head_share)
         check_within("[0, 1)", warmup_share=self.warmup_share)
         check_within("(0, 1]", layer_decay=self.layer_decay)
+        check_positive(head_factor=self.head_factor)
 
     def is_trained(self, stage: str) -> bool:
         """Return whether ``stage`` is trained at any time."""
@@ -119,7 +122,7 @@ def parameter_groups(network: nn.Module, config: ScheduleConfig, rate: float) ->
         network: :class:`~nnunet_anatomix.finetuning.network.AnatomixNetwork` or another network,
             bare, compiled or distributed; ``requires_grad`` of its parameters is set in place.
         config: Settings of the schedule.
-        rate: Highest learning rate of the head.
+        rate: Highest learning rate; those of the stages are multiples of it.
 
     Returns:
         Groups with the keys ``params``, ``lr`` and ``stage``, from the head down.
@@ -140,7 +143,8 @@ def parameter_groups(network: nn.Module, config: ScheduleConfig, rate: float) ->
         for parameter in parameters:
             parameter.requires_grad_(trained)
         if trained:
-            groups.append({"params": parameters, "lr": rate * config.layer_decay ** depth[stage], "stage": stage})
+            factor = config.head_factor if stage == HEAD else config.layer_decay ** depth[stage]
+            groups.append({"params": parameters, "lr": rate * factor, "stage": stage})
     return groups
 
 

@@ -18,6 +18,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 from torch.optim import Adam, Optimizer
 
+from nnunet_anatomix.finetuning.augmentation.intensity import StandardizeChannels
 from nnunet_anatomix.finetuning.augmentation.pipeline import (
     channel_modalities,
     corrupt_previous_stage,
@@ -31,7 +32,7 @@ from nnunet_anatomix.finetuning.nnunet_guard import exit_on_bad_input
 from nnunet_anatomix.finetuning.other_network import OtherNetwork
 from nnunet_anatomix.finetuning.other_template import OTHER_NETWORK
 from nnunet_anatomix.finetuning.prediction_input import check_prediction_input
-from nnunet_anatomix.finetuning.recipe import BLOCK, read_recipe
+from nnunet_anatomix.finetuning.recipe import BLOCK, Recipe, read_recipe
 from nnunet_anatomix.finetuning.schedule import RatePerIteration, parameter_groups
 from nnunet_anatomix.finetuning.splits import SPLITS_FILE, STOCK_FOLDS, few_shot_splits, update_splits
 from nnunet_anatomix.finetuning.transfer import load_initial_weights, start_from
@@ -72,7 +73,8 @@ class AnatomixTrainer(BaseTrainer):
 
     Notes:
         Deep supervision and mirroring are off in training and prediction, as in the paper. The
-        loss is nnU-Net's own: soft Dice and cross-entropy, equally weighted.
+        loss is nnU-Net's own: soft Dice and cross-entropy, equally weighted. The other settings
+        depart from the paper where short trainings gain by it (docs/results.md).
     """
 
     starts_pretrained = True
@@ -88,7 +90,7 @@ class AnatomixTrainer(BaseTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008
     ) -> None:
         # Check all input first: nnU-Net's constructor creates the output folder.
-        self.recipe = read_recipe(plans)
+        self.recipe = self.choose_recipe(read_recipe(plans))
         require_labels(plans["dataset_name"], dataset_json)
         if configuration not in plans["configurations"]:
             raise InputError(
@@ -123,6 +125,10 @@ class AnatomixTrainer(BaseTrainer):
         self.enable_deep_supervision = False
         self.save_every = 1
         self._restores = False
+
+    def choose_recipe(self, planned: Recipe) -> Recipe:
+        """Return the recipe to train by: that of the plan."""
+        return planned
 
     @staticmethod
     @exit_on_bad_input
@@ -211,31 +217,66 @@ class AnatomixTrainer(BaseTrainer):
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(
         self,
     ) -> tuple[tuple[float, float], bool, list[int], None]:
-        """Switch mirroring off and enlarge the loaded patch, so that the warp can rotate it."""
+        """Return the geometry of nnU-Net's augmentation or of Table 9, without mirroring."""
+        limits, in_plane, loaded, _ = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         self.inference_allowed_mirroring_axes = None
-        limit = float(np.deg2rad(self.recipe.augmentation.rotation_deg))
+        augmentation = self.recipe.augmentation
+        if augmentation.policy == "nnunet":
+            return limits, in_plane, loaded, None
+        limit = float(np.deg2rad(augmentation.rotation_deg))
         return (-limit, limit), False, initial_patch_size(self.configuration_manager.patch_size), None
 
-    def get_training_transforms(  # an instance method, static in nnU-Net: Table 9 depends on the plan
-        self, patch_size: Any, rotation_for_DA: Any, deep_supervision_scales: Any, *_: Any, **label_options: Any
+    def get_training_transforms(  # an instance method, static in nnU-Net: the plan sets the augmentation
+        self, patch_size: Any, rotation_for_DA: Any, deep_supervision_scales: Any, *rest: Any, **label_options: Any
     ) -> BasicTransform:
-        """Return the augmentation of Table 9, followed by nnU-Net's transforms of the labels.
+        """Return the augmentation of the recipe, with nnU-Net's transforms of the labels.
 
         In a cascade, the labels of the previous stage are also corrupted as in stock training.
 
         Args:
             patch_size: (X, Y, Z) of the network's patches, voxels.
-            rotation_for_DA: Unused; the recipe sets the rotation.
+            rotation_for_DA: Limits of nnU-Net's rotation; Table 9 has its own.
             deep_supervision_scales: Scales of the supervised resolutions, or None.
-            label_options: Keyword arguments of nnU-Net's validation transforms.
+            rest: Axes to mirror, none, and whether nnU-Net augments in the plane alone.
+            label_options: Keyword arguments of nnU-Net's transforms.
         """
         label_options.pop("use_mask_for_norm", None)
+        if self.recipe.augmentation.policy == "nnunet":
+            stock = super().get_training_transforms(
+                patch_size, rotation_for_DA, deep_supervision_scales, *rest, **label_options
+            )
+            return ComposeTransforms([StandardizeChannels(), stock])
         last = self.get_validation_transforms(deep_supervision_scales, **label_options)
         if self.is_cascaded:
             last = ComposeTransforms([last, corrupt_previous_stage(len(self.label_manager.foreground_labels))])
         return finetuning_augmentation(
             self.recipe.augmentation, patch_size, self.configuration_manager.spacing, self.modalities, last
         )
+
+
+class AnatomixTrainerPaper(AnatomixTrainer):
+    """AnatomixTrainer as in the paper, on any plan.
+
+    It has the augmentation of Table 9, batch normalization with running averages, and one rate for
+    all layers.
+    """
+
+    def choose_recipe(self, planned: Recipe) -> Recipe:
+        return planned.as_in_paper()
+
+    @staticmethod
+    @exit_on_bad_input
+    def build_network_architecture(
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        backbone = backbone_kwargs(configuration_manager)
+        if backbone.get("norm_affine"):  # batch normalization, converted by the plan
+            backbone = {**backbone, "norm": "batch", "norm_affine": False}
+        return AnatomixNetwork(num_input_channels, num_output_channels, enable_deep_supervision, **backbone)
 
 
 class AnatomixTrainerScratch(AnatomixTrainer):

@@ -75,6 +75,7 @@ class StartWeights:
 
 BUILT_IN_STARTS = {
     "weights": StartWeights(name="weights"),
+    "paper": StartWeights(name="paper", trainer="AnatomixTrainerPaper"),
     "scratch": StartWeights(name="scratch", trainer="AnatomixTrainerScratch"),
     "stock": StartWeights(name="stock", trainer="AnatomixTrainerStock", plans=STOCK_PLANS),
 }

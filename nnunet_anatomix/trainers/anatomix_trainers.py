@@ -1,6 +1,6 @@
 """Trainers that ``nnUNetv2_train -tr`` and ``nnUNetv2_predict`` find by name."""
 
 from nnunet_anatomix.finetuning.stock import AnatomixTrainerStock
-from nnunet_anatomix.finetuning.trainer import AnatomixTrainer, AnatomixTrainerScratch
+from nnunet_anatomix.finetuning.trainer import AnatomixTrainer, AnatomixTrainerPaper, AnatomixTrainerScratch
 
-__all__ = ["AnatomixTrainer", "AnatomixTrainerScratch", "AnatomixTrainerStock"]
+__all__ = ["AnatomixTrainer", "AnatomixTrainerPaper", "AnatomixTrainerScratch", "AnatomixTrainerStock"]

@@ -77,7 +77,7 @@ class NetworkSpec:
                 re.sub(pattern, replacement, "")
             except (re.error, IndexError) as error:
                 raise InputError(
-                    f"rename: '{pattern}' is not a regular expression with its replacement ({error}); correct it, or omit rename"
+                    f"rename: '{pattern}' is not a regular expression with its replacement ({error}); correct it"
                 ) from None
 
     @property

@@ -6,20 +6,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pretraining.common.checks import check_not_negative, check_probability, check_range
+from pretraining.common.checks import check_choice, check_not_negative, check_probability, check_range
 
 Modality = Literal["ct", "mr"]
+Policy = Literal["nnunet", "table9"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentationConfig:
-    """Probabilities and parameter ranges of Table 9 (MONAI's convention); all draws are uniform.
+    """Augmentation of patches: nnU-Net's own, or Table 9 with these probabilities and ranges.
+
+    Ranges are in MONAI's convention; all draws are uniform.
 
     Notes:
         Table 9 gives gamma from 0, which removes all contrast; the published code starts at 0.5.
         Its CT translation of ±32 voxels is for crops of 96 voxels; here it is a share of the patch.
     """
 
+    policy: Policy = "nnunet"
+    """``nnunet``: the milder augmentation of nnU-Net. ``table9``: that of the paper, set below."""
     probability: float = 0.33
     """Probability of each intensity artefact, per channel."""
     noise_max_std: float = 0.1
@@ -52,6 +57,7 @@ class AugmentationConfig:
     """Share of patches centred on foreground without CT; nnU-Net's value, 0 in Table 9."""
 
     def __post_init__(self) -> None:
+        check_choice(("nnunet", "table9"), policy=self.policy)
         check_probability(
             probability=self.probability,
             ct_translation=self.ct_translation,

@@ -126,3 +126,14 @@ class IntensityArtefacts(ImageOnlyTransform):
         return torch.stack(
             [apply_artefacts(channel, artefacts) for channel, artefacts in zip(channels, drawn, strict=True)]
         )
+
+
+class StandardizeChannels(ImageOnlyTransform):
+    """Shift and scale every channel of a patch to mean 0 and standard deviation 1.
+
+    The strengths of nnU-Net's augmentation refer to z-scores; our plans have intensities in [0, 1].
+    """
+
+    def _apply_to_image(self, img: Tensor, **_: Any) -> Tensor:
+        spread, mean = torch.std_mean(img, dim=(1, 2, 3), keepdim=True)
+        return (img - mean) / spread.clamp(min=1e-8)

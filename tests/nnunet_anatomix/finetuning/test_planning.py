@@ -126,7 +126,9 @@ def _stock_code_reads(path: Path, channels: int) -> None:
     configuration = plans.get_configuration("3d_fullres")
     assert configuration.batch_size == 4 and len(configuration.normalization_schemes) == channels
     net = AnatomixTrainer.build_network_architecture(plans, configuration, channels, 2, False)
-    assert isinstance(net, AnatomixNetwork) and net.backbone.config == UNetConfig(in_channels=channels)
+    assert isinstance(net, AnatomixNetwork) and net.backbone.config == UNetConfig(
+        in_channels=channels, norm="instance", norm_affine=True
+    )
     assert configuration.resampling_fn_data and configuration.preprocessor_class
 
 

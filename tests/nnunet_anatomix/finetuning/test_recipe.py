@@ -37,6 +37,13 @@ def test_environment_takes_precedence_over_the_plan():
     assert changed.iterations == 7 and changed.learning_rate == 1e-3
 
 
+def test_the_papers_recipe_has_table_9_with_the_plans_ranges_and_one_rate():
+    planned = read_recipe({"anatomix": {"augmentation": {"policy": "nnunet", "shear": 0.1}}}, {})
+    paper = planned.as_in_paper()
+    assert (paper.augmentation.policy, paper.augmentation.shear, paper.schedule.head_factor) == ("table9", 0.1, 1.0)
+    assert paper.learning_rate == planned.learning_rate and paper.as_in_paper() == paper
+
+
 def test_recipe_survives_json():
     assert read_recipe({"anatomix": to_dict(Recipe())}, {}) == Recipe()
 
@@ -49,6 +56,8 @@ def test_recipe_survives_json():
         ({"iterations": "many"}, {}, "iterations"),
         ({"optimizer": {"learning_rate": -1.0}}, {}, "learning_rate"),
         ({"augmentation": {"gamma": [0.0, 1.0]}}, {}, "gamma"),
+        ({"augmentation": {"policy": "heavy"}}, {}, "policy"),
+        ({"schedule": {"head_factor": 0}}, {}, "head_factor"),
         ({}, {"ANATOMIX_ITERATIONS": "1.5"}, "ANATOMIX_ITERATIONS"),
         ({}, {"ANATOMIX_ITERATIONS": "0"}, "ANATOMIX_ITERATIONS"),
     ],

@@ -77,8 +77,8 @@ def test_depth_counts_stages_from_the_segmentation_back():
     assert sorted(stage_depths(STAGES), key=stage_depths(STAGES).get) == STAGES and stage_depths(STAGES)["stem"] == 7
 
 
-def test_by_default_all_layers_follow_one_half_cosine_within_an_epoch_too():
-    seen, state = run(ScheduleConfig(), [4, 4, 2])
+def test_all_layers_follow_one_half_cosine_within_an_epoch_too():
+    seen, state = run(ScheduleConfig(head_factor=1), [4, 4, 2])
     assert [set(rates.values()) for rates in seen] == [{RATE * half_cosine(step / 10)} for step in range(10)]
     assert half_cosine(0) == 1 and half_cosine(0.5) == pytest.approx(0.5) and half_cosine(1) == pytest.approx(0)
     assert changed(state) == set(STAGES)
@@ -112,12 +112,18 @@ def test_a_frozen_encoder_keeps_its_weights_and_needs_no_gradient():
 def test_rates_rise_once_a_stage_begins():
     seen, _ = run(ScheduleConfig(trained="head_first", head_share=0.2, warmup_share=0.3), [10])
     for stage, first in (("head", 0), ("stem", 2)):
-        ramp = [seen[first + step][stage] / (RATE * half_cosine((first + step) / 10)) for step in range(4)]
+        highest = RATE * (10 if stage == "head" else 1)
+        ramp = [seen[first + step][stage] / (highest * half_cosine((first + step) / 10)) for step in range(4)]
         assert ramp == pytest.approx([1 / 3, 2 / 3, 1, 1])
 
 
+def test_the_head_alone_learns_at_a_multiple_of_the_rate():
+    (rates,), _ = run(ScheduleConfig(), [1])
+    assert rates.pop("head") == 10 * RATE and set(rates.values()) == {RATE}
+
+
 def test_deeper_stages_learn_more_slowly():
-    seen, _ = run(ScheduleConfig(layer_decay=0.5), [1])
+    seen, _ = run(ScheduleConfig(layer_decay=0.5, head_factor=1), [1])
     assert [seen[0][stage] for stage in STAGES] == [RATE * 0.5**depth for depth in range(len(STAGES))]
 
 

@@ -8,14 +8,18 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_anatomix.finetuning.augmentation.config import AugmentationConfig
+from nnunet_anatomix.finetuning.augmentation.pipeline import finetuning_augmentation
 from nnunet_anatomix.finetuning.base_trainer import rank_seed
 from nnunet_anatomix.finetuning.nnunet_guard import StoppedByInput
 from nnunet_anatomix.finetuning.recipe import default_learning_rate
 from nnunet_anatomix.finetuning.stock import AnatomixTrainerStock
-from nnunet_anatomix.finetuning.trainer import AnatomixTrainer, AnatomixTrainerScratch
+from nnunet_anatomix.finetuning.trainer import AnatomixTrainer, AnatomixTrainerPaper, AnatomixTrainerScratch
+from pretraining.backbone.instance_norm import InstanceNorm
 from pretraining.backbone.weights import load_weights
 from pretraining.common.errors import InputError
 
@@ -103,9 +107,9 @@ def test_the_trainer_applies_the_recipe(hippocampus, monkeypatch):
     trainer.initialize()
     assert (trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch) == (10, 26, 5)
     assert trainer.batch_size == 4 and not trainer.enable_deep_supervision
-    assert isinstance(trainer.optimizer, torch.optim.Adam) and trainer.optimizer.param_groups[0]["lr"] == pytest.approx(
-        default_learning_rate(254)
-    )
+    assert isinstance(trainer.optimizer, torch.optim.Adam)
+    rates = {group["stage"]: group["lr"] for group in trainer.optimizer.param_groups}
+    assert rates["stem"] == pytest.approx(default_learning_rate(254)) and rates["head"] == 10 * rates["stem"]
     trainer.current_epoch = 9
     trainer.on_train_epoch_start()
     assert trainer.num_iterations_per_epoch == 20
@@ -159,6 +163,46 @@ def test_fold_all_is_validated_only_on_request(hippocampus, monkeypatch, kind):
     assert validated == ["all", "all", 0]
 
 
+def _initialized(folders) -> AnatomixTrainer:
+    trainer = trainer_of(folders)
+    trainer.initialize()
+    return trainer
+
+
+def _transforms(trainer, axes: tuple[int, ...] | None) -> BasicTransform:
+    limits, in_plane, _, _ = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    patch_size = trainer.configuration_manager.patch_size
+    return trainer.get_training_transforms(patch_size, limits, None, axes, in_plane, use_mask_for_norm=[False])
+
+
+def _augment(transform: BasicTransform, patch: torch.Tensor) -> torch.Tensor:
+    """Augment a patch without labels, from fixed random states."""
+    torch.manual_seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    return transform(image=patch.clone(), segmentation=torch.zeros(patch.shape, dtype=torch.int16))["image"]
+
+
+def test_the_default_augmentation_is_nnunets_without_mirroring_on_z_scores(hippocampus):
+    ours, stock = trainer_of(hippocampus), trainer_of(hippocampus, nnUNetTrainer)
+    axes = ours.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[3]
+    patch = torch.rand(1, 60, 80, 60)
+    expected = _augment(_transforms(stock, None), (patch - patch.mean()) / patch.std())
+    torch.testing.assert_close(_augment(_transforms(ours, axes), patch), expected)
+
+
+def test_the_papers_trainer_has_table_9_one_rate_and_batch_statistics_on_the_same_plan(hippocampus):
+    paper, patch = trainer_of(hippocampus, AnatomixTrainerPaper), torch.rand(1, 68, 91, 68)
+    paper.initialize()
+    norms = [type(trainer.network.backbone.stem.norm) for trainer in (paper, _initialized(hippocampus))]
+    assert norms == [torch.nn.BatchNorm3d, InstanceNorm]
+    assert len({group["lr"] for group in paper.optimizer.param_groups}) == 1
+    assert paper.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[2] == list(patch.shape[1:])
+    table9 = finetuning_augmentation(
+        AugmentationConfig(), (48, 64, 48), (1, 1, 1), ("mr",), nnUNetTrainer.get_validation_transforms(None)
+    )
+    assert torch.equal(_augment(_transforms(paper, None), patch), _augment(table9, patch))
+
+
 def test_same_seed_same_batches_and_same_losses(hippocampus, monkeypatch):
     monkeypatch.setenv("ANATOMIX_SEED", "11")
 
@@ -185,7 +229,7 @@ def test_a_checkpoint_resumes_without_the_weights_file(hippocampus, monkeypatch)
     assert resumed.current_epoch == 4
     assert torch.equal(resumed.network.decoder.seg_layers[0].weight, trainer.network.decoder.seg_layers[0].weight)
     resumed.on_train_epoch_start()
-    assert resumed.optimizer.param_groups[0]["lr"] == pytest.approx(2e-4 * 0.5 * (1 + np.cos(np.pi * 4 / 150)))
+    assert resumed.optimizer.param_groups[0]["lr"] == pytest.approx(2e-3 * 0.5 * (1 + np.cos(np.pi * 4 / 150)))
 
 
 def test_a_failed_write_keeps_the_previous_checkpoint(hippocampus, monkeypatch):

@@ -17,6 +17,7 @@ from nnunet_anatomix.finetuning.augmentation.config import AugmentationConfig
 from nnunet_anatomix.finetuning.augmentation.intensity import (
     Artefacts,
     IntensityArtefacts,
+    StandardizeChannels,
     apply_artefacts,
     sample_artefacts,
 )
@@ -165,6 +166,15 @@ def test_each_channel_has_artefacts_of_its_own():
     np.random.seed(5)  # noqa: NPY002
     first, second = IntensityArtefacts(ALWAYS, ("mr", "mr"))(image=twins)["image"]
     assert not torch.allclose(first, second)
+
+
+def test_standardized_channels_depend_neither_on_scale_nor_on_shift():
+    image = torch.rand(2, *PATCH)
+    first, again = (StandardizeChannels()(image=one)["image"] for one in (image, 40 * image - 7))
+    torch.testing.assert_close(first, again, atol=1e-4, rtol=1e-4)
+    spread, mean = torch.std_mean(first, dim=(1, 2, 3))
+    torch.testing.assert_close((spread, mean), (torch.ones(2), torch.zeros(2)), atol=1e-4, rtol=1e-4)
+    assert not StandardizeChannels()(image=torch.full((1, *PATCH), 3.0))["image"].any()
 
 
 def test_patches_are_translated_only_if_a_channel_is_ct():
