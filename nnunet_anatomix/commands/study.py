@@ -56,8 +56,8 @@ def study(
         out: Output folder; a later call may add shots, seeds and starts.
         shots: Numbers of labelled scans to train on. Default: all.
         seeds: Seeds; each start and number of shots is trained once per seed.
-        starts: weights (bundled), paper (trained as in the paper), scratch, stock (nnU-Net's trainer
-            and plan), weights files, .json of other networks, or checkpoints of nnssl.
+        starts: weights (bundled), paper (trained as in the paper), scratch, stock (nnU-Net and its
+            plan), weights files, .json of other networks, or checkpoints of nnssl.
         iterations: Optimizer steps per training.
         max_patch: Maximum side of a patch, voxels. Default: as planned.
         batch: Patches per step. Default: as planned.
