@@ -178,7 +178,7 @@ CASES = (
         """study -d 43 --out study --shots 1 --seeds 0 --starts scratch --iterations 2 --max-patch 32 --batch 1
         --device cpu --keep""",
         """study --dataset 43 --out other --shots 1 --seeds 0 --starts scratch --iterations 2 --patch 32 32 32
-        --spacing 4 2.5 2 -device cpu --no-keep""",
+        --spacing 4 2.5 2 --recipe paper -device cpu --no-keep""",
         makes="study/*.md other/*.md study/runs/*/*/*/*/checkpoint_final.pth",
         slow=True,
     ),

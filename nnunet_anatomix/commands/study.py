@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from pretraining.common.rare_flags import Rare
+
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], tyro.conf.arg(aliases=["-device"])]
 
 
@@ -43,6 +45,7 @@ def study(
     batch: int | None = None,
     patch: tuple[int, int, int] | None = None,
     spacing: tuple[float, float, float] | None = None,
+    recipe: Rare[Literal["ours", "paper"]] = "ours",
     device: Device = "auto",
     keep: bool = False,
 ) -> None:
@@ -63,6 +66,7 @@ def study(
         batch: Patches per step. Default: as planned.
         patch: Patch size of our plan, voxels, slices first. Default: as planned.
         spacing: Spacing of our plan, mm, slices first. Default: as planned.
+        recipe: Train all starts but stock by our recipe, or as in the paper.
         device: Device for training and prediction.
         keep: Keep the checkpoints of finished runs; otherwise they are deleted.
     """
@@ -80,6 +84,7 @@ def study(
         batch=batch,
         patch=patch,
         spacing_mm=spacing,
+        recipe=recipe,
     )
     table = run_study(settings, out, shots=shots, seeds=seeds, starts=starts, device=device, keep=keep)
     logging.getLogger(__name__).info("%s\nresults are in %s", table, out)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pretraining.backbone.inference import normalize_voxelwise
+from pretraining.backbone.statistics import use_running_averages
 from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.common.config import from_dict
 from pretraining.common.device import has_bf16_units
@@ -150,6 +151,12 @@ class AnatomixNetwork(nn.Module):
         )
         self.decoder = SegmentationHeads([shapes[tap][0] for tap in self._taps], num_classes)
         self.to(memory_format=torch.channels_last_3d)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Load a state; running averages, of an older training, bring batch normalization back."""
+        if "backbone.stem.norm.running_mean" in state_dict and self.backbone.config.norm_affine:
+            use_running_averages(self.backbone)
+        return super().load_state_dict(state_dict, *args, **kwargs)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Return logits.

@@ -63,6 +63,10 @@ def backbone_kwargs(configuration: ConfigurationManager) -> dict[str, Any]:
     return configuration.network_arch_init_kwargs if configuration.network_arch_class_name == NETWORK else {}
 
 
+OWN_STATISTICS = {"norm": "instance", "norm_affine": True}
+"""Fields of the backbone on a stock plan: batch normalization with the statistics of each patch."""
+
+
 class AnatomixTrainer(BaseTrainer):
     """Trainer that fine-tunes the pretrained backbone on any 3D plan, including stock plans.
 
@@ -154,7 +158,7 @@ class AnatomixTrainer(BaseTrainer):
         if configuration_manager.network_arch_class_name == OTHER_NETWORK:
             kwargs = configuration_manager.network_arch_init_kwargs
             return OtherNetwork(num_input_channels, num_output_channels, enable_deep_supervision, **kwargs)
-        backbone = backbone_kwargs(configuration_manager)
+        backbone = backbone_kwargs(configuration_manager) or OWN_STATISTICS
         return AnatomixNetwork(num_input_channels, num_output_channels, enable_deep_supervision, **backbone)
 
     @exit_on_bad_input
@@ -273,6 +277,11 @@ class AnatomixTrainerPaper(AnatomixTrainer):
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
+        if configuration_manager.network_arch_class_name == OTHER_NETWORK:
+            return AnatomixTrainer.build_network_architecture(
+                plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
+            )
+        check_prediction_input(sys.argv)
         backbone = backbone_kwargs(configuration_manager)
         if backbone.get("norm_affine"):  # batch normalization, converted by the plan
             backbone = {**backbone, "norm": "batch", "norm_affine": False}
@@ -281,5 +290,11 @@ class AnatomixTrainerPaper(AnatomixTrainer):
 
 class AnatomixTrainerScratch(AnatomixTrainer):
     """AnatomixTrainer without pretrained weights: the control of every comparison."""
+
+    starts_pretrained = False
+
+
+class AnatomixTrainerPaperScratch(AnatomixTrainerPaper):
+    """AnatomixTrainerPaper without pretrained weights: the row Rand Init of the paper."""
 
     starts_pretrained = False

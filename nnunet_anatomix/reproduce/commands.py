@@ -63,6 +63,7 @@ def study_step(
     if shots:
         command += ["--shots", *map(str, shots)]
     command += ["--seeds", *map(str, scale.seeds), "--starts", *starts, "--iterations", str(scale.iterations)]
+    command += ["--recipe", "paper"]
     if scale.max_patch is not None:
         command += ["--max-patch", str(scale.max_patch)]
     elif source.crop is not None and source.spacing_mm is not None:

@@ -8,9 +8,9 @@ import os
 import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -47,6 +47,8 @@ class StudySettings:
     """Patch size of our plan, voxels, slices first; not used for stock. Default: as planned."""
     spacing_mm: tuple[float, float, float] | None = None
     """Spacing of our plan, mm, slices first; not used for stock. Default: as planned."""
+    recipe: Literal["ours", "paper"] = "ours"
+    """How all starts but stock are trained: by AnatomixTrainer, or by AnatomixTrainerPaper."""
 
     def __post_init__(self) -> None:
         check_count(iterations=self.iterations, max_patch=self.max_patch, batch=self.batch, patch=self.patch)
@@ -71,6 +73,16 @@ class StartWeights:
     plans: str = OUR_PLANS
     weights: str = ""
     planned_for: str = ""
+
+    def as_in_paper(self) -> StartWeights:
+        """Return this start trained by the recipe of the paper; stock remains as it is."""
+        return replace(self, trainer=_TRAINERS_OF_PAPER.get(self.trainer, self.trainer))
+
+
+_TRAINERS_OF_PAPER = {
+    "AnatomixTrainer": "AnatomixTrainerPaper",
+    "AnatomixTrainerScratch": "AnatomixTrainerPaperScratch",
+}
 
 
 BUILT_IN_STARTS = {

@@ -107,6 +107,8 @@ def study(
             f"shots must be below {len(cases)}, found {shots[-1]}"
         )
     starts_by_name = parse_starts(starts)
+    if settings.recipe == "paper":
+        starts_by_name = {name: start.as_in_paper() for name, start in starts_by_name.items()}
     with hold_lock(out, wait=True):
         _claim(out, settings)
         _require_same_scans(out, dataset, tests)

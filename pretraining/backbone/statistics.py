@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from pretraining.backbone.unet import UNetConfig
+from torch import nn
+
+from pretraining.backbone.instance_norm import InstanceNorm
+from pretraining.backbone.unet import UNet, UNetConfig
 from pretraining.backbone.weights import Weights, tensors_sha256
 
 Statistics = Literal["running", "own"]
@@ -51,3 +54,21 @@ def with_statistics(weights: Weights, statistics: Statistics) -> Weights:
     dropped = ("running_mean", "running_var", "num_batches_tracked")
     state = {name: tensor for name, tensor in weights.state.items() if not name.endswith(dropped)}
     return Weights(replace(architecture, norm="instance", norm_affine=True), state, weights.card, tensors_sha256(state))
+
+
+def use_running_averages(network: UNet) -> None:
+    """Convert affine instance normalization to batch normalization, in place.
+
+    Scale and shift remain the same parameters, so that an optimizer still finds them. Running
+    averages begin at mean 0 and variance 1.
+
+    Args:
+        network: UNet with affine instance normalization.
+    """
+    for parent in list(network.modules()):
+        for name, norm in list(parent.named_children()):
+            if isinstance(norm, InstanceNorm):
+                batch = nn.BatchNorm3d(norm.num_features, eps=norm.eps).to(norm.weight)
+                batch.weight, batch.bias = norm.weight, norm.bias
+                setattr(parent, name, batch.train(norm.training))
+    network.config = replace(network.config, norm="batch", norm_affine=False)

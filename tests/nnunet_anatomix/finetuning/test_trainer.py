@@ -15,6 +15,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunet_anatomix.finetuning.augmentation.config import AugmentationConfig
 from nnunet_anatomix.finetuning.augmentation.pipeline import finetuning_augmentation
 from nnunet_anatomix.finetuning.base_trainer import rank_seed
+from nnunet_anatomix.finetuning.network import AnatomixNetwork
 from nnunet_anatomix.finetuning.nnunet_guard import StoppedByInput
 from nnunet_anatomix.finetuning.recipe import default_learning_rate
 from nnunet_anatomix.finetuning.stock import AnatomixTrainerStock
@@ -201,6 +202,24 @@ def test_the_papers_trainer_has_table_9_one_rate_and_batch_statistics_on_the_sam
         AugmentationConfig(), (48, 64, 48), (1, 1, 1), ("mr",), nnUNetTrainer.get_validation_transforms(None)
     )
     assert torch.equal(_augment(_transforms(paper, None), patch), _augment(table9, patch))
+
+
+def test_a_stock_plan_has_own_statistics_and_an_older_checkpoint_its_running_averages(hippocampus):
+    ours = trainer_of(hippocampus, plans="nnUNetPlans")
+    ours.initialize()
+    assert isinstance(ours.network.backbone.stem.norm, InstanceNorm)
+    older = AnatomixNetwork(1, 3)
+    with torch.no_grad():
+        for module in older.modules():
+            if isinstance(module, torch.nn.BatchNorm3d):
+                module.running_mean.uniform_(-1, 1)
+                module.running_var.uniform_(0.5, 2)
+    optimized = {id(parameter) for group in ours.optimizer.param_groups for parameter in group["params"]}
+    ours.network.load_state_dict(older.state_dict())
+    assert {id(parameter) for parameter in ours.network.parameters()} == optimized, "training can be resumed"
+    scan = torch.rand(1, 1, 32, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.network.eval()(scan), older.eval()(scan), atol=0.05, rtol=0.05)
 
 
 def test_same_seed_same_batches_and_same_losses(hippocampus, monkeypatch):

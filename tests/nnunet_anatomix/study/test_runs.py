@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from nnunet_anatomix.study.runs import StudySettings, link_preprocessed, parse_starts, resize_patch
+from nnunet_anatomix.study.runs import BUILT_IN_STARTS, StudySettings, link_preprocessed, parse_starts, resize_patch
 from pretraining.common.errors import InputError
 
 
@@ -158,3 +158,13 @@ def test_trainers_read_the_folds_of_their_run(
         training, _ = run.get_tr_and_val_datasets()
         assert training.load_case(case)[0].ndim == 4
     assert not (planned_hippocampus / name / "splits_final.json").exists()
+
+
+def test_the_recipe_of_the_paper_is_for_all_starts_but_stock():
+    trainers = {name: start.as_in_paper().trainer for name, start in BUILT_IN_STARTS.items()}
+    assert trainers == {
+        "weights": "AnatomixTrainerPaper",
+        "paper": "AnatomixTrainerPaper",
+        "scratch": "AnatomixTrainerPaperScratch",
+        "stock": "AnatomixTrainerStock",
+    }
