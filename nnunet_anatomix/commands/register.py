@@ -93,6 +93,8 @@ class SolverFlags:
     """Linear alignment of the start. Default: affine with --init auto, else none."""
     spacing: float | None = None
     """Spacing of the working grid, mm. Default: the fixed scan's, its finest if axes differ."""
+    fast: bool = False
+    """Work on a coarser grid if slices are thick, and let the descent move every second voxel."""
     smoothness: float | None = None
     """Weight of the displacement's smoothness. Default: 1.25."""
     grid_spacing: int | None = None
@@ -100,7 +102,7 @@ class SolverFlags:
     reach: int | None = None
     """Greatest displacement of the coarse search, voxels of its grid. Default: 2."""
     adam_spacing: int | None = None
-    """Spacing of the fine descent's grid, voxels. Default: 2."""
+    """Spacing of the fine descent's grid, voxels. Default: 1 on grids up to 128³ voxels, else 2."""
     beyond: Literal["border", "zeros"] = "border"
     """Values beyond the faces of the field of view; zeros, as published, hold the field there."""
 
@@ -116,6 +118,7 @@ class SolverFlags:
             init=self.init,
             affine=self.affine,
             spacing_mm=self.spacing,
+            fast=self.fast,
             descriptors=descriptors,
             convexadam=self._convexadam(),
             program=None if self.program is None else read_program(self.program),
@@ -128,7 +131,7 @@ class SolverFlags:
             smoothness=Config.smoothness if self.smoothness is None else self.smoothness,
             grid_spacing=Config.grid_spacing if self.grid_spacing is None else self.grid_spacing,
             reach=Config.reach if self.reach is None else self.reach,
-            adam_spacing=Config.adam_spacing if self.adam_spacing is None else self.adam_spacing,
+            adam_spacing=self.adam_spacing,
             beyond=self.beyond,
         )
 

@@ -35,7 +35,7 @@ from pretraining.imaging.grids import coverage, grid_of_cubes, image_tensor, nea
 log = logging.getLogger(__name__)
 
 _VOXELS = 96**3
-"""Maximum size of the grids on which starts are compared, voxels."""
+"""Default maximum size of the grids on which starts are compared, voxels."""
 _POOL = 2
 _HEADER_BONUS = 0.02
 """Margin of agreement by which another start must beat the headers."""
@@ -125,6 +125,7 @@ def best_start(
     clips: Sequence[Clip | None] = (None, None),
     masks: Sequence[sitk.Image | None] = (None, None),
     given: Start | None = None,
+    voxels: int = _VOXELS,
 ) -> Start:
     """Align the scans linearly from several starts, and return the one that agrees best.
 
@@ -138,6 +139,7 @@ def best_start(
         masks: Masks of the fixed and moving scan.
         given: Only start to align from. Default: headers, centres of the images, centres of mass
             and the best translation.
+        voxels: Maximum size of the grids on which starts are compared, voxels.
 
     Returns:
         The aligned start.
@@ -146,7 +148,7 @@ def best_start(
         InputError: If the scans do not overlap under any start.
     """
     grids = [
-        near_isotropic_grid(scan, spacing_mm=min(scan.GetSpacing()), at_most_voxels=_VOXELS) for scan in (fixed, moving)
+        near_isotropic_grid(scan, spacing_mm=min(scan.GetSpacing()), at_most_voxels=voxels) for scan in (fixed, moving)
     ]
     spacing = max(grid.GetSpacing()[0] for grid in grids)
     described = (
