@@ -94,7 +94,7 @@ class SolverFlags:
     spacing: float | None = None
     """Spacing of the working grid, mm. Default: the fixed scan's, its finest if axes differ."""
     fast: bool = False
-    """Work on a coarser grid if slices are thick, and let the descent move every second voxel."""
+    """Work on a coarser grid if the fixed scan's slices are thick, which loses little."""
     smoothness: float | None = None
     """Weight of the displacement's smoothness. Default: 1.25."""
     grid_spacing: int | None = None

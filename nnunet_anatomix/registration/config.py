@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import sqrt
 from typing import Literal
 
@@ -30,9 +30,8 @@ class RegistrationConfig:
     spacing_mm: float | None = None
     """Spacing of the working grid, mm. Default: the fixed scan's, its finest if axes differ."""
     fast: bool = False
-    """Lose little and save most of the time: unless they are given, the spacing of the working grid
-    is the geometric mean of the fixed scan's finest and coarsest, which differ where slices are
-    thick, and the descent moves every second voxel."""
+    """Save most of the time where slices are thick, and lose little: unless it is given, the spacing
+    of the working grid is the geometric mean of the fixed scan's finest and coarsest."""
     descriptors: DescriptorConfig = field(default_factory=DescriptorConfig)
     """Descriptors that the solver compares."""
     convexadam: ConvexAdamConfig = field(default_factory=ConvexAdamConfig)
@@ -54,13 +53,6 @@ class RegistrationConfig:
         if self.spacing_mm is not None or not self.fast or max(spacing_mm) <= ISOTROPIC * min(spacing_mm):
             return self.spacing_mm
         return sqrt(min(spacing_mm) * max(spacing_mm))
-
-    @property
-    def deformation(self) -> ConvexAdamConfig:
-        """Settings of the solver convexadam, with ``fast`` taken into account."""
-        if not self.fast:
-            return self.convexadam
-        return replace(self.convexadam, adam_spacing=self.convexadam.descent_spacing)
 
     @property
     def stage(self) -> Stage:

@@ -140,8 +140,14 @@ def describe_cost(grid: sitk.Image, budget: Budget) -> str:
     return (
         f"working grid: {size} voxels of {spacing} mm ({voxels / 1e6:.2g} million), descent on every "
         f"{'voxel' if step == 1 else f'cube of {step} voxels'}; "
-        f"about {format_bytes(budget.needed_bytes)}B above PyTorch, and with MIND-SSC about {seconds:.1g} s of one core"
+        f"about {format_bytes(budget.needed_bytes)}B above PyTorch, "
+        f"and with MIND-SSC about {_rounded(seconds)} s of one core"
     )
+
+
+def _rounded(seconds: float) -> str:
+    """Format a duration with one digit, since it is an estimate."""
+    return f"{float(f'{seconds:.1g}'):g}"
 
 
 def _smallest_settings(descriptors: DescriptorConfig, net: FeatureNetwork | None) -> DescriptorConfig:

@@ -84,7 +84,7 @@ def prepare(
     full_grid = near_isotropic_grid(fixed, spacing_mm=spacing_mm)
     # The estimate is that of one channel; descriptors, its largest part, are held of all of them.
     memory = (memory - held_bytes) // (1 + len(more)) + held_bytes
-    budget = fit_to_memory(full_grid.GetSize(), held_bytes, config.descriptors, config.deformation, net, memory)
+    budget = fit_to_memory(full_grid.GetSize(), held_bytes, config.descriptors, config.convexadam, net, memory)
     grid = near_isotropic_grid(fixed, spacing_mm=spacing_mm, at_most_voxels=budget.voxels)
     if config.solver == "convexadam" and config.program is None:
         log.info("%s", describe_cost(grid, budget))
