@@ -30,7 +30,7 @@ class RegistrationConfig:
     spacing_mm: float | None = None
     """Spacing of the working grid, mm. Default: the fixed scan's, its finest if axes differ."""
     fast: bool = False
-    """Save most of the time where slices are thick, and lose little: unless it is given, the spacing
+    """Save most of the time where slices are thick, and lose little: unless given, the spacing
     of the working grid is the geometric mean of the fixed scan's finest and coarsest."""
     descriptors: DescriptorConfig = field(default_factory=DescriptorConfig)
     """Descriptors that the solver compares."""
