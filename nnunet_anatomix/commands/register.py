@@ -102,7 +102,7 @@ class SolverFlags:
     reach: int | None = None
     """Greatest displacement of the coarse search, voxels of its grid. Default: 2."""
     adam_spacing: int | None = None
-    """Spacing of the fine descent's grid, voxels. Default: 1 on grids up to 128³ voxels, else 2."""
+    """Spacing of the fine descent's grid, voxels; 1 is better and slower. Default: 2."""
     beyond: Literal["border", "zeros"] = "border"
     """Values beyond the faces of the field of view; zeros, as published, hold the field there."""
 
@@ -131,7 +131,7 @@ class SolverFlags:
             smoothness=Config.smoothness if self.smoothness is None else self.smoothness,
             grid_spacing=Config.grid_spacing if self.grid_spacing is None else self.grid_spacing,
             reach=Config.reach if self.reach is None else self.reach,
-            adam_spacing=self.adam_spacing,
+            adam_spacing=Config.adam_spacing if self.adam_spacing is None else self.adam_spacing,
             beyond=self.beyond,
         )
 

@@ -75,6 +75,6 @@ def configure(preset: PresetName, fusion: Fusion, descriptors: DescriptorConfig,
     registration = RegistrationConfig(
         spacing_mm=chosen.spacing_mm(scan),
         descriptors=descriptors,
-        convexadam=ConvexAdamConfig(smoothness=chosen.smoothness, adam_spacing=2),
+        convexadam=ConvexAdamConfig(smoothness=chosen.smoothness),
     )
     return replace(PropagationConfig(), registration=registration, fusion=fusion)

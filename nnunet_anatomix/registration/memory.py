@@ -94,9 +94,6 @@ def fit_to_memory(
                 f"({format_bytes(scans_bytes)}B for the scans), found a limit of {format_bytes(limit)}B; "
                 "raise --memory, or resample or crop the scans"
             )
-    preferred = solver.on_grid(voxels)
-    fits = fixed_bytes + _peak_bytes(voxels, shape, descriptors, preferred, net) <= memory
-    solver = preferred if fits else replace(solver, adam_spacing=solver.descent_spacing)
     requested = (descriptors, solver)
     while (needed := fixed_bytes + _peak_bytes(voxels, shape, descriptors, solver, net)) > memory:
         features = net is not None and descriptors.feature_weight
@@ -108,7 +105,7 @@ def fit_to_memory(
         ) > 0.5 * memory:
             descriptors = replace(descriptors, channels=max(_MIN_CHANNELS, channels * 3 // 4))
         elif solver.grid_spacing < 8 and cost_bytes(voxels // solver.grid_spacing**3, solver.reach) > 0.3 * memory:
-            solver = replace(solver, grid_spacing=solver.grid_spacing + solver.descent_spacing)
+            solver = replace(solver, grid_spacing=solver.grid_spacing + solver.adam_spacing)
         elif features and descriptors.side > least_side:
             descriptors = replace(descriptors, side=max(least_side, descriptors.side - 32))
         else:
@@ -132,7 +129,7 @@ def describe_cost(grid: sitk.Image, budget: Budget) -> str:
         grid: Working grid.
         budget: Settings in effect.
     """
-    voxels, step = grid.GetNumberOfPixels(), budget.solver.descent_spacing
+    voxels, step = grid.GetNumberOfPixels(), budget.solver.adam_spacing
     descent = budget.solver.iterations * voxels / step**3 * MIND_CHANNELS * _SECONDS_PER_CHANNEL
     seconds = voxels * _SECONDS_PER_VOXEL + descent
     size = " x ".join(str(side) for side in grid.GetSize())
@@ -187,6 +184,6 @@ def _peak_bytes(
         held = (descriptors.count(net) + net.config.out_channels) * channel
         describing = max(describing, held + _network_bytes(shape, voxels, descriptors, net))
     searching = described + cost_bytes(voxels // solver.grid_spacing**3, solver.reach)
-    fields = 12 * _FLOAT_BYTES * 3 * (voxels // solver.descent_spacing**3)
+    fields = 12 * _FLOAT_BYTES * 3 * (voxels // solver.adam_spacing**3)
     descending = _descriptor_bytes(voxels, descriptors, solver, net) + fields
     return scans + max(describing, searching, descending)

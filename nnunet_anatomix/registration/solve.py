@@ -71,8 +71,8 @@ def _solve_convexadam(problem: Problem, scans: list[Scan], seconds: dict[str, fl
             progress=bar.update,
         ).cpu()
     if budget.coarse_fields:
-        grid = grid_of_cubes(grid, budget.solver.descent_spacing)
-        known = functional.avg_pool3d(known[None], budget.solver.descent_spacing, ceil_mode=True)[0].round()
+        grid = grid_of_cubes(grid, budget.solver.adam_spacing)
+        known = functional.avg_pool3d(known[None], budget.solver.adam_spacing, ceil_mode=True)[0].round()
     return Solution(displacement, None, grid, known)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import gcd, prod
 
 import torch
@@ -25,12 +25,6 @@ elsewhere in the other scan. Between crops, 98 % of a shift is found with 2 as w
 smaller deformations near the faces are followed better."""
 
 
-_PUBLISHED_SPACING = 2
-"""Spacing of the descent's grid in the convexadam package, voxels."""
-_SMALL_GRID = 128**3
-"""Size of a grid up to which the descent moves every voxel by default, voxels."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class ConvexAdamConfig:
     """Settings of ConvexAdam; the paper searched over the first four (App. A.2)."""
@@ -41,9 +35,8 @@ class ConvexAdamConfig:
     """Spacing of the coarse grid, voxels."""
     reach: int = 2
     """Greatest displacement of the search, voxels of the coarse grid (disp_hw in ConvexAdam)."""
-    adam_spacing: int | None = None
-    """Spacing of the descent's grid, voxels. Default: 1 on grids of at most 128³ voxels, where it
-    costs seconds; else 2, as published."""
+    adam_spacing: int = 2
+    """Spacing of the descent's grid, voxels."""
     iterations: int = 80
     """Number of iterations of the descent."""
     symmetric: bool = True
@@ -57,19 +50,9 @@ class ConvexAdamConfig:
         check_not_negative(iterations=self.iterations, smoothness=self.smoothness)
 
     @property
-    def descent_spacing(self) -> int:
-        """Spacing of the descent's grid where the size of the full grid is not known, voxels."""
-        return self.adam_spacing or _PUBLISHED_SPACING
-
-    @property
     def pool(self) -> int:
         """Side of the cubes over which descriptors may be averaged beforehand, voxels."""
-        return gcd(self.grid_spacing, self.descent_spacing)
-
-    def on_grid(self, voxels: int) -> ConvexAdamConfig:
-        """Return the settings with the default spacing of the descent on a grid of that size."""
-        default = 1 if voxels <= _SMALL_GRID else _PUBLISHED_SPACING
-        return replace(self, adam_spacing=self.adam_spacing or default)
+        return gcd(self.grid_spacing, self.adam_spacing)
 
 
 @torch.no_grad()
@@ -97,9 +80,9 @@ def convex_adam(
         progress: Function called after every iteration of the descent.
 
     Returns:
-        (3, X, Y, Z) float32, voxels of the full grid, or of the descent's grid of cubes
-        (:func:`pretraining.imaging.grids.grid_of_cubes`), with the convention of
-        :mod:`nnunet_anatomix.registration.warp`.
+        (3, X, Y, Z) float32, voxels of the full grid, or of the grid of cubes of
+        ``config.adam_spacing`` voxels (:func:`pretraining.imaging.grids.grid_of_cubes`), with the
+        convention of :mod:`nnunet_anatomix.registration.warp`.
 
     References:
         Siebert, Hansen & Heinrich, Fast 3D Registration with Accurate Optimisation and Little
@@ -168,12 +151,12 @@ def descent_dissimilarity(
     Returns:
         The data term on the descent's grid.
     """
-    fixed, moving = (_pool_volume(descriptors, config.descent_spacing, config.pool) for descriptors in (fixed, moving))
-    fixed_weight, moving_weight = (_pool_mask(mask, config.descent_spacing) for mask in (fixed_known, moving_known))
+    fixed, moving = (_pool_volume(descriptors, config.adam_spacing, config.pool) for descriptors in (fixed, moving))
+    fixed_weight, moving_weight = (_pool_mask(mask, config.adam_spacing) for mask in (fixed_known, moving_known))
     # The margin does not change the number of voxels, and thus not the balance with the smoothness.
     voxels = prod(fixed.shape[1:]) if fixed_weight is None else fixed_weight.sum().item()
     if config.beyond == "border":
-        inner = _inner_share(fixed.shape[1:], config.descent_spacing, fixed.device)
+        inner = _inner_share(fixed.shape[1:], config.adam_spacing, fixed.device)
         fixed_weight, moving_weight = (
             inner if weight is None else inner * weight for weight in (fixed_weight, moving_weight)
         )
@@ -202,7 +185,7 @@ def descent_stage(
     Returns:
         Displacement, as from :func:`convex_adam`.
     """
-    start = regrid(found, config.grid_spacing, config.descent_spacing, triple(dissimilarity.shape))
+    start = regrid(found, config.grid_spacing, config.adam_spacing, triple(dissimilarity.shape))
     found = refine(
         dissimilarity,
         start,
@@ -213,8 +196,8 @@ def descent_stage(
     )
     del dissimilarity
     if knots:
-        return _pad_to(found, [-(-side // config.descent_spacing) for side in shape])
-    return on_full_grid(found, config.descent_spacing, shape)
+        return _pad_to(found, [-(-side // config.adam_spacing) for side in shape])
+    return on_full_grid(found, config.adam_spacing, shape)
 
 
 def _inner_share(shape: Sequence[int], spacing: int, device: torch.device) -> Tensor:

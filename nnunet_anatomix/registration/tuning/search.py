@@ -165,7 +165,7 @@ def _solve_all(
 ) -> Iterator[tuple[ConvexAdamConfig, Tensor]]:
     """Yield the displacement of each setting, ordered so that common stages are computed once."""
     search_settings = ("pool", "grid_spacing", "reach")
-    configs = sorted(configs, key=attrgetter(*search_settings, "descent_spacing", "smoothness"))
+    configs = sorted(configs, key=attrgetter(*search_settings, "adam_spacing", "smoothness"))
     for pool, of_pool in groupby(configs, key=attrgetter("pool")):
         described = descriptors(pair.fixed, pair.moving, descriptor_config, pool=pool, net=net)
         fixed_known, moving_known = pair.fixed.known, pair.moving.known
@@ -175,12 +175,12 @@ def _solve_all(
             for config in of_search:
                 if found is None:
                     found = search_stage(*described, config, fixed_known=fixed_known, moving_known=moving_known)
-                if config.descent_spacing not in dissimilarities:
-                    dissimilarities[config.descent_spacing] = descent_dissimilarity(
+                if config.adam_spacing not in dissimilarities:
+                    dissimilarities[config.adam_spacing] = descent_dissimilarity(
                         *described, config, fixed_known=fixed_known, moving_known=moving_known
                     )
                 displacement = descent_stage(
-                    dissimilarities[config.descent_spacing], found, triple(pair.fixed.image.shape), config
+                    dissimilarities[config.adam_spacing], found, triple(pair.fixed.image.shape), config
                 )
                 require_finite(displacement, "displacement field")
                 yield config, displacement
