@@ -94,6 +94,8 @@ class SolverFlags:
     """Linear alignment of the start. Default: affine with --init auto, else none."""
     spacing: Rare[float | None] = None
     """Spacing of the working grid, mm. Default: the fixed scan's, its finest if axes differ."""
+    fast: bool = False
+    """Work on a coarser grid if the fixed scan's slices are thick, which loses little."""
     smoothness: Rare[float | None] = None
     """Weight of the displacement's smoothness. Default: 1.25."""
     grid_spacing: Rare[int | None] = None
@@ -101,7 +103,7 @@ class SolverFlags:
     reach: Rare[int | None] = None
     """Greatest displacement of the coarse search, voxels of its grid. Default: 2."""
     adam_spacing: Rare[int | None] = None
-    """Spacing of the fine descent's grid, voxels. Default: 2."""
+    """Spacing of the fine descent's grid, voxels; 1 is better and slower. Default: 2."""
     beyond: Rare[Literal["border", "zeros"]] = "border"
     """Values beyond the faces of the field of view; zeros, as published, hold the field there."""
 
@@ -117,6 +119,7 @@ class SolverFlags:
             init=self.init,
             affine=self.affine,
             spacing_mm=self.spacing,
+            fast=self.fast,
             descriptors=descriptors,
             convexadam=self._convexadam(),
             program=None if self.program is None else read_program(self.program),

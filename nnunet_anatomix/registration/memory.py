@@ -6,6 +6,8 @@ import logging
 from dataclasses import dataclass, replace
 from math import prod
 
+import SimpleITK as sitk
+
 from nnunet_anatomix.registration.descriptors import DescriptorConfig
 from nnunet_anatomix.registration.solvers.convex import cost_bytes
 from nnunet_anatomix.registration.solvers.convexadam import ConvexAdamConfig
@@ -13,6 +15,7 @@ from pretraining.backbone.feature_network import FeatureNetwork
 from pretraining.backbone.inference_memory import window_bytes
 from pretraining.common.byte_sizes import format_bytes
 from pretraining.common.errors import InputError
+from pretraining.imaging.mind import CHANNELS as MIND_CHANNELS
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +33,10 @@ _SAFETY = 0.93
 """Share of the target that estimates may reach."""
 _MAX_FIELD_SHARE = 0.2
 """Share of the memory above which displacements are kept on a coarser grid."""
+_SECONDS_PER_VOXEL = 1e-6
+"""Measured time of one core per voxel of the working grid, without the descent, s."""
+_SECONDS_PER_CHANNEL = 1e-8
+"""Measured time of one core per voxel, channel and iteration of the descent, s."""
 LARGEST_GRID = 256**3
 """Maximum size of a working grid, voxels; finer ones cost hours and gain little."""
 
@@ -113,6 +120,31 @@ def fit_to_memory(
         )
     coarse = _FIELD_VOLUMES * _FLOAT_BYTES * voxels > _MAX_FIELD_SHARE * memory
     return Budget(voxels=voxels, descriptors=descriptors, solver=solver, coarse_fields=coarse, needed_bytes=needed)
+
+
+def describe_cost(grid: sitk.Image, budget: Budget) -> str:
+    """Describe a working grid and the order of what it costs with MIND-SSC, for the log.
+
+    Args:
+        grid: Working grid.
+        budget: Settings in effect.
+    """
+    voxels, step = grid.GetNumberOfPixels(), budget.solver.adam_spacing
+    descent = budget.solver.iterations * voxels / step**3 * MIND_CHANNELS * _SECONDS_PER_CHANNEL
+    seconds = voxels * _SECONDS_PER_VOXEL + descent
+    size = " x ".join(str(side) for side in grid.GetSize())
+    spacing = " x ".join(f"{side:.3g}" for side in grid.GetSpacing())
+    return (
+        f"working grid: {size} voxels of {spacing} mm ({voxels / 1e6:.2g} million), descent on every "
+        f"{'voxel' if step == 1 else f'cube of {step} voxels'}; "
+        f"about {format_bytes(budget.needed_bytes)}B above PyTorch, "
+        f"and with MIND-SSC about {_rounded(seconds)} s of one core"
+    )
+
+
+def _rounded(seconds: float) -> str:
+    """Format a duration with one digit, since it is an estimate."""
+    return f"{float(f'{seconds:.1g}'):g}"
 
 
 def _smallest_settings(descriptors: DescriptorConfig, net: FeatureNetwork | None) -> DescriptorConfig:

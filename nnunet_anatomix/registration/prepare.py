@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,9 +14,9 @@ from torch import Tensor
 
 from nnunet_anatomix.registration.config import RegistrationConfig
 from nnunet_anatomix.registration.descriptors import Scan
-from nnunet_anatomix.registration.memory import Budget, fit_to_memory
+from nnunet_anatomix.registration.memory import Budget, describe_cost, fit_to_memory
 from nnunet_anatomix.registration.start.initial import Start, best_start, file_start, header_start
-from nnunet_anatomix.registration.start.precise import refine_by_information
+from nnunet_anatomix.registration.start.precise import START_VOXELS, refine_by_information
 from nnunet_anatomix.registration.timing import time_stage
 from pretraining.backbone.external import ExternalNetwork
 from pretraining.backbone.feature_network import FeatureNetwork, FeatureWeights
@@ -26,6 +27,8 @@ from pretraining.backbone.weights import load_weights
 from pretraining.common.errors import InputError
 from pretraining.imaging.grids import coverage, image_tensor, near_isotropic_grid, resample_image
 from pretraining.imaging.scans import validate_labels
+
+log = logging.getLogger(__name__)
 
 
 class ChannelPair(NamedTuple):
@@ -77,14 +80,17 @@ def prepare(
     channels = [image for pair in more for image in pair.images]
     images = (fixed, moving, fixed, *channels, *(mask for mask in masks if mask is not None))
     held_bytes = sum(image.GetNumberOfPixels() * 4 for image in images)
-    full_grid = near_isotropic_grid(fixed, spacing_mm=config.spacing_mm)
+    spacing_mm = config.working_spacing_mm(fixed.GetSpacing())
+    full_grid = near_isotropic_grid(fixed, spacing_mm=spacing_mm)
     # The estimate is that of one channel; descriptors, its largest part, are held of all of them.
     memory = (memory - held_bytes) // (1 + len(more)) + held_bytes
     budget = fit_to_memory(full_grid.GetSize(), held_bytes, config.descriptors, config.convexadam, net, memory)
-    grid = near_isotropic_grid(fixed, spacing_mm=config.spacing_mm, at_most_voxels=budget.voxels)
+    grid = near_isotropic_grid(fixed, spacing_mm=spacing_mm, at_most_voxels=budget.voxels)
+    if config.solver == "convexadam" and config.program is None:
+        log.info("%s", describe_cost(grid, budget))
     with time_stage(seconds, "start"):
         start = _find_start(fixed, moving, config, net, clips, masks)
-        if config.solver == "none" and config.stage != "none":
+        if config.is_linear:
             precise = refine_by_information(fixed, moving, start.transform, config.stage, clips=clips, masks=masks)
             start = replace(start, transform=precise)
     with time_stage(seconds, "resampling"):
@@ -139,6 +145,8 @@ def _find_start(
     masks: tuple,
 ) -> Start:
     options: dict[str, Any] = {"net": net, "stage": config.stage, "clips": clips, "masks": masks}
+    if config.is_linear:
+        options["voxels"] = START_VOXELS
     if config.init == "auto":
         return best_start(fixed, moving, config.descriptors, **options)
     given = header_start(fixed, moving) if config.init == "none" else file_start(Path(config.init), fixed, moving)

@@ -17,6 +17,7 @@ from nnunet_anatomix.registration.descriptors import DescriptorConfig
 from nnunet_anatomix.registration.programs.program import read_program
 from nnunet_anatomix.registration.register import Registration, register
 from nnunet_anatomix.registration.solvers.ants import AntsConfig
+from nnunet_anatomix.registration.solvers.convexadam import ConvexAdamConfig
 from nnunet_anatomix.scores.overlap import dice_by_label
 from pretraining.backbone.external_weights import load_feature_weights
 from pretraining.common.device import has_bf16_units
@@ -29,6 +30,7 @@ _ALONE = DescriptorConfig(feature_weight=0)
 _FEATURES = DescriptorConfig(feature_weight=FEATURE_WEIGHT, bf16=has_bf16_units(torch.device("cpu")))
 METHODS = {
     "mind": RegistrationConfig(descriptors=_ALONE),
+    "mind every voxel": RegistrationConfig(descriptors=_ALONE, convexadam=ConvexAdamConfig(adam_spacing=1)),
     "features+mind": RegistrationConfig(descriptors=_FEATURES),
     "features": RegistrationConfig(descriptors=replace(_FEATURES, mind=False)),
     "ants-mi": RegistrationConfig(solver="ants", descriptors=_ALONE),

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import os
+
 from nnunet_anatomix.registration.programs.files import FIELD, parse_files
 
 LEVELS = 4
@@ -33,7 +35,8 @@ def main() -> None:
         moving_mask=moving_mask,
         log_to_console=True,  # its exceptions do not give the reason
     )
-    itk.imwrite(itk.transformix_deformation_field(moving, result), str(files.out / FIELD))
+    os.chdir(files.out)  # transformix also leaves a deformationField.nii where it runs
+    itk.imwrite(itk.transformix_deformation_field(moving, result), FIELD)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,10 @@ the descriptors is that of a few displacements.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import numba
@@ -61,8 +63,6 @@ class Dissimilarity:
         if self._margin:
             moving = functional.pad(moving, (self._margin,) * 6)
         if self.device.type == "cpu":
-            self._threads = torch.get_num_threads()
-            self._pool = ThreadPoolExecutor(self._threads)
             # Channels last: the loop reads the channels of a voxel in a row. This copies nothing if
             # they already are.
             fixed, moving = (descriptors.movedim(0, -1).contiguous() for descriptors in (fixed, moving))
@@ -96,10 +96,11 @@ class Dissimilarity:
             self._margin,
             gradient.view(3, -1).numpy(),
         )
-        bounds = [voxels * part // self._threads for part in range(self._threads + 1)]
-        parts = self._pool.map(
+        threads = torch.get_num_threads()
+        bounds = [voxels * part // threads for part in range(threads + 1)]
+        parts = _pool(threads, os.getpid()).map(
             lambda part: _descend(*arrays, *self._moving.shape[:3], bounds[part], bounds[part + 1]),
-            range(self._threads),
+            range(threads),
         )
         return sum(parts), gradient
 
@@ -116,6 +117,12 @@ class Dissimilarity:
                 total += difference.detach()
         gradient = torch.zeros_like(position) if position.grad is None else position.grad
         return total.item(), gradient
+
+
+@cache
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """Return the threads that all data terms of a process share; a fork starts its own."""
+    return ThreadPoolExecutor(threads, thread_name_prefix=f"dissimilarity-{process}")
 
 
 def _weight_at_loop(weight, x, y, z):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import SimpleITK as sitk
@@ -17,12 +17,6 @@ from pretraining.imaging.grids import grid_of_cubes, index_to_mm
 from pretraining.imaging.interpolation import interpolate_at
 
 Stage = Literal["none", "rigid", "affine"]
-_ITERATIONS = 40
-"""Number of steps of each descent."""
-_RATE = 0.5
-"""Movement of a corner of the scan in the first steps, voxels."""
-_LEAST_SIDE = 4
-"""Shortest side of a grid at half the resolution, voxels."""
 _MIN_OVERLAP = 0.25
 """Minimum share of the smaller scan that overlaps the other one."""
 NO_OVERLAP = -1.0
@@ -42,6 +36,15 @@ class DescribedScan:
     descriptors: Tensor
     known: Tensor
     grid: sitk.Image
+
+
+class Descent(NamedTuple):
+    """Steps of a descent."""
+
+    iterations: int
+    """Number of steps."""
+    rate: float
+    """Movement of a corner of the scan in the first steps, voxels."""
 
 
 def matching_translation(fixed: DescribedScan, moving: DescribedScan) -> sitk.AffineTransform:
@@ -106,49 +109,22 @@ def agreement(fixed: DescribedScan, moving: DescribedScan, transform: sitk.Trans
 
 
 @torch.no_grad()
-def optimize_coarsely(
-    fixed: DescribedScan, moving: DescribedScan, start: sitk.Transform, *, affine: bool = False
-) -> sitk.AffineTransform:
-    """Minimize the squared difference of the descriptors at half their resolution.
-
-    Args:
-        fixed: Descriptors of the fixed scan.
-        moving: Descriptors of the moving scan.
-        start: Linear transform to start from.
-        affine: Optimize scales and shears as well as rotation and translation.
-
-    Returns:
-        Transform from points of the fixed scan to points of the moving scan.
-    """
-    if min(fixed.known.shape) < 2 * _LEAST_SIDE:
-        return _optimize(fixed, moving, start, affine)
-    return _optimize(halve(fixed), halve(moving), start, affine)
-
-
-@torch.no_grad()
-def optimize_finely(
-    fixed: DescribedScan, moving: DescribedScan, start: sitk.Transform, stage: Stage
+def optimize(
+    fixed: DescribedScan, moving: DescribedScan, start: sitk.Transform, descent: Descent, *, affine: bool
 ) -> sitk.AffineTransform:
     """Minimize the squared difference of the descriptors over linear transforms.
 
     Args:
         fixed: Descriptors of the fixed scan.
         moving: Descriptors of the moving scan.
-        start: Linear transform to start from, from :func:`optimize_coarsely`.
-        stage: ``rigid`` optimizes rotation and translation; ``affine`` does so first, then scales
-            and shears too, at both resolutions.
+        start: Linear transform to start from.
+        descent: Number and size of the steps.
+        affine: Optimize scales and shears as well as rotation and translation.
 
     Returns:
         Transform from points of the fixed scan to points of the moving scan.
     """
-    found = _optimize(fixed, moving, start, affine=False)
-    if stage == "rigid":
-        return found
-    return _optimize(fixed, moving, optimize_coarsely(fixed, moving, found, affine=True), affine=True)
-
-
-def _optimize(fixed: DescribedScan, moving: DescribedScan, start: sitk.Transform, affine: bool) -> sitk.AffineTransform:
-    matrix, shift = _descend(fixed, moving, *_matrix_in_voxels(fixed, moving, start), affine=affine)
+    matrix, shift = _descend(fixed, moving, *_matrix_in_voxels(fixed, moving, start), descent, affine=affine)
     return _transform_in_mm(fixed, moving, matrix, shift)
 
 
@@ -173,7 +149,13 @@ def greatest_distance(fixed: DescribedScan, moving: DescribedScan, one: sitk.Tra
 
 
 def _descend(
-    fixed: DescribedScan, moving: DescribedScan, matrix: Tensor, shift: Tensor, *, affine: bool
+    fixed: DescribedScan,
+    moving: DescribedScan,
+    matrix: Tensor,
+    shift: Tensor,
+    descent: Descent,
+    *,
+    affine: bool,
 ) -> tuple[Tensor, Tensor]:
     """Optimize a matrix (3, 3) and a shift (3,), voxels, with Adam."""
     dissimilarity = Dissimilarity(fixed.descriptors, moving.descriptors, fixed.known, moving.known)
@@ -183,9 +165,9 @@ def _descend(
     # Parameters act about the fixed scan's centre; one unit of each moves a corner by a voxel.
     middle = matrix @ centre + shift
     rotation, stretch, translation = (torch.zeros(size, requires_grad=True) for size in (3, (3, 3), 3))
-    optimizer = torch.optim.Adam([rotation, translation, *([stretch] if affine else [])], lr=_RATE)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _ITERATIONS)
-    for _ in range(_ITERATIONS):
+    optimizer = torch.optim.Adam([rotation, translation, *([stretch] if affine else [])], lr=descent.rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, descent.iterations)
+    for _ in range(descent.iterations):
         optimizer.zero_grad()
         with torch.enable_grad():
             linear = torch.linalg.matrix_exp(_skew(rotation / radius)) @ (torch.eye(3) + stretch / radius) @ matrix

@@ -16,14 +16,14 @@ from torch.nn import functional
 from nnunet_anatomix.registration.descriptors import DescriptorConfig, Scan, describe
 from nnunet_anatomix.registration.start.affine import (
     NO_OVERLAP,
+    Descent,
     DescribedScan,
     Stage,
     agreement,
     greatest_distance,
     halve,
     matching_translation,
-    optimize_coarsely,
-    optimize_finely,
+    optimize,
 )
 from nnunet_anatomix.registration.transforms import read_transform
 from pretraining.backbone.feature_network import FeatureNetwork
@@ -35,20 +35,29 @@ from pretraining.imaging.grids import coverage, grid_of_cubes, image_tensor, nea
 log = logging.getLogger(__name__)
 
 _VOXELS = 96**3
-"""Maximum size of the grids on which starts are compared, voxels."""
+"""Default maximum size of the grids on which starts are compared, voxels."""
 _POOL = 2
 _HEADER_BONUS = 0.02
 """Margin of agreement by which another start must beat the headers."""
+_COARSE = Descent(iterations=40, rate=0.5)
+"""Descent at half the resolution."""
+_FINE = Descent(iterations=20, rate=0.25)
+"""Descent at full resolution, which begins about a voxel from its end."""
+_LEAST_SIDE = 4
+"""Shortest side of a grid at half the resolution, voxels."""
 _FINALISTS = 2
-"""Number of starts that are optimized at full resolution, after all of them were at half of it."""
-_SAME_VOXELS = 4.0
-"""Greatest distance of the corners under two starts that count as one, voxels; two of the grid at
-half the resolution, from where the descents end alike."""
+"""Number of starts that are optimized further, after all of them were rigidly."""
+_EQUAL_VOXELS = 0.5
+"""Greatest distance of the corners under two starts that are optimized once, voxels."""
+_SAME_VOXELS = 2.0
+"""Greatest distance of the corners under two optimized starts that count as one, voxels."""
 _MIN_COVERAGE = 0.02
 """Minimum share of the fixed grid that the moving scan covers."""
 
 Scored = tuple[float, sitk.Transform]
 """Agreement under a transform, and the transform."""
+Described = tuple[DescribedScan, DescribedScan]
+"""Fixed and moving scan."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +69,8 @@ class Start:
         transform: Transform from points of the fixed scan to points of the moving scan, mm.
         agreement: See :func:`nnunet_anatomix.registration.start.affine.agreement`; NaN if it was
             not computed.
-        rivals: Name → agreement of all starts that were compared.
+        rivals: Name → agreement of all starts that were compared; after an alignment, at half the
+            resolution.
     """
 
     name: str
@@ -115,6 +125,7 @@ def best_start(
     clips: Sequence[Clip | None] = (None, None),
     masks: Sequence[sitk.Image | None] = (None, None),
     given: Start | None = None,
+    voxels: int = _VOXELS,
 ) -> Start:
     """Align the scans linearly from several starts, and return the one that agrees best.
 
@@ -128,6 +139,7 @@ def best_start(
         masks: Masks of the fixed and moving scan.
         given: Only start to align from. Default: headers, centres of the images, centres of mass
             and the best translation.
+        voxels: Maximum size of the grids on which starts are compared, voxels.
 
     Returns:
         The aligned start.
@@ -136,28 +148,27 @@ def best_start(
         InputError: If the scans do not overlap under any start.
     """
     grids = [
-        near_isotropic_grid(scan, spacing_mm=min(scan.GetSpacing()), at_most_voxels=_VOXELS) for scan in (fixed, moving)
+        near_isotropic_grid(scan, spacing_mm=min(scan.GetSpacing()), at_most_voxels=voxels) for scan in (fixed, moving)
     ]
     spacing = max(grid.GetSpacing()[0] for grid in grids)
     described = (
         _describe_on_grid(fixed, _bounding_grid(fixed, fixed, spacing), config, net, clips[0], masks[0]),
         _describe_on_grid(moving, _bounding_grid(moving, fixed, spacing), config, net, clips[1], masks[1]),
     )
-    if given:
-        starts = {given.name: given.transform}
-    else:
-        starts = _candidates(fixed, moving, *(described if stage == "none" else map(halve, described)))
-    found = {name: (agreement(*described, transform), transform) for name, transform in starts.items()}
+    coarse = described
+    if stage != "none" and min(described[0].known.shape) >= 2 * _LEAST_SIDE:
+        coarse = (halve(described[0]), halve(described[1]))
+    starts = {given.name: given.transform} if given else _candidates(fixed, moving, *coarse)
+    found = {name: (agreement(*coarse, transform), transform) for name, transform in starts.items()}
     if stage != "none":
-        overlapping = {name: scored for name, scored in found.items() if scored[0] > NO_OVERLAP}
-        coarse = {name: optimize_coarsely(*described, transform) for name, (_, transform) in overlapping.items()}
-        found |= {name: _better(scored, coarse[name], described) for name, scored in overlapping.items()}
-        for name in _finalists({name: (found[name][0], coarse[name]) for name in overlapping}, described):
-            found[name] = _better(overlapping[name], optimize_finely(*described, coarse[name], stage), described)
+        found |= _aligned({name: scored for name, scored in found.items() if scored[0] > NO_OVERLAP}, coarse, stage)
     require_finite(torch.tensor([score for score, _ in found.values()]), "agreement of the scans")
     rivals = {name: round(score, 4) for name, (score, _) in found.items()}
     name = max(found, key=lambda name: _rank(name, found[name][0]))
     score, transform = found[name]
+    if stage != "none" and score > NO_OVERLAP:
+        fine = optimize(*described, transform, _FINE, affine=stage == "affine")
+        score, transform = _better((agreement(*described, transform), transform), fine, described)
     if score <= NO_OVERLAP:
         raise InputError(
             "under no start do the scans overlap by a quarter of the smaller one; pass a transform with --init FILE"
@@ -168,9 +179,32 @@ def best_start(
     return Start(name=name, transform=transform, agreement=score, rivals=rivals)
 
 
-def _better(so_far: Scored, transform: sitk.Transform, described: tuple[DescribedScan, DescribedScan]) -> Scored:
+def _aligned(starts: dict[str, Scored], scans: Described, stage: Stage) -> dict[str, Scored]:
+    """Optimize all starts rigidly; for an affine stage, the best ones by affine transforms too.
+
+    Args:
+        starts: Name → start that lets the scans overlap.
+        scans: Scans at half the resolution.
+        stage: ``rigid`` or ``affine``.
+
+    Returns:
+        Name → the start, or the optimized one if it agrees better.
+    """
+    optimized: dict[str, sitk.Transform] = {}
+    for name, (_, transform) in starts.items():
+        equal = [other for other in optimized if greatest_distance(*scans, transform, starts[other][1]) < _EQUAL_VOXELS]
+        optimized[name] = optimized[equal[0]] if equal else optimize(*scans, transform, _COARSE, affine=False)
+    found = {name: _better(scored, optimized[name], scans) for name, scored in starts.items()}
+    if stage == "affine":
+        for name in _finalists({name: (found[name][0], optimized[name]) for name in starts}, scans):
+            affine = optimize(*scans, optimized[name], _COARSE, affine=True)
+            found[name] = _better(found[name], affine, scans)
+    return found
+
+
+def _better(so_far: Scored, transform: sitk.Transform, scans: Described) -> Scored:
     """Return the transform that agrees better, with its agreement."""
-    score = agreement(*described, transform)
+    score = agreement(*scans, transform)
     return (score, transform) if score > so_far[0] else so_far
 
 
@@ -178,11 +212,11 @@ def _rank(name: str, score: float) -> float:
     return score + (_HEADER_BONUS if name == "header" else 0)
 
 
-def _finalists(found: dict[str, Scored], described: tuple[DescribedScan, DescribedScan]) -> list[str]:
+def _finalists(found: dict[str, Scored], scans: Described) -> list[str]:
     """Choose the best starts that differ, at most :data:`_FINALISTS`."""
     chosen: list[str] = []
     for name in sorted(found, key=lambda name: _rank(name, found[name][0]), reverse=True):
-        distances = [greatest_distance(*described, found[name][1], found[other][1]) for other in chosen]
+        distances = [greatest_distance(*scans, found[name][1], found[other][1]) for other in chosen]
         if len(chosen) < _FINALISTS and all(distance > _SAME_VOXELS for distance in distances):
             chosen.append(name)
     return chosen

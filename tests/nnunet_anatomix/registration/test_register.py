@@ -405,6 +405,27 @@ def test_less_memory_makes_settings_smaller_and_never_larger():
     assert budgets[-1].descriptors.side < 128 and budgets[-1].needed_bytes < budgets[0].needed_bytes * 0.6
 
 
+def test_fast_works_on_fewer_voxels_of_thick_slices_and_the_log_says_what_they_cost(caplog):
+    values = torch.rand((40, 40, 14), generator=torch.Generator().manual_seed(0))
+    thick = sitk.GetImageFromArray(values.T.numpy())
+    thick.SetSpacing((1.0, 1.0, 4.0))
+    found = {}
+    with caplog.at_level("INFO"):
+        for fast in (False, True):
+            config = RegistrationConfig(init="none", descriptors=MIND, fast=fast)
+            found[fast] = register(thick, thick, config=config)
+    assert found[True].grid.GetSpacing() == pytest.approx((2, 2, 2))
+    assert found[False].grid.GetSpacing() == pytest.approx((1, 1, 1))
+    costs = [record.getMessage() for record in caplog.records if "working grid:" in record.getMessage()]
+    assert "40 x 40 x 53 voxels of 1 x 1 x 1 mm (0.085 million), descent on every cube of 2 voxels" in costs[0]
+    assert "21 x 21 x 27 voxels of 2 x 2 x 2 mm (0.012 million), descent on every cube of 2 voxels" in costs[1]
+
+
+def test_fast_keeps_the_grid_of_nearly_cubic_voxels_and_a_given_spacing():
+    assert RegistrationConfig(fast=True).working_spacing_mm((1.0, 1.0, 1.4)) is None
+    assert RegistrationConfig(fast=True, spacing_mm=1.5).working_spacing_mm((1.0, 1.0, 4.0)) == 1.5
+
+
 @pytest.mark.parametrize(
     ("config", "name"),
     [
