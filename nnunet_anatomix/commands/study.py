@@ -53,8 +53,8 @@ def study(
         out: Output folder; a later call may add shots, seeds and starts.
         shots: Numbers of labelled scans to train on. Default: all.
         seeds: Seeds; each start and number of shots is trained once per seed.
-        starts: weights (bundled), paper (trained as in the paper), scratch, stock (nnU-Net's trainer
-            and plan), or weights files.
+        starts: weights (bundled), paper (trained as in the paper), scratch, stock (nnU-Net's
+            trainer and plan), or weights files.
         iterations: Optimizer steps per training.
         max_patch: Maximum side of a patch, voxels. Default: as planned.
         batch: Patches per step. Default: as planned.
