@@ -38,7 +38,7 @@ ORGANS = tuple(_ELLIPSOIDS)
 """Names of the organs in order of their labels, from 1."""
 Contrast = Literal["T1", "T2"]
 _DARK_TO_BRIGHT: dict[Contrast, tuple[str, ...]] = {
-    "T1": ("air", "lungs", "kidneys", "spleen", "heart", "stomach", "liver", "spine", "body"),
+    "T1": ("air", "lungs", "spleen", "heart", "kidneys", "stomach", "liver", "spine", "body"),
     "T2": ("air", "lungs", "spine", "liver", "heart", "body", "spleen", "kidneys", "stomach"),
 }
 """Tissues from dark to bright; fixed, as in scans of one sequence."""

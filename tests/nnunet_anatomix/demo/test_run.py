@@ -23,6 +23,7 @@ from nnunet_anatomix.demo.pictures import COLOURS, slices_with_every_label
 from nnunet_anatomix.demo.report import Findings, write_report
 from pretraining.common.errors import CommandFailed, InputError
 from pretraining.common.lock import InUse, hold_lock
+from tests.docs.chromium import CHROMIUM, overflows
 
 
 def dice(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -117,6 +118,8 @@ def test_the_report_is_one_file_with_all_pictures_dice_and_commands(tmp_path):
     assert all(f"</i>{organ}</span>" in page for organ in ORGANS)
     assert "nnunet-anatomix register --fixed ct.nii.gz" in page and "&lt;" not in page
     assert (tmp_path / "dice.csv").read_text().splitlines()[0] == "organ,pretrained,from scratch"
+    for width in (1400, 400) if CHROMIUM else ():
+        assert overflows(tmp_path, ["report.html"], width) == {"report.html": []}
 
 
 @pytest.mark.slow
