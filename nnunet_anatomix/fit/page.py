@@ -184,6 +184,6 @@ def _curves(logs: dict[FoldName, TrainingLog]) -> bytes:
     dice.set(xlabel="epoch", ylabel="Dice on patches", ylim=(0, 1))
     for axis in (losses, dice):
         axis.grid(alpha=0.3)
-    losses.legend(fontsize=8)
+    losses.legend(loc="upper right", fontsize=8)  # "best" warns on a busy machine
     canvas.draw()
     return encode_png(np.asarray(canvas.buffer_rgba())[..., :3] / 255)
