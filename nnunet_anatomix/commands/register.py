@@ -95,7 +95,7 @@ class SolverFlags:
     spacing: Rare[float | None] = None
     """Spacing of the working grid, mm. Default: the fixed scan's, its finest if axes differ."""
     fast: bool = False
-    """Work on a coarser grid if the fixed scan's slices are thick, which loses little."""
+    """Work on a coarser grid if the slices of the fixed scan are thick."""
     smoothness: Rare[float | None] = None
     """Weight of the displacement's smoothness. Default: 1.25."""
     grid_spacing: Rare[int | None] = None

@@ -32,7 +32,7 @@ def test_the_package_can_be_run_as_a_module():
 
 
 def test_flags_are_spelled_as_in_nnunet():
-    text = run("plan", "--help").stdout
+    text = run("plan", "--help-all").stdout
     assert all(flag in text for flag in ("-d ", "--iterations", "--weights", "-overwrite_plans_name"))
 
 

@@ -134,7 +134,7 @@ def test_the_former_name_of_features_works(image):
     assert torch.equal(former.displacement, now.displacement)
 
 
-def test_the_example_in_readme_runs(image, tmp_path, monkeypatch, capsys):
+def test_the_example_in_readme_runs(image, tmp_path, monkeypatch):
     (block,) = (
         text for text in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL) if "register" in text
     )
@@ -146,6 +146,6 @@ def test_the_example_in_readme_runs(image, tmp_path, monkeypatch, capsys):
     sitk.WriteImage(ct, "ct.nii.gz")
     sitk.WriteImage(ct[1:, :, :], "mr.nii.gz")
     sitk.WriteImage(sitk.Cast(ct[1:, :, :] > 300, sitk.sitkUInt8), "mr_organs.nii.gz")
-    exec(compile(block, "README.md", "exec"), {"__name__": "example"})
-    assert "(24, 26, 25)" in capsys.readouterr().out
-    assert Path("mr_on_ct.nii.gz").exists() and Path("mr_on_ct/forward.h5").exists()
+    found = {"__name__": "example"}
+    exec(compile(block, "README.md", "exec"), found)
+    assert found["organs"].GetSize() == sitk.ReadImage("mr_on_ct.nii.gz").GetSize() == (24, 26, 25)
