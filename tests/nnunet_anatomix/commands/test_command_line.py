@@ -33,7 +33,7 @@ def test_the_package_can_be_run_as_a_module():
 
 def test_flags_are_spelled_as_in_nnunet():
     text = run("plan", "--help-all").stdout
-    assert all(flag in text for flag in ("-d ", "--iterations", "--weights", "-overwrite_plans_name"))
+    assert all(flag in text for flag in ("-d,", "--iterations", "--weights", "-overwrite_plans_name"))
 
 
 def test_bad_input_gives_one_line_and_a_non_zero_exit_code(nnunet):
