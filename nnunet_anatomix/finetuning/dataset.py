@@ -266,7 +266,7 @@ def _refuse_files_of_macos(folder: Path, ending: str) -> None:
     """Refuse ``._NAME`` beside scans, which nnU-Net takes for scans."""
     if found := sorted(path.name for path in folder.glob(f"._*{ending}")):
         raise InputError(
-            f"{folder}: {len(found)} files are no scans but macOS's notes on scans, the first is '{found[0]}'; "
+            f"{folder}: {len(found)} files are not scans but macOS's notes on scans, the first is '{found[0]}'; "
             f"nnU-Net takes them for cases, so remove them: find {folder.parent} -name '._*' -delete"
         )
 

@@ -56,7 +56,7 @@ def _value(command: Sequence[str], flag: str, default: str) -> str:
 def _check(path: Path) -> None:
     if path.name.startswith("._"):
         raise InputError(
-            f"{path} is no scan but macOS's notes on one, and nnU-Net takes it for a case; "
+            f"{path} is not a scan but macOS's notes on one, and nnU-Net takes it for a case; "
             f"remove such files: find {path.parent} -name '._*' -delete"
         )
     try:

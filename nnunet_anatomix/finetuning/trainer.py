@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -134,9 +135,10 @@ class AnatomixTrainer(BaseTrainer):
         """Return the recipe to train by: that of the plan."""
         return planned
 
-    @staticmethod
+    @classmethod
     @exit_on_bad_input
-    def build_network_architecture(
+    def build_network_architecture(  # a class method, static in nnU-Net: the statistics depend on the trainer
+        cls,
         plans_manager: PlansManager,
         configuration_manager: ConfigurationManager,
         num_input_channels: int,
@@ -158,8 +160,13 @@ class AnatomixTrainer(BaseTrainer):
         if configuration_manager.network_arch_class_name == OTHER_NETWORK:
             kwargs = configuration_manager.network_arch_init_kwargs
             return OtherNetwork(num_input_channels, num_output_channels, enable_deep_supervision, **kwargs)
-        backbone = backbone_kwargs(configuration_manager) or OWN_STATISTICS
+        backbone = cls.choose_statistics(backbone_kwargs(configuration_manager))
         return AnatomixNetwork(num_input_channels, num_output_channels, enable_deep_supervision, **backbone)
+
+    @classmethod
+    def choose_statistics(cls, backbone: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the plan's fields of the backbone; each patch's own statistics on a stock plan."""
+        return backbone or OWN_STATISTICS
 
     @exit_on_bad_input
     def initialize(self) -> None:
@@ -268,24 +275,10 @@ class AnatomixTrainerPaper(AnatomixTrainer):
     def choose_recipe(self, planned: Recipe) -> Recipe:
         return planned.as_in_paper()
 
-    @staticmethod
-    @exit_on_bad_input
-    def build_network_architecture(
-        plans_manager: PlansManager,
-        configuration_manager: ConfigurationManager,
-        num_input_channels: int,
-        num_output_channels: int,
-        enable_deep_supervision: bool = True,
-    ) -> nn.Module:
-        if configuration_manager.network_arch_class_name == OTHER_NETWORK:
-            return AnatomixTrainer.build_network_architecture(
-                plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
-            )
-        check_prediction_input(sys.argv)
-        backbone = backbone_kwargs(configuration_manager)
-        if backbone.get("norm_affine"):  # batch normalization, converted by the plan
-            backbone = {**backbone, "norm": "batch", "norm_affine": False}
-        return AnatomixNetwork(num_input_channels, num_output_channels, enable_deep_supervision, **backbone)
+    @classmethod
+    def choose_statistics(cls, backbone: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the plan's fields of the backbone; running averages, where it converts them."""
+        return {**backbone, "norm": "batch", "norm_affine": False} if backbone.get("norm_affine") else backbone
 
 
 class AnatomixTrainerScratch(AnatomixTrainer):

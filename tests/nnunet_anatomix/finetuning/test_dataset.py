@@ -205,7 +205,7 @@ def test_readers_of_nnunet_pass(folder, name):
 def test_files_of_macos_are_named(folder):
     for part, name in (("imagesTr", "._a_0000.nii.gz"), ("labelsTr", "._a.nii.gz")):
         (folder / part / name).write_bytes(b"\0\5\x16\7")
-    with pytest.raises(InputError, match=r"1 files are no scans .* '\._a_0000\.nii\.gz'; .* -name '\._\*' -delete"):
+    with pytest.raises(InputError, match=r"1 files are not scans .* '\._a_0000\.nii\.gz'; .* -name '\._\*' -delete"):
         find_dataset("43")
     (folder / "imagesTr" / "._a_0000.nii.gz").unlink()
     find_dataset("43")

@@ -62,5 +62,5 @@ def test_other_commands_are_left_alone(scans, command):
 def test_files_of_macos_are_named(scans):
     (scans / "c_0000.nii.gz").unlink()
     (scans / "._a_0000.nii.gz").write_bytes(b"notes")
-    with pytest.raises(InputError, match=r"\._a_0000\.nii\.gz is no scan"):
+    with pytest.raises(InputError, match=r"\._a_0000\.nii\.gz is not a scan"):
         check_prediction_input(["nnUNetv2_predict", "-i", str(scans)])
