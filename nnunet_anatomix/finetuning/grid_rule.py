@@ -153,7 +153,9 @@ def patch_and_batch(
             not fit into memory.
     """
     if max_patch is not None and max_patch < min_side:
-        raise InputError(f"expected a maximum patch side of at least the network's {min_side} voxels, found {max_patch}")
+        raise InputError(
+            f"expected a maximum patch side of at least the network's {min_side} voxels, found {max_patch}"
+        )
     for side, batch in _candidates(config, multiple, min_side, generous=memory_target_gb > config.memory_gb):
         patch = patch_size(shape, min(side, max_patch or side), config, multiple=multiple, min_side=min_side)
         needed = needed_gb(patch, batch)

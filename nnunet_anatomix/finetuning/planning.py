@@ -64,7 +64,13 @@ DEFAULT_STATISTICS: Statistics = "own"
 
 
 def anatomix_plan(
-    stock: Mapping[str, Any], template: PlanTemplate, plans_name: str, *, memory_target_gb: float, classes: int, max_patch: int | None = None
+    stock: Mapping[str, Any],
+    template: PlanTemplate,
+    plans_name: str,
+    *,
+    memory_target_gb: float,
+    classes: int,
+    max_patch: int | None = None,
 ) -> dict[str, Any]:
     """Convert a stock plan to a plan for the pretrained backbone; read and write no files.
 

@@ -154,4 +154,6 @@ def test_a_grid_that_is_coarse_already_is_not_made_coarser_for_the_same_reason_t
 
 def test_a_limit_below_the_networks_smallest_side_is_refused():
     with pytest.raises(InputError, match=r"at least the network's 32 voxels, found 16"):
-        patch_and_batch((64, 64, 64), GeometryConfig(), **GRID, memory_target_gb=8, needed_gb=lambda *_: 1, max_patch=16)
+        patch_and_batch(
+            (64, 64, 64), GeometryConfig(), **GRID, memory_target_gb=8, needed_gb=lambda *_: 1, max_patch=16
+        )
