@@ -25,7 +25,9 @@ log = logging.getLogger(__name__)
 _MIN_FOREGROUND = 0.02
 """Minimum share of foreground among the known voxels."""
 _MAX_CORRELATION = 0.9
-_INTENSITY_SCALE = 1.0
+"""Correlation of local intensities up to which their weight grows."""
+_INTENSITY_SCALE = 2**0.5
+"""Weight of intensities whose noise is as strong as their signal; MIND-SSC has a weight of 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,8 +168,9 @@ def intensity_weight(fixed: Tensor, moving: Tensor, inside: Tensor) -> float:
         inside: (X, Y, Z) bool, voxels to compare: the foreground of both.
 
     Returns:
-        r / sqrt(1 - r²), where r is their correlation, at least 0 and at most .9. If the moving
-        scan is r times the fixed one plus noise, the square is the ratio of signal to noise.
+        sqrt(2) r / sqrt(1 - r²), where r is their correlation, at least 0 and at most .9. If the
+        moving scan is r times the fixed one plus noise, the square is twice the ratio of signal to
+        noise.
     """
     centred = [values[inside] - values[inside].mean() for values in (fixed, moving)]
     correlation = functional.cosine_similarity(*centred, dim=0).nan_to_num().clamp(0, _MAX_CORRELATION)

@@ -12,8 +12,8 @@ _FLOOR = 0.1
 """Standard deviation that is added to the local one, share of that of the whole image."""
 _TRUNCATE = 3.0
 """Radius of the Gaussian, standard deviations."""
-_LIMIT = 3.0
-"""Largest local intensity; the background near bright tissue lies beyond."""
+_LIMIT = 8.0
+"""Largest local intensity, which fluid and air beside bright tissue reach."""
 _LEAST_SHARE = 1e-3
 """Share of foreground in a neighbourhood below which its mean tends to that of the image."""
 _LEAST = torch.finfo(torch.float32).tiny
@@ -34,7 +34,7 @@ def local_intensity(image: Tensor, foreground: Tensor, *, pool: int = 1) -> Tens
             at the ends of axes are omitted.
 
     Returns:
-        (X // pool, Y // pool, Z // pool) float32 in [-3, 3], on the device of ``image``, of about
+        (X // pool, Y // pool, Z // pool) float32 in [-8, 8], on the device of ``image``, of about
         unit variance in the foreground. It does not depend on offset and positive scale of the
         intensities. Beyond its borders the image is taken as repeated.
 

@@ -34,11 +34,11 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize("correlation", [0.2, 0.5, 0.8])
-def test_the_weight_is_the_ratio_of_signal_to_noise(correlation):
+def test_the_weight_follows_the_ratio_of_signal_to_noise(correlation):
     first, second = noise(40, 40, 40), noise(40, 40, 40, seed=1)
     signal_to_noise = correlation / sqrt(1 - correlation**2)
     moving = correlation * first + sqrt(1 - correlation**2) * second
-    assert intensity_weight(first, moving, EVERYWHERE) == pytest.approx(signal_to_noise, rel=0.05)
+    assert intensity_weight(first, moving, EVERYWHERE) == pytest.approx(sqrt(2) * signal_to_noise, rel=0.05)
 
 
 def test_intensities_that_disagree_have_no_weight():
@@ -50,7 +50,7 @@ def test_intensities_that_disagree_have_no_weight():
 
 def test_the_weight_of_equal_scans_is_bounded():
     first = noise(40, 40, 40)
-    assert intensity_weight(first, first, EVERYWHERE) == pytest.approx(0.9 / sqrt(1 - 0.9**2))
+    assert intensity_weight(first, first, EVERYWHERE) == pytest.approx(sqrt(2) * 0.9 / sqrt(1 - 0.9**2))
 
 
 def test_only_the_foreground_counts():
