@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -44,23 +46,27 @@ def local_intensity(image: Tensor, foreground: Tensor, *, pool: int = 1) -> Tens
     if image.ndim != 3 or image.shape != foreground.shape:
         raise ValueError(f"expected two volumes (X, Y, Z), got {tuple(image.shape)} and {tuple(foreground.shape)}")
     values, weight = (functional.avg_pool3d(volume.float()[None], pool)[0] for volume in (image, foreground))
-    values = values - (values * weight).sum() / weight.sum().clamp_min(_LEAST)
-    values = values / ((values.square() * weight).sum() / weight.sum().clamp_min(_LEAST)).sqrt().clamp_min(_LEAST)
-    sigma = SIGMA / pool
-    local_weight = _local_mean(weight, sigma).clamp_min(_LEAST_SHARE)
-    values = values - _local_mean(values * weight, sigma) / local_weight
-    variance = _local_mean(values.square() * weight, sigma) / local_weight
-    return (values / (variance + _FLOOR**2).sqrt()).clamp_(-_LIMIT, _LIMIT)
+    total, sigma = weight.sum().clamp_min(_LEAST), SIGMA / pool
+    values = values - (values * weight).sum() / total
+    values /= (values.square().mul_(weight).sum() / total).sqrt().clamp_min(_LEAST)
+    local_weight = _local_mean(weight, sigma).clamp_min_(_LEAST_SHARE)
+    values -= _local_mean(values * weight, sigma).div_(local_weight)
+    variance = _local_mean(values.square().mul_(weight), sigma).div_(local_weight)
+    return values.div_(variance.add_(_FLOOR**2).sqrt_()).clamp_(-_LIMIT, _LIMIT)
 
 
 def _local_mean(values: Tensor, sigma: float) -> Tensor:
-    """Average (X, Y, Z) with a Gaussian of ``sigma`` voxels, axis by axis."""
+    """Average (X, Y, Z) with a Gaussian of ``sigma`` voxels, axis by axis.
+
+    Sums of shifted volumes need memory for three volumes, convolutions ten times as much.
+    """
     radius = max(1, round(_TRUNCATE * sigma))
-    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, device=values.device) / sigma) ** 2)
-    kernel /= kernel.sum()
+    kernel = [math.exp(-0.5 * (offset / sigma) ** 2) for offset in range(-radius, radius + 1)]
     for axis in range(3):
-        # The axis becomes the last one: one-dimensional convolutions, a row each.
-        rows = values.movedim(axis, -1)
-        padded = functional.pad(rows.reshape(-1, 1, rows.shape[-1]), (radius, radius), mode="replicate")
-        values = functional.conv1d(padded, kernel[None, None]).view(rows.shape).movedim(-1, axis)
+        margins = [0] * 6
+        margins[4 - 2 * axis : 6 - 2 * axis] = radius, radius
+        padded = functional.pad(values[None], margins, mode="replicate")[0]
+        values = torch.zeros_like(values)
+        for start, factor in enumerate(kernel):
+            values.add_(padded.narrow(axis, start, values.shape[axis]), alpha=factor / sum(kernel))
     return values
