@@ -172,8 +172,8 @@ def intensity_weight(fixed: Tensor, moving: Tensor, inside: Tensor) -> float:
         moving scan is r times the fixed one plus noise, the square is twice the ratio of signal to
         noise.
     """
-    centred = [values[inside] - values[inside].mean() for values in (fixed, moving)]
-    correlation = functional.cosine_similarity(*centred, dim=0).nan_to_num().clamp(0, _MAX_CORRELATION)
+    one, other = (values[inside] - values[inside].mean() for values in (fixed, moving))
+    correlation = functional.cosine_similarity(one, other, dim=0).nan_to_num().clamp(0, _MAX_CORRELATION)
     return (_INTENSITY_SCALE * correlation / (1 - correlation.square()).sqrt()).item()
 
 
@@ -182,10 +182,10 @@ def _fill_intensities(scans: tuple[Scan, Scan], described: tuple[Tensor, Tensor]
     channels = [(replace(scan, more=()), *scan.more) for scan in scans]
     count = len(described[0]) // len(channels[0])
     for number, pair in enumerate(zip(*channels, strict=True), 1):
-        intensities, insides = zip(*(_local_intensities(scan, pool) for scan in pair), strict=True)
-        weight = intensity_weight(*intensities, insides[0] & insides[1])
+        (fixed, fixed_inside), (moving, moving_inside) = (_local_intensities(scan, pool) for scan in pair)
+        weight = intensity_weight(fixed, moving, fixed_inside & moving_inside)
         log.info("intensities have weight %.2f", weight)
-        for values, intensity in zip(described, intensities, strict=True):
+        for values, intensity in zip(described, (fixed, moving), strict=True):
             values[number * count - 1] = weight * intensity
 
 
