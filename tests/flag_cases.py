@@ -214,14 +214,14 @@ CASES = (
         "register",
         NNUNET,
         """register --out one --fixed {pair}/fixed.nii.gz --moving {pair}/moving.nii.gz --solver convexadam
-        --features {tiny} --mind --feature-weight 0.5 --init auto --affine rigid --fixed-mask
+        --features {tiny} --mind --intensity --feature-weight 0.5 --init auto --affine rigid --fixed-mask
         {pair}/fixed_mask.nii.gz --moving-mask {pair}/moving_mask.nii.gz --fixed-labels
         {pair}/fixed_labels.nii.gz --moving-labels {pair}/moving_labels.nii.gz --fixed-landmarks
         {pair}/fixed.csv --moving-landmarks {pair}/moving.csv --fixed-clip -2 2 --moving-clip -4 4 --spacing
         2 --smoothness 1 --grid-spacing 4 --reach 2 --adam-spacing 2 --beyond zeros --overlap 0.25 --precision fp32
         --memory 2G --no-trust-code --statistics own --device cpu --no-dicom --no-fast""",
-        """register --out many --pairs {pair}/pairs.csv --features {tiny} --no-mind --trust-code --init none
-        --grid-spacing 4 --reach 2 --fast -device cpu""",
+        """register --out many --pairs {pair}/pairs.csv --features {tiny} --no-mind --no-intensity --trust-code
+        --init none --grid-spacing 4 --reach 2 --fast -device cpu""",
         """register --out clinical --fixed {clinic}/src/series --moving {clinic}/src/series --features none
         --init none --grid-spacing 4 --reach 2 -device cpu --dicom""",
         """register --out theirs --fixed {pair}/fixed.nii.gz --moving {pair}/moving.nii.gz --features none --init none

@@ -145,6 +145,8 @@ class DescriptorFlags:
     """Features to compare too: bundled, a weights file, hf://owner/repo/file@revision, or .json."""
     mind: Rare[bool] = True
     """Compare MIND-SSC; --no-mind compares features alone."""
+    intensity: Rare[bool] = False
+    """Compare intensities too, as far as the scans agree in them: for scans of one modality."""
     feature_weight: Rare[float | None] = None
     """Factor of the features relative to MIND-SSC. Default: 0.3."""
     overlap: Rare[float | None] = None
@@ -164,6 +166,7 @@ class DescriptorFlags:
         weight = 0.0 if self.features == "none" else self.feature_weight
         return DescriptorConfig(
             mind=self.mind or self.features == "none",  # ANTs then compares the scans themselves
+            intensity=self.intensity,
             bf16=has_bf16_units(device) if self.precision == "auto" else self.precision == "bf16",
             overlap=DescriptorConfig.overlap if self.overlap is None else self.overlap,
             feature_weight=DescriptorConfig.feature_weight if weight is None else weight,

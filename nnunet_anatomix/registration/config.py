@@ -69,9 +69,10 @@ class RegistrationConfig:
         """Name of the method in tables."""
         if self.program is not None:
             return self.program.name
-        weight, mind = self.descriptors.feature_weight, self.descriptors.mind
+        weight = self.descriptors.feature_weight
         if self.solver == "ants":
             return "ants-features" if weight else "ants-mi"
         if self.solver == "none":
             return f"linear-{self.stage}"
-        return "convexadam-" + "+".join(name for name, included in (("mind", mind), ("features", weight)) if included)
+        parts = (("mind", self.descriptors.mind), ("features", weight), ("intensity", self.descriptors.intensity))
+        return "convexadam-" + "+".join(name for name, included in parts if included)

@@ -16,6 +16,7 @@ from pretraining.backbone.feature_network import FeatureNetwork, compares_direct
 from pretraining.backbone.inference import sliding_window_features
 from pretraining.common.checks import check_count, check_not_negative, check_within
 from pretraining.common.errors import InputError
+from pretraining.imaging.local_intensity import local_intensity
 from pretraining.imaging.mind import CHANNELS as MIND_CHANNELS
 from pretraining.imaging.mind import pooled_mind_ssc
 
@@ -23,6 +24,10 @@ log = logging.getLogger(__name__)
 
 _MIN_FOREGROUND = 0.02
 """Minimum share of foreground among the known voxels."""
+_MAX_CORRELATION = 0.9
+"""Correlation of local intensities up to which their weight grows."""
+_INTENSITY_SCALE = 2**0.5
+"""Weight of intensities whose noise is as strong as their signal; MIND-SSC has a weight of 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +36,9 @@ class DescriptorConfig:
 
     mind: bool = True
     """Include MIND-SSC (radius 1, dilation 2; 12 channels)."""
+    intensity: bool = False
+    """Include local intensities as far as the scans agree in them: one more channel, whose weight
+    is near 0 between modalities."""
     feature_weight: float = 0.3
     """Factor of the standardized features; 0 excludes the network."""
     channels: int | None = None
@@ -53,7 +61,8 @@ class DescriptorConfig:
 
     def count(self, net: FeatureNetwork | None) -> int:
         """Return the number of channels before any reduction."""
-        return (MIND_CHANNELS if self.mind else 0) + (net.config.out_channels if net and self.feature_weight else 0)
+        features = net.config.out_channels if net and self.feature_weight else 0
+        return (MIND_CHANNELS if self.mind else 0) + features + int(self.intensity)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,17 +106,23 @@ def descriptors(
         progress: Show a progress bar.
 
     Returns:
-        Two tensors (C, X // pool, Y // pool, Z // pool) float32, MIND-SSC first.
+        Two tensors (C, X // pool, Y // pool, Z // pool) float32: MIND-SSC, features, intensity.
 
     Notes:
         Every feature channel is standardized over the foreground (Otsu) of each scan: a constant
         offset that a modality adds to a channel carries no anatomy. Outside a mask the nearest
         voxel inside is repeated, as in ConvexAdam's masked variant, so that the border of the mask
         is not an edge.
+
+        Between scans of one contrast, intensities tell places apart that have the same edges. They
+        are compared by :func:`pretraining.imaging.local_intensity.local_intensity`, multiplied by
+        :func:`intensity_weight`.
     """
     fixed_described, moving_described = (
         describe(scan, config, pool=pool, net=net, progress=progress) for scan in (fixed, moving)
     )
+    if config.intensity:
+        _fill_intensities((fixed, moving), (fixed_described, moving_described), pool)
     if config.channels and config.channels < len(fixed_described):
         return reduce_features(fixed_described, moving_described, config.channels)
     return fixed_described, moving_described
@@ -117,7 +132,10 @@ def descriptors(
 def describe(
     scan: Scan, config: DescriptorConfig, *, pool: int, net: FeatureNetwork | None = None, progress: bool = False
 ) -> Tensor:
-    """Compute the descriptors of one scan, as :func:`descriptors` without reduction of channels."""
+    """Compute the descriptors of one scan, as :func:`descriptors` without reduction of channels.
+
+    The channel of intensities is 0, since its weight depends on the other scan.
+    """
     if scan.more:
         channels = (replace(scan, more=()), *scan.more)
         return torch.cat([describe(one, config, pool=pool, net=net, progress=progress) for one in channels])
@@ -130,12 +148,53 @@ def describe(
         features = _standardized_features(scan, net, config, pool, progress)
     # Channels are last in memory, as the solver reads them.
     described = scan.image.new_empty((*(side // pool for side in scan.image.shape), config.count(net))).movedim(-1, 0)
+    first = MIND_CHANNELS if config.mind else 0
     if features is not None:
-        described[-len(features) :] = features
+        described[first : first + len(features)] = features
         del features
     if config.mind:
         pooled_mind_ssc(scan.image, pool, out=described[:MIND_CHANNELS])
+    if config.intensity:
+        described[-1] = 0
     return described
+
+
+def intensity_weight(fixed: Tensor, moving: Tensor, inside: Tensor) -> float:
+    """Compute the weight of local intensities from how well two scans agree in them.
+
+    Args:
+        fixed: (X, Y, Z) local intensities of the fixed scan.
+        moving: (X, Y, Z) local intensities of the moving scan on the same grid.
+        inside: (X, Y, Z) bool, voxels to compare: the foreground of both.
+
+    Returns:
+        sqrt(2) r / sqrt(1 - r²), where r is their correlation, at least 0 and at most .9. If the
+        moving scan is r times the fixed one plus noise, the square is twice the ratio of signal to
+        noise.
+    """
+    one, other = (values[inside] - values[inside].mean() for values in (fixed, moving))
+    correlation = functional.cosine_similarity(one, other, dim=0).nan_to_num().clamp(0, _MAX_CORRELATION)
+    return (_INTENSITY_SCALE * correlation / (1 - correlation.square()).sqrt()).item()
+
+
+def _fill_intensities(scans: tuple[Scan, Scan], described: tuple[Tensor, Tensor], pool: int) -> None:
+    """Write the weighted local intensities to the last channel of each channel's descriptors."""
+    channels = [(replace(scan, more=()), *scan.more) for scan in scans]
+    count = len(described[0]) // len(channels[0])
+    for number, pair in enumerate(zip(*channels, strict=True), 1):
+        (fixed, fixed_inside), (moving, moving_inside) = (_local_intensities(scan, pool) for scan in pair)
+        weight = intensity_weight(fixed, moving, fixed_inside & moving_inside)
+        log.info("intensities have weight %.2f", weight)
+        for values, intensity in zip(described, (fixed, moving), strict=True):
+            values[number * count - 1] = weight * intensity
+
+
+def _local_intensities(scan: Scan, pool: int) -> tuple[Tensor, Tensor]:
+    """Compute local intensities, and the cubes of the foreground."""
+    scan = replace(scan, image=comparable_image(scan))
+    foreground = find_foreground(scan)
+    inside = functional.avg_pool3d(foreground[None], pool)[0] > 0.5
+    return local_intensity(scan.image, foreground, pool=pool), inside
 
 
 def comparable_image(scan: Scan) -> Tensor:

@@ -26,6 +26,10 @@ _SCAN_VOLUMES = 6
 """Volumes of the working grid held throughout: both scans as images and tensors, and masks."""
 _MIND_SLAB_BYTES = 30 * 2**19 * _FLOAT_BYTES
 """Peak of :func:`pretraining.imaging.mind.pooled_mind_ssc`, bytes."""
+_INTENSITY_VOLUMES = 8
+"""Volumes of the working grid that local intensities need at a time, measured: the foreground."""
+_INTENSITY_CHANNELS = 5
+"""Volumes of the descriptors' grid that they need besides, with the other scan's."""
 _FIELD_VOLUMES = 15
 """Volumes held while a displacement is written: single and double precision, ITK's and ours."""
 _MIN_CHANNELS = 8
@@ -179,6 +183,9 @@ def _peak_bytes(
     channel = _FLOAT_BYTES * (voxels // solver.pool**3)
     described = 2 * descriptors.count(net) * channel
     describing = described + _MIND_SLAB_BYTES + _FLOAT_BYTES * voxels
+    if descriptors.intensity:
+        local = _INTENSITY_VOLUMES * _FLOAT_BYTES * voxels + _INTENSITY_CHANNELS * channel
+        describing = max(describing, described + local)
     if net is not None and descriptors.feature_weight:
         # The second scan's features are computed while the first one's descriptors are held.
         held = (descriptors.count(net) + net.config.out_channels) * channel

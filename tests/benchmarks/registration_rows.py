@@ -27,10 +27,15 @@ BUNDLED = "bundled"
 FEATURE_WEIGHT = 0.3
 """Weight of features beside MIND-SSC, chosen on T1, T2, PD and training scans."""
 _ALONE = DescriptorConfig(feature_weight=0)
+_INTENSITY = DescriptorConfig(feature_weight=0, intensity=True)
 _FEATURES = DescriptorConfig(feature_weight=FEATURE_WEIGHT, bf16=has_bf16_units(torch.device("cpu")))
 METHODS = {
     "mind": RegistrationConfig(descriptors=_ALONE),
     "mind every voxel": RegistrationConfig(descriptors=_ALONE, convexadam=ConvexAdamConfig(adam_spacing=1)),
+    "mind+intensity": RegistrationConfig(descriptors=_INTENSITY),
+    "mind+intensity every voxel": RegistrationConfig(
+        descriptors=_INTENSITY, convexadam=ConvexAdamConfig(adam_spacing=1)
+    ),
     "features+mind": RegistrationConfig(descriptors=_FEATURES),
     "features": RegistrationConfig(descriptors=replace(_FEATURES, mind=False)),
     "ants-mi": RegistrationConfig(solver="ants", descriptors=_ALONE),
