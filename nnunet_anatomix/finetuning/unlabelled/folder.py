@@ -1,0 +1,88 @@
+"""Preprocessed unlabelled scans with their labels, beside the preprocessed scans of a plan.
+
+The labels of a fold are made from its training cases alone, so that its validation cases stay
+unseen. Each fold has nnU-Net's usual files, and the confidence of the labels::
+
+    sets.json                            cases that the labels are from, and weight of each scan
+    fold_0/CASE.b2nd, _seg.b2nd, .pkl    a scan and its labels, as nnU-Net preprocesses them
+    fold_0/confidence/CASE.b2nd          confidence of each voxel, per cent
+    all/...                              the same for fold all
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pretraining.common.atomic import write_text
+from pretraining.common.errors import InputError
+
+SETS = "sets.json"
+CONFIDENCE = "confidence"
+ENLARGED = "Enlarged"
+"""Ending of the names of plans that also train on unlabelled scans."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSet:
+    """Labels of the unlabelled scans for one fold.
+
+    Attributes:
+        labelled: Labelled cases that the labels are made from, sorted.
+        weights: Unlabelled scan → weight in (0, 1], its expected Dice.
+    """
+
+    labelled: tuple[str, ...]
+    weights: dict[str, float]
+
+
+def set_name(fold: int | str) -> str:
+    """Return the sub-folder of a fold's labels."""
+    return "all" if fold == "all" else f"fold_{fold}"
+
+
+def write_sets(folder: Path, sets: dict[str, LabelSet]) -> None:
+    """Write which scans of ``folder`` each fold trains on."""
+    content = {name: {"labelled": list(one.labelled), "weights": one.weights} for name, one in sets.items()}
+    write_text(folder / SETS, json.dumps(content, indent=1) + "\n")
+
+
+def read_sets(folder: Path) -> dict[str, LabelSet]:
+    """Read what :func:`write_sets` wrote; empty if there is nothing valid."""
+    try:
+        content = json.loads((folder / SETS).read_text(encoding="utf-8"))
+        return {
+            name: LabelSet(labelled=tuple(one["labelled"]), weights=dict(one["weights"]))
+            for name, one in content.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def set_for_fold(folder: Path, fold: int | str, train: Iterable[str]) -> LabelSet:
+    """Return the labels for a fold.
+
+    Args:
+        folder: Folder of the unlabelled scans.
+        fold: Number of the fold, or ``all``.
+        train: Labelled training cases of the fold.
+
+    Raises:
+        InputError: If the labels are missing, or were made from other cases: they could show the
+            labels of validation cases.
+    """
+    found = read_sets(folder).get(set_name(fold))
+    train = sorted(map(str, train))
+    if found is None or list(found.labelled) != train:
+        problem = "has no labels" if found is None else f"has labels made from {', '.join(found.labelled)}"
+        plans = folder.name.removesuffix(FOLDER_ENDING)
+        raise InputError(
+            f"{folder} {problem} for fold {fold}, which trains on {', '.join(train)}; "
+            f"run: nnunet-anatomix enlarge -d {folder.parent.name[7:10]} -p {plans}"
+        )
+    return found
+
+
+FOLDER_ENDING = "_unlabelled"
