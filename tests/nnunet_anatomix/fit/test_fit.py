@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_anatomix.fit import fit as fit_module, predictions, trainings
-from nnunet_anatomix.fit import next_scan
+from nnunet_anatomix.fit import fit as fit_module
+from nnunet_anatomix.fit import predictions, trainings
 from nnunet_anatomix.fit.fit import FitRequest, fit, fit_folder
 from nnunet_anatomix.fit.folder import MODEL
 from nnunet_anatomix.fit.next_scan import Doubt, NextRequest, most_doubtful_first, rank_scans
