@@ -12,9 +12,10 @@ unseen. Each fold has nnU-Net's usual files, and the confidence of the labels::
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pretraining.common.atomic import write_text
 from pretraining.common.errors import InputError
@@ -23,6 +24,9 @@ SETS = "sets.json"
 CONFIDENCE = "confidence"
 ENLARGED = "Enlarged"
 """Ending of the names of plans that also train on unlabelled scans."""
+FOLDER_ENDING = "_unlabelled"
+_PREPROCESSING = ("data_identifier", "spacing", "normalization_schemes")
+"""Entries of a configuration that change preprocessed scans."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,12 +81,33 @@ def set_for_fold(folder: Path, fold: int | str, train: Iterable[str]) -> LabelSe
     train = sorted(map(str, train))
     if found is None or list(found.labelled) != train:
         problem = "has no labels" if found is None else f"has labels made from {', '.join(found.labelled)}"
-        plans = folder.name.removesuffix(FOLDER_ENDING)
-        raise InputError(
-            f"{folder} {problem} for fold {fold}, which trains on {', '.join(train)}; "
-            f"run: nnunet-anatomix enlarge -d {folder.parent.name[7:10]} -p {plans}"
-        )
+        raise InputError(f"{folder} {problem} for fold {fold}, which trains on {', '.join(train)}; {_remedy(folder)}")
     return found
 
 
-FOLDER_ENDING = "_unlabelled"
+def require_same_preprocessing(folder: Path, configuration: Mapping[str, Any], name: str) -> None:
+    """Refuse unlabelled scans that were preprocessed otherwise than the labelled ones.
+
+    Args:
+        folder: Folder of the unlabelled scans.
+        configuration: Configuration that they were preprocessed by.
+        name: Its name.
+
+    Raises:
+        InputError: If the plan of the labelled scans was made anew since, with another grid or
+            normalization.
+    """
+    path = folder.parent / f"{folder.name.removesuffix(FOLDER_ENDING)}.json"
+    if not path.is_file():
+        return
+    labelled = json.loads(path.read_text(encoding="utf-8"))["configurations"][name]
+    if changed := [key for key in _PREPROCESSING if labelled.get(key) != configuration.get(key)]:
+        raise InputError(
+            f"{path.stem} was planned anew since {folder.name} was made ({changed[0]}: "
+            f"{configuration.get(changed[0])}, now {labelled.get(changed[0])}); {_remedy(folder)}"
+        )
+
+
+def _remedy(folder: Path) -> str:
+    plans = folder.name.removesuffix(FOLDER_ENDING)
+    return f"run: nnunet-anatomix enlarge -d {int(folder.parent.name[7:10])} -p {plans}"

@@ -13,7 +13,7 @@ from nnunet_anatomix.finetuning.nnunet_guard import exit_on_bad_input
 from nnunet_anatomix.finetuning.recipe import Recipe
 from nnunet_anatomix.finetuning.unlabelled.confidence_channel import WithConfidence
 from nnunet_anatomix.finetuning.unlabelled.dataset import EnlargedDataset
-from nnunet_anatomix.finetuning.unlabelled.folder import set_for_fold, set_name
+from nnunet_anatomix.finetuning.unlabelled.folder import require_same_preprocessing, set_for_fold, set_name
 from nnunet_anatomix.finetuning.unlabelled.loss import ConfidenceLoss
 
 
@@ -29,6 +29,8 @@ class EnlargedTrainer(BaseTrainer):
         if self.recipe.unlabelled is None:
             return train, validation
         folder = Path(self.preprocessed_dataset_folder_base) / self.recipe.unlabelled
+        configuration = self.configuration_manager.configuration
+        require_same_preprocessing(folder, configuration, self.configuration_name)
         chosen = set_for_fold(folder, self.fold, train.identifiers)
         self.print_to_log_file(f"training also on {len(chosen.weights)} unlabelled scans of {folder}")
         return EnlargedDataset(train, folder / set_name(self.fold), chosen.weights), validation
