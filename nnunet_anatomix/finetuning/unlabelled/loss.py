@@ -38,7 +38,7 @@ class ConfidenceLoss(nn.Module):
                 weights = weights * (1 - labels[:, -1:])
                 labels = labels[:, :-1]
             entropy = functional.binary_cross_entropy_with_logits(logits, labels.float(), reduction="none")
-            # As nnU-Net, which adds up the regions where there is an ignore label, else averages them.
+            # nnU-Net adds up the regions where there is an ignore label, else averages them.
             weight_of_all = weights.sum() * (1 if self.loss.use_ignore_label else labels.shape[1])
         else:
             if self.loss.ignore_label is not None:

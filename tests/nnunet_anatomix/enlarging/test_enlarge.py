@@ -1,4 +1,4 @@
-"""Command ``enlarge`` on small anatomies: labels of every fold, preprocessed scans, and the plan."""
+"""Command ``enlarge`` on small anatomies: labels of every fold, preprocessed scans, the plan."""
 
 from __future__ import annotations
 
