@@ -26,7 +26,7 @@ from nnunet_anatomix.finetuning.unlabelled.folder import (
     LabelSet,
     write_sets,
 )
-from nnunet_anatomix.propagation.folder import AGREEMENT, FolderSettings, find_scans, read_record
+from nnunet_anatomix.propagation.folder import AGREEMENT, find_scans, read_record
 from nnunet_anatomix.propagation.labelled_scans import LabelledScans
 from nnunet_anatomix.propagation.run import PropagationRequest, choose_settings, read_settings
 from pretraining.common.atomic import write_text
@@ -148,21 +148,13 @@ class Enlarger:
             The plan.
         """
         with hold_lock(self.folder):
-            records, sets, settings = self._propagate()
-            chosen = {
-                name: LabelSet(
-                    labelled=sets[name],
-                    weights={
-                        case: round(dice, 3)
-                        for case, record in records[name].items()
-                        if (dice := expected_dice(record, settings)) > 0
-                    },
-                )
-                for name in sets
-            }
-            self._report(chosen["all"].weights)
-            self._preprocess(chosen, networks or {})
-            write_sets(self.folder, chosen)
+            sets = self._propagate()
+            used = sets["all"].weights
+            if doubtful := sorted(set(self.inputs) - set(used)):
+                log.warning("%d doubtful scans are left out: %s", len(doubtful), ", ".join(doubtful))
+            log.info("%d unlabelled scans join training", len(used))
+            self._preprocess(sets, networks or {})
+            write_sets(self.folder, sets)
             plan = json.loads(self._plan.read_text(encoding="utf-8"))
             plan["plans_name"] = self.enlarged_plan.stem
             plan[BLOCK] = {**plan.get(BLOCK, {}), "unlabelled": self.folder.name}
@@ -178,21 +170,24 @@ class Enlarger:
         """Return a digest of all labels that :meth:`enlarge` wrote last."""
         return fingerprint([(self.folder / SETS).read_text(encoding="utf-8"), self._done()])
 
-    def _propagate(self) -> tuple[dict[str, dict[str, dict]], dict[str, tuple[str, ...]], FolderSettings]:
+    def _propagate(self) -> dict[str, LabelSet]:
+        """Label the scans by registered ones; return what each fold can use."""
         sets = label_sets(self._plan.parent, self.scans.names)
         settings = choose_settings(self.scans, self._request, self._settings)
-        return propagate_sets(self.scans, self.inputs, self.folder, sets, settings), sets, settings
-
-    def _report(self, weights: Mapping[str, float]) -> None:
-        doubtful = set(self.inputs) - set(weights)
-        if not weights:
+        records = propagate_sets(self.scans, self.inputs, self.folder, sets, settings)
+        dice = {
+            name: {case: round(expected_dice(record, settings), 3) for case, record in found.items()}
+            for name, found in records.items()
+        }
+        if not any(dice["all"].values()):
             raise InputError(
-                f"{FLAG}: all {len(doubtful)} scans differ too much from the labelled ones to be labelled by them "
-                f"({name_some(doubtful)}); give scans of the same kind"
+                f"{FLAG}: all {len(self.inputs)} scans differ too much from the labelled ones to be labelled by them "
+                f"({name_some(set(self.inputs))}); give scans of the same kind"
             )
-        if doubtful:
-            log.warning("%d doubtful scans are left out: %s", len(doubtful), ", ".join(sorted(doubtful)))
-        log.info("%d unlabelled scans join training", len(weights))
+        return {
+            name: LabelSet(labelled=voters, weights={case: one for case, one in dice[name].items() if one > 0})
+            for name, voters in sets.items()
+        }
 
     def _done(self) -> dict[str, str]:
         """Return scan → fingerprint, of all scans that are preprocessed."""

@@ -45,6 +45,7 @@ def trainer_of(folders, kind=AnatomixTrainer, fold: int | str = 0, **changes) ->
     plan, description = (json.loads((base / f"{name}.json").read_text()) for name in (PLANS, "dataset"))
     configuration = plan["configurations"]["3d_fullres"]
     configuration |= {"batch_size": 4, "patch_size": [16, 16, 16], **changes}
+    plan["continue_training"] = False
     plan["anatomix"]["unlabelled"] = f"{PLANS}_unlabelled"
     return kind(plan, "3d_fullres", fold, description, torch.device("cpu"))
 
