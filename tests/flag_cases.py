@@ -132,9 +132,9 @@ CASES = (
         "plan",
         NNUNET,
         """plan -d 43 --iterations 5 --weights {weights} -gpu_memory_target 6 -overwrite_target_spacing 2 1.25
-        1 -overwrite_plans_name Short --architecture anatomix_unet16 --statistics own""",
+        1 -overwrite_plans_name Short --architecture anatomix_unet16 --statistics own --max-patch 64""",
         """plan --dataset 43 --gpu-memory-target 6 --overwrite-target-spacing 2 1.25 1 --overwrite-plans-name
-        Long --weights {weights}""",
+        Long --weights {weights} --max-patch 48""",
         makes="nnUNet_preprocessed/Dataset043_Blobs/Short.json nnUNet_preprocessed/Dataset043_Blobs/Long.json",
     ),
     case(
@@ -142,9 +142,9 @@ CASES = (
         NNUNET,
         """plan-and-preprocess -d 43 --iterations 5 --weights {weights} -gpu_memory_target 6
         -overwrite_target_spacing 4 2.5 2 -overwrite_plans_name Short --architecture anatomix_unet16
-        --statistics running -np 1""",
+        --statistics running --max-patch 64 -np 1""",
         """plan-and-preprocess --dataset 43 --gpu-memory-target 6 --overwrite-target-spacing 4 2.5 2
-        --overwrite-plans-name Long --weights {weights} --np 1""",
+        --overwrite-plans-name Long --weights {weights} --max-patch 48 --np 1""",
         "split -d 43 --shots 1 --seed 1 --repeats 2",
         "split --dataset 43 --shots 2",
         makes="nnUNet_preprocessed/Dataset043_Blobs/splits_final.json nnUNet_preprocessed/Dataset043_Blobs/Long*/*",

@@ -30,6 +30,9 @@ class PlanOptions:
         tuple[float, float, float] | None, tyro.conf.arg(aliases=["-overwrite_target_spacing"])
     ] = None
     """Spacing to resample to, mm, slice axis first. Default: by the rule in plans/README.md."""
+    max_patch: int | None = None
+    """Maximum side of a patch, voxels, for example 64 on a CPU. The grid is then coarsened, at most
+    twofold, so that a patch covers three quarters of a scan. Default: as memory allows."""
     overwrite_plans_name: Annotated[str, tyro.conf.arg(aliases=["-overwrite_plans_name"])] = "nnUNetAnatomixPlans"
     """Name of the plans."""
     architecture: str = "anatomix_unet16"
@@ -92,6 +95,7 @@ def _write_plans(options: PlanOptions) -> Iterator[tuple[str, Path]]:
                     plans_name=options.overwrite_plans_name,
                     memory_target_gb=options.gpu_memory_target,
                     spacing_mm=options.overwrite_target_spacing,
+                    max_patch=options.max_patch,
                     architecture=options.architecture,
                     statistics=options.statistics,
                 ),

@@ -75,8 +75,8 @@ def _run_demo(out: Path, *, iterations: int, device: str, seed: int) -> dict[str
         **os.environ,
         **{name: str(folder) for name, folder in folders.items()},
         "ANATOMIX_SEED": str(seed),
-        "nnUNet_n_proc_DA": "2",
-        "nnUNet_def_n_proc": "2",
+        "nnUNet_n_proc_DA": "1",  # each process imports torch, which takes longer than its work here
+        "nnUNet_def_n_proc": "1",
     }
     for number, (title, command) in enumerate(steps.items(), start=1):
         log.info("[%d/%d] %s", number, len(steps), title)
@@ -105,7 +105,7 @@ def _steps(root: Path, raw: Path, pair: Pair, iterations: int, device: str) -> d
     steps = {
         "planning and preprocessing": [
             *("nnunet-anatomix", "plan-and-preprocess", "-d", str(DATASET_ID), "--iterations", str(iterations)),
-            *("--gpu-memory-target", _MEMORY_GB, "-np", "2"),
+            *("--gpu-memory-target", _MEMORY_GB, "-np", "1"),
         ]
     }
     for start, trainer in TRAINERS.items():
@@ -114,7 +114,7 @@ def _steps(root: Path, raw: Path, pair: Pair, iterations: int, device: str) -> d
         steps[f"training for {iterations} steps, {start}"] = train
         steps[f"segmenting {TEST_CASES} scans, {start}"] = [
             *("nnUNetv2_predict", "-i", str(raw / "imagesTs"), "-o", str(root / _folder(start))),
-            *("-d", str(DATASET_ID), "-c", "3d_fullres", "-f", "all", *model),
+            *("-d", str(DATASET_ID), "-c", "3d_fullres", "-f", "all", *model, "-npp", "1", "-nps", "1"),
         ]
     steps["registering two subjects of different contrast"] = [
         *("nnunet-anatomix", "register", "--fixed", str(pair.fixed), "--moving", str(pair.moving)),

@@ -7,10 +7,13 @@ The rule, in full:
    resampled to the finest.
 2. If the median scan then has more than ``scan_voxels`` voxels, all axes are made coarser by one
    factor.
-3. Axes of at least ``least_side`` voxels share one patch side: the largest multiple of the
+3. If patches are limited to ``max_patch`` voxels a side, all axes are made coarser by one factor
+   until a patch covers ``covered_share`` of the median scan along every axis, at most by
+   ``max_coarsening``.
+4. Axes of at least ``least_side`` voxels share one patch side: the largest multiple of the
    network's side unit that fits the shortest of these axes, at most ``patch_side``. A shorter axis
    gets the smallest multiple that contains it.
-4. If training exceeds the memory target, sizes are reduced in this order: the shared side down to
+5. If training exceeds the memory target, sizes are reduced in this order: the shared side down to
    ``least_side``, then the batch, then the side again.
 """
 
@@ -43,6 +46,10 @@ class GeometryConfig:
     """Maximum shared patch side if the memory target exceeds ``memory_gb``; the paper's largest."""
     least_side: int = 80
     """Minimum extent of axes that share a patch side, voxels; the paper's smallest side."""
+    covered_share: float = 0.75
+    """Share of the median scan that a patch of limited size is to cover along every axis."""
+    max_coarsening: float = 2.0
+    """Greatest factor by which the grid is made coarser for a patch of limited size."""
     batch_size: int = 4
     """Patches per step."""
     memory_gb: float = 8.0
@@ -55,20 +62,27 @@ class GeometryConfig:
             batch_size=self.batch_size,
             least_side=self.least_side,
         )
+        check_within("(0, 1]", covered_share=self.covered_share)
+        check_within("[1, inf)", max_coarsening=self.max_coarsening)
         check_positive(memory_gb=self.memory_gb)
         check_within(f"[{self.least_side}, inf)", patch_side=self.patch_side)
         check_within(f"[{self.patch_side}, inf)", generous_patch_side=self.generous_patch_side)
 
 
 def target_spacing(
-    spacings_mm: Sequence[Sequence[float]], shapes: Sequence[Sequence[int]], config: GeometryConfig
+    spacings_mm: Sequence[Sequence[float]],
+    shapes: Sequence[Sequence[int]],
+    config: GeometryConfig,
+    *,
+    max_patch: int | None = None,
 ) -> list[float]:
-    """Compute the spacing to resample all scans to (steps 1 and 2 of the rule).
+    """Compute the spacing to resample all scans to (steps 1 to 3 of the rule).
 
     Args:
         spacings_mm: One triple per training scan, mm, in any one order of axes.
         shapes: Sizes of the scans, voxels, in the same order of axes.
         config: Parameters of the rule.
+        max_patch: Maximum side of a patch, voxels. Default: no limit.
 
     Returns:
         Three spacings, mm.
@@ -77,8 +91,12 @@ def target_spacing(
     median = np.median(spacings, axis=0)
     finest = median.min()
     spacing = np.where(median > config.anisotropy * finest, finest, median)
-    voxels = float(np.prod(median_shape(spacings, sizes, spacing.tolist())))
-    return (spacing * max(1.0, voxels / config.scan_voxels) ** (1 / 3)).tolist()
+    shape = median_shape(spacings, sizes, spacing.tolist())
+    coarsening = max(1.0, float(np.prod(shape)) / config.scan_voxels) ** (1 / 3)
+    if max_patch is not None:
+        needed = config.covered_share * float(shape.max()) / max_patch / coarsening
+        coarsening *= min(max(1.0, needed), config.max_coarsening)
+    return (spacing * coarsening).tolist()
 
 
 def median_shape(spacings_mm: np.ndarray, shapes: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
@@ -87,7 +105,7 @@ def median_shape(spacings_mm: np.ndarray, shapes: np.ndarray, spacing_mm: Sequen
 
 
 def patch_size(shape: Sequence[float], side: int, config: GeometryConfig, *, multiple: int, min_side: int) -> list[int]:
-    """Compute the patch size (step 3 of the rule).
+    """Compute the patch size (step 4 of the rule).
 
     Args:
         shape: Size of the median scan on the target grid, voxels.
@@ -113,8 +131,9 @@ def patch_and_batch(
     min_side: int,
     memory_target_gb: float,
     needed_gb: Callable[[Sequence[int], int], float],
+    max_patch: int | None = None,
 ) -> tuple[list[int], int]:
-    """Find the largest patch and batch that fit into memory (steps 3 and 4 of the rule).
+    """Find the largest patch and batch that fit into memory (steps 4 and 5 of the rule).
 
     Args:
         shape: Size of the median scan on the target grid, voxels.
@@ -124,15 +143,21 @@ def patch_and_batch(
         memory_target_gb: Memory limit, 2^30 bytes.
         needed_gb: Function from patch and batch to the memory of training, 2^30 bytes; see
             :func:`nnunet_anatomix.finetuning.memory.training_memory_gb`.
+        max_patch: Maximum side of a patch, voxels. Default: no limit.
 
     Returns:
         Patch size, voxels, and batch size.
 
     Raises:
-        InputError: If even one patch of the smallest side does not fit.
+        InputError: If the limit is below the smallest side, or if even one patch of that side does
+            not fit into memory.
     """
+    if max_patch is not None and max_patch < min_side:
+        raise InputError(
+            f"expected a maximum patch side of at least the network's {min_side} voxels, found {max_patch}"
+        )
     for side, batch in _candidates(config, multiple, min_side, generous=memory_target_gb > config.memory_gb):
-        patch = patch_size(shape, side, config, multiple=multiple, min_side=min_side)
+        patch = patch_size(shape, min(side, max_patch or side), config, multiple=multiple, min_side=min_side)
         needed = needed_gb(patch, batch)
         if needed <= memory_target_gb:
             return patch, batch

@@ -47,6 +47,7 @@ from pretraining.backbone.statistics import Statistics, match_architecture
 from pretraining.backbone.unet import UNetConfig
 from pretraining.backbone.weights import load_weights
 from pretraining.common.atomic import write_text
+from pretraining.common.checks import check_count
 from pretraining.common.command_output import printed_to_log
 from pretraining.common.config import from_dict, to_dict
 from pretraining.common.errors import InputError
@@ -63,7 +64,13 @@ DEFAULT_STATISTICS: Statistics = "own"
 
 
 def anatomix_plan(
-    stock: Mapping[str, Any], template: PlanTemplate, plans_name: str, *, memory_target_gb: float, classes: int
+    stock: Mapping[str, Any],
+    template: PlanTemplate,
+    plans_name: str,
+    *,
+    memory_target_gb: float,
+    classes: int,
+    max_patch: int | None = None,
 ) -> dict[str, Any]:
     """Convert a stock plan to a plan for the pretrained backbone; read and write no files.
 
@@ -79,6 +86,7 @@ def anatomix_plan(
             stock plans.
         memory_target_gb: Memory that training may use, 2^30 bytes.
         classes: Output channels of the segmentation head.
+        max_patch: Maximum side of a patch, voxels. Default: no limit.
 
     Returns:
         Content of the plans file.
@@ -114,6 +122,7 @@ def anatomix_plan(
         min_side=limits.min_side,
         memory_target_gb=memory_target_gb,
         needed_gb=limits.needed_gb,
+        max_patch=max_patch,
     )
     set_patch(configuration, patch)
     configuration |= {
@@ -142,6 +151,7 @@ def write_plan(
     plans_name: str = DEFAULT_PLANS_NAME,
     memory_target_gb: float | None = None,
     spacing_mm: Sequence[float] | None = None,
+    max_patch: int | None = None,
     architecture: str = DEFAULT_ARCHITECTURE,
     statistics: Statistics = DEFAULT_STATISTICS,
 ) -> Path:
@@ -161,6 +171,7 @@ def write_plan(
             :func:`default_memory_target_gb`.
         spacing_mm: Spacing to resample to, mm, in the axis order of nnU-Net's fingerprint (slices
             first). Default: by the rule.
+        max_patch: Maximum side of a patch, voxels; the grid is chosen for it. Default: no limit.
         architecture: Name of a template in the folder ``plans``.
         statistics: Statistics of batch normalization. ``own`` turns it into an instance
             normalization that starts from the same scale and shift.
@@ -192,6 +203,7 @@ def write_plan(
     target = default_memory_target_gb(template.geometry) if memory_target_gb is None else memory_target_gb
     if not 0 < target < math.inf or (spacing_mm is not None and len(spacing_mm) != 3):
         raise InputError(f"expected a memory target above 0 GB and three spacings, found {target} and {spacing_mm}")
+    check_count(max_patch=max_patch)
     for axis_mm in spacing_mm or ():
         check_spacing(axis_mm, "target spacing")
     raw = find_dataset(dataset)
@@ -205,11 +217,12 @@ def write_plan(
     if before and change:
         log.info("%s has changed since it was planned (%s): planning from a new fingerprint", raw.name, change)
     plan = anatomix_plan(
-        stock_plan(raw, plans_name, template.geometry, spacing_mm, anew=bool(change)),
+        stock_plan(raw, plans_name, template.geometry, spacing_mm, max_patch=max_patch, anew=bool(change)),
         dataclasses.replace(template, anatomix=dataclasses.replace(recipe, cases=digest(cases))),
         plans_name,
         memory_target_gb=target,
         classes=_count_heads(raw),
+        max_patch=max_patch,
     )
     write_record(path.parent, cases)
     write_text(path, json.dumps(plan, indent=4))

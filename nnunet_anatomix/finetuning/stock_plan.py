@@ -27,6 +27,7 @@ def stock_plan(
     geometry: GeometryConfig,
     spacing_mm: Sequence[float] | None,
     *,
+    max_patch: int | None = None,
     anew: bool = False,
 ) -> dict[str, Any]:
     """Plan a dataset with nnU-Net on the target spacing of our rule; extract its fingerprint first.
@@ -36,6 +37,7 @@ def stock_plan(
         plans_name: Name of the plan.
         geometry: Parameters of the rule.
         spacing_mm: Spacing to resample to, mm, slices first. Default: by the rule.
+        max_patch: Maximum side of a patch, voxels. Default: no limit.
         anew: Whether to replace an existing fingerprint.
 
     Returns:
@@ -44,7 +46,7 @@ def stock_plan(
     # Stock planning prints details of the U-Net that we replace.
     with printed_to_log(), _at_least_one_worker():
         DatasetFingerprintExtractor(raw.name, default_num_processes).run(overwrite_existing=anew)
-        return _GridRulePlanner(raw.name, plans_name, geometry, spacing_mm).plan_experiment()
+        return _GridRulePlanner(raw.name, plans_name, geometry, spacing_mm, max_patch).plan_experiment()
 
 
 def planning_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -63,20 +65,26 @@ class _GridRulePlanner(ExperimentPlanner):
     """Stock planner that uses the target spacing of our rule and does not save its plan."""
 
     def __init__(
-        self, dataset_name: str, plans_name: str, geometry: GeometryConfig, spacing_mm: Sequence[float] | None
+        self,
+        dataset_name: str,
+        plans_name: str,
+        geometry: GeometryConfig,
+        spacing_mm: Sequence[float] | None,
+        max_patch: int | None,
     ) -> None:
         super().__init__(
             dataset_name,
             plans_name=plans_name,
             overwrite_target_spacing=None if spacing_mm is None else list(spacing_mm),
         )
-        self._geometry = geometry
+        self._geometry, self._max_patch = geometry, max_patch
 
     def determine_fullres_target_spacing(self) -> np.ndarray:
         if self.overwrite_target_spacing is not None:
             return super().determine_fullres_target_spacing()
         fingerprint = self.dataset_fingerprint
-        return np.array(target_spacing(fingerprint["spacings"], fingerprint["shapes_after_crop"], self._geometry))
+        spacings, shapes = fingerprint["spacings"], fingerprint["shapes_after_crop"]
+        return np.array(target_spacing(spacings, shapes, self._geometry, max_patch=self._max_patch))
 
     def save_plans(self, plans: dict[str, Any]) -> None:
         recursive_fix_for_json_export(plans)

@@ -181,6 +181,8 @@ def _prepare(folder: FitFolder, dataset: RawDataset, settings: FitSettings, stat
     state.state = "planning and preprocessing"
     plan = folder.preprocessed / f"{PLANS}.json"
     command = ["nnunet-anatomix", "plan-and-preprocess", "-d", dataset.name, "-overwrite_plans_name", PLANS]
+    if settings.max_patch is not None:
+        command += ["--max-patch", str(settings.max_patch)]
 
     def work(_: str) -> None:
         prepare_plan(command, plan, folder.path, settings.max_patch, settings.batch)

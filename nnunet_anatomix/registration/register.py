@@ -39,7 +39,7 @@ from pretraining.imaging.scans import validate_scan
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Registration:
     """Result of a registration; transforms map points in mm, as ITK's resamplers expect.
 
@@ -69,6 +69,10 @@ class Registration:
     moving: sitk.Image
     seconds: dict[str, float]
     settings: dict[str, object]
+
+    def __repr__(self) -> str:
+        grid = "x".join(map(str, self.grid.GetSize()))
+        return f"Registration({self.settings['method']}, grid {grid}, {sum(self.seconds.values()):.1f} s)"
 
     def apply(self, image: Scan) -> sitk.Image:
         """Move an image that lies on the moving scan to the fixed grid, by linear interpolation.

@@ -236,6 +236,8 @@ def _planning(start: StartWeights, settings: StudySettings) -> list[str]:
     command = ["nnunet-anatomix", "plan-and-preprocess", "-d", settings.dataset]
     if start.planned_for:
         command += ["--weights", start.planned_for, "-overwrite_plans_name", start.plans]
+    if settings.max_patch is not None:
+        command += ["--max-patch", str(settings.max_patch)]
     if settings.spacing_mm is not None:
         command += ["-overwrite_target_spacing", *map(str, settings.spacing_mm)]
     return command

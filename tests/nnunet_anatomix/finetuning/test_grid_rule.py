@@ -121,3 +121,39 @@ def test_less_memory_gives_smaller_steps_that_fit():
 def test_invalid_values_are_refused(wrong):
     with pytest.raises(ValueError, match="expected a number"):
         GeometryConfig(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing_mm", "max_patch", "factor"),
+    [
+        ((54, 104, 109), (3.27, 0.9766, 0.9766), 64, 2.0),  # limbs: 135 of 181 slices would need 2.12
+        ((70, 89, 73), (0.8, 0.8, 0.8), 64, 89 * 0.75 / 64),  # fetal brains
+        ((37, 51, 35), (1, 1, 1), 64, 1.0),  # crops that a patch contains
+        ((100, 100, 100), (1, 1, 1), 96, 1.0),
+        ((300, 300, 300), (1, 1, 1), 64, 2.0),
+    ],
+)
+def test_limited_patches_get_a_coarser_grid(shape, spacing_mm, max_patch, factor):
+    finest = target_spacing([spacing_mm], [shape], GeometryConfig())
+    coarser = target_spacing([spacing_mm], [shape], GeometryConfig(), max_patch=max_patch)
+    np.testing.assert_allclose(np.divide(coarser, finest), factor, rtol=1e-6)
+    extent = median_shape(np.array([spacing_mm]), np.array([shape]), coarser)
+    patch, batch = patch_and_batch(
+        extent, GeometryConfig(), **GRID, memory_target_gb=8, needed_gb=lambda patch, batch: 1.0, max_patch=max_patch
+    )
+    assert max(patch) <= max_patch and batch == 4
+    if factor < 2:
+        assert (np.array(patch) >= 0.75 * np.minimum(extent, max_patch)).all()
+
+
+def test_a_grid_that_is_coarse_already_is_not_made_coarser_for_the_same_reason_twice():
+    config = GeometryConfig(scan_voxels=150**3)
+    spacing = target_spacing([(1, 1, 1)], [(300, 300, 300)], config, max_patch=150)
+    assert spacing == pytest.approx([2, 2, 2])
+
+
+def test_a_limit_below_the_networks_smallest_side_is_refused():
+    with pytest.raises(InputError, match=r"at least the network's 32 voxels, found 16"):
+        patch_and_batch(
+            (64, 64, 64), GeometryConfig(), **GRID, memory_target_gb=8, needed_gb=lambda *_: 1, max_patch=16
+        )

@@ -110,6 +110,10 @@ def test_the_same_call_gives_the_same_displacement(scans, bent, plain):
     assert torch.equal(image_tensor(again.moved), image_tensor(plain.moved))
 
 
+def test_a_result_prints_in_one_line(plain):
+    assert re.fullmatch(r"Registration\(convexadam-mind, grid \d+x\d+x\d+, [\d.]+ s\)", repr(plain))
+
+
 def test_scans_are_left_as_they_were(scans, bent, plain):
     assert np.array_equal(sitk.GetArrayFromImage(plain.fixed), sitk.GetArrayFromImage(scans["t1"]))
     assert plain.moved.GetSize() == scans["t1"].GetSize() and plain.moved.GetPixelID() == sitk.sitkFloat32
