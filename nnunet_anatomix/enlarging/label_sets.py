@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from nnunet_anatomix.finetuning.splits import SPLITS_FILE, Fold, automatic_splits
+from nnunet_anatomix.finetuning.splits import SPLITS_FILE, Fold, automatic_splits, update_splits
 from nnunet_anatomix.finetuning.unlabelled.folder import set_name
 from nnunet_anatomix.propagation.folder import (
     RECORDS,
@@ -39,8 +39,13 @@ def label_sets(preprocessed: Path, cases: Iterable[str]) -> dict[str, tuple[str,
 
     Returns:
         Name of the set → cases, sorted; the set ``all`` first.
+
+    Raises:
+        InputError: If the folds are damaged, or have cases that do not exist.
     """
     cases = sorted(cases)
+    if note := update_splits(preprocessed, cases):
+        log.info("%s", note)
     path = preprocessed / SPLITS_FILE
     folds: list[Fold] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else automatic_splits(cases)
     trained = {set_name(number): tuple(sorted(fold["train"])) for number, fold in enumerate(folds)}

@@ -176,6 +176,10 @@ def _empty(organs) -> None:
         path.unlink()
 
 
+def _damage_folds(organs) -> None:
+    (organs.plan.parent / "splits_final.json").write_text("{")
+
+
 def _second_channel(organs) -> None:
     described = json.loads((organs.raw / "dataset.json").read_text())
     (organs.raw / "dataset.json").write_text(json.dumps({**described, "channel_names": {"0": "T1", "1": "T2"}}))
@@ -189,6 +193,7 @@ def _second_channel(organs) -> None:
         (lambda organs: shutil.rmtree(organs.un), InputError, "--unlabelled: no folder .*imagesUn"),
         (_empty, InputError, "--unlabelled: expected scans named CASE_0000.nii.gz in .*imagesUn, found none"),
         (_second_channel, InputError, "--unlabelled: case 'alike' has no alike_0001.nii.gz, and .* has 2 channels"),
+        (_damage_folds, InputError, "does not contain folds in nnU-Net's format"),
         (_copy_labelled, InputError, "found other_0000.nii.gz, whose content is that of c2_0000.nii.gz in imagesTr"),
         (_cut_off, CommandFailed, "1 of 2 unlabelled scans failed .*: broken: "),
         (_noise_alone, InputError, r"--unlabelled: all 1 scans differ too much .* \(noise\)"),
