@@ -61,12 +61,10 @@ def _commands() -> Groups:
             "backbone": backbone,
             "baseline": baseline,
         },
-        "Reproduce the paper": {
-            "prepare": prepare,
-            "reproduce": reproduce,
-        },
-        "Check the installation": {
+        "Check the installation, and reproduce the paper": {
             "demo": demo,
             "doctor": doctor,
+            "prepare": prepare,
+            "reproduce": reproduce,
         },
     }

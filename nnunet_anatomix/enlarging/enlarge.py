@@ -114,7 +114,7 @@ class Enlarger:
     ) -> None:
         if len(dataset.cases) < 2:
             raise InputError(
-                f"{FLAG}: how far labels can be trusted is measured on two labelled scans or more, found 1 in "
+                f"--unlabelled: how far labels can be trusted is measured on two labelled scans or more, found 1 in "
                 f"{dataset.name}; label another"
             )
         self.scans = LabelledScans(dataset=dataset)
@@ -181,7 +181,7 @@ class Enlarger:
         }
         if not any(dice["all"].values()):
             raise InputError(
-                f"{FLAG}: all {len(self.inputs)} scans differ too much from the labelled ones to be labelled by them "
+                f"--unlabelled: all {len(self.inputs)} scans differ too much from the labelled ones to be labelled by them "
                 f"({name_some(set(self.inputs))}); give scans of the same kind"
             )
         return {
