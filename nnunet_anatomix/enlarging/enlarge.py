@@ -181,8 +181,8 @@ class Enlarger:
         }
         if not any(dice["all"].values()):
             raise InputError(
-                f"--unlabelled: all {len(self.inputs)} scans differ too much from the labelled ones to be labelled by them "
-                f"({name_some(set(self.inputs))}); give scans of the same kind"
+                f"--unlabelled: all {len(self.inputs)} scans differ too much from the labelled ones to be labelled by "
+                f"them ({name_some(set(self.inputs))}); give scans of the same kind"
             )
         return {
             name: LabelSet(labelled=voters, weights={case: one for case, one in dice[name].items() if one > 0})
