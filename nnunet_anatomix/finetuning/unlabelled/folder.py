@@ -80,8 +80,11 @@ def set_for_fold(folder: Path, fold: int | str, train: Iterable[str]) -> LabelSe
     found = read_sets(folder).get(set_name(fold))
     train = sorted(map(str, train))
     if found is None or list(found.labelled) != train:
-        problem = "has no labels" if found is None else f"has labels made from {', '.join(found.labelled)}"
-        raise InputError(f"{folder} {problem} for fold {fold}, which trains on {', '.join(train)}; {_remedy(folder)}")
+        source = "no case" if found is None else ", ".join(found.labelled)
+        raise InputError(
+            f"{folder} has labels for fold {fold} from {source}, but the fold trains on {', '.join(train)}; "
+            f"{_remedy(folder)}"
+        )
     return found
 
 
