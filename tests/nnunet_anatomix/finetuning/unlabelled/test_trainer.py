@@ -73,9 +73,7 @@ def test_labels_made_for_another_fold_or_grid_are_refused_with_one_line(folders)
     path = folders.preprocessed / NAME / "splits_final.json"
     folds = json.loads(path.read_text())
     path.write_text(json.dumps(folds[::-1]))
-    with pytest.raises(
-        StoppedByInput, match=rf"fold 0 from hippocampus_233, but .*_048; {command}"
-    ):
+    with pytest.raises(StoppedByInput, match=rf"fold 0 from hippocampus_233, but .*_048; {command}"):
         trainer_of(folders).get_tr_and_val_datasets()
     with pytest.raises(StoppedByInput, match=rf"planned anew .*spacing: \[2, 2, 2\], now .*{command}"):
         trainer_of(folders, spacing=[2, 2, 2]).get_tr_and_val_datasets()
