@@ -7,6 +7,7 @@ from nnunet_anatomix.commands.apply import apply
 from nnunet_anatomix.commands.backbone import backbone
 from nnunet_anatomix.commands.baseline import baseline
 from nnunet_anatomix.commands.deliver import deliver
+from nnunet_anatomix.commands.enlarge import enlarge
 from nnunet_anatomix.commands.evaluate import evaluate
 from nnunet_anatomix.commands.features import features
 from nnunet_anatomix.commands.fit import fit, next_scan
@@ -39,6 +40,7 @@ def _commands() -> Groups:
             "split": split,
             "next": next_scan,
             "propagate": propagate,
+            "enlarge": enlarge,
             "study": study,
         },
         "Register scans": {
@@ -59,12 +61,10 @@ def _commands() -> Groups:
             "backbone": backbone,
             "baseline": baseline,
         },
-        "Reproduce the paper": {
-            "prepare": prepare,
-            "reproduce": reproduce,
-        },
-        "Check the installation": {
+        "Check the installation, and reproduce the paper": {
             "demo": demo,
             "doctor": doctor,
+            "prepare": prepare,
+            "reproduce": reproduce,
         },
     }

@@ -185,7 +185,8 @@ CASES = (
     case(
         "fit and next",
         NNUNET,
-        "fit -d 43 --minutes 1 --iterations 2 --max-patch 32 --batch 1 --seed 1 --device cpu",
+        """fit -d 43 --unlabelled {unlabelled} --minutes 1 --iterations 2 --max-patch 32 --batch 1 --seed 1
+        --device cpu""",
         "fit --dataset 43 --iterations 2 --max-patch 32 --batch 1 --seed 1 -device cpu",
         "next -d 43 -i nnUNet_raw/Dataset043_Blobs/imagesTs -o ranked --atlases --device cpu",
         "next --dataset 43 --images nnUNet_raw/Dataset043_Blobs/imagesTs --out fewer --no-atlases -device cpu",
@@ -238,6 +239,16 @@ CASES = (
         """propagate --dataset 43 --images nnUNet_raw/Dataset043_Blobs/imagesTs --out other --leave-out 0 --atlases 1
         --features {tiny} --feature-weight 0.2 -device cpu""",
         makes="out/Ts0.nii.gz out/agreement/Ts0.nii.gz out/propagation.csv out/leave_one_out.md other/Ts0.nii.gz",
+    ),
+    case(
+        "enlarge",
+        NNUNET,
+        "plan-and-preprocess -d 43 -np 1",
+        "enlarge -d 43 --unlabelled {unlabelled} --memory 2G --device cpu",
+        "enlarge --dataset 43 --unlabelled {unlabelled} -p nnUNetAnatomixPlans -device cpu",
+        "enlarge -d 43 --unlabelled {unlabelled} --plans nnUNetAnatomixPlans --device cpu",
+        makes="""nnUNet_preprocessed/Dataset043_Blobs/nnUNetAnatomixPlansEnlarged.json
+        nnUNet_preprocessed/Dataset043_Blobs/nnUNetAnatomixPlans_unlabelled/all/Un0.b2nd""",
     ),
     case(
         "apply",

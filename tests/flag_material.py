@@ -102,6 +102,15 @@ class Material:
         return path
 
     @cached_property
+    def unlabelled(self) -> Path:
+        """A scan like the first two of Dataset043_Blobs, but without labels."""
+        path = self._new("unlabelled/Un0_0000.nii.gz")
+        shape = (32, 30, 28)
+        mean = (blobs(shape, 0) + 0.1 * blobs(shape, 5)).astype(np.float32)
+        sitk.WriteImage(placed(mean), str(path))
+        return path.parent
+
+    @cached_property
     def masks(self) -> Path:
         """A subject of TotalSegmentator's."""
         for number, mask in enumerate(body(2, (20, 24, 16))):

@@ -35,6 +35,7 @@ NNUNET_ANATOMIX_FLOORS = (
     "clinical",
     "finetuning",
     "propagation",
+    "enlarging",
     "trainers",
     "study",
     "fit",

@@ -12,6 +12,7 @@ Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], tyro.conf.arg(aliases=
 
 def fit(
     dataset: Annotated[str, tyro.conf.arg(aliases=["-d"])],
+    unlabelled: str | None = None,
     minutes: float | None = None,
     iterations: int | None = None,
     max_patch: int | None = None,
@@ -27,6 +28,9 @@ def fit(
 
     Args:
         dataset: ID or name of a dataset below nnUNet_raw, with two labelled scans or more.
+        unlabelled: Folder of scans without labels, named CASE_0000.nii.gz and so on, or none.
+            Registered labelled scans and the networks label them, and they join training if the
+            Dice rises. Default: folder imagesUn of the dataset, if there is one.
         minutes: Time for all trainings. A round begins only if it is expected to end in time; the
             first always runs. Default: no limit.
         iterations: Optimizer steps per training. Default: the best of 100, 400, 1600 and so on.
@@ -41,6 +45,7 @@ def fit(
     run_fit(
         FitRequest(
             dataset=dataset,
+            unlabelled=unlabelled,
             minutes=minutes,
             iterations=iterations,
             max_patch=max_patch,

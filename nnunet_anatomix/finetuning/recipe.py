@@ -70,6 +70,8 @@ class Recipe:
     """Checksum of the tensors in ``weights`` at planning time. Default: not checked."""
     cases: str | None = None
     """Digest of the cases at planning time, which training compares. Default: not checked."""
+    unlabelled: str | None = None
+    """Folder beside the plan: unlabelled scans to train on too (``nnunet-anatomix enlarge``)."""
     iterations: int = PAPER_ITERATIONS
     """Optimizer steps in total. ``ANATOMIX_ITERATIONS`` takes precedence."""
     iterations_per_epoch: int = 250

@@ -26,7 +26,6 @@ from nnunet_anatomix.finetuning.augmentation.pipeline import (
     finetuning_augmentation,
     initial_patch_size,
 )
-from nnunet_anatomix.finetuning.base_trainer import BaseTrainer
 from nnunet_anatomix.finetuning.description import require_labels
 from nnunet_anatomix.finetuning.network import AnatomixNetwork
 from nnunet_anatomix.finetuning.nnunet_guard import exit_on_bad_input
@@ -38,6 +37,7 @@ from nnunet_anatomix.finetuning.schedule import RatePerIteration, parameter_grou
 from nnunet_anatomix.finetuning.splits import SPLITS_FILE, STOCK_FOLDS, few_shot_splits, update_splits
 from nnunet_anatomix.finetuning.transfer import load_initial_weights, start_from
 from nnunet_anatomix.finetuning.unchanged import require_unchanged_cases
+from nnunet_anatomix.finetuning.unlabelled.trainer import EnlargedTrainer
 from pretraining.common.atomic import write_text
 from pretraining.common.errors import InputError
 
@@ -68,7 +68,7 @@ OWN_STATISTICS = {"norm": "instance", "norm_affine": True}
 """Fields of the backbone on a stock plan: batch normalization with the statistics of each patch."""
 
 
-class AnatomixTrainer(BaseTrainer):
+class AnatomixTrainer(EnlargedTrainer):
     """Trainer that fine-tunes the pretrained backbone on any 3D plan, including stock plans.
 
     Settings are read from the plan's ``anatomix`` block
@@ -256,13 +256,14 @@ class AnatomixTrainer(BaseTrainer):
             stock = super().get_training_transforms(
                 patch_size, rotation_for_DA, deep_supervision_scales, *rest, **label_options
             )
-            return ComposeTransforms([StandardizeChannels(), stock])
+            return self.carry_confidence(ComposeTransforms([StandardizeChannels(), stock]))
         last = self.get_validation_transforms(deep_supervision_scales, **label_options)
         if self.is_cascaded:
             last = ComposeTransforms([last, corrupt_previous_stage(len(self.label_manager.foreground_labels))])
-        return finetuning_augmentation(
+        augmentation = finetuning_augmentation(
             self.recipe.augmentation, patch_size, self.configuration_manager.spacing, self.modalities, last
         )
+        return self.carry_confidence(augmentation)
 
 
 class AnatomixTrainerPaper(AnatomixTrainer):

@@ -16,6 +16,7 @@ from nnunet_anatomix.finetuning.case_record import (
     record_cases,
 )
 from nnunet_anatomix.finetuning.dataset import find_dataset
+from nnunet_anatomix.finetuning.unlabelled.folder import ENLARGED
 from pretraining.common.errors import InputError
 
 
@@ -55,8 +56,10 @@ def require_unchanged_cases(
             change = describe_change(before, now) or "other contents"
     if change:
         program = "nnunet-anatomix plan-and-preprocess" if is_ours else "nnUNetv2_plan_and_preprocess"
-        own_name = f" -overwrite_plans_name {plans_name}" if is_ours and plans_name != "nnUNetAnatomixPlans" else ""
+        plans, number = plans_name.removesuffix(ENLARGED), int(dataset_name[7:10])
+        own_name = f" -overwrite_plans_name {plans}" if is_ours and plans != "nnUNetAnatomixPlans" else ""
+        then = f", then: nnunet-anatomix enlarge -d {number} -p {plans}" if plans != plans_name else ""
         raise InputError(
             f"{dataset_name} is not the dataset that {plans_name} was made for ({change}); "
-            f"run: {program} -d {int(dataset_name[7:10])}{own_name}"
+            f"run: {program} -d {number}{own_name}{then}"
         )

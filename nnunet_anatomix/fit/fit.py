@@ -6,27 +6,24 @@ import json
 import logging
 import os
 import shutil
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 from nnunetv2.paths import nnUNet_results
 
 from nnunet_anatomix.finetuning.case_record import digest, read_record
 from nnunet_anatomix.finetuning.dataset import RawDataset, find_dataset
 from nnunet_anatomix.finetuning.splits import SPLITS_FILE, automatic_splits
-from nnunet_anatomix.fit.folder import LOG, MODEL, PAGE, PLANS, TABLE, TRAINER, FitFolder, FitSettings, FoldName
+from nnunet_anatomix.fit.folder import MODEL, PAGE, PLANS, TABLE, TRAINER, FitFolder, FitSettings
 from nnunet_anatomix.fit.page import PageState, live_page
 from nnunet_anatomix.fit.rounds import Round, best_round, next_length
-from nnunet_anatomix.fit.training_log import read_training_log
-from nnunet_anatomix.scores.statistics import read_case_dice
+from nnunet_anatomix.fit.trainings import Trainings, finish
+from nnunet_anatomix.fit.unlabelled import find_unlabelled, try_unlabelled
 from nnunet_anatomix.study.runs import CONFIGURATION, prepare_plan
 from pretraining.common.atomic import write_text
-from pretraining.common.batch import run_batch
 from pretraining.common.checks import check_count, check_positive
-from pretraining.common.child import run_child
 from pretraining.common.device import resolve_device
 from pretraining.common.errors import InputError
 from pretraining.common.fingerprint import file_state
@@ -35,8 +32,6 @@ from pretraining.common.outputs import try_folder
 from pretraining.common.tables import write_csv
 
 log = logging.getLogger(__name__)
-
-Item = TypeVar("Item")
 
 CPU_PATCH, CPU_BATCH = 64, 2
 """Maximum side of patches, voxels, and patches per step, for trainings on a CPU."""
@@ -49,6 +44,7 @@ class FitRequest:
     """Request of the command ``fit``; None means the default of its help."""
 
     dataset: str
+    unlabelled: str | None = None
     minutes: float | None = None
     iterations: int | None = None
     max_patch: int | None = None
@@ -63,6 +59,9 @@ class FitRequest:
 
 def fit(request: FitRequest) -> list[str]:
     """Cross-validate trainings of growing length, then train on all labelled scans.
+
+    If there are unlabelled scans, the best round is repeated with them, and they are kept if the
+    Dice rises.
 
     The model is written to ``nnUNet_results`` as stock training would write it: fold ``all``, and
     the folds of the best round. An interrupted call resumes; after a change of scans or settings,
@@ -95,6 +94,7 @@ def fit(request: FitRequest) -> list[str]:
         weights=os.environ.get("ANATOMIX_WEIGHTS") or None,
     )
     folder = fit_folder(dataset.name)
+    enlarger = find_unlabelled(dataset, folder, request.unlabelled, device)
     try_folder(folder.path)
     with hold_lock(folder.path):
         _begin(folder, dataset, settings)
@@ -102,11 +102,18 @@ def fit(request: FitRequest) -> list[str]:
         log.info("open %s in a browser to watch the training", folder.path / PAGE)
         with live_page(state):
             _prepare(folder, dataset, settings, state)
-            best = _cross_validate(folder, dataset, request, settings, device, state)
-            _train_on_all(folder, best, settings, device, state)
+            if enlarger is not None:
+                enlarger.propagate()
+            trainings = Trainings(folder=folder, dataset=dataset, settings=settings, device=device, state=state)
+            best = _cross_validate(trainings, request, repeats=1 if enlarger is None else 2)
+            if enlarger is not None:
+                best = try_unlabelled(enlarger, trainings, state.rounds, _remaining_s(request, state.rounds))
+                _write_table(folder, state.rounds)
+            trainings = trainings.variant(best.is_enlarged)
+            trainings.train_on_all(best)
             state.state = "finished"
             lines = predict_lines(dataset.name, best.folds, device)
-            _publish(folder, root / dataset.name / MODEL, best)
+            _publish(trainings, root / dataset.name / MODEL, best)
             state.commands = tuple(lines)
     log.info("expected on a new scan: %s", best.describe())
     log.info("predict with all scans' model:     %s", lines[0])
@@ -181,107 +188,37 @@ def _prepare(folder: FitFolder, dataset: RawDataset, settings: FitSettings, stat
         prepare_plan(command, plan, folder.path, settings.max_patch, settings.batch)
         write_text(folder.preprocessed / SPLITS_FILE, json.dumps(automatic_splits(list(dataset.cases)), indent=4))
 
-    _finish({state.state: ""}, work, lambda _: (folder.preprocessed / SPLITS_FILE).is_file())
+    finish({state.state: ""}, work, lambda _: (folder.preprocessed / SPLITS_FILE).is_file())
 
 
-def _cross_validate(
-    folder: FitFolder, dataset: RawDataset, request: FitRequest, settings: FitSettings, device: str, state: PageState
-) -> Round:
+def _cross_validate(trainings: Trainings, request: FitRequest, *, repeats: int) -> Round:
     """Run rounds until nothing more is to be gained; return the best one."""
-    folds = len(folder.folds())
+    folder, state = trainings.folder, trainings.state
     while True:
         lengths = folder.lengths() if request.iterations is None else [request.iterations]
-        state.rounds = [one for length in lengths if (one := _read_round(folder, length, folds))]
+        state.rounds = [one for length in lengths if (one := trainings.read_round(length))]
         _tidy(folder, state.rounds)
         _write_table(folder, state.rounds)
         if state.rounds:
             log.info("%d steps: %s", state.rounds[-1].iterations, state.rounds[-1].describe())
-        length = _next_length(folder, state.rounds, request)
+        length = _next_length(trainings, request, repeats)
         if length is None:
             return best_round(state.rounds)
-        _train_folds(folder, dataset, length, folds, settings, device, state)
+        trainings.train_folds(length)
 
 
-def _next_length(folder: FitFolder, rounds: list[Round], request: FitRequest) -> int | None:
+def _next_length(trainings: Trainings, request: FitRequest, repeats: int) -> int | None:
     """Return the steps of the next round, if any; an unfinished round comes first."""
+    rounds = trainings.state.rounds
     if request.iterations is not None:
-        return request.iterations if not rounds or not _has_networks(folder, rounds[0]) else None
-    spent_s = sum(one.seconds for one in rounds)
-    length = next_length(rounds, remaining_s=None if request.minutes is None else 60 * request.minutes - spent_s)
+        return request.iterations if not rounds or not trainings.has_networks(rounds[0]) else None
+    length = next_length(rounds, remaining_s=_remaining_s(request, rounds), repeats=repeats)
     finished = {one.iterations for one in rounds}
-    return length and next((begun for begun in folder.lengths() if begun not in finished), length)
+    return length and next((begun for begun in trainings.folder.lengths() if begun not in finished), length)
 
 
-def _has_networks(folder: FitFolder, one: Round) -> bool:
-    return all(_checkpoint(folder, one.iterations, fold).is_file() for fold in range(one.folds))
-
-
-def _checkpoint(folder: FitFolder, iterations: int, fold: FoldName) -> Path:
-    return folder.training(iterations, fold) / "checkpoint_final.pth"
-
-
-def _read_round(folder: FitFolder, iterations: int, folds: int) -> Round | None:
-    scores = [folder.read_score(iterations, fold) for fold in range(folds)]
-    known = [score for score in scores if score is not None]
-    if len(known) < folds:
-        return None
-    return Round(
-        iterations=iterations,
-        folds=folds,
-        seconds=sum(seconds for seconds, _ in known),
-        dice=tuple(one for _, dice in known for one in dice),
-    )
-
-
-def _train_folds(
-    folder: FitFolder,
-    dataset: RawDataset,
-    iterations: int,
-    folds: int,
-    settings: FitSettings,
-    device: str,
-    state: PageState,
-) -> None:
-    def is_done(fold: int) -> bool:
-        return folder.read_score(iterations, fold) is not None and _checkpoint(folder, iterations, fold).is_file()
-
-    def work(fold: int) -> None:
-        state.state = f"cross-validation with {iterations:,} steps: training fold {fold + 1} of {folds}"
-        state.current = iterations, tuple(range(fold + 1))
-        seconds = _train(folder, iterations, fold, settings, device)
-        summary = folder.training(iterations, fold) / "validation" / "summary.json"
-        folder.write_score(iterations, fold, seconds, read_case_dice(summary, dataset.description))
-
-    _finish({f"{iterations} steps, fold {fold}": fold for fold in range(folds)}, work, is_done)
-
-
-def _train_on_all(folder: FitFolder, best: Round, settings: FitSettings, device: str, state: PageState) -> None:
-    state.state = f"final model: training on all labelled scans for {best.iterations:,} steps"
-
-    def work(_: str) -> None:
-        state.current = best.iterations, (*range(best.folds), "all")
-        _train(folder, best.iterations, "all", settings, device)
-
-    finished = _checkpoint(folder, best.iterations, "all")
-    _finish({f"{best.iterations} steps, all scans": ""}, work, lambda _: finished.is_file())
-
-
-def _finish(items: Mapping[str, Item], work: Callable[[Item], None], is_done: Callable[[Item], bool]) -> None:
-    run_batch(items, work, noun="step", is_done=is_done).require_all("steps")
-
-
-def _train(folder: FitFolder, iterations: int, fold: FoldName, settings: FitSettings, device: str) -> float:
-    """Train one network, from its last checkpoint; return the seconds of all its starts."""
-    begin = time.monotonic()
-    model = ["-tr", TRAINER, "-p", PLANS, "-device", device]
-    run_child(
-        ["nnUNetv2_train", folder.dataset, CONFIGURATION, str(fold), *model, "--c"],
-        folder.environment(iterations, fold, settings.seed),
-        folder.path / LOG,
-    )
-    # An interrupted training has begun before this call.
-    logged = sum(read_training_log(folder.training(iterations, fold)).seconds.values())
-    return max(time.monotonic() - begin, logged)
+def _remaining_s(request: FitRequest, rounds: Sequence[Round]) -> float | None:
+    return None if request.minutes is None else 60 * request.minutes - sum(one.seconds for one in rounds)
 
 
 def _tidy(folder: FitFolder, rounds: list[Round]) -> None:
@@ -293,13 +230,18 @@ def _tidy(folder: FitFolder, rounds: list[Round]) -> None:
 
 
 def _write_table(folder: FitFolder, rounds: list[Round]) -> None:
-    rows = [[one.iterations, dice.case, dice.label, dice.dice] for one in rounds for dice in one.dice]
-    write_csv(folder.path / TABLE, ["steps", "case", "label", "dice"], rows)
+    rows = [
+        [one.iterations, dice.case, dice.label, dice.dice, "yes" if one.is_enlarged else "no"]
+        for one in rounds
+        for dice in one.dice
+    ]
+    write_csv(folder.path / TABLE, ["steps", "case", "label", "dice", "unlabelled"], rows)
 
 
-def _publish(folder: FitFolder, target: Path, best: Round) -> None:
+def _publish(trainings: Trainings, target: Path, best: Round) -> None:
     """Replace the model in ``nnUNet_results`` by this one, unless it is there already."""
-    _, *final = file_state(_checkpoint(folder, best.iterations, "all"))
+    folder = trainings.folder
+    _, *final = file_state(trainings.checkpoint(best.iterations, "all"))
     content = {"steps": best.iterations, "cases": digest(read_record(folder.path)), "final": final}
     marker = json.dumps(content) + "\n"
     if (target / MARKER).is_file() and (target / MARKER).read_text(encoding="utf-8") == marker:

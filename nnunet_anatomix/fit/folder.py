@@ -8,6 +8,7 @@
     rounds/N/fold_K.json            a finished training of N steps: Dice of its left-out scans
     rounds/N/DATASET                its networks
     final/N/DATASET                 the network trained on all scans, for N steps
+    enlarged/                       the same with unlabelled scans: rounds, final, and predictions
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +30,7 @@ from nnunet_anatomix.finetuning.case_record import (
 )
 from nnunet_anatomix.finetuning.dataset import RawDataset
 from nnunet_anatomix.finetuning.splits import SPLITS_FILE, Fold
+from nnunet_anatomix.finetuning.unlabelled.folder import ENLARGED
 from nnunet_anatomix.scores.statistics import CaseDice
 from nnunet_anatomix.study.runs import CONFIGURATION, PREPROCESSED
 from pretraining.common.atomic import write_text
@@ -39,6 +41,7 @@ PLANS = "nnUNetAnatomixFitPlans"
 """Name of the plan, so that a fit replaces no other training."""
 TRAINER = "AnatomixTrainer"
 MODEL = f"{TRAINER}__{PLANS}__{CONFIGURATION}"
+"""Name of the published model, trained with or without unlabelled scans."""
 FoldName = int | Literal["all"]
 PAGE, TABLE, LOG = "fit.html", "fit.csv", "log.txt"
 
@@ -67,6 +70,22 @@ class FitFolder:
     path: Path
     dataset: str
     """Name of the dataset, ``DatasetXXX_NAME``."""
+    is_enlarged: bool = False
+    """Whether trainings are those with unlabelled scans; plan and folds are shared."""
+
+    def variant(self, is_enlarged: bool) -> FitFolder:
+        """Return this folder with the trainings with, or without, unlabelled scans."""
+        return replace(self, is_enlarged=is_enlarged)
+
+    @property
+    def trainings(self) -> Path:
+        """Folder of all trainings."""
+        return self.path / "enlarged" if self.is_enlarged else self.path
+
+    @property
+    def plans(self) -> str:
+        """Name of the plan."""
+        return PLANS + ENLARGED if self.is_enlarged else PLANS
 
     @property
     def preprocessed(self) -> Path:
@@ -75,11 +94,11 @@ class FitFolder:
 
     def results(self, iterations: int, fold: FoldName = 0) -> Path:
         """Return nnU-Net's results folder of the trainings of so many steps."""
-        return self.path / ("final" if fold == "all" else "rounds") / str(iterations)
+        return self.trainings / ("final" if fold == "all" else "rounds") / str(iterations)
 
     def model(self, iterations: int, fold: FoldName = 0) -> Path:
         """Return nnU-Net's folder of the networks of so many steps."""
-        return self.results(iterations, fold) / self.dataset / MODEL
+        return self.results(iterations, fold) / self.dataset / f"{TRAINER}__{self.plans}__{CONFIGURATION}"
 
     def training(self, iterations: int, fold: FoldName) -> Path:
         """Return nnU-Net's folder of one training."""
@@ -104,7 +123,7 @@ class FitFolder:
 
     def lengths(self) -> list[int]:
         """Return the steps of all rounds that have begun, ascending."""
-        return sorted(int(path.name) for path in (self.path / "rounds").glob("*") if path.name.isdigit())
+        return sorted(int(path.name) for path in (self.trainings / "rounds").glob("*") if path.name.isdigit())
 
     def folds(self) -> list[Fold]:
         """Read the folds."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -16,20 +15,16 @@ from scipy.stats import rankdata
 
 from nnunet_anatomix.finetuning.dataset import find_dataset
 from nnunet_anatomix.fit.fit import MARKER, fit_folder
-from nnunet_anatomix.fit.folder import MODEL, PLANS, TRAINER
+from nnunet_anatomix.fit.folder import MODEL
+from nnunet_anatomix.fit.predictions import Model, predict
 from nnunet_anatomix.fit.slices import draw_slices
 from nnunet_anatomix.propagation.folder import FolderSettings, find_scans, propagate_folder
 from nnunet_anatomix.propagation.labelled_scans import LabelledScans
 from nnunet_anatomix.propagation.propagate import Resources
 from nnunet_anatomix.registration.descriptors import DescriptorConfig
 from nnunet_anatomix.scores.segmentation import dice_by_structure
-from nnunet_anatomix.study.runs import CONFIGURATION
-from pretraining.common.atomic import write_text
-from pretraining.common.batch import run_batch
-from pretraining.common.child import run_child
 from pretraining.common.device import has_bf16_units, resolve_device
 from pretraining.common.errors import InputError
-from pretraining.common.fingerprint import file_state, fingerprint
 from pretraining.common.html_page import PagePicture, write_page
 from pretraining.common.lock import hold_lock
 from pretraining.common.outputs import try_folder
@@ -130,7 +125,18 @@ def rank_scans(request: NextRequest) -> list[Doubt]:
         voices: dict[str, Path] = {}
         networks: dict[str, float] = {}
         if folds:
-            voices |= _predict(scans, request.images, inputs, out, model, folds, device.type)
+            networks_of = Model(
+                dataset=scans.dataset.name,
+                results=model.parents[1],
+                version=(model / MARKER).read_text(encoding="utf-8"),
+                device=device.type,
+                ending=scans.description.file_ending,
+            )
+            single = {f"network_{fold}": [fold] for fold in folds}
+            voices |= {
+                name.replace("_", " "): folder
+                for name, folder in predict(networks_of, single, request.images, inputs, out).items()
+            }
             networks = {case: _agreement(scans, case, list(voices.values())) for case in inputs}
         records: dict[str, dict] = {}
         if request.atlases:
@@ -181,48 +187,6 @@ def _folds(model: Path) -> list[str]:
         return []
     names = (path.parent.name.removeprefix("fold_") for path in model.glob("fold_*/checkpoint_final.pth"))
     return sorted(name for name in names if name.isdigit())
-
-
-def _predict(
-    scans: LabelledScans,
-    images: Path,
-    inputs: Mapping[str, list[Path]],
-    out: Path,
-    model: Path,
-    folds: Sequence[str],
-    device: str,
-) -> dict[str, Path]:
-    """Predict all scans of a folder with every network; return the folder of each."""
-    ending = scans.description.file_ending
-    states = [file_state(file) for files in inputs.values() for file in files]
-    folders = {f"network {fold}": out / f"network_{fold}" for fold in folds}
-
-    def digest(fold: str) -> str:
-        return fingerprint([states, (model / MARKER).read_text(encoding="utf-8"), fold])
-
-    def mark(fold: str) -> Path:
-        return out / f"network_{fold}" / "predicted"
-
-    def is_done(fold: str) -> bool:
-        return mark(fold).is_file() and mark(fold).read_text(encoding="utf-8") == digest(fold)
-
-    def work(fold: str) -> None:
-        target = mark(fold).parent
-        run_child(
-            [
-                *("nnUNetv2_predict", "-i", str(images), "-o", str(target), "-d", scans.dataset.name),
-                *("-c", CONFIGURATION, "-f", fold, "-tr", TRAINER, "-p", PLANS, "-device", device),
-            ],
-            os.environ,
-            out / "log.txt",
-        )
-        if missing := [case for case in inputs if not (target / f"{case}{ending}").is_file()]:
-            raise InputError(f"nnUNetv2_predict wrote no labels of {missing[0]}; see {out / 'log.txt'}")
-        write_text(mark(fold), digest(fold))
-
-    names = {f"network of fold {fold}": fold for fold in folds}
-    run_batch(names, work, noun="network", is_done=is_done).require_all("networks")
-    return folders
 
 
 def _agreement(scans: LabelledScans, case: str, folders: Sequence[Path]) -> float:

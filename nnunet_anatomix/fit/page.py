@@ -64,7 +64,7 @@ class PageState:
     state: str = "starting"
     current: tuple[int, tuple[FoldName, ...]] = (0, ())
     commands: tuple[str, ...] = ()
-    _slices: tuple[int, list[PagePicture]] = (0, [])
+    _slices: tuple[Round | None, list[PagePicture]] = (None, [])
 
 
 @contextmanager
@@ -111,8 +111,8 @@ def _draw(state: PageState, is_live: bool) -> None:
     logs = {fold: read_training_log(state.folder.training(iterations, fold)) for fold in folds}
     best = best_round(state.rounds) if state.rounds else None
     labels = list(dict.fromkeys(label for one in state.rounds for label in one.label_means))
-    if best is not None and state._slices[0] != best.iterations:
-        state._slices = best.iterations, _slices(state, best)
+    if best is not None and state._slices[0] != best:
+        state._slices = best, _slices(state, best)
     columns = ["steps", "Dice", "95 % interval", "minutes", *labels]
     write_page(
         state.folder.path / PAGE,
@@ -137,7 +137,7 @@ def _row(one: Round, labels: Sequence[str]) -> list[str]:
     low, high = one.interval
     means = one.label_means
     return [
-        f"{one.iterations:,}",
+        f"{one.iterations:,}" + (" with unlabelled scans" if one.is_enlarged else ""),
         f"{one.mean:.3f}",
         "" if isnan(low) else f"{low:.3f} to {high:.3f}",
         f"{one.seconds / 60:.1f}",
@@ -149,12 +149,13 @@ def _slices(state: PageState, best: Round) -> list[PagePicture]:
     """Draw the left-out scans of the best round, the worst first."""
     ending, pictures = state.dataset.description["file_ending"], []
     fold_of = {case: number for number, fold in enumerate(state.folder.folds()) for case in fold["val"]}
+    folder = state.folder.variant(best.is_enlarged)
     means: dict[str, list[float]] = {}
     for one in best.dice:
         means.setdefault(one.case, []).append(one.dice)
     for case in sorted(means, key=lambda case: sum(means[case]))[:_MAX_SLICES]:
         files = state.dataset.cases[case]
-        predicted = state.folder.training(best.iterations, fold_of[case]) / "validation" / f"{case}{ending}"
+        predicted = folder.training(best.iterations, fold_of[case]) / "validation" / f"{case}{ending}"
         dice = ", ".join(f"{one.label} {one.dice:.2f}" for one in best.dice if one.case == case)
         png = draw_slices(files["images"][0], [files["label"], predicted])
         pictures.append(PagePicture(caption=f"{case}: {dice}", png=png))

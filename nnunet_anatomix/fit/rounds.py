@@ -29,12 +29,14 @@ class Round:
         folds: Number of trainings.
         seconds: Time of all trainings and their validations.
         dice: Dice of every structure of every labelled scan, by a network that has not seen it.
+        is_enlarged: Whether it also trained on unlabelled scans.
     """
 
     iterations: int
     folds: int
     seconds: float
     dice: tuple[CaseDice, ...]
+    is_enlarged: bool = False
 
     @property
     def case_means(self) -> np.ndarray:
@@ -66,7 +68,7 @@ class Round:
 
 
 def best_round(rounds: Sequence[Round]) -> Round:
-    """Return the round with the highest mean Dice; of equally good ones, the shortest."""
+    """Return the round with the highest mean Dice; of equal ones, the shortest, then the first."""
     return max(rounds, key=lambda one: (-1.0 if isnan(one.mean) else one.mean, -one.iterations))
 
 
@@ -75,12 +77,13 @@ def is_flat(rounds: Sequence[Round]) -> bool:
     return len(rounds) > 1 and not rounds[-1].mean >= best_round(rounds[:-1]).mean + LEAST_GAIN
 
 
-def next_length(rounds: Sequence[Round], *, remaining_s: float | None = None) -> int | None:
+def next_length(rounds: Sequence[Round], *, remaining_s: float | None = None, repeats: int = 1) -> int | None:
     """Return the optimizer steps of the next round.
 
     Args:
         rounds: Rounds so far, in order.
         remaining_s: Time left for the round and the final model, seconds. Default: no limit.
+        repeats: Number of times that a round of this length is to run.
 
     Returns:
         Steps, or None if the Dice is flat, the longest round is done, or the time allows no round
@@ -95,7 +98,7 @@ def next_length(rounds: Sequence[Round], *, remaining_s: float | None = None) ->
     if remaining_s is None:
         return wanted
     # The final model is one training more.
-    seconds_per_iteration = last.seconds / last.iterations * (1 + 1 / last.folds)
+    seconds_per_iteration = last.seconds / last.iterations * (repeats + 1 / last.folds)
     affordable = int(remaining_s / max(seconds_per_iteration, 1e-9))
     return min(wanted, affordable) if affordable >= LEAST_GROWTH * last.iterations else None
 

@@ -8,16 +8,18 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_anatomix.propagation.fusion import Fusion
+from nnunet_anatomix.propagation.fusion import Fusion, RegisteredAtlas
 from nnunet_anatomix.propagation.labelled_scans import LabelledScans, read_channels
 from nnunet_anatomix.propagation.pictures import draw_propagations
 from nnunet_anatomix.propagation.presets import PresetName, configure
 from nnunet_anatomix.propagation.propagate import (
     Propagation,
+    PropagationConfig,
     Resources,
     fuse_atlases,
     rank_atlases,
@@ -57,6 +59,7 @@ class FolderSettings:
         network_sha256: Checksum of the network's weights; None if features have no weight.
         usual_difference: Difference between a labelled scan and the others registered to it; None
             if it was not measured.
+        usual_dice: Dice of a labelled scan that the others label; None if it was not measured.
     """
 
     preset: PresetName
@@ -66,14 +69,21 @@ class FolderSettings:
     atlases: int | None = None
     network_sha256: str | None = None
     usual_difference: float | None = None
+    usual_dice: float | None = None
+
+    @property
+    def identity(self) -> list[Any]:
+        """Settings that change the labels, for fingerprints."""
+        return [self.preset, self.fusion, self.atlases, asdict(self.descriptors), self.network_sha256]
 
 
-def find_scans(folder: Path, scans: LabelledScans) -> dict[str, list[Path]]:
+def find_scans(folder: Path, scans: LabelledScans, flag: str = "-i") -> dict[str, list[Path]]:
     """Find the scans in a folder with nnU-Net's names.
 
     Args:
         folder: Folder with ``CASE_0000.nii.gz``, ``CASE_0001.nii.gz`` and so on.
         scans: Labelled scans, which determine the channels and the suffix.
+        flag: Flag that names the folder, for messages.
 
     Returns:
         Case → one file per channel, cases sorted.
@@ -83,7 +93,7 @@ def find_scans(folder: Path, scans: LabelledScans) -> dict[str, list[Path]]:
     """
     ending, count = scans.description.file_ending, len(scans.description.channel_names)
     if not folder.is_dir():
-        raise InputError(f"-i: no folder {folder}; give a folder of scans named CASE_0000{ending}")
+        raise InputError(f"{flag}: no folder {folder}; give a folder of scans named CASE_0000{ending}")
     first = f"_0000{ending}"
     names = sorted(
         file.name.removesuffix(first)
@@ -91,12 +101,12 @@ def find_scans(folder: Path, scans: LabelledScans) -> dict[str, list[Path]]:
         if file.name.endswith(first) and not file.name.startswith(".")
     )
     if not names:
-        raise InputError(f"-i: expected scans named CASE_0000{ending} in {folder}, found none; rename them so")
+        raise InputError(f"{flag}: expected scans named CASE_0000{ending} in {folder}, found none; rename them so")
     found = {name: [folder / f"{name}_{channel:04d}{ending}" for channel in range(count)] for name in names}
     for name, files in found.items():
         if missing := [file.name for file in files if not file.is_file()]:
             raise InputError(
-                f"-i: case '{name}' has no {missing[0]}, and {scans.dataset.name} has {count} channels; add it"
+                f"{flag}: case '{name}' has no {missing[0]}, and {scans.dataset.name} has {count} channels; add it"
             )
     return found
 
@@ -125,10 +135,7 @@ def propagate_folder(
 
     def digest(case: str) -> str:
         files = [file_state(file) for file in inputs[case]]
-        network = settings.network_sha256
-        return fingerprint(
-            [files, labelled, settings.preset, settings.fusion, settings.atlases, asdict(settings.descriptors), network]
-        )
+        return fingerprint([files, labelled, *settings.identity])
 
     def is_done(case: str) -> bool:
         record = read_record(out, case)
@@ -137,19 +144,13 @@ def propagate_folder(
     def work(case: str) -> None:
         begin = time.perf_counter()
         channels = read_channels(inputs[case], case)
-        result = _propagate_one(scans, case, channels, settings)
-        _write_case(out, case, ending, channels[0], result)
-        names = _label_names(scans)
-        record = {
-            "fingerprint": digest(case),
-            "agreement": round(result.agreement, 4),
-            "difference": result.difference,
-            "by_label": {names.get(k, str(k)): round(v, 4) for k, v in result.agreement_by_label.items()},
-            "atlases": result.atlases,
-            "seconds": round(time.perf_counter() - begin, 1),
-        }
+        config, registered = register_atlases(scans, case, channels, settings)
+        result = fuse_atlases(channels[0], registered, config, ignore=scans.ignore)
+        write_case(out, case, ending, channels[0], result)
+        seconds = round(time.perf_counter() - begin, 1)
+        record = {"fingerprint": digest(case), **describe_result(scans, result), "seconds": seconds}
         write_text(out / RECORDS / f"{case}.json", json.dumps(record, indent=1) + "\n")
-        log.info("%s: %s, %.0f s", case, _describe(record, settings.usual_difference), record["seconds"])
+        log.info("%s: %s, %.0f s", case, _describe(record, settings.usual_difference), seconds)
 
     outcome = run_batch({case: case for case in inputs}, work, noun="scan", is_done=is_done, failures=out)
     records = _write_table(out, list(inputs), settings.usual_difference)
@@ -172,25 +173,70 @@ def read_record(out: Path, case: str) -> dict | None:
         return None
 
 
-def _propagate_one(
+def register_atlases(
     scans: LabelledScans, case: str, channels: Sequence[sitk.Image], settings: FolderSettings
-) -> Propagation:
+) -> tuple[PropagationConfig, list[RegisteredAtlas]]:
+    """Register labelled scans to a scan.
+
+    Args:
+        scans: Labelled scans.
+        case: Name of the scan. A labelled scan of this name is left out, so that none labels
+            itself.
+        channels: Channels of the scan.
+        settings: Settings of all scans.
+
+    Returns:
+        Settings for this scan, and the registered scans.
+    """
     config = configure(settings.preset, settings.fusion, settings.descriptors, channels[0])
-    # A scan that is itself among the labelled ones must not be labelled by itself.
     names = [name for name in scans.names if name != case]
     if settings.atlases is not None and settings.atlases < len(names):
         names = rank_atlases(channels, map(scans.read, names), config.registration, settings.resources)
         names = names[: settings.atlases]
-    registered = [register_atlas(channels, scans.read(name), config.registration, settings.resources) for name in names]
-    return fuse_atlases(channels[0], registered, config, ignore=scans.ignore)
+    return config, [
+        register_atlas(channels, scans.read(name), config.registration, settings.resources) for name in names
+    ]
 
 
-def _write_case(out: Path, case: str, ending: str, scan: sitk.Image, result: Propagation) -> None:
+def write_case(out: Path, case: str, ending: str, scan: sitk.Image, result: Propagation) -> None:
+    """Write labels, and their agreement in per cent.
+
+    Args:
+        out: Folder of the results.
+        case: Name of the scan.
+        ending: Suffix of the label file.
+        scan: Any image on the scan's grid.
+        result: Labels and agreement.
+    """
     grid = Grid.of(scan)
     kind = np.uint8 if result.labels.max() < 256 else np.uint16
     agreement = np.round(100 * result.agreement_map).astype(np.uint8)
     write_image(out / AGREEMENT / f"{case}.nii.gz", image_on(grid, agreement.transpose(2, 1, 0)))
     write_image(out / f"{case}{ending}", image_on(grid, result.labels.transpose(2, 1, 0).astype(kind)))
+
+
+def describe_result(scans: LabelledScans, result: Propagation) -> dict[str, Any]:
+    """Return what is recorded of a finished case: how far the labels can be trusted."""
+    names = _label_names(scans)
+    return {
+        "agreement": round(result.agreement, 4),
+        "difference": result.difference,
+        "by_label": {names.get(k, str(k)): round(v, 4) for k, v in result.agreement_by_label.items()},
+        "atlases": result.atlases,
+    }
+
+
+def is_doubtful(record: Mapping, usual: float | None) -> bool:
+    """Return whether labels should not be used without looking at them.
+
+    Args:
+        record: Result of :func:`describe_result`.
+        usual: Difference between a labelled scan and the others; None if it is unknown.
+    """
+    # "Not less than" is also true of NaN.
+    return record["agreement"] < _LEAST_AGREEMENT or bool(
+        usual and not record["difference"] / usual <= _GREATEST_DIFFERENCE
+    )
 
 
 def _label_names(scans: LabelledScans) -> dict[int, str]:
@@ -200,12 +246,10 @@ def _label_names(scans: LabelledScans) -> dict[int, str]:
 
 def _describe(record: Mapping, usual: float | None) -> str:
     """Say how far the atlases agree, how different they are, and whether that is doubtful."""
-    line, doubtful = f"agreement {record['agreement']:.3f}", record["agreement"] < _LEAST_AGREEMENT
+    line = f"agreement {record['agreement']:.3f}"
     if usual:
-        relative = record["difference"] / usual
-        line += f", {relative:.2f} times the difference between labelled scans"
-        doubtful = doubtful or not relative <= _GREATEST_DIFFERENCE  # also if it is NaN
-    return line + (" (doubtful: look at it)" if doubtful else "")
+        line += f", {record['difference'] / usual:.2f} times the difference between labelled scans"
+    return line + (" (doubtful: look at it)" if is_doubtful(record, usual) else "")
 
 
 def _write_table(out: Path, cases: Sequence[str], usual: float | None) -> dict[str, dict]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -70,64 +70,86 @@ def run_propagation(request: PropagationRequest) -> None:
     try_folder(request.out)
     if request.images.resolve() == request.out.resolve():
         raise InputError(f"-o: expected another folder than that of the scans, found {request.out}; use a new folder")
-    device = resolve_device(request.device)
-    weights = load_feature_weights(request.features) if request.features else None
-    descriptors = DescriptorConfig(
-        feature_weight=request.feature_weight if weights else 0.0, bf16=has_bf16_units(device)
-    )
-    resources = Resources(
-        net=weights.network().to(device).eval() if weights else None,
-        clips=scans.clips,
-        memory=None if request.memory is None else parse_bytes(request.memory),
-        device=device,
-    )
+    settings = read_settings(scans, request)
     with hold_lock(request.out):
-        sha256 = weights.sha256 if weights else None
-        preset, fusion, usual = _choose_settings(scans, request, descriptors, resources, sha256)
-        settings = FolderSettings(
-            preset=preset,
-            fusion=fusion,
-            descriptors=descriptors,
-            resources=resources,
-            atlases=request.atlases,
-            network_sha256=sha256,
-            usual_difference=usual,
-        )
+        settings = choose_settings(scans, request, settings)
         records = propagate_folder(scans, inputs, request.out, settings)
     log.info("%d scans labelled; labels and %s are in %s", len(records), PICTURE, request.out)
 
 
-def _choose_settings(
-    scans: LabelledScans,
-    request: PropagationRequest,
-    descriptors: DescriptorConfig,
-    resources: Resources,
-    network_sha256: str | None,
-) -> tuple[PresetName, Fusion, float | None]:
-    """Return preset, fusion, and the difference between a left-out scan and its atlases."""
+def read_settings(scans: LabelledScans, request: PropagationRequest) -> FolderSettings:
+    """Return the settings of a request, without an estimate of the Dice.
+
+    Args:
+        scans: Labelled scans.
+        request: What to do.
+
+    Raises:
+        InputError: If weights, memory or device cannot be used.
+    """
+    device = resolve_device(request.device)
+    weights = load_feature_weights(request.features) if request.features else None
+    return FolderSettings(
+        preset=request.preset or _DEFAULT_PRESET,
+        fusion=request.fusion or _DEFAULT_FUSION,
+        descriptors=DescriptorConfig(
+            feature_weight=request.feature_weight if weights else 0.0, bf16=has_bf16_units(device)
+        ),
+        resources=Resources(
+            net=weights.network().to(device).eval() if weights else None,
+            clips=scans.clips,
+            memory=None if request.memory is None else parse_bytes(request.memory),
+            device=device,
+        ),
+        atlases=request.atlases,
+        network_sha256=weights.sha256 if weights else None,
+    )
+
+
+def choose_settings(scans: LabelledScans, request: PropagationRequest, settings: FolderSettings) -> FolderSettings:
+    """Choose preset and fusion by leave-one-out, and measure the Dice to expect.
+
+    Args:
+        scans: Labelled scans.
+        request: What to do; its folder gets the scores.
+        settings: Result of :func:`read_settings`.
+
+    Returns:
+        The settings; as they were where the request skips leave-one-out, or with one labelled scan.
+
+    Raises:
+        CommandFailed: If a scan fails, after all others.
+        Interrupted: If this process is asked to stop; the same call resumes.
+    """
     fusions: Sequence[Fusion] = (request.fusion,) if request.fusion else FUSIONS
     if len(scans.names) == 2:  # a single atlas is always elected
-        fusions = (request.fusion or _DEFAULT_FUSION,)
+        fusions = (settings.fusion,)
     cases = evenly(scans.names, request.leave_out)
     if not cases or len(scans.names) < 2:
         reason = "skipped" if len(scans.names) > 1 else "needs two labelled scans"
         log.info("leave-one-out %s: the Dice to expect is unknown", reason)
-        return request.preset or _DEFAULT_PRESET, request.fusion or _DEFAULT_FUSION, None
+        return settings
     presets: tuple[PresetName, ...] = (request.preset,) if request.preset else _COMPARED
     presets = distinct_presets(presets, (scans.read(case).channels[0] for case in cases))
     log.info("labelling %d labelled scans by the others, to estimate the Dice", len(cases))
     scores = leave_one_out(
         scans,
         request.out / LEFT_OUT,
-        descriptors,
-        resources,
+        settings.descriptors,
+        settings.resources,
         cases=cases,
         presets=presets,
         fusions=fusions,
-        network_sha256=network_sha256,
+        network_sha256=settings.network_sha256,
     )
     expected = choose(scores)
     table = write_scores(request.out, scores)
     write_text(request.out / f"{LEFT_OUT}.md", f"Expected on a new scan: {expected}\n\n{table}\n")
     log.info("%s\nexpected: %s", table, expected)
-    return expected.preset, expected.fusion, expected.difference
+    return replace(
+        settings,
+        preset=expected.preset,
+        fusion=expected.fusion,
+        usual_difference=expected.difference,
+        usual_dice=expected.dice,
+    )

@@ -119,6 +119,9 @@ class AffineWarp(BasicTransform):
     def _apply_to_image(self, img: Tensor, **params: Any) -> Tensor:
         return warp_affine(img, size=self.patch_size, spacing_mm=self.spacing_mm, mode="bilinear", **params)
 
+    def _apply_to_regr_target(self, regression_target: Tensor, **params: Any) -> Tensor:
+        return self._apply_to_image(regression_target, **params)
+
     def _apply_to_segmentation(self, segmentation: Tensor, **params: Any) -> Tensor:
         # Shift by 1, so that voxels outside of the volume become -1, nnU-Net's label for "outside".
         shifted = warp_affine(

@@ -145,6 +145,14 @@ def start(plans: str = "nnUNetAnatomixPlans") -> AnatomixTrainer:
     return AnatomixTrainer(plan, "3d_fullres", 0, description, torch.device("cpu"))
 
 
+def enlarged_plan() -> str:
+    """Write the plan as ``enlarge`` names it; return its name."""
+    base, name = Path(nnUNet_preprocessed) / NAME, "nnUNetAnatomixPlansEnlarged"
+    plan = json.loads((base / "nnUNetAnatomixPlans.json").read_text())
+    (base / f"{name}.json").write_text(json.dumps(plan | {"plans_name": name}))
+    return name
+
+
 def test_training_refuses_scans_that_were_not_preprocessed(grown):
     start(), start("nnUNetPlans")
     copy_case(grown, "zz")
@@ -153,6 +161,9 @@ def test_training_refuses_scans_that_were_not_preprocessed(grown):
         start()
     with pytest.raises(StoppedByInput, match=r"run: nnUNetv2_plan_and_preprocess -d 901"):
         start("nnUNetPlans")
+    then = r", then: nnunet-anatomix enlarge -d 901 -p nnUNetAnatomixPlans$"
+    with pytest.raises(StoppedByInput, match=line.removesuffix("$") + then):
+        start(enlarged_plan())
     remove_case(grown, "zz")
     start()
     label, other = sorted((grown / "labelsTr").iterdir())[:2]

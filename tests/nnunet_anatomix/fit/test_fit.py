@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_anatomix.fit import fit as fit_module
-from nnunet_anatomix.fit import next_scan
+from nnunet_anatomix.fit import predictions, trainings
 from nnunet_anatomix.fit.fit import FitRequest, fit, fit_folder
 from nnunet_anatomix.fit.folder import MODEL
 from nnunet_anatomix.fit.next_scan import Doubt, NextRequest, most_doubtful_first, rank_scans
@@ -28,7 +28,7 @@ ON_CPU = {"dataset": "901", "device": "cpu"}
 def commands(monkeypatch) -> Commands:
     """Return fakes whose Dice rises to .7 at 400 steps and then no more."""
     commands = Commands(lambda steps: min(0.7, 0.3 + steps / 1000))
-    for module in (runs, fit_module, next_scan):
+    for module in (runs, trainings, predictions):
         monkeypatch.setattr(module, "run_child", commands)
     monkeypatch.setattr(fit_module, "live_page", _drawn_once)
     return commands

@@ -1,0 +1,1 @@
+"""Unlabelled scans for training: labelled by registered scans and by networks, with confidence."""
