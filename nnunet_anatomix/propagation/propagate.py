@@ -23,6 +23,7 @@ from pretraining.backbone.feature_network import FeatureNetwork
 from pretraining.backbone.inference import Clip
 from pretraining.backbone.inference_memory import available_bytes
 from pretraining.common.checks import check_count, check_not_negative
+from pretraining.common.command_output import without_details
 from pretraining.common.errors import InputError
 from pretraining.imaging.grids import Grid, coverage, grid_of_cubes, image_on, image_tensor, resample_image
 
@@ -148,6 +149,7 @@ def propagate(
     return fuse_atlases(channels[0], registered, config, ignore=ignore)
 
 
+@without_details("nnunet_anatomix.registration")
 def register_atlas(
     channels: Sequence[sitk.Image], atlas: Atlas, config: RegistrationConfig, resources: Resources
 ) -> RegisteredAtlas:

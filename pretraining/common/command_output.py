@@ -97,6 +97,23 @@ def printed_to_log() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def without_details(package: str) -> Iterator[None]:
+    """Log only the warnings of a package inside, unless debug messages are logged too.
+
+    Args:
+        package: Dotted name, for one of many equal steps that are not worth a line each.
+    """
+    logger = logging.getLogger(package)
+    before = logger.level
+    if logger.getEffectiveLevel() > logging.DEBUG:
+        logger.setLevel(max(logger.getEffectiveLevel(), logging.WARNING))
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 class _LoggedLines(io.TextIOBase):
     """Text stream that logs each line."""
 

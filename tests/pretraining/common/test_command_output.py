@@ -10,7 +10,7 @@ import pytest
 
 from pretraining.common.child import PROGRESS, hides_progress_bars
 from pretraining.common.command_line import run_commands
-from pretraining.common.command_output import printed_to_log
+from pretraining.common.command_output import printed_to_log, without_details
 
 OURS, THEIRS = logging.getLogger("pretraining.a"), logging.getLogger("timm.a")
 
@@ -60,3 +60,20 @@ def test_the_terminal_shows_what_users_need_and_the_log_everything(said, flags, 
     assert "--verbose" in flags or len(err.splitlines()) == len(shown)
     assert all(text in log for text in (*EVERYTHING, "of nnU-Net"))
     assert "WARNING" in log and f"bars hidden: {True if '-q' in flags else None}" in log
+
+
+@pytest.mark.parametrize(("level", "expected"), [(logging.INFO, 1), (logging.DEBUG, 3)])
+def test_many_equal_steps_log_their_details_only_among_debug_messages(caplog, level, expected):
+    with caplog.at_level(level, logger="pretraining"):
+        with without_details("pretraining.a"):
+            talk_of(logging.getLogger("pretraining.a.deeper"))
+        assert len(caplog.records) == expected
+        OURS.info("shown again")
+    assert caplog.messages[-1] == "shown again"
+
+
+def talk_of(logger: logging.Logger) -> None:
+    """Log one message of each level."""
+    logger.debug("a detail")
+    logger.info("a message")
+    logger.warning("a warning")
