@@ -103,7 +103,9 @@ class SolverFlags:
     reach: Rare[int | None] = None
     """Greatest displacement of the coarse search, voxels of its grid. Default: 2."""
     adam_spacing: Rare[int | None] = None
-    """Spacing of the fine descent's grid, voxels; 1 is better and slower. Default: 2."""
+    """Spacing of the descent's finest grid, voxels; 2 is faster and less accurate. Default: 1."""
+    iterations: Rare[tuple[int, ...] | None] = None
+    """Iterations of each level of the descent, coarse to fine; published: 80. Default: 40 40."""
     beyond: Rare[Literal["border", "zeros"]] = "border"
     """Values beyond the faces of the field of view; zeros, as published, hold the field there."""
 
@@ -133,6 +135,7 @@ class SolverFlags:
             grid_spacing=Config.grid_spacing if self.grid_spacing is None else self.grid_spacing,
             reach=Config.reach if self.reach is None else self.reach,
             adam_spacing=Config.adam_spacing if self.adam_spacing is None else self.adam_spacing,
+            iterations=Config.iterations if self.iterations is None else self.iterations,
             beyond=self.beyond,
         )
 

@@ -30,7 +30,10 @@ _ALONE = DescriptorConfig(feature_weight=0)
 _FEATURES = DescriptorConfig(feature_weight=FEATURE_WEIGHT, bf16=has_bf16_units(torch.device("cpu")))
 METHODS = {
     "mind": RegistrationConfig(descriptors=_ALONE),
-    "mind every voxel": RegistrationConfig(descriptors=_ALONE, convexadam=ConvexAdamConfig(adam_spacing=1)),
+    "mind cubes of two": RegistrationConfig(
+        descriptors=_ALONE, convexadam=ConvexAdamConfig(adam_spacing=2, iterations=(80,))
+    ),
+    "mind every voxel": RegistrationConfig(descriptors=_ALONE, convexadam=ConvexAdamConfig(iterations=(80,))),
     "features+mind": RegistrationConfig(descriptors=_FEATURES),
     "features": RegistrationConfig(descriptors=replace(_FEATURES, mind=False)),
     "ants-mi": RegistrationConfig(solver="ants", descriptors=_ALONE),
