@@ -1,4 +1,4 @@
-"""Reduction of settings to a memory target: windows, descent, channels, search grid, working grid."""
+"""Reduction of settings to a memory target: windows, descent, channels, search, working grid."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _SAFETY = 0.93
 _MAX_FIELD_SHARE = 0.2
 """Share of the memory above which displacements are kept on a coarser grid."""
 _COARSE_SPACING = 2
-"""Spacing of the descent's grid where memory is scarce, voxels: descriptors take 1/8 of the memory."""
+"""Spacing of the descent's grid where memory is scarce, voxels; descriptors take 1/8 there."""
 _SECONDS_PER_VOXEL = 1e-6
 """Measured time of one core per voxel of the working grid, without the descent, s."""
 _SECONDS_PER_CHANNEL = 1e-8

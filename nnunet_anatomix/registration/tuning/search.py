@@ -112,9 +112,7 @@ def grid_search(
                 for name, descriptor_config in methods.items():
                     bar.set_description(f"{pair.name}, {name}")
                     digest = next(key[2] for key in keys_of(pair) if key[1] == name)
-                    for config, displacement in _solve_all(
-                        loaded, configs_of[name], descriptor_config, net
-                    ):
+                    for config, displacement in _solve_all(loaded, configs_of[name], descriptor_config, net):
                         row = ResultRow(
                             pair=pair.name,
                             method=name,

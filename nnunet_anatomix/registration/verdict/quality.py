@@ -169,7 +169,7 @@ def _resample_known(registration: Registration, grid: sitk.Image) -> Tensor:
 
 
 def _overlap(registration: Registration) -> float:
-    """Return the share of the smaller field of view that lies inside the other one under the start."""
+    """Return the share of the smaller field of view inside the other one, under the start."""
     shares = []
     start = registration.start.transform
     for own, other, transform in (

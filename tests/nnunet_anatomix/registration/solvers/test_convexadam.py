@@ -170,7 +170,7 @@ def test_principal_components_keep_distances():
 
 @pytest.mark.parametrize("wrong", [{"grid_spacing": 0}, {"reach": 0}, {"iterations": (40, -1)}, {"smoothness": -0.1}])
 def test_settings_are_checked(wrong):
-    with pytest.raises(InputError, match="expected (a number|numbers) of at least"):
+    with pytest.raises(InputError, match=r"expected (a number|numbers) of at least"):
         ConvexAdamConfig(**wrong)
     with pytest.raises(InputError, match="expected MIND-SSC or features, found neither"):
         DescriptorConfig(mind=False, feature_weight=0)
@@ -196,7 +196,7 @@ def test_a_last_level_on_every_voxel_undoes_more_of_a_warp_than_cubes(brains):
         described = descriptors(*scans, DescriptorConfig(feature_weight=0), pool=config.pool)
         found = convex_adam(*described, tuple(fixed.shape), config, progress=lambda seen=updates: seen.append(1))
         assert len(updates) == sum(config.iterations) and found.shape == (3, *fixed.shape)
-        # p moves to q = p + found(p), whose content lay at q + truth(q); together they are the identity.
+        # p goes to q = p + found(p), whose content lay at q + truth(q), which should be p.
         errors[name] = compose(found, truth)[:, 3:-3, 3:-3, 3:-3].norm(dim=0).median().item()
     assert errors["voxels"] < 0.9 * errors["cubes"], errors
 
