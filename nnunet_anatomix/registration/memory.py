@@ -33,8 +33,6 @@ _SAFETY = 0.93
 """Share of the target that estimates may reach."""
 _MAX_FIELD_SHARE = 0.2
 """Share of the memory above which displacements are kept on a coarser grid."""
-_COARSE_SPACING = 2
-"""Spacing of the descent's grid where memory is scarce, voxels; descriptors take 1/8 there."""
 _SECONDS_PER_VOXEL = 1e-6
 """Measured time of one core per voxel of the working grid, without the descent, s."""
 _SECONDS_PER_CHANNEL = 1e-8
@@ -97,15 +95,15 @@ def fit_to_memory(
                 "raise --memory, or resample or crop the scans"
             )
     requested = (descriptors, solver)
-    if _fields_are_large(voxels, memory):
-        solver = replace(solver, adam_spacing=max(_COARSE_SPACING, solver.adam_spacing))
+    if solver.adam_spacing == 1 and _fields_are_large(voxels, memory):
+        solver = solver.without_finest_level()
     while (needed := fixed_bytes + _peak_bytes(voxels, shape, descriptors, solver, net)) > memory:
         features = net is not None and descriptors.feature_weight
         large = features and descriptors.side > max(64, least_side)
         if net is not None and large and _network_bytes(shape, voxels, descriptors, net) > 0.4 * memory:
             descriptors = replace(descriptors, side=max(64, least_side, descriptors.side - 32))
-        elif solver.adam_spacing < _COARSE_SPACING:
-            solver = replace(solver, adam_spacing=_COARSE_SPACING)
+        elif solver.adam_spacing == 1:
+            solver = solver.without_finest_level()
         elif (channels := descriptors.channels or descriptors.count(net)) > _MIN_CHANNELS and _descriptor_bytes(
             voxels, descriptors, solver, net
         ) > 0.5 * memory:

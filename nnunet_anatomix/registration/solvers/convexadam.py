@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd, prod
 
 import torch
@@ -62,6 +62,11 @@ class ConvexAdamConfig:
     def least_side(self) -> int:
         """Shortest side of the full grid that the settings can work on, voxels."""
         return max(self.grid_spacing, self.level_spacings[0])
+
+    def without_finest_level(self) -> ConvexAdamConfig:
+        """Return settings that end on a grid twice as coarse, with as many iterations in all."""
+        iterations = (*self.iterations[:-2], sum(self.iterations[-2:]))
+        return replace(self, adam_spacing=2 * self.adam_spacing, iterations=iterations)
 
     @property
     def pool(self) -> int:

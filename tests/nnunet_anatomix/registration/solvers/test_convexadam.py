@@ -179,7 +179,10 @@ def test_settings_are_checked(wrong):
 def test_levels_end_on_the_finest_grid():
     assert ConvexAdamConfig().level_spacings == (2, 1) and ConvexAdamConfig(adam_spacing=2).level_spacings == (4, 2)
     published = ConvexAdamConfig(adam_spacing=2, iterations=(80,))
-    assert published.level_spacings == (2,) and published.pool == 2 and published.least_side == 6
+    assert published.level_spacings == (2,) and published.least_side == 6
+    assert ConvexAdamConfig().without_finest_level() == published and published.pool == 2
+    assert ConvexAdamConfig(iterations=(9, 4, 2)).without_finest_level().iterations == (9, 6)
+    assert published.without_finest_level().level_spacings == (4,)
     assert ConvexAdamConfig(grid_spacing=3, iterations=(1, 1, 1)).least_side == 4
     with pytest.raises(InputError, match="a number for every level of the descent, found none"):
         ConvexAdamConfig(iterations=())
