@@ -23,6 +23,7 @@ def registration_search(
     reach: tuple[int, ...] = SearchGrid.reach,
     adam_spacing: Rare[tuple[int, ...]] = SearchGrid.adam_spacing,
     iterations: Rare[tuple[int, ...] | None] = None,
+    unfold: Rare[bool] = True,
     weights: str | None = None,
     trust_code: Rare[bool] = False,
     statistics: Rare[Literal["running", "own"]] = "running",
@@ -44,6 +45,7 @@ def registration_search(
         reach: Greatest displacements of the search, voxels of its grid.
         adam_spacing: Spacings of the descent's finest grid, voxels.
         iterations: Iterations of each level of the descent; published: 80. Default: as register.
+        unfold: Smooth each displacement where it folds, until it does not; published: not.
         weights: Weights, hf://owner/repo/file@revision or .json of a network. Default: bundled.
         fixed_clip: Intensities of fixed scans, -450 450 for CT. Default: minimum and maximum.
         moving_clip: Intensities of moving scans. Default: minimum and maximum.
@@ -77,6 +79,8 @@ def registration_search(
     configs: dict[str, DescriptorConfig] = {
         name: replace(METHODS[name], bf16=has_bf16_units(resolved)) for name in methods
     }
-    solver = ConvexAdamConfig(iterations=ConvexAdamConfig.iterations if iterations is None else iterations)
+    solver = ConvexAdamConfig(
+        iterations=ConvexAdamConfig.iterations if iterations is None else iterations, unfold=unfold
+    )
     table = grid_search(search_pairs, out, grid, net=net, methods=configs, solver=solver, device=resolved)
     log.info("%s\nresults are in %s", table, out)

@@ -31,9 +31,11 @@ _FEATURES = DescriptorConfig(feature_weight=FEATURE_WEIGHT, bf16=has_bf16_units(
 METHODS = {
     "mind": RegistrationConfig(descriptors=_ALONE),
     "mind cubes of two": RegistrationConfig(
-        descriptors=_ALONE, convexadam=ConvexAdamConfig(adam_spacing=2, iterations=(80,))
+        descriptors=_ALONE, convexadam=ConvexAdamConfig(smoothness=1.25, adam_spacing=2, iterations=(80,), unfold=False)
     ),
-    "mind every voxel": RegistrationConfig(descriptors=_ALONE, convexadam=ConvexAdamConfig(iterations=(80,))),
+    "mind every voxel": RegistrationConfig(
+        descriptors=_ALONE, convexadam=ConvexAdamConfig(smoothness=1.25, iterations=(80,), unfold=False)
+    ),
     "features+mind": RegistrationConfig(descriptors=_FEATURES),
     "features": RegistrationConfig(descriptors=replace(_FEATURES, mind=False)),
     "ants-mi": RegistrationConfig(solver="ants", descriptors=_ALONE),

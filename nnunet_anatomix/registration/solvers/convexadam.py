@@ -13,6 +13,7 @@ from torch.nn import functional
 from nnunet_anatomix.registration.solvers.convex import Beyond, convex_displacement
 from nnunet_anatomix.registration.solvers.dissimilarity import Dissimilarity
 from nnunet_anatomix.registration.solvers.refine import refine
+from nnunet_anatomix.registration.solvers.unfold import unfold
 from nnunet_anatomix.registration.warp import identity
 from pretraining.common.checks import check_count, check_not_negative
 from pretraining.common.errors import InputError
@@ -30,7 +31,7 @@ smaller deformations near the faces are followed better."""
 class ConvexAdamConfig:
     """Settings of ConvexAdam; the paper searched over the first four (App. A.2)."""
 
-    smoothness: float = 1.25
+    smoothness: float = 0.8
     """Weight λ of the squared differences between neighbours' displacements in the descent."""
     grid_spacing: int = 6
     """Spacing of the coarse grid, voxels."""
@@ -43,6 +44,8 @@ class ConvexAdamConfig:
     coarse as the next one's; the last one's spacing is ``adam_spacing``. Published: (80,)."""
     symmetric: bool = True
     """Search in both directions and enforce inverse consistency."""
+    unfold: bool = True
+    """Smooth the displacement where it folds, until it folds nowhere. Published: False."""
     beyond: Beyond = "border"
     """Values beyond the field of view: border repeats it, and the descent compares no descriptors
     that reach beyond; zeros, as in the convexadam package, holds the displacement at the faces."""
@@ -195,6 +198,8 @@ def descent_stage(
         )
         del dissimilarity
         spacing = level_spacing
+    if config.unfold:
+        found = unfold(found)
     if knots:
         return _pad_to(found, [-(-side // spacing) for side in shape])
     return on_full_grid(found, spacing, shape)

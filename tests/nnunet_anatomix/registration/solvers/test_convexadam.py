@@ -211,7 +211,7 @@ def test_mind_alone_agrees_with_the_convexadam_package(modality, brains):
     moving = warp(image_tensor(brains[modality])[None], smooth_warp(brains["t1"], seed=1), beyond="border")[0]
     settings = {"device": torch.device("cpu"), "dtype": torch.float32}
     theirs = torch.from_numpy(convex_adam_pt(fixed, moving, **settings)).movedim(-1, 0).float()
-    config = ConvexAdamConfig(reach=4, adam_spacing=2, iterations=(80,), beyond="zeros")
+    config = ConvexAdamConfig(reach=4, adam_spacing=2, iterations=(80,), smoothness=1.25, unfold=False, beyond="zeros")
     only_mind = DescriptorConfig(feature_weight=0)
     ours = convex_adam(
         *descriptors(Scan(image=fixed), Scan(image=moving), only_mind, pool=config.pool), tuple(fixed.shape), config
