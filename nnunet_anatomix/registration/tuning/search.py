@@ -168,13 +168,20 @@ def _solve_all(
     configs = sorted(configs, key=attrgetter(*search_settings, "adam_spacing", "smoothness"))
     for pool, of_pool in groupby(configs, key=attrgetter("pool")):
         described = descriptors(pair.fixed, pair.moving, descriptor_config, pool=pool, net=net)
-        known = {"fixed_known": pair.fixed.known, "moving_known": pair.moving.known}
+        fixed_known, moving_known = pair.fixed.known, pair.moving.known
         for _, of_search in groupby(of_pool, key=attrgetter(*search_settings)):
             found = None
             for config in of_search:
                 if found is None:
-                    found = search_stage(*described, config, **known)
-                displacement = descent_stage(*described, found, triple(pair.fixed.image.shape), config, **known)
+                    found = search_stage(*described, config, fixed_known=fixed_known, moving_known=moving_known)
+                displacement = descent_stage(
+                    *described,
+                    found,
+                    triple(pair.fixed.image.shape),
+                    config,
+                    fixed_known=fixed_known,
+                    moving_known=moving_known,
+                )
                 require_finite(displacement, "displacement field")
                 yield config, displacement
 

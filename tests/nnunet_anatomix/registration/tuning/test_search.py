@@ -35,7 +35,7 @@ from pretraining.imaging.grids import image_tensor, resample_image, tensor_image
 SHAPE = (24, 20, 28)
 GRID = SearchGrid(smoothness=(0.5, 1.5), grid_spacing=(3, 4), reach=(2,), adam_spacing=(2,))
 METHODS = {"mind": DescriptorConfig(feature_weight=0), "features": DescriptorConfig(feature_weight=0.3, side=16)}
-SOLVER = ConvexAdamConfig(iterations=(10, 10))
+SOLVER = ConvexAdamConfig(iterations=(20,))
 HEADER = "name,fixed,moving,fixed_labels,moving_labels\n"
 TINY = UNetConfig(width=2, poolings=2, out_channels=3)
 
