@@ -219,10 +219,11 @@ CASES = (
         {pair}/fixed_mask.nii.gz --moving-mask {pair}/moving_mask.nii.gz --fixed-labels
         {pair}/fixed_labels.nii.gz --moving-labels {pair}/moving_labels.nii.gz --fixed-landmarks
         {pair}/fixed.csv --moving-landmarks {pair}/moving.csv --fixed-clip -2 2 --moving-clip -4 4 --spacing
-        2 --smoothness 1 --grid-spacing 4 --reach 2 --adam-spacing 2 --beyond zeros --overlap 0.25 --precision fp32
-        --memory 2G --no-trust-code --statistics own --device cpu --no-dicom --no-fast""",
+        2 --smoothness 1 --grid-spacing 4 --reach 2 --adam-spacing 2 --iterations 20 --no-unfold --beyond zeros
+        --overlap 0.25 --precision fp32 --memory 2G --no-trust-code --statistics own --device cpu --no-dicom
+        --no-fast""",
         """register --out many --pairs {pair}/pairs.csv --features {tiny} --no-mind --no-intensity --trust-code
-        --init none --grid-spacing 4 --reach 2 --fast -device cpu""",
+        --init none --grid-spacing 4 --reach 2 --fast --unfold -device cpu""",
         """register --out clinical --fixed {clinic}/src/series --moving {clinic}/src/series --features none
         --init none --grid-spacing 4 --reach 2 -device cpu --dicom""",
         """register --out theirs --fixed {pair}/fixed.nii.gz --moving {pair}/moving.nii.gz --features none --init none
@@ -276,10 +277,10 @@ CASES = (
         "search",
         NNUNET,
         """search --pairs {pair}/pairs.csv --out search --methods features --smoothness 1 --grid-spacing 4
-        --reach 2 --adam-spacing 2 --weights {tiny} --trust-code --statistics own --fixed-clip -2 2
-        --moving-clip -4 4 --device cpu""",
+        --reach 2 --adam-spacing 2 --iterations 20 --no-unfold --weights {tiny} --trust-code --statistics own
+        --fixed-clip -2 2 --moving-clip -4 4 --device cpu""",
         """search --pairs {pair}/pairs.csv --out search2 --methods mind --smoothness 1 --grid-spacing 4 --reach
-        2 --adam-spacing 2 --no-trust-code -device cpu""",
+        2 --adam-spacing 2 --unfold --no-trust-code -device cpu""",
         makes="search/results.csv search2/summary.md",
     ),
     case(

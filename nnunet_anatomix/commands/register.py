@@ -97,13 +97,17 @@ class SolverFlags:
     fast: bool = False
     """Work on a coarser grid if the slices of the fixed scan are thick."""
     smoothness: Rare[float | None] = None
-    """Weight of the displacement's smoothness. Default: 1.25."""
+    """Weight of the displacement's smoothness. Default: 0.8."""
     grid_spacing: Rare[int | None] = None
     """Spacing of the coarse search's grid, voxels. Default: 6."""
     reach: Rare[int | None] = None
     """Greatest displacement of the coarse search, voxels of its grid. Default: 2."""
     adam_spacing: Rare[int | None] = None
-    """Spacing of the fine descent's grid, voxels; 1 is better and slower. Default: 2."""
+    """Spacing of the descent's finest grid, voxels; 2 is faster and less accurate. Default: 1."""
+    iterations: Rare[tuple[int, ...] | None] = None
+    """Iterations of each level of the descent, coarse to fine; published: 80. Default: 40 40."""
+    unfold: Rare[bool] = True
+    """Smooth the displacement where it folds, until it does not; published: not."""
     beyond: Rare[Literal["border", "zeros"]] = "border"
     """Values beyond the faces of the field of view; zeros, as published, hold the field there."""
 
@@ -133,6 +137,8 @@ class SolverFlags:
             grid_spacing=Config.grid_spacing if self.grid_spacing is None else self.grid_spacing,
             reach=Config.reach if self.reach is None else self.reach,
             adam_spacing=Config.adam_spacing if self.adam_spacing is None else self.adam_spacing,
+            iterations=Config.iterations if self.iterations is None else self.iterations,
+            unfold=self.unfold,
             beyond=self.beyond,
         )
 

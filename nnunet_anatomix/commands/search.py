@@ -22,6 +22,8 @@ def registration_search(
     grid_spacing: tuple[int, ...] = SearchGrid.grid_spacing,
     reach: tuple[int, ...] = SearchGrid.reach,
     adam_spacing: Rare[tuple[int, ...]] = SearchGrid.adam_spacing,
+    iterations: Rare[tuple[int, ...] | None] = None,
+    unfold: Rare[bool] = True,
     weights: str | None = None,
     trust_code: Rare[bool] = False,
     statistics: Rare[Literal["running", "own"]] = "running",
@@ -41,7 +43,9 @@ def registration_search(
         smoothness: Weights λ of the descent's smoothness.
         grid_spacing: Spacings of the search's grid, voxels.
         reach: Greatest displacements of the search, voxels of its grid.
-        adam_spacing: Spacings of the descent's grid, voxels.
+        adam_spacing: Spacings of the descent's finest grid, voxels.
+        iterations: Iterations of each level of the descent; published: 80. Default: as register.
+        unfold: Smooth each displacement where it folds, until it does not; published: not.
         weights: Weights, hf://owner/repo/file@revision or .json of a network. Default: bundled.
         fixed_clip: Intensities of fixed scans, -450 450 for CT. Default: minimum and maximum.
         moving_clip: Intensities of moving scans. Default: minimum and maximum.
@@ -54,6 +58,7 @@ def registration_search(
     from dataclasses import replace
 
     from nnunet_anatomix.registration.descriptors import DescriptorConfig
+    from nnunet_anatomix.registration.solvers.convexadam import ConvexAdamConfig
     from nnunet_anatomix.registration.tuning.pairs import read_search_pairs
     from nnunet_anatomix.registration.tuning.search import METHODS, grid_search
     from pretraining.backbone.external_weights import load_feature_weights
@@ -74,5 +79,8 @@ def registration_search(
     configs: dict[str, DescriptorConfig] = {
         name: replace(METHODS[name], bf16=has_bf16_units(resolved)) for name in methods
     }
-    table = grid_search(search_pairs, out, grid, net=net, methods=configs, device=resolved)
+    solver = ConvexAdamConfig(
+        iterations=ConvexAdamConfig.iterations if iterations is None else iterations, unfold=unfold
+    )
+    table = grid_search(search_pairs, out, grid, net=net, methods=configs, solver=solver, device=resolved)
     log.info("%s\nresults are in %s", table, out)

@@ -1,4 +1,4 @@
-"""Reduction of settings to a memory target: windows, channels, search grid, then working grid."""
+"""Reduction of settings to a memory target: windows, descent, channels, search, working grid."""
 
 from __future__ import annotations
 
@@ -99,11 +99,15 @@ def fit_to_memory(
                 "raise --memory, or resample or crop the scans"
             )
     requested = (descriptors, solver)
+    if solver.adam_spacing == 1 and _fields_are_large(voxels, memory):
+        solver = solver.without_finest_level()
     while (needed := fixed_bytes + _peak_bytes(voxels, shape, descriptors, solver, net)) > memory:
         features = net is not None and descriptors.feature_weight
         large = features and descriptors.side > max(64, least_side)
         if net is not None and large and _network_bytes(shape, voxels, descriptors, net) > 0.4 * memory:
             descriptors = replace(descriptors, side=max(64, least_side, descriptors.side - 32))
+        elif solver.adam_spacing == 1:
+            solver = solver.without_finest_level()
         elif (channels := descriptors.channels or descriptors.count(net)) > _MIN_CHANNELS and _descriptor_bytes(
             voxels, descriptors, solver, net
         ) > 0.5 * memory:
@@ -122,8 +126,18 @@ def fit_to_memory(
             descriptors,
             solver,
         )
-    coarse = _FIELD_VOLUMES * _FLOAT_BYTES * voxels > _MAX_FIELD_SHARE * memory
-    return Budget(voxels=voxels, descriptors=descriptors, solver=solver, coarse_fields=coarse, needed_bytes=needed)
+    return Budget(
+        voxels=voxels,
+        descriptors=descriptors,
+        solver=solver,
+        coarse_fields=_fields_are_large(voxels, memory),
+        needed_bytes=needed,
+    )
+
+
+def _fields_are_large(voxels: int, memory: int) -> bool:
+    """Whether displacements on the working grid take too large a share of the memory."""
+    return _FIELD_VOLUMES * _FLOAT_BYTES * voxels > _MAX_FIELD_SHARE * memory
 
 
 def describe_cost(grid: sitk.Image, budget: Budget) -> str:
@@ -133,9 +147,12 @@ def describe_cost(grid: sitk.Image, budget: Budget) -> str:
         grid: Working grid.
         budget: Settings in effect.
     """
-    voxels, step = grid.GetNumberOfPixels(), budget.solver.adam_spacing
-    descent = budget.solver.iterations * voxels / step**3 * MIND_CHANNELS * _SECONDS_PER_CHANNEL
-    seconds = voxels * _SECONDS_PER_VOXEL + descent
+    voxels, step, solver = grid.GetNumberOfPixels(), budget.solver.adam_spacing, budget.solver
+    updates = sum(
+        iterations * voxels / spacing**3
+        for iterations, spacing in zip(solver.iterations, solver.level_spacings, strict=True)
+    )
+    seconds = voxels * _SECONDS_PER_VOXEL + updates * MIND_CHANNELS * _SECONDS_PER_CHANNEL
     size = " x ".join(str(side) for side in grid.GetSize())
     spacing = " x ".join(f"{side:.3g}" for side in grid.GetSpacing())
     return (

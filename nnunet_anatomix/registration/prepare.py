@@ -97,7 +97,7 @@ def prepare(
         scans = _resample_scans(fixed, moving, grid, start.transform, masks, clips, device)
         further = [_resample_scans(*pair.images, grid, start.transform, masks, pair.clips, device) for pair in more]
         scans = [replace(scan, more=tuple(pair[side] for pair in further)) for side, scan in enumerate(scans)]
-    shape, least = tuple(scans[0].image.shape), budget.solver.grid_spacing
+    shape, least = tuple(scans[0].image.shape), budget.solver.least_side
     if min(shape) < least:
         raise InputError(
             f"the fixed scan has {shape} voxels on the working grid, expected at least {least} along every axis; "

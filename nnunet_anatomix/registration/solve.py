@@ -59,7 +59,7 @@ def _solve_convexadam(problem: Problem, scans: list[Scan], seconds: dict[str, fl
         described = list(
             descriptors(fixed, moving, budget.descriptors, pool=budget.solver.pool, net=problem.net, progress=progress)
         )
-    iterations = budget.solver.iterations
+    iterations = sum(budget.solver.iterations)
     with (
         time_stage(seconds, "solver"),
         tqdm(total=iterations, desc="descent", disable=not progress or hides_progress_bars()) as bar,

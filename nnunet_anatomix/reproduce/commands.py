@@ -19,6 +19,8 @@ SEARCH_FLAGS = {
     "adam_spacing": "--adam-spacing",
 }
 """Setting of ConvexAdam → flag of ``search`` and ``register``."""
+PUBLISHED_FLAGS = ("--iterations", "80", "--no-unfold")
+"""Settings of the paper's descent, which are no part of its search."""
 
 
 def network_rows(networks: Sequence[Path], paper: Collection[str]) -> dict[str, Path]:
@@ -99,6 +101,7 @@ def search_step(settings: Settings, source: PairSource) -> Step:
         "--out",
         search_folder(settings, source),
         *flags,
+        *PUBLISHED_FLAGS,
     )
     weights: tuple[str | Path, ...] = () if settings.weights is None else ("--weights", settings.weights)
     return Step(
@@ -142,7 +145,7 @@ def register_step(
     command += ["--out", register_folder(settings, source, method), "--solver", solver, "--init", source.settings.init]
     command += ["--features", resolve_weights()[1] if features is None else features]
     command += ["--overlap", f"{settings.scale.overlap:g}", *_clip_flags(source)]
-    command += [tuned] if tuned is not None else []
+    command += [tuned, *PUBLISHED_FLAGS] if tuned is not None else []
     command += ["--program", program] if program is not None else []
     return Step(
         name=f"register_{_slug(source.title)}_{method}", command=(*command, "--device", settings.device), after=after

@@ -29,13 +29,15 @@ FEATURE_WEIGHT = 0.3
 _ALONE = DescriptorConfig(feature_weight=0)
 _INTENSITY = DescriptorConfig(feature_weight=0, intensity=True)
 _FEATURES = DescriptorConfig(feature_weight=FEATURE_WEIGHT, bf16=has_bf16_units(torch.device("cpu")))
+_CUBES_OF_TWO = ConvexAdamConfig(smoothness=1.25, adam_spacing=2, iterations=(80,), unfold=False)
+_EVERY_VOXEL = replace(_CUBES_OF_TWO, adam_spacing=1)
 METHODS = {
     "mind": RegistrationConfig(descriptors=_ALONE),
-    "mind every voxel": RegistrationConfig(descriptors=_ALONE, convexadam=ConvexAdamConfig(adam_spacing=1)),
     "mind+intensity": RegistrationConfig(descriptors=_INTENSITY),
-    "mind+intensity every voxel": RegistrationConfig(
-        descriptors=_INTENSITY, convexadam=ConvexAdamConfig(adam_spacing=1)
-    ),
+    "mind cubes of two": RegistrationConfig(descriptors=_ALONE, convexadam=_CUBES_OF_TWO),
+    "mind+intensity cubes of two": RegistrationConfig(descriptors=_INTENSITY, convexadam=_CUBES_OF_TWO),
+    "mind every voxel": RegistrationConfig(descriptors=_ALONE, convexadam=_EVERY_VOXEL),
+    "mind+intensity every voxel": RegistrationConfig(descriptors=_INTENSITY, convexadam=_EVERY_VOXEL),
     "features+mind": RegistrationConfig(descriptors=_FEATURES),
     "features": RegistrationConfig(descriptors=replace(_FEATURES, mind=False)),
     "ants-mi": RegistrationConfig(solver="ants", descriptors=_ALONE),

@@ -1,9 +1,9 @@
-"""ConvexAdam: a global search on a coarse grid, then descent on a finer one (App. B.4)."""
+"""ConvexAdam: a global search on a coarse grid, then descent on finer ones (App. B.4)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd, prod
 
 import torch
@@ -13,8 +13,10 @@ from torch.nn import functional
 from nnunet_anatomix.registration.solvers.convex import Beyond, convex_displacement
 from nnunet_anatomix.registration.solvers.dissimilarity import Dissimilarity
 from nnunet_anatomix.registration.solvers.refine import refine
+from nnunet_anatomix.registration.solvers.unfold import unfold
 from nnunet_anatomix.registration.warp import identity
 from pretraining.common.checks import check_count, check_not_negative
+from pretraining.common.errors import InputError
 from pretraining.common.triple import triple
 from pretraining.imaging.interpolation import interpolate_at
 
@@ -29,18 +31,21 @@ smaller deformations near the faces are followed better."""
 class ConvexAdamConfig:
     """Settings of ConvexAdam; the paper searched over the first four (App. A.2)."""
 
-    smoothness: float = 1.25
+    smoothness: float = 0.8
     """Weight λ of the squared differences between neighbours' displacements in the descent."""
     grid_spacing: int = 6
     """Spacing of the coarse grid, voxels."""
     reach: int = 2
     """Greatest displacement of the search, voxels of the coarse grid (disp_hw in ConvexAdam)."""
-    adam_spacing: int = 2
-    """Spacing of the descent's grid, voxels."""
-    iterations: int = 80
-    """Number of iterations of the descent."""
+    adam_spacing: int = 1
+    """Spacing of the descent's finest grid, voxels."""
+    iterations: tuple[int, ...] = (40, 40)
+    """Iterations of each level of the descent, coarse to fine. The grid of a level is twice as
+    coarse as the next one's; the last one's spacing is ``adam_spacing``. Published: (80,)."""
     symmetric: bool = True
     """Search in both directions and enforce inverse consistency."""
+    unfold: bool = True
+    """Smooth the displacement where it folds, until it folds nowhere. Published: False."""
     beyond: Beyond = "border"
     """Values beyond the field of view: border repeats it, and the descent compares no descriptors
     that reach beyond; zeros, as in the convexadam package, holds the displacement at the faces."""
@@ -48,6 +53,23 @@ class ConvexAdamConfig:
     def __post_init__(self) -> None:
         check_count(grid_spacing=self.grid_spacing, reach=self.reach, adam_spacing=self.adam_spacing)
         check_not_negative(iterations=self.iterations, smoothness=self.smoothness)
+        if not self.iterations:
+            raise InputError("iterations: expected a number for every level of the descent, found none")
+
+    @property
+    def level_spacings(self) -> tuple[int, ...]:
+        """Spacing of the grid of each level, voxels, coarse to fine."""
+        return tuple(self.adam_spacing * 2**level for level in reversed(range(len(self.iterations))))
+
+    @property
+    def least_side(self) -> int:
+        """Shortest side of the full grid that the settings can work on, voxels."""
+        return max(self.grid_spacing, self.level_spacings[0])
+
+    def without_finest_level(self) -> ConvexAdamConfig:
+        """Return settings that end on a grid twice as coarse, with as many iterations in all."""
+        iterations = (*self.iterations[:-2], sum(self.iterations[-2:]))
+        return replace(self, adam_spacing=2 * self.adam_spacing, iterations=iterations)
 
     @property
     def pool(self) -> int:
@@ -72,11 +94,11 @@ def convex_adam(
     Args:
         fixed: (C, X', Y', Z') float32, averaged over cubes of ``config.pool`` voxels.
         moving: (C, X', Y', Z') float32, averaged likewise.
-        shape: (X, Y, Z), voxels of the full grid, at least ``config.grid_spacing`` each.
+        shape: (X, Y, Z), voxels of the full grid, at least ``config.least_side`` each.
         config: Settings.
         fixed_known: (X, Y, Z) in {0, 1}, 1 where the fixed scan is known. Default: everywhere.
         moving_known: (X, Y, Z) in {0, 1}, 1 where the moving scan is known. Default: everywhere.
-        knots: Return the displacement on the descent's grid; between its knots it is linear.
+        knots: Return the displacement on the descent's finest grid; between its knots it is linear.
         progress: Function called after every iteration of the descent.
 
     Returns:
@@ -91,9 +113,11 @@ def convex_adam(
     known = {"fixed_known": fixed_known, "moving_known": moving_known}
     found = search_stage(fixed, moving, config, **known)
     # Keep no reference here, so that the descent can free its input: large grids need the memory.
-    dissimilarity = [descent_dissimilarity(fixed, moving, config, **known)]
+    described = [moving, fixed]
     del fixed, moving
-    return descent_stage(dissimilarity.pop(), found, shape, config, knots=knots, progress=progress)
+    return descent_stage(
+        described.pop(), described.pop(), found, shape, config, **known, knots=knots, progress=progress
+    )
 
 
 @torch.no_grad()
@@ -131,73 +155,75 @@ def search_stage(
     )
 
 
-def descent_dissimilarity(
+def descent_stage(
     fixed: Tensor,
     moving: Tensor,
-    config: ConvexAdamConfig,
-    *,
-    fixed_known: Tensor | None = None,
-    moving_known: Tensor | None = None,
-) -> Dissimilarity:
-    """Build the data term that the descent of :func:`convex_adam` minimizes.
-
-    Args:
-        fixed: Fixed descriptors, as in :func:`convex_adam`.
-        moving: Moving descriptors.
-        config: Settings, of which the result depends on ``adam_spacing``, ``beyond`` and ``pool``.
-        fixed_known: Mask of the fixed scan, as in :func:`convex_adam`.
-        moving_known: Mask of the moving scan.
-
-    Returns:
-        The data term on the descent's grid.
-    """
-    fixed, moving = (_pool_volume(descriptors, config.adam_spacing, config.pool) for descriptors in (fixed, moving))
-    fixed_weight, moving_weight = (_pool_mask(mask, config.adam_spacing) for mask in (fixed_known, moving_known))
-    # The margin does not change the number of voxels, and thus not the balance with the smoothness.
-    voxels = prod(fixed.shape[1:]) if fixed_weight is None else fixed_weight.sum().item()
-    if config.beyond == "border":
-        inner = _inner_share(fixed.shape[1:], config.adam_spacing, fixed.device)
-        fixed_weight, moving_weight = (
-            inner if weight is None else inner * weight for weight in (fixed_weight, moving_weight)
-        )
-    return Dissimilarity(fixed, moving, fixed_weight, moving_weight, voxels=voxels, beyond=config.beyond)
-
-
-def descent_stage(
-    dissimilarity: Dissimilarity,
     found: Tensor,
     shape: tuple[int, int, int],
     config: ConvexAdamConfig,
     *,
+    fixed_known: Tensor | None = None,
+    moving_known: Tensor | None = None,
     knots: bool = False,
     progress: Callable[[], object] = lambda: None,
 ) -> Tensor:
     """Run the descent of :func:`convex_adam`.
 
     Args:
-        dissimilarity: Data term from :func:`descent_dissimilarity`.
+        fixed: Fixed descriptors, as in :func:`convex_adam`.
+        moving: Moving descriptors.
         found: Displacement from :func:`search_stage`.
         shape: Shape of the full grid, as in :func:`convex_adam`.
         config: Settings.
-        knots: Return the displacement on the descent's grid.
+        fixed_known: Mask of the fixed scan, as in :func:`convex_adam`.
+        moving_known: Mask of the moving scan.
+        knots: Return the displacement on the descent's finest grid.
         progress: Function called after every iteration.
 
     Returns:
         Displacement, as from :func:`convex_adam`.
     """
-    start = regrid(found, config.grid_spacing, config.adam_spacing, triple(dissimilarity.shape))
-    found = refine(
-        dissimilarity,
-        start,
-        smoothness=config.smoothness,
-        iterations=config.iterations,
-        beyond=config.beyond,
-        progress=progress,
-    )
-    del dissimilarity
+    spacing = config.grid_spacing
+    for level, (iterations, level_spacing) in enumerate(zip(config.iterations, config.level_spacings, strict=True)):
+        dissimilarity = _dissimilarity(fixed, moving, level_spacing, config, fixed_known, moving_known)
+        if level + 1 == len(config.iterations):
+            del fixed, moving
+        found = refine(
+            dissimilarity,
+            regrid(found, spacing, level_spacing, triple(dissimilarity.shape)),
+            smoothness=config.smoothness,
+            iterations=iterations,
+            beyond=config.beyond,
+            progress=progress,
+        )
+        del dissimilarity
+        spacing = level_spacing
+    if config.unfold:
+        found = unfold(found)
     if knots:
-        return _pad_to(found, [-(-side // config.adam_spacing) for side in shape])
-    return on_full_grid(found, config.adam_spacing, shape)
+        return _pad_to(found, [-(-side // spacing) for side in shape])
+    return on_full_grid(found, spacing, shape)
+
+
+def _dissimilarity(
+    fixed: Tensor,
+    moving: Tensor,
+    spacing: int,
+    config: ConvexAdamConfig,
+    fixed_known: Tensor | None,
+    moving_known: Tensor | None,
+) -> Dissimilarity:
+    """Build the data term of one level of the descent, on cubes of ``spacing`` voxels."""
+    fixed, moving = (_pool_volume(descriptors, spacing, config.pool) for descriptors in (fixed, moving))
+    fixed_weight, moving_weight = (_pool_mask(mask, spacing) for mask in (fixed_known, moving_known))
+    # The margin does not change the number of voxels, and thus not the balance with the smoothness.
+    voxels = prod(fixed.shape[1:]) if fixed_weight is None else fixed_weight.sum().item()
+    if config.beyond == "border":
+        inner = _inner_share(fixed.shape[1:], spacing, fixed.device)
+        fixed_weight, moving_weight = (
+            inner if weight is None else inner * weight for weight in (fixed_weight, moving_weight)
+        )
+    return Dissimilarity(fixed, moving, fixed_weight, moving_weight, voxels=voxels, beyond=config.beyond)
 
 
 def _inner_share(shape: Sequence[int], spacing: int, device: torch.device) -> Tensor:

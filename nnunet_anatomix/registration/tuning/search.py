@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import groupby
+from itertools import chain, groupby
 from math import prod
 from operator import attrgetter
 from pathlib import Path
@@ -20,11 +20,9 @@ from nnunet_anatomix.registration.metrics import folded_share
 from nnunet_anatomix.registration.solvers.convex import cost_bytes
 from nnunet_anatomix.registration.solvers.convexadam import (
     ConvexAdamConfig,
-    descent_dissimilarity,
     descent_stage,
     search_stage,
 )
-from nnunet_anatomix.registration.solvers.dissimilarity import Dissimilarity
 from nnunet_anatomix.registration.tuning.grid import Combination, SearchGrid
 from nnunet_anatomix.registration.tuning.pairs import LoadedPair, SearchPair, load_pair
 from nnunet_anatomix.registration.tuning.report import ResultRow, append_rows, read_rows, write_report
@@ -105,14 +103,16 @@ def grid_search(
         def work(pair: SearchPair) -> None:
             missing = [key for key in keys_of(pair) if key not in rows]
             loaded = load_pair(pair, device)
-            _check_size(pair.name, loaded.fixed.image.shape, [key[-1] for key in missing], device)
+            configs_of = {
+                name: [replace(solver, **key[-1]._asdict()) for key in missing if key[1] == name] for name in methods
+            }
+            _check_size(pair.name, loaded.fixed.image.shape, chain(*configs_of.values()), device)
             before = loaded.dice()
             with tqdm(total=len(keys_of(pair)), initial=len(keys_of(pair)) - len(missing), leave=False) as bar:
                 for name, descriptor_config in methods.items():
                     bar.set_description(f"{pair.name}, {name}")
-                    configs = [replace(solver, **key[-1]._asdict()) for key in missing if key[1] == name]
                     digest = next(key[2] for key in keys_of(pair) if key[1] == name)
-                    for config, displacement in _solve_all(loaded, configs, descriptor_config, net):
+                    for config, displacement in _solve_all(loaded, configs_of[name], descriptor_config, net):
                         row = ResultRow(
                             pair=pair.name,
                             method=name,
@@ -140,14 +140,14 @@ def grid_search(
     return text
 
 
-def _check_size(name: str, sides: Sequence[int], combinations: Iterable[Combination], device: torch.device) -> None:
+def _check_size(name: str, sides: Sequence[int], configs: Iterable[ConvexAdamConfig], device: torch.device) -> None:
     """Check grid spacing and memory of all combinations before the search, which takes hours."""
     available = available_bytes(device)
-    for spacing, reach in {(combination.grid_spacing, combination.reach) for combination in combinations}:
+    for least, spacing, reach in {(config.least_side, config.grid_spacing, config.reach) for config in configs}:
         coarse = [side // spacing for side in sides]
-        if min(coarse) < 1:
+        if min(sides) < least:
             raise InputError(
-                f"{name}: expected grid spacings of at most {min(sides)} voxels, its shortest side, found {spacing}; "
+                f"{name}: expected grid spacings of at most {min(sides)} voxels, its shortest side, found {least}; "
                 "omit it"
             )
         if (needed := cost_bytes(prod(coarse), reach)) > available:
@@ -169,18 +169,18 @@ def _solve_all(
     for pool, of_pool in groupby(configs, key=attrgetter("pool")):
         described = descriptors(pair.fixed, pair.moving, descriptor_config, pool=pool, net=net)
         fixed_known, moving_known = pair.fixed.known, pair.moving.known
-        dissimilarities: dict[int, Dissimilarity] = {}
         for _, of_search in groupby(of_pool, key=attrgetter(*search_settings)):
             found = None
             for config in of_search:
                 if found is None:
                     found = search_stage(*described, config, fixed_known=fixed_known, moving_known=moving_known)
-                if config.adam_spacing not in dissimilarities:
-                    dissimilarities[config.adam_spacing] = descent_dissimilarity(
-                        *described, config, fixed_known=fixed_known, moving_known=moving_known
-                    )
                 displacement = descent_stage(
-                    dissimilarities[config.adam_spacing], found, triple(pair.fixed.image.shape), config
+                    *described,
+                    found,
+                    triple(pair.fixed.image.shape),
+                    config,
+                    fixed_known=fixed_known,
+                    moving_known=moving_known,
                 )
                 require_finite(displacement, "displacement field")
                 yield config, displacement

@@ -28,7 +28,7 @@ _VOXELS = 64**3
 _OVERLAP_VOXELS = 32**3
 _MIND = DescriptorConfig(feature_weight=0)
 """Descriptors that are compared, whatever the solver compared, so that numbers mean the same."""
-_AGAIN = ConvexAdamConfig(grid_spacing=4, adam_spacing=2, iterations=40)
+_AGAIN = ConvexAdamConfig(smoothness=1.25, grid_spacing=4, adam_spacing=2, iterations=(40,), unfold=False)
 """Registration of the registered pair: coarse, since it only asks what is left."""
 _LEAST_VOXELS = 50
 """Least number of voxels from which an agreement is computed."""
@@ -39,7 +39,8 @@ class Quality:
     """What tells a usable registration from another; None where it cannot be measured.
 
     Attributes:
-        overlap: Share of the smaller field of view that lies inside the other, after registration.
+        overlap: Share of the smaller field of view that lies inside the other under the start. The
+            displacement does not count: where only one scan is known, nothing measures it.
         agreement_before: Agreement after the start alone.
         agreement: Agreement after registration; see :func:`measure_quality`.
         left_over_mm: Median over the content of the displacement that a coarse registration of the
@@ -168,11 +169,12 @@ def _resample_known(registration: Registration, grid: sitk.Image) -> Tensor:
 
 
 def _overlap(registration: Registration) -> float:
-    """Return the share of the smaller field of view that lies inside the other one."""
+    """Return the share of the smaller field of view inside the other one, under the start."""
     shares = []
+    start = registration.start.transform
     for own, other, transform in (
-        (registration.fixed, registration.moving, registration.forward),
-        (registration.moving, registration.fixed, registration.inverse),
+        (registration.fixed, registration.moving, start),
+        (registration.moving, registration.fixed, start.GetInverse() if start.IsLinear() else registration.inverse),
     ):
         grid = near_isotropic_grid(own, spacing_mm=min(own.GetSpacing()), at_most_voxels=_OVERLAP_VOXELS)
         shares.append(coverage(other, grid, transform).mean().item())

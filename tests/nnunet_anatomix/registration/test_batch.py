@@ -36,7 +36,7 @@ from tests.in_process import run_here
 from tests.pretraining.common.test_html_page import Reader
 
 SHAPE = (30, 28, 34)
-SOLVER = ConvexAdamConfig(grid_spacing=4, reach=2, iterations=20)
+SOLVER = ConvexAdamConfig(grid_spacing=4, reach=2, iterations=(20,))
 COMMON = BatchSettings(
     config=RegistrationConfig(init="none", descriptors=DescriptorConfig(feature_weight=0), convexadam=SOLVER),
     weights=None,

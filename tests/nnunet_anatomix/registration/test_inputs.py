@@ -25,7 +25,7 @@ from pretraining.imaging.orientation import ras_affine
 
 README = Path(__file__).resolve().parents[3] / "README.md"
 SHAPE, SPACING = (20, 18, 16), (1.5, 1.2, 2.0)
-CONFIG = RegistrationConfig(init="none", convexadam=ConvexAdamConfig(grid_spacing=4, reach=2, iterations=5))
+CONFIG = RegistrationConfig(init="none", convexadam=ConvexAdamConfig(grid_spacing=4, reach=2, iterations=(5,)))
 
 
 @pytest.fixture(scope="module")

@@ -404,8 +404,11 @@ def test_less_memory_makes_settings_smaller_and_never_larger():
         [budget.descriptors.channels or budget.descriptors.count(net) for budget in budgets],
         [budget.solver.reach for budget in budgets],
         [-budget.solver.grid_spacing for budget in budgets],
+        [-budget.solver.adam_spacing for budget in budgets],
     ):
         assert values == sorted(values, reverse=True)
+    cubes = next(budget for budget in budgets if budget.solver.adam_spacing == 2)
+    assert cubes.voxels == prod(shape), "the descent is made coarser before the working grid is"
     assert budgets[-1].descriptors.side < 128 and budgets[-1].needed_bytes < budgets[0].needed_bytes * 0.6
 
 
@@ -421,8 +424,8 @@ def test_fast_works_on_fewer_voxels_of_thick_slices_and_the_log_says_what_they_c
     assert found[True].grid.GetSpacing() == pytest.approx((2, 2, 2))
     assert found[False].grid.GetSpacing() == pytest.approx((1, 1, 1))
     costs = [record.getMessage() for record in caplog.records if "working grid:" in record.getMessage()]
-    assert "40 x 40 x 53 voxels of 1 x 1 x 1 mm (0.085 million), descent on every cube of 2 voxels" in costs[0]
-    assert "21 x 21 x 27 voxels of 2 x 2 x 2 mm (0.012 million), descent on every cube of 2 voxels" in costs[1]
+    assert "40 x 40 x 53 voxels of 1 x 1 x 1 mm (0.085 million), descent on every voxel;" in costs[0]
+    assert "21 x 21 x 27 voxels of 2 x 2 x 2 mm (0.012 million), descent on every voxel;" in costs[1]
 
 
 def test_fast_keeps_the_grid_of_nearly_cubic_voxels_and_a_given_spacing():

@@ -78,7 +78,7 @@ def test_a_network_that_computes_nan_gives_no_registration(solver):
     net = UNet(CONFIG)
     net.load_state_dict(spoilt_state())
     config = RegistrationConfig(
-        init=solver, descriptors=DescriptorConfig(side=16), convexadam=ConvexAdamConfig(grid_spacing=4, iterations=2)
+        init=solver, descriptors=DescriptorConfig(side=16), convexadam=ConvexAdamConfig(grid_spacing=4, iterations=(2,))
     )
     with pytest.raises(NotFinite, match="NaN or infinite; nothing is written"):
         register(scan(0), scan(1), config=config, features=net.eval())

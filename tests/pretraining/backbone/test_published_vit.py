@@ -118,7 +118,7 @@ def test_a_registration_compares_its_features(file):
     config = RegistrationConfig(
         init="none",
         descriptors=DescriptorConfig(mind=False, side=SIDE),
-        convexadam=ConvexAdamConfig(grid_spacing=4, reach=2, iterations=5),
+        convexadam=ConvexAdamConfig(grid_spacing=4, reach=2, iterations=(5,)),
     )
     shifted = scan()[2:, :, :]
     found = register(scan(), shifted, config=config, features=load_feature_weights(str(file)))

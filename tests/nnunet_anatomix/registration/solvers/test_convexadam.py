@@ -15,7 +15,7 @@ from nnunet_anatomix.registration.solvers.convex import _compute_cost, convex_di
 from nnunet_anatomix.registration.solvers.convexadam import ConvexAdamConfig, convex_adam, on_full_grid, regrid
 from nnunet_anatomix.registration.solvers.dissimilarity import Dissimilarity
 from nnunet_anatomix.registration.solvers.refine import _roughness_gradient, smooth
-from nnunet_anatomix.registration.warp import identity, warp
+from nnunet_anatomix.registration.warp import compose, identity, warp
 from pretraining.common.errors import InputError
 from pretraining.imaging.grids import image_tensor
 from pretraining.imaging.interpolation import interpolate_at
@@ -168,12 +168,40 @@ def test_principal_components_keep_distances():
     torch.testing.assert_close((ours[0] - ours[1]).norm(dim=0), (fixed - moving).norm(dim=0), atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("wrong", [{"grid_spacing": 0}, {"reach": 0}, {"iterations": -1}, {"smoothness": -0.1}])
+@pytest.mark.parametrize("wrong", [{"grid_spacing": 0}, {"reach": 0}, {"iterations": (40, -1)}, {"smoothness": -0.1}])
 def test_settings_are_checked(wrong):
-    with pytest.raises(InputError, match="expected a number of at least"):
+    with pytest.raises(InputError, match=r"expected (a number|numbers) of at least"):
         ConvexAdamConfig(**wrong)
     with pytest.raises(InputError, match="expected MIND-SSC or features, found neither"):
         DescriptorConfig(mind=False, feature_weight=0)
+
+
+def test_levels_end_on_the_finest_grid():
+    assert ConvexAdamConfig().level_spacings == (2, 1) and ConvexAdamConfig(adam_spacing=2).level_spacings == (4, 2)
+    published = ConvexAdamConfig(adam_spacing=2, iterations=(80,))
+    assert published.level_spacings == (2,) and published.least_side == 6
+    assert ConvexAdamConfig().without_finest_level() == published and published.pool == 2
+    assert ConvexAdamConfig(iterations=(9, 4, 2)).without_finest_level().iterations == (9, 6)
+    assert published.without_finest_level().level_spacings == (4,)
+    assert ConvexAdamConfig(grid_spacing=3, iterations=(1, 1, 1)).least_side == 4
+    with pytest.raises(InputError, match="a number for every level of the descent, found none"):
+        ConvexAdamConfig(iterations=())
+
+
+def test_a_last_level_on_every_voxel_undoes_more_of_a_warp_than_cubes(brains):
+    t1 = brains["t1"][:40, :44, :36]
+    fixed, truth = image_tensor(t1), smooth_warp(t1, seed=3)
+    moving = warp(fixed[None], truth, beyond="border")[0]
+    errors = {}
+    for name, config in (("cubes", ConvexAdamConfig(adam_spacing=2, iterations=(80,))), ("voxels", ConvexAdamConfig())):
+        updates: list[int] = []
+        scans = [Scan(image=image) for image in (fixed, moving)]
+        described = descriptors(*scans, DescriptorConfig(feature_weight=0), pool=config.pool)
+        found = convex_adam(*described, tuple(fixed.shape), config, progress=lambda seen=updates: seen.append(1))
+        assert len(updates) == sum(config.iterations) and found.shape == (3, *fixed.shape)
+        # p goes to q = p + found(p), whose content lay at q + truth(q), which should be p.
+        errors[name] = compose(found, truth)[:, 3:-3, 3:-3, 3:-3].norm(dim=0).median().item()
+    assert errors["voxels"] < 0.9 * errors["cubes"], errors
 
 
 @pytest.mark.parametrize("modality", [pytest.param("t2", marks=pytest.mark.slow), "ct"])
@@ -183,7 +211,7 @@ def test_mind_alone_agrees_with_the_convexadam_package(modality, brains):
     moving = warp(image_tensor(brains[modality])[None], smooth_warp(brains["t1"], seed=1), beyond="border")[0]
     settings = {"device": torch.device("cpu"), "dtype": torch.float32}
     theirs = torch.from_numpy(convex_adam_pt(fixed, moving, **settings)).movedim(-1, 0).float()
-    config = ConvexAdamConfig(reach=4, beyond="zeros")
+    config = ConvexAdamConfig(reach=4, adam_spacing=2, iterations=(80,), smoothness=1.25, unfold=False, beyond="zeros")
     only_mind = DescriptorConfig(feature_weight=0)
     ours = convex_adam(
         *descriptors(Scan(image=fixed), Scan(image=moving), only_mind, pool=config.pool), tuple(fixed.shape), config

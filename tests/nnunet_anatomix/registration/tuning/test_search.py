@@ -35,7 +35,7 @@ from pretraining.imaging.grids import image_tensor, resample_image, tensor_image
 SHAPE = (24, 20, 28)
 GRID = SearchGrid(smoothness=(0.5, 1.5), grid_spacing=(3, 4), reach=(2,), adam_spacing=(2,))
 METHODS = {"mind": DescriptorConfig(feature_weight=0), "features": DescriptorConfig(feature_weight=0.3, side=16)}
-SOLVER = ConvexAdamConfig(iterations=20)
+SOLVER = ConvexAdamConfig(iterations=(20,))
 HEADER = "name,fixed,moving,fixed_labels,moving_labels\n"
 TINY = UNetConfig(width=2, poolings=2, out_channels=3)
 
@@ -93,7 +93,7 @@ def calls(monkeypatch) -> list[str]:
     def counted(name: str, stage: Callable) -> Callable:
         return lambda *args, **kwargs: (calls.append(name), stage(*args, **kwargs))[1]
 
-    for name in ("load_pair", "descriptors", "search_stage", "descent_dissimilarity", "descent_stage"):
+    for name in ("load_pair", "descriptors", "search_stage", "descent_stage"):
         monkeypatch.setattr(search, name, counted(name, getattr(search, name)))
     return calls
 
@@ -134,7 +134,6 @@ def test_what_settings_share_is_computed_once(folder, tmp_path, calls):
         "load_pair": 2,
         "descriptors": 2 * 2,  # pools 2 and 4
         "search_stage": 2 * 2,
-        "descent_dissimilarity": 2 * 2,
         "descent_stage": 2 * 2 * 2,
     }
 
@@ -191,7 +190,7 @@ def test_rows_of_other_settings_stay_and_take_no_part(folder, tmp_path, calls):
     small = replace(GRID, grid_spacing=(4,))
     mind = {"mind": METHODS["mind"]}
     first = run(folder, tmp_path, small, methods=mind)
-    other = run(folder, tmp_path, small, methods=mind, solver=replace(SOLVER, iterations=0))
+    other = run(folder, tmp_path, small, methods=mind, solver=replace(SOLVER, iterations=(0,)))
     assert calls.count("descent_stage") == 8 and other != first
     assert len(lines(tmp_path)) == 8
     assert run(folder, tmp_path, small, methods=mind) == first
