@@ -74,8 +74,7 @@ def configure(preset: PresetName, fusion: Fusion, descriptors: DescriptorConfig,
     chosen = PRESETS[preset]
     registration = RegistrationConfig(
         spacing_mm=chosen.spacing_mm(scan),
-        descriptors=descriptors,
-        # To move every voxel gains nothing after the vote, and takes three times as long.
-        convexadam=ConvexAdamConfig(smoothness=chosen.smoothness, adam_spacing=2, iterations=(80,), unfold=False),
+        descriptors=replace(descriptors, intensity=True),  # labelled scans are of the same modality
+        convexadam=ConvexAdamConfig(smoothness=chosen.smoothness),
     )
     return replace(PropagationConfig(), registration=registration, fusion=fusion)

@@ -296,6 +296,7 @@ def _difference(
     cubes = [side // _POOL for side in grid.GetSize()]
     known = torch.ones(cubes)
     total = torch.zeros(cubes)
+    config = replace(problem.budget.descriptors, intensity=False)  # which has another weight in each pair
     for pair in pairs:
         described = []
         for image, transform, clip in zip(pair.images, (sitk.Transform(), forward), pair.clips, strict=True):
@@ -305,7 +306,7 @@ def _difference(
                 known=here.to(device) if here.any() else None,
                 clip=clip,
             )
-            described.append(describe(scan, problem.budget.descriptors, pool=_POOL, net=problem.net))
+            described.append(describe(scan, config, pool=_POOL, net=problem.net))
             known = known * torch.nn.functional.avg_pool3d(here[None], _POOL)[0].round()
         total += (described[0] - described[1]).square_().mean(0).cpu()
     return total / len(pairs), known
