@@ -172,7 +172,6 @@ def register(
         moving: Moving scan, likewise.
         features: Name or file of weights, ``bundled``, weights, or network. Default: MIND-SSC
             alone, which measures best so far (docs/results.md).
-            Default: the weights that ``ANATOMIX_WEIGHTS`` names, else the bundled ones.
         config: Settings. Default: :class:`RegistrationConfig`, which suits most pairs.
         fixed_spacing_mm: Spacing of a fixed scan that is an array, along X, Y and Z.
         moving_spacing_mm: Spacing of a moving scan that is an array.
