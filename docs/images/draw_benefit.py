@@ -1,7 +1,7 @@
 """Draw benefit.png: what few labels and few steps give, and MR on CT before and after registration.
 
 ``--study`` is the folder of a study of Dataset902 with the starts scratch, stock and weights,
-``--registration`` that of a registration of STS_012: T1 (moving) on CT (fixed).
+``--registration`` that of a registration of STS_006: T1 (moving) on CT (fixed).
 docs/gallery.md has the commands.
 """
 
@@ -18,12 +18,12 @@ from matplotlib.figure import Figure
 from nnunet_anatomix.scores.overlap import dice_by_label
 from pretraining.imaging.views import apply_window, display_window
 
-CASE = "fetal_GA30_operated"
+CASE = "fetal_GA29_operated"
 STARTS = {"scratch": "from scratch", "stock": "stock nnU-Net", "weights": "pretrained (ours)"}
 COLOURS = ("#4e79a7", "#e15759", "#f28e2b", "#76b7b2", "#59a14f", "#edc948", "#b07aa1", "#ff9da7")
 SKIN_HU, BONE_HU = -300, 200
-SLICE = 39
-"""Axial slice of the limb."""
+LIMB, SLICE = "STS_006", 22
+"""Case of Dataset903, and its axial slice."""
 
 
 def read(file: Path) -> np.ndarray:
@@ -69,7 +69,7 @@ def main() -> None:
         dice = float(np.mean(list(dice_by_label(truth, labels).values())))
         show(axis, plane, f"{title}: Dice {dice:.2f}", labels[window][::-1])
     limb = options.data / "nnUNet_raw" / "Dataset903_LimbSarcoma" / "imagesTr"
-    fixed, moving = (sitk.ReadImage(str(limb / f"STS_012_000{channel}.nii.gz")) for channel in (0, 1))
+    fixed, moving = (sitk.ReadImage(str(limb / f"{LIMB}_000{channel}.nii.gz")) for channel in (0, 1))
     ct, before = sitk.GetArrayFromImage(fixed), sitk.GetArrayFromImage(sitk.Resample(moving, fixed))
     after = read(options.registration / "moved.nii.gz")
     for axis, (title, volume, bounds) in zip(
