@@ -11,7 +11,7 @@ from pretraining.common.errors import CommandFailed
 
 def demo(
     out: Path = Path("demo"),
-    iterations: int = 200,
+    iterations: int = 100,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     seed: int = 0,
     only_data: bool = False,

@@ -40,7 +40,7 @@ _MEMORY_GB = "0.85"
 """Memory for the training, GB: two patches per step."""
 
 
-def run_demo(out: Path, *, iterations: int = 200, device: str = "auto", seed: int = 0) -> dict[str, float]:
+def run_demo(out: Path, *, iterations: int = 100, device: str = "auto", seed: int = 0) -> dict[str, float]:
     """Synthesize scans; train from pretrained weights and from scratch, segment, and register.
 
     Args:
