@@ -74,7 +74,7 @@ def configure(preset: PresetName, fusion: Fusion, descriptors: DescriptorConfig,
     chosen = PRESETS[preset]
     registration = RegistrationConfig(
         spacing_mm=chosen.spacing_mm(scan),
-        descriptors=replace(descriptors, intensity=True),  # labelled scans are of the same modality
+        descriptors=descriptors,
         convexadam=ConvexAdamConfig(smoothness=chosen.smoothness),
     )
     return replace(PropagationConfig(), registration=registration, fusion=fusion)

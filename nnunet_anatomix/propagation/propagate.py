@@ -51,9 +51,9 @@ class PropagationConfig:
     """Settings of label propagation."""
 
     registration: RegistrationConfig = field(
-        default_factory=lambda: RegistrationConfig(descriptors=DescriptorConfig(feature_weight=0))
+        default_factory=lambda: RegistrationConfig(descriptors=DescriptorConfig(feature_weight=0, intensity=True))
     )
-    """Registration of each atlas to the scan. Default: by MIND-SSC alone."""
+    """Registration of each atlas to the scan. Default: by MIND-SSC and intensities."""
     fusion: Fusion = "local"
     """Weights of the votes: vote for equal ones, local, or joint (label fusion)."""
     window_vox: int = 5

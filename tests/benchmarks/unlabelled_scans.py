@@ -31,7 +31,7 @@ def main() -> None:
     options = parser.parse_args()
     dataset, work = find_dataset(options.dataset), options.work.resolve()
     plan = work / PREPROCESSED / dataset.name / f"{OUR_PLANS}.json"
-    planning = ["nnunet-anatomix", "plan-and-preprocess", "-d", dataset.name]
+    planning = ["nnunet-anatomix", "plan-and-preprocess", "-d", dataset.name, "--max-patch", str(options.max_patch)]
     prepare_plan(planning, plan, work, options.max_patch, options.batch)
     tests = dataset.folder / "imagesTs"
     enlarger = Enlarger(dataset, tests, plan, "cpu")
