@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import ParamSpec, TypeVar
@@ -38,6 +39,7 @@ def exit_on_bad_input(function: Callable[Arguments, Result]) -> Callable[Argumen
         except StoppedByInput:
             raise
         except InputError as error:
+            sys.stdout.flush()  # nnU-Net's text, which would follow the line in a log
             raise StoppedByInput(f"Error: {error}") from None
 
     return stopping
