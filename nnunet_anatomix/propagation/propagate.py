@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from math import inf, nan
+from math import inf
 
 import numpy as np
 import SimpleITK as sitk
 import torch
-from torch import Tensor
 
+from nnunet_anatomix.propagation.difference import DIFFERENCE_POOL, difference_at_borders, difference_map
 from nnunet_anatomix.propagation.fusion import Fusion, RegisteredAtlas, fuse, fusion_weights, moved_labels
 from nnunet_anatomix.registration.config import RegistrationConfig
-from nnunet_anatomix.registration.descriptors import DescriptorConfig, Scan, describe
-from nnunet_anatomix.registration.prepare import ChannelPair, Problem, prepare
+from nnunet_anatomix.registration.descriptors import DescriptorConfig
+from nnunet_anatomix.registration.prepare import ChannelPair, prepare
 from nnunet_anatomix.registration.solve import solve
 from nnunet_anatomix.registration.start.initial import best_start
 from nnunet_anatomix.registration.warp import itk_transform
@@ -25,10 +25,7 @@ from pretraining.backbone.inference_memory import available_bytes
 from pretraining.common.checks import check_count, check_not_negative
 from pretraining.common.command_output import without_details
 from pretraining.common.errors import InputError
-from pretraining.imaging.grids import Grid, coverage, grid_of_cubes, image_on, image_tensor, resample_image
-
-_POOL = 2
-"""Side of the cubes on which scan and moved atlas are compared, voxels of the working grid."""
+from pretraining.imaging.grids import grid_of_cubes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +79,7 @@ class Propagation:
         agreement_by_label: Label → mean Dice between the result and each single atlas's labels.
         atlases: Names of the atlases.
         difference: Mean squared difference of the descriptors of the scan and the registered
-            atlases, inside the labelled structures. The larger it is, the lower is the Dice to
+            atlases, at the borders of the labels. The larger it is, the lower is the Dice to
             expect. NaN if no atlas covers them.
     """
 
@@ -192,7 +189,7 @@ def register_atlas(
     solution = solve(problem, scans, seconds, progress=False)
     del scans
     forward = sitk.CompositeTransform([problem.start.transform, itk_transform(solution.displacement, solution.grid)])
-    difference, known = _difference(problem, pairs, solution.grid, forward, device)
+    difference, known = difference_map(problem, pairs, solution.grid, forward, device)
     registered = RegisteredAtlas(
         name=atlas.name,
         labels=atlas.labels,
@@ -202,7 +199,7 @@ def register_atlas(
         grid=solution.grid,
         difference=difference,
         known=known,
-        difference_grid=grid_of_cubes(solution.grid, _POOL, whole_only=True),
+        difference_grid=grid_of_cubes(solution.grid, DIFFERENCE_POOL, whole_only=True),
     )
     return replace(registered, moved=moved_labels(channels[0], registered))
 
@@ -273,40 +270,5 @@ def fuse_atlases(
         # An atlas without the label agrees with the others only where none of them has it.
         agreement_by_label={label: float(np.sum(dice[label]) / len(atlases)) for label in sorted(dice)},
         atlases=tuple(atlas.name for atlas in atlases),
-        difference=_mean_difference(scan, labels, atlases),
+        difference=difference_at_borders(scan, labels, atlases),
     )
-
-
-def _mean_difference(scan: sitk.Image, labels: np.ndarray, atlases: Sequence[RegisteredAtlas]) -> float:
-    """Return the mean difference inside the labelled structures; anywhere if there are none."""
-    grid = atlases[0].difference_grid
-    foreground = image_on(Grid.of(scan), (labels > 0).astype(np.float32).transpose(2, 1, 0))
-    inside = (image_tensor(resample_image(foreground, grid)) > 0.5).float()
-    if not inside.any():
-        inside = torch.ones_like(inside)
-    means = [(atlas.difference * atlas.known * inside).sum() / (atlas.known * inside).sum() for atlas in atlases]
-    found = [float(mean) for mean in means if mean.isfinite()]
-    return float(np.mean(found)) if found else nan
-
-
-def _difference(
-    problem: Problem, pairs: Sequence[ChannelPair], grid: sitk.Image, forward: sitk.Transform, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Return the mean squared difference of descriptors on cubes of a grid, and what is known."""
-    cubes = [side // _POOL for side in grid.GetSize()]
-    known = torch.ones(cubes)
-    total = torch.zeros(cubes)
-    config = replace(problem.budget.descriptors, intensity=False)  # which has another weight in each pair
-    for pair in pairs:
-        described = []
-        for image, transform, clip in zip(pair.images, (sitk.Transform(), forward), pair.clips, strict=True):
-            here = coverage(image, grid, transform)
-            scan = Scan(
-                image=image_tensor(resample_image(image, grid, transform)).to(device),
-                known=here.to(device) if here.any() else None,
-                clip=clip,
-            )
-            described.append(describe(scan, config, pool=_POOL, net=problem.net))
-            known = known * torch.nn.functional.avg_pool3d(here[None], _POOL)[0].round()
-        total += (described[0] - described[1]).square_().mean(0).cpu()
-    return total / len(pairs), known
