@@ -151,8 +151,8 @@ class DescriptorFlags:
     """Features to compare too: bundled, a weights file, hf://owner/repo/file@revision, or .json."""
     mind: Rare[bool] = True
     """Compare MIND-SSC; --no-mind compares features alone."""
-    intensity: Rare[bool] = False
-    """Compare intensities too, as far as the scans agree in them: for scans of one modality."""
+    intensity: Rare[bool] = True
+    """Compare intensities too, as far as the scans agree in them: if both are of one modality."""
     feature_weight: Rare[float | None] = None
     """Factor of the features relative to MIND-SSC. Default: 0.3."""
     overlap: Rare[float | None] = None

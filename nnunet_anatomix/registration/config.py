@@ -74,5 +74,5 @@ class RegistrationConfig:
             return "ants-features" if weight else "ants-mi"
         if self.solver == "none":
             return f"linear-{self.stage}"
-        parts = (("mind", self.descriptors.mind), ("features", weight), ("intensity", self.descriptors.intensity))
+        parts = (("mind", self.descriptors.mind), ("features", weight), ("intensity", self.descriptors.with_intensity))
         return "convexadam-" + "+".join(name for name, included in parts if included)

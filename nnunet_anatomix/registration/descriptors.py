@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 _MIN_FOREGROUND = 0.02
 """Minimum share of foreground among the known voxels."""
+_MIN_CORRELATION = 0.2
+"""Correlation of local intensities below which the scans are not of one contrast."""
 _MAX_CORRELATION = 0.9
 """Correlation of local intensities up to which their weight grows."""
 _INTENSITY_SCALE = 2**0.5
@@ -36,9 +38,9 @@ class DescriptorConfig:
 
     mind: bool = True
     """Include MIND-SSC (radius 1, dilation 2; 12 channels)."""
-    intensity: bool = False
-    """Include local intensities as far as the scans agree in them: one more channel, whose weight
-    is near 0 between modalities."""
+    intensity: bool = True
+    """Include local intensities beside MIND-SSC, as far as the scans agree in them: one more
+    channel, whose weight is 0 between modalities. Without MIND-SSC they are not included."""
     feature_weight: float = 0.3
     """Factor of the standardized features; 0 excludes the network."""
     channels: int | None = None
@@ -62,7 +64,12 @@ class DescriptorConfig:
     def count(self, net: FeatureNetwork | None) -> int:
         """Return the number of channels before any reduction."""
         features = net.config.out_channels if net and self.feature_weight else 0
-        return (MIND_CHANNELS if self.mind else 0) + features + int(self.intensity)
+        return (MIND_CHANNELS if self.mind else 0) + features + int(self.with_intensity)
+
+    @property
+    def with_intensity(self) -> bool:
+        """Whether local intensities are included."""
+        return self.intensity and self.mind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +128,7 @@ def descriptors(
     fixed_described, moving_described = (
         describe(scan, config, pool=pool, net=net, progress=progress) for scan in (fixed, moving)
     )
-    if config.intensity:
+    if config.with_intensity:
         _fill_intensities((fixed, moving), (fixed_described, moving_described), pool)
     if config.channels and config.channels < len(fixed_described):
         return reduce_features(fixed_described, moving_described, config.channels)
@@ -154,7 +161,7 @@ def describe(
         del features
     if config.mind:
         pooled_mind_ssc(scan.image, pool, out=described[:MIND_CHANNELS])
-    if config.intensity:
+    if config.with_intensity:
         described[-1] = 0
     return described
 
@@ -168,12 +175,14 @@ def intensity_weight(fixed: Tensor, moving: Tensor, inside: Tensor) -> float:
         inside: (X, Y, Z) bool, voxels to compare: the foreground of both.
 
     Returns:
-        sqrt(2) r / sqrt(1 - r²), where r is their correlation, at least 0 and at most .9. If the
-        moving scan is r times the fixed one plus noise, the square is twice the ratio of signal to
-        noise.
+        sqrt(2) r / sqrt(1 - r²), where r is their correlation, at most .9; 0 if r is below .2. If
+        the moving scan is r times the fixed one plus noise, the square is twice the ratio of signal
+        to noise.
     """
     one, other = (values[inside] - values[inside].mean() for values in (fixed, moving))
-    correlation = functional.cosine_similarity(one, other, dim=0).nan_to_num().clamp(0, _MAX_CORRELATION)
+    correlation = functional.cosine_similarity(one, other, dim=0).nan_to_num().clamp_max(_MAX_CORRELATION)
+    if correlation < _MIN_CORRELATION:
+        return 0.0
     return (_INTENSITY_SCALE * correlation / (1 - correlation.square()).sqrt()).item()
 
 

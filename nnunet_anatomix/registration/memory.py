@@ -200,7 +200,7 @@ def _peak_bytes(
     channel = _FLOAT_BYTES * (voxels // solver.pool**3)
     described = 2 * descriptors.count(net) * channel
     describing = described + _MIND_SLAB_BYTES + _FLOAT_BYTES * voxels
-    if descriptors.intensity:
+    if descriptors.with_intensity:
         local = _INTENSITY_VOLUMES * _FLOAT_BYTES * voxels + _INTENSITY_CHANNELS * channel
         describing = max(describing, described + local)
     if net is not None and descriptors.feature_weight:
