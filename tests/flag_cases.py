@@ -223,7 +223,8 @@ CASES = (
         --overlap 0.25 --precision fp32 --memory 2G --no-trust-code --statistics own --device cpu --no-dicom
         --no-fast""",
         """register --out many --pairs {pair}/pairs.csv --features {tiny} --no-mind --no-intensity --trust-code
-        --init none --grid-spacing 4 --reach 2 --fast --unfold -device cpu""",
+        --init none --grid-spacing 4 --reach 2 --fast --unfold --dissimilarity correlation --iterations 4
+        -device cpu""",
         """register --out clinical --fixed {clinic}/src/series --moving {clinic}/src/series --features none
         --init none --grid-spacing 4 --reach 2 -device cpu --dicom""",
         """register --out theirs --fixed {pair}/fixed.nii.gz --moving {pair}/moving.nii.gz --features none --init none

@@ -108,6 +108,8 @@ class SolverFlags:
     """Iterations of each level of the descent, coarse to fine; published: 80. Default: 40 40."""
     unfold: Rare[bool] = True
     """Smooth the displacement where it folds, until it does not; published: not."""
+    dissimilarity: Rare[Literal["difference", "correlation"]] = "difference"
+    """Descend on squared differences, or local correlations: more accurate, six times as slow."""
     beyond: Rare[Literal["border", "zeros"]] = "border"
     """Values beyond the faces of the field of view; zeros, as published, hold the field there."""
 
@@ -139,6 +141,7 @@ class SolverFlags:
             adam_spacing=Config.adam_spacing if self.adam_spacing is None else self.adam_spacing,
             iterations=Config.iterations if self.iterations is None else self.iterations,
             unfold=self.unfold,
+            dissimilarity=self.dissimilarity,
             beyond=self.beyond,
         )
 

@@ -30,6 +30,8 @@ _INTENSITY_VOLUMES = 8
 """Volumes of the working grid that local intensities need at a time, measured: the foreground."""
 _INTENSITY_CHANNELS = 5
 """Volumes of the descriptors' grid that they need besides, with the other scan's."""
+_CORRELATION_VOLUMES = 50
+"""Volumes of the descent's grid that local correlations need at a time, measured."""
 _FIELD_VOLUMES = 15
 """Volumes held while a displacement is written: single and double precision, ITK's and ours."""
 _MIN_CHANNELS = 8
@@ -39,7 +41,7 @@ _MAX_FIELD_SHARE = 0.2
 """Share of the memory above which displacements are kept on a coarser grid."""
 _SECONDS_PER_VOXEL = 1e-6
 """Measured time of one core per voxel of the working grid, without the descent, s."""
-_SECONDS_PER_CHANNEL = 1e-8
+_SECONDS_PER_CHANNEL = {"difference": 1e-8, "correlation": 1.5e-7}
 """Measured time of one core per voxel, channel and iteration of the descent, s."""
 LARGEST_GRID = 256**3
 """Maximum size of a working grid, voxels; finer ones cost hours and gain little."""
@@ -152,7 +154,7 @@ def describe_cost(grid: sitk.Image, budget: Budget) -> str:
         iterations * voxels / spacing**3
         for iterations, spacing in zip(solver.iterations, solver.level_spacings, strict=True)
     )
-    seconds = voxels * _SECONDS_PER_VOXEL + updates * MIND_CHANNELS * _SECONDS_PER_CHANNEL
+    seconds = voxels * _SECONDS_PER_VOXEL + updates * MIND_CHANNELS * _SECONDS_PER_CHANNEL[solver.dissimilarity]
     size = " x ".join(str(side) for side in grid.GetSize())
     spacing = " x ".join(f"{side:.3g}" for side in grid.GetSpacing())
     return (
@@ -210,4 +212,6 @@ def _peak_bytes(
     searching = described + cost_bytes(voxels // solver.grid_spacing**3, solver.reach)
     fields = 12 * _FLOAT_BYTES * 3 * (voxels // solver.adam_spacing**3)
     descending = _descriptor_bytes(voxels, descriptors, solver, net) + fields
+    if solver.dissimilarity == "correlation":
+        descending += _CORRELATION_VOLUMES * _FLOAT_BYTES * (voxels // solver.adam_spacing**3)
     return scans + max(describing, searching, descending)

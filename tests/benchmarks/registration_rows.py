@@ -31,6 +31,7 @@ _INTENSITY = DescriptorConfig(feature_weight=0)
 _FEATURES = DescriptorConfig(intensity=False, feature_weight=FEATURE_WEIGHT, bf16=has_bf16_units(torch.device("cpu")))
 _CUBES_OF_TWO = ConvexAdamConfig(smoothness=1.25, adam_spacing=2, iterations=(80,), unfold=False)
 _EVERY_VOXEL = replace(_CUBES_OF_TWO, adam_spacing=1)
+_CORRELATION = ConvexAdamConfig(dissimilarity="correlation")
 METHODS = {
     "mind": RegistrationConfig(descriptors=_ALONE),
     "mind+intensity": RegistrationConfig(descriptors=_INTENSITY),
@@ -38,6 +39,9 @@ METHODS = {
     "mind+intensity cubes of two": RegistrationConfig(descriptors=_INTENSITY, convexadam=_CUBES_OF_TWO),
     "mind every voxel": RegistrationConfig(descriptors=_ALONE, convexadam=_EVERY_VOXEL),
     "mind+intensity every voxel": RegistrationConfig(descriptors=_INTENSITY, convexadam=_EVERY_VOXEL),
+    "mind correlation": RegistrationConfig(descriptors=_ALONE, convexadam=_CORRELATION),
+    "mind+intensity correlation": RegistrationConfig(descriptors=_INTENSITY, convexadam=_CORRELATION),
+    "features+mind correlation": RegistrationConfig(descriptors=_FEATURES, convexadam=_CORRELATION),
     "features+mind": RegistrationConfig(descriptors=_FEATURES),
     "features": RegistrationConfig(descriptors=replace(_FEATURES, mind=False)),
     "ants-mi": RegistrationConfig(solver="ants", descriptors=_ALONE),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import gcd, prod
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch.nn import functional
 
 from nnunet_anatomix.registration.solvers.convex import Beyond, convex_displacement
 from nnunet_anatomix.registration.solvers.dissimilarity import Dissimilarity
+from nnunet_anatomix.registration.solvers.local_correlation import LocalCorrelation
 from nnunet_anatomix.registration.solvers.refine import refine
 from nnunet_anatomix.registration.solvers.unfold import unfold
 from nnunet_anatomix.registration.warp import identity
@@ -46,6 +48,9 @@ class ConvexAdamConfig:
     """Search in both directions and enforce inverse consistency."""
     unfold: bool = True
     """Smooth the displacement where it folds, until it folds nowhere. Published: False."""
+    dissimilarity: Literal["difference", "correlation"] = "difference"
+    """Data term of the descent: squared difference of descriptors, or their local correlation,
+    which is more accurate within one modality and takes six times as long."""
     beyond: Beyond = "border"
     """Values beyond the field of view: border repeats it, and the descent compares no descriptors
     that reach beyond; zeros, as in the convexadam package, holds the displacement at the faces."""
@@ -212,7 +217,7 @@ def _dissimilarity(
     config: ConvexAdamConfig,
     fixed_known: Tensor | None,
     moving_known: Tensor | None,
-) -> Dissimilarity:
+) -> Dissimilarity | LocalCorrelation:
     """Build the data term of one level of the descent, on cubes of ``spacing`` voxels."""
     fixed, moving = (_pool_volume(descriptors, spacing, config.pool) for descriptors in (fixed, moving))
     fixed_weight, moving_weight = (_pool_mask(mask, spacing) for mask in (fixed_known, moving_known))
@@ -223,7 +228,8 @@ def _dissimilarity(
         fixed_weight, moving_weight = (
             inner if weight is None else inner * weight for weight in (fixed_weight, moving_weight)
         )
-    return Dissimilarity(fixed, moving, fixed_weight, moving_weight, voxels=voxels, beyond=config.beyond)
+    term = LocalCorrelation if config.dissimilarity == "correlation" else Dissimilarity
+    return term(fixed, moving, fixed_weight, moving_weight, voxels=voxels, beyond=config.beyond)
 
 
 def _inner_share(shape: Sequence[int], spacing: int, device: torch.device) -> Tensor:

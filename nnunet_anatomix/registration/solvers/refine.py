@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from nnunet_anatomix.registration.solvers.convex import Beyond
-from nnunet_anatomix.registration.solvers.dissimilarity import Dissimilarity
 from nnunet_anatomix.registration.warp import identity
 
 _SMOOTHINGS = 3
 """Number of successive box means over 3 x 3 x 3 voxels, close to a cubic B-spline."""
 
 
+class DataTerm(Protocol):
+    """Disagreement of two scans, as a function of the positions at which the moving one is read."""
+
+    def gradient(self, position: Tensor) -> tuple[float, Tensor]:
+        """Return the disagreement, and its derivative with respect to each position."""
+
+
 @torch.no_grad()
 def refine(
-    dissimilarity: Dissimilarity,
+    dissimilarity: DataTerm,
     start: Tensor,
     *,
     smoothness: float,
