@@ -14,6 +14,8 @@ _FLOOR = 1e-3
 _WEIGHT = 4.0
 """Factor with which one smoothness suits this term and the squared difference: chosen on pairs of
 labelled hippocampi."""
+_LEAST_VARIANCE = 1e-12
+"""Variance up to which a channel is constant, as intensities without weight are, and left out."""
 _LEAST = torch.finfo(torch.float32).tiny
 
 
@@ -49,13 +51,17 @@ class LocalCorrelation:
         beyond: Beyond = "border",
     ) -> None:
         self.shape = tuple(fixed.shape[1:])
-        self._fixed, self._moving = fixed, moving
         self._fixed_weight = fixed.new_ones(self.shape) if fixed_weight is None else fixed_weight.float()
         self._moving_weight = None if moving_weight is None else moving_weight.float()
-        self._scale = _WEIGHT / (max(1.0, self._fixed_weight.sum().item() if voxels is None else voxels) * len(fixed))
         self._beyond = beyond
-        total = self._fixed_weight.sum().clamp_min(1)
-        self._floor = [_FLOOR * _variance(channel, self._fixed_weight, total).item() for channel in fixed]
+        known = self._fixed_weight.sum().clamp_min(1)
+        variances = [_variance(channel, self._fixed_weight, known) for channel in fixed]
+        self._channels = [
+            (fixed[number : number + 1], moving[number : number + 1], _FLOOR * variance)
+            for number, variance in enumerate(variances)
+            if variance > _LEAST_VARIANCE
+        ]
+        self._scale = _WEIGHT / (known.item() if voxels is None else max(1.0, voxels)) / max(1, len(self._channels))
 
     def gradient(self, position: Tensor) -> tuple[float, Tensor]:
         """Compute the dissimilarity and its derivative with respect to each position.
@@ -73,19 +79,18 @@ class LocalCorrelation:
         position = position.detach().requires_grad_()
         total = 0.0
         # One channel at a time, since a correlation needs forty volumes.
-        for fixed, moving, floor in zip(self._fixed.split(1), self._moving.split(1), self._floor, strict=True):
+        for fixed, moving, floor in self._channels:
             with torch.enable_grad():
                 moved = interpolate_at(moving, position, beyond=self._beyond)
             value, along = _correlation(fixed, moved.detach(), weight, inside, floor)
             total += (weight - value * weight).sum().item() * self._scale
             moved.backward(along.mul_(-self._scale))
-        assert position.grad is not None
-        return total, position.grad
+        return total, torch.zeros_like(position) if position.grad is None else position.grad
 
 
-def _variance(channel: Tensor, weight: Tensor, total: Tensor) -> Tensor:
-    mean = (channel * weight).sum() / total
-    return ((channel - mean).square_() * weight).sum().div_(total).clamp_min_(_LEAST)
+def _variance(channel: Tensor, weight: Tensor, known: Tensor) -> float:
+    mean = (channel * weight).sum() / known
+    return ((channel - mean).square_() * weight).sum().div_(known).item()
 
 
 def _correlation(fixed: Tensor, moved: Tensor, weight: Tensor, inside: Tensor, floor: float) -> tuple[Tensor, Tensor]:

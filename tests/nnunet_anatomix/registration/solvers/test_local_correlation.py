@@ -84,6 +84,16 @@ def test_voxels_without_weight_do_not_count():
     assert LocalCorrelation(fixed, other, known, known).gradient(position)[0] == pytest.approx(value, abs=1e-4)
 
 
+def test_constant_channels_do_not_count():
+    fixed, moving, constant = blobs(2, 0), blobs(2, 1), torch.full((1, *SHAPE), 0.3)
+    position = identity(SHAPE)
+    value, gradient = LocalCorrelation(fixed, moving).gradient(position)
+    with_one = LocalCorrelation(torch.cat([fixed, constant]), torch.cat([moving, 0 * constant])).gradient(position)
+    assert with_one[0] == pytest.approx(value) and torch.equal(with_one[1], gradient)
+    value, gradient = LocalCorrelation(constant, constant).gradient(position)
+    assert value == 0 and (gradient == 0).all()
+
+
 def test_scans_that_differ_by_a_bias_field_are_registered_better():
     shape = (32, 32, 32)
     fixed = 3 * blobs(2, 0, shape)
