@@ -109,7 +109,7 @@ class SolverFlags:
     unfold: Rare[bool] = True
     """Smooth the displacement where it folds, until it does not; published: not."""
     dissimilarity: Rare[Literal["difference", "correlation"]] = "difference"
-    """Descend on squared differences, or local correlations: more accurate, six times as slow."""
+    """Descend on squared differences, or local correlations: slow, better for some pairs."""
     beyond: Rare[Literal["border", "zeros"]] = "border"
     """Values beyond the faces of the field of view; zeros, as published, hold the field there."""
 
@@ -154,8 +154,8 @@ class DescriptorFlags:
     """Features to compare too: bundled, a weights file, hf://owner/repo/file@revision, or .json."""
     mind: Rare[bool] = True
     """Compare MIND-SSC; --no-mind compares features alone."""
-    intensity: Rare[bool] = True
-    """Compare intensities too, as far as the scans agree in them: if both are of one modality."""
+    intensity: Rare[bool] = False
+    """Compare intensities too, as far as the scans agree in them: for scans of one contrast."""
     feature_weight: Rare[float | None] = None
     """Factor of the features relative to MIND-SSC. Default: 0.3."""
     overlap: Rare[float | None] = None

@@ -48,7 +48,7 @@ class PropagationConfig:
     """Settings of label propagation."""
 
     registration: RegistrationConfig = field(
-        default_factory=lambda: RegistrationConfig(descriptors=DescriptorConfig(feature_weight=0))
+        default_factory=lambda: RegistrationConfig(descriptors=DescriptorConfig(feature_weight=0, intensity=True))
     )
     """Registration of each atlas to the scan. Default: by MIND-SSC and intensities."""
     fusion: Fusion = "local"

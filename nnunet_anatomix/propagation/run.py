@@ -93,6 +93,7 @@ def read_settings(scans: LabelledScans, request: PropagationRequest) -> FolderSe
         preset=request.preset or _DEFAULT_PRESET,
         fusion=request.fusion or _DEFAULT_FUSION,
         descriptors=DescriptorConfig(
+            intensity=True,  # labelled scans are of the same modality
             feature_weight=request.feature_weight if weights else 0.0,
             bf16=has_bf16_units(device),
         ),

@@ -38,9 +38,9 @@ class DescriptorConfig:
 
     mind: bool = True
     """Include MIND-SSC (radius 1, dilation 2; 12 channels)."""
-    intensity: bool = True
+    intensity: bool = False
     """Include local intensities beside MIND-SSC, as far as the scans agree in them: one more
-    channel, whose weight is 0 between modalities. Without MIND-SSC they are not included."""
+    channel, for scans of one contrast. Without MIND-SSC they are not included."""
     feature_weight: float = 0.3
     """Factor of the standardized features; 0 excludes the network."""
     channels: int | None = None

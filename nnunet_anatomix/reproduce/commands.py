@@ -145,7 +145,7 @@ def register_step(
     command += ["--out", register_folder(settings, source, method), "--solver", solver, "--init", source.settings.init]
     command += ["--features", resolve_weights()[1] if features is None else features]
     command += ["--overlap", f"{settings.scale.overlap:g}", *_clip_flags(source)]
-    command += [tuned, *PUBLISHED_FLAGS, "--no-intensity"] if tuned is not None else []
+    command += [tuned, *PUBLISHED_FLAGS] if tuned is not None else []
     command += ["--program", program] if program is not None else []
     return Step(
         name=f"register_{_slug(source.title)}_{method}", command=(*command, "--device", settings.device), after=after

@@ -96,7 +96,7 @@ def main() -> None:
 
     features = DescriptorConfig(mind=False, feature_weight=1.0)
     ways = {
-        "MIND-SSC": describe_with(DescriptorConfig(intensity=False, feature_weight=0)),
+        "MIND-SSC": describe_with(DescriptorConfig(feature_weight=0)),
         "features": describe_with(features),
         # One window of 208 voxels; the head fills its middle.
         "features, margin of 48": with_margin(

@@ -73,7 +73,7 @@ def smooth_warp(grid: sitk.Image, seed: int) -> Tensor:
 def real_pairs(data: Path, containing: str = "") -> Iterator[Pair]:
     """Pairs of one person, or of averages of people, in two modalities."""
     brain = data / "registration" / "mni_multimodal"
-    for first, second in (("t1", "t2"), ("t2", "t1"), ("pd", "t1"), ("t1", "ct"), ("ct", "t1")):
+    for first, second in (("t1", "t2"), ("t2", "t1"), ("pd", "t1"), ("t2", "pd"), ("t1", "ct"), ("ct", "t1")):
         if containing in (name := f"brain {first}-{second}"):
             labels = sitk.ReadImage(str(brain / "labels_neuromorphometrics.nii.gz"))
             fixed, moving = (sitk.ReadImage(str(brain / f"{file}.nii.gz")) for file in (first, second))

@@ -131,7 +131,7 @@ def start_of(pair: Pair, folder: Path) -> Path:
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         clips = (pair.clips.get("fixed_clip"), pair.clips.get("moving_clip"))
-        alone = DescriptorConfig(intensity=False, feature_weight=0)
+        alone = DescriptorConfig(feature_weight=0)
         fixed, moving = (sitk.Cast(image, sitk.sitkFloat32) for image in (pair.fixed, pair.moving))
         write_transform(path, best_start(fixed, moving, alone, net=None, stage="affine", clips=clips).transform)
     return path

@@ -26,9 +26,9 @@ from pretraining.common.tables import csv_text, markdown_table
 BUNDLED = "bundled"
 FEATURE_WEIGHT = 0.3
 """Weight of features beside MIND-SSC, chosen on T1, T2, PD and training scans."""
-_ALONE = DescriptorConfig(intensity=False, feature_weight=0)
-_INTENSITY = DescriptorConfig(feature_weight=0)
-_FEATURES = DescriptorConfig(intensity=False, feature_weight=FEATURE_WEIGHT, bf16=has_bf16_units(torch.device("cpu")))
+_ALONE = DescriptorConfig(feature_weight=0)
+_INTENSITY = DescriptorConfig(feature_weight=0, intensity=True)
+_FEATURES = DescriptorConfig(feature_weight=FEATURE_WEIGHT, bf16=has_bf16_units(torch.device("cpu")))
 _CUBES_OF_TWO = ConvexAdamConfig(smoothness=1.25, adam_spacing=2, iterations=(80,), unfold=False)
 _EVERY_VOXEL = replace(_CUBES_OF_TWO, adam_spacing=1)
 _CORRELATION = ConvexAdamConfig(dissimilarity="correlation")

@@ -41,7 +41,7 @@ def test_mind_alone_is_at_least_as_fast_as_the_convexadam_package(data_root):
     t1, t2 = (sitk.ReadImage(str(folder / f"{name}.nii.gz")) for name in ("t1", "t2"))
     fixed, moving = image_tensor(t1), warp(image_tensor(t2)[None], smooth_warp(t1, seed=1), beyond="border")[0]
     config = ConvexAdamConfig(reach=4, adam_spacing=2, iterations=(80,), unfold=False)  # as the package
-    only_mind = DescriptorConfig(intensity=False, feature_weight=0)
+    only_mind = DescriptorConfig(feature_weight=0)
 
     def ours() -> torch.Tensor:
         both = descriptors(Scan(image=fixed), Scan(image=moving), only_mind, pool=config.pool)

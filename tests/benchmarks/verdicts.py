@@ -1,7 +1,7 @@
 """Measure what the verdict's thresholds are chosen from: pairs of known outcome.
 
 ``python -m tests.benchmarks.verdicts --data ../shared/data --out verdicts.csv`` adds the rows that
-are missing, and prints the table. Settings are the defaults of ``register``.
+are missing, and prints the table. Descriptors are MIND-SSC alone, as by default.
 """
 
 from __future__ import annotations

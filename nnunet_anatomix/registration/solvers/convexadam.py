@@ -50,7 +50,7 @@ class ConvexAdamConfig:
     """Smooth the displacement where it folds, until it folds nowhere. Published: False."""
     dissimilarity: Literal["difference", "correlation"] = "difference"
     """Data term of the descent: squared difference of descriptors, or their local correlation,
-    which is more accurate within one modality and takes six times as long."""
+    which is more accurate for some pairs and 10 to 15 times as slow."""
     beyond: Beyond = "border"
     """Values beyond the field of view: border repeats it, and the descent compares no descriptors
     that reach beyond; zeros, as in the convexadam package, holds the displacement at the faces."""

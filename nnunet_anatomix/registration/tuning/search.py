@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 RESULTS_FILE = "results.csv"
 Key = tuple[str, str, str, Combination]
 """Key of a row: pair, method, digest of all settings outside the grid, combination."""
-METHODS = {"mind": DescriptorConfig(intensity=False, feature_weight=0), "features": DescriptorConfig(intensity=False)}
+METHODS = {"mind": DescriptorConfig(feature_weight=0), "features": DescriptorConfig()}
 """Methods that the paper compares: ConvexAdam, and ConvexAdam-Ours."""
 
 

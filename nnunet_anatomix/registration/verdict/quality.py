@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _VOXELS = 64**3
 """Largest number of voxels of the grid on which scans are compared."""
 _OVERLAP_VOXELS = 32**3
-_MIND = DescriptorConfig(intensity=False, feature_weight=0)
+_MIND = DescriptorConfig(feature_weight=0)
 """Descriptors that are compared, whatever the solver compared, so that numbers mean the same."""
 _AGAIN = ConvexAdamConfig(smoothness=1.25, grid_spacing=4, adam_spacing=2, iterations=(40,), unfold=False)
 """Registration of the registered pair: coarse, since it only asks what is left."""

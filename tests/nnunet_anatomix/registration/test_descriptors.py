@@ -24,7 +24,7 @@ from nnunet_anatomix.registration.solvers.convexadam import ConvexAdamConfig
 from pretraining.imaging.grids import image_tensor
 from pretraining.imaging.local_intensity import local_intensity
 
-ALONE = DescriptorConfig(intensity=False, feature_weight=0)
+ALONE = DescriptorConfig(feature_weight=0)
 WITH = replace(ALONE, intensity=True)
 
 
