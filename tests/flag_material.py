@@ -106,7 +106,7 @@ class Material:
         """A scan like the first two of Dataset043_Blobs, but without labels."""
         path = self._new("unlabelled/Un0_0000.nii.gz")
         shape = (32, 30, 28)
-        mean = (blobs(shape, 0) + 0.1 * blobs(shape, 5)).astype(np.float32)
+        mean = (0.7 * (blobs(shape, 0) + blobs(shape, 1)) + 0.1 * blobs(shape, 5)).astype(np.float32)
         sitk.WriteImage(placed(mean), str(path))
         return path.parent
 

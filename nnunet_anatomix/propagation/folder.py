@@ -42,8 +42,10 @@ _DRAWN = 8
 """Number of scans in the figure, those that differ most from their atlases."""
 _LEAST_AGREEMENT = 0.6
 """Agreement below which a result is reported as doubtful."""
-_GREATEST_DIFFERENCE = 1.1
-"""Difference relative to labelled scans above which a result is reported as doubtful."""
+_GREATEST_DIFFERENCE = 1.25
+"""Difference relative to labelled scans above which a result is reported as doubtful. On pairs of
+training scans, it finds those with a Dice below .72 (fetal brains) or .77 (hippocampi).
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
