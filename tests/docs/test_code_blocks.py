@@ -44,10 +44,11 @@ def test_every_block_runs_or_states_why_not(page):
 @pytest.mark.parametrize(
     "page", [page for page in CONTENTS if any(block.language == "bash" for block in page.blocks)], ids=str
 )
-def test_every_command_line_parses(page):
+def test_every_command_line_parses(page, tmp_path):
     for block in page.blocks:
         for words in commands(block) if block.language == "bash" else []:
             with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(tmp_path)  # in which the settings of commands are written
                 # The store that a page makes does not exist here.
                 patch.setattr(pretraining.commands.defaults, "read_store_config", _default_store_config)
                 try:
