@@ -69,8 +69,8 @@ def difference_at_borders(scan: sitk.Image, labels: np.ndarray, atlases: Sequenc
         Mean over the atlases of the difference in the cubes with a voxel next to another label; in
         all cubes if every voxel has the same label. NaN if no atlas covers these cubes.
     """
-    on_grid = image_on(Grid.of(scan), labels.astype(np.float32).transpose(2, 1, 0))
-    on_grid = image_tensor(resample_image(on_grid, atlases[0].grid, nearest=True))
+    image = image_on(Grid.of(scan), labels.astype(np.float32).transpose(2, 1, 0))
+    on_grid = image_tensor(resample_image(image, atlases[0].grid, nearest=True))
     borders = torch.from_numpy(find_boundaries(on_grid.numpy(), connectivity=1)).float()
     at_border = avg_pool3d(borders[None], DIFFERENCE_POOL)[0] > 0
     inside = (at_border if at_border.any() else torch.ones_like(at_border)).float()
