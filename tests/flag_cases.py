@@ -220,6 +220,7 @@ CASES = (
         {pair}/fixed_labels.nii.gz --moving-labels {pair}/moving_labels.nii.gz --fixed-landmarks
         {pair}/fixed.csv --moving-landmarks {pair}/moving.csv --fixed-clip -2 2 --moving-clip -4 4 --spacing
         2 --smoothness 1 --grid-spacing 4 --reach 2 --adam-spacing 2 --iterations 20 --no-unfold --beyond zeros
+        --regularization diffusion
         --overlap 0.25 --precision fp32 --memory 2G --no-trust-code --statistics own --device cpu --no-dicom
         --no-fast""",
         """register --out many --pairs {pair}/pairs.csv --features {tiny} --no-mind --no-intensity --trust-code
@@ -278,7 +279,8 @@ CASES = (
         "search",
         NNUNET,
         """search --pairs {pair}/pairs.csv --out search --methods features --smoothness 1 --grid-spacing 4
-        --reach 2 --adam-spacing 2 --iterations 20 --no-unfold --weights {tiny} --trust-code --statistics own
+        --reach 2 --adam-spacing 2 --iterations 20 --no-unfold --regularization diffusion --weights {tiny}
+        --trust-code --statistics own
         --fixed-clip -2 2 --moving-clip -4 4 --device cpu""",
         """search --pairs {pair}/pairs.csv --out search2 --methods mind --smoothness 1 --grid-spacing 4 --reach
         2 --adam-spacing 2 --unfold --no-trust-code -device cpu""",

@@ -97,7 +97,9 @@ class SolverFlags:
     fast: bool = False
     """Work on a coarser grid if the slices of the fixed scan are thick."""
     smoothness: Rare[float | None] = None
-    """Weight of the displacement's smoothness. Default: 0.8."""
+    """Weight of the regularization. Default: 1.2."""
+    regularization: Rare[Literal["bending", "diffusion"]] = "bending"
+    """Penalty on the displacement: bending energy, or diffusion, as published."""
     grid_spacing: Rare[int | None] = None
     """Spacing of the coarse search's grid, voxels. Default: 6."""
     reach: Rare[int | None] = None
@@ -136,6 +138,7 @@ class SolverFlags:
 
         return Config(
             smoothness=Config.smoothness if self.smoothness is None else self.smoothness,
+            regularization=self.regularization,
             grid_spacing=Config.grid_spacing if self.grid_spacing is None else self.grid_spacing,
             reach=Config.reach if self.reach is None else self.reach,
             adam_spacing=Config.adam_spacing if self.adam_spacing is None else self.adam_spacing,

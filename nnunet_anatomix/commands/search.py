@@ -23,6 +23,7 @@ def registration_search(
     reach: tuple[int, ...] = SearchGrid.reach,
     adam_spacing: Rare[tuple[int, ...]] = SearchGrid.adam_spacing,
     iterations: Rare[tuple[int, ...] | None] = None,
+    regularization: Rare[Literal["bending", "diffusion"]] = "bending",
     unfold: Rare[bool] = True,
     weights: str | None = None,
     trust_code: Rare[bool] = False,
@@ -40,11 +41,12 @@ def registration_search(
         pairs: CSV with columns fixed,moving,fixed_labels,moving_labels, optional name and masks.
         out: Folder for results.csv, summary.md, summary.csv and sweep.png, which can be extended.
         methods: Methods: mind (MIND-SSC alone), features (MIND-SSC and the pretrained network).
-        smoothness: Weights λ of the descent's smoothness.
+        smoothness: Weights λ of the descent's regularization.
         grid_spacing: Spacings of the search's grid, voxels.
         reach: Greatest displacements of the search, voxels of its grid.
         adam_spacing: Spacings of the descent's finest grid, voxels.
         iterations: Iterations of each level of the descent; published: 80. Default: as register.
+        regularization: Penalty on the displacement: bending energy; published: diffusion.
         unfold: Smooth each displacement where it folds, until it does not; published: not.
         weights: Weights, hf://owner/repo/file@revision or .json of a network. Default: bundled.
         fixed_clip: Intensities of fixed scans, -450 450 for CT. Default: minimum and maximum.
@@ -80,7 +82,9 @@ def registration_search(
         name: replace(METHODS[name], bf16=has_bf16_units(resolved)) for name in methods
     }
     solver = ConvexAdamConfig(
-        iterations=ConvexAdamConfig.iterations if iterations is None else iterations, unfold=unfold
+        iterations=ConvexAdamConfig.iterations if iterations is None else iterations,
+        regularization=regularization,
+        unfold=unfold,
     )
     table = grid_search(search_pairs, out, grid, net=net, methods=configs, solver=solver, device=resolved)
     log.info("%s\nresults are in %s", table, out)

@@ -41,9 +41,9 @@ class Preset:
 
 
 PRESETS: dict[PresetName, Preset] = {
-    "fast": Preset(voxels=2**18, smoothness=0.6),
-    "standard": Preset(voxels=2**20, smoothness=0.6),
-    "fine": Preset(voxels=2**22, smoothness=0.6),
+    "fast": Preset(voxels=2**18, smoothness=0.9),
+    "standard": Preset(voxels=2**20, smoothness=0.9),
+    "fine": Preset(voxels=2**22, smoothness=0.9),
 }
 
 

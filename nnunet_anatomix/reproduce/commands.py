@@ -19,7 +19,7 @@ SEARCH_FLAGS = {
     "adam_spacing": "--adam-spacing",
 }
 """Setting of ConvexAdam → flag of ``search`` and ``register``."""
-PUBLISHED_FLAGS = ("--iterations", "80", "--no-unfold")
+PUBLISHED_FLAGS = ("--iterations", "80", "--regularization", "diffusion", "--no-unfold")
 """Settings of the paper's descent, which are no part of its search."""
 
 

@@ -29,7 +29,9 @@ FEATURE_WEIGHT = 0.3
 _ALONE = DescriptorConfig(feature_weight=0)
 _INTENSITY = DescriptorConfig(feature_weight=0, intensity=True)
 _FEATURES = DescriptorConfig(feature_weight=FEATURE_WEIGHT, bf16=has_bf16_units(torch.device("cpu")))
-_CUBES_OF_TWO = ConvexAdamConfig(smoothness=1.25, adam_spacing=2, iterations=(80,), unfold=False)
+_CUBES_OF_TWO = ConvexAdamConfig(
+    smoothness=1.25, regularization="diffusion", adam_spacing=2, iterations=(80,), unfold=False
+)
 _EVERY_VOXEL = replace(_CUBES_OF_TWO, adam_spacing=1)
 _CORRELATION = ConvexAdamConfig(dissimilarity="correlation")
 METHODS = {

@@ -40,7 +40,9 @@ def test_mind_alone_is_at_least_as_fast_as_the_convexadam_package(data_root):
     folder = data_root / "registration" / "mni_multimodal"
     t1, t2 = (sitk.ReadImage(str(folder / f"{name}.nii.gz")) for name in ("t1", "t2"))
     fixed, moving = image_tensor(t1), warp(image_tensor(t2)[None], smooth_warp(t1, seed=1), beyond="border")[0]
-    config = ConvexAdamConfig(reach=4, adam_spacing=2, iterations=(80,), unfold=False)  # as the package
+    config = ConvexAdamConfig(  # as the package
+        regularization="diffusion", reach=4, adam_spacing=2, iterations=(80,), unfold=False
+    )
     only_mind = DescriptorConfig(feature_weight=0)
 
     def ours() -> torch.Tensor:

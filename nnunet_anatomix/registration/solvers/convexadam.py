@@ -14,7 +14,7 @@ from torch.nn import functional
 from nnunet_anatomix.registration.solvers.convex import Beyond, convex_displacement
 from nnunet_anatomix.registration.solvers.dissimilarity import Dissimilarity
 from nnunet_anatomix.registration.solvers.local_correlation import LocalCorrelation
-from nnunet_anatomix.registration.solvers.refine import refine
+from nnunet_anatomix.registration.solvers.refine import Regularization, refine
 from nnunet_anatomix.registration.solvers.unfold import unfold
 from nnunet_anatomix.registration.warp import identity
 from pretraining.common.checks import check_count, check_not_negative
@@ -33,8 +33,11 @@ smaller deformations near the faces are followed better."""
 class ConvexAdamConfig:
     """Settings of ConvexAdam; the paper searched over the first four (App. A.2)."""
 
-    smoothness: float = 0.8
-    """Weight λ of the squared differences between neighbours' displacements in the descent."""
+    smoothness: float = 1.2
+    """Weight λ of the regularization in the descent."""
+    regularization: Regularization = "bending"
+    """Penalty of the descent: bending energy, or diffusion, the squared differences between
+    neighbours' displacements, as published."""
     grid_spacing: int = 6
     """Spacing of the coarse grid, voxels."""
     reach: int = 2
@@ -197,6 +200,7 @@ def descent_stage(
             dissimilarity,
             regrid(found, spacing, level_spacing, triple(dissimilarity.shape)),
             smoothness=config.smoothness,
+            regularization=config.regularization,
             iterations=iterations,
             beyond=config.beyond,
             progress=progress,

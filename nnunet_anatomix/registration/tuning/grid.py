@@ -24,7 +24,7 @@ class SearchGrid:
     """Values of each setting; the defaults are the paper's 500 combinations."""
 
     smoothness: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5)
-    """Weights λ of the descent's smoothness."""
+    """Weights λ of the descent's regularization."""
     grid_spacing: tuple[int, ...] = (2, 3, 4, 5, 6)
     """Spacings of the search's grid, voxels."""
     reach: tuple[int, ...] = (1, 2, 3, 4, 5)

@@ -28,7 +28,9 @@ _VOXELS = 64**3
 _OVERLAP_VOXELS = 32**3
 _MIND = DescriptorConfig(feature_weight=0)
 """Descriptors that are compared, whatever the solver compared, so that numbers mean the same."""
-_AGAIN = ConvexAdamConfig(smoothness=1.25, grid_spacing=4, adam_spacing=2, iterations=(40,), unfold=False)
+_AGAIN = ConvexAdamConfig(
+    smoothness=1.25, regularization="diffusion", grid_spacing=4, adam_spacing=2, iterations=(40,), unfold=False
+)
 """Registration of the registered pair: coarse, since it only asks what is left."""
 _LEAST_VOXELS = 50
 """Least number of voxels from which an agreement is computed."""

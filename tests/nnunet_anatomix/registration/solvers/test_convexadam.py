@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from math import prod
 
 import pytest
 import SimpleITK as sitk
@@ -14,7 +15,7 @@ from nnunet_anatomix.registration.metrics import folded_share
 from nnunet_anatomix.registration.solvers.convex import _compute_cost, convex_displacement, make_inverse_consistent
 from nnunet_anatomix.registration.solvers.convexadam import ConvexAdamConfig, convex_adam, on_full_grid, regrid
 from nnunet_anatomix.registration.solvers.dissimilarity import Dissimilarity
-from nnunet_anatomix.registration.solvers.refine import _roughness_gradient, smooth
+from nnunet_anatomix.registration.solvers.refine import bending_gradient, diffusion_gradient, refine, smooth
 from nnunet_anatomix.registration.warp import compose, identity, warp
 from pretraining.common.errors import InputError
 from pretraining.imaging.grids import image_tensor
@@ -95,10 +96,41 @@ def test_the_descent_s_gradient_passes_through_the_smoothing():
     torch.testing.assert_close(written_out, free.grad, atol=1e-6, rtol=1e-3)
 
 
-def test_roughness_falls_against_its_gradient():
+def test_diffusion_falls_against_its_gradient():
     field = random(3, *SHAPE).requires_grad_()
     sum(field.diff(dim=axis).square().mean() for axis in (1, 2, 3)).backward()
-    torch.testing.assert_close(_roughness_gradient(field.detach()), field.grad)
+    torch.testing.assert_close(diffusion_gradient(field.detach()), field.grad)
+
+
+def test_bending_falls_against_its_gradient():
+    field = random(3, *SHAPE).requires_grad_()
+    pairs = itertools.product((1, 2, 3), repeat=2)
+    sum(field.diff(dim=one).diff(dim=other).square().sum() for one, other in pairs).div(prod(SHAPE)).backward()
+    torch.testing.assert_close(bending_gradient(field.detach()), field.grad)
+
+
+@pytest.mark.parametrize("shape", [SHAPE, (2, 1, 6)])
+def test_affine_displacements_do_not_bend(shape):
+    affine = torch.einsum("ij,jxyz->ixyz", random(3, 3), identity(shape)) + random(3, 1, 1, 1, seed=1)
+    assert bending_gradient(affine).abs().max() < 1e-5
+    assert diffusion_gradient(affine).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize(("regularization", "continues"), [("bending", True), ("diffusion", False)])
+def test_bending_continues_a_stretch_where_the_scans_tell_nothing(regularization, continues):
+    """The scans tell a stretch by a tenth, in one half of the volume alone."""
+    sides = (24, 6, 6)
+    stretch = 0.1 * identity(sides) * torch.tensor([1.0, 0.0, 0.0]).view(3, 1, 1, 1)
+
+    class HalfTold:
+        def gradient(self, position: torch.Tensor) -> tuple[float, torch.Tensor]:
+            away = position - identity(sides) - stretch
+            away[:, 12:] = 0
+            return 0.0, away / prod(sides)
+
+    found = refine(HalfTold(), stretch * 0, smoothness=0.1, regularization=regularization, iterations=600, rate=0.05)
+    torch.testing.assert_close(found[0, 2:10], stretch[0, 2:10], atol=0.1, rtol=0)
+    assert (found[0, 20].mean() > 0.9 * stretch[0, 20].mean()) == continues
 
 
 @pytest.mark.parametrize("beyond", ["border", "zeros"])
@@ -211,7 +243,15 @@ def test_mind_alone_agrees_with_the_convexadam_package(modality, brains):
     moving = warp(image_tensor(brains[modality])[None], smooth_warp(brains["t1"], seed=1), beyond="border")[0]
     settings = {"device": torch.device("cpu"), "dtype": torch.float32}
     theirs = torch.from_numpy(convex_adam_pt(fixed, moving, **settings)).movedim(-1, 0).float()
-    config = ConvexAdamConfig(reach=4, adam_spacing=2, iterations=(80,), smoothness=1.25, unfold=False, beyond="zeros")
+    config = ConvexAdamConfig(
+        smoothness=1.25,
+        regularization="diffusion",
+        reach=4,
+        adam_spacing=2,
+        iterations=(80,),
+        unfold=False,
+        beyond="zeros",
+    )
     only_mind = DescriptorConfig(feature_weight=0)
     ours = convex_adam(
         *descriptors(Scan(image=fixed), Scan(image=moving), only_mind, pool=config.pool), tuple(fixed.shape), config
