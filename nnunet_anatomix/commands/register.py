@@ -97,7 +97,7 @@ class SolverFlags:
     fast: bool = False
     """Work on a coarser grid if the slices of the fixed scan are thick."""
     smoothness: Rare[float | None] = None
-    """Weight of the regularization. Default: 1.2."""
+    """Weight of the regularization. Default: 0.8."""
     regularization: Rare[Literal["bending", "diffusion"]] = "bending"
     """Penalty on the displacement: bending energy, or diffusion, as published."""
     grid_spacing: Rare[int | None] = None

@@ -33,10 +33,13 @@ _CUBES_OF_TWO = ConvexAdamConfig(
     smoothness=1.25, regularization="diffusion", adam_spacing=2, iterations=(80,), unfold=False
 )
 _EVERY_VOXEL = replace(_CUBES_OF_TWO, adam_spacing=1)
+_DIFFUSION = ConvexAdamConfig(regularization="diffusion")
 _CORRELATION = ConvexAdamConfig(dissimilarity="correlation")
 METHODS = {
     "mind": RegistrationConfig(descriptors=_ALONE),
     "mind+intensity": RegistrationConfig(descriptors=_INTENSITY),
+    "mind diffusion": RegistrationConfig(descriptors=_ALONE, convexadam=_DIFFUSION),
+    "mind+intensity diffusion": RegistrationConfig(descriptors=_INTENSITY, convexadam=_DIFFUSION),
     "mind cubes of two": RegistrationConfig(descriptors=_ALONE, convexadam=_CUBES_OF_TWO),
     "mind+intensity cubes of two": RegistrationConfig(descriptors=_INTENSITY, convexadam=_CUBES_OF_TWO),
     "mind every voxel": RegistrationConfig(descriptors=_ALONE, convexadam=_EVERY_VOXEL),
@@ -44,6 +47,7 @@ METHODS = {
     "mind correlation": RegistrationConfig(descriptors=_ALONE, convexadam=_CORRELATION),
     "mind+intensity correlation": RegistrationConfig(descriptors=_INTENSITY, convexadam=_CORRELATION),
     "features+mind correlation": RegistrationConfig(descriptors=_FEATURES, convexadam=_CORRELATION),
+    "features+mind cubes of two": RegistrationConfig(descriptors=_FEATURES, convexadam=_CUBES_OF_TWO),
     "features+mind": RegistrationConfig(descriptors=_FEATURES),
     "features": RegistrationConfig(descriptors=replace(_FEATURES, mind=False)),
     "ants-mi": RegistrationConfig(solver="ants", descriptors=_ALONE),
