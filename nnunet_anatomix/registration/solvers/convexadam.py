@@ -36,8 +36,8 @@ class ConvexAdamConfig:
     smoothness: float = 0.8
     """Weight λ of the regularization in the descent."""
     regularization: Regularization = "bending"
-    """Penalty of the descent: bending energy with a little diffusion, or as published diffusion, the
-    squared differences between neighbours' displacements."""
+    """Penalty of the descent: bending energy with a little diffusion; or, as published, diffusion
+    alone, the squared differences between neighbours' displacements."""
     grid_spacing: int = 6
     """Spacing of the coarse grid, voxels."""
     reach: int = 2

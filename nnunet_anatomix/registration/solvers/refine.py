@@ -13,10 +13,10 @@ from nnunet_anatomix.registration.solvers.convex import Beyond
 from nnunet_anatomix.registration.warp import identity
 
 Regularization = Literal["bending", "diffusion"]
-"""Penalty on second differences of the displacement, and a little on first ones; or on first ones."""
+"""Penalty on second differences of the displacement and a little on first ones, or on these."""
 _FIRST_ORDER = 0.3
-"""Weight of diffusion beside bending energy: keeps the displacement from running away where the scans
-tell nothing. Chosen on T1, T2, PD and labelled training scans."""
+"""Weight of diffusion beside bending energy: keeps the displacement from running away where the
+scans tell nothing. Chosen on T1, T2, PD and labelled training scans."""
 
 _SMOOTHINGS = 3
 """Number of successive box means over 3 x 3 x 3 voxels, close to a cubic B-spline."""
