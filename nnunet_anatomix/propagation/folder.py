@@ -16,7 +16,7 @@ import SimpleITK as sitk
 from nnunet_anatomix.propagation.fusion import Fusion, RegisteredAtlas
 from nnunet_anatomix.propagation.labelled_scans import LabelledScans, read_channels
 from nnunet_anatomix.propagation.pictures import draw_propagations
-from nnunet_anatomix.propagation.presets import PresetName, configure
+from nnunet_anatomix.propagation.presets import SOLVER, PresetName, configure
 from nnunet_anatomix.propagation.propagate import (
     Propagation,
     PropagationConfig,
@@ -76,7 +76,7 @@ class FolderSettings:
     @property
     def identity(self) -> list[Any]:
         """Settings that change the labels, for fingerprints."""
-        return [self.preset, self.fusion, self.atlases, asdict(self.descriptors), self.network_sha256]
+        return [self.preset, asdict(SOLVER), self.fusion, self.atlases, asdict(self.descriptors), self.network_sha256]
 
 
 def find_scans(folder: Path, scans: LabelledScans, flag: str = "-i") -> dict[str, list[Path]]:

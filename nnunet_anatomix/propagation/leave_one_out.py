@@ -14,7 +14,7 @@ from scipy import stats
 
 from nnunet_anatomix.propagation.fusion import Fusion
 from nnunet_anatomix.propagation.labelled_scans import LabelledScans
-from nnunet_anatomix.propagation.presets import PRESETS, PresetName, configure
+from nnunet_anatomix.propagation.presets import SOLVER, PresetName, configure
 from nnunet_anatomix.propagation.propagate import Resources, fuse_atlases, register_atlas
 from nnunet_anatomix.registration.descriptors import DescriptorConfig
 from nnunet_anatomix.scores.segmentation import dice_by_structure
@@ -119,9 +119,7 @@ def leave_one_out(
         return out / f"{job[0]}_{job[1]}.json"
 
     def digest(job: tuple[str, PresetName]) -> str:
-        return fingerprint(
-            [inputs, job, asdict(PRESETS[job[1]]), fusions, asdict(descriptors), resources.clips, network_sha256]
-        )
+        return fingerprint([inputs, job, asdict(SOLVER), fusions, asdict(descriptors), resources.clips, network_sha256])
 
     def is_done(job: tuple[str, PresetName]) -> bool:
         scores = _read(file_of(job), digest(job))

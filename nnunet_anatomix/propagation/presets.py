@@ -23,15 +23,13 @@ _FINEST = 0.7
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """A working grid and the stiffness of the registration.
+    """A working grid.
 
     Attributes:
         voxels: Size of the working grid that is aimed at.
-        smoothness: Weight of the displacement's smoothness.
     """
 
     voxels: int
-    smoothness: float
 
     def spacing_mm(self, scan: sitk.Image) -> float:
         """Return the spacing of the working grid for a scan, mm."""
@@ -40,10 +38,12 @@ class Preset:
         return min(max(spacing, SANE_SPACING_MM[0]), SANE_SPACING_MM[1])
 
 
+SOLVER = ConvexAdamConfig()
+"""Solver of every preset. Fingerprints contain it: labels of another solver are made again."""
 PRESETS: dict[PresetName, Preset] = {
-    "fast": Preset(voxels=2**18, smoothness=0.9),
-    "standard": Preset(voxels=2**20, smoothness=0.9),
-    "fine": Preset(voxels=2**22, smoothness=0.9),
+    "fast": Preset(voxels=2**18),
+    "standard": Preset(voxels=2**20),
+    "fine": Preset(voxels=2**22),
 }
 
 
@@ -57,7 +57,7 @@ def distinct_presets(names: Iterable[PresetName], scans: Iterable[sitk.Image]) -
     scans = list(scans)
     seen: dict[tuple[float, ...], PresetName] = {}
     for name in names:
-        key = (PRESETS[name].smoothness, *(PRESETS[name].spacing_mm(scan) for scan in scans))
+        key = tuple(PRESETS[name].spacing_mm(scan) for scan in scans)
         seen.setdefault(key, name)
     return tuple(seen.values())
 
@@ -71,10 +71,7 @@ def configure(preset: PresetName, fusion: Fusion, descriptors: DescriptorConfig,
         descriptors: Descriptors that are compared.
         scan: Scan to be labelled.
     """
-    chosen = PRESETS[preset]
     registration = RegistrationConfig(
-        spacing_mm=chosen.spacing_mm(scan),
-        descriptors=descriptors,
-        convexadam=ConvexAdamConfig(smoothness=chosen.smoothness),
+        spacing_mm=PRESETS[preset].spacing_mm(scan), descriptors=descriptors, convexadam=SOLVER
     )
     return replace(PropagationConfig(), registration=registration, fusion=fusion)

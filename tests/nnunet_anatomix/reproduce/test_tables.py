@@ -107,7 +107,7 @@ def test_the_schedule_is_the_papers(tmp_path):
     flags = ("--smoothness", "--grid-spacing", "--reach", "--adam-spacing")
     counts = [len(re.search(rf"{flag} ([\d. ]+) --", search)[1].split()) for flag in flags]
     assert counts == [10, 5, 5, 2]
-    assert "--iterations 80 --no-unfold" in search, "the descent as published"
+    assert "--iterations 80 --regularization diffusion --no-unfold" in search, "the descent as published"
 
 
 def test_the_papers_numbers_stand_where_they_belong(tmp_path):
