@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from math import isnan
 
 import numpy as np
@@ -210,6 +211,15 @@ def test_a_folder_is_labelled_as_nnunet_would_and_resumes(dataset, tmp_path, mon
         file.unlink()
     run(monkeypatch, *words, "--leave-out", 0, "--fusion", "vote")
     assert (out / "c7.nii.gz").stat().st_mtime_ns > first
+
+
+def test_labels_of_another_solver_are_made_again(monkeypatch):
+    settings = folder_module.FolderSettings(
+        preset="fast", fusion="local", descriptors=DescriptorConfig(feature_weight=0), resources=Resources()
+    )
+    before = settings.identity
+    monkeypatch.setattr(folder_module, "SOLVER", replace(folder_module.SOLVER, smoothness=2.0))
+    assert settings.identity != before
 
 
 @pytest.mark.parametrize(
