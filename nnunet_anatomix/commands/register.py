@@ -97,9 +97,9 @@ class SolverFlags:
     fast: bool = False
     """Work on a coarser grid if the slices of the fixed scan are thick."""
     smoothness: Rare[float | None] = None
-    """Weight of the regularization. Default: 0.8."""
+    """Weight of the regularization. Default: 0.7."""
     regularization: Rare[Literal["bending", "diffusion"]] = "bending"
-    """Penalty on the displacement: bending energy, or diffusion, as published."""
+    """Penalty on the displacement: bending energy plus diffusion, or diffusion, as published."""
     grid_spacing: Rare[int | None] = None
     """Spacing of the coarse search's grid, voxels. Default: 6."""
     reach: Rare[int | None] = None

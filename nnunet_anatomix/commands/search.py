@@ -46,7 +46,7 @@ def registration_search(
         reach: Greatest displacements of the search, voxels of its grid.
         adam_spacing: Spacings of the descent's finest grid, voxels.
         iterations: Iterations of each level of the descent; published: 80. Default: as register.
-        regularization: Penalty on the displacement: bending energy; published: diffusion.
+        regularization: Penalty: bending energy plus diffusion; published: diffusion alone.
         unfold: Smooth each displacement where it folds, until it does not; published: not.
         weights: Weights, hf://owner/repo/file@revision or .json of a network. Default: bundled.
         fixed_clip: Intensities of fixed scans, -450 450 for CT. Default: minimum and maximum.

@@ -33,7 +33,7 @@ _CUBES_OF_TWO = ConvexAdamConfig(
     smoothness=1.25, regularization="diffusion", adam_spacing=2, iterations=(80,), unfold=False
 )
 _EVERY_VOXEL = replace(_CUBES_OF_TWO, adam_spacing=1)
-_DIFFUSION = ConvexAdamConfig(regularization="diffusion")
+_DIFFUSION = ConvexAdamConfig(smoothness=0.8, regularization="diffusion")
 _CORRELATION = ConvexAdamConfig(dissimilarity="correlation")
 METHODS = {
     "mind": RegistrationConfig(descriptors=_ALONE),

@@ -33,11 +33,11 @@ smaller deformations near the faces are followed better."""
 class ConvexAdamConfig:
     """Settings of ConvexAdam; the paper searched over the first four (App. A.2)."""
 
-    smoothness: float = 0.8
+    smoothness: float = 0.7
     """Weight λ of the regularization in the descent."""
     regularization: Regularization = "bending"
-    """Penalty of the descent: bending energy with a little diffusion; or, as published, diffusion
-    alone, the squared differences between neighbours' displacements."""
+    """Penalty of the descent: bending energy plus diffusion; or, as published, diffusion alone, the
+    squared differences between neighbours' displacements."""
     grid_spacing: int = 6
     """Spacing of the coarse grid, voxels."""
     reach: int = 2

@@ -13,10 +13,7 @@ from nnunet_anatomix.registration.solvers.convex import Beyond
 from nnunet_anatomix.registration.warp import identity
 
 Regularization = Literal["bending", "diffusion"]
-"""Penalty on second differences of the displacement and a little on first ones, or on these."""
-_FIRST_ORDER = 0.3
-"""Weight of diffusion beside bending energy: keeps the displacement from running away where the
-scans tell nothing. Chosen on T1, T2, PD and labelled training scans."""
+"""Penalty on second and first differences of the displacement, or on first ones alone."""
 
 _SMOOTHINGS = 3
 """Number of successive box means over 3 x 3 x 3 voxels, close to a cubic B-spline."""
@@ -47,8 +44,8 @@ def refine(
         dissimilarity: Data term of the descriptors.
         start: (3, X, Y, Z), voxels of their grid.
         smoothness: Weight of the regularization.
-        regularization: Penalty: ``bending`` energy with a little diffusion, or ``diffusion``,
-            squared differences between neighbours, as in ConvexAdam.
+        regularization: Penalty: ``bending`` energy plus diffusion, or ``diffusion`` alone, squared
+            differences between neighbours, as in ConvexAdam.
         iterations: Number of iterations.
         rate: Learning rate of Adam, voxels.
         beyond: Values of the displacement beyond the border of the grid. Zeros, as in the
@@ -65,7 +62,8 @@ def refine(
 
         Borders tell the displacement across them, not along them. Diffusion fills in what they do
         not tell by a displacement as constant as possible, bending by one as straight as possible:
-        it does not resist scaling and shear.
+        it does not resist scaling and shear. Bending alone lets the displacement run away where the
+        scans tell nothing, hence both.
     """
     positions = identity(start.shape[1:], start.device)
     knots = start.clone()
@@ -74,11 +72,9 @@ def refine(
     for _ in range(iterations):
         displacement = smooth(knots, beyond)
         _, gradient = dissimilarity.gradient(positions + displacement)
+        gradient += smoothness * diffusion_gradient(displacement)
         if regularization == "bending":
             gradient += smoothness * bending_gradient(displacement)
-            gradient += smoothness * _FIRST_ORDER * diffusion_gradient(displacement)
-        else:
-            gradient += smoothness * diffusion_gradient(displacement)
         knots.grad = smooth(gradient, beyond)
         optimizer.step()
         progress()
