@@ -134,7 +134,7 @@ def test_bending_continues_a_stretch_where_the_scans_tell_nothing():
     for found in (bending, diffusion):
         torch.testing.assert_close(found[2:10], stretch[0, 2:10], atol=0.1, rtol=0)
     missing = (stretch[0, 14:18] - diffusion[14:18]).mean()
-    assert missing > 0.2 and (stretch[0, 14:18] - bending[14:18]).mean() < 0.7 * missing
+    assert missing > 0.2 and (stretch[0, 14:18] - bending[14:18]).mean() < 0.9 * missing
 
 
 @pytest.mark.parametrize("beyond", ["border", "zeros"])
