@@ -56,8 +56,9 @@ def main() -> None:
             for steps, values in seeds.items():
                 axis.plot([steps], [np.mean(values)], "o", color=colour, ms=8)
                 axis.plot([steps] * len(values), values, "o", color=colour, ms=4, alpha=0.5)
+                away = (0, 9) if start == "weights" else (0, -17)  # outside the two lines
                 axis.annotate(
-                    f"{np.mean(values):.2f}", (steps, np.mean(values)), (0, 9), textcoords="offset points", ha="center"
+                    f"{np.mean(values):.2f}", (steps, np.mean(values)), away, textcoords="offset points", ha="center"
                 )
         axis.set(title=title, xscale="log", xlabel="training steps", ylim=(0, 1), xlim=(80, 1250))
         axis.xaxis.set_major_locator(FixedLocator(list(budgets)))
