@@ -34,7 +34,7 @@ _CUBES_OF_TWO = ConvexAdamConfig(
 )
 _EVERY_VOXEL = replace(_CUBES_OF_TWO, adam_spacing=1)
 _DIFFUSION = ConvexAdamConfig(smoothness=0.8, regularization="diffusion")
-_CORRELATION = ConvexAdamConfig(dissimilarity="correlation")
+_CORRELATION = replace(_DIFFUSION, dissimilarity="correlation")
 METHODS = {
     "mind": RegistrationConfig(descriptors=_ALONE),
     "mind+intensity": RegistrationConfig(descriptors=_INTENSITY),
