@@ -151,8 +151,11 @@ def _acquire(path: Path, *, wait: bool) -> Holder:
                 )
                 is_logged = True
             if has_ended or (has_ended is None and not _has_heartbeat(path)):
-                log.warning("%s was locked by %s, which has ended: lock taken over", path.parent, other or "a process")
-                _clear(path, other)
+                if _take_over(path, other, holder):
+                    log.warning(
+                        "%s was locked by %s, which has ended: lock taken over", path.parent, other or "a process"
+                    )
+                    return holder
                 continue
         except FileNotFoundError:  # released meanwhile
             continue
@@ -216,14 +219,30 @@ def _modified(path: Path) -> float:
         return os.fstat(file.fileno()).st_mtime
 
 
-def _clear(path: Path, holder: Holder | None) -> None:
-    """Remove an abandoned lock, unless another process has just taken it over."""
-    aside = path.with_name(f"{path.name}-{uuid4().hex[:8]}")
-    path.rename(aside)
-    if _read(aside) != holder:
-        with suppress(OSError):
-            os.link(aside, path)
-    aside.unlink()
+def _take_over(path: Path, ended: Holder | None, holder: Holder) -> bool:
+    """Replace an abandoned lock; False if another process does, or did.
+
+    A claim, a file of its own for every abandoned lock, lets one process at a time replace it. The
+    lock is replaced, not removed: there is no moment at which a third process could create one.
+    """
+    claim = path.with_name(f"{path.name}-{ended.token if ended else 'damaged'}")
+    try:
+        _write(claim, holder)
+    except FileExistsError:
+        with suppress(FileNotFoundError):  # replaced meanwhile
+            if time.time() - _modified(claim) > _HALF_WRITTEN_S:  # of a process that was killed while it replaced
+                claim.unlink()
+        time.sleep(0.01)
+        return False
+    taken = False
+    try:
+        if _read(path) == ended:
+            claim.replace(path)
+            taken = True
+    finally:
+        if not taken:
+            claim.unlink(missing_ok=True)
+    return taken
 
 
 def _send_heartbeats(path: Path, holder: Holder, ended: threading.Event) -> None:

@@ -159,6 +159,18 @@ def test_of_many_that_find_an_abandoned_lock_one_at_a_time_gets_it(tmp_path):
     assert most == [1] * 6
 
 
+def test_what_a_killed_takeover_left_delays_the_next_one_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "_HALF_WRITTEN_S", 0.1)
+    process = held(tmp_path)
+    process.kill()
+    process.wait()
+    token = json.loads((tmp_path / LOCK).read_text())["token"]
+    (tmp_path / f"{LOCK}-{token}").write_text("{}")
+    with hold_lock(tmp_path):
+        assert [entry.name for entry in tmp_path.iterdir()] == [LOCK]
+        assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
+
+
 def test_a_damaged_lock_is_one_of_somebody_unknown(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "SILENCE_S", 0.2)
     monkeypatch.setattr(lock, "_HALF_WRITTEN_S", 0.1)
