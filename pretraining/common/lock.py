@@ -222,8 +222,8 @@ def _modified(path: Path) -> float:
 def _take_over(path: Path, ended: Holder | None, holder: Holder) -> bool:
     """Replace an abandoned lock; False if another process does, or did.
 
-    A claim, a file of its own for every abandoned lock, lets one process at a time replace it. The
-    lock is replaced, not removed: there is no moment at which a third process could create one.
+    A claim file, named after the abandoned lock, lets one process at a time replace it. The lock is
+    replaced atomically: it is never missing, so that no other process can create one meanwhile.
     """
     claim = path.with_name(f"{path.name}-{ended.token if ended else 'damaged'}")
     try:

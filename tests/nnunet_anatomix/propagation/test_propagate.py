@@ -15,7 +15,7 @@ from scipy import ndimage, stats
 import nnunet_anatomix.propagation.folder as folder_module
 from nnunet_anatomix.cli import main
 from nnunet_anatomix.propagation.leave_one_out import LeftOutScore, choose, evenly, interval_of_mean
-from nnunet_anatomix.propagation.presets import PRESETS, distinct_presets
+from nnunet_anatomix.propagation.presets import PRESETS, distinct_presets, spacing_mm
 from nnunet_anatomix.propagation.propagate import Atlas, Resources, propagate, rank_atlases
 from nnunet_anatomix.registration.config import RegistrationConfig
 from nnunet_anatomix.registration.descriptors import DescriptorConfig
@@ -110,9 +110,9 @@ def test_an_atlas_that_shows_the_same_is_ranked_first(others):
 
 def test_presets_refine_small_scans_and_coarsen_large_ones():
     small, large = sitk.Image([40, 50, 30], sitk.sitkUInt8), sitk.Image([400, 400, 300], sitk.sitkUInt8)
-    for preset in PRESETS.values():
-        assert preset.spacing_mm(small) == pytest.approx(0.7)
-        assert 400 * 400 * 300 / preset.spacing_mm(large) ** 3 == pytest.approx(preset.voxels)
+    for preset, voxels in PRESETS.items():
+        assert spacing_mm(preset, small) == pytest.approx(0.7)
+        assert 400 * 400 * 300 / spacing_mm(preset, large) ** 3 == pytest.approx(voxels)
     assert distinct_presets(PRESETS, [small]) == ("fast",), "all presets use the finest grid"
     assert distinct_presets(PRESETS, [small, large]) == tuple(PRESETS)
 
